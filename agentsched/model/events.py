@@ -1,0 +1,205 @@
+"""Everything that can happen. Hosts make events; scheduler, graphs and policies read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentsched.model.ids import (
+    CallId,
+    ConversationId,
+    EngineId,
+    PinId,
+    ProgramId,
+    StepId,
+    TenantId,
+    ToolName,
+)
+from agentsched.model.program import (
+    Capabilities,
+    EngineLoad,
+    HintOutcome,
+    Lineage,
+    Prefix,
+    StepClass,
+    ToolCall,
+    Usage,
+)
+from agentsched.model.time import Instant, Nanos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramOpened:
+    """A program announced itself. Optional: its first step opens it as well."""
+
+    program: ProgramId
+    tenant: TenantId
+    parent: ProgramId | None = None
+    agent: str = ""
+    deadline: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepArrived:
+    """A client asks for an LLM call.
+
+    `prompt_tokens` is the host's estimate. `prefixes` are hashes of ever longer beginnings of the
+    prompt, shortest first, the whole prompt last; equal hashes mean equal beginnings, so a shared
+    system prompt is recognised between programs. `answers` are tool calls whose results the
+    prompt brings. `deadline` is when the client wants the program done, `priority` what the client
+    may set for itself (smaller is sooner).
+    """
+
+    step: StepId
+    program: ProgramId
+    conversation: ConversationId
+    tenant: TenantId
+    prompt_tokens: int
+    prefixes: tuple[Prefix, ...] = ()
+    step_class: StepClass = StepClass.STEP
+    lineage: Lineage = Lineage.NEW
+    parent: ProgramId | None = None
+    parent_conversation: ConversationId | None = None
+    answers: tuple[CallId, ...] = ()
+    model: str = ""
+    agent: str = ""
+    output_tokens_max: int | None = None
+    output_tokens_expected: int | None = None
+    deadline: Instant | None = None
+    priority: int = 0
+    is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    """The first token of the answer came back."""
+
+    step: StepId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished:
+    """The answer is complete. `prefix` names prompt plus answer where the host can name it."""
+
+    step: StepId
+    usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str = ""
+    prefix: Prefix | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFailed:
+    """The engine gave no complete answer.
+
+    `is_retryable` means that no byte reached the client, so the host would like to have it
+    dispatched again; the scheduler decides whether and where.
+    """
+
+    step: StepId
+    reason: str
+    is_retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCancelled:
+    """The client went away, or an operator took the step out."""
+
+    step: StepId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolStarted:
+    """A tool began to run. `expected` is how long the agent thinks that it will take."""
+
+    program: ProgramId
+    call_id: CallId
+    tool: ToolName
+    conversation: ConversationId | None = None
+    expected: Nanos | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFinished:
+    """A tool ended. `took` is its own time where it was measured; its program will return soon."""
+
+    program: ProgramId
+    call_id: CallId
+    tool: ToolName
+    conversation: ConversationId | None = None
+    took: Nanos | None = None
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramClosed:
+    """A program said its last word, was released, or was forgotten for its age."""
+
+    program: ProgramId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReported:
+    """An engine is there, and this is what it can do and how loaded it is."""
+
+    engine: EngineId
+    capabilities: Capabilities
+    load: EngineLoad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLost:
+    """An engine stopped answering; its cache is written off."""
+
+    engine: EngineId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDrained:
+    """An operator takes an engine out of (or back into) placement; running steps go on."""
+
+    engine: EngineId
+    is_draining: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HintAnswered:
+    """What an engine said to a pin, an unpin or a prefetch. `until` where it clipped a pin."""
+
+    pin: PinId
+    outcome: HintOutcome
+    until: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantConfigured:
+    """An operator set a tenant's share. Weights are relative; 1.0 is ordinary."""
+
+    tenant: TenantId
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired:
+    """The instant that the scheduler asked for has come."""
+
+
+Event = (
+    ProgramOpened
+    | StepArrived
+    | StepStarted
+    | StepFinished
+    | StepFailed
+    | StepCancelled
+    | ToolStarted
+    | ToolFinished
+    | ProgramClosed
+    | EngineReported
+    | EngineLost
+    | EngineDrained
+    | HintAnswered
+    | TenantConfigured
+    | TimerFired
+)

@@ -1,0 +1,54 @@
+"""The plug points: what a policy decides, what it may see, and how it is found by name."""
+
+from __future__ import annotations
+
+from agentsched.policy.points import (
+    Admission,
+    AdmitPolicy,
+    Admitted,
+    Held,
+    OrderPolicy,
+    PinPolicy,
+    PlacePolicy,
+    Policy,
+    PolicySet,
+    PrefetchPolicy,
+    Retention,
+    SortKey,
+    TurnedAway,
+)
+from agentsched.policy.registry import available, load
+from agentsched.policy.views import (
+    ConversationView,
+    EngineView,
+    GraphView,
+    PauseView,
+    ProgramView,
+    StepView,
+    World,
+)
+
+__all__ = [
+    "Admission",
+    "AdmitPolicy",
+    "Admitted",
+    "ConversationView",
+    "EngineView",
+    "GraphView",
+    "Held",
+    "OrderPolicy",
+    "PauseView",
+    "PinPolicy",
+    "PlacePolicy",
+    "Policy",
+    "PolicySet",
+    "PrefetchPolicy",
+    "ProgramView",
+    "Retention",
+    "SortKey",
+    "StepView",
+    "TurnedAway",
+    "World",
+    "available",
+    "load",
+]

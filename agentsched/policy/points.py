@@ -1,0 +1,116 @@
+"""The five questions that policies answer.
+
+A policy learns in `observe` and nowhere else. Every other method is a query: asked twice it gives
+one answer and changes nothing, so that a dry run and a replay are exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentsched.model import ConversationId, Event, Instant, Nanos
+from agentsched.policy.views import EngineView, PauseView, StepView, World
+
+#: Smaller is sooner. Keys of one policy have one length; the kernel breaks ties by arrival and id.
+SortKey = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """Let the step in. `releases` are paused conversations whose KV is given up for it."""
+
+    releases: tuple[ConversationId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Not now. Asked again after every event, and at `until` where time alone may help.
+
+    `blocks_others`: later steps in the order must not overtake this one on the same engine.
+    """
+
+    reason: str
+    until: Instant | None = None
+    blocks_others: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnedAway:
+    """Not at all; the client may come back after `retry_after`."""
+
+    reason: str
+    retry_after: Nanos | None = None
+
+
+Admission = Admitted | Held | TurnedAway
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Keep a paused conversation's KV for `ttl`; `value` ranks it (greater is dearer)."""
+
+    ttl: Nanos
+    value: float = 0.0
+
+
+class Policy(Protocol):
+    """What all policies share."""
+
+    def observe(self, event: Event, *, now: Instant) -> None:
+        """Learn from an event, after the scheduler applied it and before anything is decided."""
+        ...
+
+
+class OrderPolicy(Policy, Protocol):
+    """Which ready step is next."""
+
+    def rank(self, step: StepView, world: World, *, now: Instant) -> SortKey:
+        """The step's place in the order; smaller is sooner."""
+        ...
+
+    def priority(self, step: StepView, world: World, *, now: Instant) -> int:
+        """The number for an engine's own queue: lower first, 0 to leave its order alone."""
+        ...
+
+
+class AdmitPolicy(Policy, Protocol):
+    """Whether a step may go to an engine now."""
+
+    def admit(
+        self, step: StepView, engine: EngineView, world: World, *, now: Instant
+    ) -> Admission: ...
+
+
+class PlacePolicy(Policy, Protocol):
+    """How good an engine is for a step."""
+
+    def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
+        """Greater is better; only the order counts. Ties go to the smaller engine id."""
+        ...
+
+
+class PinPolicy(Policy, Protocol):
+    """Whether and how long to keep a paused conversation's KV."""
+
+    def retain(self, pause: PauseView, world: World, *, now: Instant) -> Retention | None: ...
+
+
+class PrefetchPolicy(Policy, Protocol):
+    """When to warm a paused conversation's prefix for its next step."""
+
+    def warm_at(self, pause: PauseView, world: World, *, now: Instant) -> Instant | None:
+        """The instant to warm it (in the past: now), None for never."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySet:
+    """One policy for each question, and the name of the profile that chose them."""
+
+    profile: str
+    order: OrderPolicy
+    admit: AdmitPolicy
+    place: PlacePolicy
+    pin: PinPolicy
+    prefetch: PrefetchPolicy

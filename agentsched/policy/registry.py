@@ -1,0 +1,70 @@
+"""Policies by name, through entry points: the built-in ones load like a stranger's.
+
+A distribution offers a policy as an entry point of the group `agentsched.policies`, named
+`<point>.<name>`, where point is order, admit, place, pin or prefetch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from agentsched.model import PolicyError
+
+GROUP: Final = "agentsched.policies"
+POINTS: Final = ("order", "admit", "place", "pin", "prefetch")
+
+#: The method that makes an object a policy of its point.
+_VERB: Final = {
+    "order": "rank",
+    "admit": "admit",
+    "place": "score",
+    "pin": "retain",
+    "prefetch": "warm_at",
+}
+
+
+def available(point: str) -> tuple[str, ...]:
+    """Names that can be loaded for a point, sorted."""
+    _check_point(point)
+    prefix = f"{point}."
+    names = {e.name for e in entry_points(group=GROUP)}
+    return tuple(sorted(n.removeprefix(prefix) for n in names if n.startswith(prefix)))
+
+
+def load(point: str, name: str, params: Mapping[str, object]) -> object:
+    """Make the policy `name` for `point` with the operator's parameters.
+
+    Raises:
+        PolicyError: unknown point or name, two distributions offer the name, the code does not
+            import, refuses the parameters, or lacks the point's method.
+    """
+    _check_point(point)
+    found = [e for e in entry_points(group=GROUP) if e.name == f"{point}.{name}"]
+    if not found:
+        known = ", ".join(available(point)) or "none"
+        raise PolicyError(f"no {point} policy is called {name!r} (there are: {known})")
+    if len({e.value for e in found}) > 1:
+        values = ", ".join(sorted(e.value for e in found))
+        raise PolicyError(f"{point} policy {name!r} is offered twice: {values}")
+    return _make(found[0], point=point, params=params)
+
+
+def _make(entry: EntryPoint, *, point: str, params: Mapping[str, object]) -> object:
+    try:
+        factory: Callable[..., object] = entry.load()
+    except Exception as error:  # a stranger's module may raise anything on import
+        raise PolicyError(f"{entry.name}: cannot import {entry.value}: {error}") from error
+    try:
+        policy = factory(**params)
+    except (TypeError, ValueError) as error:
+        raise PolicyError(f"{entry.name}: bad parameters {dict(params)}: {error}") from error
+    if not callable(getattr(policy, _VERB[point], None)):
+        raise PolicyError(f"{entry.name}: {entry.value} has no method {_VERB[point]}()")
+    return policy
+
+
+def _check_point(point: str) -> None:
+    if point not in POINTS:
+        raise PolicyError(f"no policy point is called {point!r} (there are: {', '.join(POINTS)})")

@@ -1,0 +1,228 @@
+"""What a policy may see: the scheduler's own records through read-only protocols.
+
+Views are live, not copies: they are valid during one call and must not be kept. Every mapping
+iterates in insertion order, so that a policy which walks one decides the same on every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from agentsched.model import (
+    CallId,
+    Capabilities,
+    ConversationId,
+    EngineId,
+    EngineLoad,
+    Instant,
+    Lineage,
+    Prefix,
+    ProgramId,
+    StepClass,
+    StepId,
+    StepState,
+    TenantId,
+    ToolName,
+)
+
+
+class StepView(Protocol):
+    """One LLM call."""
+
+    @property
+    def step(self) -> StepId: ...
+    @property
+    def program(self) -> ProgramId: ...
+    @property
+    def conversation(self) -> ConversationId: ...
+    @property
+    def tenant(self) -> TenantId: ...
+    @property
+    def state(self) -> StepState: ...
+    @property
+    def step_class(self) -> StepClass: ...
+    @property
+    def lineage(self) -> Lineage: ...
+    @property
+    def arrived_at(self) -> Instant: ...
+    @property
+    def bypassed(self) -> int: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def prefixes(self) -> tuple[Prefix, ...]: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def deadline(self) -> Instant | None: ...
+    @property
+    def output_tokens_expected(self) -> int | None: ...
+    @property
+    def output_tokens_max(self) -> int | None: ...
+    @property
+    def engine(self) -> EngineId | None: ...
+    @property
+    def dispatched_at(self) -> Instant | None: ...
+    @property
+    def started_at(self) -> Instant | None: ...
+
+
+class ConversationView(Protocol):
+    """One KV lineage of a program.
+
+    `context_tokens` is prompt plus answer of its latest step; `engine` is where its KV was last
+    computed; `is_resident` whether we still count that KV as held there; `paused_at` is when its
+    last running step ended, None while a step of it waits or runs; `growth_tokens` the mean
+    growth of its context per step.
+    """
+
+    @property
+    def conversation(self) -> ConversationId: ...
+    @property
+    def program(self) -> ProgramId: ...
+    @property
+    def parent(self) -> ConversationId | None: ...
+    @property
+    def engine(self) -> EngineId | None: ...
+    @property
+    def is_resident(self) -> bool: ...
+    @property
+    def context_tokens(self) -> int: ...
+    @property
+    def growth_tokens(self) -> float: ...
+    @property
+    def prefixes(self) -> tuple[Prefix, ...]: ...
+    @property
+    def steps_done(self) -> int: ...
+    @property
+    def active_steps(self) -> int: ...
+    @property
+    def paused_at(self) -> Instant | None: ...
+
+
+class ProgramView(Protocol):
+    """One agent run."""
+
+    @property
+    def program(self) -> ProgramId: ...
+    @property
+    def tenant(self) -> TenantId: ...
+    @property
+    def parent(self) -> ProgramId | None: ...
+    @property
+    def agent(self) -> str: ...
+    @property
+    def ordinal(self) -> int:
+        """How many programs were opened before it: a stable arrival order."""
+        ...
+
+    @property
+    def opened_at(self) -> Instant: ...
+    @property
+    def last_at(self) -> Instant: ...
+    @property
+    def deadline(self) -> Instant | None: ...
+    @property
+    def steps_done(self) -> int: ...
+    @property
+    def active_steps(self) -> int: ...
+    @property
+    def served_tokens(self) -> int:
+        """Uncached prompt tokens plus output tokens of its finished steps."""
+        ...
+
+    @property
+    def conversations(self) -> Mapping[ConversationId, ConversationView]: ...
+
+
+class EngineView(Protocol):
+    """One serving engine, as we know it."""
+
+    @property
+    def engine(self) -> EngineId: ...
+    @property
+    def is_up(self) -> bool:
+        """It answers, and is not being drained."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+    @property
+    def load(self) -> EngineLoad: ...
+    @property
+    def running_steps(self) -> int:
+        """Steps that we sent to it and that have not ended."""
+        ...
+
+    @property
+    def running_tokens(self) -> int:
+        """Prompt tokens of those steps."""
+        ...
+
+    @property
+    def starting_tokens(self) -> int:
+        """Prompt tokens of those that have no first token yet: prefill in flight."""
+        ...
+
+    @property
+    def pinned_tokens(self) -> int: ...
+
+
+class PauseView(Protocol):
+    """A conversation whose step just ended, or that has been waiting for its tools since."""
+
+    @property
+    def program(self) -> ProgramId: ...
+    @property
+    def conversation(self) -> ConversationId: ...
+    @property
+    def tenant(self) -> TenantId: ...
+    @property
+    def tools(self) -> Mapping[CallId, ToolName]:
+        """Tool calls that it waits for, oldest first."""
+        ...
+
+    @property
+    def since(self) -> Instant: ...
+    @property
+    def engine(self) -> EngineId: ...
+    @property
+    def prefix(self) -> Prefix: ...
+
+
+class GraphView(Protocol):
+    """What the execution graph of a program says about its future."""
+
+    def steps_left(self) -> float | None:
+        """Expected number of steps to come; None when it has no opinion."""
+        ...
+
+
+class World(Protocol):
+    """Everything outside the thing that is being decided."""
+
+    @property
+    def programs(self) -> Mapping[ProgramId, ProgramView]: ...
+    @property
+    def engines(self) -> Mapping[EngineId, EngineView]: ...
+    @property
+    def waiting_steps(self) -> int: ...
+    @property
+    def wait_ns_max(self) -> int:
+        """The operator's bound on a held step's wait."""
+        ...
+
+    def served(self, tenant: TenantId) -> float:
+        """Weighted service that a tenant has received: served tokens divided by its weight."""
+        ...
+
+    def conversation(self, step: StepView) -> ConversationView:
+        """The conversation that a step belongs to."""
+        ...
+
+    def graph(self, program: ProgramId) -> GraphView | None:
+        """The program's execution graph, where one is built."""
+        ...

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible data plane and the live host of the scheduler."""

@@ -1,0 +1,35 @@
+"""An engine's answer as the data plane sees it, from a stream tap or from a whole body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentsched.model import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredCall:
+    """A tool call in an answer: its id, the tool's name and its arguments as sent (JSON text)."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an engine answered. Text and arguments are bounded: see `is_truncated`.
+
+    `response_id` is the id that the engine gave (`chatcmpl-…`, `resp_…`, `msg_…`). `error` is the
+    message of an error that came inside a stream. `is_complete` means that the end was seen: a stop
+    reason or the dialect's last event; a cut stream is not complete.
+    """
+
+    response_id: str = ""
+    text: str = ""
+    calls: tuple[AnsweredCall, ...] = ()
+    finish_reason: str = ""
+    usage: Usage | None = None
+    is_complete: bool = False
+    is_truncated: bool = False
+    error: str = ""
