@@ -19,7 +19,7 @@ class RejectReason(StrEnum):
     NO_ENGINE = "no_engine"  # 503
     UNKNOWN_MODEL = "unknown_model"  # 404: no engine serves this model
     REFUSED = "refused"  # 429: the admission policy says no
-    DUPLICATE = "duplicate"  # 409: the host used a step id twice
+    ENGINE_FAILED = "engine_failed"  # 502: it was tried as often as it may be
 
 
 class CancelReason(StrEnum):

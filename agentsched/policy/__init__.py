@@ -6,6 +6,7 @@ from agentsched.policy.points import (
     Admission,
     AdmitPolicy,
     Admitted,
+    Choice,
     Held,
     OrderPolicy,
     PinPolicy,
@@ -13,11 +14,12 @@ from agentsched.policy.points import (
     Policy,
     PolicySet,
     PrefetchPolicy,
+    Profile,
     Retention,
     SortKey,
     TurnedAway,
 )
-from agentsched.policy.registry import available, load
+from agentsched.policy.registry import available, available_profiles, load, load_profile
 from agentsched.policy.views import (
     ConversationView,
     EngineView,
@@ -32,6 +34,7 @@ __all__ = [
     "Admission",
     "AdmitPolicy",
     "Admitted",
+    "Choice",
     "ConversationView",
     "EngineView",
     "GraphView",
@@ -43,6 +46,7 @@ __all__ = [
     "Policy",
     "PolicySet",
     "PrefetchPolicy",
+    "Profile",
     "ProgramView",
     "Retention",
     "SortKey",
@@ -50,5 +54,7 @@ __all__ = [
     "TurnedAway",
     "World",
     "available",
+    "available_profiles",
     "load",
+    "load_profile",
 ]

@@ -6,7 +6,8 @@ one answer and changes nothing, so that a dry run and a replay are exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from agentsched.model import ConversationId, Event, Instant, Nanos
@@ -105,10 +106,36 @@ class PrefetchPolicy(Policy, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A policy's name and the parameters it is made with."""
+
+    name: str
+    params: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A named set of policies. `source` is the paper or idea, `summary` one sentence for people.
+
+    Found by name through entry points of the group `agentsched.profiles`.
+    """
+
+    name: str
+    summary: str
+    source: str = ""
+    order: Choice = Choice(name="fcfs")
+    admit: Choice = Choice(name="open")
+    place: Choice = Choice(name="round-robin")
+    pin: Choice = Choice(name="never")
+    prefetch: Choice = Choice(name="never")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySet:
-    """One policy for each question, and the name of the profile that chose them."""
+    """One policy for each question, and the names of the profile and policies that were chosen."""
 
     profile: str
+    names: Mapping[str, str]
     order: OrderPolicy
     admit: AdmitPolicy
     place: PlacePolicy

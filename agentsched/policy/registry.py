@@ -11,8 +11,10 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from agentsched.model import PolicyError
+from agentsched.policy.points import Profile
 
 GROUP: Final = "agentsched.policies"
+PROFILES: Final = "agentsched.profiles"
 POINTS: Final = ("order", "admit", "place", "pin", "prefetch")
 
 #: The method that makes an object a policy of its point.
@@ -49,6 +51,31 @@ def load(point: str, name: str, params: Mapping[str, object]) -> object:
         values = ", ".join(sorted(e.value for e in found))
         raise PolicyError(f"{point} policy {name!r} is offered twice: {values}")
     return _make(found[0], point=point, params=params)
+
+
+def available_profiles() -> tuple[str, ...]:
+    """Names of the profiles that can be loaded, sorted."""
+    return tuple(sorted({e.name for e in entry_points(group=PROFILES)}))
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        PolicyError: unknown, not importable, or not a `Profile`.
+    """
+    found = [e for e in entry_points(group=PROFILES) if e.name == name]
+    if not found:
+        raise PolicyError(
+            f"no profile is called {name!r} (there are: {', '.join(available_profiles())})"
+        )
+    try:
+        profile: object = found[0].load()
+    except Exception as error:  # a stranger's module may raise anything on import
+        raise PolicyError(f"profile {name}: cannot import {found[0].value}: {error}") from error
+    if not isinstance(profile, Profile):
+        raise PolicyError(f"profile {name}: {found[0].value} is not an agentsched Profile")
+    return profile
 
 
 def _make(entry: EntryPoint, *, point: str, params: Mapping[str, object]) -> object:

@@ -169,6 +169,10 @@ class EngineView(Protocol):
 
     @property
     def pinned_tokens(self) -> int: ...
+    @property
+    def dispatched_total(self) -> int:
+        """Steps sent to it so far; one that joins late starts level with the others."""
+        ...
 
 
 class PauseView(Protocol):

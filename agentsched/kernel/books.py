@@ -1,0 +1,294 @@
+"""The scheduler's state: programs, steps, engines, waiting steps, shares and pins, in one place.
+
+`Books` is also the `World` that policies see. Its methods keep the records consistent with each
+other; they decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from agentsched.kernel.pins import PinLedger
+from agentsched.kernel.ready import ReadySteps
+from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
+from agentsched.kernel.shares import ShareLedger
+from agentsched.model import (
+    Capabilities,
+    ConversationId,
+    EngineId,
+    EngineLoad,
+    Event,
+    Instant,
+    Limits,
+    ProgramId,
+    StepArrived,
+    StepId,
+    StepState,
+    TenantId,
+    after,
+)
+from agentsched.policy import GraphView, StepView
+
+
+class GraphBuilder(Protocol):
+    """Folds events into execution graphs (the room `agentsched_graphs` has one)."""
+
+    def observe(self, event: Event, *, now: Instant) -> None: ...
+
+    def view(self, program: ProgramId) -> GraphView | None: ...
+
+
+class Books:
+    """Everything that the scheduler remembers."""
+
+    def __init__(self, *, limits: Limits, graph: GraphBuilder | None) -> None:
+        self.limits = limits
+        self.graph_builder = graph
+        #: Live programs, the one idle for longest first.
+        self._programs: OrderedDict[ProgramId, ProgramRecord] = OrderedDict()
+        #: All and only steps that are not in a final state.
+        self.steps: dict[StepId, StepRecord] = {}
+        #: Engines by id, in the order in which they first reported; lost ones stay known.
+        self._engines: dict[EngineId, EngineRecord] = {}
+        self.ready = ReadySteps(wait_ns_max=limits.wait_ns_max, bypasses_max=limits.bypasses_max)
+        self.shares = ShareLedger(tenants_max=limits.tenants_max)
+        self.pins = PinLedger(
+            pins_per_engine_max=limits.pins_per_engine_max,
+            tokens_per_engine_max=limits.pinned_tokens_per_engine_max,
+        )
+        #: Conversations of all live programs; an id belongs to one program.
+        self.conversations: dict[ConversationId, ConversationRecord] = {}
+        #: Programs that go when their last active step ends.
+        self._closing: dict[ProgramId, None] = {}
+        #: Steps that ended in this turn, for the story of their programs.
+        self.ended: dict[StepId, ProgramId] = {}
+        self.programs_opened = 0
+
+    # The World that policies see.
+
+    @property
+    def programs(self) -> Mapping[ProgramId, ProgramRecord]:
+        return self._programs
+
+    @property
+    def engines(self) -> Mapping[EngineId, EngineRecord]:
+        return self._engines
+
+    @property
+    def waiting_steps(self) -> int:
+        return len(self.ready)
+
+    @property
+    def wait_ns_max(self) -> int:
+        return self.limits.wait_ns_max
+
+    def served(self, tenant: TenantId) -> float:
+        return self.shares.served(tenant)
+
+    def conversation(self, step: StepView) -> ConversationRecord:
+        return self._programs[step.program].conversations[step.conversation]
+
+    def graph(self, program: ProgramId) -> GraphView | None:
+        return self.graph_builder.view(program) if self.graph_builder else None
+
+    # Programs and conversations.
+
+    def open_program(
+        self,
+        program: ProgramId,
+        *,
+        tenant: TenantId,
+        parent: ProgramId | None,
+        agent: str,
+        deadline: Instant | None,
+        now: Instant,
+    ) -> ProgramRecord:
+        """The program's record; made if it is new, touched if it is known.
+
+        A program stays its first tenant's. Room for a new one is made beforehand (`idlest`).
+        """
+        record = self._programs.get(program)
+        if record is None:
+            record = ProgramRecord(
+                program=program,
+                tenant=tenant,
+                ordinal=self.programs_opened,
+                opened_at=now,
+                last_at=now,
+                parent=parent,
+                story=deque(maxlen=self.limits.story_entries_max),
+            )
+            self.programs_opened += 1
+            self._programs[program] = record
+        record.agent = agent or record.agent
+        record.deadline = deadline if deadline is not None else record.deadline
+        # Whoever closed it was too early: it may wake, as a parent does for a background child.
+        self._closing.pop(program, None)
+        self.touch(record, now=now)
+        return record
+
+    def touch(self, record: ProgramRecord, *, now: Instant) -> None:
+        """The program gave a sign of life."""
+        record.last_at = now
+        self._programs.move_to_end(record.program)
+
+    def open_conversation(
+        self, program: ProgramRecord, event: StepArrived, *, now: Instant
+    ) -> tuple[ConversationRecord, ConversationRecord | None]:
+        """The step's conversation, and the idle one that was forgotten for it, if any."""
+        conversations = program.conversations
+        forgotten = None
+        record = conversations.get(event.conversation)
+        if record is None:
+            if len(conversations) >= self.limits.conversations_per_program_max:
+                forgotten = self._forget_idlest_conversation(program)
+            record = conversations[event.conversation] = ConversationRecord(
+                conversation=event.conversation,
+                program=program.program,
+                parent=event.parent_conversation,
+                last_at=now,
+            )
+            self.conversations[event.conversation] = record
+        record.last_at = now
+        return record, forgotten
+
+    def _forget_idlest_conversation(self, program: ProgramRecord) -> ConversationRecord | None:
+        idle = [c for c in program.conversations.values() if not c.active_steps]
+        if not idle:
+            # All of them are busy. Their number is bounded by the steps that are, and those are.
+            return None
+        idlest = min(idle, key=lambda c: (c.last_at, c.conversation))
+        del self.conversations[idlest.conversation]
+        return program.conversations.pop(idlest.conversation)
+
+    def drop_program(self, program: ProgramId) -> None:
+        """Forget a program that has no active step; its pins must have ended."""
+        record = self._programs.pop(program)
+        self._closing.pop(program, None)
+        assert not record.active_steps
+        for conversation in record.conversations:
+            del self.conversations[conversation]
+
+    def close_when_idle(self, record: ProgramRecord) -> None:
+        """Let a program go as soon as no step of it is active, unless it wakes again."""
+        self._closing[record.program] = None
+
+    def closable(self) -> list[ProgramRecord]:
+        """Programs that were closed and whose last step has ended."""
+        closing = [self._programs[key] for key in self._closing]
+        return [record for record in closing if not record.active_steps]
+
+    def idlest(self) -> ProgramRecord | None:
+        """The program without active steps that is idle for longest."""
+        for record in self._programs.values():
+            if not record.active_steps:
+                return record
+        return None
+
+    def idle_since(self, at: Instant) -> Iterator[ProgramRecord]:
+        """Programs without active steps whose last sign of life is not after `at`."""
+        found = []
+        for record in self._programs.values():
+            if record.last_at > at:
+                break
+            if not record.active_steps:
+                found.append(record)
+        return iter(found)
+
+    # Engines.
+
+    def engine(self, engine: EngineId) -> EngineRecord:
+        """The engine's record, made when it is new."""
+        record = self._engines.get(engine)
+        if record is None:
+            record = self._engines[engine] = EngineRecord(engine=engine)
+        return record
+
+    def report_engine(
+        self, engine: EngineId, *, capabilities: Capabilities, load: EngineLoad
+    ) -> None:
+        """Take in an engine's report; one that was away takes its turn with the others again."""
+        record = self._engines.get(engine)
+        if record is None or not record.is_alive:
+            turn = max((e.dispatched_total for e in self._engines.values()), default=0)
+            record = self.engine(engine)
+            record.dispatched_total = max(record.dispatched_total, turn)
+        record.capabilities, record.load, record.is_alive = capabilities, load, True
+
+    def gives_up_at(self, step: StepRecord) -> Instant:
+        """When a step that finds no engine up is told so."""
+        patience = after(step.waiting_since, self.limits.engine_wait_ns_max)
+        return min(patience, self.ready.due_at(step))
+
+    # Steps.
+
+    def program_of(self, step: StepId) -> ProgramId | None:
+        """The program of a step that is live or ended in this turn."""
+        record = self.steps.get(step)
+        return record.program if record else self.ended.get(step)
+
+    def begin_step(self, step: StepRecord, program: ProgramRecord, *, now: Instant) -> None:
+        """Count a step as active and let it wait."""
+        conversation = program.conversations[step.conversation]
+        self.steps[step.step] = step
+        program.active_steps += 1
+        conversation.active_steps += 1
+        conversation.paused_at = None
+        conversation.pause_number += 1
+        conversation.is_warmed = False
+        self.ready.add(step)
+
+    def end_step(self, step: StepRecord, *, now: Instant) -> ConversationRecord:
+        """Forget a step that reached a final state; its conversation may pause with it."""
+        assert step.state.is_final
+        del self.steps[step.step]
+        self.ended[step.step] = step.program
+        program = self._programs[step.program]
+        conversation = program.conversations[step.conversation]
+        program.active_steps -= 1
+        conversation.active_steps -= 1
+        if not conversation.active_steps:
+            conversation.paused_at = now
+        conversation.last_at = now
+        self.touch(program, now=now)
+        return conversation
+
+    def check(self) -> None:
+        """Assert every invariant that ties the records together."""
+        waiting = {s.step for s in self.steps.values() if s.state is StepState.WAITING}
+        assert waiting == {s.step for s in self.ready}
+        assert len(self.steps) >= len(waiting)
+        for record in self._engines.values():
+            running = list(record.running.values())
+            assert all(s.engine == record.engine for s in running)
+            assert all(s.state in (StepState.DISPATCHED, StepState.RUNNING) for s in running)
+            assert record.running_tokens == sum(s.prompt_tokens for s in running)
+            starting = [s for s in running if s.state is StepState.DISPATCHED]
+            assert record.starting_tokens == sum(s.prompt_tokens for s in starting)
+            assert record.pinned_tokens == self.pins.tokens(record.engine)
+        on_engines = {step for e in self._engines.values() for step in e.running}
+        assert on_engines | waiting == set(self.steps)
+        assert not on_engines & waiting
+        assert len(self._programs) <= self.limits.programs_max
+        assert len(self.ready) <= self.limits.ready_steps_max
+        self._check_programs()
+        self.pins.check()
+
+    def _check_programs(self) -> None:
+        active: dict[ConversationId, int] = {}
+        for step in self.steps.values():
+            assert step.program in self._programs
+            assert step.conversation in self._programs[step.program].conversations
+            active[step.conversation] = active.get(step.conversation, 0) + 1
+        for program in self._programs.values():
+            conversations = program.conversations.values()
+            assert program.active_steps == sum(c.active_steps for c in conversations)
+            for conversation in conversations:
+                assert conversation.active_steps == active.get(conversation.conversation, 0)
+                assert (conversation.paused_at is None) or not conversation.active_steps
+        known = [key for p in self._programs.values() for key in p.conversations]
+        assert sorted(known) == sorted(self.conversations)
+        for pin in self.pins:
+            assert pin.conversation in self._programs[pin.program].conversations

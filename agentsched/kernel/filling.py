@@ -1,0 +1,194 @@
+"""Fill the engines: of the steps that wait, which go where now."""
+
+from __future__ import annotations
+
+from agentsched.kernel.books import Books
+from agentsched.kernel.records import EngineRecord, StepRecord
+from agentsched.kernel.retention import Retention
+from agentsched.kernel.transitions import next_state
+from agentsched.model import (
+    Command,
+    ConversationId,
+    Dispatch,
+    EngineId,
+    Instant,
+    Nanos,
+    Reject,
+    RejectReason,
+    StepState,
+    UnpinReason,
+    seconds,
+)
+from agentsched.policy import Admission, Admitted, Held, PolicySet, SortKey, TurnedAway
+
+
+class Filler:
+    """Asks the order, place and admit policies, under the guard that bounds every wait."""
+
+    def __init__(self, *, books: Books, policies: PolicySet, retention: Retention) -> None:
+        self._books = books
+        self._policies = policies
+        self._retention = retention
+        #: When an admission policy wants to be asked again though nothing happens.
+        self._ask_again: Instant | None = None
+
+    def fill(self, *, now: Instant) -> list[Command]:
+        """Dispatch or turn away whatever can be decided now."""
+        self._ask_again = None
+        if not len(self._books.ready):
+            return []
+        commands: list[Command] = []
+        for step in self._books.ready.due(now=now):
+            commands += self._force(step, now=now)
+        blocked: set[EngineId] = set()
+
+        def rank(step: StepRecord) -> SortKey:
+            return self._policies.order.rank(step, self._books, now=now)
+
+        engines_up = sum(e.is_up for e in self._books.engines.values())
+        for step in self._books.ready.in_order(rank):
+            if blocked and len(blocked) == engines_up:
+                break
+            commands += self._try(step, blocked, now=now)
+        return commands
+
+    def next_deadline(self) -> Instant | None:
+        """When `fill` should run though nothing happened."""
+        instants = [i for i in (self._books.ready.earliest(), self._ask_again) if i is not None]
+        return min(instants, default=None)
+
+    def _try(self, step: StepRecord, blocked: set[EngineId], *, now: Instant) -> list[Command]:
+        engine = self._choose(step, now=now)
+        if engine is None:
+            return self._without_engine(step, now=now)
+        if engine.engine in blocked:
+            step.held_for = "behind"
+            return []
+        if engine.running_steps >= self._books.limits.running_steps_per_engine_max:
+            step.held_for = "engine full"
+            return []
+        admission = self._policies.admit.admit(step, engine, self._books, now=now)
+        return self._apply(admission, step, engine, blocked, now=now)
+
+    def _apply(
+        self,
+        admission: Admission,
+        step: StepRecord,
+        engine: EngineRecord,
+        blocked: set[EngineId],
+        *,
+        now: Instant,
+    ) -> list[Command]:
+        match admission:
+            case Admitted(releases=releases):
+                ended = [c for key in releases for c in self._let_go(key)]
+                return [*ended, *self._dispatch(step, engine, now=now)]
+            case Held(reason=reason, until=until, blocks_others=blocks_others):
+                step.held_for = reason
+                if until is not None and until > now:
+                    self._ask_again = min(until, self._ask_again or until)
+                if blocks_others:
+                    blocked.add(engine.engine)
+                return []
+            case TurnedAway(reason=reason, retry_after=retry_after):
+                return self._reject(step, RejectReason.REFUSED, retry_after, reason, now=now)
+
+    def _let_go(self, key: ConversationId) -> list[Command]:
+        """Stop counting a paused conversation's KV as resident."""
+        conversation = self._books.conversations.get(key)
+        if conversation is None or conversation.active_steps:
+            return []
+        conversation.is_resident = False
+        return self._retention.release(key, UnpinReason.RELEASED)
+
+    def _choose(self, step: StepRecord, *, now: Instant) -> EngineRecord | None:
+        up = [e for e in self._books.engines.values() if e.is_up and e.serves(step.model)]
+        fresh = [e for e in up if e.engine not in step.failed_on] or up
+        if len(fresh) <= 1:
+            return fresh[0] if fresh else None
+        place = self._policies.place
+        scored = [(-place.score(step, e, self._books, now=now), e.engine, e) for e in fresh]
+        return min(scored, key=lambda entry: entry[:2])[2]
+
+    def _force(self, step: StepRecord, *, now: Instant) -> list[Command]:
+        """The wait bound is reached: it goes now, or it is told no now."""
+        engine = self._choose(step, now=now)
+        if engine is None:
+            return self._without_engine(step, now=now, is_due=True)
+        limits = self._books.limits
+        if engine.running_steps >= limits.running_steps_per_engine_max:
+            # The engine chosen by affinity is full; promises come before affinity.
+            room = [
+                e
+                for e in self._books.engines.values()
+                if e.is_up
+                and e.serves(step.model)
+                and e.running_steps < limits.running_steps_per_engine_max
+            ]
+            if not room:
+                return self._reject(
+                    step, RejectReason.WAIT_BOUND, seconds(5), "every engine is full", now=now
+                )
+            engine = min(room, key=lambda e: (e.running_steps, e.engine))
+        return self._dispatch(step, engine, now=now, order="bound")
+
+    def _without_engine(
+        self, step: StepRecord, *, now: Instant, is_due: bool = False
+    ) -> list[Command]:
+        up = [e for e in self._books.engines.values() if e.is_up]
+        if up and all(e.capabilities.models for e in up):
+            return self._reject(step, RejectReason.UNKNOWN_MODEL, None, step.model, now=now)
+        give_up_at = self._books.gives_up_at(step)
+        if is_due or give_up_at <= now:
+            return self._reject(
+                step, RejectReason.NO_ENGINE, seconds(5), "no engine is up", now=now
+            )
+        step.held_for = "no engine"
+        self._ask_again = min(give_up_at, self._ask_again or give_up_at)
+        return []
+
+    def _dispatch(
+        self, step: StepRecord, engine: EngineRecord, *, now: Instant, order: str = ""
+    ) -> list[Command]:
+        books = self._books
+        conversation = books.conversation(step)
+        pin = books.pins.of_conversation(step.conversation)
+        previous = conversation.engine
+        command = Dispatch(
+            step=step.step,
+            engine=engine.engine,
+            priority=self._policies.order.priority(step, books, now=now),
+            order=order or self._policies.names["order"],
+            place="new" if previous is None else "stay" if previous == engine.engine else "move",
+            pin="none" if pin is None else "hit" if pin.engine == engine.engine else "elsewhere",
+            bypassed=step.bypassed,
+        )
+        books.ready.count_bypasses(step)
+        books.ready.remove(step)
+        state = next_state(step.state, Dispatch)
+        assert state is StepState.DISPATCHED
+        step.state = state
+        step.engine = engine.engine
+        step.dispatched_at = now
+        step.attempts += 1
+        step.held_for = ""
+        engine.take(step)
+        conversation.engine = engine.engine
+        conversation.is_resident = True
+        return [command]
+
+    def _reject(
+        self,
+        step: StepRecord,
+        reason: RejectReason,
+        retry_after: Nanos | None,
+        detail: str,
+        *,
+        now: Instant,
+    ) -> list[Command]:
+        state = next_state(step.state, Reject)
+        assert state is StepState.REJECTED
+        step.state = state
+        self._books.ready.remove(step)
+        self._books.end_step(step, now=now)
+        return [Reject(step=step.step, reason=reason, retry_after=retry_after, detail=detail)]

@@ -1,0 +1,214 @@
+"""The scheduler's own records. Policies see them through the read-only views of `policy.views`."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from agentsched.model import (
+    CallId,
+    Capabilities,
+    ConversationId,
+    EngineId,
+    EngineLoad,
+    Instant,
+    Lineage,
+    Prefix,
+    ProgramId,
+    StepArrived,
+    StepClass,
+    StepId,
+    StepState,
+    TenantId,
+    ToolName,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class StepRecord:
+    """One live step; it is dropped when it reaches a final state."""
+
+    arrived: StepArrived
+    arrived_at: Instant
+    #: When it began to wait: arrival, or the failure that put it back.
+    waiting_since: Instant
+    state: StepState = StepState.WAITING
+    bypassed: int = 0
+    attempts: int = 0
+    #: Engines that failed this step; avoided while another one is up.
+    failed_on: tuple[EngineId, ...] = ()
+    engine: EngineId | None = None
+    dispatched_at: Instant | None = None
+    started_at: Instant | None = None
+    #: Why it waits, in the admission policy's words.
+    held_for: str = ""
+
+    @property
+    def step(self) -> StepId:
+        return self.arrived.step
+
+    @property
+    def program(self) -> ProgramId:
+        return self.arrived.program
+
+    @property
+    def conversation(self) -> ConversationId:
+        return self.arrived.conversation
+
+    @property
+    def tenant(self) -> TenantId:
+        return self.arrived.tenant
+
+    @property
+    def step_class(self) -> StepClass:
+        return self.arrived.step_class
+
+    @property
+    def lineage(self) -> Lineage:
+        return self.arrived.lineage
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.arrived.prompt_tokens
+
+    @property
+    def prefixes(self) -> tuple[Prefix, ...]:
+        return self.arrived.prefixes
+
+    @property
+    def model(self) -> str:
+        return self.arrived.model
+
+    @property
+    def priority(self) -> int:
+        return self.arrived.priority
+
+    @property
+    def deadline(self) -> Instant | None:
+        return self.arrived.deadline
+
+    @property
+    def output_tokens_expected(self) -> int | None:
+        return self.arrived.output_tokens_expected
+
+    @property
+    def output_tokens_max(self) -> int | None:
+        return self.arrived.output_tokens_max
+
+
+@dataclass(slots=True, kw_only=True)
+class ConversationRecord:
+    """One KV lineage of a program."""
+
+    conversation: ConversationId
+    program: ProgramId
+    parent: ConversationId | None = None
+    engine: EngineId | None = None
+    is_resident: bool = False
+    context_tokens: int = 0
+    growth_tokens: float = 0.0
+    prefixes: tuple[Prefix, ...] = ()
+    steps_done: int = 0
+    active_steps: int = 0
+    paused_at: Instant | None = None
+    last_at: Instant
+    #: Tool calls it waits for, oldest first.
+    tools: dict[CallId, ToolName] = field(default_factory=dict)
+    #: Counts pauses, so that a timer set for an earlier pause is recognised as stale.
+    pause_number: int = 0
+    is_warmed: bool = False
+
+    def grow(self, *, context_tokens: int) -> None:
+        """Take in the context after a step; keeps the mean growth per step."""
+        if self.steps_done:
+            grown = max(0, context_tokens - self.context_tokens)
+            self.growth_tokens += (grown - self.growth_tokens) / self.steps_done
+        self.context_tokens = context_tokens
+        self.steps_done += 1
+
+
+@dataclass(slots=True, kw_only=True)
+class ProgramRecord:
+    """One agent run."""
+
+    program: ProgramId
+    tenant: TenantId
+    ordinal: int
+    opened_at: Instant
+    last_at: Instant
+    parent: ProgramId | None = None
+    agent: str = ""
+    deadline: Instant | None = None
+    steps_done: int = 0
+    active_steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    served_tokens: int = 0
+    conversations: dict[ConversationId, ConversationRecord] = field(default_factory=dict)
+    #: Its latest journal entries, encoded: a fifth of the size of the objects.
+    story: deque[bytes]
+
+
+@dataclass(slots=True, kw_only=True)
+class EngineRecord:
+    """One serving engine."""
+
+    engine: EngineId
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    load: EngineLoad = field(default_factory=EngineLoad)
+    is_alive: bool = True
+    is_draining: bool = False
+    #: Steps that we sent and that have not ended, in the order of dispatch.
+    running: dict[StepId, StepRecord] = field(default_factory=dict)
+    running_tokens: int = 0
+    starting_tokens: int = 0
+    pinned_tokens: int = 0
+    #: Steps sent to it, plus what others had been sent when it joined.
+    dispatched_total: int = 0
+    lost_reason: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        return self.is_alive and not self.is_draining
+
+    @property
+    def running_steps(self) -> int:
+        return len(self.running)
+
+    def serves(self, model: str) -> bool:
+        """Whether it has this model; an engine that lists none is taken to have it."""
+        models = self.capabilities.models
+        return not model or not models or model in models
+
+    def take(self, step: StepRecord) -> None:
+        """Count a step as running here."""
+        assert step.step not in self.running
+        self.running[step.step] = step
+        self.running_tokens += step.prompt_tokens
+        self.starting_tokens += step.prompt_tokens
+        self.dispatched_total += 1
+
+    def start(self, step: StepRecord) -> None:
+        """Its prefill is over."""
+        self.starting_tokens -= step.prompt_tokens
+
+    def give_back(self, step: StepRecord) -> None:
+        """Count a step out; it ended, or never got through."""
+        del self.running[step.step]
+        self.running_tokens -= step.prompt_tokens
+        if step.started_at is None:
+            self.starting_tokens -= step.prompt_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A conversation between two steps; satisfies `policy.PauseView`."""
+
+    program: ProgramId
+    conversation: ConversationId
+    tenant: TenantId
+    tools: dict[CallId, ToolName]
+    since: Instant
+    engine: EngineId
+    prefix: Prefix

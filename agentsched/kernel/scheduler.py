@@ -1,0 +1,463 @@
+"""The scheduler: events in, commands out. No clock, no I/O, no task, no logger.
+
+One event is one turn. A turn (1) applies the event to the books, (2) lets the policies and the
+graph learn from it, (3) decides: pins and warm-ups for whoever paused, engines for whoever waits,
+and (4) enters the whole into the journal. Nothing can come between these four, so nobody ever sees
+half a decision, and the same events give the same commands again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from agentsched.kernel.books import Books, GraphBuilder
+from agentsched.kernel.filling import Filler
+from agentsched.kernel.journal import JournalEntry, decode, encode
+from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
+from agentsched.kernel.retention import Retention
+from agentsched.kernel.shares import TenantAccount
+from agentsched.kernel.transitions import next_state
+from agentsched.model import (
+    Command,
+    EngineDrained,
+    EngineId,
+    EngineLost,
+    EngineReported,
+    Event,
+    HintAnswered,
+    Instant,
+    Limits,
+    Lineage,
+    Nanos,
+    ProgramClosed,
+    ProgramId,
+    ProgramOpened,
+    Reject,
+    RejectReason,
+    StepArrived,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepId,
+    StepStarted,
+    StepState,
+    TenantConfigured,
+    TenantId,
+    TimerFired,
+    ToolFinished,
+    ToolStarted,
+    UnpinReason,
+    seconds,
+)
+from agentsched.policy import PolicySet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerStatistics:
+    """Counts since the start (`*_total`) and at this moment."""
+
+    events_total: int
+    ignored_total: int
+    steps_total: int
+    rejected_total: int
+    retried_total: int
+    programs: int
+    waiting_steps: int
+    running_steps: int
+    pins: int
+
+
+class Scheduler:
+    """The state machine. `handle` is the only door; everything else is a query."""
+
+    def __init__(
+        self,
+        *,
+        policies: PolicySet,
+        limits: Limits,
+        graph: GraphBuilder | None = None,
+    ) -> None:
+        self._policies = policies
+        self._books = Books(limits=limits, graph=graph)
+        self._retention = Retention(books=self._books, policies=policies)
+        self._filler = Filler(books=self._books, policies=policies, retention=self._retention)
+        self._now = Instant(0)
+        self._seq = 0
+        self._latest: JournalEntry | None = None
+        #: The conversation that this turn's event brought to a pause; None between turns.
+        self._paused: ConversationRecord | None = None
+        self._ignored = 0
+        self._steps_total = 0
+        self._rejected = 0
+        self._retried = 0
+
+    def handle(self, event: Event, *, now: Instant) -> tuple[Command, ...]:
+        """Take in one event and say what is to be done.
+
+        `now` is the host's monotonic clock; should it ever step back, time stands still here.
+        Late and duplicate events (a second end of a step, an answer for a forgotten pin) are
+        counted and change nothing.
+        """
+        self._now = now = max(self._now, now)
+        touched = _program_of(event, self._books)
+        self._books.ended.clear()
+        commands = self._apply(event, now=now)
+        self._observe(event, now=now)
+        commands += self._after(event, now=now)
+        commands += self._filler.fill(now=now)
+        commands += self._expire_programs(now=now)
+        self._rejected += sum(isinstance(c, Reject) for c in commands)
+        entry = JournalEntry(seq=self._seq, now=now, event=event, commands=tuple(commands))
+        self._seq += 1
+        self._latest = entry
+        self._tell(entry, touched)
+        return entry.commands
+
+    def next_deadline(self) -> Instant | None:
+        """When the host should feed a `TimerFired`; None while time alone changes nothing."""
+        candidates = (self._filler.next_deadline(), self._retention.next_deadline())
+        return min((i for i in candidates if i is not None), default=None)
+
+    @property
+    def latest(self) -> JournalEntry | None:
+        """The journal entry of the turn that was handled last."""
+        return self._latest
+
+    @property
+    def policies(self) -> PolicySet:
+        """The policies in force."""
+        return self._policies
+
+    @property
+    def limits(self) -> Limits:
+        """The ceilings in force."""
+        return self._books.limits
+
+    @property
+    def programs(self) -> Mapping[ProgramId, ProgramRecord]:
+        """Live programs, the one idle for longest first. Read only."""
+        return self._books.programs
+
+    @property
+    def steps(self) -> Mapping[StepId, StepRecord]:
+        """Live steps. Read only."""
+        return self._books.steps
+
+    @property
+    def engines(self) -> Mapping[EngineId, EngineRecord]:
+        """Every engine that ever reported. Read only."""
+        return self._books.engines
+
+    @property
+    def tenants(self) -> Mapping[TenantId, TenantAccount]:
+        """Tenants that were served or configured. Read only."""
+        return self._books.shares.accounts()
+
+    def story(self, key: ProgramId | StepId) -> tuple[JournalEntry, ...]:
+        """The latest entries about a program, or about a live step's program, oldest first."""
+        step = self._books.steps.get(StepId(key))
+        program = self._books.programs.get(step.program if step else ProgramId(key))
+        return tuple(decode(line) for line in program.story) if program else ()
+
+    def statistics(self) -> SchedulerStatistics:
+        """An immutable record of counts."""
+        books = self._books
+        return SchedulerStatistics(
+            events_total=self._seq,
+            ignored_total=self._ignored,
+            steps_total=self._steps_total,
+            rejected_total=self._rejected,
+            retried_total=self._retried,
+            programs=len(books.programs),
+            waiting_steps=len(books.ready),
+            running_steps=sum(e.running_steps for e in books.engines.values()),
+            pins=len(books.pins),
+        )
+
+    def check(self) -> None:
+        """Assert every invariant; cheap enough for tests, too dear for every turn in production."""
+        self._books.check()
+
+    # 1. Apply the event to the books.
+
+    def _apply(self, event: Event, *, now: Instant) -> list[Command]:
+        match event:
+            case ProgramOpened():
+                return self._open(event, now=now)
+            case StepArrived():
+                return self._arrive(event, now=now)
+            case StepStarted():
+                return self._start(event, now=now)
+            case StepFinished() | StepFailed() | StepCancelled():
+                return self._end(event, now=now)
+            case ToolStarted() | ToolFinished():
+                return self._tool(event, now=now)
+            case ProgramClosed():
+                return self._close(event.program)
+            case EngineReported():
+                self._books.report_engine(
+                    event.engine, capabilities=event.capabilities, load=event.load
+                )
+            case EngineLost():
+                return self._lose(event)
+            case EngineDrained():
+                self._books.engine(event.engine).is_draining = event.is_draining
+            case HintAnswered():
+                return self._retention.answer(event, now=now)
+            case TenantConfigured():
+                if event.weight > 0:
+                    self._books.shares.configure(event.tenant, weight=event.weight)
+            case TimerFired():
+                pass  # what time brings about is done in every turn
+            case _:
+                assert_never(event)
+        return []
+
+    def _open(self, event: ProgramOpened, *, now: Instant) -> list[Command]:
+        commands = self._make_room(event.program)
+        if commands is None:
+            self._ignored += 1
+            return []
+        self._books.open_program(
+            event.program,
+            tenant=event.tenant,
+            parent=event.parent,
+            agent=event.agent,
+            deadline=event.deadline,
+            now=now,
+        )
+        return commands
+
+    def _arrive(self, event: StepArrived, *, now: Instant) -> list[Command]:
+        books = self._books
+        if event.step in books.steps:
+            self._ignored += 1
+            return []
+        self._steps_total += 1
+        if len(books.ready) >= books.limits.ready_steps_max:
+            return [_turn_away(event, RejectReason.QUEUE_FULL, "the queue is full")]
+        owner = books.conversations.get(event.conversation)
+        if owner is not None and owner.program != event.program:
+            return [_turn_away(event, RejectReason.REFUSED, "another program's conversation")]
+        commands = self._make_room(event.program)
+        if commands is None:
+            return [_turn_away(event, RejectReason.PROGRAMS_FULL, "every program is busy")]
+        program = books.open_program(
+            event.program,
+            tenant=event.tenant,
+            parent=event.parent,
+            agent=event.agent,
+            deadline=event.deadline,
+            now=now,
+        )
+        conversation, forgotten = books.open_conversation(program, event, now=now)
+        if forgotten is not None:
+            commands += self._retention.release(forgotten.conversation, UnpinReason.SUPERSEDED)
+        if event.lineage is Lineage.COMPACTS and event.parent_conversation is not None:
+            # The old prefix will not be extended again: whatever is kept for it is wasted.
+            commands += self._retention.release(event.parent_conversation, UnpinReason.SUPERSEDED)
+        for call in event.answers:
+            conversation.tools.pop(call, None)
+        record = StepRecord(arrived=event, arrived_at=now, waiting_since=now)
+        books.begin_step(record, program, now=now)
+        return commands
+
+    def _start(self, event: StepStarted, *, now: Instant) -> list[Command]:
+        step = self._books.steps.get(event.step)
+        state = next_state(step.state, StepStarted) if step else None
+        if step is None or state is None:
+            self._ignored += 1
+            return []
+        step.state = state
+        assert step.engine is not None
+        self._books.engines[step.engine].start(step)
+        step.started_at = now
+        # From here on the engine's own references keep the blocks.
+        return self._retention.release(step.conversation, UnpinReason.RESUMED)
+
+    def _end(
+        self, event: StepFinished | StepFailed | StepCancelled, *, now: Instant
+    ) -> list[Command]:
+        books = self._books
+        step = books.steps.get(event.step)
+        state = next_state(step.state, type(event)) if step else None
+        if step is None or state is None:
+            self._ignored += 1
+            return []
+        if step.state is StepState.WAITING:
+            books.ready.remove(step)
+        else:
+            assert step.engine is not None
+            books.engines[step.engine].give_back(step)
+        step.state = state
+        if isinstance(event, StepFailed) and event.is_retryable:
+            return self._put_back(step, now=now)
+        conversation = books.end_step(step, now=now)
+        if isinstance(event, StepFinished):
+            self._account(step, event, conversation)
+            if step.step_class.is_work and not conversation.active_steps:
+                self._paused = conversation
+        return []
+
+    def _put_back(self, step: StepRecord, *, now: Instant) -> list[Command]:
+        """No byte reached the client: the same step may be tried again, elsewhere first."""
+        assert step.engine is not None
+        step.failed_on = (*step.failed_on, step.engine)
+        step.engine = step.dispatched_at = step.started_at = None
+        if step.attempts > self._books.limits.retries_max:
+            self._books.end_step(step, now=now)
+            detail = f"tried {step.attempts} times"
+            return [_turn_away(step.arrived, RejectReason.ENGINE_FAILED, detail)]
+        self._retried += 1
+        step.state = StepState.WAITING
+        step.waiting_since = now
+        self._books.ready.add(step)
+        return []
+
+    def _account(
+        self, step: StepRecord, event: StepFinished, conversation: ConversationRecord
+    ) -> None:
+        program = self._books.programs[step.program]
+        usage = event.usage
+        program.prompt_tokens += usage.prompt_tokens
+        program.cached_tokens += usage.cached_tokens or 0
+        program.output_tokens += usage.output_tokens
+        program.served_tokens += self._books.shares.charge(tenant=program.tenant, usage=usage)
+        if not step.step_class.is_work:
+            return
+        program.steps_done += 1
+        prompt_tokens = usage.prompt_tokens or step.prompt_tokens
+        conversation.grow(context_tokens=prompt_tokens + usage.output_tokens)
+        conversation.prefixes = (
+            (*step.prefixes, event.prefix) if event.prefix is not None else step.prefixes
+        )
+        limit = self._books.limits.tools_per_program_max
+        for call in event.tool_calls:
+            conversation.tools[call.call_id] = call.tool
+            if len(conversation.tools) > limit:
+                del conversation.tools[next(iter(conversation.tools))]
+
+    def _tool(self, event: ToolStarted | ToolFinished, *, now: Instant) -> list[Command]:
+        program = self._books.programs.get(event.program)
+        if program is None:
+            self._ignored += 1
+            return []
+        self._books.touch(program, now=now)
+        return []
+
+    def _close(self, key: ProgramId) -> list[Command]:
+        program = self._books.programs.get(key)
+        if program is None:
+            self._ignored += 1
+            return []
+        commands = self._retention.release_program(program, UnpinReason.CLOSED)
+        if program.active_steps:
+            self._books.close_when_idle(program)
+        else:
+            self._books.drop_program(key)
+        return commands
+
+    def _lose(self, event: EngineLost) -> list[Command]:
+        engine = self._books.engine(event.engine)
+        engine.is_alive = False
+        engine.lost_reason = event.reason
+        return self._retention.lose_engine(event.engine)
+
+    # 2. Learn.
+
+    def _observe(self, event: Event, *, now: Instant) -> None:
+        policies = self._policies
+        for policy in (
+            policies.order,
+            policies.admit,
+            policies.place,
+            policies.pin,
+            policies.prefetch,
+        ):
+            policy.observe(event, now=now)
+        if self._books.graph_builder is not None:
+            self._books.graph_builder.observe(event, now=now)
+
+    # 3. Decide what follows besides filling the engines.
+
+    def _after(self, event: Event, *, now: Instant) -> list[Command]:
+        commands = self._retention.tick(now=now)
+        if self._paused is not None:
+            conversation, self._paused = self._paused, None
+            program = self._books.programs[conversation.program]
+            commands += self._retention.pause(program, conversation, now=now)
+        if isinstance(event, ToolFinished):
+            commands += self._tool_is_done(event, now=now)
+        commands += self._finish_closing()
+        return commands
+
+    def _tool_is_done(self, event: ToolFinished, *, now: Instant) -> list[Command]:
+        """A tool's end makes its program's return certain: ask for the warm-up again."""
+        program = self._books.programs.get(event.program)
+        if program is None:
+            return []
+        commands: list[Command] = []
+        for conversation in program.conversations.values():
+            if event.call_id in conversation.tools and conversation.paused_at is not None:
+                commands += self._retention.plan_warm_up(program, conversation, now=now)
+        return commands
+
+    def _finish_closing(self) -> list[Command]:
+        commands: list[Command] = []
+        for program in self._books.closable():
+            commands += self._retention.release_program(program, UnpinReason.CLOSED)
+            self._books.drop_program(program.program)
+        return commands
+
+    def _make_room(self, program: ProgramId) -> list[Command] | None:
+        """Forget the idlest program if a new one would be one too many; None when all are busy."""
+        books = self._books
+        if program in books.programs or len(books.programs) < books.limits.programs_max:
+            return []
+        idlest = books.idlest()
+        return self._forget(idlest, "forgotten for room") if idlest is not None else None
+
+    def _expire_programs(self, *, now: Instant) -> list[Command]:
+        limit = self._books.limits.program_idle_ns_max
+        commands: list[Command] = []
+        for program in self._books.idle_since(Instant(now - limit)):
+            commands += self._forget(program, "idle")
+        return commands
+
+    def _forget(self, program: ProgramRecord, reason: str) -> list[Command]:
+        commands = self._retention.release_program(program, UnpinReason.CLOSED)
+        self._books.drop_program(program.program)
+        self._observe(ProgramClosed(program=program.program, reason=reason), now=self._now)
+        return commands
+
+    # 4. Tell.
+
+    def _tell(self, entry: JournalEntry, touched: ProgramId | None) -> None:
+        """Add the entry to the story of each program that it is about."""
+        line: bytes | None = None
+        about = {touched} if touched else set()
+        for command in entry.commands:
+            program = getattr(command, "program", None)
+            step = getattr(command, "step", None)
+            if step is not None:
+                program = self._books.program_of(step)
+            if program is not None:
+                about.add(program)
+        for key in about:
+            program_record = self._books.programs.get(ProgramId(key))
+            if program_record is not None:
+                line = line or encode(entry)
+                program_record.story.append(line)
+
+
+def _turn_away(event: StepArrived, reason: RejectReason, detail: str) -> Reject:
+    return Reject(step=event.step, reason=reason, retry_after=Nanos(seconds(2)), detail=detail)
+
+
+def _program_of(event: Event, books: Books) -> ProgramId | None:
+    program: ProgramId | None = getattr(event, "program", None)
+    if program is not None:
+        return program
+    return books.program_of(getattr(event, "step", StepId("")))
