@@ -1,0 +1,182 @@
+"""`agentsched trace`: check, describe, sample and make traces."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agentsched.model import AgentschedError
+from agentsched_bench.workload.generate import generate
+from agentsched_bench.workload.sample import sample_programs
+from agentsched_bench.workload.statistics import Spread, TraceStatistics, trace_statistics
+from agentsched_bench.workload.trace import (
+    RecordedProgram,
+    Recording,
+    TraceError,
+    group_programs,
+    read_trace,
+    write_trace,
+)
+from agentsched_bench.workload.validate import validate_trace
+
+app = typer.Typer(
+    name="trace",
+    help="Check, describe, sample and make traces of recorded agent programs.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+TracePath = Annotated[Path, typer.Argument(help="A .jsonl, .jsonl.gz or .jsonl.xz file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="File to write; .gz or .xz compresses.")]
+
+
+def _fail(error: Exception) -> typer.Exit:
+    typer.echo(f"error: {error}", err=True)
+    return typer.Exit(2)
+
+
+@app.command()
+def validate(trace: TracePath, *, as_json: AsJson = False) -> None:
+    """Check a trace; exit code 1 if a line cannot be used."""
+    try:
+        result = validate_trace(trace)
+    except AgentschedError as error:
+        raise _fail(error) from None
+    if as_json:
+        typer.echo(msgspec.json.encode(result))
+    else:
+        for finding in result.findings:
+            typer.echo(str(finding))
+        unshown = result.errors + result.warnings - len(result.findings)
+        if unshown:
+            typer.echo(f"... and {unshown} more")
+        typer.echo(
+            f"{trace}: {result.recordings} recordings, {result.calls} calls, "
+            f"{result.errors} errors, {result.warnings} warnings"
+        )
+    if result.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stats(
+    trace: TracePath,
+    *,
+    skip_bad: Annotated[bool, typer.Option(help="Leave bad lines out and name them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Describe a trace: steps, tokens, tool times, shared prefixes."""
+    try:
+        figures = trace_statistics(read_trace(trace, on_error=_warn if skip_bad else None))
+    except AgentschedError as error:
+        raise _fail(error) from None
+    if as_json:
+        typer.echo(msgspec.json.encode(figures))
+    else:
+        _print_statistics(trace, figures)
+
+
+def _warn(error: TraceError) -> None:
+    typer.echo(f"left out: {error}", err=True)
+
+
+def _print_statistics(trace: Path, figures: TraceStatistics) -> None:
+    console = Console()
+    label = " (synthetic)" if figures.synthetic else ""
+    table = Table(title=f"{trace.name}{label}", title_justify="left")
+    for column in ("", "count", "mean", "p50", "p90", "p99", "max"):
+        table.add_column(column, justify="left" if not column else "right")
+    rows = {
+        "steps per recording": figures.steps,
+        "prompt tokens": figures.prompt_tokens,
+        "output tokens": figures.output_tokens,
+        "pause, s": figures.pause_s,
+        **{f"tool {name}, s": values for name, values in figures.tool_s.items()},
+    }
+    for name, values in rows.items():
+        table.add_row(name, *_cells(values))
+    console.print(table)
+    console.print(
+        f"{figures.programs} programs, {figures.recordings - figures.programs} sub-agents, "
+        f"{figures.calls} calls; agents: "
+        + ", ".join(f"{name} {count}" for name, count in figures.agents.items()),
+        highlight=False,
+    )
+    shares = {
+        "prompt seen before": figures.reused_share,
+        "first prompt shared": figures.shared_first_share,
+        "tools' share of time": figures.tool_share,
+        "steps with a cut or unknown growth": figures.cut_share,
+        "steps with hashes": figures.hashed_share,
+    }
+    for name, share in shares.items():
+        console.print(
+            f"{name}: {'not recorded' if share is None else f'{share:.3f}'}", highlight=False
+        )
+
+
+def _cells(values: Spread) -> list[str]:
+    if not values.count:
+        return ["0", *["-"] * 5]
+    figures = (values.mean, values.p50, values.p90, values.p99, values.max)
+    return [str(values.count), *(f"{v:.2f}" if v < 100 else f"{v:,.0f}" for v in figures)]
+
+
+@app.command()
+def sample(
+    trace: TracePath,
+    *,
+    out: Out,
+    programs: Annotated[int, typer.Option(min=1, help="How many programs.")] = 24,
+    seed: Annotated[int, typer.Option(help="The same seed takes the same programs.")] = 0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="FIELD=PATTERN, as in model=*haiku*; may be repeated."),
+    ] = None,
+) -> None:
+    """Write some programs of a trace, with their sub-agents, to a smaller one."""
+    try:
+        chosen = sample_programs(
+            group_programs(read_trace(trace)),
+            count=programs,
+            rng=random.Random(f"sample/{seed}"),
+            only=only or (),
+        )
+        rows = [row for program in chosen for row in _rows(program)]
+        count = write_trace(rows, out)
+    except (AgentschedError, OSError) as error:
+        raise _fail(error) from None
+    typer.echo(f"{out}: {len(chosen)} programs, {count} recordings")
+
+
+def _rows(program: RecordedProgram) -> tuple[Recording, ...]:
+    return (program.main, *program.children)
+
+
+@app.command("generate")
+def generate_trace(
+    *,
+    out: Out,
+    programs: Annotated[int, typer.Option(min=1, help="How many programs.")] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same file.")] = 7,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="At most this many steps per program.")
+    ] = None,
+    interarrival: Annotated[
+        float, typer.Option(min=0.001, help="Mean seconds between two programs' starts.")
+    ] = 8.0,
+) -> None:
+    """Make a synthetic trace with the published shapes of coding agents; it is labelled so."""
+    try:
+        rows = generate(programs=programs, seed=seed, interarrival_s=interarrival, steps_max=steps)
+        count = write_trace(rows, out)
+    except OSError as error:
+        raise _fail(error) from None
+    typer.echo(f"{out}: {programs} synthetic programs, {count} recordings")

@@ -1,0 +1,47 @@
+"""Choosing programs from a trace: by field, and by lot with a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from agentsched.model import ConfigError
+from agentsched_bench.workload.trace import RecordedProgram
+
+FIELDS: Final = ("session_id", "source", "workload", "agent", "model", "dataset", "group")
+
+
+def sample_programs(
+    programs: Sequence[RecordedProgram],
+    *,
+    count: int | None,
+    rng: random.Random,
+    only: Sequence[str] = (),
+) -> list[RecordedProgram]:
+    """Up to `count` programs (None: all) that match every `FIELD=PATTERN`, in the file's order.
+
+    Raises:
+        ConfigError: a filter is not of that form, names no field, or leaves nothing.
+    """
+    filters = [_parse(text) for text in only]
+    fitting = [
+        program
+        for program in programs
+        if all(fnmatchcase(str(getattr(program.main, name)), pattern) for name, pattern in filters)
+    ]
+    if not fitting:
+        reason = f"matches {' and '.join(only)}" if only else "is in the trace"
+        raise ConfigError(f"no program {reason}")
+    if count is None or count >= len(fitting):
+        return fitting
+    chosen = sorted(rng.sample(range(len(fitting)), count))
+    return [fitting[index] for index in chosen]
+
+
+def _parse(text: str) -> tuple[str, str]:
+    name, found, pattern = text.partition("=")
+    if not found or name not in FIELDS:
+        raise ConfigError(f"not a filter: {text!r} (write FIELD=PATTERN; {', '.join(FIELDS)})")
+    return name, pattern

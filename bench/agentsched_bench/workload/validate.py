@@ -1,0 +1,130 @@
+"""Checks on a trace beyond its types: order, counts that must add up, parents that must exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from agentsched_bench.workload.trace import (
+    Recording,
+    TraceError,
+    decode_recording,
+    read_lines,
+)
+
+FINDINGS_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something wrong with a trace. `is_error` says that a reader refuses the line."""
+
+    path: str
+    line: int | None
+    message: str
+    is_error: bool
+
+    def __str__(self) -> str:
+        where = self.path if self.line is None else f"{self.path}:{self.line}"
+        return f"{where}: {'error' if self.is_error else 'warning'}: {self.message}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Validation:
+    """What a check of one file found. `findings` keeps the first ones; the counts are complete."""
+
+    recordings: int = 0
+    calls: int = 0
+    errors: int = 0
+    warnings: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    def note(self, finding: Finding) -> None:
+        if finding.is_error:
+            self.errors += 1
+        else:
+            self.warnings += 1
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(finding)
+
+
+def validate_trace(path: Path) -> Validation:
+    """Read the whole file and report everything found. Raises TraceError if it cannot be opened."""
+    result = Validation()
+    lines_by_id: dict[str, int] = {}
+    parents: list[tuple[int, str]] = []
+    for number, recording in _read(path, result):
+        result.recordings += 1
+        result.calls += len(recording.steps)
+        messages = list(check_recording(recording))
+        if recording.session_id in lines_by_id:
+            first = lines_by_id[recording.session_id]
+            messages.append(f"session_id {recording.session_id!r} was on line {first} already")
+        lines_by_id.setdefault(recording.session_id, number)
+        if recording.parent is not None:
+            parents.append((number, recording.parent))
+        for message in messages:
+            result.note(Finding(path=str(path), line=number, message=message, is_error=False))
+    for number, parent in parents:
+        if parent not in lines_by_id:
+            text = f"parent {parent!r} is not in the file"
+            result.note(Finding(path=str(path), line=number, message=text, is_error=False))
+    return result
+
+
+def _read(path: Path, result: Validation) -> Iterator[tuple[int, Recording]]:
+    lines = read_lines(path)
+    while True:
+        try:
+            number, line = next(lines)
+            recording = decode_recording(line, path=path, number=number)
+        except StopIteration:
+            return
+        except TraceError as error:
+            if error.line is None:
+                raise
+            result.note(
+                Finding(path=str(path), line=error.line, message=error.message, is_error=True)
+            )
+            continue
+        yield number, recording
+
+
+def check_recording(recording: Recording) -> list[str]:
+    """What is odd about one recording; empty when all adds up."""
+    found: list[str] = []
+    clock = 0.0
+    for index, step in enumerate(recording.steps):
+        at = f"steps[{index}]"
+        if step.step != index:
+            found.append(f"{at}.step is {step.step}, not {index}")
+        if step.t_s is not None:
+            if step.t_s < clock:
+                found.append(f"{at}.t_s goes back from {clock} to {step.t_s}")
+            clock = max(clock, step.t_s)
+        if step.prefix_tokens is not None and step.prefix_tokens > step.input_tokens:
+            found.append(f"{at}.prefix_tokens is more than its input_tokens")
+        if index and step.new_input_tokens is not None:
+            before = recording.steps[index - 1]
+            expected = before.input_tokens + before.output_tokens + step.new_input_tokens
+            if expected != step.input_tokens:
+                found.append(f"{at}.input_tokens is {step.input_tokens}, its parts give {expected}")
+        found.extend(_check_hashes(recording, index))
+    return found
+
+
+def _check_hashes(recording: Recording, index: int) -> list[str]:
+    step = recording.steps[index]
+    if step.hash_ids is None:
+        return []
+    at = f"steps[{index}].hash_ids"
+    if recording.block_size is None:
+        return [f"{at} without a block_size on the recording"]
+    if any(last < first for first, last in step.hash_ids):
+        return [f"{at} has a run that ends before it begins"]
+    blocks = sum(last - first + 1 for first, last in step.hash_ids)
+    if blocks * recording.block_size > step.input_tokens + recording.block_size:
+        return [f"{at} covers more than the prompt"]
+    return []
