@@ -15,7 +15,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from agentsched.cli.summary import summary
-from agentsched.model.errors import ConfigError
 
 GROUP: Final = "agentsched.commands"
 
@@ -42,14 +41,14 @@ class Verb(TyperCommand):
         """
         if len(self._entries) > 1:
             values = ", ".join(sorted(e.value for e in self._entries))
-            raise ConfigError(f"command {self._entries[0].name!r} is offered twice: {values}")
+            raise _refusal(f"command {self._entries[0].name!r} is offered twice: {values}")
         entry = self._entries[0]
         try:
             thing: object = entry.load()
         except ModuleNotFoundError as error:
-            raise ConfigError(_missing(entry, error)) from error
+            raise _refusal(_missing(entry, error)) from error
         except AttributeError as error:
-            raise ConfigError(f"command {entry.name!r}: {error}") from error
+            raise _refusal(f"command {entry.name!r}: {error}") from error
         return _as_command(thing, name=str(self.name), entry=entry)
 
 
@@ -112,13 +111,20 @@ def _as_command(thing: object, *, name: str, entry: EntryPoint) -> TyperCommand 
         app.command(name)(thing)
         app.callback()(_nothing)
     else:
-        raise ConfigError(f"command {entry.name!r}: {entry.value} is no command")
+        raise _refusal(f"command {entry.name!r}: {entry.value} is no command")
     command = typer.main.get_group(app).commands[name]
     assert isinstance(command, TyperCommand | TyperGroup)
     return command
 
 
 def _nothing() -> None: ...
+
+
+def _refusal(text: str) -> Exception:
+    # Imported late, for speed: see the command line's `_explain`.
+    from agentsched.model.errors import ConfigError
+
+    return ConfigError(text)
 
 
 def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> str:

@@ -1,0 +1,49 @@
+"""Names that users may rely on. Taking one away is a breaking change: it needs a major version."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+STABLE = {
+    "agentsched": """
+        AgentschedError __version__
+    """,
+    "agentsched.model": """
+        AgentschedError CallId Cancel CancelReason Capabilities Command ConfigError ConversationId
+        Dispatch EngineDrained EngineError EngineId EngineLoad EngineLost EngineRefused
+        EngineReported EngineTimeout EngineUnreachable Event HintAnswered HintOutcome Instant
+        Limits Lineage MILLISECOND MINUTE Nanos Pin PinId PolicyError Prefetch Prefix PrefixId
+        ProgramClosed ProgramId ProgramOpened Reject RejectReason SECOND StepArrived
+        StepCancelled StepClass StepFailed StepFinished StepId StepStarted StepState
+        TenantConfigured TenantId TimerFired ToolCall ToolFinished ToolName ToolStarted Unpin
+        UnpinReason Usage WireError after between in_seconds parse_span seconds
+    """,
+    "agentsched.policy": """
+        Admission AdmitPolicy Admitted Choice ConversationView EngineView GraphView Held
+        OrderPolicy PauseView PinPolicy PlacePolicy Policy PolicySet PrefetchPolicy Profile
+        ProgramView Retention SortKey StepView TurnedAway World available available_profiles load
+        load_profile
+    """,
+}
+
+
+@pytest.mark.parametrize("module", STABLE)
+def test_stable_names(module: str) -> None:
+    imported = importlib.import_module(module)
+    assert set(imported.__all__) == set(STABLE[module].split())
+    for name in imported.__all__:
+        assert getattr(imported, name) is not None
+        assert name in dir(imported)
+
+
+def test_unknown_name() -> None:
+    agentsched = importlib.import_module("agentsched")
+    with pytest.raises(AttributeError, match="no attribute 'agent_stop'"):
+        _ = agentsched.agent_stop
+
+
+def test_lazy_names_are_the_real_ones() -> None:
+    agentsched = importlib.import_module("agentsched")
+    assert agentsched.AgentschedError is importlib.import_module("agentsched.model").AgentschedError
