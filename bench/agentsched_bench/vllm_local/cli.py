@@ -33,6 +33,9 @@ def vllm(
     max_model_len: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 16_384,
     scheduling: Annotated[Scheduling, typer.Option(help="vLLM's order.")] = Scheduling.FCFS,
     model_name: Annotated[str, typer.Option(help="The name that clients use.")] = "tiny",
+    dev_routes: Annotated[
+        bool, typer.Option("--dev-routes", help="Add /server_info and /reset_prefix_cache.")
+    ] = False,
     python: Annotated[
         Path | None,
         typer.Option(help="The Python that has vLLM.", envvar="AGENTSCHED_VLLM_PYTHON"),
@@ -55,6 +58,7 @@ def vllm(
             block_size=block_size,
             max_model_len=max_model_len,
             scheduling=scheduling.value,
+            dev_routes=dev_routes,
             extra_args=tuple(extra or ()),
             log=log,
             start_timeout_s=start_timeout,

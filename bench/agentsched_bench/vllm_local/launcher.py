@@ -43,6 +43,7 @@ class LocalVllmConfig:
 
     `python` is the Python that has vLLM (None: see `find_python`), `port` 0 a free one. `blocks`
     is the size of the KV pool, in blocks of `block_size` tokens: the dial for KV pressure.
+    `dev_routes` adds vLLM's development routes (`/server_info`, `/reset_prefix_cache`).
     `log` receives vLLM's output (None: a temporary file, removed after a clean stop).
     """
 
@@ -54,6 +55,7 @@ class LocalVllmConfig:
     block_size: int = 32
     max_model_len: int = 16_384
     scheduling: Literal["fcfs", "priority"] = "fcfs"
+    dev_routes: bool = False
     extra_args: tuple[str, ...] = ()
     log: Path | None = None
     start_timeout_s: float = 240.0
@@ -232,6 +234,7 @@ class LocalVllm:
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
+            "VLLM_SERVER_DEV_MODE": str(int(self.config.dev_routes)),
         }
 
     async def _ready(self) -> None:
@@ -245,10 +248,10 @@ class LocalVllm:
             ):
                 while not await self._is_healthy(client):
                     if (await asyncio.wait((dead,), timeout=_POLL_S))[0]:
-                        raise EngineUnreachable(self._last_words("vLLM ended before it was ready"))
+                        raise EngineUnreachable(self.last_words("vLLM ended before it was ready"))
         except TimeoutError:
             limit = f"{self.config.start_timeout_s:g} s"
-            raise EngineTimeout(self._last_words(f"vLLM was not ready after {limit}")) from None
+            raise EngineTimeout(self.last_words(f"vLLM was not ready after {limit}")) from None
         finally:
             dead.cancel()
 
@@ -259,7 +262,8 @@ class LocalVllm:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    def _last_words(self, what: str) -> str:
+    def last_words(self, what: str) -> str:
+        """`what` happened, and the log's last lines."""
         return f"{what}; its last lines:\n{self.log_tail()}"
 
 
@@ -298,7 +302,7 @@ async def serve_until_signal(config: LocalVllmConfig, *, announce: bool = True) 
         ended = asyncio.ensure_future(engine.wait())
         await asyncio.wait((asked, ended), return_when=asyncio.FIRST_COMPLETED)
         if ended.done() and not asked.done():
-            raise EngineError(engine._last_words(f"vLLM ended with status {ended.result()}"))
+            raise EngineError(engine.last_words(f"vLLM ended with status {ended.result()}"))
     finally:
         asked.cancel()
         starting.cancel()

@@ -1,0 +1,285 @@
+"""Stock vLLM: what it can do is found out by asking it, since flags and versions decide.
+
+What its HTTP surface tells, as tried with 0.32:
+
+- A field that the API does not know is ignored, a known one of a wrong type is a 400. So a wrong
+  type asks, without generating anything, whether `session_id` is known.
+- Whether waiting requests are ordered by `priority` is not told. Older versions refuse a non-zero
+  priority under another policy; newer ones take and ignore it. Only the development route
+  `/server_info` says it outright. So three answers are kept: refused (never sent), taken (sent,
+  not relied on) and confirmed (sent; `Capabilities.priority`), and the operator may confirm it.
+- Gauges were renamed between versions; both names are read, and an old one is warned of once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from agentsched.model import Capabilities, EngineError, EngineId, EngineLoad, EngineTimeout
+from agentsched_adapters.openai_compatible import (
+    PROBE_TIMEOUT_S,
+    OpenAiCompatibleEngine,
+    decoded,
+)
+from agentsched_adapters.openai_http import HttpLimits
+from agentsched_adapters.prometheus import samples, total
+
+_log = logging.getLogger(__name__)
+
+#: An ordinary token in every vocabulary: not among the special first ones, and below the smallest.
+_TOKEN: Final = 100
+#: Beyond this block size the cached-token request would no longer be tiny.
+_BLOCK_SIZE_MAX: Final = 2_048
+# Collecting its environment makes the first answer of this route slow.
+_SERVER_INFO_TIMEOUT_S: Final = 30.0
+
+#: Present name first, then older ones.
+_KV_USAGE: Final = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+_RUNNING: Final = ("vllm:num_requests_running",)
+_WAITING: Final = ("vllm:num_requests_waiting",)
+_PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
+
+
+class PriorityAnswer(StrEnum):
+    """What is known of an engine's priority field."""
+
+    UNKNOWN = "unknown"
+    REFUSED = "refused"
+    TAKEN = "taken"  # accepted, perhaps ignored
+    CONFIRMED = "confirmed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trials:
+    """What the tiny requests showed. `is_complete` when none of them timed out."""
+
+    priority: PriorityAnswer = PriorityAnswer.UNKNOWN
+    session_id: bool = False
+    cached_tokens: bool = False
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CacheInfo:
+    prefix_cache: bool = False
+    block_size: int | None = None
+    kv_tokens: int | None = None
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Completion(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _SchedulerConfig(msgspec.Struct):
+    policy: str = ""
+    max_num_seqs: int | None = None
+
+
+class _VllmConfig(msgspec.Struct):
+    scheduler_config: _SchedulerConfig = msgspec.field(default_factory=_SchedulerConfig)
+
+
+class _ServerInfo(msgspec.Struct):
+    vllm_config: _VllmConfig
+
+
+class VllmEngine(OpenAiCompatibleEngine):
+    """One stock vLLM server. Implements `agentsched.ports.Engine`.
+
+    `priority`: the operator's word on `--scheduling-policy`; None asks the engine.
+    """
+
+    def __init__(
+        self,
+        id: EngineId,
+        url: str,
+        *,
+        limits: HttpLimits | None = None,
+        api_key: str | None = None,
+        priority: bool | None = None,
+    ) -> None:
+        super().__init__(id, url, limits=limits, api_key=api_key)
+        self._declared_priority = priority
+        self._version = ""
+        self._trials = _Trials()
+        self._server = _SchedulerConfig()
+        #: The process that `_trials` and `_server` are true of; None: nothing to rely on.
+        self._process: tuple[str, float] | None = None
+        self._warned: set[str] = set()
+
+    @property
+    def version(self) -> str:
+        """As the engine said when last probed; empty before."""
+        return self._version
+
+    @property
+    def priority_answer(self) -> PriorityAnswer:
+        """What is known of its `priority` field: for people; `capabilities` is for policies."""
+        match self._declared_priority, self._server.policy:
+            case (True, _) | (None, "priority"):
+                return PriorityAnswer.CONFIRMED
+            case False, _:
+                return PriorityAnswer.REFUSED
+            case _:
+                return self._trials.priority
+
+    async def probe(self) -> Capabilities:
+        """Ask for version, models and KV pool; try the rest once per engine process."""
+        where = f"{self.url}/version"
+        self._version = decoded(await self._get("/version"), _Version, where=where).version
+        models, context_max = await self._models()
+        page = await self._get("/metrics")
+        cache = self._cache_info(page)
+        process = self._process_of(page)
+        if models and (process is None or process != self._process):
+            self._server = await self._ask_server_info()
+            self._trials = await self._try(models[0], cache)
+            self._process = process if self._trials.is_complete else None
+        self._capabilities = Capabilities(
+            prefix_cache=cache.prefix_cache,
+            priority=self.priority_answer is PriorityAnswer.CONFIRMED,
+            session_id=self._trials.session_id,
+            cached_tokens=self._trials.cached_tokens,
+            block_size=cache.block_size,
+            kv_tokens=cache.kv_tokens,
+            running_max=self._server.max_num_seqs,
+            context_max=context_max,
+            models=models,
+        )
+        return self._capabilities
+
+    async def load(self) -> EngineLoad:
+        page = await self._get("/metrics")
+        usage = self._named(page, *_KV_USAGE)
+        # Several engine processes behind one server report one line each: counts add up, shares do
+        # not.
+        lines = max(1, sum(len(samples(page, name)) for name in _KV_USAGE))
+        return EngineLoad(
+            running=_count(self._named(page, *_RUNNING)),
+            waiting=_count(self._named(page, *_WAITING)),
+            kv_usage=None if usage is None else min(1.0, max(0.0, usage / lines)),
+            preemptions=_count(self._named(page, *_PREEMPTIONS)),
+        )
+
+    def admission_fields(self, *, priority: int, session: str) -> Mapping[str, object]:
+        fields: dict[str, object] = {}
+        if priority and self.priority_answer in (PriorityAnswer.TAKEN, PriorityAnswer.CONFIRMED):
+            fields["priority"] = priority
+        if session and self._trials.session_id:
+            fields["session_id"] = session
+        return fields
+
+    def _process_of(self, page: bytes) -> tuple[str, float] | None:
+        started = total(page, "process_start_time_seconds")
+        return None if started is None else (self._version, started)
+
+    def _cache_info(self, page: bytes) -> _CacheInfo:
+        found = samples(page, "vllm:cache_config_info")
+        if not found:
+            self._warn_once("vllm:cache_config_info", "is missing: its KV pool is unknown")
+            return _CacheInfo()
+        block_size = _number(found[0].labels.get("block_size"))
+        pools = [_pool_tokens(sample.labels) for sample in found]
+        return _CacheInfo(
+            prefix_cache=found[0].labels.get("enable_prefix_caching") == "True",
+            block_size=block_size,
+            kv_tokens=sum(pool for pool in pools if pool) or None,
+        )
+
+    def _named(self, page: bytes, *names: str) -> float | None:
+        value = total(page, *names)
+        if value is None:
+            self._warn_once(names[0], "is missing: this gauge is unknown")
+        elif total(page, names[0]) is None:
+            self._warn_once(names[0], "has an older name here, which is read instead")
+        return value
+
+    def _warn_once(self, metric: str, text: str) -> None:
+        if metric not in self._warned:
+            self._warned.add(metric)
+            _log.warning("engine %s: metric %s %s", self.id, metric, text)
+
+    async def _ask_server_info(self) -> _SchedulerConfig:
+        """The scheduler's settings where the development routes are on; else empty."""
+        target = "/server_info?config_format=json"
+        try:
+            status, body = await self._http.fetch("GET", target, timeout_s=_SERVER_INFO_TIMEOUT_S)
+            if status == 200:
+                info = decoded(body, _ServerInfo, where=f"{self.url}{target}")
+                return info.vllm_config.scheduler_config
+        except EngineError as error:
+            _log.info("engine %s: no server info (%s)", self.id, error)
+        return _SchedulerConfig()
+
+    async def _try(self, model: str, cache: _CacheInfo) -> _Trials:
+        """Tiny requests. A busy engine may let them time out; the next probe then tries again."""
+        trials = _Trials()
+        # Two whole blocks: the last block of a prompt is never taken from the cache.
+        size = cache.block_size if (cache.block_size or 0) <= _BLOCK_SIZE_MAX else None
+        prompt = [_TOKEN] * (2 * (size or 16) + 1)
+        fields: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": 1}
+        try:
+            # A wrong type: known fields are checked, unknown ones ignored. Generates nothing.
+            known, _ = await self._complete(fields | {"session_id": {}})
+            plain, _ = await self._complete(fields)
+            again, details = await self._complete(fields | {"priority": 1})
+            if again != 200 and plain == 200:
+                _, details = await self._complete(fields)
+        except EngineTimeout:
+            return replace(trials, is_complete=False)
+        if plain != 200:
+            # Not a completions engine, or not now: nothing can be concluded from refusals.
+            return replace(trials, is_complete=plain < 500)
+        meaning = {200: PriorityAnswer.TAKEN, 400: PriorityAnswer.REFUSED}
+        return _Trials(
+            session_id=known == 400,
+            priority=meaning.get(again, PriorityAnswer.UNKNOWN),
+            cached_tokens=details is not None and details.cached_tokens is not None,
+            is_complete=again in (200, 400),
+        )
+
+    async def _complete(self, fields: dict[str, Any]) -> tuple[int, _PromptDetails | None]:
+        status, body = await self._http.fetch(
+            "POST",
+            "/v1/completions",
+            body=msgspec.json.encode(fields),
+            timeout_s=PROBE_TIMEOUT_S,
+        )
+        if status != 200:
+            return status, None
+        usage = decoded(body, _Completion, where=f"{self.url}/v1/completions").usage
+        return status, usage.prompt_tokens_details if usage else None
+
+
+def _pool_tokens(labels: Mapping[str, str]) -> int | None:
+    """Tokens that one engine process's KV pool holds."""
+    if whole := _number(labels.get("kv_cache_size_tokens")):
+        return whole
+    blocks, size = _number(labels.get("num_gpu_blocks")), _number(labels.get("block_size"))
+    return blocks * size if blocks and size else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+def _count(value: float | None) -> int | None:
+    return None if value is None else int(value)
