@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +32,9 @@ TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".cfg", ".txt", 
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 600
 
-# Written in two pieces, so that this file does not hold what it looks for.
+# Written so that this file does not hold what it looks for.
 UNFINISHED = re.compile(r"\b(FIX" + "ME|XX" + "X|TO" + "DO|HA" + "CK)" + r"\b")
-MACHINE_PATH = re.compile(r"(?<![\w.~])/(wo" + "rk|ro" + "ot|Us" + "ers|ho" + r"me)/[\w.]")
+MACHINE_PATH = re.compile(r"(?<![\w.~])/(w[o]rk|r[o]{2}t|U[s]ers|h[o]me)/[\w.]")
 REGISTRY = re.compile("(--index" + "-url|--extra-index" + r"-url|https?://[\w.-]*py" + "pi)")
 
 
@@ -116,6 +118,7 @@ def module_name(path: Path) -> str:
 
 def named_in(path: Path) -> Iterator[str]:
     """Names of modules (or of things in them) that a module imports or spells out in a string."""
+    package = module_name(path) if path.name == "__init__.py" else module_name(path.parent)
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.Import():
@@ -123,6 +126,8 @@ def named_in(path: Path) -> Iterator[str]:
             case ast.ImportFrom():
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
                 yield str(node.module)
+            case ast.Constant(value=str() as text) if text.endswith(".py"):
+                yield f"{package}.{text.removesuffix('.py')}"  # a file that is run by its path
             case ast.Constant(value=str() as text):
                 yield text.partition(":")[0]
             case _:
@@ -154,6 +159,26 @@ def test_no_dead_modules() -> None:
 def test_entry_points_exist() -> None:
     paths = {module_name(path) for path in modules()}
     assert sorted(set(entry_points()) - paths) == []
+
+
+@pytest.mark.slow
+def test_drawn_docs_are_fresh() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "draw.py", "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "changelog.d").glob("*.md")), ids=lambda p: p.name)
+def test_change_notes_have_a_kind(path: Path) -> None:
+    if path.name != "README.md":
+        assert re.fullmatch(
+            r"(\d+|\+[\w-]+)\.(added|changed|fixed|removed|security)(\.\d+)?\.md", path.name
+        )
 
 
 @pytest.mark.parametrize("name", ["install", "check", "test", "demo"])
