@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agentsched.model import AgentschedError
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.sample import sample_programs
 from agentsched_bench.workload.statistics import Spread, TraceStatistics, trace_statistics
@@ -37,18 +36,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write; .gz or .xz compresses.")]
 
 
-def _fail(error: Exception) -> typer.Exit:
-    typer.echo(f"error: {error}", err=True)
-    return typer.Exit(2)
-
-
 @app.command()
 def validate(trace: TracePath, *, as_json: AsJson = False) -> None:
     """Check a trace; exit code 1 if a line cannot be used."""
-    try:
-        result = validate_trace(trace)
-    except AgentschedError as error:
-        raise _fail(error) from None
+    result = validate_trace(trace)
     if as_json:
         typer.echo(msgspec.json.encode(result))
     else:
@@ -73,10 +64,7 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Describe a trace: steps, tokens, tool times, shared prefixes."""
-    try:
-        figures = trace_statistics(read_trace(trace, on_error=_warn if skip_bad else None))
-    except AgentschedError as error:
-        raise _fail(error) from None
+    figures = trace_statistics(read_trace(trace, on_error=_warn if skip_bad else None))
     if as_json:
         typer.echo(msgspec.json.encode(figures))
     else:
@@ -142,17 +130,14 @@ def sample(
     ] = None,
 ) -> None:
     """Write some programs of a trace, with their sub-agents, to a smaller one."""
-    try:
-        chosen = sample_programs(
-            group_programs(read_trace(trace)),
-            count=programs,
-            rng=random.Random(f"sample/{seed}"),
-            only=only or (),
-        )
-        rows = [row for program in chosen for row in _rows(program)]
-        count = write_trace(rows, out)
-    except (AgentschedError, OSError) as error:
-        raise _fail(error) from None
+    chosen = sample_programs(
+        group_programs(read_trace(trace)),
+        count=programs,
+        rng=random.Random(f"sample/{seed}"),
+        only=only or (),
+    )
+    rows = [row for program in chosen for row in _rows(program)]
+    count = write_trace(rows, out)
     typer.echo(f"{out}: {len(chosen)} programs, {count} recordings")
 
 
@@ -174,9 +159,6 @@ def generate_trace(
     ] = 8.0,
 ) -> None:
     """Make a synthetic trace with the published shapes of coding agents; it is labelled so."""
-    try:
-        rows = generate(programs=programs, seed=seed, interarrival_s=interarrival, steps_max=steps)
-        count = write_trace(rows, out)
-    except OSError as error:
-        raise _fail(error) from None
+    rows = generate(programs=programs, seed=seed, interarrival_s=interarrival, steps_max=steps)
+    count = write_trace(rows, out)
     typer.echo(f"{out}: {programs} synthetic programs, {count} recordings")

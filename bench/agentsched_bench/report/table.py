@@ -1,0 +1,106 @@
+"""A replay's summary as a table: one column for each arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from agentsched_bench.live.results import ArmSummary, Result
+
+
+def _time(value: float) -> str:
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
+def _percent(share: float | None) -> str:
+    return "not reported" if share is None else f"{100 * share:.1f} %"
+
+
+def _programs(arm: ArmSummary) -> str:
+    done = arm.programs.get("completed", 0)
+    return f"{done} of {sum(arm.programs.values())}"
+
+
+def _jct_p50_p95_p99(arm: ArmSummary) -> str:
+    return " / ".join(_time(v) for v in (arm.jct_s.p50, arm.jct_s.p95, arm.jct_s.p99))
+
+
+def _ttft(arm: ArmSummary) -> str:
+    return " / ".join(_time(v) for v in (arm.ttft_s.p50, arm.ttft_s.p99, arm.ttft_s.max))
+
+
+def _run_spread(arm: ArmSummary) -> str:
+    if len(arm.run_jct_s) < 2:
+        return "-"
+    return f"{_time(min(arm.run_jct_s))} to {_time(max(arm.run_jct_s))}"
+
+
+def _ratio(arm: ArmSummary) -> str:
+    return "1" if arm.jct_ratio is None else f"{arm.jct_ratio:.2f}"
+
+
+def _recognised(arm: ArmSummary) -> str:
+    seen = arm.attribution
+    if seen is None:
+        return "does not say"
+    return f"{_percent(seen.right_share)} of calls"
+
+
+def _precision_recall(arm: ArmSummary) -> str:
+    seen = arm.attribution
+    return "-" if seen is None else f"{seen.precision:.3f} / {seen.recall:.3f}"
+
+
+def _merged(arm: ArmSummary) -> str:
+    return "-" if arm.attribution is None else str(arm.attribution.merged)
+
+
+_ROWS: Final[Sequence[tuple[str, Callable[[ArmSummary], str]]]] = (
+    ("programs completed", _programs),
+    ("job completion, mean", lambda arm: _time(arm.jct_s.mean)),
+    ("  p50 / p95 / p99", _jct_p50_p95_p99),
+    ("  means of the runs", _run_spread),
+    ("  median ratio to the first", _ratio),
+    ("first token, p50 / p99 / max", _ttft),
+    ("prompt tokens", lambda arm: f"{arm.prompt_tokens:,}"),
+    ("  from the cache", lambda arm: _percent(arm.cached_share)),
+    ("output tokens", lambda arm: f"{arm.output_tokens:,}"),
+    ("calls / errors / retries", lambda arm: f"{arm.calls:,} / {arm.errors} / {arm.retries}"),
+    ("programs recognised", _recognised),
+    ("  precision / recall", _precision_recall),
+    ("  merged by mistake", _merged),
+)
+
+
+def summary_table(result: Result) -> Table:
+    """The table of `result.summary`."""
+    kind = ", synthetic" if result.trace.is_synthetic else ""
+    title = (
+        f"{result.trace.name}{kind}: {result.trace.programs} programs, {result.trace.calls} calls"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for arm in result.summary:
+        table.add_column(arm.arm, justify="right", no_wrap=True)
+    for name, show in _ROWS:
+        table.add_row(name, *(show(arm) for arm in result.summary))
+    return table
+
+
+def print_summary(result: Result, *, console: Console) -> None:
+    """Print the table, and what a reader must know about it."""
+    console.print(summary_table(result))
+    if not result.is_complete:
+        console.print("Interrupted: the figures cover what was measured until then.")
+    errors: dict[str, int] = {}
+    for row in result.calls:
+        if row.error and row.error != "interrupted":
+            key = f"{row.arm}: {row.error[:160]}"
+            errors[key] = errors.get(key, 0) + 1
+    for text, count in sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:5]:
+        console.print(f"{count} x {text}", highlight=False, markup=False)
