@@ -199,7 +199,7 @@ def test_defect_has_a_traceback_on_request(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["fails"], "agentsched: No such command 'faill'. Did you mean 'fail'?"),
+        (["fails"], "agentsched: No such command 'fails'. Did you mean 'fail'?"),
         (["fail"], "agentsched fail: Missing argument 'how'."),
         (["fail", "--hwo"], "agentsched fail: No such option: --hwo"),
         (["--nope"], "agentsched: No such option: --nope"),
