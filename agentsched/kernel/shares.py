@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 from agentsched.model import TenantId, Usage
 
@@ -30,13 +31,28 @@ class ShareLedger:
 
     def __init__(self, *, tenants_max: int) -> None:
         self._tenants_max = tenants_max
+        #: Weights other than 1 that an operator set. They outlive the accounts, whose number
+        #: anybody can drive up by making up tenants.
+        self._weights: dict[TenantId, float] = {}
         #: Least recently charged first.
         self._accounts: OrderedDict[TenantId, TenantAccount] = OrderedDict()
 
-    def configure(self, tenant: TenantId, *, weight: float) -> None:
-        """Set a tenant's weight; what it was served stays."""
-        assert weight > 0
+    def configure(self, tenant: TenantId, *, weight: float) -> bool:
+        """Set a tenant's weight; what it was served stays.
+
+        False, and nothing changes, when the weight is not a positive number, or when as many
+        tenants as there may be have weights already.
+        """
+        if not (weight > 0 and isfinite(weight)):
+            return False
+        if weight == 1.0:
+            self._weights.pop(tenant, None)
+        elif tenant in self._weights or len(self._weights) < self._tenants_max:
+            self._weights[tenant] = weight
+        else:
+            return False
         self._account(tenant).weight = weight
+        return True
 
     def charge(self, *, tenant: TenantId, usage: Usage) -> int:
         """Charge a finished step; returns the served tokens it amounts to."""
@@ -60,7 +76,8 @@ class ShareLedger:
     def _account(self, tenant: TenantId) -> TenantAccount:
         account = self._accounts.get(tenant)
         if account is None:
-            account = self._accounts[tenant] = TenantAccount()
+            weight = self._weights.get(tenant, 1.0)
+            account = self._accounts[tenant] = TenantAccount(weight=weight)
             if len(self._accounts) > self._tenants_max:
                 # Its history is lost, which favours it slightly should it come back; the
                 # alternative is memory that grows with every key that anybody ever made up.
