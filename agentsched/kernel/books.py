@@ -62,6 +62,8 @@ class Books:
         self.conversations: dict[ConversationId, ConversationRecord] = {}
         #: Programs that go when their last active step ends.
         self._closing: dict[ProgramId, None] = {}
+        #: Those of them that have no active step any more.
+        self._closable: dict[ProgramId, None] = {}
         #: Steps that ended in this turn, for the story of their programs.
         self.ended: dict[StepId, ProgramId] = {}
         self.programs_opened = 0
@@ -126,6 +128,7 @@ class Books:
         record.deadline = deadline if deadline is not None else record.deadline
         # Whoever closed it was too early: it may wake, as a parent does for a background child.
         self._closing.pop(program, None)
+        self._closable.pop(program, None)
         self.touch(record, now=now)
         return record
 
@@ -136,14 +139,13 @@ class Books:
 
     def open_conversation(
         self, program: ProgramRecord, event: StepArrived, *, now: Instant
-    ) -> tuple[ConversationRecord, ConversationRecord | None]:
-        """The step's conversation, and the idle one that was forgotten for it, if any."""
+    ) -> tuple[ConversationRecord, list[ConversationRecord]]:
+        """The step's conversation, and idle ones that were forgotten to make room for it."""
         conversations = program.conversations
-        forgotten = None
+        forgotten: list[ConversationRecord] = []
         record = conversations.get(event.conversation)
         if record is None:
-            if len(conversations) >= self.limits.conversations_per_program_max:
-                forgotten = self._forget_idlest_conversation(program)
+            forgotten = self._forget_idle_conversations(program)
             record = conversations[event.conversation] = ConversationRecord(
                 conversation=event.conversation,
                 program=program.program,
@@ -154,19 +156,24 @@ class Books:
         record.last_at = now
         return record, forgotten
 
-    def _forget_idlest_conversation(self, program: ProgramRecord) -> ConversationRecord | None:
+    def _forget_idle_conversations(self, program: ProgramRecord) -> list[ConversationRecord]:
+        surplus = len(program.conversations) + 1 - self.limits.conversations_per_program_max
+        if surplus <= 0:
+            return []
+        # Busy ones stay. Their number is bounded by the steps that are active, and those are; when
+        # they calm down, the next newcomer takes the program back to its limit.
         idle = [c for c in program.conversations.values() if not c.active_steps]
-        if not idle:
-            # All of them are busy. Their number is bounded by the steps that are, and those are.
-            return None
-        idlest = min(idle, key=lambda c: (c.last_at, c.conversation))
-        del self.conversations[idlest.conversation]
-        return program.conversations.pop(idlest.conversation)
+        idle.sort(key=lambda c: (c.last_at, c.conversation))
+        for conversation in idle[:surplus]:
+            del self.conversations[conversation.conversation]
+            del program.conversations[conversation.conversation]
+        return idle[:surplus]
 
     def drop_program(self, program: ProgramId) -> None:
         """Forget a program that has no active step; its pins must have ended."""
         record = self._programs.pop(program)
         self._closing.pop(program, None)
+        self._closable.pop(program, None)
         assert not record.active_steps
         for conversation in record.conversations:
             del self.conversations[conversation]
@@ -174,11 +181,16 @@ class Books:
     def close_when_idle(self, record: ProgramRecord) -> None:
         """Let a program go as soon as no step of it is active, unless it wakes again."""
         self._closing[record.program] = None
+        if not record.active_steps:
+            self._closable[record.program] = None
+
+    def is_closing(self, program: ProgramId) -> bool:
+        """Whether the program goes as soon as no step of it is active."""
+        return program in self._closing
 
     def closable(self) -> list[ProgramRecord]:
         """Programs that were closed and whose last step has ended."""
-        closing = [self._programs[key] for key in self._closing]
-        return [record for record in closing if not record.active_steps]
+        return [self._programs[key] for key in self._closable]
 
     def idlest(self) -> ProgramRecord | None:
         """The program without active steps that is idle for longest."""
@@ -236,7 +248,6 @@ class Books:
         program.active_steps += 1
         conversation.active_steps += 1
         conversation.paused_at = None
-        conversation.pause_number += 1
         conversation.is_warmed = False
         self.ready.add(step)
 
@@ -253,6 +264,8 @@ class Books:
             conversation.paused_at = now
         conversation.last_at = now
         self.touch(program, now=now)
+        if not program.active_steps and step.program in self._closing:
+            self._closable[step.program] = None
         return conversation
 
     def check(self) -> None:
@@ -271,6 +284,9 @@ class Books:
         on_engines = {step for e in self._engines.values() for step in e.running}
         assert on_engines | waiting == set(self.steps)
         assert not on_engines & waiting
+        assert set(self._closing) <= set(self._programs)
+        idle = {key for key in self._closing if not self._programs[key].active_steps}
+        assert idle == set(self._closable)
         assert len(self._programs) <= self.limits.programs_max
         assert len(self.ready) <= self.limits.ready_steps_max
         self._check_programs()
@@ -288,6 +304,7 @@ class Books:
             for conversation in conversations:
                 assert conversation.active_steps == active.get(conversation.conversation, 0)
                 assert (conversation.paused_at is None) or not conversation.active_steps
+                assert self.conversations[conversation.conversation] is conversation
         known = [key for p in self._programs.values() for key in p.conversations]
         assert sorted(known) == sorted(self.conversations)
         for pin in self.pins:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agentsched.kernel.books import Books
+from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.records import EngineRecord, StepRecord
 from agentsched.kernel.retention import Retention
 from agentsched.kernel.transitions import next_state
@@ -15,17 +16,18 @@ from agentsched.model import (
     Nanos,
     Reject,
     RejectReason,
+    StepId,
     StepState,
     UnpinReason,
     seconds,
 )
-from agentsched.policy import Admission, Admitted, Held, PolicySet, SortKey, TurnedAway
+from agentsched.policy import Admission, Admitted, Held, TurnedAway
 
 
 class Filler:
     """Asks the order, place and admit policies, under the guard that bounds every wait."""
 
-    def __init__(self, *, books: Books, policies: PolicySet, retention: Retention) -> None:
+    def __init__(self, *, books: Books, policies: GuardedPolicies, retention: Retention) -> None:
         self._books = books
         self._policies = policies
         self._retention = retention
@@ -37,19 +39,21 @@ class Filler:
         self._ask_again = None
         if not len(self._books.ready):
             return []
-        commands: list[Command] = []
-        for step in self._books.ready.due(now=now):
-            commands += self._force(step, now=now)
-        blocked: set[EngineId] = set()
-
-        def rank(step: StepRecord) -> SortKey:
-            return self._policies.order.rank(step, self._books, now=now)
-
-        engines_up = sum(e.is_up for e in self._books.engines.values())
-        for step in self._books.ready.in_order(rank):
-            if blocked and len(blocked) == engines_up:
+        passing: set[StepId] = set()
+        commands = self._force_due(passing, now=now)
+        up = [e for e in self._books.engines.values() if e.is_up]
+        blocked = {e.engine for e in up if self._is_full(e)}
+        if not len(self._books.ready) or (up and len(blocked) == len(up)):
+            return commands
+        for step in self._policies.in_order(now=now) if up else list(self._books.ready):
+            if up and len(blocked) == len(up):
                 break
-            commands += self._try(step, blocked, now=now)
+            if step.state is not StepState.WAITING:
+                continue  # it became due meanwhile
+            dispatched = self._try(step, blocked, now=now)
+            commands += dispatched
+            if dispatched:
+                commands += self._force_due(passing, now=now)
         return commands
 
     def next_deadline(self) -> Instant | None:
@@ -64,10 +68,11 @@ class Filler:
         if engine.engine in blocked:
             step.held_for = "behind"
             return []
-        if engine.running_steps >= self._books.limits.running_steps_per_engine_max:
+        if self._is_full(engine):
             step.held_for = "engine full"
+            blocked.add(engine.engine)
             return []
-        admission = self._policies.admit.admit(step, engine, self._books, now=now)
+        admission = self._policies.admit(step, engine, now=now)
         return self._apply(admission, step, engine, blocked, now=now)
 
     def _apply(
@@ -106,43 +111,53 @@ class Filler:
         fresh = [e for e in up if e.engine not in step.failed_on] or up
         if len(fresh) <= 1:
             return fresh[0] if fresh else None
-        place = self._policies.place
-        scored = [(-place.score(step, e, self._books, now=now), e.engine, e) for e in fresh]
-        return min(scored, key=lambda entry: entry[:2])[2]
+        return self._policies.best(step, fresh, now=now)
+
+    def _force_due(self, passing: set[StepId], *, now: Instant) -> list[Command]:
+        """Serve the steps whose bound is reached; those that must wait on are added to `passing`.
+
+        One at a time, since each that goes may bring an older one to its bypass bound.
+        """
+        commands: list[Command] = []
+        while (step := self._books.ready.next_due(now=now, passing=passing)) is not None:
+            commands += self._force(step, now=now)
+            if step.state is StepState.WAITING:
+                passing.add(step.step)
+        return commands
 
     def _force(self, step: StepRecord, *, now: Instant) -> list[Command]:
-        """The wait bound is reached: it goes now, or it is told no now."""
+        """A bound is reached: the step goes now. If its time is up, it goes or is told no."""
         engine = self._choose(step, now=now)
         if engine is None:
-            return self._without_engine(step, now=now, is_due=True)
-        limits = self._books.limits
-        if engine.running_steps >= limits.running_steps_per_engine_max:
+            return self._without_engine(step, now=now)
+        if self._is_full(engine):
             # The engine chosen by affinity is full; promises come before affinity.
-            room = [
-                e
-                for e in self._books.engines.values()
-                if e.is_up
-                and e.serves(step.model)
-                and e.running_steps < limits.running_steps_per_engine_max
-            ]
+            engines = self._books.engines.values()
+            room = [e for e in engines if e.is_up and e.serves(step.model) and not self._is_full(e)]
             if not room:
-                return self._reject(
-                    step, RejectReason.WAIT_BOUND, seconds(5), "every engine is full", now=now
-                )
+                return self._without_room(step, now=now)
             engine = min(room, key=lambda e: (e.running_steps, e.engine))
         return self._dispatch(step, engine, now=now, order="bound")
 
-    def _without_engine(
-        self, step: StepRecord, *, now: Instant, is_due: bool = False
-    ) -> list[Command]:
-        up = [e for e in self._books.engines.values() if e.is_up]
-        if up and all(e.capabilities.models for e in up):
+    def _without_room(self, step: StepRecord, *, now: Instant) -> list[Command]:
+        if self._books.ready.is_late(step, now=now):
+            detail = "every engine is full"
+            return self._reject(step, RejectReason.WAIT_BOUND, seconds(5), detail, now=now)
+        # Nobody passes it while it waits on: whatever it could use is full for others as well.
+        step.held_for = "engine full"
+        return []
+
+    def _is_full(self, engine: EngineRecord) -> bool:
+        return engine.running_steps >= self._books.limits.running_steps_per_engine_max
+
+    def _without_engine(self, step: StepRecord, *, now: Instant) -> list[Command]:
+        known = self._books.engines.values()
+        if any(e.is_up for e in known) and not any(e.serves(step.model) for e in known):
             return self._reject(step, RejectReason.UNKNOWN_MODEL, None, step.model, now=now)
         give_up_at = self._books.gives_up_at(step)
-        if is_due or give_up_at <= now:
-            return self._reject(
-                step, RejectReason.NO_ENGINE, seconds(5), "no engine is up", now=now
-            )
+        if give_up_at <= now:
+            detail = "no engine is up"
+            return self._reject(step, RejectReason.NO_ENGINE, seconds(5), detail, now=now)
         step.held_for = "no engine"
         self._ask_again = min(give_up_at, self._ask_again or give_up_at)
         return []
@@ -157,13 +172,13 @@ class Filler:
         command = Dispatch(
             step=step.step,
             engine=engine.engine,
-            priority=self._policies.order.priority(step, books, now=now),
+            priority=self._policies.priority(step, now=now),
             order=order or self._policies.names["order"],
             place="new" if previous is None else "stay" if previous == engine.engine else "move",
             pin="none" if pin is None else "hit" if pin.engine == engine.engine else "elsewhere",
             bypassed=step.bypassed,
         )
-        books.ready.count_bypasses(step)
+        books.ready.count_bypasses(step, engine)
         books.ready.remove(step)
         state = next_state(step.state, Dispatch)
         assert state is StepState.DISPATCHED

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Mapping
 
+from agentsched.kernel.alarms import Alarms
 from agentsched.model import ConversationId, EngineId, Instant, Pin, PinId
 
 
@@ -22,8 +22,8 @@ class PinLedger:
         self._by_conversation: dict[ConversationId, PinId] = {}
         self._by_engine: dict[EngineId, dict[PinId, Pin]] = {}
         self._tokens: dict[EngineId, int] = {}
-        #: (expiry, pin); entries of pins that ended are skipped.
-        self._expiry: list[tuple[Instant, PinId]] = []
+        #: When each live pin expires: as granted, or earlier where its engine said so.
+        self._expiry: Alarms[PinId] = Alarms()
 
     def __len__(self) -> int:
         return len(self._pins)
@@ -54,6 +54,8 @@ class PinLedger:
             return None
         held = self._by_engine.get(pin.engine, {})
         count, tokens = len(held), self.tokens(pin.engine)
+        if count < self._pins_max and tokens + pin.prefix.tokens <= self._tokens_max:
+            return ()
         victims: list[Pin] = []
         cheapest = sorted(held.values(), key=lambda p: (p.value, p.expires_at, p.pin))
         for victim in cheapest:
@@ -74,7 +76,7 @@ class PinLedger:
         self._by_conversation[pin.conversation] = pin.pin
         self._by_engine.setdefault(pin.engine, {})[pin.pin] = pin
         self._tokens[pin.engine] = self.tokens(pin.engine) + pin.prefix.tokens
-        heapq.heappush(self._expiry, (pin.expires_at, pin.pin))
+        self._expiry.set(pin.pin, pin.expires_at)
 
     def release(self, pin: PinId) -> Pin | None:
         """End a pin; None when it has ended already."""
@@ -84,6 +86,7 @@ class PinLedger:
         del self._by_conversation[held.conversation]
         del self._by_engine[held.engine][pin]
         self._tokens[held.engine] -= held.prefix.tokens
+        self._expiry.cancel(pin)
         return held
 
     def get(self, pin: PinId) -> Pin | None:
@@ -93,26 +96,20 @@ class PinLedger:
     def reschedule(self, pin: PinId, *, expires_at: Instant) -> None:
         """Let a held pin expire earlier, as the engine wants it."""
         assert pin in self._pins
-        heapq.heappush(self._expiry, (expires_at, pin))
+        self._expiry.set(pin, expires_at)
 
     def expired(self, *, now: Instant) -> tuple[Pin, ...]:
-        """Pins whose time has come, earliest first; they stay until they are released."""
-        found = []
-        while self._expiry and self._expiry[0][0] <= now:
-            _, pin = heapq.heappop(self._expiry)
-            if pin in self._pins:
-                found.append(self._pins[pin])
-        return tuple(found)
+        """Pins whose time has come, earliest first, each told once: release them."""
+        return tuple(self._pins[pin] for pin in self._expiry.ring(now=now))
 
     def earliest(self) -> Instant | None:
         """When the next pin expires."""
-        while self._expiry and self._expiry[0][1] not in self._pins:
-            heapq.heappop(self._expiry)
-        return self._expiry[0][0] if self._expiry else None
+        return self._expiry.earliest()
 
     def check(self) -> None:
         """Assert that the books agree with each other and with the budgets."""
         assert set(self._by_conversation.values()) == set(self._pins)
+        assert len(self._expiry) == len(self._pins)
         by_engine: Mapping[EngineId, dict[PinId, Pin]] = self._by_engine
         assert sum(len(pins) for pins in by_engine.values()) == len(self._pins)
         for engine, pins in by_engine.items():

@@ -29,6 +29,8 @@ class StepRecord:
     """One live step; it is dropped when it reaches a final state."""
 
     arrived: StepArrived
+    #: Its program's tenant, whatever the request itself said.
+    tenant: TenantId
     arrived_at: Instant
     #: When it began to wait: arrival, or the failure that put it back.
     waiting_since: Instant
@@ -54,10 +56,6 @@ class StepRecord:
     @property
     def conversation(self) -> ConversationId:
         return self.arrived.conversation
-
-    @property
-    def tenant(self) -> TenantId:
-        return self.arrived.tenant
 
     @property
     def step_class(self) -> StepClass:
@@ -114,8 +112,6 @@ class ConversationRecord:
     last_at: Instant
     #: Tool calls it waits for, oldest first.
     tools: dict[CallId, ToolName] = field(default_factory=dict)
-    #: Counts pauses, so that a timer set for an earlier pause is recognised as stale.
-    pause_number: int = 0
     is_warmed: bool = False
 
     def grow(self, *, context_tokens: int) -> None:
@@ -157,7 +153,8 @@ class EngineRecord:
     engine: EngineId
     capabilities: Capabilities = field(default_factory=Capabilities)
     load: EngineLoad = field(default_factory=EngineLoad)
-    is_alive: bool = True
+    #: Whether it reported and was not lost since.
+    is_alive: bool = False
     is_draining: bool = False
     #: Steps that we sent and that have not ended, in the order of dispatch.
     running: dict[StepId, StepRecord] = field(default_factory=dict)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
-
+from agentsched.kernel.alarms import Alarms
 from agentsched.kernel.books import Books
+from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.records import ConversationRecord, EngineRecord, Pause, ProgramRecord
 from agentsched.model import (
     Command,
@@ -17,23 +17,21 @@ from agentsched.model import (
     PinId,
     Prefetch,
     Prefix,
-    ProgramId,
     Unpin,
     UnpinReason,
     after,
 )
-from agentsched.policy import PolicySet
 
 
 class Retention:
     """Asks the pin and the prefetch policy, and keeps what they said to its end."""
 
-    def __init__(self, *, books: Books, policies: PolicySet) -> None:
+    def __init__(self, *, books: Books, policies: GuardedPolicies) -> None:
         self._books = books
         self._policies = policies
         self._minted = 0
-        #: (instant, number, program, conversation, pause number): warm-ups to come.
-        self._warm: list[tuple[Instant, int, ProgramId, ConversationId, int]] = []
+        #: Warm-ups to come, of conversations that pause.
+        self._warm: Alarms[ConversationId] = Alarms()
 
     def pause(
         self, program: ProgramRecord, conversation: ConversationRecord, *, now: Instant
@@ -45,8 +43,8 @@ class Retention:
             return commands
         engine = self._books.engines[pause.engine]
         retention = None
-        if engine.capabilities.pins and engine.is_alive:
-            retention = self._policies.pin.retain(pause, self._books, now=now)
+        if engine.capabilities.pins and engine.is_up:
+            retention = self._policies.retain(pause, now=now)
         if retention is not None and retention.ttl > 0:
             ttl = min(retention.ttl, self._books.limits.pin_ttl_ns_max)
             pin = Pin(
@@ -69,26 +67,32 @@ class Retention:
         pause = self._pause_of(program, conversation)
         if pause is None or conversation.is_warmed:
             return []
-        at = self._policies.prefetch.warm_at(pause, self._books, now=now)
+        self._warm.cancel(pause.conversation)
+        at = self._policies.warm_at(pause, now=now)
         if at is None:
             return []
         if at <= now:
             return self._warm_up(pause, conversation, now=now)
-        self._minted += 1
-        heapq.heappush(
-            self._warm,
-            (at, self._minted, pause.program, pause.conversation, conversation.pause_number),
-        )
+        self._warm.set(pause.conversation, at)
         return []
+
+    def resume(self, conversation: ConversationId) -> None:
+        """A conversation's next step is here: a warm-up would come too late."""
+        self._warm.cancel(conversation)
 
     def release(self, conversation: ConversationId, reason: UnpinReason) -> list[Command]:
         """End the pin that a conversation holds, where it holds one."""
         pin = self._books.pins.of_conversation(conversation)
         return [self._end(pin, reason)] if pin else []
 
-    def release_program(self, program: ProgramRecord, reason: UnpinReason) -> list[Command]:
-        """End all pins of a program."""
-        return [c for key in program.conversations for c in self.release(key, reason)]
+    def forget(self, conversation: ConversationId, reason: UnpinReason) -> list[Command]:
+        """Nobody will come back to a conversation: end its pin, plan nothing for it."""
+        self._warm.cancel(conversation)
+        return self.release(conversation, reason)
+
+    def forget_program(self, program: ProgramRecord, reason: UnpinReason) -> list[Command]:
+        """The same for all conversations of a program."""
+        return [c for key in program.conversations for c in self.forget(key, reason)]
 
     def lose_engine(self, engine: EngineId) -> list[Command]:
         """The engine's cache is gone: its pins end, its conversations live nowhere."""
@@ -116,23 +120,17 @@ class Retention:
         commands: list[Command] = [
             self._end(pin, UnpinReason.EXPIRED) for pin in self._books.pins.expired(now=now)
         ]
-        while self._warm and self._warm[0][0] <= now:
-            _, _, program_id, conversation_id, number = heapq.heappop(self._warm)
-            program = self._books.programs.get(program_id)
-            conversation = program.conversations.get(conversation_id) if program else None
-            if program is None or conversation is None or conversation.pause_number != number:
-                continue  # it resumed or went away meanwhile
-            pause = self._pause_of(program, conversation)
+        for key in self._warm.ring(now=now):
+            conversation = self._books.conversations[key]
+            pause = self._pause_of(self._books.programs[conversation.program], conversation)
             if pause is not None and not conversation.is_warmed:
                 commands += self._warm_up(pause, conversation, now=now)
         return commands
 
     def next_deadline(self) -> Instant | None:
         """When `tick` will have something to do."""
-        instants = [i for i in (self._books.pins.earliest(),) if i is not None]
-        if self._warm:
-            instants.append(self._warm[0][0])
-        return min(instants, default=None)
+        instants = (self._books.pins.earliest(), self._warm.earliest())
+        return min((i for i in instants if i is not None), default=None)
 
     def _hold(self, pin: Pin, engine: EngineRecord) -> list[Command]:
         ended = self.release(pin.conversation, UnpinReason.SUPERSEDED)

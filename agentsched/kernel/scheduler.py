@@ -14,6 +14,7 @@ from typing import assert_never
 
 from agentsched.kernel.books import Books, GraphBuilder
 from agentsched.kernel.filling import Filler
+from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.journal import JournalEntry, decode, encode
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.retention import Retention
@@ -63,6 +64,7 @@ class SchedulerStatistics:
     steps_total: int
     rejected_total: int
     retried_total: int
+    policy_errors_total: int
     programs: int
     waiting_steps: int
     running_steps: int
@@ -81,8 +83,9 @@ class Scheduler:
     ) -> None:
         self._policies = policies
         self._books = Books(limits=limits, graph=graph)
-        self._retention = Retention(books=self._books, policies=policies)
-        self._filler = Filler(books=self._books, policies=policies, retention=self._retention)
+        self._guarded = guarded = GuardedPolicies(policies, books=self._books)
+        self._retention = Retention(books=self._books, policies=guarded)
+        self._filler = Filler(books=self._books, policies=guarded, retention=self._retention)
         self._now = Instant(0)
         self._seq = 0
         self._latest: JournalEntry | None = None
@@ -97,16 +100,17 @@ class Scheduler:
         """Take in one event and say what is to be done.
 
         `now` is the host's monotonic clock; should it ever step back, time stands still here.
-        Late and duplicate events (a second end of a step, an answer for a forgotten pin) are
-        counted and change nothing.
+        Late and duplicate events (a second end of a step, a tool of a forgotten program) are
+        counted and change nothing. A policy that fails is counted too (`policy_errors`).
         """
         self._now = now = max(self._now, now)
         touched = _program_of(event, self._books)
         self._books.ended.clear()
         commands = self._apply(event, now=now)
-        self._observe(event, now=now)
+        self._guarded.observe(event, now=now)
         commands += self._after(event, now=now)
         commands += self._filler.fill(now=now)
+        commands += self._finish_closing()
         commands += self._expire_programs(now=now)
         self._rejected += sum(isinstance(c, Reject) for c in commands)
         entry = JournalEntry(seq=self._seq, now=now, event=event, commands=tuple(commands))
@@ -129,6 +133,16 @@ class Scheduler:
     def policies(self) -> PolicySet:
         """The policies in force."""
         return self._policies
+
+    @property
+    def policy_errors(self) -> Mapping[str, int]:
+        """How often each policy failed to answer, by `point.method`. Read only."""
+        return self._guarded.errors
+
+    @property
+    def latest_policy_error(self) -> Exception | None:
+        """What a policy raised last, for the host's log."""
+        return self._guarded.latest_error
 
     @property
     def limits(self) -> Limits:
@@ -170,6 +184,7 @@ class Scheduler:
             steps_total=self._steps_total,
             rejected_total=self._rejected,
             retried_total=self._retried,
+            policy_errors_total=sum(self._guarded.errors.values()),
             programs=len(books.programs),
             waiting_steps=len(books.ready),
             running_steps=sum(e.running_steps for e in books.engines.values()),
@@ -207,8 +222,8 @@ class Scheduler:
             case HintAnswered():
                 return self._retention.answer(event, now=now)
             case TenantConfigured():
-                if event.weight > 0:
-                    self._books.shares.configure(event.tenant, weight=event.weight)
+                is_set = self._books.shares.configure(event.tenant, weight=event.weight)
+                self._ignored += not is_set
             case TimerFired():
                 pass  # what time brings about is done in every turn
             case _:
@@ -253,15 +268,19 @@ class Scheduler:
             now=now,
         )
         conversation, forgotten = books.open_conversation(program, event, now=now)
-        if forgotten is not None:
-            commands += self._retention.release(forgotten.conversation, UnpinReason.SUPERSEDED)
-        if event.lineage is Lineage.COMPACTS and event.parent_conversation is not None:
+        for gone in forgotten:
+            commands += self._retention.forget(gone.conversation, UnpinReason.SUPERSEDED)
+        old = event.parent_conversation
+        if event.lineage is Lineage.COMPACTS and old in program.conversations:
             # The old prefix will not be extended again: whatever is kept for it is wasted.
-            commands += self._retention.release(event.parent_conversation, UnpinReason.SUPERSEDED)
+            commands += self._retention.forget(old, UnpinReason.SUPERSEDED)
+        self._retention.resume(event.conversation)
         for call in event.answers:
             conversation.tools.pop(call, None)
-        record = StepRecord(arrived=event, arrived_at=now, waiting_since=now)
+        record = StepRecord(arrived=event, tenant=program.tenant, arrived_at=now, waiting_since=now)
         books.begin_step(record, program, now=now)
+        if event.is_last:
+            books.close_when_idle(program)
         return commands
 
     def _start(self, event: StepStarted, *, now: Instant) -> list[Command]:
@@ -295,11 +314,13 @@ class Scheduler:
         if isinstance(event, StepFailed) and event.is_retryable:
             return self._put_back(step, now=now)
         conversation = books.end_step(step, now=now)
-        if isinstance(event, StepFinished):
-            self._account(step, event, conversation)
-            if step.step_class.is_work and not conversation.active_steps:
-                self._paused = conversation
-        return []
+        if not isinstance(event, StepFinished):
+            return []
+        self._account(step, event, conversation)
+        if step.step_class.is_work and not conversation.active_steps:
+            self._paused = conversation
+        # The answer may have come whole, with no first token before it.
+        return self._retention.release(step.conversation, UnpinReason.RESUMED)
 
     def _put_back(self, step: StepRecord, *, now: Instant) -> list[Command]:
         """No byte reached the client: the same step may be tried again, elsewhere first."""
@@ -352,7 +373,7 @@ class Scheduler:
         if program is None:
             self._ignored += 1
             return []
-        commands = self._retention.release_program(program, UnpinReason.CLOSED)
+        commands = self._retention.forget_program(program, UnpinReason.CLOSED)
         if program.active_steps:
             self._books.close_when_idle(program)
         else:
@@ -365,29 +386,15 @@ class Scheduler:
         engine.lost_reason = event.reason
         return self._retention.lose_engine(event.engine)
 
-    # 2. Learn.
-
-    def _observe(self, event: Event, *, now: Instant) -> None:
-        policies = self._policies
-        for policy in (
-            policies.order,
-            policies.admit,
-            policies.place,
-            policies.pin,
-            policies.prefetch,
-        ):
-            policy.observe(event, now=now)
-        if self._books.graph_builder is not None:
-            self._books.graph_builder.observe(event, now=now)
-
-    # 3. Decide what follows besides filling the engines.
+    # 2. Decide what follows besides filling the engines.
 
     def _after(self, event: Event, *, now: Instant) -> list[Command]:
         commands = self._retention.tick(now=now)
         if self._paused is not None:
             conversation, self._paused = self._paused, None
             program = self._books.programs[conversation.program]
-            commands += self._retention.pause(program, conversation, now=now)
+            if not self._books.is_closing(program.program):
+                commands += self._retention.pause(program, conversation, now=now)
         if isinstance(event, ToolFinished):
             commands += self._tool_is_done(event, now=now)
         commands += self._finish_closing()
@@ -407,8 +414,7 @@ class Scheduler:
     def _finish_closing(self) -> list[Command]:
         commands: list[Command] = []
         for program in self._books.closable():
-            commands += self._retention.release_program(program, UnpinReason.CLOSED)
-            self._books.drop_program(program.program)
+            commands += self._forget(program, "closed")
         return commands
 
     def _make_room(self, program: ProgramId) -> list[Command] | None:
@@ -427,12 +433,12 @@ class Scheduler:
         return commands
 
     def _forget(self, program: ProgramRecord, reason: str) -> list[Command]:
-        commands = self._retention.release_program(program, UnpinReason.CLOSED)
+        commands = self._retention.forget_program(program, UnpinReason.CLOSED)
         self._books.drop_program(program.program)
-        self._observe(ProgramClosed(program=program.program, reason=reason), now=self._now)
+        self._guarded.observe(ProgramClosed(program=program.program, reason=reason), now=self._now)
         return commands
 
-    # 4. Tell.
+    # 3. Tell.
 
     def _tell(self, entry: JournalEntry, touched: ProgramId | None) -> None:
         """Add the entry to the story of each program that it is about."""

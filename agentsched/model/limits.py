@@ -19,13 +19,13 @@ class Limits:
     running_steps_per_engine_max: int = 2_048  # steps are held; past their wait bound, WAIT_BOUND
     engine_wait_ns_max: Nanos = Nanos(10 * SECOND)  # with no engine up: Reject(NO_ENGINE)
     wait_ns_max: Nanos = Nanos(120 * SECOND)  # a held step goes next; nowhere to go: Reject
-    bypasses_max: int = 1_000  # likewise, counted in steps that went before it
+    bypasses_max: int = 1_000  # later steps that go before a held one; then it goes next
     pins_per_engine_max: int = 4_096  # the pin of least value gives way
     pinned_tokens_per_engine_max: int = 50_000_000  # likewise
     pin_ttl_ns_max: Nanos = Nanos(10 * MINUTE)  # longer requests are clipped
     tools_per_program_max: int = 256  # the oldest open tool call is forgotten
     story_entries_max: int = 48  # the oldest entries of a program's story fall out
-    tenants_max: int = 10_000  # the tenant idle for longest, with no program alive, is forgotten
+    tenants_max: int = 10_000  # the account served least recently is forgotten, its weight is not
     journal_backlog_max: int = 65_536  # a sink that falls behind drops and counts
     retries_max: int = 2  # dispatches of one step beyond the first
 

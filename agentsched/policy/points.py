@@ -59,7 +59,11 @@ class Policy(Protocol):
     """What all policies share."""
 
     def observe(self, event: Event, *, now: Instant) -> None:
-        """Learn from an event, after the scheduler applied it and before anything is decided."""
+        """Learn from an event, after the scheduler applied it and before anything is decided.
+
+        A program ends for a policy with `ProgramClosed`; the scheduler makes one up where nobody
+        said so. It comes twice when steps were still active at the first: the second is the end.
+        """
         ...
 
 

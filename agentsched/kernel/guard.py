@@ -1,0 +1,144 @@
+"""The policies behind a guard: they are strangers' code and must not take a turn down with them.
+
+A policy that raises, or answers with something that is no answer, is counted, and for that one
+decision the plainest rule stands in: arrival order, the engine sent the fewest steps, let in, no
+pin, no warm-up. The stand-ins depend on nothing but the question, so a journal still replays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Final
+
+from agentsched.kernel.books import Books
+from agentsched.kernel.records import EngineRecord, Pause, StepRecord
+from agentsched.model import Event, Instant, Nanos
+from agentsched.policy import (
+    Admission,
+    Admitted,
+    Held,
+    PolicySet,
+    Retention,
+    SortKey,
+    TurnedAway,
+)
+
+_INT64: Final = 2**63
+
+
+class GuardedPolicies:
+    """Asks the policies of a set; never raises what they raise."""
+
+    def __init__(self, policies: PolicySet, *, books: Books) -> None:
+        self.names: Mapping[str, str] = policies.names
+        self._set = policies
+        self._books = books
+        #: How often each question failed, by `point.method`.
+        self.errors: dict[str, int] = {}
+        #: What was raised last, for the host's log.
+        self.latest_error: Exception | None = None
+        learners = ("order", "admit", "place", "pin", "prefetch")
+        self._observers = [
+            (f"{point}.observe", getattr(policies, point).observe) for point in learners
+        ]
+        if books.graph_builder is not None:
+            self._observers.append(("graph.observe", books.graph_builder.observe))
+
+    def observe(self, event: Event, *, now: Instant) -> None:
+        """Let every policy and the graph learn from an event."""
+        for name, observe in self._observers:
+            try:
+                observe(event, now=now)
+            except Exception as error:
+                self._count(name, error)
+
+    def in_order(self, *, now: Instant) -> list[StepRecord]:
+        """The waiting steps, next one first; by arrival when any rank fails."""
+        rank, books = self._set.order.rank, self._books
+
+        def key(step: StepRecord) -> SortKey:
+            return rank(step, books, now=now)
+
+        try:
+            return books.ready.in_order(key)
+        except Exception as error:
+            self._count("order.rank", error)
+            return list(books.ready)
+
+    def priority(self, step: StepRecord, *, now: Instant) -> int:
+        """The number for the engine's queue; 0 when the policy fails."""
+        try:
+            return _int64(self._set.order.priority(step, self._books, now=now))
+        except Exception as error:
+            self._count("order.priority", error)
+            return 0
+
+    def best(
+        self, step: StepRecord, engines: Sequence[EngineRecord], *, now: Instant
+    ) -> EngineRecord:
+        """The engine of the greatest score; the one sent the fewest steps when a score fails."""
+        score, books = self._set.place.score, self._books
+        try:
+            scored = [(-score(step, e, books, now=now), e.engine, e) for e in engines]
+            return min(scored, key=lambda entry: entry[:2])[2]
+        except Exception as error:
+            self._count("place.score", error)
+            return min(engines, key=lambda e: (e.dispatched_total, e.engine))
+
+    def admit(self, step: StepRecord, engine: EngineRecord, *, now: Instant) -> Admission:
+        """The admission policy's answer; let in when it fails."""
+        try:
+            return _admission(self._set.admit.admit(step, engine, self._books, now=now))
+        except Exception as error:
+            self._count("admit.admit", error)
+            return Admitted()
+
+    def retain(self, pause: Pause, *, now: Instant) -> Retention | None:
+        """What the pin policy wants kept; nothing when it fails."""
+        try:
+            retention = self._set.pin.retain(pause, self._books, now=now)
+            if retention is not None:
+                _int64(retention.ttl)
+                if type(retention.value) not in (int, float) or not isfinite(retention.value):
+                    raise TypeError(f"a pin's value must be finite, not {retention.value!r}")
+            return retention
+        except Exception as error:
+            self._count("pin.retain", error)
+            return None
+
+    def warm_at(self, pause: Pause, *, now: Instant) -> Instant | None:
+        """When the prefetch policy wants a warm-up; never when it fails."""
+        try:
+            at = self._set.prefetch.warm_at(pause, self._books, now=now)
+            return None if at is None else Instant(_int64(at))
+        except Exception as error:
+            self._count("prefetch.warm_at", error)
+            return None
+
+    def _count(self, name: str, error: Exception) -> None:
+        self.errors[name] = self.errors.get(name, 0) + 1
+        self.latest_error = error
+
+
+def _int64(value: int) -> int:
+    # Exactly: a bool or another library's integer would not come back from the journal as it was.
+    if type(value) is not int or not -_INT64 <= value < _INT64:
+        raise TypeError(f"not a whole number of 64 bits: {value!r}")
+    return value
+
+
+def _admission(answer: Admission) -> Admission:
+    match answer:
+        case Admitted(releases=releases):
+            if not isinstance(releases, tuple) or not all(isinstance(r, str) for r in releases):
+                raise TypeError(f"releases must be a tuple of conversation ids, not {releases!r}")
+        case Held(reason=reason, until=until):
+            reason.encode()
+            _int64(until if until is not None else 0)
+        case TurnedAway(reason=reason, retry_after=retry_after):
+            reason.encode()  # it goes into the journal
+            _int64(retry_after if retry_after is not None else Nanos(0))
+        case _:
+            raise TypeError(f"not an admission: {answer!r}")
+    return answer
