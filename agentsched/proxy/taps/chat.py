@@ -1,0 +1,118 @@
+"""Chunks of chat completions and of completions: `choices`, `usage`, `[DONE]`, `error`.
+
+Where several choices were asked for, the first is the answer: it is the one that agents go on with.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from agentsched.proxy.taps.draft import AnswerDraft
+from agentsched.proxy.taps.usage import ChatUsage
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolDelta(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolDelta] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    id: str | None = None
+    choices: list[_Choice] | None = None
+    usage: ChatUsage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_DECODE: Final = msgspec.json.Decoder(_Chunk).decode
+
+
+class ChatTap:
+    """Reads chunks into a draft. After `is_finished`, a chunk may come that holds usage alone."""
+
+    __slots__ = ("_draft", "is_finished")
+
+    def __init__(self, draft: AnswerDraft) -> None:
+        self._draft = draft
+        self.is_finished = False
+
+    def observe(self, data: bytes) -> bool:
+        """Take in one event. True where it holds usage and nothing else.
+
+        Raises:
+            msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is no chunk.
+        """
+        draft = self._draft
+        if data.startswith(b"[DONE]"):
+            draft.is_complete = True
+            return False
+        chunk = _DECODE(data)
+        if not draft.response_id:
+            draft.name_response(chunk.id)
+        if chunk.usage is not None:
+            draft.usage = chunk.usage.usage()
+        if chunk.choices:
+            for choice in chunk.choices:
+                self._choose(choice)
+            return False
+        if chunk.error:
+            draft.fail(chunk.error)
+            return False
+        return chunk.choices is not None and chunk.usage is not None
+
+    def _choose(self, choice: _Choice) -> None:
+        draft = self._draft
+        if choice.finish_reason is not None:
+            self.is_finished = True
+        if choice.index != 0:
+            return
+        delta = choice.delta
+        if delta is not None:
+            if delta.content:
+                draft.add_text(delta.content)
+            if delta.tool_calls:
+                for call in delta.tool_calls:
+                    self._call(call)
+            elif delta.reasoning or delta.reasoning_content or delta.refusal:
+                draft.is_started = True
+        elif choice.text:
+            draft.add_text(choice.text)
+        if choice.finish_reason is not None:
+            draft.finish_reason = choice.finish_reason
+            draft.is_complete = True
+
+    def _call(self, call: _ToolDelta) -> None:
+        draft = self._draft
+        place = call.index
+        if place is None:
+            # Some servers do not number: an id begins a call, what has none belongs to the last.
+            place = draft.last_call + (1 if call.id or draft.last_call < 0 else 0)
+        function = call.function
+        if call.id or (function is not None and function.name):
+            draft.begin_call(
+                place, call_id=call.id, name=None if function is None else function.name
+            )
+        if function is not None and function.arguments:
+            draft.add_arguments(place, function.arguments)

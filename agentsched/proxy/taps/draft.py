@@ -1,0 +1,161 @@
+"""An answer while it is read: text and tool calls grow within a bound."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from agentsched.model import Usage
+from agentsched.proxy.answer import Answer, AnsweredCall
+
+ANSWER_CHARS_MAX: Final = 256 * 1024
+_CALLS_MAX: Final = 1024
+_NAME_CHARS_MAX: Final = 512
+_ERROR_CHARS_MAX: Final = 2048
+
+
+class _ErrorObject(msgspec.Struct):
+    message: str | None = None
+
+
+_ERROR: Final = msgspec.json.Decoder(_ErrorObject | str | None)
+
+
+class CallDraft:
+    """A tool call while its arguments arrive."""
+
+    __slots__ = ("arguments", "call_id", "name")
+
+    def __init__(self) -> None:
+        self.call_id = ""
+        self.name = ""
+        self.arguments: list[str] = []
+
+
+class AnswerDraft:
+    """What is known of an answer so far. Reading it (`answer`) changes nothing."""
+
+    __slots__ = (
+        "_calls",
+        "_room",
+        "_text",
+        "error",
+        "finish_reason",
+        "is_complete",
+        "is_started",
+        "is_truncated",
+        "response_id",
+        "usage",
+    )
+
+    def __init__(self, chars_max: int = ANSWER_CHARS_MAX) -> None:
+        self.response_id = ""
+        self.finish_reason = ""
+        self.error = ""
+        self.usage: Usage | None = None
+        #: The first content, reasoning or tool call was seen.
+        self.is_started = False
+        self.is_complete = False
+        self.is_truncated = False
+        #: Calls by their place in the answer, in the order in which they began.
+        self._calls: dict[int, CallDraft] = {}
+        self._text: list[str] = []
+        #: Characters that text and arguments may still take.
+        self._room = chars_max
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self._text)
+
+    @property
+    def last_call(self) -> int:
+        """The place of the call that began last; -1 where there is none."""
+        return next(reversed(self._calls), -1)
+
+    def name_response(self, response_id: str | None) -> None:
+        """Keep the engine's id, the first that comes."""
+        if response_id and not self.response_id:
+            self.response_id = response_id[:_NAME_CHARS_MAX]
+
+    def add_text(self, text: str) -> None:
+        self.is_started = True
+        text = self._fit(text)
+        if text:
+            self._text.append(text)
+
+    def begin_call(self, place: int, *, call_id: str | None, name: str | None) -> None:
+        """Note a call's id and name; each is kept as first given."""
+        self.is_started = True
+        call = self._call(place)
+        if call is None:
+            return
+        if call_id and not call.call_id:
+            call.call_id = call_id[:_NAME_CHARS_MAX]
+        if name and not call.name:
+            call.name = name[:_NAME_CHARS_MAX]
+
+    def add_arguments(self, place: int, arguments: str) -> None:
+        self.is_started = True
+        call = self._call(place)
+        if call is None:
+            return
+        arguments = self._fit(arguments)
+        if arguments:
+            call.arguments.append(arguments)
+
+    def set_arguments(self, place: int, arguments: str) -> None:
+        """Take the whole arguments, said at a call's end, in place of their pieces."""
+        call = self._call(place)
+        if call is None:
+            return
+        self._room += sum(map(len, call.arguments))
+        call.arguments.clear()
+        self.add_arguments(place, arguments)
+
+    def fail(self, error: msgspec.Raw | str | None) -> None:
+        """Note an error: its text, an error object as bytes, or whatever else was sent."""
+        if isinstance(error, msgspec.Raw):
+            error = _error_text(error)
+        self.error = (error or "the engine reported an error")[:_ERROR_CHARS_MAX]
+
+    def answer(self) -> Answer:
+        return Answer(
+            response_id=self.response_id,
+            text="".join(self._text),
+            calls=tuple(
+                AnsweredCall(
+                    call_id=call.call_id, name=call.name, arguments="".join(call.arguments)
+                )
+                for call in self._calls.values()
+            ),
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            is_complete=self.is_complete,
+            is_truncated=self.is_truncated,
+            error=self.error,
+        )
+
+    def _call(self, place: int) -> CallDraft | None:
+        call = self._calls.get(place)
+        if call is None:
+            if len(self._calls) >= _CALLS_MAX:
+                self.is_truncated = True
+                return None
+            call = self._calls[place] = CallDraft()
+        return call
+
+    def _fit(self, text: str) -> str:
+        if len(text) > self._room:
+            self.is_truncated = True
+            text = text[: self._room]
+        self._room -= len(text)
+        return text
+
+
+def _error_text(raw: msgspec.Raw) -> str:
+    try:
+        error = _ERROR.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return bytes(raw)[:_ERROR_CHARS_MAX].decode(errors="replace")
+    return (error.message if isinstance(error, _ErrorObject) else error) or ""

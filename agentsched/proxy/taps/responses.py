@@ -1,0 +1,153 @@
+"""Events of the Responses API: items that grow, and a response object at either end."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from agentsched.proxy.taps.draft import AnswerDraft
+from agentsched.proxy.taps.usage import ResponsesUsage
+
+
+class _Item(msgspec.Struct, gc=False):
+    type: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    input: msgspec.Raw = msgspec.Raw()
+    content: msgspec.Raw = msgspec.Raw()
+
+
+class _Part(msgspec.Struct, gc=False):
+    type: str | None = None
+    text: str | None = None
+
+
+class _Incomplete(msgspec.Struct, gc=False):
+    reason: str | None = None
+
+
+class ResponseObject(msgspec.Struct, gc=False):
+    """A response as a whole: the body of an answer, and the payload of a stream's last event."""
+
+    id: str | None = None
+    status: str | None = None
+    output: list[_Item] | None = None
+    usage: ResponsesUsage | None = None
+    incomplete_details: _Incomplete | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: str = ""
+    delta: msgspec.Raw = msgspec.Raw()
+    output_index: int = 0
+    item: _Item | None = None
+    arguments: str | None = None
+    response: ResponseObject | None = None
+    message: str | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_DECODE: Final = msgspec.json.Decoder(_Event).decode
+_TEXT: Final = msgspec.json.Decoder(str).decode
+_PARTS: Final = msgspec.json.Decoder(list[_Part])
+
+_TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
+_STARTS: Final = frozenset(
+    {
+        "response.reasoning_text.delta",
+        "response.reasoning_summary_text.delta",
+        "response.refusal.delta",
+        "response.custom_tool_call_input.delta",
+    }
+)
+
+
+class ResponsesTap:
+    """Reads events into a draft."""
+
+    __slots__ = ("_draft", "is_finished")
+
+    def __init__(self, draft: AnswerDraft) -> None:
+        self._draft = draft
+        self.is_finished = False
+
+    def observe(self, data: bytes) -> bool:
+        """Take in one event. Never usage alone, so always False.
+
+        Raises:
+            msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is no event.
+        """
+        if data.startswith(b"[DONE]"):  # some servers end every stream so
+            return False
+        event = _DECODE(data)
+        draft = self._draft
+        match event.type:
+            case "response.output_text.delta":
+                draft.add_text(_TEXT(event.delta))
+            case "response.function_call_arguments.delta":
+                draft.add_arguments(event.output_index, _TEXT(event.delta))
+            case "response.function_call_arguments.done":
+                if event.arguments is not None:
+                    draft.set_arguments(event.output_index, event.arguments)
+            case "response.output_item.added" | "response.output_item.done":
+                if event.item is not None and event.item.type in _CALLS:
+                    take_call(draft, event.output_index, event.item)
+            case "response.created" | "response.in_progress" | "response.queued":
+                if event.response is not None:
+                    draft.name_response(event.response.id)
+            case kind if kind in _TERMINAL:
+                self._end(kind, event)
+            case kind if kind in _STARTS:
+                draft.is_started = True
+            case _:
+                if event.error or event.type == "error":
+                    draft.fail(event.error or event.message)
+        return False
+
+    def _end(self, kind: str, event: _Event) -> None:
+        self.is_finished = True
+        response = event.response or ResponseObject()
+        if response.status is None:
+            response.status = kind.removeprefix("response.")
+        take_response(self._draft, response)
+
+
+def take_call(draft: AnswerDraft, place: int, item: _Item) -> None:
+    """Note a tool call item; the arguments that it brings are the whole ones."""
+    draft.begin_call(place, call_id=item.call_id, name=item.name)
+    if item.arguments:
+        draft.set_arguments(place, item.arguments)
+    elif item.input:
+        text = _TEXT(item.input)
+        if text:
+            draft.set_arguments(place, text)
+
+
+def take_response(draft: AnswerDraft, response: ResponseObject) -> None:
+    """Take a whole response: what is not known yet, and how it ended.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: an item is not what it should be.
+    """
+    draft.name_response(response.id)
+    if response.usage is not None:
+        draft.usage = response.usage.usage()
+    status = response.status or ""
+    draft.finish_reason = status
+    if status == "incomplete" and response.incomplete_details is not None:
+        draft.finish_reason = response.incomplete_details.reason or status
+    draft.is_complete = status in ("completed", "incomplete", "failed", "cancelled")
+    if status == "failed" or (response.error and bytes(response.error) != b"null"):
+        draft.fail(response.error or None)
+    knows_text = draft.has_text
+    for place, item in enumerate(response.output or ()):
+        if item.type in _CALLS:
+            take_call(draft, place, item)
+        elif item.type == "message" and not knows_text and item.content:
+            for part in _PARTS.decode(item.content):
+                if part.type == "output_text" and part.text:
+                    draft.add_text(part.text)
