@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agentsched.kernel.transitions import to_mermaid
-
 ROOT: Final = Path(__file__).parent.parent
 PAGE: Final = ROOT / "docs" / "architecture.md"
 PACKAGES: Final = (
@@ -47,12 +45,7 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.:])\s+(?=[A-Z])", paragraph)[0]
 
 
-def life() -> str:
-    """The life of a step, from the kernel's table."""
-    return f"```mermaid\n{to_mermaid()}```\n"
-
-
-DRAWINGS: Final[dict[str, Callable[[], str]]] = {"modules": modules, "life-of-a-step": life}
+DRAWINGS: Final[dict[str, Callable[[], str]]] = {"modules": modules}
 
 
 def draw(page: str) -> str:

@@ -144,7 +144,8 @@ def test_no_dead_modules() -> None:
     """Every module is reached from an entry point or from a stable import path."""
     paths = {module_name(path): path for path in modules()}
     reached: set[str] = set()
-    waiting = {"agentsched", "agentsched.model", "agentsched.policy", *entry_points()}
+    started = {name for name in paths if name.endswith(".__main__")}  # by `python -m`
+    waiting = {"agentsched", "agentsched.model", "agentsched.policy", *entry_points(), *started}
     while waiting:
         name = waiting.pop()
         if name in reached or name not in paths:
