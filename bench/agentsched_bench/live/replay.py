@@ -50,8 +50,8 @@ class Arm:
 class ReplayOptions:
     """How to replay. `model` None takes the one that the first arm serves.
 
-    With `alternate`, repeats go A B A B; without, A A B B. `salt` gives each run content of its own,
-    so that none finds in a cache what another left there; None: all runs have the same content.
+    With `alternate`, repeats go A B A B; without, A A B B. `salt` gives each run content of its
+    own, so that none finds in a cache what another left there; None: all have the same content.
     """
 
     dialect: Dialect = Dialect.CHAT

@@ -1,0 +1,108 @@
+"""`agentsched replay`: arguments, and a real process that is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agentsched.model import AgentschedError, ConfigError
+from agentsched_bench.live.cli import parse_arms
+from agentsched_bench.live.results import read_result
+from agentsched_bench.workload.generate import sample_path
+
+if TYPE_CHECKING:
+    from tests.bench.live.conftest import FakeOpenAi
+
+_MAIN = "import sys; from agentsched.cli import main; sys.exit(main())"
+
+
+async def _replay(*arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _MAIN,
+        "replay",
+        str(sample_path()),
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+def test_arms_have_names_ids_and_resets() -> None:
+    urls = ["direct=http://a:1", "http://b:2/v1"]
+    arms = parse_arms(urls, ids=["session", "direct=none"], reset=["direct=http://a:1/r?x=1"])
+
+    assert [(arm.name, arm.url, arm.ids) for arm in arms] == [
+        ("direct", "http://a:1", "none"),
+        ("arm-2", "http://b:2/v1", "session"),
+    ]
+    assert arms[0].reset_url == "http://a:1/r?x=1"
+    assert arms[1].reset_url is None
+
+
+@pytest.mark.parametrize(
+    ("urls", "ids", "complaint"),
+    [
+        (["a=ftp://x"], [], "not a URL"),
+        (["a=http://x", "a=http://y"], [], "two arms"),
+        (["a=http://x"], ["b=session"], "no arm is called"),
+        (["a=http://x"], ["telepathy"], "no convention"),
+    ],
+)
+def test_senseless_arms_are_refused(urls: list[str], ids: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        parse_arms(urls, ids=ids)
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("{}")
+
+    with pytest.raises(AgentschedError, match=r"r\.json: not a replay's result"):
+        read_result(path)
+
+
+@pytest.mark.slow
+async def test_a_replay_writes_its_result_and_prints_a_table(
+    fake: FakeOpenAi, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.json"
+    process = await _replay(
+        *("--url", f"one={fake.url}", "--programs", "3", "--steps", "2", "--gap-cap", "0"),
+        *("--api-key", "secret", "--out", str(out)),
+    )
+    said, complained = await process.communicate()
+
+    assert process.returncode == 0, complained
+    assert b"job completion, mean" in said
+    assert b"synthetic" in said
+    result = read_result(out)
+    assert result.is_complete
+    assert result.trace.sha256
+    assert "secret" not in out.read_text()
+    assert fake.seen[-1].headers["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.slow
+async def test_ctrl_c_keeps_what_was_measured(fake: FakeOpenAi, tmp_path: Path) -> None:
+    fake.hang_from = 6
+    out = tmp_path / "r.json"
+    process = await _replay(
+        *("--url", fake.url, "--programs", "4", "--gap-cap", "0", "--out", str(out)), "--json"
+    )
+    await fake.hanging.wait()
+    process.send_signal(signal.SIGINT)
+    said, complained = await process.communicate()
+
+    assert process.returncode == 130, complained
+    result = read_result(out)
+    assert not result.is_complete
+    assert any(not row.error for row in result.calls)
+    assert json.loads(said)[0]["programs"]["interrupted"] > 0

@@ -1,0 +1,84 @@
+"""`agentsched trace`, as a person calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agentsched_bench.workload.cli import app
+from agentsched_bench.workload.trace import TraceError, read_trace
+
+_RUN = CliRunner()
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    path = tmp_path / "made.jsonl.gz"
+    arguments = ["generate", "--out", str(path), "--programs", "6", "--steps", "5"]
+    assert _RUN.invoke(app, arguments).exit_code == 0
+    return path
+
+
+def test_a_made_trace_is_valid(made: Path) -> None:
+    result = _RUN.invoke(app, ["validate", str(made)])
+
+    assert result.exit_code == 0
+    assert "0 errors, 0 warnings" in result.output
+
+
+def test_a_bad_line_fails_the_check_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"session_id": 1}\n')
+
+    result = _RUN.invoke(app, ["validate", str(path)])
+
+    assert result.exit_code == 1
+    assert f"{path}:1: error:" in result.output
+    machine = _RUN.invoke(app, ["validate", str(path), "--json"])
+    assert json.loads(machine.output)["errors"] == 1
+
+
+def test_figures_are_printed_for_people_and_for_machines(made: Path) -> None:
+    people = _RUN.invoke(app, ["stats", str(made)])
+    machines = _RUN.invoke(app, ["stats", str(made), "--json"])
+
+    assert "synthetic" in people.output
+    assert json.loads(machines.output)["programs"] == 6
+
+
+def test_figures_can_leave_bad_lines_out(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.jsonl"
+    rows = list(read_trace(made))
+    path.write_bytes(
+        b"{}\n"
+        + b"".join(
+            json.dumps(
+                {
+                    "session_id": row.session_id,
+                    "source": "s",
+                    "steps": [{"step": 0, "input_tokens": 1, "output_tokens": 1}],
+                }
+            ).encode()
+            + b"\n"
+            for row in rows
+        )
+    )
+
+    strict = _RUN.invoke(app, ["stats", str(path)])
+    lenient = _RUN.invoke(app, ["stats", str(path), "--skip-bad", "--json"])
+
+    assert isinstance(strict.exception, TraceError)
+    assert lenient.exit_code == 0
+    assert f"left out: {path}:1:" in lenient.stderr
+    assert json.loads(lenient.stdout)["recordings"] == len(rows)
+
+
+def test_a_sample_is_a_trace(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sample.jsonl"
+    arguments = ["sample", str(made), "--out", str(path), "--programs", "2", "--only", "agent=s*"]
+
+    assert _RUN.invoke(app, arguments).exit_code == 0
+    assert {row.agent for row in read_trace(path)} == {"shell-agent"}
