@@ -1,9 +1,101 @@
-"""Order of the whole suite: what is quick comes first, so that a mistake shows early."""
+"""What tests of several rooms share: one real vLLM at a time, started when first asked for."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+from agentsched_bench.vllm_local import LocalVllm, LocalVllmConfig, find_python
+from agentsched_bench.vllm_local.launcher import PYTHON_VARIABLE
+
+_ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Tests with an engine of their own come last: each costs the shared engine its place."""
+
+    def wants_own(item: pytest.Item) -> bool:
+        names = getattr(item, "fixturenames", ())
+        return "vllm_slot" in names and "vllm_url" not in names
+
+    # Among equals, what is quick comes first, so that a mistake shows early.
+    items.sort(key=lambda i: (wants_own(i), i.get_closest_marker("slow") is not None))
+
+
+def living(group: int) -> list[str]:
+    """Processes of a group that still run (Linux); ended ones that nobody collected do not."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = stat.read_text().rpartition(")")
+            state, _, member, *_ = rest.split()
+            if int(member) == group and state not in "ZX":
+                found.append(f"{name})")
+    return found
+
+
+class VllmSlot:
+    """Room for one engine: asking for another configuration ends the one that runs."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._engine: LocalVllm | None = None
+
+    def url(self, config: LocalVllmConfig) -> str:
+        """The URL of an engine of this configuration, started if need be (half a minute)."""
+        if self._engine is None or self._engine.config != config:
+            self.close_engine()
+            engine = LocalVllm(config)
+            self._runner.run(engine.start())
+            self._engine = engine
+        return self._engine.url
+
+    def close_engine(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            group = engine.pid
+            self._runner.run(engine.stop())
+            assert living(group) == [], "an engine left processes behind"
+
+    def close(self) -> None:
+        self.close_engine()
+        self._runner.close()
+
+
+@pytest.fixture(scope="session")
+def vllm_slot() -> Iterator[VllmSlot]:
+    """For tests that need an engine of their own configuration. Mark them `vllm`."""
+    slot = VllmSlot()
+    yield slot
+    slot.close()
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> Path:
+    """The Python that has vLLM: the environment's, or that of `.venv-vllm` beside this tree."""
+    configured = os.environ.get(PYTHON_VARIABLE, "")
+    return find_python(Path(configured) if configured else _ROOT / ".venv-vllm/bin/python")
+
+
+@pytest.fixture(scope="session")
+def vllm_config(vllm_python: Path) -> LocalVllmConfig:
+    """The shared engine: priority order, four requests at once, a pool that a test can fill."""
+    return LocalVllmConfig(
+        python=vllm_python,
+        blocks=257,
+        max_model_len=4_096,
+        scheduling="priority",
+        dev_routes=True,
+        extra_args=("--max-num-seqs", "4"),
+    )
+
+
+@pytest.fixture
+def vllm_url(vllm_slot: VllmSlot, vllm_config: LocalVllmConfig) -> str:
+    """A real vLLM that all tests share. Mark tests that use it `vllm`."""
+    return vllm_slot.url(vllm_config)

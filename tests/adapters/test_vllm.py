@@ -1,0 +1,224 @@
+"""The vLLM adapter against scripted servers: versions and failures that no one engine shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from agentsched.model import Capabilities, EngineError, EngineId, EngineLoad, EngineRefused
+from agentsched_adapters.vllm import PriorityAnswer, VllmEngine
+
+CACHE_INFO = (
+    'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",'
+    'num_gpu_blocks="100"} 1.0\n'
+)
+GAUGES = (
+    'vllm:num_requests_running{engine="0"} 3.0\nvllm:num_requests_running{engine="1"} 1.0\n'
+    'vllm:num_requests_waiting{engine="0"} 2.0\nvllm:num_requests_waiting{engine="1"} 0.0\n'
+    'vllm:kv_cache_usage_perc{engine="0"} 0.5\nvllm:kv_cache_usage_perc{engine="1"} 0.25\n'
+    'vllm:num_preemptions_total{engine="0"} 7.0\nvllm:num_preemptions_total{engine="1"} 1.0\n'
+)
+
+
+class Script:
+    """A server that answers as a vLLM of the test's choice; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.metrics = "# start\nprocess_start_time_seconds 1.0\n" + CACHE_INFO + GAUGES
+        self.policy: str | None = None
+        self.refuses_priority = False
+        self.knows_session_id = True
+        self.details: Any = {"cached_tokens": 0}
+        self.version_status = 200
+        self.completion_status = 200
+        self.completions: list[dict[str, Any]] = []
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/version", self._version)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/server_info", self._server_info)
+        app.router.add_post("/v1/completions", self._completions)
+        return app
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": "0.32.0"}, status=self.version_status)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        models = [{"id": "m", "max_model_len": 4096}, {"id": "lora", "max_model_len": 2048}]
+        return web.json_response({"object": "list", "data": models})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text=self.metrics)
+
+    async def _server_info(self, _: web.Request) -> web.Response:
+        if self.policy is None:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        config = {"scheduler_config": {"policy": self.policy, "max_num_seqs": 8, "x": [1]}}
+        return web.json_response({"vllm_config": config})
+
+    async def _completions(self, request: web.Request) -> web.Response:
+        body = json.loads(await request.read())
+        self.completions.append(body)
+        is_bad = self.knows_session_id and isinstance(body.get("session_id"), dict)
+        is_bad |= self.refuses_priority and bool(body.get("priority"))
+        if is_bad:
+            return web.json_response({"error": {"message": "no"}}, status=400)
+        usage = {"prompt_tokens": 3, "prompt_tokens_details": self.details}
+        return web.json_response({"usage": usage}, status=self.completion_status)
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+async def url(script: Script) -> AsyncIterator[str]:
+    async with TestServer(script.app()) as server:
+        yield str(server.make_url("/"))
+
+
+@pytest.fixture
+async def make(url: str) -> AsyncIterator[Callable[..., VllmEngine]]:
+    made = []
+
+    def build(**options: Any) -> VllmEngine:
+        made.append(VllmEngine(EngineId("e"), url, **options))
+        return made[-1]
+
+    yield build
+    for engine in made:
+        await engine.aclose()
+
+
+async def test_everything_that_it_says(script: Script, make: Any) -> None:
+    script.policy = "priority"
+    engine = make()
+    assert engine.capabilities == Capabilities()
+    assert await engine.probe() == Capabilities(
+        prefix_cache=True,
+        priority=True,
+        session_id=True,
+        cached_tokens=True,
+        block_size=16,
+        kv_tokens=1_600,
+        running_max=8,
+        context_max=2_048,
+        models=("m", "lora"),
+    )
+    assert engine.version == "0.32.0"
+    assert all(request["max_tokens"] == 1 for request in script.completions)
+    assert all(len(request["prompt"]) <= 33 for request in script.completions)
+
+
+@pytest.mark.parametrize(
+    ("declared", "policy", "refuses", "answer", "sent"),
+    [
+        (None, None, False, PriorityAnswer.TAKEN, True),
+        (None, None, True, PriorityAnswer.REFUSED, False),
+        (None, "priority", False, PriorityAnswer.CONFIRMED, True),
+        (None, "fcfs", False, PriorityAnswer.TAKEN, True),
+        (True, None, False, PriorityAnswer.CONFIRMED, True),
+        (False, "priority", False, PriorityAnswer.REFUSED, False),
+    ],
+)
+async def test_what_is_known_of_priority(
+    script: Script,
+    make: Any,
+    declared: bool | None,
+    policy: str | None,
+    refuses: bool,
+    answer: PriorityAnswer,
+    sent: bool,
+) -> None:
+    script.policy, script.refuses_priority = policy, refuses
+    engine = make(priority=declared)
+    capabilities = await engine.probe()
+    assert engine.priority_answer is answer
+    assert capabilities.priority is (answer is PriorityAnswer.CONFIRMED)
+    assert ("priority" in engine.admission_fields(priority=2, session="")) is sent
+
+
+async def test_an_engine_that_knows_less(script: Script, make: Any) -> None:
+    script.knows_session_id = False
+    script.details = None
+    engine = make()
+    capabilities = await engine.probe()
+    assert not capabilities.session_id
+    assert not capabilities.cached_tokens
+    assert engine.admission_fields(priority=0, session="s") == {}
+
+
+async def test_tried_once_per_process(script: Script, make: Any) -> None:
+    engine = make()
+    first = await engine.probe()
+    tried = len(script.completions)
+    assert tried == 3
+    assert await engine.probe() == first
+    assert len(script.completions) == tried
+    script.metrics = script.metrics.replace("seconds 1.0", "seconds 2.0")
+    script.knows_session_id = False
+    assert not (await engine.probe()).session_id
+    assert len(script.completions) == 2 * tried
+
+
+async def test_tried_again_while_nothing_could_be_concluded(script: Script, make: Any) -> None:
+    script.completion_status = 503
+    engine = make()
+    assert not (await engine.probe()).cached_tokens
+    assert engine.priority_answer is PriorityAnswer.UNKNOWN
+    script.completion_status = 200
+    assert (await engine.probe()).cached_tokens
+
+
+async def test_pools_of_several_processes_add_up(script: Script, make: Any) -> None:
+    script.metrics = (
+        "\n"
+        + CACHE_INFO.replace("{", '{engine="0",')
+        + CACHE_INFO.replace("{", '{engine="1",kv_cache_size_tokens="1500",')
+    )
+    assert (await make().probe()).kv_tokens == 3_100
+
+
+async def test_load_adds_counts_and_averages_shares(make: Any) -> None:
+    assert await make().load() == EngineLoad(running=4, waiting=2, kv_usage=0.375, preemptions=8)
+
+
+async def test_older_and_missing_metrics_are_warned_of_once(
+    script: Script, make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    script.metrics = "\nvllm:gpu_cache_usage_perc 0.75\nvllm:num_requests_running 1\n"
+    engine = make()
+    for _ in range(3):
+        assert await engine.load() == EngineLoad(running=1, kv_usage=0.75)
+    capabilities = await engine.probe()
+    assert (capabilities.block_size, capabilities.kv_tokens) == (None, None)
+    await engine.probe()
+    named = sorted(record.getMessage().split()[3] for record in caplog.records)
+    assert named == [
+        "vllm:cache_config_info",
+        "vllm:kv_cache_usage_perc",
+        "vllm:num_preemptions_total",
+        "vllm:num_requests_waiting",
+    ]
+
+
+async def test_a_probe_needs_an_answer(script: Script, make: Any) -> None:
+    script.version_status = 500
+    engine = make()
+    with pytest.raises(EngineRefused, match="/version answered 500"):
+        await engine.probe()
+    assert engine.capabilities == Capabilities()
+
+
+async def test_nonsense_is_an_engine_error(script: Script, make: Any) -> None:
+    script.details = [1]
+    with pytest.raises(EngineError, match="not what was expected"):
+        await make().probe()

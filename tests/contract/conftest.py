@@ -1,0 +1,199 @@
+"""The engines that the contract suite runs against, all of the same size, and a way to ask them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from agentsched.model import EngineId, EngineLoad
+from agentsched.ports import Engine, EngineAnswer, EngineRequest
+from agentsched_adapters import FakeEngine, VllmEngine
+from agentsched_adapters.fake import FakeSpeed
+from agentsched_bench.vllm_local import LocalVllmConfig
+
+SLOTS = 4
+BLOCK_SIZE = 32
+BLOCKS = 257  # vLLM keeps one for itself
+CONTEXT_MAX = 4_096
+_DEADLINE_S = 30.0
+_HEADERS = (("content-type", "application/json"),)
+Prompt = Callable[[str, int], list[int]]
+
+
+@dataclass(slots=True)
+class Client:
+    """Asks an engine through its port, as the data plane does."""
+
+    engine: Engine
+    model: str
+
+    async def open(self, target: str, body: bytes | None) -> EngineAnswer:
+        method = "GET" if body is None else "POST"
+        return await self.engine.send(
+            EngineRequest(
+                method=method,
+                target=target,
+                headers=_HEADERS if body is not None else (),
+                body=body or b"",
+            )
+        )
+
+    async def raw(self, target: str, body: bytes | None = None) -> tuple[int, bytes]:
+        answer = await self.open(target, body)
+        try:
+            return answer.status, await answer.read()
+        finally:
+            await answer.aclose()
+
+    async def post(self, target: str, **fields: Any) -> tuple[int, Any]:
+        status, body = await self.raw(target, msgspec.json.encode({"model": self.model} | fields))
+        return status, msgspec.json.decode(body)
+
+    async def events(self, target: str, **fields: Any) -> list[Any]:
+        """The decoded `data:` lines of a stream, without the final mark."""
+        fields = {"model": self.model, "stream": True} | fields
+        status, body = await self.raw(target, msgspec.json.encode(fields))
+        assert status == 200, body
+        lines = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
+        return [msgspec.json.decode(line) for line in lines if line != b"[DONE]"]
+
+    async def generate(self, prompt: list[int], *, tokens: int = 1, **fields: Any) -> Any:
+        """A plain completion of exactly `tokens` tokens; its usage."""
+        status, answer = await self.post(
+            "/v1/completions", prompt=prompt, max_tokens=tokens, ignore_eos=True, **fields
+        )
+        assert status == 200, answer
+        return answer["usage"]
+
+    async def cached(self, prompt: list[int]) -> int:
+        """How many tokens of a prompt the engine has; asking makes them recent."""
+        usage = await self.generate(prompt)
+        cached: int = usage["prompt_tokens_details"]["cached_tokens"]
+        return cached
+
+    async def stream(self, prompt: list[int], *, tokens: int, **fields: Any) -> EngineAnswer:
+        """An open stream of `tokens` tokens. Must be closed."""
+        body = {"model": self.model, "prompt": prompt, "max_tokens": tokens, "stream": True}
+        body |= {"ignore_eos": True, **fields}
+        answer = await self.open("/v1/completions", msgspec.json.encode(body))
+        assert answer.status == 200
+        return answer
+
+    async def until(self, condition: Callable[[EngineLoad], bool]) -> None:
+        """Read the gauges until they are so."""
+        load = EngineLoad()
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                # The engine has no event to wait on, only gauges to read.
+                while not condition(load := await self.engine.load()):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            raise AssertionError(f"the gauges stayed at {load}") from None
+
+    @asynccontextmanager
+    async def all_slots_taken(self, prompt: Prompt) -> AsyncIterator[list[EngineAnswer]]:
+        """Long streams in all slots; on the way out, an engine with nothing to do."""
+        streams = [await self.stream(prompt(f"slot {i}", 8), tokens=1_500) for i in range(SLOTS)]
+        try:
+            await self.until(lambda load: load.running == SLOTS)
+            yield streams
+        finally:
+            for stream in streams:
+                await stream.aclose()
+            await self.until(lambda load: load.running == 0 and load.waiting == 0)
+
+    async def served_order(self, prompt: Prompt) -> list[str]:
+        """A less urgent request, a more urgent one, and then one free slot: who goes first?"""
+        order: list[str] = []
+
+        async def ask(name: str, priority: int) -> None:
+            await self.generate(prompt(name, 8), tokens=4, priority=priority)
+            order.append(name)
+
+        async with self.all_slots_taken(prompt) as streams, asyncio.TaskGroup() as tasks:
+            tasks.create_task(ask("later", 5))
+            await self.until(lambda load: load.waiting == 1)
+            tasks.create_task(ask("sooner", 1))
+            await self.until(lambda load: load.waiting == 2)
+            await streams[0].aclose()
+        return order
+
+
+def some_tokens(name: str, count: int) -> list[int]:
+    """`count` ordinary tokens that no other name gives."""
+    noise = hashlib.shake_128(name.encode()).digest(2 * count)
+    return [100 + int.from_bytes(noise[i : i + 2], "big") % 3_900 for i in range(0, 2 * count, 2)]
+
+
+@pytest.fixture
+def prompt(request: pytest.FixtureRequest) -> Prompt:
+    """Prompts of given lengths that no other test uses, so that engines can be shared."""
+    return lambda name, count: some_tokens(f"{request.node.nodeid} {name}", count)
+
+
+def _fake(*, priority: bool) -> FakeEngine:
+    return FakeEngine(
+        EngineId("fake"),
+        models=("tiny",),
+        slots=SLOTS,
+        blocks=BLOCKS - 1,
+        block_size=BLOCK_SIZE,
+        context_max=CONTEXT_MAX,
+        speed=FakeSpeed(decode=2_000.0),
+        priority=priority,
+    )
+
+
+@pytest.fixture(params=["fake", pytest.param("vllm", marks=pytest.mark.vllm)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every engine."""
+    return str(request.param)
+
+
+@pytest.fixture
+def address(kind: str, request: pytest.FixtureRequest) -> str:
+    """Where the engine listens; empty for the one in this process. (Not async: it starts vLLM.)"""
+    if kind == "vllm":
+        return str(request.getfixturevalue("vllm_url"))
+    return ""
+
+
+@pytest.fixture
+async def client(address: str) -> AsyncIterator[Client]:
+    """A probed engine with priority order that has nothing to do."""
+    async for client in _opened(address, priority=True):
+        yield client
+
+
+@pytest.fixture
+def fcfs_address(kind: str, vllm_slot: Any, vllm_config: LocalVllmConfig) -> str:
+    """As `address`, of an engine under first come, first served, without development routes."""
+    if kind != "vllm":
+        return ""
+    config = replace(vllm_config, scheduling="fcfs", dev_routes=False)
+    return str(vllm_slot.url(config))
+
+
+@pytest.fixture
+async def fcfs_client(fcfs_address: str) -> AsyncIterator[Client]:
+    """A probed engine that takes requests as they come."""
+    async for client in _opened(fcfs_address, priority=False):
+        yield client
+
+
+async def _opened(address: str, *, priority: bool) -> AsyncIterator[Client]:
+    engine: Engine = VllmEngine(EngineId("vllm"), address) if address else _fake(priority=priority)
+    client = Client(engine=engine, model="tiny")
+    try:
+        await engine.probe()
+        await client.until(lambda load: load.running == 0 and load.waiting == 0)
+        yield client
+    finally:
+        await engine.aclose()
