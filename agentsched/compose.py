@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from agentsched.kernel import GraphBuilder, Scheduler
-from agentsched.model import Limits
+from agentsched import __version__
+from agentsched.kernel import GraphBuilder, JournalHeader, Scheduler
+from agentsched.model import Limits, PolicyError
 from agentsched.policy import (
     AdmitPolicy,
     Choice,
@@ -19,6 +20,7 @@ from agentsched.policy import (
     load,
     load_profile,
 )
+from agentsched.policy.registry import POINTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,20 +38,15 @@ def build_policies(config: SchedulerConfig) -> PolicySet:
     Raises:
         PolicyError: a name is unknown or a policy refuses its parameters.
     """
-    profile = load_profile(config.profile)
-
-    def choice(point: str) -> Choice:
-        chosen: Choice = config.choices.get(point) or getattr(profile, point)
-        return chosen
+    choices = _choices(config)
 
     def make(point: str) -> object:
-        return load(point, choice(point).name, choice(point).params)
+        return load(point, choices[point].name, choices[point].params)
 
-    points = ("order", "admit", "place", "pin", "prefetch")
     # The registry has checked that each object has its point's method.
     return PolicySet(
-        profile=profile.name,
-        names={point: choice(point).name for point in points},
+        profile=config.profile,
+        names={point: choice.name for point, choice in choices.items()},
         order=cast("OrderPolicy", make("order")),
         admit=cast("AdmitPolicy", make("admit")),
         place=cast("PlacePolicy", make("place")),
@@ -61,3 +58,39 @@ def build_policies(config: SchedulerConfig) -> PolicySet:
 def build_scheduler(config: SchedulerConfig, *, graph: GraphBuilder | None = None) -> Scheduler:
     """A fresh scheduler. Equal configurations and events give equal commands."""
     return Scheduler(policies=build_policies(config), limits=config.limits, graph=graph)
+
+
+def journal_header(config: SchedulerConfig) -> JournalHeader:
+    """What a journal of a scheduler of this configuration begins with.
+
+    Raises:
+        PolicyError: the profile's name is unknown.
+    """
+    return JournalHeader(
+        profile=config.profile,
+        choices=_choices(config),
+        limits=config.limits,
+        agentsched=__version__,
+    )
+
+
+def config_of(header: JournalHeader) -> SchedulerConfig:
+    """The configuration of the scheduler whose journal begins with this header."""
+    return SchedulerConfig(profile=header.profile, choices=header.choices, limits=header.limits)
+
+
+def _choices(config: SchedulerConfig) -> dict[str, Choice]:
+    """The choice at each point: the operator's, else the profile's.
+
+    A journal may be read where its profile is no longer known: with all points chosen, none is
+    asked for.
+    """
+    unknown = set(config.choices) - set(POINTS)
+    if unknown:
+        raise PolicyError(
+            f"no policy point is called {min(unknown)!r} (there are: {', '.join(POINTS)})"
+        )
+    if all(point in config.choices for point in POINTS):
+        return {point: config.choices[point] for point in POINTS}
+    profile = load_profile(config.profile)
+    return {point: config.choices.get(point) or getattr(profile, point) for point in POINTS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Final
+from typing import Final, cast
 
 from agentsched.kernel.books import Books
 from agentsched.kernel.records import EngineRecord, Pause, StepRecord
@@ -100,8 +100,7 @@ class GuardedPolicies:
             retention = self._set.pin.retain(pause, self._books, now=now)
             if retention is not None:
                 _int64(retention.ttl)
-                if type(retention.value) not in (int, float) or not isfinite(retention.value):
-                    raise TypeError(f"a pin's value must be finite, not {retention.value!r}")
+                _finite(retention.value)
             return retention
         except Exception as error:
             self._count("pin.retain", error)
@@ -121,11 +120,16 @@ class GuardedPolicies:
         self.latest_error = error
 
 
-def _int64(value: int) -> int:
+def _int64(value: object) -> int:
     # Exactly: a bool or another library's integer would not come back from the journal as it was.
     if type(value) is not int or not -_INT64 <= value < _INT64:
         raise TypeError(f"not a whole number of 64 bits: {value!r}")
     return value
+
+
+def _finite(value: object) -> None:
+    if type(value) not in (int, float) or not isfinite(cast("float", value)):
+        raise TypeError(f"not a finite number: {value!r}")
 
 
 def _admission(answer: Admission) -> Admission:

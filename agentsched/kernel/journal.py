@@ -1,19 +1,24 @@
 """The journal: what happened and what was decided, and its byte form (one JSON line an entry).
 
 The journal is the single truth. Logs, metrics, spans, the database and the bus are projections of
-it, and feeding its events to a fresh scheduler must give its commands again.
+it, and feeding its events to a fresh scheduler must give its commands again. To make that scheduler
+one must know what it was made of: a journal that is kept begins with a header that says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Final, get_args
 
 import msgspec
 
-from agentsched.model import AgentschedError, Command, Event, Instant
+from agentsched.model import AgentschedError, Command, ConfigError, Event, Instant, Limits
+from agentsched.policy import Choice
+
+#: Raised when a line of this version means something else than one of the version before.
+JOURNAL_VERSION: Final = 1
 
 
 class JournalError(AgentschedError):
@@ -38,6 +43,35 @@ _EVENTS: Final = _by_name(Event)
 _COMMANDS: Final = _by_name(Command)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalHeader:
+    """What the scheduler of a journal was made of: enough to make it again.
+
+    `choices` names the policy in force at each point, also where the profile chose it, so that a
+    later version whose profiles differ still replays the journal. `agentsched` is the version that
+    wrote it, for people.
+    """
+
+    profile: str
+    choices: Mapping[str, Choice]
+    limits: Limits
+    agentsched: str = ""
+    version: int = JOURNAL_VERSION
+
+
+class _Choice(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    params: dict[str, Any] = {}
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    journal: int
+    agentsched: str
+    profile: str
+    choices: dict[str, _Choice]
+    limits: dict[str, int]
+
+
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     seq: int
     now: int
@@ -47,6 +81,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 _LINE: Final = msgspec.json.Decoder(_Line)
+_HEADER: Final = msgspec.json.Decoder(_Header)
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     name: msgspec.json.Decoder(cls) for name, cls in (_EVENTS | _COMMANDS).items()
 }
@@ -80,6 +115,48 @@ def decode(line: bytes) -> JournalEntry:
         )
     except msgspec.DecodeError as error:
         raise JournalError(f"not a journal line: {error}") from error
+
+
+def encode_header(header: JournalHeader) -> bytes:
+    """The header as one line of JSON, without a line end."""
+    limits = {name: getattr(header.limits, name) for name in Limits.__slots__}
+    return _ENCODER.encode(
+        _Header(
+            journal=header.version,
+            agentsched=header.agentsched,
+            profile=header.profile,
+            choices={
+                point: _Choice(name=choice.name, params=dict(choice.params))
+                for point, choice in header.choices.items()
+            },
+            limits=limits,
+        )
+    )
+
+
+def decode_header(line: bytes) -> JournalHeader:
+    """The header that `encode_header` made this line from.
+
+    Raises:
+        JournalError: not such a line, or of a version that this one cannot read.
+    """
+    try:
+        raw = _HEADER.decode(line)
+    except msgspec.DecodeError as error:
+        raise JournalError(f"not the header of a journal: {error}") from error
+    if raw.journal != JOURNAL_VERSION:
+        raise JournalError(f"journal version {raw.journal}; this reads {JOURNAL_VERSION}")
+    try:
+        limits = Limits(**raw.limits)  # type: ignore[arg-type]  # NewTypes over int
+    except (TypeError, ConfigError) as error:
+        raise JournalError(f"the header's limits are not ours: {error}") from error
+    return JournalHeader(
+        profile=raw.profile,
+        choices={p: Choice(name=c.name, params=c.params) for p, c in raw.choices.items()},
+        limits=limits,
+        agentsched=raw.agentsched,
+        version=raw.journal,
+    )
 
 
 def _decode_one(pair: tuple[str, msgspec.Raw], *, known: dict[str, type]) -> Any:

@@ -56,3 +56,15 @@ def to_mermaid() -> str:
     lines.append("    failed --> waiting: StepFailed is retryable")
     lines += [f"    {state.value} --> [*]" for state in StepState if state.is_final]
     return "\n".join(lines) + "\n"
+
+
+def to_page() -> str:
+    """The page of the docs that shows the diagram."""
+    return (
+        "# The life of a step\n\n"
+        "Drawn by `to_page()` from the table in `agentsched/kernel/transitions.py`; do not edit.\n"
+        "A test says how to draw it again when it is stale.\n\n"
+        f"```mermaid\n{to_mermaid()}```\n\n"
+        "A pair of state and event that has no arrow cannot happen: the event is late or a\n"
+        "duplicate; the scheduler counts it and changes nothing.\n"
+    )
