@@ -1,0 +1,211 @@
+"""Order, place and admission under the guard that bounds every wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.model import (
+    SECOND,
+    ConversationId,
+    Dispatch,
+    EngineId,
+    EngineLost,
+    Instant,
+    Nanos,
+    Reject,
+    RejectReason,
+    StepCancelled,
+    StepFailed,
+    StepId,
+    UnpinReason,
+)
+from agentsched.policy import Admitted, Held, Retention, TurnedAway
+
+
+def dispatched(commands: Any) -> list[str]:
+    return [c.step for c in commands if isinstance(c, Dispatch)]
+
+
+def hold(step: Any, engine: Any) -> Held:
+    return Held(reason="not now")
+
+
+def test_the_policy_orders_and_the_wait_bound_overrules_it(make_rig: Any) -> None:
+    rig = make_rig(wait_ns_max=Nanos(10 * SECOND))
+    rig.policy.admission = hold
+    rig.engine()
+    for number in range(3):
+        rig.arrive(f"s{number}", program=f"p{number}", at=number)
+    rig.policy.rank_of = lambda step: (-float(step.arrived_at),)
+    [first] = rig.timer()
+    assert (first.step, first.order, rig.now) == ("s0", "bound", 10 * SECOND)
+    rig.policy.admission = lambda step, engine: Admitted()
+    assert dispatched(rig.arrive("s3", program="p3")) == ["s3", "s2", "s1"]
+
+
+def test_the_timer_alone_serves_every_held_step(make_rig: Any) -> None:
+    rig = make_rig(wait_ns_max=Nanos(SECOND))
+    rig.policy.admission = hold
+    rig.engine()
+    for number in range(5):
+        rig.arrive(f"s{number}", program=f"p{number}", at=number / 10)
+    done = []
+    while rig.scheduler.next_deadline() is not None:
+        done += dispatched(rig.timer())
+    assert done == [f"s{n}" for n in range(5)]
+
+
+def test_at_the_wait_bound_with_every_engine_full_it_is_told_no(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=1, wait_ns_max=Nanos(SECOND))
+    rig.engine()
+    rig.arrive("s1")
+    rig.arrive("s2")
+    [reject] = rig.timer()
+    assert (reject.step, reject.reason) == ("s2", RejectReason.WAIT_BOUND)
+
+
+def test_a_due_step_leaves_its_favourite_engine_for_one_with_room(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=1, wait_ns_max=Nanos(SECOND))
+    rig.policy.score_of = lambda step, engine: float(engine.engine == "e2")
+    rig.engine("e1")
+    rig.engine("e2")
+    assert rig.arrive("s1")[0].engine == "e2"
+    assert rig.arrive("s2") == ()
+    assert rig.timer()[0].engine == "e1"
+
+
+def test_no_step_is_bypassed_beyond_its_bound_even_within_one_turn(make_rig: Any) -> None:
+    rig = make_rig(bypasses_max=2)
+    rig.policy.admission = hold
+    rig.engine()
+    for number in range(6):
+        rig.arrive(f"s{number}", program=f"p{number}", at=number)
+    rig.policy.admission = lambda step, engine: Admitted()
+    rig.policy.rank_of = lambda step: (-float(step.arrived_at),)
+    commands = rig.timer(at=6)
+    assert dispatched(commands) == ["s5", "s4", "s0", "s1", "s2", "s3"]
+    assert [c.bypassed for c in commands] == [0, 1, 2, 2, 2, 2]
+
+
+def test_a_step_at_its_bypass_bound_waits_for_room_and_goes_next(make_rig: Any) -> None:
+    rig = make_rig(bypasses_max=1, running_steps_per_engine_max=1)
+    rig.policy.admission = lambda step, engine: (
+        Held(reason="shy", blocks_others=False) if step.step == "s0" else Admitted()
+    )
+    rig.engine()
+    rig.arrive("s0", at=0)
+    assert dispatched(rig.arrive("s1", program="p1b", at=1)) == ["s1"]
+    assert dispatched(rig.arrive("s2", program="p2", at=2)) == []
+    [dispatch] = rig.finish("s1")
+    assert (dispatch.step, dispatch.order, dispatch.bypassed) == ("s0", "bound", 1)
+
+
+def test_a_retried_step_keeps_its_place_and_its_bypasses(make_rig: Any) -> None:
+    rig = make_rig(bypasses_max=1)
+    rig.policy.admission = lambda step, engine: (
+        Held(reason="shy", blocks_others=False) if step.step == "s0" else Admitted()
+    )
+    rig.engine()
+    rig.arrive("s0", at=0)
+    commands = rig.arrive("s1", program="p2", at=1)
+    assert dispatched(commands) == ["s1", "s0"]
+    failed = StepFailed(step=StepId("s0"), reason="reset", is_retryable=True)
+    [again] = rig.push(failed, at=2)
+    assert (again.step, again.order) == ("s0", "bound")
+
+
+def test_a_step_that_blocks_keeps_others_from_its_engine_only(rig: Any) -> None:
+    rig.policy.score_of = lambda step, engine: float(engine.engine == step.arrived.agent)
+    rig.policy.admission = lambda step, engine: (
+        Held(reason="big") if step.step == "big" else Admitted()
+    )
+    rig.engine("e1")
+    rig.engine("e2")
+    rig.arrive("big", agent="e1", at=0)
+    assert rig.arrive("s1", program="p2", agent="e1", at=1) == ()
+    assert dispatched(rig.arrive("s2", program="p3", agent="e2", at=2)) == ["s2"]
+    held = {s.step: s.held_for for s in rig.scheduler.steps.values()}
+    assert held["big"] == "big"
+    assert held["s1"] in ("behind", "")
+
+
+def test_a_hold_with_an_end_is_asked_again_then(rig: Any) -> None:
+    rig.policy.admission = lambda step, engine: Held(reason="wait", until=Instant(3 * SECOND))
+    rig.engine()
+    rig.arrive("s1", at=1)
+    assert rig.scheduler.next_deadline() == 3 * SECOND
+    rig.policy.admission = lambda step, engine: Admitted()
+    assert dispatched(rig.timer()) == ["s1"]
+
+
+def test_a_hold_whose_end_is_past_does_not_spin(rig: Any) -> None:
+    rig.policy.admission = lambda step, engine: Held(reason="wait", until=Instant(0))
+    rig.engine()
+    rig.arrive("s1", at=1)
+    assert rig.scheduler.next_deadline() == rig.scheduler.limits.wait_ns_max + SECOND
+
+
+def test_turned_away(rig: Any) -> None:
+    rig.policy.admission = lambda step, engine: TurnedAway(reason="no", retry_after=Nanos(7))
+    rig.engine()
+    [reject] = rig.arrive("s1")
+    assert reject == Reject(
+        step=StepId("s1"), reason=RejectReason.REFUSED, retry_after=Nanos(7), detail="no"
+    )
+
+
+def test_admission_may_give_up_what_is_kept_for_paused_conversations(rig: Any) -> None:
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND))
+    rig.engine()
+    rig.arrive("s1", conversation="idle")
+    [pin] = rig.finish("s1")
+    releases = (ConversationId("idle"), ConversationId("busy"), ConversationId("nobody"))
+    rig.policy.admission = lambda step, engine: Admitted(releases=releases)
+    unpin, dispatch = rig.arrive("s2", program="p2", conversation="busy")
+    assert (unpin.pin, unpin.reason) == (pin.pin, UnpinReason.RELEASED)
+    assert dispatch.step == "s2"
+    idle = rig.scheduler.programs["p1"].conversations["idle"]
+    assert not idle.is_resident
+    assert rig.scheduler.programs["p2"].conversations["busy"].is_resident
+
+
+def test_ties_between_engines_go_to_the_smaller_id(rig: Any) -> None:
+    for name in ("e3", "e1", "e2"):
+        rig.engine(name)
+    assert rig.arrive("s1")[0].engine == "e1"
+
+
+@pytest.mark.parametrize(("engine", "place"), [("e1", "stay"), ("e2", "move")])
+def test_a_dispatch_explains_itself(rig: Any, engine: str, place: str) -> None:
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND))
+    rig.policy.score_of = lambda step, e: float(e.engine == step.arrived.agent)
+    rig.policy.priority_of = lambda step: 7
+    rig.engine("e1")
+    rig.engine("e2")
+    [first] = rig.arrive("s1", agent="e1")
+    assert (first.place, first.pin, first.priority) == ("new", "none", 7)
+    rig.finish("s1", tools={"k": "bash"})
+    [second] = rig.arrive("s2", agent=engine)
+    assert (second.place, second.pin) == (place, "hit" if place == "stay" else "elsewhere")
+
+
+def test_a_full_engine_stops_the_search(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=1)
+    rig.engine()
+    rig.arrive("s1")
+    asked = []
+    rig.policy.rank_of = lambda step: asked.append(step.step) or (0.0,)
+    rig.arrive("s2")
+    rig.arrive("s3")
+    assert asked == []
+
+
+def test_a_cancelled_step_leaves_the_queue(rig: Any) -> None:
+    rig.engine()
+    rig.push(EngineLost(engine=EngineId("e1"), reason="x"))
+    rig.arrive("s1")
+    rig.push(StepCancelled(step=StepId("s1"), reason="client"))
+    assert rig.engine() == ()
+    assert rig.scheduler.next_deadline() is None

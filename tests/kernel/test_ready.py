@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+
+from agentsched.kernel.ready import ReadySteps
+from agentsched.kernel.records import EngineRecord, StepRecord
+from agentsched.model import (
+    Capabilities,
+    ConversationId,
+    EngineId,
+    Instant,
+    Nanos,
+    ProgramId,
+    StepArrived,
+    StepId,
+    TenantId,
+)
+
+ENGINE = EngineRecord(engine=EngineId("e1"))
+
+
+def make(name: str, *, at: int, model: str = "") -> StepRecord:
+    arrived = StepArrived(
+        step=StepId(name),
+        program=ProgramId("p"),
+        conversation=ConversationId("c"),
+        tenant=TenantId("t"),
+        prompt_tokens=1,
+        model=model,
+    )
+    return StepRecord(
+        arrived=arrived, tenant=TenantId("t"), arrived_at=Instant(at), waiting_since=Instant(at)
+    )
+
+
+@pytest.fixture
+def ready() -> ReadySteps:
+    return ReadySteps(wait_ns_max=Nanos(100), bypasses_max=2)
+
+
+def names(steps: object) -> list[str]:
+    return [s.step for s in steps]  # type: ignore[attr-defined]
+
+
+def test_the_oldest_is_due_first(ready: ReadySteps) -> None:
+    assert ready.earliest() is None
+    a, b = make("a", at=1), make("b", at=2)
+    ready.add(a)
+    ready.add(b)
+    assert ready.earliest() == 101
+    assert ready.next_due(now=Instant(100), passing=()) is None
+    assert ready.next_due(now=Instant(101), passing=()) is a
+    assert ready.next_due(now=Instant(101), passing={"a"}) is None
+    assert ready.next_due(now=Instant(102), passing={"a"}) is b
+    ready.remove(a)
+    assert ready.earliest() == 102
+    assert "a" not in ready
+    assert "b" in ready
+
+
+def test_a_step_that_comes_back_takes_its_old_place(ready: ReadySteps) -> None:
+    a, b, c = (make(name, at=at) for name, at in (("a", 1), ("b", 2), ("c", 2)))
+    for step in (a, b, c):
+        ready.add(step)
+    ready.remove(a)
+    ready.add(a)
+    assert names(ready) == ["a", "b", "c"]
+    ready.remove(b)
+    ready.add(b)
+    assert names(ready) == ["a", "c", "b"]  # of one instant: in the order in which they were added
+    assert ready.earliest() == 101
+
+
+def test_order_is_total(ready: ReadySteps) -> None:
+    for name in "dbca":
+        ready.add(make(name, at=5))
+    ready.add(make("late", at=6))
+    assert names(ready.in_order(lambda step: (0.0,))) == ["a", "b", "c", "d", "late"]
+    first = ready.in_order(lambda step: (-float(step.arrived_at),))
+    assert names(first) == ["late", "a", "b", "c", "d"]
+
+
+def test_only_older_steps_that_could_go_there_are_bypassed(ready: ReadySteps) -> None:
+    engine = EngineRecord(engine=EngineId("e"), capabilities=Capabilities(models=("m",)))
+    old, other = make("old", at=1, model="m"), make("other", at=1, model="else")
+    twin, young = make("twin", at=2, model="m"), make("young", at=3, model="m")
+    gone = make("gone", at=2, model="m")
+    for step in (old, other, twin, gone, young):
+        ready.add(step)
+    ready.count_bypasses(gone, engine)
+    assert [s.bypassed for s in (old, other, twin, gone, young)] == [1, 0, 0, 0, 0]
+
+
+def test_a_step_at_its_bypass_bound_is_due_also_after_a_retry(ready: ReadySteps) -> None:
+    old = make("old", at=1)
+    ready.add(old)
+    for number in range(2):
+        assert ready.next_due(now=Instant(9), passing=()) is None
+        ready.count_bypasses(make(f"young{number}", at=2), ENGINE)
+    assert ready.next_due(now=Instant(9), passing=()) is old
+    assert ready.next_due(now=Instant(9), passing={"old"}) is None
+    ready.remove(old)
+    assert ready.next_due(now=Instant(9), passing=()) is None
+    ready.add(old)
+    assert ready.next_due(now=Instant(9), passing=()) is old

@@ -1,0 +1,244 @@
+"""Pins and warm-ups, from the pause to their end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.model import (
+    SECOND,
+    EngineDrained,
+    EngineId,
+    EngineLost,
+    HintAnswered,
+    HintOutcome,
+    Instant,
+    Nanos,
+    Pin,
+    PinId,
+    Prefetch,
+    ProgramClosed,
+    ProgramId,
+    StepCancelled,
+    StepClass,
+    StepId,
+    ToolFinished,
+    Unpin,
+    UnpinReason,
+)
+from agentsched.model.ids import CallId, ToolName
+from agentsched.policy import Retention
+
+
+@pytest.fixture
+def pinned(rig: Any) -> Any:
+    """One program that pauses with a pin of ten seconds; `rig.pin` is the pin."""
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(10 * SECOND), value=2.5)
+    rig.engine()
+    rig.arrive("s1", at=1)
+    rig.start("s1")
+    [rig.pin] = rig.finish("s1", at=2, tools={"k1": "bash"}, prompt=100, output=10)
+    return rig
+
+
+def ended(commands: Any) -> list[UnpinReason]:
+    return [c.reason for c in commands if isinstance(c, Unpin)]
+
+
+def test_a_pause_asks_with_all_that_there_is_to_know(rig: Any) -> None:
+    asked = []
+    rig.policy.retention = lambda pause: asked.append(pause)
+    rig.engine()
+    rig.arrive("s1", at=1)
+    rig.finish("s1", at=2, tools={"k1": "bash"})
+    [pause] = asked
+    assert (pause.program, pause.conversation, pause.tenant) == ("p1", "p1/main", "t1")
+    assert (dict(pause.tools), pause.since, pause.engine) == ({"k1": "bash"}, 2 * SECOND, "e1")
+    assert (pause.prefix.prefix, pause.prefix.tokens) == ("x-s1", 110)
+
+
+def test_the_pin(pinned: Any) -> None:
+    pin = pinned.pin
+    assert isinstance(pin, Pin)
+    assert (pin.engine, pin.conversation, pin.value) == ("e1", "p1/main", 2.5)
+    assert (pin.prefix.tokens, pin.expires_at) == (110, 12 * SECOND)
+    assert pinned.scheduler.engines["e1"].pinned_tokens == 110
+
+
+def test_it_expires(pinned: Any) -> None:
+    [unpin] = pinned.timer()
+    assert unpin == Unpin(pin=pinned.pin.pin, engine=EngineId("e1"), reason=UnpinReason.EXPIRED)
+    assert pinned.now == 12 * SECOND
+    assert pinned.scheduler.engines["e1"].pinned_tokens == 0
+    assert pinned.scheduler.next_deadline() is None
+
+
+def test_it_ends_when_the_next_step_has_started(pinned: Any) -> None:
+    assert ended(pinned.arrive("s2", at=5)) == []
+    assert ended(pinned.start("s2", at=6)) == [UnpinReason.RESUMED]
+
+
+def test_it_ends_when_the_next_answer_comes_whole(pinned: Any) -> None:
+    pinned.policy.retention = lambda pause: None
+    pinned.arrive("s2", at=5)
+    assert ended(pinned.finish("s2", at=6)) == [UnpinReason.RESUMED]
+    assert pinned.scheduler.statistics().pins == 0
+
+
+def test_it_outlives_a_cancelled_step(pinned: Any) -> None:
+    pinned.arrive("s2", at=5)
+    assert pinned.push(StepCancelled(step=StepId("s2"), reason="client")) == ()
+    assert pinned.scheduler.statistics().pins == 1
+
+
+def test_it_ends_with_its_program(pinned: Any) -> None:
+    commands = pinned.push(ProgramClosed(program=ProgramId("p1"), reason="done"))
+    assert ended(commands) == [UnpinReason.CLOSED]
+
+
+def test_it_ends_with_its_engine(pinned: Any) -> None:
+    commands = pinned.push(EngineLost(engine=EngineId("e1"), reason="crash"))
+    assert ended(commands) == [UnpinReason.ENGINE_LOST]
+    conversation = pinned.scheduler.programs["p1"].conversations["p1/main"]
+    assert not conversation.is_resident
+
+
+@pytest.mark.parametrize(
+    "outcome", [HintOutcome.REFUSED, HintOutcome.UNSUPPORTED, HintOutcome.FAILED]
+)
+def test_it_ends_when_the_engine_will_not(pinned: Any, outcome: HintOutcome) -> None:
+    answer = HintAnswered(pin=pinned.pin.pin, outcome=outcome)
+    assert ended(pinned.push(answer, at=3)) == [UnpinReason.REFUSED]
+    assert pinned.push(answer, at=4) == ()
+
+
+def test_a_clipped_pin_ends_earlier_and_never_later(pinned: Any) -> None:
+    def clip(until: float) -> HintAnswered:
+        outcome = HintOutcome.CLIPPED
+        return HintAnswered(
+            pin=pinned.pin.pin, outcome=outcome, until=Instant(round(until * SECOND))
+        )
+
+    assert pinned.push(clip(5), at=3) == ()
+    assert pinned.scheduler.next_deadline() == 5 * SECOND
+    assert pinned.push(clip(99), at=3) == ()
+    assert pinned.scheduler.next_deadline() == 12 * SECOND
+    assert ended(pinned.push(clip(4), at=4)) == [UnpinReason.REFUSED]
+
+
+def test_an_accepted_pin_stays(pinned: Any) -> None:
+    assert pinned.push(HintAnswered(pin=pinned.pin.pin, outcome=HintOutcome.ACCEPTED)) == ()
+    assert pinned.scheduler.statistics().pins == 1
+
+
+def test_a_long_pin_is_clipped_and_one_without_length_is_none(make_rig: Any) -> None:
+    rig = make_rig(pin_ttl_ns_max=Nanos(SECOND))
+    rig.engine()
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(99 * SECOND))
+    rig.arrive("s1", at=0)
+    [pin] = rig.finish("s1", at=1)
+    assert pin.expires_at == 2 * SECOND
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(0))
+    rig.arrive("s2", program="p2")
+    assert rig.finish("s2") == ()
+
+
+def test_the_budget_gives_way_to_value(make_rig: Any) -> None:
+    rig = make_rig(pins_per_engine_max=1)
+    rig.engine()
+    for program, value in (("p1", 1.0), ("p2", 2.0), ("p3", 1.5)):
+        rig.policy.retention = lambda pause, v=value: Retention(ttl=Nanos(SECOND), value=v)
+        rig.arrive(f"s-{program}", program=program)
+        commands = rig.finish(f"s-{program}")
+        if program == "p2":
+            assert ended(commands) == [UnpinReason.BUDGET]
+    assert commands == ()
+    assert rig.scheduler.statistics().pins == 1
+
+
+@pytest.mark.parametrize("event", ["cannot pin", "draining", "no prefix", "no work"])
+def test_where_nothing_can_be_kept_nobody_is_asked(rig: Any, event: str) -> None:
+    asked = []
+    rig.policy.retention = lambda pause: asked.append(pause)
+    rig.engine(pins=event != "cannot pin")
+    more: dict[str, Any] = {}
+    if event == "no prefix":
+        more["prefixes"] = ()
+    if event == "no work":
+        more["step_class"] = StepClass.AUXILIARY
+    rig.arrive("s1", **more)
+    if event == "draining":
+        rig.push(EngineDrained(engine=EngineId("e1"), is_draining=True))
+    assert rig.finish("s1") == ()
+    assert asked == []
+
+
+class TestWarmUps:
+    @pytest.fixture
+    def warmed(self, rig: Any) -> Any:
+        """A program that pauses at 2 s and is to be warmed at 5 s."""
+        rig.policy.warm = lambda pause: Instant(5 * SECOND)
+        rig.engine()
+        rig.arrive("s1", at=1)
+        assert rig.finish("s1", at=2, tools={"k1": "bash"}) == ()
+        return rig
+
+    def test_it_comes_in_time_and_once(self, warmed: Any) -> None:
+        [prefetch] = warmed.timer()
+        assert isinstance(prefetch, Prefetch)
+        assert (warmed.now, prefetch.engine, prefetch.prefix.tokens) == (5 * SECOND, "e1", 110)
+        assert warmed.timer(at=6) == ()
+        done = ToolFinished(program=ProgramId("p1"), call_id=CallId("k1"), tool=ToolName("bash"))
+        assert warmed.push(done, at=7) == ()
+
+    def test_a_tool_that_ends_early_has_it_asked_again(self, warmed: Any) -> None:
+        warmed.policy.warm = lambda pause: Instant(0)
+        done = ToolFinished(program=ProgramId("p1"), call_id=CallId("k1"), tool=ToolName("bash"))
+        [prefetch] = warmed.push(done, at=3)
+        assert isinstance(prefetch, Prefetch)
+        assert warmed.scheduler.next_deadline() is None
+
+    def test_a_second_opinion_may_be_never(self, warmed: Any) -> None:
+        warmed.policy.warm = lambda pause: None
+        done = ToolFinished(program=ProgramId("p1"), call_id=CallId("k1"), tool=ToolName("bash"))
+        assert warmed.push(done, at=3) == ()
+        assert warmed.scheduler.next_deadline() is None
+
+    def test_the_next_step_makes_it_needless(self, warmed: Any) -> None:
+        warmed.arrive("s2", at=3)
+        assert warmed.scheduler.next_deadline() is None
+        warmed.finish("s2", at=4)
+        assert warmed.scheduler.next_deadline() == 5 * SECOND
+
+    def test_a_forgotten_conversation_is_not_warmed(self, make_rig: Any) -> None:
+        rig = make_rig(conversations_per_program_max=1)
+        rig.policy.warm = lambda pause: Instant(5 * SECOND)
+        rig.engine()
+        rig.arrive("s1", conversation="a", at=1)
+        rig.finish("s1", at=2)
+        rig.arrive("s2", conversation="b", at=3)
+        assert rig.scheduler.next_deadline() is None
+        assert rig.timer(at=6) == ()
+
+    def test_nor_one_on_an_engine_that_is_away_or_cannot(self, warmed: Any) -> None:
+        warmed.push(EngineLost(engine=EngineId("e1"), reason="crash"), at=3)
+        assert warmed.timer() == ()
+        assert warmed.scheduler.next_deadline() is None
+
+    def test_planned_warm_ups_do_not_pile_up(self, rig: Any) -> None:
+        rig.policy.warm = lambda pause: Instant(10**15)
+        rig.engine()
+        for number in range(300):
+            rig.arrive(f"s{number}")
+            rig.finish(f"s{number}")
+        assert len(rig.scheduler._retention._warm._heap) < 100
+
+
+def test_pins_and_warm_ups_have_ids_of_their_own(rig: Any) -> None:
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND))
+    rig.policy.warm = lambda pause: Instant(0)
+    rig.engine()
+    rig.arrive("s1")
+    pin, prefetch = rig.finish("s1")
+    assert {pin.pin, prefetch.pin} == {PinId("pin-1"), PinId("warm-2")}
