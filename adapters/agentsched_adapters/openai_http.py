@@ -200,9 +200,13 @@ class OpenAiHttp:
         return self._client
 
     def _outgoing(self, headers: Sequence[tuple[str, str]]) -> CIMultiDict[str]:
-        kept = CIMultiDict(
-            pair for pair in end_to_end(headers) if pair[0].lower() not in _REQUEST_ONLY
-        )
+        kept: CIMultiDict[str] = CIMultiDict()
+        spelling: dict[str, str] = {}
+        for name, value in end_to_end(headers):
+            lower = name.lower()
+            if lower not in _REQUEST_ONLY:
+                # The library takes a repeated name in another spelling for a replacement.
+                kept.add(spelling.setdefault(lower, name), value)
         if self._api_key is not None:
             kept["Authorization"] = f"Bearer {self._api_key}"
         return kept

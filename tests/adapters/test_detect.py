@@ -12,7 +12,8 @@ from agentsched.model import (
     EngineRefused,
     EngineUnreachable,
 )
-from agentsched_adapters import OpenAiCompatibleEngine, VllmEngine, detect
+from agentsched_adapters import OpenAiCompatibleEngine, VllmEngine
+from agentsched_adapters.detect import detect
 
 ID = EngineId("e")
 
