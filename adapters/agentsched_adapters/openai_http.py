@@ -8,8 +8,7 @@ decompressed on the way back, and every failure of the library below becomes one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +35,8 @@ HOP_BY_HOP: Final = frozenset(
 )
 # The connection has its own of these: its address, the body's length, and no waiting for a go.
 _REQUEST_ONLY: Final = frozenset({"host", "content-length", "expect"})
+# All that the library raises on account of the other side; OSError holds TimeoutError.
+_FAILURES: Final = (aiohttp.ClientError, OSError)
 # What the library would add on its own account.
 _AUTOMATIC: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
@@ -95,13 +96,14 @@ class HttpAnswer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         content = self._response.content
-        while True:
-            with _translated(self._where):
+        while not content.at_eof():
+            try:
                 async with asyncio.timeout(self._idle_s):
                     chunk = await content.readany()
-            if not chunk:
-                return
-            yield chunk
+            except _FAILURES as error:
+                raise _translated(error, where=self._where) from error
+            if chunk:
+                yield chunk
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])
@@ -141,15 +143,18 @@ class OpenAiHttp:
             EngineTimeout: no status line within the limit.
             EngineError: something answered that does not speak HTTP.
         """
-        with _translated(self.url):
+        client = self._opened()
+        try:
             async with asyncio.timeout(first_byte_s or self.limits.first_byte_s):
-                response = await self._opened().request(
+                response = await client.request(
                     request.method,
                     URL(self.url + request.target, encoded=True),
                     headers=self._outgoing(request.headers),
                     data=request.body if request.body or _has_body(request.method) else None,
                     allow_redirects=False,
                 )
+        except _FAILURES as error:
+            raise _translated(error, where=self.url) from error
         return HttpAnswer(response, idle_s=self.limits.idle_s, where=self.url)
 
     async def fetch(
@@ -228,19 +233,17 @@ def normal_url(base_url: str) -> str:
     return str(url).rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-@contextmanager
-def _translated(where: str) -> Iterator[None]:
+def _translated(error: Exception, *, where: str) -> EngineError:
     """The one place where the library's errors become ours."""
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise EngineUnreachable(f"{where}: no connection in time") from error
-    except (aiohttp.ServerTimeoutError, TimeoutError) as error:
-        raise EngineTimeout(f"{where}: silent for too long") from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-        raise EngineUnreachable(f"{where}: {_reason(error)}") from error
-    except aiohttp.ClientError as error:
-        raise EngineError(f"{where}: {_reason(error)}") from error
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return EngineUnreachable(f"{where}: no connection in time")
+        case TimeoutError():
+            return EngineTimeout(f"{where}: silent for too long")
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
+            return EngineUnreachable(f"{where}: {_reason(error)}")
+        case _:
+            return EngineError(f"{where}: {_reason(error)}")
 
 
 def _reason(error: BaseException) -> str:
