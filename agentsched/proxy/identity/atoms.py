@@ -1,0 +1,293 @@
+"""Normalisation: a message in any dialect becomes atoms that stay equal when clients reshape it.
+
+Clients re-serialise call arguments, turn `"text"` into `[{"type": "text"}]` and back, move
+`cache_control`, drop reasoning and trim ends. Atoms keep only what survives all of that: who spoke,
+the trimmed text, the calls (id, name, arguments as a value) and the results (id, text).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import xxhash
+
+from agentsched.proxy.identity.signs import signs_of
+
+
+class Kind(IntEnum):
+    """Who speaks in an atom."""
+
+    SYSTEM = 0
+    USER = 1
+    ASSISTANT = 2
+    CALL = 3
+    RESULT = 4
+
+
+class Atom(NamedTuple):
+    """One smallest unit of a prompt.
+
+    `ref` is the tool-call id that it names; prose may name several, then blanks part them. Many
+    atoms are held for long: one string is cheaper than a tuple.
+    """
+
+    kind: int
+    digest: bytes
+    ref: str = ""
+
+
+class Message(NamedTuple):
+    """A normalised message: its atoms, and the tell-tale phrases that its texts hold."""
+
+    atoms: tuple[Atom, ...]
+    signs: int = 0
+
+
+_VOLATILE: Final = frozenset(
+    {
+        "cache_control",
+        "annotations",
+        "logprobs",
+        "status",
+        "provider_specific_fields",
+        "output_config",
+        "signature",
+        "id",
+        "caller",
+    }
+)
+_IGNORED: Final = frozenset(
+    {"thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text"}
+)
+_TEXT: Final = frozenset({"text", "input_text", "output_text", "refusal"})
+_THINKING: Final = re.compile(r"^\s*(?:<think>.*?)?</think>", re.DOTALL)
+_PROSE_CALL_ID: Final = re.compile(r"['\"]id['\"]:\s*['\"]([^'\"]{1,128})['\"]")
+_ROLES: Final = {
+    "system": Kind.SYSTEM,
+    "developer": Kind.SYSTEM,
+    "user": Kind.USER,
+    "assistant": Kind.ASSISTANT,
+    "model": Kind.ASSISTANT,
+}
+#: Blocks that are hashed together; a bound, for block n costs the text of all before it.
+_JOINED_MAX: Final = 32
+_EMPTY_ARGUMENTS: Final = frozenset({"", "{}", "null"})
+
+
+def canonical(value: object) -> bytes:
+    """`value` as JSON that does not depend on key order, spacing or `1` against `1.0`."""
+    return msgspec.json.encode(_without_noise(value), order="sorted")
+
+
+def _without_noise(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: _without_noise(v) for k, v in value.items() if k != "cache_control"}
+    if isinstance(value, list):
+        return [_without_noise(v) for v in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def canonical_arguments(arguments: object) -> bytes:
+    """Call arguments as a value: JSON text and objects that mean the same are equal."""
+    if isinstance(arguments, str):
+        text = arguments.strip()
+        if text in _EMPTY_ARGUMENTS:
+            return b""
+        try:
+            arguments = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            return text.encode("utf-8", "surrogatepass")
+    if arguments is None or arguments == {}:
+        return b""
+    return canonical(arguments)
+
+
+def spoken(text: str) -> str:
+    """An assistant's text without the thinking that some clients strip, trimmed."""
+    if "</think>" in text:
+        text = _THINKING.sub("", text, count=1)
+    return text.strip()
+
+
+class Normaliser:
+    """Turns raw messages into atoms. `seed` keys every hash, so that none can be crafted."""
+
+    def __init__(self, *, seed: int) -> None:
+        self._seed = seed
+        self._tags = tuple(bytes((kind,)) for kind in Kind)
+
+    def digest(self, kind: Kind, *parts: bytes) -> bytes:
+        """The keyed hash of an atom's content."""
+        return xxhash.xxh3_128_digest(self._tags[kind] + b"\0".join(parts), seed=self._seed)
+
+    def text(self, kind: Kind, text: str) -> Atom:
+        """A text atom; `text` must be trimmed already. Names the call ids that prose may hold."""
+        ref = ""
+        if kind is Kind.ASSISTANT and "Calling tools:" in text:
+            ref = " ".join(_PROSE_CALL_ID.findall(text[:65_536]))
+        return Atom(int(kind), self.digest(kind, _encoded(text)), ref)
+
+    def call(self, call_id: str, name: str, arguments: object) -> Atom:
+        """A tool call's atom."""
+        data = canonical_arguments(arguments)
+        digest = self.digest(Kind.CALL, _encoded(call_id), _encoded(name), data)
+        return Atom(int(Kind.CALL), digest, sys.intern(call_id))
+
+    def result(self, call_id: str, content: object) -> Atom:
+        """A tool result's atom."""
+        data = _encoded(_flat(content).strip())
+        digest = self.digest(Kind.RESULT, _encoded(call_id), data)
+        return Atom(int(Kind.RESULT), digest, sys.intern(call_id))
+
+    def message(self, raw: msgspec.Raw | bytes) -> Message:
+        """Normalise one message or item of any dialect. Never raises: odd input is hashed as is."""
+        try:
+            value = msgspec.json.decode(raw)
+            if isinstance(value, str):
+                return self._texts(Kind.USER, [value])
+            if isinstance(value, dict):
+                return self._message(value)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            pass
+        return Message((Atom(int(Kind.USER), self.digest(Kind.USER, bytes(raw))),))
+
+    def _message(self, item: Mapping[str, Any]) -> Message:
+        role = item.get("role")
+        kind = item.get("type")
+        if role in ("tool", "function"):
+            call_id = item.get("tool_call_id") or item.get("name") or ""
+            return Message((self.result(str(call_id), item.get("content")),))
+        if isinstance(role, str):
+            return self._spoken(_ROLES.get(role, Kind.USER), item)
+        if isinstance(kind, str):
+            return self._item(kind, item)
+        return Message((Atom(int(Kind.USER), self.digest(Kind.USER, canonical(dict(item)))),))
+
+    def _spoken(self, kind: Kind, item: Mapping[str, Any]) -> Message:
+        content = item.get("content")
+        parts = content if isinstance(content, list) else [content]
+        atoms, signs = self._texts(kind, parts)
+        calls = item.get("tool_calls")
+        if isinstance(calls, list):
+            atoms += tuple(self._chat_call(c) for c in calls if isinstance(c, dict))
+        legacy = item.get("function_call")
+        if isinstance(legacy, dict):
+            atoms += (self.call("", str(legacy.get("name", "")), legacy.get("arguments")),)
+        if kind is Kind.ASSISTANT and len(atoms) > 1:
+            # Text beside calls does not count (see `prompt`), so it need not be remembered.
+            said = tuple(atom for atom in atoms if atom.kind != Kind.ASSISTANT)
+            atoms = said or atoms
+        return Message(atoms, signs)
+
+    def _chat_call(self, call: Mapping[str, Any]) -> Atom:
+        detail = call.get("function") or call.get("custom") or {}
+        if not isinstance(detail, dict):
+            detail = {}
+        arguments = detail.get("arguments", detail.get("input"))
+        return self.call(str(call.get("id") or ""), str(detail.get("name", "")), arguments)
+
+    def _item(self, kind: str, item: Mapping[str, Any]) -> Message:
+        call_id = str(item.get("call_id") or item.get("id") or "")
+        if kind in _IGNORED or kind == "item_reference":
+            return Message(())
+        if kind.endswith("_output"):
+            return Message((self.result(call_id, item.get("output")),))
+        if kind.endswith("_call"):
+            if "call_id" not in item:
+                return Message(())  # a tool that ran inside the engine: part of no client's history
+            arguments = item.get("arguments", item.get("input", item.get("action")))
+            return Message((self.call(call_id, str(item.get("name", kind)), arguments),))
+        return self._texts(Kind.USER, [item])
+
+    def _texts(self, kind: Kind, parts: Iterable[object]) -> Message:
+        """Text blocks are taken together, yet each end of a block is a place to match.
+
+        A client may append a block to a message that it sent before, or join two blocks to one:
+        so block n hashes the text of blocks 1 to n.
+        """
+        atoms: list[Atom] = []
+        text, signs, blocks = "", 0, 0
+        for part in parts:
+            if isinstance(part, str):
+                block: str | None = part
+            elif isinstance(part, dict):
+                block = part.get("text", part.get("refusal")) if _is_text(part) else None
+            else:
+                continue
+            if isinstance(block, str):
+                signs |= signs_of(block)
+                text += block
+                trimmed = spoken(text) if kind is Kind.ASSISTANT else text.strip()
+                if block.strip() and trimmed:
+                    atoms.append(self.text(kind, trimmed))
+                blocks += 1
+                if blocks == _JOINED_MAX:
+                    text, blocks = "", 0
+            elif isinstance(part, dict):
+                atom = self._block(kind, part)
+                if atom is not None:
+                    atoms.append(atom)
+                    text = ""
+        if kind is Kind.ASSISTANT and len(atoms) > 1:
+            atoms = _last_text(atoms)
+        return Message(tuple(atoms), signs)
+
+    def _block(self, kind: Kind, block: Mapping[str, Any]) -> Atom | None:
+        name = block.get("type")
+        if name == "tool_use":
+            return self.call(
+                str(block.get("id") or ""), str(block.get("name", "")), block.get("input")
+            )
+        if isinstance(name, str) and name.endswith("tool_result"):
+            return self.result(str(block.get("tool_use_id") or ""), block.get("content"))
+        if name in _IGNORED or name in ("server_tool_use", "mcp_tool_use"):
+            return None
+        rest = {k: v for k, v in block.items() if k not in _VOLATILE}
+        return Atom(int(kind), self.digest(kind, b"\1", canonical(rest)))
+
+
+def _is_text(part: Mapping[str, Any]) -> bool:
+    return part.get("type", "text") in _TEXT
+
+
+def _last_text(atoms: list[Atom]) -> list[Atom]:
+    """Of an assistant's growing text only the whole counts: nobody appends to an answer."""
+    return [
+        atom
+        for at, atom in enumerate(atoms)
+        if atom.kind != Kind.ASSISTANT
+        or at + 1 == len(atoms)
+        or atoms[at + 1].kind != Kind.ASSISTANT
+    ]
+
+
+def _flat(content: object) -> str:
+    """A result's content as text: blocks joined, other things as canonical JSON."""
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        return "".join(_flat_block(block) for block in content)
+    return canonical(content).decode("utf-8", "replace")
+
+
+def _flat_block(block: object) -> str:
+    if isinstance(block, str):
+        return block
+    if isinstance(block, dict) and _is_text(block) and isinstance(block.get("text"), str):
+        return str(block["text"])
+    if isinstance(block, dict):
+        block = {k: v for k, v in block.items() if k not in _VOLATILE}
+    return canonical(block).decode("utf-8", "replace")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,537 @@
+"""Recognises programs: gives every request its program and conversation, with ids or without.
+
+The order of evidence: what the client declares (see `native`), a response id, the chain of the
+prompt up to an answer of ours, tool-call ids of ours, a long text of ours, a text of ours
+inside the prompt. Two equal first prompts are two programs; a shared system prompt joins nobody.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+import xxhash
+
+from agentsched.model import (
+    CallId,
+    ConversationId,
+    Instant,
+    Prefix,
+    ProgramId,
+    StepClass,
+    TenantId,
+)
+from agentsched.proxy.answer import Answer
+from agentsched.proxy.identity.classify import classify
+from agentsched.proxy.identity.learn import Learner
+from agentsched.proxy.identity.match import Asked, Match, Matcher, Relation
+from agentsched.proxy.identity.model import (
+    NOTHING_DECLARED,
+    Evidence,
+    Identity,
+    IdentityLimits,
+    IdentityStatistics,
+)
+from agentsched.proxy.identity.native import Claim, ClaimReader
+from agentsched.proxy.identity.needles import hay_of
+from agentsched.proxy.identity.place import AUXILIARY, Place, place
+from agentsched.proxy.identity.prompt import Digester, Prompt
+from agentsched.proxy.identity.records import (
+    Book,
+    Conversation,
+    Program,
+    TextEnd,
+    Turn,
+    TurnState,
+    is_weak,
+)
+from agentsched.proxy.request import ParsedRequest
+
+BYTES_PER_TOKEN: Final = 4.0
+DEFAULT_TENANT: Final = TenantId("default")
+_PASSING: Final = frozenset({StepClass.TOKEN_COUNT, StepClass.PROBE})
+
+
+class IdentityIndex:
+    """Knows the programs that pass by. Bounded in memory; holds no prompt text, only hashes.
+
+    `secret` keys the hashes: random per process, or shared by replicas that must name prefixes
+    alike. `default_tenant` is left out of program ids, all other tenants are part of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret: int,
+        limits: IdentityLimits | None = None,
+        default_tenant: TenantId = DEFAULT_TENANT,
+        extra_headers: Sequence[str] = (),
+    ) -> None:
+        self._limits = limits if limits is not None else IdentityLimits()
+        self._secret = secret & (2**64 - 1)
+        self._default = default_tenant
+        self._digester = Digester(seed=self._secret, messages_max=self._limits.messages_max)
+        self._matcher = Matcher(digester=self._digester, limits=self._limits)
+        self._learner = Learner(digester=self._digester, limits=self._limits)
+        self._reader = ClaimReader(
+            extra_headers=extra_headers, id_characters_max=self._limits.id_characters_max
+        )
+        self._books: dict[TenantId, Book] = {}
+        #: All programs, the idlest first.
+        self._programs: OrderedDict[ProgramId, Program] = OrderedDict()
+        self._turns = 0
+        self._next = 0
+        self._counts: Counter[str] = Counter()
+        self._evidence: Counter[Evidence] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def __contains__(self, program: object) -> bool:
+        return program in self._programs
+
+    # -- the three things that happen ------------------------------------------------------------
+
+    def identify(
+        self,
+        request: ParsedRequest,
+        headers: Mapping[str, str],
+        *,
+        tenant: TenantId,
+        now: Instant,
+        bytes_per_token: float = BYTES_PER_TOKEN,
+        is_dry: bool = False,
+    ) -> Identity:
+        """Say whose request this is, and remember it. Never raises on what a client may send.
+
+        `headers` have lower-case names. With `is_dry` nothing is remembered, and `answered` may not
+        be called with the result.
+        """
+        claim = self._reader.read(request, headers)
+        book = self._books.get(tenant)
+        if book is None:
+            book = Book(name=tenant, needles_max=self._limits.needles_per_tenant_max)
+            if not is_dry:
+                self._books[tenant] = book
+        previous = self._previous(book, request)
+        base = (previous.answer or previous.prompt) if previous is not None else b""
+        prompt = self._digester.digest(request, base=base)
+        step_class = classify(request, prompt, claim)
+        named = self._named(book, claim)
+        program = self._programs.get(named) if named is not None else None
+        asked = Asked(
+            prompt=prompt,
+            book=book,
+            program=program,
+            thread=claim.thread if claim is not None and claim.is_exact else "",
+            is_resent=headers.get("x-stainless-retry-count", "0") not in ("0", ""),
+            now=now,
+        )
+        match = self._match(asked, request, step_class, previous, named)
+        at = place(prompt=prompt, step_class=step_class, claim=claim, match=match, program=program)
+        if is_dry or step_class in _PASSING:
+            return self._passing(asked, at, step_class, claim, match, named, bytes_per_token)
+        return self._settle(asked, at, step_class, claim, match, named, bytes_per_token, request)
+
+    def answered(
+        self,
+        identity: Identity,
+        answer: Answer,
+        *,
+        now: Instant,
+        bytes_per_token: float = BYTES_PER_TOKEN,
+    ) -> Prefix | None:
+        """Learn an answer: its calls, its text, its id. Names prompt plus answer where it can.
+
+        An answer that is not complete counts as abandoned; its calls are learnt all the same.
+        """
+        turn = self._take(identity)
+        if turn is None:
+            return None
+        if not answer.is_complete:
+            self._learner.calls(turn, answer, self._counts)
+            self._abandon(turn, now=now)
+            return None
+        self._learner.answer(turn, answer, self._counts, now=now)
+        self._touch(turn.conversation.program, now)
+        if not turn.answer:
+            return None
+        size = turn.size + len(answer.text) + sum(len(c.arguments) for c in answer.calls)
+        return self._digester.prefix(turn.head, turn.answer, size, bytes_per_token)
+
+    def abandoned(self, identity: Identity, *, now: Instant) -> None:
+        """Note that no complete answer reached the client: the same prompt may come again."""
+        turn = self._take(identity)
+        if turn is not None:
+            self._abandon(turn, now=now)
+
+    def _abandon(self, turn: Turn, *, now: Instant) -> None:
+        turn.state = TurnState.ABANDONED
+        turn.at = now
+        origin = turn.origin
+        if origin is not None:
+            origin.is_continued = False  # if something else is asked instead, it goes on from there
+
+    # -- upkeep ----------------------------------------------------------------------------------
+
+    def forget(self, program: ProgramId) -> bool:
+        """Forget a program and all that names it. False: it was not known."""
+        known = self._programs.pop(program, None)
+        if known is None:
+            return False
+        book = known.book
+        for turn in known.turns:
+            book.forget_turn(turn)
+        self._turns -= len(known.turns)
+        book.needles.forget_program(known)
+        if book.is_empty and not any(p.book is book for p in self._programs.values()):
+            self._books.pop(book.name, None)
+        self._counts["forgotten"] += 1
+        return True
+
+    def expire(self, *, now: Instant) -> tuple[ProgramId, ...]:
+        """Forget the programs that were idle for too long; returns them."""
+        gone = []
+        while self._programs:
+            program = next(iter(self._programs.values()))
+            if now - program.last_at <= self._limits.program_idle_ns_max:
+                break
+            gone.append(program.id)
+            self.forget(program.id)
+        for book in self._books.values():
+            book.needles.expire(now=now, span=self._limits.needle_ns_max)
+        return tuple(gone)
+
+    def statistics(self) -> IdentityStatistics:
+        return IdentityStatistics(
+            programs=len(self._programs),
+            conversations=sum(len(p.conversations) for p in self._programs.values()),
+            turns=self._turns,
+            messages=len(self._digester),
+            identified=self._evidence.total(),
+            by_evidence={str(kind): count for kind, count in sorted(self._evidence.items())},
+            retries=self._counts["retries"],
+            repeated_call_ids=self._counts["repeated_call_ids"],
+            forgotten=self._counts["forgotten"],
+        )
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def _program_id(self, tenant: TenantId, name: str) -> ProgramId:
+        """A program's id over all tenants. What we showed to a client may come back as it was."""
+        owner = "" if tenant == self._default else _quoted(tenant) + "/"
+        if owner and name.startswith(owner):
+            name = name.removeprefix(owner)
+        return ProgramId(owner + _quoted(name))
+
+    def _fresh(self, tenant: TenantId) -> ProgramId:
+        self._next += 1
+        token = xxhash.xxh3_64_hexdigest(self._next.to_bytes(8), seed=self._secret ^ 0x9E3779B9)
+        return self._program_id(tenant, "p-" + token)
+
+    def _named(self, book: Book, claim: Claim | None) -> ProgramId | None:
+        """The program that the client named: outright, or as that of a parent's thread."""
+        if claim is None:
+            return None
+        if claim.root:
+            return self._program_id(book.name, claim.root)
+        for thread in (claim.thread, claim.parent_thread):
+            if thread and thread in book.threads:
+                return book.threads[thread]
+        name = claim.parent_thread or claim.thread
+        return self._program_id(book.name, name) if name else None
+
+    # -- finding ---------------------------------------------------------------------------------
+
+    def _previous(self, book: Book, request: ParsedRequest) -> Turn | None:
+        raw = request.fields.get("previous_response_id")
+        if raw is None or len(raw) > 1_024:
+            return None
+        try:
+            value = msgspec.json.decode(raw)
+        except msgspec.DecodeError:
+            return None
+        return book.responses.get(value) if isinstance(value, str) else None
+
+    def _match(
+        self,
+        asked: Asked,
+        request: ParsedRequest,
+        step_class: StepClass,
+        previous: Turn | None,
+        named: ProgramId | None,
+    ) -> Match | None:
+        match = self._matcher.find(asked, previous)
+        if match is not None or step_class in _PASSING or not len(asked.book.needles):
+            return match
+        if named is not None and (asked.program is None or asked.thread):
+            return None  # the client says where it belongs
+        hay = hay_of(request, first=asked.prompt.points[0].chain)
+        match = self._matcher.find_inside(asked, hay)
+        if match is not None and match.relation is Relation.JOINS:
+            program = match.turn.conversation.program
+            if any(c.thread != AUXILIARY for c in program.conversations.values()):
+                return None  # its first step has come already
+        return match
+
+    def _take(self, identity: Identity) -> Turn | None:
+        """The turn of a request whose end is reported now, for the first and only time."""
+        program = self._programs.get(identity.program)
+        return program.open.pop(identity.turn, None) if program is not None else None
+
+    # -- answering -------------------------------------------------------------------------------
+
+    def _passing(
+        self,
+        asked: Asked,
+        at: Place,
+        step_class: StepClass,
+        claim: Claim | None,
+        match: Match | None,
+        named: ProgramId | None,
+        ratio: float,
+    ) -> Identity:
+        """An identity for a request that leaves no trace."""
+        tenant = asked.book.name
+        program_id = at.program.id if at.program is not None else named or self._fresh(tenant)
+        if at.conversation is not None:
+            conversation = at.conversation.id
+        else:
+            conversation = ConversationId(f"{program_id}#{_quoted(at.thread) or '0'}")
+        identity = self._identity(asked, at, step_class, claim, match, ratio)
+        return replace(
+            identity,
+            program=program_id,
+            conversation=conversation,
+            step=at.program.steps if at.program is not None else 0,
+        )
+
+    def _settle(
+        self,
+        asked: Asked,
+        at: Place,
+        step_class: StepClass,
+        claim: Claim | None,
+        match: Match | None,
+        named: ProgramId | None,
+        ratio: float,
+        request: ParsedRequest,
+    ) -> Identity:
+        """Remember the request at its place."""
+        book, prompt, now = asked.book, asked.prompt, asked.now
+        program = at.program
+        if program is None:
+            program = self._open(book, named, now=now)
+        conversation = at.conversation
+        if conversation is None:
+            conversation = self._branch(program, at, prompt, now=now)
+        self._touch(program, now)
+        if claim is not None:
+            self._note(program, conversation, claim)
+        if conversation.is_subagent and step_class is StepClass.STEP:
+            step_class = StepClass.SUBAGENT
+        turn = self._add_turn(asked, at, conversation, step_class, match)
+        self._next += 1
+        program.turns.append(turn)
+        program.open[self._next] = turn
+        self._turns += 1
+        if match is None and step_class is StepClass.AUXILIARY and named is None:
+            self._learner.title(turn, request, now=now)
+        self._make_room(program)
+        identity = self._identity(asked, at, step_class, claim, match, ratio)
+        self._evidence[identity.evidence] += 1
+        self._counts["retries"] += at.is_retry
+        declared_step = identity.declared.step
+        return replace(
+            identity,
+            program=program.id,
+            conversation=conversation.id,
+            parent=program.parent,
+            agent=conversation.agent or program.agent,
+            step=turn.step if declared_step is None else declared_step,
+            turn=self._next,
+        )
+
+    def _identity(
+        self,
+        asked: Asked,
+        at: Place,
+        step_class: StepClass,
+        claim: Claim | None,
+        match: Match | None,
+        ratio: float,
+    ) -> Identity:
+        """What can be said before program and conversation have their names."""
+        prompt = asked.prompt
+        is_declared = claim is not None and bool(claim.root or claim.thread or claim.parent_thread)
+        evidence, source = Evidence.NONE, ""
+        if claim is not None and is_declared:
+            evidence, source = claim.evidence, claim.source
+        elif match is not None:
+            evidence = match.evidence
+        marks = (match.turn.prompt, match.turn.answer) if match is not None else ()
+        return Identity(
+            program=ProgramId(""),
+            conversation=ConversationId(""),
+            tenant=asked.book.name,
+            step_class=step_class,
+            lineage=at.lineage,
+            evidence=evidence,
+            source=source,
+            parent_conversation=at.kin,
+            agent=claim.agent if claim is not None else "",
+            is_retry=at.is_retry,
+            answers=tuple(CallId(ref) for ref in prompt.results),
+            prefixes=self._digester.prefixes(prompt, marks, ratio),
+            prompt_tokens=max(1, round(prompt.size / ratio)),
+            declared=claim.declared if claim is not None else NOTHING_DECLARED,
+        )
+
+    # -- remembering -----------------------------------------------------------------------------
+
+    def _open(self, book: Book, named: ProgramId | None, *, now: Instant) -> Program:
+        program_id = named if named is not None else self._fresh(book.name)
+        program = Program(program=program_id, book=book, is_declared=named is not None)
+        program.last_at = now
+        self._programs[program_id] = program
+        self._books.setdefault(book.name, book)
+        while len(self._programs) > self._limits.programs_max:
+            self.forget(next(iter(self._programs)))
+        return program
+
+    def _branch(self, program: Program, at: Place, prompt: Prompt, *, now: Instant) -> Conversation:
+        thread = at.thread
+        if not thread or program.threads(thread):
+            name = f"{_quoted(thread)}~{program.branches}" if thread else str(program.branches)
+        else:
+            name = _quoted(thread)
+        program.branches += 1
+        conversation = Conversation(
+            program=program,
+            conversation=ConversationId(f"{program.id}#{name}"),
+            thread=thread,
+            head=prompt.head,
+        )
+        conversation.first = prompt.points[0].chain
+        conversation.is_subagent = at.is_subagent
+        program.conversations[conversation.id] = conversation
+        if at.is_handed:
+            program.heads += 1
+        if len(program.conversations) > self._limits.conversations_per_program_max:
+            self._drop_conversation(program)
+        return conversation
+
+    def _drop_conversation(self, program: Program) -> None:
+        """Forget the conversation that was idle for longest, with its turns."""
+        last: dict[ConversationId, int] = dict.fromkeys(program.conversations, -1)
+        for at, turn in enumerate(program.turns):
+            if turn.conversation.id in last:
+                last[turn.conversation.id] = at
+        newest = next(reversed(program.conversations))
+        idlest = min((c for c in last if c != newest), key=lambda c: last[c])
+        gone = program.conversations.pop(idlest)
+        for turn in [t for t in program.turns if t.conversation is gone]:
+            program.turns.remove(turn)
+            self._drop_turn(program, turn)
+
+    def _drop_turn(self, program: Program, turn: Turn) -> None:
+        program.book.forget_turn(turn)
+        for handle in [h for h, t in program.open.items() if t is turn]:
+            del program.open[handle]
+        self._turns -= 1
+
+    def _make_room(self, program: Program) -> None:
+        while len(program.turns) > self._limits.turns_per_program_max:
+            self._drop_turn(program, program.turns.popleft())
+        while self._turns > self._limits.turns_max and len(self._programs) > 1:
+            self.forget(next(iter(self._programs)))
+
+    def _touch(self, program: Program, now: Instant) -> None:
+        program.last_at = now
+        if program.id in self._programs:
+            self._programs.move_to_end(program.id)
+
+    def _note(self, program: Program, conversation: Conversation, claim: Claim) -> None:
+        """Keep what the client says about itself."""
+        if claim.agent:
+            if claim.is_subagent:
+                conversation.agent = claim.agent
+            elif not program.agent:
+                program.agent = claim.agent
+        if claim.is_subagent and conversation.thread != AUXILIARY:
+            conversation.is_subagent = True
+        if claim.parent_program:
+            program.parent = self._program_id(program.book.name, claim.parent_program)
+        if claim.thread and claim.is_exact:
+            threads = program.book.threads
+            threads[claim.thread] = program.id
+            threads.move_to_end(claim.thread)
+            if len(threads) > self._limits.programs_max:
+                threads.popitem(last=False)
+
+    def _add_turn(
+        self,
+        asked: Asked,
+        at: Place,
+        conversation: Conversation,
+        step_class: StepClass,
+        match: Match | None,
+    ) -> Turn:
+        prompt = asked.prompt
+        head = conversation.head if conversation.head == prompt.head else prompt.head
+        turn = Turn(conversation=conversation, prompt=prompt.end, head=head, at=asked.now)
+        turn.is_first = prompt.is_first and not (
+            match is not None and match.relation in (Relation.EXTENDS, Relation.FORKS)
+        )
+        turn.is_solid = any(not is_weak(ref) for ref in prompt.refs)
+        turn.step_class = step_class
+        turn.has_tools = bool(prompt.tools)
+        turn.size = prompt.size
+        program = conversation.program
+        if match is not None:
+            self._link(turn, at, match, step_class)
+        if step_class.is_work and not at.is_retry:
+            program.steps += 1
+        turn.step = match.turn.step if at.is_retry and match is not None else program.steps
+        if step_class.is_work:
+            conversation.tip = turn
+            if not at.is_handed:
+                conversation.head = turn.head
+        if prompt.text is not None:
+            boundary, length = prompt.boundaries[-1]
+            turn.text = TextEnd(boundary=boundary, length=length, tail=prompt.text[length:])
+        asked.book.add_point(prompt.end, turn, candidates_max=self._limits.candidates_max)
+        return turn
+
+    def _link(self, turn: Turn, at: Place, match: Match, step_class: StepClass) -> None:
+        """Note on the matched turn that it went on."""
+        known = match.turn
+        if match.needle is not None:
+            match.needle.is_used = True
+        if at.is_retry:
+            known.retaken = True
+            turn.is_first = known.is_first
+            turn.origin, known.origin = known.origin, None
+            if turn.origin is not None:
+                turn.origin.is_continued = True
+        elif step_class.is_work and turn.conversation.program is known.conversation.program:
+            if match.relation in (Relation.EXTENDS, Relation.REWRITES):
+                if known.head == turn.head or at.lineage.value == "compacts":
+                    if not known.is_continued:
+                        turn.origin = known
+                    known.is_continued = True
+                    # It will not be asked for again, and forks start at its answer.
+                    turn.conversation.program.book.drop_point(known.prompt, known)
+                    known.prompt = b""
+                else:
+                    known.is_handed = True
+            elif match.relation is Relation.HANDS:
+                known.is_handed = True
+
+
+def _quoted(name: str) -> str:
+    """A name without the signs that separate the parts of our ids."""
+    return name.replace("%", "%25").replace("/", "%2F").replace("#", "%23")

@@ -1,0 +1,131 @@
+"""What an answer teaches: the ids, chains and texts by which the next request will be known."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Final
+
+from agentsched.model import Instant, StepClass
+from agentsched.proxy.answer import Answer
+from agentsched.proxy.identity.model import IdentityLimits
+from agentsched.proxy.identity.needles import (
+    Needle,
+    NeedleKind,
+    answer_of,
+    hay_of,
+    is_handoff,
+    spawns_of,
+    summary_of,
+    title_of,
+)
+from agentsched.proxy.identity.prompt import Digester
+from agentsched.proxy.identity.records import TextEnd, Turn, TurnState
+from agentsched.proxy.request import ParsedRequest
+
+#: Shorter answers (`Done.`) are said by many.
+_SAID_MIN: Final = 48
+_SPAWNS_MAX: Final = 16
+
+
+class Learner:
+    """Writes what an answer teaches into its tenant's book."""
+
+    def __init__(self, *, digester: Digester, limits: IdentityLimits) -> None:
+        self._digester = digester
+        self._limits = limits
+
+    def answer(self, turn: Turn, answer: Answer, counts: Counter[str], *, now: Instant) -> None:
+        """A complete answer."""
+        turn.state = TurnState.ANSWERED
+        turn.at = now
+        turn.origin = None
+        self.calls(turn, answer, counts)
+        if turn.text is not None:
+            self._text(turn, turn.text, answer.text)
+        elif not answer.is_truncated:
+            self._chain(turn, answer)
+        self._response(turn, answer.response_id)
+        self._needles(turn, answer, now=now)
+
+    def calls(self, turn: Turn, answer: Answer, counts: Counter[str]) -> None:
+        """The ids of tool calls; an id that another turn handed out before is noticed."""
+        calls = answer.calls[: self._limits.calls_per_turn_max]
+        ids = tuple(sys.intern(call.call_id) for call in calls if call.call_id)
+        turn.calls = ids
+        book = turn.conversation.program.book
+        for call_id in ids:
+            if not book.add_call(call_id, turn):
+                counts["repeated_call_ids"] += 1
+
+    def title(self, turn: Turn, request: ParsedRequest, *, now: Instant) -> None:
+        """An auxiliary call that came before its program."""
+        text = title_of(hay_of(request, first=b""))
+        if text:
+            self._add(NeedleKind.TITLE, text, turn, now=now)
+
+    def _chain(self, turn: Turn, answer: Answer) -> None:
+        chain = self._digester.answer_chain(turn.prompt, answer)
+        if chain is None:
+            return
+        turn.answer = chain
+        book = turn.conversation.program.book
+        book.add_point(chain, turn, candidates_max=self._limits.candidates_max)
+        text = answer.text.strip()
+        if not answer.calls and len(text) >= _SAID_MIN and turn.step_class.is_work:
+            turn.said = self._digester.said(text)
+            book.add_said(turn.said, turn)
+
+    def _text(self, turn: Turn, end: TextEnd, text: str) -> None:
+        """A completion's answer, as it was and trimmed, for templates differ."""
+        book = turn.conversation.program.book
+        for said in dict.fromkeys((text, text.rstrip(), text.strip())):
+            if not said.strip():
+                continue
+            tail = end.tail + said.encode("utf-8", "surrogatepass")
+            boundary, length = end.boundary, end.length
+            for boundary, length in self._digester.boundaries_from(  # noqa: B007
+                end.boundary, end.length, tail
+            ):
+                pass
+            whole = end.length + len(tail)
+            chain = self._digester.link(boundary, tail[length - end.length :])
+            if not turn.answer:
+                turn.answer = chain
+            end.chains.append(chain)
+            end.places.append((boundary, whole))
+            book.add_length(boundary, whole)
+            book.add_point(chain, turn, candidates_max=self._limits.candidates_max)
+        end.tail = b""
+
+    def _response(self, turn: Turn, response_id: str) -> None:
+        if not response_id or len(response_id) > 256:
+            return
+        responses = turn.conversation.program.book.responses
+        if response_id not in responses:
+            turn.response_id = response_id
+            responses[response_id] = turn
+
+    def _needles(self, turn: Turn, answer: Answer, *, now: Instant) -> None:
+        if turn.conversation.thread:
+            return  # its client names every agent: nothing will have to be searched for
+        for call in answer.calls[:_SPAWNS_MAX]:
+            for text, is_named in spawns_of(call):
+                self._add(NeedleKind.SPAWN, text, turn, now=now, is_named=is_named)
+        if is_handoff(answer):
+            first = turn.conversation.first.hex()
+            self._add(NeedleKind.HANDOFF, first, turn, now=now)
+        if turn.step_class is StepClass.COMPACTION:
+            summary = summary_of(answer.text)
+            if summary:
+                self._add(NeedleKind.SUMMARY, summary, turn, now=now)
+        elif turn.step_class.is_work and not answer.calls and not turn.has_tools:
+            line = answer_of(answer.text)
+            if line:
+                self._add(NeedleKind.ANSWER, line, turn, now=now)
+
+    def _add(
+        self, kind: NeedleKind, text: str, turn: Turn, *, now: Instant, is_named: bool = False
+    ) -> None:
+        needles = turn.conversation.program.book.needles
+        needles.add(Needle(kind=kind, text=text, turn=turn, at=now, is_named=is_named))

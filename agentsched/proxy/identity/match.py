@@ -1,0 +1,290 @@
+"""Which earlier turn a prompt goes on from: by response id, chain, call ids, text, containment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from agentsched.model import MINUTE, Instant, Nanos
+from agentsched.proxy.identity.atoms import Kind
+from agentsched.proxy.identity.model import Evidence, IdentityLimits
+from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind
+from agentsched.proxy.identity.prompt import Digester, Prompt
+from agentsched.proxy.identity.records import Book, Program, Turn, TurnState, is_weak
+
+_TITLE_SPAN: Final = Nanos(2 * MINUTE)
+
+
+class Relation(Enum):
+    """How a prompt relates to the turn that it was matched with."""
+
+    EXTENDS = auto()  # holds its prompt and its answer
+    FORKS = auto()  # likewise, but the turn went on otherwise already
+    RETRIES = auto()  # is its prompt again, for it was not answered
+    REWRITES = auto()  # holds something of it behind a new beginning
+    SPAWNS = auto()  # a sub-agent that it called for
+    HANDS = auto()  # the conversation goes to another agent
+    JOINS = auto()  # the first step of a program that its title call opened
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The turn that a prompt goes on from."""
+
+    turn: Turn
+    relation: Relation
+    evidence: Evidence
+    needle: Needle | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is looked for: a prompt in a tenant's book.
+
+    `program` and `thread` restrict the search where the client named them. `is_resent` means that
+    the client says that it sends this request again.
+    """
+
+    prompt: Prompt
+    book: Book
+    program: Program | None
+    thread: str
+    is_resent: bool
+    now: Instant
+
+
+class Matcher:
+    """Finds the turn that a prompt goes on from. Changes nothing."""
+
+    def __init__(self, *, digester: Digester, limits: IdentityLimits) -> None:
+        self._digester = digester
+        self._limits = limits
+
+    def find(self, asked: Asked, previous: Turn | None) -> Match | None:
+        """The match by exact means; containment is `find_inside`, for it costs more."""
+        if previous is not None and (
+            asked.program is None or previous.conversation.program is asked.program
+        ):
+            relation = Relation.FORKS if previous.is_continued else Relation.EXTENDS
+            retried = self._retry(asked)
+            if retried is not None:
+                return Match(retried, Relation.RETRIES, Evidence.RESPONSE_ID)
+            return Match(previous, relation, Evidence.RESPONSE_ID)
+        return self._by_chain(asked) or self._by_calls(asked) or self._by_text(asked)
+
+    # -- chain ------------------------------------------------------------------------------------
+
+    def _by_chain(self, asked: Asked) -> Match | None:
+        retried = self._retry(asked)
+        if retried is not None:
+            return Match(retried, Relation.RETRIES, _kind(retried))
+        sibling: Turn | None = None
+        for chain, at, is_whole in self._chains(asked):
+            turns = self._within(asked, asked.book.at(chain))
+            if not turns:
+                continue
+            answered = [t for t in turns if t.prompt != chain]
+            if answered:
+                return self._continued(asked, answered)
+            if is_whole:
+                sibling = next((t for t in reversed(turns) if not t.is_first), None)
+                continue
+            match = self._grown(asked, turns, at)
+            if match is not None:
+                return match
+        if sibling is not None and (sibling.is_solid or asked.program is not None):
+            return Match(sibling, Relation.FORKS, Evidence.PREFIX)
+        return None
+
+    def _chains(self, asked: Asked) -> Iterator[tuple[bytes, int, bool]]:
+        """Chains at which something known may end, longest first, with the atom behind each."""
+        prompt = asked.prompt
+        last = len(prompt.points) - 1
+        if prompt.text is None:
+            for index in range(last, -1, -1):
+                point = prompt.points[index]
+                yield point.chain, point.atom, index == last
+            return
+        yield prompt.end, 0, True
+        for boundary, start in reversed(prompt.boundaries):
+            lengths = asked.book.lengths.get(boundary)
+            for length in sorted(lengths or (), reverse=True):
+                if start <= length <= len(prompt.text):
+                    chain = self._digester.link(boundary, prompt.text[start:length])
+                    yield chain, -1, False
+
+    def _within(self, asked: Asked, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """Of these turns those of the named program, of the named thread where there are any."""
+        if asked.program is None or not turns:
+            return turns
+        program = asked.program
+        turns = [t for t in turns if t.conversation.program is program]
+        if asked.thread:
+            own = [t for t in turns if t.conversation.thread == asked.thread]
+            return own or turns
+        return turns
+
+    def _retry(self, asked: Asked) -> Turn | None:
+        """The turn with this very prompt whose answer did not reach the client."""
+        prompt, now, limits = asked.prompt, asked.now, self._limits
+        for turn in reversed(self._within(asked, asked.book.at(prompt.end))):
+            if turn.prompt != prompt.end or turn.head != prompt.head or turn.retaken:
+                continue
+            if asked.thread and turn.conversation.thread != asked.thread:
+                continue  # sub-agents of one prompt are not each other's retries
+            span = limits.head_retry_ns_max if turn.is_first else limits.retry_ns_max
+            is_open = turn.state is TurnState.OPEN and asked.is_resent
+            if (turn.state is TurnState.ABANDONED or is_open) and now - turn.at <= span:
+                return turn
+        return None
+
+    def _continued(self, asked: Asked, answered: Sequence[Turn]) -> Match:
+        """Choose among turns whose prompt and answer the prompt begins with.
+
+        Equal programs are told apart by what has not gone on yet, then by the same system prompt
+        and tools, then by the latest answer: of two runs, one after the other, it is the second.
+        """
+        head = asked.prompt.head
+        same = [t for t in answered if t.head == head]
+        free = [t for t in same if not t.is_continued]
+        if free:
+            turn = max(free, key=lambda t: (not t.is_handed, t.at))
+            return Match(turn, Relation.EXTENDS, _kind(turn))
+        if same:
+            return Match(same[-1], Relation.FORKS, _kind(same[-1]))
+        turn = max(answered, key=lambda t: (not (t.is_continued or t.is_handed), t.at))
+        return Match(turn, Relation.EXTENDS, _kind(turn))
+
+    def _grown(self, asked: Asked, turns: Sequence[Turn], at: int) -> Match | None:
+        """Turns whose prompt this one begins with, but not with the answer that we saw."""
+        if at < 0:
+            return None
+        atoms = asked.prompt.atoms
+        refs: set[str] = set()
+        is_spoken = at < len(atoms) and atoms[at].kind in (Kind.ASSISTANT, Kind.CALL)
+        while at < len(atoms) and atoms[at].kind in (Kind.ASSISTANT, Kind.CALL):
+            refs.update(atoms[at].ref.split())
+            at += 1
+        ordered = sorted(turns, key=lambda t: (not t.is_continued, t.at), reverse=True)
+        for turn in ordered:
+            evidence = self._fits(asked, turn, is_spoken=is_spoken, refs=refs)
+            if evidence is None:
+                continue
+            if turn.state is TurnState.ABANDONED and is_spoken and not refs:
+                return Match(turn, Relation.RETRIES, evidence)  # the partial answer, to be ended
+            is_fork = turn.is_continued and turn.head == asked.prompt.head
+            return Match(turn, Relation.FORKS if is_fork else Relation.EXTENDS, evidence)
+        return None
+
+    def _fits(
+        self, asked: Asked, turn: Turn, *, is_spoken: bool, refs: set[str]
+    ) -> Evidence | None:
+        """Whether a prompt that begins with a turn's prompt is of its program, and by what."""
+        is_known = turn.is_solid or asked.program is not None
+        if refs and any(ref in turn.calls for ref in refs):
+            strong = any(ref in turn.calls and not is_weak(ref) for ref in refs)
+            if strong:
+                return Evidence.CALL_ID
+            return Evidence.PREFIX if is_known else None
+        if turn.state is TurnState.ABANDONED and is_spoken and not turn.retaken:
+            span = self._limits.head_retry_ns_max
+            is_fresh = asked.now - turn.at <= span and turn.head == asked.prompt.head
+            return Evidence.PREFIX if is_known or is_fresh else None
+        if turn.is_first and (asked.program is None or not is_spoken):
+            return None  # a shared beginning joins nobody
+        return Evidence.PREFIX if is_known else None
+
+    # -- ids and texts ----------------------------------------------------------------------------
+
+    def _by_calls(self, asked: Asked) -> Match | None:
+        """A tool call that we handed out, in a history with another beginning."""
+        calls = asked.book.calls
+        for ref in reversed(asked.prompt.refs[-4_096:]):
+            turn = calls.get(ref)
+            if turn is None:
+                continue
+            if asked.program is not None and turn.conversation.program is not asked.program:
+                continue
+            if is_weak(ref) and asked.program is None:
+                continue
+            return Match(turn, Relation.REWRITES, Evidence.CALL_ID)
+        return None
+
+    def _by_text(self, asked: Asked) -> Match | None:
+        """A long answer of ours as an assistant's message in a history with another beginning."""
+        said = asked.book.said
+        if not said:
+            return None
+        for atom in reversed(asked.prompt.atoms):
+            if atom.kind == Kind.ASSISTANT:
+                turn = said.get(atom.digest)
+                if turn is not None and self._within(asked, (turn,)):
+                    return Match(turn, Relation.REWRITES, Evidence.TEXT)
+        return None
+
+    # -- containment ------------------------------------------------------------------------------
+
+    def find_inside(self, asked: Asked, hay: Hay) -> Match | None:
+        """The match by a text of ours that the prompt holds; only if one program can be meant."""
+        found = asked.book.needles.find(hay, now=asked.now, span=self._limits.needle_ns_max)
+        if asked.program is not None:
+            found = [n for n in found if n.turn.conversation.program is asked.program]
+        if not found:
+            return None
+        for kind, relation, test in self._order(asked):
+            match = _only(relation, [n for n in found if n.kind is kind and test(n)])
+            if match is not None:
+                return match
+        return None
+
+    def _order(
+        self, asked: Asked
+    ) -> tuple[tuple[NeedleKind, Relation, Callable[[Needle], bool]], ...]:
+        prompt, now = asked.prompt, asked.now
+
+        def may_spawn(needle: Needle) -> bool:
+            turn = needle.turn
+            if prompt.head == turn.head and prompt.points[0].chain == turn.conversation.first:
+                return False  # another run of the parent's own prompt
+            if needle.is_named:
+                return True
+            return prompt.head != turn.head and not turn.is_continued
+
+        def may_hand(needle: Needle) -> bool:
+            turn = needle.turn
+            return prompt.head != turn.head and not (turn.is_continued or turn.is_handed)
+
+        def may_join(needle: Needle) -> bool:
+            return now - needle.at <= _TITLE_SPAN and not needle.is_used
+
+        def may_quote(needle: Needle) -> bool:
+            return not (prompt.tools and needle.turn.has_tools)
+
+        return (
+            (NeedleKind.SUMMARY, Relation.REWRITES, lambda n: not n.is_used),
+            (NeedleKind.SPAWN, Relation.SPAWNS, may_spawn),
+            (NeedleKind.HANDOFF, Relation.HANDS, may_hand),
+            (NeedleKind.TITLE, Relation.JOINS, may_join),
+            (NeedleKind.ANSWER, Relation.HANDS, may_quote),
+        )
+
+
+def _only(relation: Relation, needles: Iterable[Needle]) -> Match | None:
+    """The one that is meant: of texts not found again yet, else of those still waited for."""
+    all_of = list(needles)
+    for pool in (
+        [n for n in all_of if not n.is_used],
+        [n for n in all_of if n.is_used and not n.turn.is_continued],
+    ):
+        if pool:
+            programs = {id(n.turn.conversation.program) for n in pool}
+            if len(programs) > 1:
+                return None
+            return Match(pool[0].turn, relation, Evidence.CONTAINMENT, pool[0])
+    return None
+
+
+def _kind(turn: Turn) -> Evidence:
+    return Evidence.CALL_ID if any(not is_weak(call) for call in turn.calls) else Evidence.PREFIX

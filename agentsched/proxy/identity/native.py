@@ -1,0 +1,515 @@
+"""What a client says about itself: every convention that names programs, strongest first.
+
+Each reader looks at headers (lower-case names) and body fields and returns a `Claim` or None. A
+claim names a program, a thread in it (one agent's line of thought), or both; `merge` lets the
+strongest claim decide each. Ids come from outside: they are cleaned and bounded here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+import xxhash
+
+from agentsched.model import StepClass
+from agentsched.proxy.identity.model import NOTHING_DECLARED, Declared, Evidence
+from agentsched.proxy.request import ParsedRequest
+
+Fields = Mapping[str, msgspec.Raw]
+Headers = Mapping[str, str]
+
+#: The thread of a program's main agent, where its convention gives it no name of its own.
+MAIN: Final = "main"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What one convention says. Empty: it says nothing.
+
+    `root` names the program outright; otherwise the program is that of `parent_thread` where one is
+    given, and `thread` itself where none is. `is_exact` means that each agent has a thread of
+    its own, so a rewritten prompt in the same thread is the same conversation.
+    """
+
+    evidence: Evidence
+    source: str = ""
+    root: str = ""
+    thread: str = ""
+    parent_thread: str = ""
+    parent_program: str = ""
+    agent: str = ""
+    is_exact: bool = False
+    is_subagent: bool = False
+    step_class: StepClass | None = None
+    declared: Declared = NOTHING_DECLARED
+
+
+def merge(claims: Sequence[Claim]) -> Claim | None:
+    """One claim out of several, the strongest first; the first who says a thing is believed."""
+    if not claims:
+        return None
+    first = next((c for c in claims if c.root or c.thread or c.parent_thread), claims[0])
+    threaded = first if first.thread else next((c for c in claims if c.thread), first)
+    declared = NOTHING_DECLARED
+    for claim in reversed(claims):
+        declared = _over(claim.declared, declared)
+    if threaded is first and len(claims) == 1:
+        return first
+    return replace(
+        first,
+        root=first.root or ("" if first.parent_thread else first.thread),
+        thread=threaded.thread,
+        parent_thread=first.parent_thread or threaded.parent_thread,
+        parent_program=next((c.parent_program for c in claims if c.parent_program), ""),
+        agent=next((c.agent for c in claims if c.agent), ""),
+        is_exact=threaded.is_exact,
+        is_subagent=any(c.is_subagent for c in claims),
+        step_class=next((c.step_class for c in claims if c.step_class is not None), None),
+        declared=declared,
+    )
+
+
+def _over(strong: Declared, weak: Declared) -> Declared:
+    if strong is NOTHING_DECLARED or strong == NOTHING_DECLARED:
+        return weak
+    if weak == NOTHING_DECLARED:
+        return strong
+    changes = {
+        name: getattr(strong, name)
+        for name in Declared.__slots__
+        if getattr(strong, name) not in (None, (), "", False)
+    }
+    return replace(weak, **changes)
+
+
+class ClaimReader:
+    """Reads claims. `extra_headers` are the operator's own session headers, lower-case."""
+
+    def __init__(self, *, extra_headers: Sequence[str] = (), id_characters_max: int = 128) -> None:
+        self._max = id_characters_max
+        self._extra = tuple(name.lower() for name in extra_headers)
+        self._readers: tuple[Callable[[Headers, Fields], Claim | None], ...] = (
+            self._ours,
+            self._agentic_context,
+            self._nvext,
+            self._program_id,
+            self._dynamo,
+            self._claude_code,
+            self._codex,
+            self._opencode,
+            self._litellm,
+            self._generic_header,
+            self._generic_body,
+            self._cache_key,
+        )
+
+    def read(self, request: ParsedRequest, headers: Headers) -> Claim | None:
+        """What this request says about its program, conventions merged; None: nothing."""
+        claims = []
+        for reader in self._readers:
+            claim = reader(headers, request.fields)
+            if claim is not None:
+                claims.append(claim)
+        return merge(claims)
+
+    def clean(self, value: object) -> str:
+        """An outside id, safe to keep and show: no control characters, bounded in length."""
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            return ""
+        text = "".join(c for c in str(value) if c.isprintable()).strip()
+        if len(text) > self._max:
+            text = "h-" + xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+        return text
+
+    # -- ours and the structured conventions ------------------------------------------------------
+
+    def _ours(self, headers: Headers, fields: Fields) -> Claim | None:
+        body = _object(fields, "agentsched")
+        said: dict[str, Any] = {k.replace("-", "_"): v for k, v in body.items()}
+        for name in _OURS:
+            value = headers.get("x-agentsched-" + name)
+            if value is not None:
+                said[name.replace("-", "_")] = value
+        if not said:
+            return None
+        return Claim(
+            evidence=Evidence.OURS,
+            source="agentsched",
+            root=self.clean(said.get("program")),
+            thread=self.clean(said.get("conversation")),
+            parent_program=self.clean(said.get("parent")),
+            agent=self.clean(said.get("agent")),
+            is_exact=bool(said.get("conversation")),
+            step_class=_step_class(said.get("class")),
+            declared=Declared(
+                is_last=_flag(said.get("final")),
+                deadline_s=_number(said.get("deadline")),
+                priority=_integer(said.get("priority")),
+                output_tokens=_integer(said.get("output_tokens")),
+                ttl_s=_number(said.get("ttl")),
+                expected_resume_s=_number(said.get("resume")),
+                step=_integer(said.get("step")),
+            ),
+        )
+
+    def _agentic_context(self, headers: Headers, fields: Fields) -> Claim | None:
+        said = _object(_inner(fields, "vllm_xargs"), "agentic_context")
+        if not said:
+            return None
+        program = self.clean(said.get("program_id")) or self.clean(said.get("task_id"))
+        root = self.clean(said.get("root_program_id"))
+        parent = self.clean(said.get("parent_program_id"))
+        thread = self.clean(said.get("agent_id")) or self.clean(said.get("session_id"))
+        if program and (root or parent) and program != root:
+            thread = program
+        return Claim(
+            evidence=Evidence.AGENTIC_CONTEXT,
+            source="vllm_xargs.agentic_context",
+            root=root or ("" if parent else program or self.clean(said.get("session_id"))),
+            thread=thread,
+            parent_thread=parent if parent and thread == program else "",
+            agent=self.clean(said.get("agent_role")),
+            is_exact=bool(thread),
+            is_subagent=bool(parent),
+            declared=Declared(
+                deadline_s=_number(said.get("deadline_seconds")),
+                priority=_integer(said.get("priority")),
+                output_tokens=_integer(said.get("expected_output_length")),
+                ttl_s=_number(said.get("kv_retention_ttl_seconds")),
+                expected_resume_s=_number(said.get("expected_resume")),
+                step=_integer(said.get("step_id")),
+            ),
+        )
+
+    def _nvext(self, headers: Headers, fields: Fields) -> Claim | None:
+        nvext = _inner(fields, "nvext")
+        if not nvext:
+            return None
+        hints, context = _object(nvext, "agent_hints"), _object(nvext, "agent_context")
+        control, cache = _object(nvext, "session_control"), _object(nvext, "cache_control")
+        trajectory = self.clean(context.get("trajectory_id"))
+        parent = self.clean(context.get("parent_trajectory_id"))
+        program = self.clean(context.get("session_id")) or self.clean(control.get("session_id"))
+        priority = _integer(hints.get("priority"))
+        return Claim(
+            evidence=Evidence.NVEXT,
+            source="nvext",
+            root=program or ("" if parent else trajectory) or self.clean(hints.get("prefix_id")),
+            thread=trajectory,
+            parent_thread=parent,
+            agent=self.clean(context.get("session_type_id")),
+            is_exact=bool(trajectory),
+            is_subagent=bool(parent),
+            declared=Declared(
+                is_last=_flag(context.get("trajectory_final")) and not parent,
+                priority=None if priority is None else -priority,  # theirs: greater is sooner
+                output_tokens=_integer(hints.get("osl")),
+                ttl_s=_span(cache.get("ttl")) or _number(control.get("timeout")),
+                expected_resume_s=_milliseconds(hints.get("iat")),
+                action=self.clean(control.get("action")),
+            ),
+        )
+
+    def _program_id(self, headers: Headers, fields: Fields) -> Claim | None:
+        extra = _inner(fields, "extra_body")
+        for name in ("program_id", "job_id"):
+            raw = fields.get(name) or extra.get(name)
+            if raw is not None:
+                program = self.clean(_value(raw))
+                if program:
+                    is_last = _flag(_value(fields.get("is_last_step") or extra.get("is_last_step")))
+                    return Claim(
+                        evidence=Evidence.PROGRAM_ID,
+                        source=name,
+                        root=program,
+                        declared=Declared(is_last=is_last),
+                    )
+        return None
+
+    # -- known agents -----------------------------------------------------------------------------
+
+    def _dynamo(self, headers: Headers, fields: Fields) -> Claim | None:
+        for stem in ("x-dynamo-session", "x-dynamo-trajectory"):
+            thread = self.clean(headers.get(stem + "-id"))
+            if thread:
+                kind = stem.removeprefix("x-dynamo-")
+                parent = self.clean(headers.get(f"x-dynamo-parent-{kind}-id"))
+                final = headers.get(stem + "-final")
+                return Claim(
+                    evidence=Evidence.NATIVE,
+                    source=stem + "-id",
+                    root="" if parent else thread,
+                    thread=thread,
+                    parent_thread=parent,
+                    is_exact=True,
+                    is_subagent=bool(parent),
+                    declared=Declared(is_last=_flag(final) and not parent),
+                )
+        return None
+
+    def _claude_code(self, headers: Headers, fields: Fields) -> Claim | None:
+        session = self.clean(headers.get("x-claude-code-session-id"))
+        source = "x-claude-code-session-id"
+        if not session:
+            session = self._claude_metadata(fields)
+            source = "metadata.user_id"
+            if not session:
+                return None
+            return Claim(evidence=Evidence.NATIVE, source=source, root=session, agent="claude-code")
+        agent_id = self.clean(headers.get("x-claude-code-agent-id"))
+        parent = self.clean(headers.get("x-claude-code-parent-agent-id")) or MAIN
+        durations = headers.get("x-claude-code-prev-tool-durations")
+        return Claim(
+            evidence=Evidence.NATIVE,
+            source=source,
+            root=session,
+            thread=agent_id or MAIN,
+            parent_thread=parent if agent_id else "",
+            agent=self.clean(headers.get("x-claude-code-agent-type")) or "claude-code",
+            is_exact=True,
+            is_subagent=bool(agent_id),
+            step_class=_CLAUDE_CLASSES.get(headers.get("x-claude-code-request-class", "")),
+            declared=Declared(tool_ms=_durations(durations)) if durations else NOTHING_DECLARED,
+        )
+
+    def _claude_metadata(self, fields: Fields) -> str:
+        user = _inner(fields, "metadata").get("user_id")
+        text = _value(user) if user is not None else None
+        if not isinstance(text, str) or len(text) > 4_096:
+            return ""
+        if text.startswith("{"):
+            return self.clean(_decoded(text).get("session_id"))
+        match = _CLAUDE_USER.search(text)
+        return self.clean(match[1]) if match else ""
+
+    def _codex(self, headers: Headers, fields: Fields) -> Claim | None:
+        thread = self.clean(headers.get("thread-id") or headers.get("conversation_id"))
+        session = self.clean(headers.get("session-id") or headers.get("session_id"))
+        source = "session-id"
+        if not thread and "client_metadata" in fields:
+            body = _inner(fields, "client_metadata")
+            thread = self.clean(_value(body.get("thread_id")))
+            session = session or self.clean(_value(body.get("session_id")))
+            source = "client_metadata"
+        if not session and not thread:
+            return None
+        parent = self.clean(headers.get("x-codex-parent-thread-id"))
+        kind = self.clean(headers.get("x-openai-subagent"))
+        turn = headers.get("x-codex-turn-metadata", "")
+        is_compaction = '"request_kind":"compaction"' in turn.replace(" ", "")
+        return Claim(
+            evidence=Evidence.NATIVE,
+            source=source,
+            root=session,
+            thread=thread,
+            parent_thread=parent,
+            agent=kind or ("codex" if thread else ""),
+            is_exact=bool(thread),
+            is_subagent=bool(parent or kind),
+            step_class=StepClass.COMPACTION if is_compaction else None,
+        )
+
+    def _opencode(self, headers: Headers, fields: Fields) -> Claim | None:
+        own = headers.get("x-session-affinity") or headers.get("x-opencode-session")
+        parent = self.clean(headers.get("x-parent-session-id"))
+        thread = self.clean(headers.get("x-session-id") or own)
+        if not thread or not (own or parent):
+            return None
+        return Claim(
+            evidence=Evidence.NATIVE,
+            source="x-session-id",
+            root="" if parent else thread,
+            thread=thread,
+            parent_thread=parent,
+            agent="opencode" if "opencode" in headers.get("user-agent", "") else "",
+            is_exact=True,
+            is_subagent=bool(parent),
+        )
+
+    def _litellm(self, headers: Headers, fields: Fields) -> Claim | None:
+        thread = self.clean(headers.get("x-litellm-session-id"))
+        if not thread:
+            return None
+        key = self.clean(_value(fields.get("prompt_cache_key")))
+        parent = key if key != thread else ""
+        return Claim(
+            evidence=Evidence.NATIVE,
+            source="x-litellm-session-id",
+            root="" if parent else thread,
+            thread=thread if key else "",
+            parent_thread=parent,
+            agent="openhands" if headers.get("x-title") == "OpenHands" else "",
+            is_exact=bool(key),
+            is_subagent=bool(parent),
+        )
+
+    # -- generic ids ------------------------------------------------------------------------------
+
+    def _generic_header(self, headers: Headers, fields: Fields) -> Claim | None:
+        for name in (*self._extra, *_SESSION_HEADERS):
+            value = headers.get(name)
+            if value is not None:
+                root = self.clean(value)
+                if root:
+                    return Claim(evidence=Evidence.SESSION_ID, source=name, root=root)
+        return None
+
+    def _generic_body(self, headers: Headers, fields: Fields) -> Claim | None:
+        for outer, name in _SESSION_FIELDS:
+            raw = (_inner(fields, outer) if outer else fields).get(name)
+            if raw is not None:
+                root = self.clean(_value(raw))
+                if root:
+                    source = f"{outer}.{name}" if outer else name
+                    return Claim(evidence=Evidence.SESSION_ID, source=source, root=root)
+        return None
+
+    def _cache_key(self, headers: Headers, fields: Fields) -> Claim | None:
+        raw = fields.get("conversation")
+        if raw is not None:
+            value = _value(raw)
+            root = self.clean(value.get("id") if isinstance(value, dict) else value)
+            if root:
+                return Claim(evidence=Evidence.CACHE_KEY, source="conversation", root=root)
+        root = self.clean(_value(fields.get("prompt_cache_key")))
+        if not root:
+            return None
+        return Claim(evidence=Evidence.CACHE_KEY, source="prompt_cache_key", root=root)
+
+
+_OURS: Final = (
+    "program",
+    "conversation",
+    "parent",
+    "agent",
+    "step",
+    "final",
+    "class",
+    "deadline",
+    "priority",
+    "output-tokens",
+    "ttl",
+    "resume",
+)
+_SESSION_HEADERS: Final = (
+    "x-session-id",
+    "x-aibrix-session-key",
+    "x-session-token",
+    "x-smg-routing-key",
+    "x-amp-thread-id",
+    "x-grok-conv-id",
+    "modal-session-id",
+    "x-switchyard-session-id",
+)
+_SESSION_FIELDS: Final = (
+    ("", "session_id"),
+    ("vllm_xargs", "session_id"),
+    ("session_params", "session_id"),
+    ("", "litellm_session_id"),
+    ("metadata", "session_id"),
+)
+_CLAUDE_CLASSES: Final = {
+    "main": StepClass.STEP,
+    "subagent": StepClass.SUBAGENT,
+    "workflow": StepClass.SUBAGENT,
+    "auxiliary": StepClass.AUXILIARY,
+    "side_reply": StepClass.AUXILIARY,
+    "compaction": StepClass.COMPACTION,
+}
+_CLAUDE_USER: Final = re.compile(r"_session_([0-9A-Za-z-]{8,64})")
+_TTL: Final = re.compile(r"(\d{1,6})\s*([smh]?)")
+_TTL_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0}
+_SMALL_FIELD: Final = 65_536
+
+
+def _value(raw: msgspec.Raw | None) -> Any:
+    if raw is None or len(raw) > _SMALL_FIELD:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _inner(fields: Fields, name: str) -> dict[str, msgspec.Raw]:
+    """The object in field `name`, its values still raw; empty where there is none."""
+    raw = fields.get(name)
+    if raw is None or len(raw) > _SMALL_FIELD:
+        return {}
+    try:
+        return msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def _object(fields: Fields, name: str) -> dict[str, Any]:
+    value = _value(fields.get(name))
+    return value if isinstance(value, dict) else {}
+
+
+def _decoded(text: str) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in ("1", "true", "yes")
+    return value is True or value == 1
+
+
+def _number(value: object) -> float | None:
+    """A finite number that is not negative; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 <= number < 1e9 else None
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        number = int(float(value))
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) < 2**31 else None
+
+
+def _milliseconds(value: object) -> float | None:
+    number = _number(value)
+    return None if number is None else number / 1_000
+
+
+def _span(value: object) -> float | None:
+    """`5m`, `1h`, `30` as seconds."""
+    match = _TTL.fullmatch(value.strip()) if isinstance(value, str) else None
+    return float(match[1]) * _TTL_UNITS[match[2]] if match else _number(value)
+
+
+def _durations(text: str) -> tuple[tuple[str, float], ...]:
+    """`Bash=226;Read=3` as pairs of tool and milliseconds; at most 64."""
+    found = []
+    for part in text[:8_192].split(";")[:64]:
+        name, _, value = part.rpartition("=")
+        number = _number(value)
+        if name.strip() and number is not None:
+            found.append((name.strip(), number))
+    return tuple(found)
+
+
+def _step_class(value: object) -> StepClass | None:
+    try:
+        return StepClass(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,214 @@
+"""Where a request belongs: the program and conversation that its claim and its match give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentsched.model import ConversationId, Lineage, StepClass
+from agentsched.proxy.identity.match import Match, Relation
+from agentsched.proxy.identity.native import Claim
+from agentsched.proxy.identity.prompt import Prompt
+from agentsched.proxy.identity.records import Conversation, Program
+
+#: A program whose system prompt or tools changed this often without a handoff changes them always.
+_HEADS_MAX = 4
+AUXILIARY = "auxiliary"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place for a request. `conversation` is None where a new one begins, `program` likewise.
+
+    `thread` names the new conversation, `kin` is the conversation that it sprang from.
+    """
+
+    program: Program | None
+    conversation: Conversation | None
+    lineage: Lineage
+    thread: str = ""
+    kin: ConversationId | None = None
+    is_retry: bool = False
+    is_subagent: bool = False
+    is_handed: bool = False
+
+
+def place(
+    *,
+    prompt: Prompt,
+    step_class: StepClass,
+    claim: Claim | None,
+    match: Match | None,
+    program: Program | None,
+) -> Place:
+    """Place a request; `program` is the one that the client named, where it is known already."""
+    is_declared = claim is not None and bool(claim.root or claim.thread or claim.parent_thread)
+    thread = claim.thread if claim is not None else ""
+    is_exact = claim is not None and claim.is_exact
+    is_subagent = claim is not None and claim.is_subagent
+    if match is None:
+        return _unmatched(prompt, step_class, claim, program)
+    turn, found = match.turn, match.turn.conversation
+    if is_declared and found.program is not program:
+        if program is not None and program.conversations:
+            return _unmatched(prompt, step_class, claim, program)
+        return Place(
+            program=program,
+            conversation=None,
+            lineage=Lineage.FORKS,
+            thread=thread,
+            kin=found.id,
+            is_subagent=is_subagent,
+        )
+    if match.relation is Relation.RETRIES:
+        lineage = Lineage.NEW if turn.is_first else Lineage.EXTENDS
+        return Place(program=found.program, conversation=found, lineage=lineage, is_retry=True)
+    if step_class is StepClass.AUXILIARY:
+        return _auxiliary(found.program, found)
+    if is_exact and found.thread != thread:
+        return _other_thread(found, thread, is_subagent=is_subagent)
+    return _follow(prompt, step_class, match, is_exact=is_exact)
+
+
+def _follow(prompt: Prompt, step_class: StepClass, match: Match, *, is_exact: bool) -> Place:
+    turn, found = match.turn, match.turn.conversation
+    program = found.program
+    same_head = turn.head == prompt.head
+    if step_class is StepClass.COMPACTION:
+        lineage = Lineage.EXTENDS if same_head else Lineage.FORKS
+        return Place(program=program, conversation=found, lineage=lineage)
+    match match.relation:
+        case Relation.EXTENDS if same_head:
+            return Place(program=program, conversation=found, lineage=Lineage.EXTENDS)
+        case Relation.EXTENDS if is_exact:
+            return Place(program=program, conversation=found, lineage=Lineage.COMPACTS)
+        case Relation.REWRITES if same_head or is_exact or _is_over(match):
+            return Place(program=program, conversation=found, lineage=Lineage.COMPACTS)
+        case Relation.SPAWNS:
+            return Place(
+                program=program,
+                conversation=None,
+                lineage=Lineage.SPAWNED,
+                kin=found.id,
+                is_subagent=True,
+            )
+        case Relation.JOINS:
+            return Place(program=program, conversation=None, lineage=Lineage.NEW)
+        case Relation.FORKS:
+            return Place(
+                program=program,
+                conversation=None,
+                lineage=Lineage.FORKS,
+                thread=found.thread,
+                kin=found.id,
+                is_subagent=found.is_subagent,
+            )
+        case _:
+            return _handed(prompt, found)
+
+
+def _is_over(match: Match) -> bool:
+    """Whether a rewritten prompt follows a compaction, which ends what was before."""
+    return match.turn.step_class is StepClass.COMPACTION
+
+
+def _handed(prompt: Prompt, found: Conversation) -> Place:
+    """The same history under another system prompt or other tools: another agent's lineage."""
+    program = found.program
+    for conversation in reversed(program.conversations.values()):
+        if (
+            conversation.head == prompt.head
+            and conversation.thread == found.thread
+            and conversation.is_subagent is found.is_subagent
+        ):
+            return Place(
+                program=program,
+                conversation=conversation,
+                lineage=Lineage.COMPACTS,
+                kin=found.id,
+                is_handed=True,
+            )
+    if program.heads >= _HEADS_MAX:
+        return Place(program=program, conversation=found, lineage=Lineage.COMPACTS)
+    return Place(
+        program=program,
+        conversation=None,
+        lineage=Lineage.FORKS,
+        thread=found.thread,
+        kin=found.id,
+        is_subagent=found.is_subagent,
+        is_handed=True,
+    )
+
+
+def _other_thread(found: Conversation, thread: str, *, is_subagent: bool) -> Place:
+    """A thread that begins with, or took over, what another thread of its program said."""
+    known = found.program.threads(thread)
+    return Place(
+        program=found.program,
+        conversation=known[-1] if known else None,
+        lineage=Lineage.COMPACTS if known else Lineage.FORKS,
+        thread=thread,
+        kin=found.id,
+        is_subagent=is_subagent,
+    )
+
+
+def _auxiliary(program: Program, kin: Conversation | None) -> Place:
+    known = program.threads(AUXILIARY)
+    return Place(
+        program=program,
+        conversation=known[-1] if known else None,
+        lineage=Lineage.NEW,
+        thread=AUXILIARY,
+        kin=kin.id if kin is not None else None,
+    )
+
+
+def _unmatched(
+    prompt: Prompt, step_class: StepClass, claim: Claim | None, program: Program | None
+) -> Place:
+    is_subagent = claim is not None and claim.is_subagent
+    thread = claim.thread if claim is not None else ""
+    if step_class is StepClass.AUXILIARY:
+        if program is None:
+            return Place(program=None, conversation=None, lineage=Lineage.NEW, thread=AUXILIARY)
+        return _auxiliary(program, _main(program))
+    kin = None
+    if program is not None and claim is not None:
+        known = _known(prompt, step_class, claim, program)
+        if known is not None:
+            return Place(program=program, conversation=known, lineage=Lineage.COMPACTS)
+        if claim.parent_thread:
+            parents = program.threads(claim.parent_thread)
+            kin = parents[-1].id if parents else None
+    return Place(
+        program=program,
+        conversation=None,
+        lineage=Lineage.SPAWNED if is_subagent else Lineage.NEW,
+        thread=thread,
+        kin=kin,
+        is_subagent=is_subagent,
+    )
+
+
+def _known(
+    prompt: Prompt, step_class: StepClass, claim: Claim, program: Program
+) -> Conversation | None:
+    """The conversation that a prompt with a new beginning still belongs to."""
+    if claim.is_exact:
+        known = program.threads(claim.thread)
+        return known[-1] if known else None
+    main = _main(program)
+    if main is None:
+        return None
+    if step_class is StepClass.COMPACTION:
+        return main
+    if prompt.is_first:
+        return None
+    same = [c for c in program.conversations.values() if c.head == prompt.head]
+    return same[-1] if same else None
+
+
+def _main(program: Program) -> Conversation | None:
+    """The oldest conversation that is work."""
+    return next((c for c in program.conversations.values() if c.thread != AUXILIARY), None)

@@ -1,0 +1,339 @@
+"""A prompt as a chain of hashes: every place at which an earlier prompt or answer may end.
+
+A rolling hash runs over the atoms. Runs of results are hashed in one go and sorted (clients send
+them in order of completion or of call), runs of the assistant's atoms likewise, where its text
+counts only if it called nothing (some clients drop text beside calls). System prompt and tools
+stand outside the chain, in `head`: a change of them with the same chain is a handoff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import msgspec
+import xxhash
+
+from agentsched.model import Prefix, PrefixId
+from agentsched.proxy.answer import Answer
+from agentsched.proxy.identity.atoms import Atom, Kind, Message, Normaliser, spoken
+from agentsched.proxy.identity.memo import Memo
+from agentsched.proxy.identity.signs import signs_of
+from agentsched.proxy.request import Dialect, ParsedRequest
+
+_CHUNK: Final = 1_024
+_SMALL_CHUNKS: Final = (64, 128, 256, 512)
+_PREFIXES_MAX: Final = 8
+
+
+class Point(NamedTuple):
+    """A place in the chain. `atom` is the index of the first atom behind it."""
+
+    chain: bytes
+    atom: int
+    size: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Prompt:
+    """One digested prompt. `points` are in order, the last one is the whole prompt.
+
+    `refs` are the call ids in order of appearance; `results` those of the results behind the last
+    answer. `is_first` means that no assistant has spoken in it yet. `text` is a completion's
+    prompt. `signs` are those of the system prompt and of the last message.
+    """
+
+    points: list[Point]
+    atoms: list[Atom]
+    head: bytes
+    head_size: int
+    tools: int
+    system_signs: int
+    last_signs: int
+    refs: list[str]
+    results: tuple[str, ...]
+    is_first: bool
+    size: int
+    text: bytes | None = None
+    boundaries: list[tuple[bytes, int]] = field(default_factory=list)
+
+    @property
+    def end(self) -> bytes:
+        return self.points[-1].chain
+
+
+class Digester:
+    """Digests prompts. Pure but for its bounded memory of messages that it has normalised."""
+
+    def __init__(self, *, seed: int, messages_max: int) -> None:
+        self._seed = seed
+        self._normaliser = Normaliser(seed=seed)
+        self._memo: Memo[Atom | Message] = Memo(messages_max)
+        self._systems: Memo[tuple[bytes, int]] = Memo(4_096)
+
+    def __len__(self) -> int:
+        return len(self._memo)
+
+    @property
+    def normaliser(self) -> Normaliser:
+        return self._normaliser
+
+    def link(self, chain: bytes, data: bytes) -> bytes:
+        """The chain, one link longer."""
+        return xxhash.xxh3_128_digest(chain + data, seed=self._seed)
+
+    def digest(self, request: ParsedRequest, *, base: bytes = b"") -> Prompt:
+        """Digest a request's prompt; `base` is the chain that it continues by response id."""
+        if request.dialect is Dialect.COMPLETIONS:
+            return self._completion(request)
+        atoms: list[Atom] = []
+        sizes: list[int] = []
+        signs = 0
+        for raw in request.messages:
+            known = self._message(raw)
+            if type(known) is Atom:
+                atoms.append(known)
+                sizes.append(len(raw))
+                signs = 0
+            else:
+                signs = known.signs  # type: ignore[union-attr]
+                atoms.extend(known.atoms)  # type: ignore[union-attr]
+                count = len(atoms) - len(sizes)
+                if count:
+                    sizes.extend([0] * (count - 1))
+                    sizes.append(len(raw))
+        lead = 0
+        while lead < len(atoms) and atoms[lead].kind == Kind.SYSTEM:
+            lead += 1
+        if lead == len(atoms):
+            lead = 0  # a prompt of system messages only: they are what it says
+        head, system_signs, tools = self._head(request, atoms[:lead])
+        prompt = Prompt(
+            points=[],
+            atoms=atoms,
+            head=head,
+            head_size=sum(sizes[:lead]) + _size(request.system) + _size(request.tools),
+            tools=tools,
+            system_signs=system_signs | self._lead_signs(request, lead),
+            last_signs=signs,
+            refs=[],
+            results=(),
+            is_first=True,
+            size=0,
+        )
+        self._chain(prompt, sizes, lead, base)
+        return prompt
+
+    def _message(self, raw: msgspec.Raw) -> Atom | Message:
+        """A normalised message; one that is a single atom without signs stands for itself."""
+        key = xxhash.xxh3_128_digest(raw, seed=self._seed)
+        known = self._memo.get(key)
+        if known is None:
+            message = self._normaliser.message(raw)
+            known = message
+            if len(message.atoms) == 1 and not message.signs:
+                known = message.atoms[0]
+            self._memo.put(key, known)
+        return known
+
+    def _lead_signs(self, request: ParsedRequest, lead: int) -> int:
+        if not lead:
+            return 0
+        signs = 0
+        for raw in request.messages[:lead]:
+            known = self._message(raw)
+            signs |= known.signs if isinstance(known, Message) else 0
+        return signs
+
+    def _head(self, request: ParsedRequest, lead: Sequence[Atom]) -> tuple[bytes, int, int]:
+        system, signs, tools = b"", 0, 0
+        if request.system is not None:
+            system, signs = self._system(request.system)
+        data = b""
+        if request.tools is not None and len(request.tools) > 4:  # more than `[]` or `null`
+            data = xxhash.xxh3_128_digest(request.tools, seed=self._seed)
+            tools = 1
+        data += b"|" + system + b"".join([atom.digest for atom in lead])
+        return self.link(request.model.encode(), data), signs, tools
+
+    def _system(self, raw: msgspec.Raw) -> tuple[bytes, int]:
+        key = xxhash.xxh3_128_digest(raw, seed=self._seed)
+        known = self._systems.get(key)
+        if known is None:
+            known = self._read_system(raw)
+            self._systems.put(key, known)
+        return known
+
+    def _read_system(self, raw: msgspec.Raw) -> tuple[bytes, int]:
+        try:
+            value = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError):
+            return bytes(raw), 0
+        blocks = value if isinstance(value, list) else [value]
+        texts = [
+            block if isinstance(block, str) else str(block.get("text", ""))
+            for block in blocks
+            if isinstance(block, (str, dict))
+        ]
+        signs = 0
+        for text in texts:
+            signs |= signs_of(text)
+        if texts and texts[0].startswith("x-anthropic-billing-header:"):
+            del texts[0]  # it may vary from request to request
+        said = "".join(texts).strip().encode("utf-8", "surrogatepass")
+        return self._normaliser.digest(Kind.SYSTEM, said), signs
+
+    def _chain(self, prompt: Prompt, sizes: list[int], lead: int, base: bytes) -> None:
+        atoms, points = prompt.atoms, prompt.points
+        chain, size = base, prompt.head_size
+        at, count, answered = lead, len(atoms), lead
+        refs = prompt.refs
+        digest, seed = xxhash.xxh3_128_digest, self._seed
+        while at < count:
+            kind, data, ref = atoms[at]
+            size += sizes[at]
+            at += 1
+            if kind >= Kind.ASSISTANT:
+                start = at - 1
+                is_result = kind == Kind.RESULT
+                while at < count and atoms[at].kind >= Kind.ASSISTANT:
+                    if (atoms[at].kind == Kind.RESULT) is not is_result:
+                        break
+                    size += sizes[at]
+                    at += 1
+                if at - start > 1:
+                    run = atoms[start:at]
+                    data = run_data(run)
+                    for atom in run:
+                        refs.extend(atom.ref.split())
+                elif ref:
+                    refs.extend(ref.split())
+                if not is_result:
+                    answered = at
+                    prompt.is_first = False
+            chain = digest(chain + data, seed=seed)
+            points.append(Point(chain, at, size))
+        if not points:
+            points.append(Point(self.link(base, b"empty"), count, size))
+        prompt.is_first = prompt.is_first and not base
+        prompt.size = size
+        prompt.results = tuple(
+            atom.ref for atom in atoms[answered:] if atom.kind == Kind.RESULT and atom.ref
+        )
+
+    def answer_chain(self, chain: bytes, answer: Answer) -> bytes | None:
+        """The chain of a prompt and its answer; None where the answer holds nothing."""
+        atoms = [
+            self._normaliser.call(call.call_id, call.name, call.arguments) for call in answer.calls
+        ]
+        if not atoms:
+            text = spoken(answer.text)
+            if not text:
+                return None
+            atoms = [self._normaliser.text(Kind.ASSISTANT, text)]
+        return self.link(chain, run_data(atoms))
+
+    def said(self, text: str) -> bytes:
+        """The digest that an assistant's atom with this text has."""
+        return self._normaliser.text(Kind.ASSISTANT, spoken(text)).digest
+
+    # -- completions: a prompt is one text, and an earlier one may end anywhere in it ------------
+
+    def _completion(self, request: ParsedRequest) -> Prompt:
+        text = _prompt_text(request)
+        head = self.link(request.model.encode(), b"completion")
+        boundaries = self._boundaries(text)
+        prompt = Prompt(
+            points=[],
+            atoms=[],
+            head=head,
+            head_size=0,
+            tools=0,
+            system_signs=0,
+            last_signs=signs_of(text.decode("utf-8", "replace")),
+            refs=[],
+            results=(),
+            is_first=True,
+            size=len(text),
+            text=text,
+            boundaries=boundaries,
+        )
+        for chain, length in boundaries[1:]:
+            prompt.points.append(Point(chain, 0, length))
+        chain, length = boundaries[-1]
+        prompt.points.append(Point(self.link(chain, text[length:]), 0, len(text)))
+        return prompt
+
+    def _boundaries(self, text: bytes) -> list[tuple[bytes, int]]:
+        """Chain and length at each chunk's end: fine at the start, then every kilobyte."""
+        chain, at = self.link(b"", b"text"), 0
+        return [(chain, 0), *self.boundaries_from(chain, at, text)]
+
+    def boundaries_from(self, chain: bytes, at: int, tail: bytes) -> list[tuple[bytes, int]]:
+        """The further boundaries of a text of which `at` bytes are hashed, and `tail` follows."""
+        found: list[tuple[bytes, int]] = []
+        start, length = at, at + len(tail)
+        while True:
+            end = next((e for e in _SMALL_CHUNKS if e > at), (at // _CHUNK + 1) * _CHUNK)
+            if end > length:
+                return found
+            chain = self.link(chain, tail[at - start : end - start])
+            at = end
+            found.append((chain, at))
+
+    def prefixes(self, prompt: Prompt, marks: Sequence[bytes], ratio: float) -> tuple[Prefix, ...]:
+        """Name at most eight beginnings of a prompt, shortest first; `ratio` is bytes per token.
+
+        Beginnings at fixed counts (1, 4, 16, ...) are found again by other programs; `marks` are
+        chains of this conversation's past, which engines hold already.
+        """
+        wanted: list[Point] = []
+        last = len(prompt.points) - 1
+        fixed = {0, 3, 15, 63}
+        for at, point in enumerate(prompt.points):
+            if at == last or at in fixed or (marks and point.chain in marks):
+                wanted.append(point)
+        wanted = wanted[-(_PREFIXES_MAX - 1) :]
+        named = [
+            Prefix(prefix=PrefixId(prompt.head.hex()), tokens=_tokens(prompt.head_size, ratio))
+        ]
+        for point in wanted:
+            named.append(self.prefix(prompt.head, point.chain, point.size, ratio))
+        return tuple(named)
+
+    def prefix(self, head: bytes, chain: bytes, size: int, ratio: float) -> Prefix:
+        """Name the beginning that ends at `chain`, under this system prompt and these tools."""
+        return Prefix(prefix=PrefixId(self.link(head, chain).hex()), tokens=_tokens(size, ratio))
+
+
+def run_data(run: Sequence[Atom]) -> bytes:
+    """What a run of assistant's atoms or of results adds to the chain."""
+    if len(run) == 1:
+        return run[0].digest
+    said = [atom.digest for atom in run if atom.kind != Kind.ASSISTANT]
+    if not said:
+        return b"".join(atom.digest for atom in run)
+    return b"".join(sorted(said))
+
+
+def _prompt_text(request: ParsedRequest) -> bytes:
+    for raw in request.messages:
+        try:
+            value = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError):
+            return bytes(raw)
+        if isinstance(value, str):
+            return value.encode("utf-8", "surrogatepass")
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+            return value[0].encode("utf-8", "surrogatepass")
+        return bytes(raw)
+    return b""
+
+
+def _size(raw: msgspec.Raw | None) -> int:
+    return 0 if raw is None else len(raw)
+
+
+def _tokens(size: int, ratio: float) -> int:
+    return max(1, round(size / ratio))

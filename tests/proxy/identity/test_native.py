@@ -1,0 +1,229 @@
+"""Every convention by which clients name their programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.model import Lineage, StepClass
+from agentsched.proxy.identity import Evidence
+from agentsched_bench.clients.acting import Wire, said, user
+
+BODY = {"model": "m", "messages": [user("hello")]}
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields", "program", "evidence"),
+    [
+        ({"x-agentsched-program": "p1"}, {}, "p1", Evidence.OURS),
+        ({}, {"agentsched": {"program": "p1"}}, "p1", Evidence.OURS),
+        (
+            {},
+            {"vllm_xargs": {"agentic_context": {"program_id": "p1"}}},
+            "p1",
+            Evidence.AGENTIC_CONTEXT,
+        ),
+        (
+            {},
+            {"vllm_xargs": {"agentic_context": {"program_id": "c", "root_program_id": "p1"}}},
+            "p1",
+            Evidence.AGENTIC_CONTEXT,
+        ),
+        ({}, {"nvext": {"agent_context": {"trajectory_id": "p1"}}}, "p1", Evidence.NVEXT),
+        ({}, {"nvext": {"session_control": {"session_id": "p1"}}}, "p1", Evidence.NVEXT),
+        ({}, {"program_id": "p1"}, "p1", Evidence.PROGRAM_ID),
+        ({}, {"extra_body": {"program_id": "p1"}}, "p1", Evidence.PROGRAM_ID),
+        ({}, {"job_id": 17}, "17", Evidence.PROGRAM_ID),
+        ({"x-dynamo-session-id": "p1"}, {}, "p1", Evidence.NATIVE),
+        ({"x-dynamo-trajectory-id": "p1"}, {}, "p1", Evidence.NATIVE),
+        ({"x-claude-code-session-id": "p1"}, {}, "p1", Evidence.NATIVE),
+        ({}, {"metadata": {"user_id": '{"session_id":"p1"}'}}, "p1", Evidence.NATIVE),
+        (
+            {},
+            {"metadata": {"user_id": "user_ab_account__session_2045d682-e46e"}},
+            "2045d682-e46e",
+            Evidence.NATIVE,
+        ),
+        ({"session-id": "p1", "thread-id": "t"}, {}, "p1", Evidence.NATIVE),
+        ({"session_id": "p1", "conversation_id": "t"}, {}, "p1", Evidence.NATIVE),
+        (
+            {},
+            {"client_metadata": {"session_id": "p1", "thread_id": "t"}},
+            "p1",
+            Evidence.NATIVE,
+        ),
+        ({"x-session-id": "p1", "x-session-affinity": "p1"}, {}, "p1", Evidence.NATIVE),
+        ({"x-litellm-session-id": "p1"}, {}, "p1", Evidence.NATIVE),
+        ({"x-session-id": "p1"}, {}, "p1", Evidence.SESSION_ID),
+        ({"x-aibrix-session-key": "p1"}, {}, "p1", Evidence.SESSION_ID),
+        ({"x-session-token": "p1"}, {}, "p1", Evidence.SESSION_ID),
+        ({"x-smg-routing-key": "p1"}, {}, "p1", Evidence.SESSION_ID),
+        ({"modal-session-id": "p1"}, {}, "p1", Evidence.SESSION_ID),
+        ({"x-my-run": "p1"}, {}, "p1", Evidence.SESSION_ID),
+        ({}, {"session_id": "p1"}, "p1", Evidence.SESSION_ID),
+        ({}, {"vllm_xargs": {"session_id": "p1"}}, "p1", Evidence.SESSION_ID),
+        ({}, {"session_params": {"session_id": "p1"}}, "p1", Evidence.SESSION_ID),
+        ({}, {"litellm_session_id": "p1"}, "p1", Evidence.SESSION_ID),
+        ({}, {"metadata": {"session_id": "p1"}}, "p1", Evidence.SESSION_ID),
+        ({}, {"prompt_cache_key": "p1"}, "p1", Evidence.CACHE_KEY),
+        ({}, {"conversation": {"id": "p1"}}, "p1", Evidence.CACHE_KEY),
+    ],
+)
+def test_programs_are_named(
+    headers: dict[str, str], fields: dict[str, Any], program: str, evidence: Evidence
+) -> None:
+    wire = Wire(extra_headers=["X-My-Run"])
+    first = wire.send({**BODY, **fields}, headers=headers)
+    wire.answer(first, "Hi.")
+    changed = {**BODY, "messages": [user("something else")], **fields}
+    second = wire.send(changed, headers=headers)
+    assert (first.program, first.evidence) == (program, evidence)
+    assert second.program == program
+    assert (first.step, second.step) == (1, 2)
+
+
+@pytest.mark.parametrize("field", ["user", "safety_identifier"])
+def test_a_user_is_no_program(wire: Wire, field: str) -> None:
+    first = wire.send({**BODY, field: "u1"})
+    second = wire.send({**BODY, field: "u1"})
+    assert first.program != second.program
+    assert first.evidence is Evidence.NONE
+
+
+def test_the_stronger_convention_wins() -> None:
+    wire = Wire()
+    headers = {"x-agentsched-program": "ours", "session-id": "s", "thread-id": "t"}
+    identity = wire.send({**BODY, "prompt_cache_key": "k"}, headers=headers)
+    assert identity.program == "ours"
+    assert identity.conversation == "ours#t"
+
+
+def test_claude_code_agents_are_conversations_of_one_program(wire: Wire) -> None:
+    session = {"x-claude-code-session-id": "s"}
+    main = wire.send(BODY, api="messages", headers=session)
+    child = wire.send(BODY, api="messages", headers={**session, "x-claude-code-agent-id": "a1"})
+    twin = wire.send(BODY, api="messages", headers={**session, "x-claude-code-agent-id": "a2"})
+    below = {**session, "x-claude-code-agent-id": "b", "x-claude-code-parent-agent-id": "a1"}
+    deep = wire.send(BODY, api="messages", headers=below)
+    assert {main.program, child.program, twin.program, deep.program} == {"s"}
+    assert len({i.conversation for i in (main, child, twin, deep)}) == 4
+    assert child.step_class is twin.step_class is StepClass.SUBAGENT
+    assert child.lineage is Lineage.SPAWNED
+    assert child.parent_conversation == main.conversation
+    assert deep.parent_conversation == child.conversation
+    assert not twin.is_retry
+
+
+def test_claude_code_hints_are_read(wire: Wire) -> None:
+    headers = {
+        "x-claude-code-session-id": "s",
+        "x-claude-code-request-class": "auxiliary",
+        "x-claude-code-prev-tool-durations": "Bash=226;mcp=x=3;bad=oops;=1",
+    }
+    identity = wire.send(BODY, api="messages", headers=headers)
+    assert identity.step_class is StepClass.AUXILIARY
+    assert identity.declared.tool_ms == (("Bash", 226.0), ("mcp=x", 3.0))
+
+
+def test_opencode_children_belong_to_their_parents_program(wire: Wire) -> None:
+    main = wire.send(BODY, headers={"x-session-id": "ses_a", "x-session-affinity": "ses_a"})
+    child = wire.send(BODY, headers={"x-session-id": "ses_b", "x-parent-session-id": "ses_a"})
+    below = wire.send(BODY, headers={"x-session-id": "ses_c", "x-parent-session-id": "ses_b"})
+    assert main.program == child.program == below.program == "ses_a"
+    assert below.step_class is StepClass.SUBAGENT
+    assert below.parent_conversation == child.conversation
+
+
+def test_openhands_children_name_their_parent_by_cache_key(wire: Wire) -> None:
+    main = wire.send({**BODY, "prompt_cache_key": "a"}, headers={"x-litellm-session-id": "a"})
+    child = wire.send({**BODY, "prompt_cache_key": "a"}, headers={"x-litellm-session-id": "b"})
+    assert main.program == child.program == "a"
+    assert main.conversation != child.conversation
+    assert child.step_class is StepClass.SUBAGENT
+
+
+def test_what_is_declared(wire: Wire) -> None:
+    ours = wire.send(
+        BODY,
+        headers={
+            "x-agentsched-program": "p",
+            "x-agentsched-parent": "q",
+            "x-agentsched-final": "true",
+            "x-agentsched-deadline": "30",
+            "x-agentsched-step": "7",
+        },
+    )
+    assert ours.declared.is_last
+    assert ours.declared.deadline_s == 30.0
+    assert ours.step == 7
+    assert ours.parent == "q"
+    nvext = {"agent_hints": {"priority": 5, "osl": 100}, "cache_control": {"ttl": "5m"}}
+    dynamo = wire.send({**BODY, "nvext": nvext})
+    assert dynamo.declared.priority == -5
+    assert dynamo.declared.output_tokens == 100
+    assert dynamo.declared.ttl_s == 300.0
+    context = {"program_id": "p9", "deadline_seconds": "x", "priority": 3}
+    router = wire.send({**BODY, "vllm_xargs": {"agentic_context": context}})
+    assert router.declared.deadline_s is None
+    assert router.declared.priority == 3
+    assert wire.send({**BODY, "job_id": "j", "is_last_step": True}).declared.is_last
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000, "a\x00b\r\nc", "  ", "ü" * 200])
+def test_ids_are_cleaned_and_bounded(wire: Wire, value: str) -> None:
+    identity = wire.send(BODY, headers={"x-agentsched-program": value})
+    assert 0 < len(identity.program) <= 140
+    assert identity.program.isprintable()
+    assert wire.send(BODY, headers={"x-agentsched-program": value}).tenant == "default"
+
+
+def test_tenants_do_not_share_programs(wire: Wire) -> None:
+    headers = {"x-agentsched-program": "p"}
+    ours = wire.send(BODY, headers=headers, tenant="a")
+    theirs = wire.send(BODY, headers=headers, tenant="b")
+    forged = wire.send(BODY, headers={"x-agentsched-program": "a/p"}, tenant="b")
+    plain = wire.send(BODY, headers={"x-agentsched-program": "a/p"})
+    assert len({ours.program, theirs.program, forged.program, plain.program}) == 4
+    again = wire.send(BODY, headers={"x-agentsched-program": ours.program}, tenant="a")
+    assert again.program == ours.program
+
+
+@pytest.mark.parametrize("bad", [5, [1], {"a": {}}, "text", None, True])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "agentsched",
+        "vllm_xargs",
+        "nvext",
+        "metadata",
+        "client_metadata",
+        "conversation",
+        "session_id",
+    ],
+)
+def test_malformed_fields_are_passed_over(wire: Wire, field: str, bad: Any) -> None:
+    assert wire.send({**BODY, field: bad}).program
+
+
+def test_a_thread_goes_on_after_its_prompt_was_rewritten(wire: Wire) -> None:
+    headers = {"x-claude-code-session-id": "s"}
+    first = wire.send(BODY, headers=headers)
+    wire.answer(first, "Hi.")
+    after = wire.send({**BODY, "messages": [user("a new beginning")]}, headers=headers)
+    assert after.conversation == first.conversation
+    assert after.lineage is Lineage.COMPACTS
+
+
+def test_one_thread_in_two_processes_branches(wire: Wire) -> None:
+    headers = {"x-claude-code-session-id": "s"}
+    first = wire.chat([user("a")], headers=headers)
+    wire.answer(first, "Hi.")
+    one = wire.chat([user("a"), said("Hi."), user("b")], headers=headers)
+    other = wire.chat([user("a"), said("Hi."), user("c")], headers=headers)
+    wire.answer(other, "So.")
+    third = wire.chat([user("a"), said("Hi."), user("c"), said("So."), user("d")], headers=headers)
+    assert one.conversation == first.conversation
+    assert other.lineage is Lineage.FORKS
+    assert third.conversation == other.conversation != one.conversation
+    assert {one.program, other.program, third.program} == {"s"}
