@@ -128,15 +128,20 @@ def _int64(value: object) -> int:
 
 
 def _finite(value: object) -> None:
-    if type(value) not in (int, float) or not isfinite(cast("float", value)):
+    is_number = type(value) is int or type(value) is float
+    if not is_number or not isfinite(cast("float", value)):
         raise TypeError(f"not a finite number: {value!r}")
+
+
+def _texts(value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"not a tuple of ids: {value!r}")
 
 
 def _admission(answer: Admission) -> Admission:
     match answer:
         case Admitted(releases=releases):
-            if not isinstance(releases, tuple) or not all(isinstance(r, str) for r in releases):
-                raise TypeError(f"releases must be a tuple of conversation ids, not {releases!r}")
+            _texts(releases)
         case Held(reason=reason, until=until):
             reason.encode()
             _int64(until if until is not None else 0)
