@@ -47,7 +47,7 @@ class ParsedRequest:
     body: bytes
     model: str = ""
     is_stream: bool = False
-    wants_usage: bool = True  # the client itself asked for usage in the stream, or it is always sent
+    wants_usage: bool = True  # the client asked for usage, or it is always sent
     output_tokens_max: int | None = None
     messages: tuple[msgspec.Raw, ...] = ()
     system: msgspec.Raw | None = None

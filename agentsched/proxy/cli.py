@@ -1,0 +1,70 @@
+"""`agentsched serve`: the command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentsched.config import load_config
+from agentsched.model import ConfigError
+
+
+def serve(
+    engine: Annotated[
+        list[str] | None,
+        typer.Option("--engine", "-e", help="URL of an engine, or NAME=URL. Repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="TOML file (docs/configuration.md).")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one [8900].")] = None,
+    profile: Annotated[str | None, typer.Option(help="Set of policies [fcfs].")] = None,
+    max_wait: Annotated[
+        str | None, typer.Option(help="No step is held longer than this (15s, 2m) [2m].")
+    ] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="File that gets the journal; .gz is compressed.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+) -> None:
+    """Serve the proxy in front of one or more engines.
+
+    Agents change nothing but their base URL: `http://127.0.0.1:8900/v1`.
+    """
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "profile": profile,
+        "journal": journal,
+        "log_level": log_level,
+    }
+    if engine:
+        options["engines"] = [_engine(text) for text in engine]
+    if max_wait is not None:
+        options["limits"] = {"max_wait": max_wait}
+    loaded = load_config(config, options)
+    if not loaded.engines:
+        raise ConfigError("no engine is given (write --engine http://127.0.0.1:8000)")
+    logging.basicConfig(
+        level=loaded.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # Imported late, so that --help and usage errors do not wait for the data plane.
+    import uvloop
+
+    from agentsched.proxy import serve as server
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(server.serve(loaded))
+
+
+def _engine(text: str) -> dict[str, str]:
+    name, separator, url = text.partition("=")
+    if separator and "/" not in name:
+        return {"id": name, "url": url}
+    return {"url": text}

@@ -1,0 +1,191 @@
+"""The control plane: what runs, why, and the operator's few verbs. JSON under `/agentsched/v1`."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from agentsched.model import EngineDrained, EngineId, ProgramClosed, ProgramId, StepId
+from agentsched.policy import available, available_profiles
+from agentsched.proxy import shapes
+from agentsched.proxy.decisions import watch_decisions
+from agentsched.proxy.errors import error_body
+from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.request import Dialect
+
+_PAGE_MAX: Final = 1_000
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ControlPlane:
+    """Handlers of the control plane. All need the admin key, or a client on loopback."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def routes(self) -> list[web.RouteDef]:
+        """The table of routes."""
+        base = "/agentsched/v1"
+        gets: dict[str, Handler] = {
+            "/programs": self._programs,
+            "/programs/{program}": self._program,
+            "/programs/{program}/story": self._story,
+            "/engines": self._engines,
+            "/tenants": self._tenants,
+            "/statistics": self._statistics,
+            "/policies": self._policies,
+            "/decisions": self._decisions,
+        }
+        posts: dict[str, Handler] = {
+            "/programs/{program}/release": self._release,
+            "/engines/{engine}/drain": self._drain,
+            "/engines/{engine}/undrain": self._undrain,
+        }
+        return [
+            *(web.get(base + path, self._guarded(handler)) for path, handler in gets.items()),
+            *(web.post(base + path, self._guarded(handler)) for path, handler in posts.items()),
+        ]
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            if not self._may(request):
+                text = "The control plane needs the admin key as a bearer token."
+                return _error(401, "unauthorized", text)
+            return await handler(request)
+
+        return guarded
+
+    def _may(self, request: web.Request) -> bool:
+        secret = self._gateway.config.admin_key
+        if secret is None:
+            return _is_loopback(request.remote) and "x-forwarded-for" not in request.headers
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        return hmac.compare_digest(given.encode(), secret.get_secret_value().encode())
+
+    async def _programs(self, request: web.Request) -> web.Response:
+        try:
+            limit = min(int(request.query.get("limit", "100")), _PAGE_MAX)
+            offset = int(request.query.get("offset", "0"))
+        except ValueError:
+            return _error(400, "bad_page", "limit and offset are whole numbers")
+        if limit < 1 or offset < 0:
+            return _error(400, "bad_page", "limit is at least 1 and offset at least 0")
+        tenant = request.query.get("tenant")
+        now = self._gateway.host.now()
+        # Least recently active first in the books; people want the newest first.
+        records = [
+            record
+            for record in reversed(list(self._gateway.host.scheduler.programs.values()))
+            if tenant is None or record.tenant == tenant
+        ]
+        shown = [shapes.program(record, now=now) for record in records[offset : offset + limit]]
+        return _json({"programs": shown, "total": len(records), "offset": offset})
+
+    async def _program(self, request: web.Request) -> web.Response:
+        scheduler = self._gateway.host.scheduler
+        record = scheduler.programs.get(ProgramId(request.match_info["program"]))
+        if record is None:
+            return _unknown_program()
+        now = self._gateway.host.now()
+        live = [step for step in scheduler.steps.values() if step.program == record.program]
+        return _json(
+            shapes.program(record, now=now)
+            | {
+                "conversations": [
+                    shapes.conversation(c, now=now) for c in record.conversations.values()
+                ],
+                "live_steps": [shapes.step(step, now=now) for step in live],
+            }
+        )
+
+    async def _story(self, request: web.Request) -> web.Response:
+        key = request.match_info["program"]
+        scheduler = self._gateway.host.scheduler
+        if ProgramId(key) not in scheduler.programs and StepId(key) not in scheduler.steps:
+            return _unknown_program()
+        entries = scheduler.story(ProgramId(key))
+        return _json({"program": key, "entries": [shapes.entry(e) for e in entries]})
+
+    async def _release(self, request: web.Request) -> web.Response:
+        key = ProgramId(request.match_info["program"])
+        if key not in self._gateway.host.scheduler.programs:
+            return _unknown_program()
+        self._gateway.host.feed(ProgramClosed(program=key, reason="released"))
+        self._gateway.index.forget(key)
+        return _json({"program": key, "released": True})
+
+    async def _engines(self, request: web.Request) -> web.Response:
+        records = self._gateway.host.scheduler.engines
+        members = self._gateway.fleet.members.values()
+        return _json({"engines": [shapes.engine(m, records.get(m.id)) for m in members]})
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        return self._set_draining(request, is_draining=True)
+
+    async def _undrain(self, request: web.Request) -> web.Response:
+        return self._set_draining(request, is_draining=False)
+
+    def _set_draining(self, request: web.Request, *, is_draining: bool) -> web.Response:
+        key = EngineId(request.match_info["engine"])
+        if key not in self._gateway.host.scheduler.engines:
+            return _error(404, "unknown_engine", "No engine of this name has reported.")
+        self._gateway.host.feed(EngineDrained(engine=key, is_draining=is_draining))
+        return _json({"engine": key, "is_draining": is_draining})
+
+    async def _tenants(self, request: web.Request) -> web.Response:
+        accounts = self._gateway.host.scheduler.tenants
+        return _json({"tenants": [shapes.tenant(k, a) for k, a in accounts.items()]})
+
+    async def _statistics(self, request: web.Request) -> web.Response:
+        host = self._gateway.host
+        return _json(
+            {
+                "scheduler": asdict(host.scheduler.statistics()),
+                "identity": msgspec.to_builtins(self._gateway.index.statistics()),
+                "profile": host.scheduler.policies.profile,
+                "policies": dict(host.scheduler.policies.names),
+                "limits": asdict(host.scheduler.limits),
+            }
+        )
+
+    async def _policies(self, request: web.Request) -> web.Response:
+        points = ("order", "admit", "place", "pin", "prefetch")
+        return _json(
+            {
+                "profile": self._gateway.host.scheduler.policies.profile,
+                "active": dict(self._gateway.host.scheduler.policies.names),
+                "profiles": list(available_profiles()),
+                "available": {point: list(available(point)) for point in points},
+            }
+        )
+
+    async def _decisions(self, request: web.Request) -> web.StreamResponse:
+        return await watch_decisions(self._gateway, request)
+
+
+def _is_loopback(remote: str | None) -> bool:
+    try:
+        return remote is not None and ipaddress.ip_address(remote).is_loopback
+    except ValueError:
+        return False
+
+
+def _json(value: Any, *, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(value)
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    body = error_body(Dialect.OTHER, status=status, message=message, code=code)
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _unknown_program() -> web.Response:
+    return _error(404, "unknown_program", "No live program has this id.")

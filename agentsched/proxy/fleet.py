@@ -1,0 +1,137 @@
+"""The engines: probes them, watches their health, tells the scheduler what it sees."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agentsched.config import UpstreamConfig
+from agentsched.model import (
+    EngineError,
+    EngineId,
+    EngineLost,
+    EngineReported,
+    EngineUnreachable,
+    in_seconds,
+)
+from agentsched.ports import Engine
+from agentsched.proxy.host import LiveHost
+
+log = logging.getLogger(__name__)
+
+
+#: Finds out what answers at an engine's address, and makes the adapter for it.
+Connect = Callable[[], Awaitable[Engine]]
+
+
+@dataclass(slots=True)
+class Member:
+    """One engine of the configuration, and what the last looks at it gave."""
+
+    id: EngineId
+    url: str
+    connect: Connect
+    #: None until something answered at the address for the first time.
+    engine: Engine | None = None
+    is_up: bool = False
+    failures: int = 0
+    last_error: str = "not probed yet"
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    was_looked_at: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Fleet:
+    """All engines and one watcher for each.
+
+    An engine is lost after `failures_until_lost` failed looks in a row; a connection that cannot be
+    made counts at once, and makes the watcher look without waiting for its turn.
+    """
+
+    def __init__(
+        self, *, members: Sequence[Member], host: LiveHost, config: UpstreamConfig
+    ) -> None:
+        self._members = {member.id: member for member in members}
+        self._host = host
+        self._config = config
+        self._watchers: list[asyncio.Task[None]] = []
+
+    @property
+    def members(self) -> Mapping[EngineId, Member]:
+        """All engines, in the order of the configuration."""
+        return self._members
+
+    def engine(self, engine: EngineId) -> Engine:
+        """The adapter of an engine that has reported."""
+        adapter = self._members[engine].engine
+        assert adapter is not None
+        return adapter
+
+    def up(self) -> list[Engine]:
+        """Engines that answer and take new work, in the order of the configuration."""
+        records = self._host.scheduler.engines
+        return [
+            member.engine
+            for member in self._members.values()
+            if member.engine is not None and member.id in records and records[member.id].is_up
+        ]
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._watchers = [
+            asyncio.create_task(self._watch(member), name=f"watch {member.id}")
+            for member in self._members.values()
+        ]
+
+    async def looked_at_all(self) -> None:
+        """Wait until every engine was looked at once; bounded by the probe timeout."""
+        for member in self._members.values():
+            await member.was_looked_at.wait()
+
+    def suspect(self, engine: EngineId, reason: str) -> None:
+        """A request could not reach this engine: look at it now."""
+        log.info("engine %s is suspected: %s", engine, reason)
+        self._members[engine].wake.set()
+
+    async def aclose(self) -> None:
+        """Stop watching and close all connections."""
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        for member in self._members.values():
+            if member.engine is not None:
+                await member.engine.aclose()
+
+    async def _watch(self, member: Member) -> None:
+        while True:
+            await self._look(member)
+            member.was_looked_at.set()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(member.wake.wait(), in_seconds(self._config.probe_interval))
+            member.wake.clear()
+
+    async def _look(self, member: Member) -> None:
+        try:
+            async with asyncio.timeout(in_seconds(self._config.probe_timeout)):
+                engine = member.engine = member.engine or await member.connect()
+                # A new or returned engine may be another version with another model.
+                capabilities = engine.capabilities if member.is_up else await engine.probe()
+                load = await engine.load()
+        except (EngineError, TimeoutError) as error:
+            self._failed(member, error)
+            return
+        if not member.is_up:
+            log.info("engine %s is up: %s", member.id, capabilities)
+        member.is_up, member.failures, member.last_error = True, 0, ""
+        self._host.feed(EngineReported(engine=member.id, capabilities=capabilities, load=load))
+
+    def _failed(self, member: Member, error: Exception) -> None:
+        member.failures += 1
+        member.last_error = str(error) or type(error).__name__
+        is_gone = isinstance(error, EngineUnreachable)
+        if member.is_up and (is_gone or member.failures >= self._config.failures_until_lost):
+            member.is_up = False
+            log.warning("engine %s is lost: %s", member.id, member.last_error)
+            self._host.feed(EngineLost(engine=member.id, reason=member.last_error))

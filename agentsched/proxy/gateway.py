@@ -1,0 +1,74 @@
+"""What all handlers share: the host, the engines, identity and the limits of this proxy."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from agentsched.config import Config
+from agentsched.model import Instant, StepArrived, StepId, TenantId, after, seconds
+from agentsched.proxy.fleet import Fleet
+from agentsched.proxy.homes import Homes
+from agentsched.proxy.host import LiveHost
+from agentsched.proxy.identity import Identity, IdentityIndex
+from agentsched.proxy.request import ParsedRequest
+from agentsched.proxy.wire import WireLimits
+from agentsched.telemetry.meters import MeterSink
+
+#: Tenant of requests without a key and without a tenant header.
+ANONYMOUS = TenantId("default")
+_TENANT_CHARS_MAX = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class Gateway:
+    """One proxy's parts. Handlers get it from the application and keep no state of their own."""
+
+    config: Config
+    host: LiveHost
+    fleet: Fleet
+    index: IdentityIndex
+    meters: MeterSink
+    homes: Homes = field(default_factory=Homes)
+    wire_limits: WireLimits
+    #: Set when SIGTERM came: readiness says no, running requests go on.
+    is_draining: bool = False
+
+    def tenant(self, headers: dict[str, str]) -> TenantId:
+        """Who pays: the tenant header, else a short hash of the API key, else nobody."""
+        named = headers.get(self.config.identity.tenant_header.lower(), "")
+        if named and len(named) <= _TENANT_CHARS_MAX and named.isascii() and named.isprintable():
+            return TenantId(named)
+        key = headers.get("authorization") or headers.get("x-api-key")
+        if not key:
+            return ANONYMOUS
+        # Both carriers of one key are one tenant, and no log or metric ever shows a key.
+        secret = key.removeprefix("Bearer ").strip()
+        return TenantId("key-" + hashlib.sha256(secret.encode()).hexdigest()[:12])
+
+    def arrival(
+        self, step: StepId, identity: Identity, request: ParsedRequest, *, now: Instant
+    ) -> StepArrived:
+        """The event that enters a request into the scheduler."""
+        declared = identity.declared
+        deadline = declared.deadline_s
+        return StepArrived(
+            step=step,
+            program=identity.program,
+            conversation=identity.conversation,
+            tenant=identity.tenant,
+            prompt_tokens=identity.prompt_tokens,
+            prefixes=identity.prefixes,
+            step_class=identity.step_class,
+            lineage=identity.lineage,
+            parent=identity.parent,
+            parent_conversation=identity.parent_conversation,
+            answers=identity.answers,
+            model=request.model,
+            agent=identity.agent,
+            output_tokens_max=request.output_tokens_max,
+            output_tokens_expected=declared.output_tokens,
+            deadline=after(now, seconds(deadline)) if deadline is not None else None,
+            priority=declared.priority or 0,
+            is_last=declared.is_last,
+        )

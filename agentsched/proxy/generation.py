@@ -1,0 +1,326 @@
+"""One scheduled request, from its bytes to the last byte of its answer.
+
+The numbers in the comments are those of docs/architecture.md, "One request". Whatever happens here,
+each step that was submitted ends in exactly one event: finished, failed or cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import web
+
+from agentsched.model import (
+    MILLISECOND,
+    Dispatch,
+    EngineError,
+    EngineId,
+    EngineUnreachable,
+    Instant,
+    Reject,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepId,
+    StepStarted,
+    Usage,
+    WireError,
+    between,
+    in_seconds,
+)
+from agentsched.ports import Engine, EngineAnswer, EngineRequest
+from agentsched.proxy import headers as header_rules
+from agentsched.proxy import refusal
+from agentsched.proxy.answer import Answer
+from agentsched.proxy.answers import read_answer
+from agentsched.proxy.errors import stream_error
+from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.host import Interrupted, Ticket
+from agentsched.proxy.identity import Identity
+from agentsched.proxy.receive import Received, receive
+from agentsched.proxy.request import Dialect, ParsedRequest
+from agentsched.proxy.splicing import forward_body
+from agentsched.proxy.sse import SseTap
+from agentsched.proxy.tools import finished_tools, tool_call
+from agentsched.proxy.wire import parse_request
+
+#: An answer that is not streamed is read whole, so it needs a ceiling.
+_ANSWER_BYTES_MAX: Final = 64 << 20
+
+
+async def serve_generation(
+    gateway: Gateway, request: web.Request, dialect: Dialect
+) -> web.StreamResponse:
+    """Handle one request of a generating endpoint."""
+    try:
+        received = await receive(request, gateway.config.http)  # 1. arrive
+        parsed = parse_request(dialect, received.body, gateway.wire_limits)
+    except WireError as error:
+        return refusal.of_wire_error(error).response(dialect, {})
+    if gateway.is_draining:
+        return refusal.DRAINING.response(dialect, {"x-request-id": received.request_id})
+    tenant = gateway.tenant(received.headers)
+    now = gateway.host.now()
+    identity = gateway.index.identify(  # 2. identify
+        parsed, received.headers, tenant=tenant, now=now
+    )
+    generation = Generation(gateway, request, received, parsed, identity, now=now)
+    return await generation.serve()
+
+
+class Generation:
+    """One step on its way through the proxy."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        request: web.Request,
+        received: Received,
+        parsed: ParsedRequest,
+        identity: Identity,
+        *,
+        now: Instant,
+    ) -> None:
+        self._gateway = gateway
+        self._host = gateway.host
+        self._request = request
+        self._received = received
+        self._parsed = parsed
+        self._identity = identity
+        self._arrived_at = self._sent_at = now
+        self._step = StepId(uuid.uuid4().hex)
+        self._has_started = False
+        self._has_ended = False
+        self._response: web.StreamResponse | None = None
+
+    async def serve(self) -> web.StreamResponse:
+        """Carry the step out. The step has ended when this returns or raises."""
+        for event in finished_tools(self._identity):
+            self._host.feed(event)
+        arrived = self._gateway.arrival(
+            self._step, self._identity, self._parsed, now=self._arrived_at
+        )
+        ticket = self._host.submit(arrived)  # 3. submit
+        try:
+            return await self._carry_out(ticket)
+        finally:
+            if not self._has_ended:
+                # Cancelled (the client hung up) or broken: either way nobody waits any more.
+                self._end(StepCancelled(step=self._step, reason="client went away"))
+                self._gateway.index.abandoned(self._identity, now=self._host.now())
+
+    async def _carry_out(self, ticket: Ticket) -> web.StreamResponse:
+        while True:
+            verdict = await ticket.verdict()
+            if isinstance(verdict, Reject):
+                self._has_ended = True
+                self._gateway.index.abandoned(self._identity, now=self._host.now())
+                return self._refuse(refusal.of_reject(verdict), None)
+            self._sent_at = self._host.now()
+            try:
+                with ticket.attempt():
+                    return await self._attempt(verdict)  # 7. forward
+            except Interrupted as error:
+                if not self._may_retry(verdict, str(error), is_retryable=error.is_retryable):
+                    return await self._give_up(verdict, error)
+            except EngineUnreachable as error:
+                self._gateway.fleet.suspect(verdict.engine, str(error))
+                if not self._may_retry(verdict, str(error), is_retryable=True):
+                    return await self._give_up(verdict, error)
+            except EngineError as error:
+                self._gateway.fleet.suspect(verdict.engine, str(error))
+                self._may_retry(verdict, str(error), is_retryable=False)
+                return await self._give_up(verdict, error)
+
+    def _may_retry(self, verdict: Dispatch, reason: str, *, is_retryable: bool) -> bool:
+        """Report a failed attempt; whether the scheduler's next word should be awaited."""
+        is_retryable = is_retryable and self._response is None
+        self._has_started = False
+        if is_retryable:
+            self._host.feed(StepFailed(step=self._step, reason=reason, is_retryable=True))
+        else:
+            self._end(StepFailed(step=self._step, reason=reason))
+            self._gateway.index.abandoned(self._identity, now=self._host.now())
+        return is_retryable
+
+    async def _give_up(self, verdict: Dispatch, error: Exception) -> web.StreamResponse:
+        no = refusal.of_engine_error(error)
+        if self._response is None:
+            return self._refuse(no, verdict)
+        # The status is out; all that is left is an event that clients understand.
+        return await self._close_with_error(no)
+
+    async def _attempt(self, verdict: Dispatch) -> web.StreamResponse:
+        engine = self._gateway.fleet.engine(verdict.engine)
+        answer = await engine.send(self._outgoing(engine, verdict))
+        try:
+            if not 200 <= answer.status < 300:
+                return await self._pass_error(answer, verdict)
+            if _is_event_stream(answer):
+                return await self._stream(answer, verdict)
+            return await self._whole(answer, verdict)
+        finally:
+            await answer.aclose()
+
+    def _outgoing(self, engine: Engine, verdict: Dispatch) -> EngineRequest:
+        config = self._gateway.config.upstream
+        fields = engine.admission_fields(
+            priority=verdict.priority, session=str(self._identity.conversation)
+        )
+        headers = header_rules.to_engine(
+            self._received.pairs, with_credentials=config.forward_authorization
+        )
+        headers.append(("x-request-id", self._received.request_id))
+        return EngineRequest(
+            method="POST",
+            target=self._request.raw_path,
+            headers=headers,
+            body=forward_body(self._parsed, fields=fields),
+        )
+
+    async def _whole(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
+        body = await _read(answer)
+        seen = read_answer(self._parsed.dialect, body)
+        self._start()
+        self._finish(seen, verdict.engine)
+        return web.Response(status=answer.status, body=body, headers=self._headers(answer, verdict))
+
+    async def _stream(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
+        tap = SseTap(self._parsed.dialect, hide_usage=not self._parsed.wants_usage)
+        chunks = answer.chunks()
+        # Nothing goes to the client before the first bytes are there: until then the step can
+        # still be sent elsewhere, and an error can still be a status.
+        first = await anext(chunks, b"")
+        self._response = web.StreamResponse(
+            status=answer.status, headers=self._headers(answer, verdict)
+        )
+        await self._response.prepare(self._request)
+        await self._relay(tap, first)
+        async for chunk in chunks:  # 9. stream back
+            await self._relay(tap, chunk)
+        rest = tap.close()
+        if rest:
+            await self._write(rest)
+        seen = tap.answer()
+        self._finish(seen, verdict.engine)  # 10. finish
+        if not seen.is_complete and not seen.error:
+            # Most clients take an early end for a short answer and carry on with half of it.
+            return await self._close_with_error(refusal.CUT_SHORT)
+        await self._response.write_eof()
+        return self._response
+
+    async def _close_with_error(self, no: refusal.Refusal) -> web.StreamResponse:
+        assert self._response is not None
+        last = stream_error(
+            self._parsed.dialect,
+            status=no.status,
+            message=no.message,
+            code=no.code,
+            model=self._parsed.model,
+            request_id=self._received.request_id,
+        )
+        await self._write(last)
+        await self._response.write_eof()
+        return self._response
+
+    async def _relay(self, tap: SseTap, chunk: bytes) -> None:
+        out = tap.feed(chunk)
+        if tap.first_token_seen:
+            self._start()
+        if out:
+            await self._write(out)
+
+    async def _write(self, data: bytes) -> None:
+        assert self._response is not None
+        # A client that reads nothing must not hold an engine for ever.
+        try:
+            async with asyncio.timeout(in_seconds(self._gateway.config.http.write_timeout)):
+                await self._response.write(data)
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("the client does not read") from None
+
+    async def _pass_error(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
+        body = await _read(answer)
+        self._end(StepFailed(step=self._step, reason=f"status {answer.status}"))
+        self._gateway.index.abandoned(self._identity, now=self._host.now())
+        headers = self._headers(answer, verdict)
+        return web.Response(status=answer.status, body=body, headers=headers)
+
+    def _start(self) -> None:
+        if not self._has_started:
+            self._has_started = True
+            self._host.feed(StepStarted(step=self._step))
+
+    def _finish(self, answer: Answer, engine: EngineId) -> None:
+        if not answer.is_complete:
+            reason = answer.error or "the answer was cut short"
+            self._end(StepFailed(step=self._step, reason=reason[:256]))
+            self._gateway.index.abandoned(self._identity, now=self._host.now())
+            return
+        prefix = self._gateway.index.answered(self._identity, answer, now=self._host.now())
+        self._end(
+            StepFinished(
+                step=self._step,
+                usage=answer.usage or Usage(),
+                tool_calls=tuple(tool_call(call) for call in answer.calls),
+                finish_reason=answer.finish_reason,
+                prefix=prefix,
+            )
+        )
+        if self._parsed.dialect is Dialect.RESPONSES and answer.response_id:
+            self._gateway.homes.remember(answer.response_id, engine)
+
+    def _end(self, event: StepFinished | StepFailed | StepCancelled) -> None:
+        self._has_ended = True
+        self._host.feed(event)
+
+    def _headers(self, answer: EngineAnswer, verdict: Dispatch) -> list[tuple[str, str]]:
+        return [*header_rules.to_client(answer.headers), *self._explanation(verdict)]
+
+    def _explanation(self, verdict: Dispatch | None) -> list[tuple[str, str]]:
+        """Our response headers: whose request this was, where it went and why."""
+        identity = self._identity
+        ours = [
+            ("x-request-id", self._received.request_id),
+            ("x-agentsched-program", str(identity.program)),
+            ("x-agentsched-conversation", str(identity.conversation)),
+            ("x-agentsched-step", str(identity.step)),
+        ]
+        if verdict is not None:
+            ours.append(("x-agentsched-engine", str(verdict.engine)))
+            ours.append(("x-agentsched-decision", self._decision(verdict)))
+        return ours
+
+    def _decision(self, verdict: Dispatch) -> str:
+        waited = between(self._arrived_at, self._sent_at) // MILLISECOND
+        return (
+            f"order={verdict.order} place={verdict.place} wait_ms={waited}"
+            f" pin={verdict.pin} bypassed={verdict.bypassed} as={self._identity.evidence.value}"
+        )
+
+    def _refuse(self, no: refusal.Refusal, verdict: Dispatch | None) -> web.StreamResponse:
+        return no.response(self._parsed.dialect, dict(self._explanation(verdict)))
+
+
+def _is_event_stream(answer: EngineAnswer) -> bool:
+    return any(
+        name.lower() == "content-type" and value.lower().startswith("text/event-stream")
+        for name, value in answer.headers
+    )
+
+
+async def _read(answer: EngineAnswer) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    chunks: AsyncIterator[bytes] = answer.chunks()
+    async for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > _ANSWER_BYTES_MAX:
+            raise EngineError(f"the answer is larger than {_ANSWER_BYTES_MAX} bytes")
+    return b"".join(parts)

@@ -1,0 +1,142 @@
+"""Requests that are relayed unscheduled: models, embeddings, token counts, stored responses."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from agentsched.model import EngineError, EngineUnreachable, Reject, RejectReason, StepId
+from agentsched.model import WireError as WireProblem
+from agentsched.ports import Engine, EngineAnswer, EngineRequest
+from agentsched.proxy import headers as header_rules
+from agentsched.proxy import refusal
+from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.receive import Received, receive
+from agentsched.proxy.request import Dialect
+
+
+class _OnlyModel(msgspec.Struct):
+    model: str = ""
+
+
+_MODEL: Final = msgspec.json.Decoder(_OnlyModel)
+
+
+class PlainRelay:
+    """Relays to any engine that is up and has the model; the next one if it cannot be reached."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._turn = itertools.count()
+
+    async def serve(self, request: web.Request, dialect: Dialect) -> web.StreamResponse:
+        """Relay one request, whole body to whole body or stream to stream."""
+        try:
+            received = await receive(request, self._gateway.config.http)
+        except WireProblem as error:
+            return refusal.of_wire_error(error).response(dialect, {})
+        ids = {"x-request-id": received.request_id}
+        engines = self._candidates(request, received)
+        if not engines:
+            no = refusal.of_reject(Reject(step=StepId(""), reason=RejectReason.NO_ENGINE))
+            return no.response(dialect, ids)
+        failure: EngineError = EngineUnreachable("no engine")
+        for engine in engines:
+            try:
+                answer = await engine.send(self._outgoing(request, received))
+            except EngineUnreachable as error:
+                self._gateway.fleet.suspect(engine.id, str(error))
+                failure = error
+                continue
+            except EngineError as error:
+                failure = error
+                break
+            return await self._relay(request, answer, engine, ids)
+        return refusal.of_engine_error(failure).response(dialect, ids)
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/models`: one engine's list as it is, or the union where lists differ."""
+        up = self._gateway.fleet.up()
+        if len({engine.capabilities.models for engine in up}) <= 1:
+            return await self.serve(request, Dialect.OTHER)
+        received = await receive(request, self._gateway.config.http)
+        lists = await asyncio.gather(*(self._list(e, request, received) for e in up))
+        merged: dict[str, Any] = {}
+        for entry in itertools.chain.from_iterable(lists):
+            merged.setdefault(str(entry.get("id")), entry)
+        body = msgspec.json.encode({"object": "list", "data": list(merged.values())})
+        return web.Response(
+            body=body,
+            content_type="application/json",
+            headers={"x-request-id": received.request_id},
+        )
+
+    async def _list(
+        self, engine: Engine, request: web.Request, received: Received
+    ) -> Sequence[dict[str, Any]]:
+        try:
+            answer = await engine.send(self._outgoing(request, received))
+            try:
+                listed: dict[str, Any] = msgspec.json.decode(await answer.read(), type=dict)
+            finally:
+                await answer.aclose()
+        except (EngineError, msgspec.DecodeError):
+            return []
+        data = listed.get("data")
+        return [entry for entry in data if isinstance(entry, dict)] if data else []
+
+    def _candidates(self, request: web.Request, received: Received) -> list[Engine]:
+        up = self._gateway.fleet.up()
+        home = self._gateway.homes.of(request.match_info.get("response", ""))
+        if home is not None:
+            return [engine for engine in up if engine.id == home]
+        model = _model(received.body)
+        serving = [e for e in up if not e.capabilities.models or model in e.capabilities.models]
+        # With an unknown model any engine will do: it knows best how to say no.
+        candidates = (serving if model else up) or up
+        turn = next(self._turn) % len(candidates) if candidates else 0
+        return candidates[turn:] + candidates[:turn]
+
+    def _outgoing(self, request: web.Request, received: Received) -> EngineRequest:
+        config = self._gateway.config.upstream
+        headers = header_rules.to_engine(
+            received.pairs, with_credentials=config.forward_authorization
+        )
+        headers.append(("x-request-id", received.request_id))
+        return EngineRequest(
+            method=request.method,
+            target=request.raw_path,
+            headers=headers,
+            body=received.body,
+        )
+
+    async def _relay(
+        self, request: web.Request, answer: EngineAnswer, engine: Engine, ids: dict[str, str]
+    ) -> web.StreamResponse:
+        headers = [*header_rules.to_client(answer.headers), *ids.items()]
+        headers.append(("x-agentsched-engine", str(engine.id)))
+        response = web.StreamResponse(status=answer.status, headers=headers)
+        try:
+            await response.prepare(request)
+            async for chunk in answer.chunks():
+                await response.write(chunk)
+            await response.write_eof()
+        except EngineError:
+            # The status is out; a cut connection is the only honest end.
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            await answer.aclose()
+        return response
+
+
+def _model(body: bytes) -> str:
+    try:
+        return _MODEL.decode(body).model
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""

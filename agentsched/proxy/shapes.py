@@ -1,0 +1,107 @@
+"""What the control plane shows: plain JSON values made from the scheduler's records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agentsched.kernel import JournalEntry, encode
+from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
+from agentsched.kernel.shares import TenantAccount
+from agentsched.model import Instant, TenantId, between, in_seconds
+from agentsched.proxy.fleet import Member
+
+
+def _ago(at: Instant | None, now: Instant) -> float | None:
+    return None if at is None else round(in_seconds(between(at, now)), 3)
+
+
+def program(record: ProgramRecord, *, now: Instant) -> dict[str, Any]:
+    """One line of the list of programs. Times are seconds ago."""
+    return {
+        "program": record.program,
+        "tenant": record.tenant,
+        "parent": record.parent,
+        "agent": record.agent,
+        "opened_s": _ago(record.opened_at, now),
+        "idle_s": 0.0 if record.active_steps else _ago(record.last_at, now),
+        "steps_done": record.steps_done,
+        "active_steps": record.active_steps,
+        "conversations": len(record.conversations),
+        "prompt_tokens": record.prompt_tokens,
+        "cached_tokens": record.cached_tokens,
+        "output_tokens": record.output_tokens,
+        "served_tokens": record.served_tokens,
+    }
+
+
+def conversation(record: ConversationRecord, *, now: Instant) -> dict[str, Any]:
+    """One KV lineage of a program."""
+    return {
+        "conversation": record.conversation,
+        "parent": record.parent,
+        "engine": record.engine,
+        "is_resident": record.is_resident,
+        "context_tokens": record.context_tokens,
+        "growth_tokens": round(record.growth_tokens, 1),
+        "steps_done": record.steps_done,
+        "active_steps": record.active_steps,
+        "paused_s": _ago(record.paused_at, now),
+        "waits_for": dict(record.tools),
+    }
+
+
+def step(record: StepRecord, *, now: Instant) -> dict[str, Any]:
+    """One live step."""
+    return {
+        "step": record.step,
+        "program": record.program,
+        "conversation": record.conversation,
+        "state": record.state.value,
+        "class": record.step_class.value,
+        "engine": record.engine,
+        "prompt_tokens": record.prompt_tokens,
+        "age_s": _ago(record.arrived_at, now),
+        "held_for": record.held_for,
+        "bypassed": record.bypassed,
+        "attempts": record.attempts,
+    }
+
+
+def engine(member: Member, record: EngineRecord | None) -> dict[str, Any]:
+    """One engine: what it can do, what runs there, and why it is not up where it is not."""
+    shown: dict[str, Any] = {
+        "engine": member.id,
+        "url": member.url,
+        "is_up": record is not None and record.is_up,
+        "is_draining": record is not None and record.is_draining,
+        "last_error": member.last_error,
+    }
+    if record is not None:
+        shown |= {
+            "capabilities": msgspec.to_builtins(record.capabilities),
+            "load": msgspec.to_builtins(record.load),
+            "running_steps": record.running_steps,
+            "running_tokens": record.running_tokens,
+            "pinned_tokens": record.pinned_tokens,
+        }
+    return shown
+
+
+def tenant(key: TenantId, account: TenantAccount) -> dict[str, Any]:
+    """One tenant's account."""
+    return {
+        "tenant": key,
+        "weight": account.weight,
+        "steps": account.steps,
+        "prompt_tokens": account.prompt_tokens,
+        "output_tokens": account.output_tokens,
+        "served_tokens": account.served_tokens,
+    }
+
+
+def entry(shown: JournalEntry) -> dict[str, Any]:
+    """One turn of the scheduler, as the journal has it."""
+    decoded: dict[str, Any] = msgspec.json.decode(encode(shown))
+    return decoded

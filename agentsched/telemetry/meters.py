@@ -1,0 +1,201 @@
+"""Prometheus metrics, projected from the journal. Labels are few and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from agentsched.kernel import JournalEntry, Scheduler
+from agentsched.model import (
+    Dispatch,
+    Instant,
+    Pin,
+    Prefetch,
+    Reject,
+    StepArrived,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepId,
+    StepStarted,
+    Unpin,
+    between,
+    in_seconds,
+)
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300)
+
+
+@dataclass(slots=True)
+class _Times:
+    arrived: Instant
+    engine: str = ""
+    started: Instant | None = None
+
+
+class MeterSink:
+    """Counts and times of steps. One registry each, so that tests and replicas do not collide."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.registry = CollectorRegistry()
+        self._steps: dict[StepId, _Times] = {}
+        registry = self.registry
+        self._arrived = Counter(
+            "agentsched_steps", "Steps that arrived.", ["step_class"], registry=registry
+        )
+        self._ended = Counter(
+            "agentsched_steps_ended",
+            "Steps that ended, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._rejected = Counter(
+            "agentsched_rejects", "Steps turned away.", ["reason"], registry=registry
+        )
+        self._dispatched = Counter(
+            "agentsched_dispatches",
+            "Steps sent to an engine.",
+            ["engine", "place"],
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "agentsched_tokens", "Tokens by kind.", ["engine", "kind"], registry=registry
+        )
+        self._pins = Counter(
+            "agentsched_pins", "Retentions granted.", ["engine"], registry=registry
+        )
+        self._unpins = Counter(
+            "agentsched_unpins", "Retentions ended.", ["engine", "reason"], registry=registry
+        )
+        self._warm = Counter(
+            "agentsched_prefetches", "Warm-ups asked for.", ["engine"], registry=registry
+        )
+        self._wait = Histogram(
+            "agentsched_wait_seconds",
+            "From arrival to dispatch.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._first_token = Histogram(
+            "agentsched_time_to_first_token_seconds",
+            "From arrival to the first token.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "agentsched_step_seconds",
+            "From arrival to the end of the answer.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._watchers = Gauge(
+            "agentsched_decision_watchers", "Clients of the decision stream.", registry=registry
+        )
+        registry.register(_Gauges(scheduler))
+
+    def write(self, entry: JournalEntry) -> None:
+        """Take in one turn of the scheduler."""
+        self._event(entry)
+        for command in entry.commands:
+            match command:
+                case Dispatch():
+                    self._dispatched.labels(command.engine, command.place).inc()
+                    times = self._steps.get(command.step)
+                    if times is not None:
+                        times.engine = command.engine
+                        waited = in_seconds(between(times.arrived, entry.now))
+                        self._wait.observe(waited)
+                case Reject():
+                    self._rejected.labels(command.reason.value).inc()
+                    self._end(command.step, "rejected", entry.now)
+                case Pin():
+                    self._pins.labels(command.engine).inc()
+                case Unpin():
+                    self._unpins.labels(command.engine, command.reason.value).inc()
+                case Prefetch():
+                    self._warm.labels(command.engine).inc()
+                case _:
+                    pass
+
+    def count_watchers(self, change: int) -> None:
+        """A client began (+1) or stopped (-1) to watch decisions."""
+        self._watchers.inc(change)
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _count_tokens(self, event: StepFinished) -> None:
+        times = self._steps.get(event.step)
+        engine = times.engine if times is not None else ""
+        self._tokens.labels(engine, "prompt").inc(event.usage.prompt_tokens)
+        self._tokens.labels(engine, "cached").inc(event.usage.cached_tokens or 0)
+        self._tokens.labels(engine, "output").inc(event.usage.output_tokens)
+
+    def _event(self, entry: JournalEntry) -> None:
+        event, now = entry.event, entry.now
+        match event:
+            case StepArrived():
+                self._arrived.labels(event.step_class.value).inc()
+                self._steps[event.step] = _Times(now)
+            case StepStarted():
+                times = self._steps.get(event.step)
+                if times is not None and times.started is None:
+                    times.started = now
+                    self._first_token.observe(in_seconds(between(times.arrived, now)))
+            case StepFinished():
+                self._count_tokens(event)
+                self._end(event.step, "finished", now)
+            case StepCancelled():
+                self._end(event.step, "cancelled", now)
+            case StepFailed() if not event.is_retryable:
+                self._end(event.step, "failed", now)
+            case _:
+                pass
+
+    def _end(self, step: StepId, outcome: str, now: Instant) -> None:
+        times = self._steps.pop(step, None)
+        if times is not None:
+            self._ended.labels(outcome).inc()
+            self._duration.observe(in_seconds(between(times.arrived, now)))
+
+
+class _Gauges(Collector):
+    """What is true at the moment of the scrape, read from the scheduler itself."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        statistics = self._scheduler.statistics()
+        plain: list[tuple[str, str, float]] = [
+            ("programs", "Live programs.", statistics.programs),
+            ("waiting_steps", "Steps held.", statistics.waiting_steps),
+            ("running_steps", "Steps at engines.", statistics.running_steps),
+            ("live_pins", "Retentions in force.", statistics.pins),
+            ("events", "Events handled since the start.", statistics.events_total),
+            ("ignored_events", "Late or duplicate events.", statistics.ignored_total),
+            ("retries", "Dispatches after a failed one.", statistics.retried_total),
+        ]
+        for name, text, value in plain:
+            yield GaugeMetricFamily(f"agentsched_{name}", text, value=value)
+        yield from self._engines()
+
+    def _engines(self) -> Iterator[GaugeMetricFamily]:
+        engines = list(self._scheduler.engines.values())
+        readings: list[tuple[str, str, Callable[[int], float]]] = [
+            ("up", "1 while it takes new work.", lambda i: float(engines[i].is_up)),
+            ("running_steps", "Our steps there.", lambda i: float(engines[i].running_steps)),
+            ("running_tokens", "Their prompts.", lambda i: float(engines[i].running_tokens)),
+            ("pinned_tokens", "Retained tokens.", lambda i: float(engines[i].pinned_tokens)),
+            ("kv_usage", "Its own gauge, 0 to 1.", lambda i: engines[i].load.kv_usage or 0.0),
+        ]
+        for name, text, read in readings:
+            family = GaugeMetricFamily(f"agentsched_engine_{name}", text, labels=["engine"])
+            for i, engine in enumerate(engines):
+                family.add_metric([engine.engine], read(i))
+            yield family
