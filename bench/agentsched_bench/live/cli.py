@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 import typer
@@ -28,11 +28,11 @@ from rich.progress import (
 
 from agentsched.model import ConfigError
 from agentsched.proxy.request import Dialect
+from agentsched_bench.live import options
 from agentsched_bench.live import replay as live
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.live.client import Patience
-from agentsched_bench.live.dialects import REPLAYED
-from agentsched_bench.live.identity import STYLES, style
+from agentsched_bench.live.identity import style
 from agentsched_bench.live.results import SCHEMA, ArmRow, Recorder, Result, TraceRow
 from agentsched_bench.report.table import print_summary
 from agentsched_bench.workload.sample import sample_programs
@@ -48,60 +48,29 @@ INTERRUPTED: Final = 130
 
 
 def replay(
-    trace: Annotated[Path, typer.Argument(help="Recorded programs: .jsonl, .jsonl.gz, .jsonl.xz.")],
+    trace: options.Trace,
     *,
-    url: Annotated[
-        list[str], typer.Option(metavar="[NAME=]URL", help="An arm: an endpoint. Repeatable.")
-    ],
-    ids: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[ARM=]STYLE", help=f"How programs name themselves: {', '.join(STYLES)}."
-        ),
-    ] = None,
-    reset: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[ARM=]URL",
-            help="POST here before each run to empty the cache; runs then share their content.",
-        ),
-    ] = None,
-    programs: Annotated[
-        int | None, typer.Option(min=1, help="How many, by lot with the seed; default all.")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="FIELD=PATTERN, as in model=*haiku*. Repeatable.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="At most this many calls per conversation.")
-    ] = None,
-    scale_tokens: Annotated[float, typer.Option(help="Divide token counts by this.")] = 8.0,
-    scale_time: Annotated[float, typer.Option(help="Divide pauses by this.")] = 2.0,
-    gap_cap: Annotated[float, typer.Option(help="Cut pauses to this first, s.")] = 60.0,
-    max_context: Annotated[
-        int | None, typer.Option(min=1, help="End a conversation before its context exceeds this.")
-    ] = None,
-    arrivals: Annotated[
-        str, typer.Option(help="recorded, poisson:RATE, burst:RATE/s or closed:NUMBER.")
-    ] = "closed:8",
-    dialect: Annotated[
-        Dialect, typer.Option(help="chat, completions (token ids), responses or messages.")
-    ] = Dialect.CHAT,
-    model: Annotated[str | None, typer.Option(help="Default: what the first arm serves.")] = None,
-    seed: Annotated[int, typer.Option(help="Chooses programs and arrivals.")] = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 1,
-    alternate: Annotated[
-        bool, typer.Option("--alternate/--in-turn", help="A B A B, or A A B B.")
-    ] = True,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one attempt.")] = 600.0,
-    attempts: Annotated[int, typer.Option(min=1, help="Tries of a call on 429 and 503.")] = 6,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="OPENAI_API_KEY", help="Sent as a bearer token.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Keep the results in this JSON file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    url: options.Urls,
+    ids: options.Ids = None,
+    reset: options.Resets = None,
+    programs: options.Programs = None,
+    only: options.Only = None,
+    steps: options.Steps = None,
+    scale_tokens: options.ScaleTokens = 8.0,
+    scale_time: options.ScaleTime = 2.0,
+    gap_cap: options.GapCap = 60.0,
+    max_context: options.MaxContext = None,
+    arrivals: options.ArrivalsText = "closed:8",
+    dialect: options.Dialects = options.Spoken.CHAT,
+    model: options.Model = None,
+    seed: options.Seed = 0,
+    repeat: options.Repeat = 1,
+    alternate: options.Alternate = True,
+    timeout: options.Timeout = 600.0,
+    attempts: options.Attempts = 6,
+    api_key: options.ApiKey = None,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Replay recorded programs on one or more endpoints and compare them.
 
@@ -116,36 +85,53 @@ def replay(
         steps_max=steps,
         context_tokens_max=max_context,
     )
-    if dialect not in REPLAYED:
-        raise ConfigError(f"cannot replay in the dialect {dialect} ({', '.join(REPLAYED)})")
-    options = live.ReplayOptions(
-        dialect=dialect,
+    chosen = live.ReplayOptions(
+        dialect=Dialect(dialect),
         arrivals=parse_arrivals(arrivals),
         seed=seed,
         repeat=repeat,
         alternate=alternate,
-        # New in each invocation, so that no cache remembers an earlier one; the result says it.
-        salt=None if reset else secrets.token_hex(4),
+        salt=None if reset else new_salt(),
         model=model,
         api_key=api_key,
         patience=Patience(timeout_s=timeout, attempts_max=attempts),
     )
-    plans, trace_row = load_plans(trace, shape, programs=programs, only=only or (), seed=seed)
-    result = new_result(trace_row, arms, shape=shape, options=options)
-    recorder = Recorder(result, path=out)
+    plans, row = load_plans(trace, shape, programs=programs, only=only or (), seed=seed)
+    recorder = Recorder(new_result(row, arms, shape=shape, replay_options=chosen), path=out)
     # Before anything is measured: a file that cannot be written must not cost a run.
     recorder.save()
-    was_stopped = run_replay(plans, arms, options, recorder, is_quiet=as_json)
+    with showing_progress(is_quiet=as_json) as show:
+        work = live.replay_all(plans, arms, chosen, recorder, on_progress=show)
+        was_stopped = asyncio.run(until_signal(work))
+    finish(recorder.result, out=out, as_json=as_json, was_stopped=was_stopped)
+
+
+def finish(
+    result: Result, *, out: Path | None, as_json: bool, was_stopped: bool, note: str = ""
+) -> None:
+    """Print what came out with a `note` for people, and end with the exit code that fits.
+
+    Raises:
+        typer.Exit: 130 when stopped by a signal, 1 when calls failed.
+    """
     if as_json:
         typer.echo(msgspec.json.encode(result.summary))
     else:
-        print_summary(result, console=Console())
+        console = Console()
+        print_summary(result, console=console)
+        if note:
+            console.print(note, highlight=False, markup=False)
         if out is not None:
             typer.echo(f"results: {out}")
     if was_stopped:
         raise typer.Exit(INTERRUPTED)
     if any(arm.errors for arm in result.summary):
         raise typer.Exit(1)
+
+
+def new_salt() -> str:
+    """A salt that no earlier replay had, so that no cache remembers one; the result keeps it."""
+    return secrets.token_hex(4)
 
 
 def parse_arms(
@@ -215,13 +201,13 @@ def new_result(
     arms: Sequence[live.Arm],
     *,
     shape: ShapeOptions,
-    options: live.ReplayOptions,
+    replay_options: live.ReplayOptions,
 ) -> Result:
     """An empty result that says how it came about. Keys and tokens are not kept."""
     return Result(
         schema=SCHEMA,
         command=_without_secrets(sys.argv),
-        seed=options.seed,
+        seed=replay_options.seed,
         versions={
             "agentsched": metadata.version("agentsched"),
             "aiohttp": metadata.version("aiohttp"),
@@ -235,11 +221,11 @@ def new_result(
             "gap_cap_s": shape.gap_cap_s,
             "steps_max": shape.steps_max,
             "context_tokens_max": shape.context_tokens_max,
-            "dialect": str(options.dialect),
-            "arrivals": str(options.arrivals),
-            "repeat": options.repeat,
-            "alternate": options.alternate,
-            "salt": options.salt,
+            "dialect": str(replay_options.dialect),
+            "arrivals": str(replay_options.arrivals),
+            "repeat": replay_options.repeat,
+            "alternate": replay_options.alternate,
+            "salt": replay_options.salt,
         },
         arms=[ArmRow(name=arm.name, url=arm.url, ids=arm.ids) for arm in arms],
     )
@@ -258,21 +244,6 @@ def _without_secrets(arguments: Sequence[str]) -> list[str]:
         hide_next = argument == "--api-key"
         kept.append(argument)
     return kept
-
-
-def run_replay(
-    plans: Sequence[PlannedProgram],
-    arms: Sequence[live.Arm],
-    options: live.ReplayOptions,
-    recorder: Recorder,
-    *,
-    is_quiet: bool = False,
-) -> bool:
-    """Replay with a progress bar (on a terminal only); whether it was stopped by Ctrl-C."""
-    with _progress(is_quiet=is_quiet) as on_progress:
-        return asyncio.run(
-            until_signal(live.replay_all(plans, arms, options, recorder, on_progress=on_progress))
-        )
 
 
 async def until_signal(work: Coroutine[None, None, None]) -> bool:
@@ -304,7 +275,8 @@ async def until_signal(work: Coroutine[None, None, None]) -> bool:
 
 
 @contextlib.contextmanager
-def _progress(*, is_quiet: bool) -> Iterator[Callable[[live.Progress], None]]:
+def showing_progress(*, is_quiet: bool) -> Iterator[Callable[[live.Progress], None]]:
+    """A progress bar on the terminal, if there is one; yields what to call with news."""
     console = Console(stderr=True)
     if is_quiet or not console.is_terminal:
         yield lambda _: None

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentsched_bench.live.results import ArmSummary, Result
+from agentsched_bench.workload.statistics import Spread
 
 
 def _time(value: float) -> str:
@@ -26,11 +27,13 @@ def _programs(arm: ArmSummary) -> str:
     return f"{done} of {sum(arm.programs.values())}"
 
 
-def _jct_p50_p95_p99(arm: ArmSummary) -> str:
-    return " / ".join(_time(v) for v in (arm.jct_s.p50, arm.jct_s.p95, arm.jct_s.p99))
+def _mean(arm: ArmSummary) -> str:
+    return _time(arm.jct_s.mean) if arm.jct_s.count else "-"
 
 
 def _ttft(arm: ArmSummary) -> str:
+    if not arm.ttft_s.count:
+        return "-"
     return " / ".join(_time(v) for v in (arm.ttft_s.p50, arm.ttft_s.p99, arm.ttft_s.max))
 
 
@@ -41,7 +44,7 @@ def _run_spread(arm: ArmSummary) -> str:
 
 
 def _ratio(arm: ArmSummary) -> str:
-    return "1" if arm.jct_ratio is None else f"{arm.jct_ratio:.2f}"
+    return "-" if arm.jct_ratio is None else f"{arm.jct_ratio:.2f}"
 
 
 def _recognised(arm: ArmSummary) -> str:
@@ -60,10 +63,14 @@ def _merged(arm: ArmSummary) -> str:
     return "-" if arm.attribution is None else str(arm.attribution.merged)
 
 
+def _tail(jct: Spread) -> str:
+    return " / ".join(_time(value) for value in (jct.p50, jct.p95, jct.p99)) if jct.count else "-"
+
+
 _ROWS: Final[Sequence[tuple[str, Callable[[ArmSummary], str]]]] = (
     ("programs completed", _programs),
-    ("job completion, mean", lambda arm: _time(arm.jct_s.mean)),
-    ("  p50 / p95 / p99", _jct_p50_p95_p99),
+    ("job completion, mean", _mean),
+    ("  p50 / p95 / p99", lambda arm: _tail(arm.jct_s)),
     ("  means of the runs", _run_spread),
     ("  median ratio to the first", _ratio),
     ("first token, p50 / p99 / max", _ttft),

@@ -110,7 +110,7 @@ class FakeOpenAi:
     async def _stream(
         self, response: web.StreamResponse, path: str, body: dict[str, Any], *, number: int
     ) -> None:
-        wanted = body.get("max_tokens") or body.get("max_output_tokens")
+        wanted = body["max_tokens"] if "max_tokens" in body else body["max_output_tokens"]
         events = _EVENTS[path](
             prompt=_count(body), output=wanted, usage=self.gives_usage, ids=self.gives_ids
         )
@@ -127,7 +127,7 @@ class FakeOpenAi:
 def _count(body: dict[str, Any]) -> int:
     if "prompt" in body:
         return len(body["prompt"])
-    messages = list(body.get("messages", body.get("input")))
+    messages = list(body["messages"] if "messages" in body else body["input"])
     for system in ("system", "instructions"):
         if system in body:
             messages.append({"content": body[system]})

@@ -1,0 +1,114 @@
+"""Our own commands as subprocesses: started, awaited until ready, stopped whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentsched.model import EngineTimeout, EngineUnreachable
+
+_URL: Final = re.compile(r"https?://[^\s/()]+:\d+")
+_TAIL_LINES: Final = 15
+_STOP_S: Final = 10.0
+#: The command line, ended by the kernel (Linux) when the process that started it is killed.
+_BOOT: Final = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)
+    if os.getppid() != int(sys.argv.pop(1)):
+        sys.exit(1)
+else:
+    sys.argv.pop(1)
+from agentsched.cli import main
+sys.exit(main())
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A process that serves: where, and the line in which it said so."""
+
+    url: str
+    line: str
+
+
+@contextlib.asynccontextmanager
+async def running(*arguments: str, name: str, ready_s: float = 60.0) -> AsyncIterator[Ready]:
+    """Run `agentsched ARGUMENTS`; yields what it said when it was ready.
+
+    The process is in a group of its own, so that Ctrl-C reaches it through us alone.
+
+    Raises:
+        EngineUnreachable: it ended before it was ready; the text has its last words.
+        EngineTimeout: it was not ready in time.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _BOOT,
+        str(os.getpid()),
+        *arguments,
+        stdout=PIPE,
+        stderr=STDOUT,
+        start_new_session=True,
+    )
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    url: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+    reader = asyncio.create_task(_follow(process, tail, url), name=f"output of {name}")
+    try:
+        yield await _ready(url, tail, name=name, ready_s=ready_s)
+    finally:
+        await _stop(process)
+        await reader
+
+
+async def _follow(process: Process, tail: deque[str], url: asyncio.Future[Ready]) -> None:
+    """Read all that the process writes, so that it never waits for us."""
+    assert process.stdout is not None
+    while True:
+        try:
+            line = await process.stdout.readline()
+        except ValueError:
+            # A line longer than the buffer: what was read of it is gone.
+            continue
+        if not line:
+            break
+        text = line.decode(errors="replace").rstrip()
+        tail.append(text)
+        found = _URL.search(text)
+        if found and "ready" in text and not url.done():
+            url.set_result(Ready(url=found[0], line=text))
+    if not url.done():
+        url.cancel()
+
+
+async def _ready(
+    url: asyncio.Future[Ready], tail: Sequence[str], *, name: str, ready_s: float
+) -> Ready:
+    done, _ = await asyncio.wait([url], timeout=ready_s)
+    said = " | ".join(line for line in tail if line.strip()) or "nothing"
+    if not done:
+        raise EngineTimeout(f"{name} was not ready within {ready_s:g} s; it said: {said}")
+    if url.cancelled():
+        raise EngineUnreachable(f"{name} did not start; it said: {said}")
+    return url.result()
+
+
+async def _stop(process: Process) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            # Shielded: a second Ctrl-C must not leave the process behind.
+            await asyncio.shield(asyncio.wait_for(process.wait(), _STOP_S))
