@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agentsched.model.errors import ConfigError
-from agentsched.model.time import SECOND, Instant, after
+from agentsched.model.time import SECOND, Instant, Nanos, after
 from agentsched_bench.engine.cost import CPU_2CORE
 from agentsched_bench.engine.model import EngineModel
 from agentsched_bench.engine.requests import (
@@ -58,7 +58,7 @@ def drain(model: EngineModel, now: int = 0) -> int:
     """Run everything to its end; the instant of it."""
     at = Instant(now)
     while len(model):
-        stretch = model.run_until(now=at, until=after(at, SECOND * 1000))
+        stretch = model.run_until(now=at, until=after(at, Nanos(SECOND * 1000)))
         assert stretch.at > at
         at = stretch.at
         model.check()
