@@ -53,6 +53,10 @@ class _MessagesBody(msgspec.Struct):
     usage: MessagesUsage | None = None
 
 
+class _UsageBody(msgspec.Struct):
+    usage: ChatUsage | None = None
+
+
 class _ErrorBody(msgspec.Struct):
     error: Raw = Raw()
     message: str | None = None
@@ -66,6 +70,7 @@ class _Part(msgspec.Struct):
 _CHAT: Final = msgspec.json.Decoder(_ChatBody)
 _RESPONSE: Final = msgspec.json.Decoder(ResponseObject)
 _MESSAGE: Final = msgspec.json.Decoder(_MessagesBody)
+_USAGE: Final = msgspec.json.Decoder(_UsageBody)
 _ERROR: Final = msgspec.json.Decoder(_ErrorBody)
 _PARTS: Final = msgspec.json.Decoder(str | list[_Part] | None)
 _STRING: Final = msgspec.json.Decoder(str)
@@ -80,7 +85,7 @@ def read_answer(
     as it was sent, Anthropic's input object included.
     """
     draft = AnswerDraft(answer_chars_max)
-    read = _READERS.get(dialect, _read_chat)
+    read = _READERS.get(dialect, _read_other)
     try:
         if not _read_error(body, draft):
             read(body, draft)
@@ -98,13 +103,19 @@ def _read_error(body: bytes, draft: AnswerDraft) -> bool:
     return True
 
 
+def _read_other(body: bytes, draft: AnswerDraft) -> None:
+    """Embeddings, token counts and the like: any object is whole; usage in the usual shape."""
+    answer = _USAGE.decode(body)
+    draft.is_complete = True
+    if answer.usage is not None:
+        draft.usage = answer.usage.usage()
+
+
 def _read_chat(body: bytes, draft: AnswerDraft) -> None:
-    """Chat and completions; of embeddings and the like, the usage that has the same shape."""
     answer = _CHAT.decode(body)
     draft.name_response(answer.id)
     if answer.usage is not None:
         draft.usage = answer.usage.usage()
-    draft.is_complete = answer.choices is None
     for choice in answer.choices or ():
         if choice.index != 0:
             continue
@@ -150,11 +161,6 @@ def _read_messages(body: bytes, draft: AnswerDraft) -> None:
             draft.add_arguments(place, _json_text(block.input) if block.input else "{}")
 
 
-def _read_count(body: bytes, draft: AnswerDraft) -> None:
-    _ERROR.decode(body)
-    draft.is_complete = True
-
-
 def _json_text(raw: Raw) -> str:
     """A string's text; any other value as it is spelled."""
     return _STRING.decode(raw) if first_byte(raw) == ord('"') else bytes(raw).decode()
@@ -163,5 +169,6 @@ def _json_text(raw: Raw) -> str:
 _READERS: Final[Mapping[Dialect, Callable[[bytes, AnswerDraft], None]]] = {
     Dialect.RESPONSES: _read_response,
     Dialect.MESSAGES: _read_messages,
-    Dialect.COUNT_TOKENS: _read_count,
+    Dialect.CHAT: _read_chat,
+    Dialect.COMPLETIONS: _read_chat,
 }

@@ -86,11 +86,14 @@ def stream_error(
 ) -> bytes:
     """An event that says in mid-stream that no more will come, and why.
 
-    `status` is what the answer's status would have been. Chat and completions: an error chunk with
-    that number as its code, as vLLM writes it, which clients read like a status; no `[DONE]` after
-    it, so that nobody takes the cut answer for a whole one. Responses: `response.failed`, with the
-    code `rate_limit_exceeded` and a delay in the text wherever trying again makes sense, since
-    Codex waits for exactly that. Messages: `event: error`. Elsewhere: an OpenAI error object.
+    `status` is what the answer's status would have been. `response_id` and `model` are those of
+    the events before, where there were any: OpenAI's helpers refuse a change of id.
+
+    Chat and completions: an error chunk with the status as its code, as vLLM writes it, which
+    clients read like a status; no `[DONE]` after it, so that nobody takes the cut answer for a
+    whole one. Responses: `response.failed`, with the code `rate_limit_exceeded` and a delay in the
+    text wherever trying again makes sense, since Codex waits for exactly that. Messages: `event:
+    error`. Elsewhere: an OpenAI error object.
     """
     can_retry = status in (408, 409, 429) or status >= 500
     if can_retry and retry_after_s is None and dialect is Dialect.RESPONSES:
@@ -115,11 +118,11 @@ def keep_alive(dialect: Dialect, *, response_id: str = "", model: str = "") -> b
     """An event without meaning that every client counts as a sign of life.
 
     Comments are not enough: some clients only count events. A chat chunk has one choice with an
-    empty delta, since many programs look at the first choice without asking. Two things to know:
-    helpers that gather a stream take id and model from the first chunk, and OpenAI's
-    `responses.stream()` helper refuses any event before the engine's `response.created`; the plain
-    stream does not. So it is best sent after the engine's first event, and before that only to
-    clients that would otherwise give up.
+    empty delta, since many programs look at the first choice without asking. Helpers that gather
+    a stream take id and model from the first chunk, and OpenAI's `responses.stream()` refuses any
+    event before `response.created` and any change of id (the plain stream does not mind). So it is
+    best sent after the engine's first event and with its id; before that, only to clients that
+    would otherwise give up.
     """
     match dialect:
         case Dialect.MESSAGES:

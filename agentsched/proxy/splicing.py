@@ -18,6 +18,7 @@ them, or they are not ours to judge.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -41,7 +42,7 @@ SCHEDULER_FIELDS: Final = (
 
 _ENCODE: Final = msgspec.json.Encoder().encode
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
-_WHITE_SPACE: Final = b" \t\r\n"
+_EMPTY_OBJECT: Final = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*\}[ \t\r\n]*")
 # The first bytes of an object, a list and null.
 _REFUSED_ITEMS: Final = frozenset(b"{[n")
 _REFUSED_VALUES: Final = frozenset(b"{n")
@@ -78,7 +79,7 @@ def splice(
 
 
 def _is_object(request: ParsedRequest) -> bool:
-    return bool(request.fields) or request.body.strip(_WHITE_SPACE) == b"{}"
+    return bool(request.fields) or _EMPTY_OBJECT.fullmatch(request.body) is not None
 
 
 def _rewrite(request: ParsedRequest, changed: Mapping[str, bytes], dropped: set[str]) -> bytes:

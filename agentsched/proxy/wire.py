@@ -69,6 +69,7 @@ _OUTPUT_FIELDS: Final[Mapping[Dialect, tuple[str, ...]]] = {
 _STRING: Final = msgspec.json.Decoder(str)
 _NUMBER: Final = msgspec.json.Decoder(int | float)
 _NUMBER_CHARS_MAX: Final = 24
+_COUNT_MAX: Final = 2**53
 _QUOTE: Final = ord('"')
 
 # What engines' validators take for true in a boolean field.
@@ -211,7 +212,8 @@ def _output_tokens_max(dialect: Dialect, fields: Mapping[str, Raw]) -> int | Non
             value = _NUMBER.decode(raw)
         except msgspec.MsgspecError:
             return None
-        return int(value) if value > 0 and value == int(value) else None
+        is_count = 0 < value <= _COUNT_MAX and value == int(value)
+        return int(value) if is_count else None
     return None
 
 
