@@ -58,4 +58,7 @@ def parse_span(text: str) -> Nanos:
     match = _SPAN.fullmatch(text)
     if match is None:
         raise ConfigError(f"not a length of time: {text!r} (write 250ms, 15s, 2m or 1h)")
-    return Nanos(round(float(match[1]) * _UNITS[match[2]]))
+    whole, _, part = match[1].partition(".")
+    unit, tenths = _UNITS[match[2]], 10 ** len(part)
+    # In whole numbers, since a float is a few nanoseconds off from 2**53 on.
+    return Nanos(int(whole) * unit + (2 * int(part or 0) * unit + tenths) // (2 * tenths))
