@@ -357,3 +357,14 @@ def test_the_graph_sees_every_event(make_rig: Any) -> None:
     rig.engine()
     rig.arrive("s1")
     assert graph.seen == 2
+
+
+def test_a_step_that_comes_back_is_let_in_beyond_the_limit_of_the_queue(make_rig: Any) -> None:
+    rig = make_rig(ready_steps_max=1, running_steps_per_engine_max=1)
+    rig.engine()
+    rig.arrive("s1")
+    rig.arrive("s2")
+    rig.push(EngineLost(engine=EngineId("e1"), reason="crash"))
+    assert rig.push(StepFailed(step=StepId("s1"), reason="crash", is_retryable=True)) == ()
+    assert rig.scheduler.statistics().waiting_steps == 2
+    assert rejected(rig.arrive("s3")) == [RejectReason.QUEUE_FULL]
