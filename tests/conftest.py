@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,9 @@ class VllmSlot:
         if engine is not None:
             group = engine.pid
             self._runner.run(engine.stop())
-            assert living(group) == [], "an engine left processes behind"
+            deadline = time.monotonic() + 10.0  # killed is not yet gone
+            while left := living(group):
+                assert time.monotonic() < deadline, f"an engine left processes behind: {left}"
 
     def close(self) -> None:
         self.close_engine()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,9 @@ from agentsched.model import EngineId, EngineLoad
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched_adapters import FakeEngine, VllmEngine
 from agentsched_adapters.fake import FakeSpeed
-from agentsched_bench.vllm_local import LocalVllmConfig
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig, Scheduling
+from agentsched_bench.engine.server import ServerConfig, running_engine
 
 SLOTS = 4
 BLOCK_SIZE = 32
@@ -114,7 +116,9 @@ class Client:
         order: list[str] = []
 
         async def ask(name: str, priority: int) -> None:
-            await self.generate(prompt(name, 8), tokens=4, priority=priority)
+            # As the proxy does it: an engine that would refuse a priority is not sent one.
+            fields = self.engine.admission_fields(priority=priority, session=name)
+            await self.generate(prompt(name, 8), tokens=4, **fields)
             order.append(name)
 
         async with self.all_slots_taken(prompt) as streams, asyncio.TaskGroup() as tasks:
@@ -151,7 +155,23 @@ def _fake(*, priority: bool) -> FakeEngine:
     )
 
 
-@pytest.fixture(params=["fake", pytest.param("vllm", marks=pytest.mark.vllm)])
+def _embedded(*, priority: bool) -> ServerConfig:
+    sizes = EngineConfig.from_preset(preset("cpu-2core"))
+    engine = replace(
+        sizes,
+        blocks=BLOCKS,
+        block_size=BLOCK_SIZE,
+        max_num_seqs=SLOTS,
+        max_model_len=CONTEXT_MAX,
+        scheduling=Scheduling.PRIORITY if priority else Scheduling.FCFS,
+    )
+    return ServerConfig(engine=engine, models=("tiny",))
+
+
+VLLM = pytest.param("vllm", marks=pytest.mark.vllm)
+
+
+@pytest.fixture(params=["fake", "embedded", VLLM])
 def kind(request: pytest.FixtureRequest) -> str:
     """Every engine."""
     return str(request.param)
@@ -159,41 +179,46 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def address(kind: str, request: pytest.FixtureRequest) -> str:
-    """Where the engine listens; empty for the one in this process. (Not async: it starts vLLM.)"""
-    if kind == "vllm":
-        return str(request.getfixturevalue("vllm_url"))
-    return ""
+    """Where vLLM listens; empty for the others. (Not async: it starts vLLM.)"""
+    return str(request.getfixturevalue("vllm_url")) if kind == "vllm" else ""
 
 
 @pytest.fixture
-async def client(address: str) -> AsyncIterator[Client]:
+async def client(kind: str, address: str) -> AsyncIterator[Client]:
     """A probed engine with priority order that has nothing to do."""
-    async for client in _opened(address, priority=True):
+    async with _opened(kind, address, priority=True) as client:
         yield client
 
 
 @pytest.fixture
-def fcfs_address(kind: str, vllm_slot: Any, vllm_config: LocalVllmConfig) -> str:
-    """As `address`, of an engine under first come, first served, without development routes."""
+def fcfs_address(kind: str, vllm_slot: Any, request: pytest.FixtureRequest) -> str:
+    """As `address`, of a vLLM under first come, first served, without development routes."""
     if kind != "vllm":
         return ""
-    config = replace(vllm_config, scheduling="fcfs", dev_routes=False)
-    return str(vllm_slot.url(config))
+    shared = request.getfixturevalue("vllm_config")
+    return str(vllm_slot.url(replace(shared, scheduling="fcfs", dev_routes=False)))
 
 
 @pytest.fixture
-async def fcfs_client(fcfs_address: str) -> AsyncIterator[Client]:
+async def fcfs_client(kind: str, fcfs_address: str) -> AsyncIterator[Client]:
     """A probed engine that takes requests as they come."""
-    async for client in _opened(fcfs_address, priority=False):
+    async with _opened(kind, fcfs_address, priority=False) as client:
         yield client
 
 
-async def _opened(address: str, *, priority: bool) -> AsyncIterator[Client]:
-    engine: Engine = VllmEngine(EngineId("vllm"), address) if address else _fake(priority=priority)
-    client = Client(engine=engine, model="tiny")
-    try:
+@asynccontextmanager
+async def _opened(kind: str, address: str, *, priority: bool) -> AsyncIterator[Client]:
+    async with AsyncExitStack() as stack:
+        engine: Engine
+        if kind == "fake":
+            engine = _fake(priority=priority)
+        else:
+            if kind == "embedded":
+                running = running_engine(_embedded(priority=priority))
+                address = (await stack.enter_async_context(running)).url
+            engine = VllmEngine(EngineId(kind), address)
+        stack.push_async_callback(engine.aclose)
+        client = Client(engine=engine, model="tiny")
         await engine.probe()
         await client.until(lambda load: load.running == 0 and load.waiting == 0)
         yield client
-    finally:
-        await engine.aclose()

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentsched_adapters import VllmEngine, detect
+from agentsched_adapters import VllmEngine
+from agentsched_adapters.detect import detect
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ METRICS = (
 )
 
 
-@pytest.fixture(params=[pytest.param("vllm", marks=pytest.mark.vllm)])
+@pytest.fixture(params=["embedded", pytest.param("vllm", marks=pytest.mark.vllm)])
 def kind(request: pytest.FixtureRequest) -> str:
     """Every engine that listens."""
     return str(request.param)

@@ -21,4 +21,3 @@ async def test_an_order_that_is_not_confirmed_is_not_claimed(fcfs_client: Any) -
     # The rest is known all the same.
     assert fcfs_client.engine.capabilities.prefix_cache
     assert fcfs_client.engine.capabilities.cached_tokens
-    assert fcfs_client.engine.capabilities.session_id
