@@ -1,12 +1,12 @@
 """A tap on an engine's event stream: reads along, and hides the usage chunk that only we wanted.
 
-Bytes go through at once and as they are. The one exception is the end of a stream whose usage
-chunk is to be hidden: once a finish reason was seen, the next event might be that chunk, so its
-bytes wait until it is whole. Whether a chunk is hidden depends on the stream alone, never on how
-the network cut it.
+Whole events go through at once and as they are. Of an event that is not whole nothing is sent yet:
+a client could do nothing with it, and so the relayed bytes always end where an error event of ours
+can follow, should the engine die in the middle of one. What is relayed depends on the stream
+alone, never on how the network cut it.
 
 An event ends at a blank line; a line ends in LF, CR or CRLF (WHATWG, "server-sent events"). What
-cannot be read is relayed and otherwise ignored; after an event of more than `event_bytes_max`
+cannot be read is relayed and otherwise ignored; from an event of more than `event_bytes_max` on,
 the tap relays blindly.
 """
 
@@ -42,7 +42,6 @@ class SseTap:
         "_draft",
         "_event_bytes_max",
         "_has_cr",
-        "_held",
         "_hides",
         "_hides_lf",
         "_tail",
@@ -59,14 +58,12 @@ class SseTap:
         event_bytes_max: int = EVENT_BYTES_MAX,
     ) -> None:
         self._draft = AnswerDraft(answer_chars_max)
-        #: None once the tap is blind.
+        #: None where nothing is read: the tap is blind.
         self._tap = tap_for(dialect, self._draft)
-        self._hides = hide_usage and dialect in (Dialect.CHAT, Dialect.COMPLETIONS)
+        self._hides = hide_usage
         self._event_bytes_max = event_bytes_max
-        #: The bytes of the event that is not whole yet; `_held` of them were not relayed, which
-        #: is none or all.
+        #: The bytes of the event that is not whole yet; not relayed.
         self._tail = bytearray()
-        self._held = 0
         self._has_cr = False
         #: The last event ended in a CR at the end of a chunk: an LF that follows belongs to it.
         self._awaits_lf = False
@@ -84,7 +81,7 @@ class SseTap:
         return self._draft.answer()
 
     def feed(self, chunk: bytes) -> bytes:
-        """Read a chunk; the bytes to relay now, `chunk` itself wherever nothing is hidden."""
+        """Read a chunk; the bytes to relay now, which is `chunk` itself if it ends an event."""
         if self._tap is None or not chunk:
             return chunk
         if self._awaits_lf:
@@ -93,86 +90,68 @@ class SseTap:
                 return (b"" if self._hides_lf else b"\n") + self.feed(chunk[1:])
         if not self._has_cr and _CR in chunk:
             self._has_cr = True
-        before = len(self._tail)
-        if before:
+        search = 0
+        data: bytes | bytearray = chunk
+        if self._tail:
+            search = max(0, len(self._tail) - _BLANK_LINE_BYTES_MAX)
             self._tail += chunk
-            data: bytes | bytearray = self._tail
+            data = self._tail
+        end, hidden = self._read(data, search)
+        if end == len(data) and data is chunk and not hidden:
+            return chunk
+        relayed = _without(data, end, hidden)
+        if data is chunk:
+            self._tail += memoryview(chunk)[end:]
         else:
-            data = chunk
-        end, hidden = self._read(data, max(0, before - _BLANK_LINE_BYTES_MAX))
-        start = before - self._held
-        holds = self._may_hide()
-        stop = end if holds else len(data)
-        if start == before and stop == len(data) and not hidden:
-            relayed = chunk
-        else:
-            relayed = _without(data, start, stop, hidden)
-        self._keep(data, end, holds=holds)
+            del self._tail[:end]
         return relayed
 
     def close(self) -> bytes:
-        """The stream has ended: the bytes that were still held back, if they are to be relayed."""
-        if self._tap is None:
-            return b""
+        """The stream has ended: the bytes that are left, to be relayed like all others.
+
+        There are some if the stream ended within an event. Whoever is going to send an error event
+        after it should leave them out.
+        """
         rest = bytes(self._tail)
-        held = self._held
         self._tail = bytearray()
-        self._held = 0
         # Some servers leave out the last blank line; clients differ in whether they mind.
-        is_usage = self._observe(rest.rstrip(b"\r\n")) if rest else False
-        return b"" if is_usage or not held else rest
+        is_hidden = self._observe(rest.rstrip(b"\r\n")) if rest else False
+        return b"" if is_hidden else rest
 
     def _read(self, data: bytes | bytearray, search: int) -> tuple[int, list[tuple[int, int]]]:
-        """Read the whole events in `data`; where the last one ends, and which are to be hidden."""
+        """Read the events in `data`: up to where it can be relayed, and what is to be hidden."""
         hidden: list[tuple[int, int]] = []
         start = 0
         while True:
-            stop, end = self._boundary(data, search)
-            if (stop if end else _content_end(data)) - start > self._event_bytes_max:
+            if self._has_cr:
+                match = _BLANK_LINE.search(data, search)
+                stop, end = match.span() if match is not None else (-1, 0)
+            else:
+                stop = data.find(b"\n\n", search)
+                end = stop + 2
+            if (stop if stop >= 0 else _content_end(data)) - start > self._event_bytes_max:
                 self._tap = None
+                return len(data), hidden
+            if stop < 0:
                 return start, hidden
-            if not end:
-                return start, hidden
-            may_hide = self._may_hide()
-            is_hidden = self._observe(bytes(data[start:stop])) and may_hide
+            is_hidden = self._observe(bytes(data[start:stop]))
             if is_hidden:
                 hidden.append((start, end))
-            if end == len(data) and data[-1] == _CR:
+            if self._has_cr and end == len(data) and data[-1] == _CR:
                 self._awaits_lf = True
                 self._hides_lf = is_hidden
             start = search = end
 
-    def _boundary(self, data: bytes | bytearray, search: int) -> tuple[int, int]:
-        """Where the next event's content ends, and its blank line; (0, 0) where it is not whole."""
-        if not self._has_cr:
-            stop = data.find(b"\n\n", search)
-            return (stop, stop + 2) if stop >= 0 else (0, 0)
-        match = _BLANK_LINE.search(data, search)
-        return match.span() if match is not None else (0, 0)
-
-    def _may_hide(self) -> bool:
-        """Whether the event that begins now could be the one to hide."""
-        tap = self._tap
-        return self._hides and tap is not None and tap.is_finished
-
     def _observe(self, block: bytes) -> bool:
+        """Read an event; whether it is to be hidden."""
         data = _data(block)
         if not data or self._tap is None:
             return False
         try:
-            return self._tap.observe(data)
+            return self._tap.observe(data) and self._hides
         except BROKEN:
             self.malformed_events += 1
             return False
-
-    def _keep(self, data: bytes | bytearray, end: int, *, holds: bool) -> None:
-        if self._tap is None:
-            self._tail = bytearray()
-        elif data is self._tail:
-            del self._tail[:end]
-        elif end < len(data):
-            self._tail += memoryview(data)[end:]
-        self._held = len(self._tail) if holds else 0
 
 
 def _data(block: bytes) -> bytes:
@@ -195,12 +174,11 @@ def _content_end(data: bytes | bytearray) -> int:
     return end - 1 if data.endswith((b"\n", b"\r")) else end
 
 
-def _without(
-    data: bytes | bytearray, start: int, stop: int, hidden: list[tuple[int, int]]
-) -> bytes:
+def _without(data: bytes | bytearray, end: int, hidden: list[tuple[int, int]]) -> bytes:
     pieces: list[bytes | bytearray] = []
+    start = 0
     for first, last in hidden:
         pieces.append(data[start:first])
         start = last
-    pieces.append(data[start:stop])
+    pieces.append(data[start:end])
     return b"".join(pieces)

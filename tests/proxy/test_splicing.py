@@ -59,7 +59,7 @@ def field_texts(body: bytes) -> list[tuple[str, str]]:
 @pytest.mark.slow
 class TestSplice:
     @given(bodies(), st.dictionaries(names, new_values, max_size=4), st.sets(names, max_size=4))
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=200, deadline=None)
     def test_it_updates_and_keeps_all_else(
         self, body: bytes, put: dict[str, object], drop: set[str]
     ) -> None:
@@ -75,7 +75,7 @@ class TestSplice:
         assert splice(other(result), put=put, drop=drop) is result
 
     @given(bodies(), st.dictionaries(names, new_values, max_size=3))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     def test_replacing_touches_the_values_alone(self, body: bytes, put: dict[str, object]) -> None:
         put = {name: value for name, value in put.items() if name in json.loads(body)}
         expected = body.decode()

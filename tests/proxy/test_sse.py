@@ -167,22 +167,10 @@ class TestHiding:
         singles = [stream[place : place + 1] for place in range(len(stream))]
         assert tapped(Dialect.CHAT, singles, hide_usage=True)[0] == before + after
 
-    def test_nothing_waits_until_the_usage_chunk_may_come(self) -> None:
-        tap = SseTap(Dialect.CHAT, hide_usage=True)
-        text = chat({"content": "a"})
-        for place in range(len(text)):
-            piece = text[place : place + 1]
-            assert tap.feed(piece) is piece
-        assert tap.feed(FINISH[:10]) == FINISH[:10]
-        assert tap.feed(FINISH[10:] + b"da") == FINISH[10:]
-        assert tap.feed(b"ta: ") == b""
-        assert tap.feed(b"[DONE]\n\nda") == DONE
-        assert tap.close() == b"da"
-        assert tap.close() == b""
-
-    def test_usage_beside_content_or_before_the_end_stays(self) -> None:
+    def test_usage_beside_content_stays(self) -> None:
         beside = data({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": USAGE})
-        stream = [USAGE_CHUNK, beside, FINISH, beside, DONE]
+        no_usage = data({"choices": [], "usage": None})
+        stream = [no_usage, beside, FINISH, beside, DONE]
         assert tapped(Dialect.CHAT, stream, hide_usage=True)[0] == b"".join(stream)
 
     def test_only_when_asked(self) -> None:
@@ -380,6 +368,22 @@ class TestMessages:
 
 
 class TestFraming:
+    def test_whole_events_pass_at_once_and_parts_of_them_wait(self) -> None:
+        tap = SseTap(Dialect.CHAT, hide_usage=False)
+        first, second = chat({"content": "a"}), chat({"content": "b"})
+        assert tap.feed(first + second[:10]) == first
+        assert tap.feed(second[10:-1]) == b""
+        assert tap.answer().text == "a"
+        assert tap.feed(second[-1:] + first + first[:1]) == second + first
+        assert tap.feed(first[1:]) == first
+        assert tap.close() == b""
+
+    def test_the_rest_of_a_stream_that_dies_within_an_event(self) -> None:
+        tap = SseTap(Dialect.CHAT, hide_usage=True)
+        assert tap.feed(FINISH + b"data: {") == FINISH
+        assert tap.close() == b"data: {"
+        assert tap.close() == b""
+
     def test_comments_names_and_several_data_lines(self) -> None:
         whole = json.dumps({"choices": [{"delta": {"content": "a"}}]}, indent=1).encode()
         lines = b"".join(b"data:" + line + b"\n" for line in whole.split(b"\n"))
@@ -472,8 +476,23 @@ CUTS = st.lists(st.integers(0, 5000), max_size=12)
 
 @pytest.mark.slow
 class TestAnyCut:
+    @given(st.sampled_from(sorted(CAPTURES.glob("*.sse"))), CUTS)
+    @settings(max_examples=100, deadline=None)
+    def test_every_whole_event_has_passed_and_nothing_else(
+        self, path: Path, places: list[int]
+    ) -> None:
+        stream = path.read_bytes()
+        tap = SseTap(dialect_of(path), hide_usage=False)
+        fed = relayed = b""
+        for chunk in cut(stream, places):
+            fed += chunk
+            relayed += tap.feed(chunk)
+            whole, end, _ = fed.rpartition(b"\n\n")
+            assert relayed == whole + end
+        assert relayed == stream
+
     @given(streams(), CUTS, st.booleans(), st.sampled_from([40, 200, 10_000]))
-    @settings(max_examples=600, deadline=None)
+    @settings(max_examples=250, deadline=None)
     def test_gives_the_same_bytes_and_answer(
         self, stream: bytes, places: list[int], hide_usage: bool, event_bytes_max: int
     ) -> None:
@@ -498,7 +517,7 @@ class TestAnyCut:
         )
 
     @given(st.sampled_from(list(Dialect)), st.lists(st.binary(max_size=40), max_size=8))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     def test_any_bytes_go_through(self, dialect: Dialect, chunks: list[bytes]) -> None:
         relayed, tap = tapped(dialect, chunks)
         assert relayed == b"".join(chunks)
@@ -508,7 +527,7 @@ class TestAnyCut:
         st.sampled_from(sorted(CAPTURES.glob("*.sse"))),
         st.data(),
     )
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     def test_damaged_real_streams_go_through(self, path: Path, draws: st.DataObject) -> None:
         stream = bytearray(path.read_bytes())
         for _ in range(draws.draw(st.integers(0, 5))):

@@ -273,7 +273,7 @@ def parsed_or_refused(dialect: Dialect, body: bytes) -> ParsedRequest | None:
 @pytest.mark.slow
 class TestAgreesWithJson:
     @given(objects(), st.sampled_from(["", '"never_heard_of":1']))
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=200, deadline=None)
     def test_fields_and_duplicates(self, text: str, unknown: str) -> None:
         head = '{"model":"m","messages":[{"role":"user"},{"content":"a"}]' + (
             f",{unknown}" if unknown else ""
@@ -291,13 +291,13 @@ class TestAgreesWithJson:
         assert [decoded(raw) for raw in request.messages] == json.loads(text)["messages"]
 
     @given(st.sampled_from(list(Dialect)), st.binary(max_size=60))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     def test_any_bytes_are_parsed_or_refused(self, dialect: Dialect, body: bytes) -> None:
         request = parsed_or_refused(dialect, body)
         assert request is None or request.body is body
 
     @given(objects(), st.data())
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     def test_damaged_objects_too(self, text: str, data: st.DataObject) -> None:
         body = bytearray(text.encode())
         for _ in range(data.draw(st.integers(0, 3))):

@@ -50,13 +50,12 @@ _DECODE: Final = msgspec.json.Decoder(_Chunk).decode
 
 
 class ChatTap:
-    """Reads chunks into a draft. After `is_finished`, a chunk may come that holds usage alone."""
+    """Reads chunks into a draft."""
 
-    __slots__ = ("_draft", "is_finished")
+    __slots__ = ("_draft",)
 
     def __init__(self, draft: AnswerDraft) -> None:
         self._draft = draft
-        self.is_finished = False
 
     def observe(self, data: bytes) -> bool:
         """Take in one event. True where it holds usage and nothing else.
@@ -84,8 +83,6 @@ class ChatTap:
 
     def _choose(self, choice: _Choice) -> None:
         draft = self._draft
-        if choice.finish_reason is not None:
-            self.is_finished = True
         if choice.index != 0:
             return
         delta = choice.delta

@@ -49,14 +49,13 @@ _NO_INPUT: Final = b"{}"
 class MessagesTap:
     """Reads events into a draft."""
 
-    __slots__ = ("_draft", "_unfilled", "_usage", "is_finished")
+    __slots__ = ("_draft", "_unfilled", "_usage")
 
     def __init__(self, draft: AnswerDraft) -> None:
         self._draft = draft
         self._usage = MessagesUsage()
         #: Calls whose arguments have not begun: at a block's end, none means the empty object.
         self._unfilled: set[int] = set()
-        self.is_finished = False
 
     def observe(self, data: bytes) -> bool:
         """Take in one event. Never usage alone, so always False.
@@ -85,7 +84,6 @@ class MessagesTap:
                     self._draft.is_complete = True
             case "message_stop":
                 self._draft.is_complete = True
-                self.is_finished = True
             case _:
                 if event.error or event.type == "error":
                     self._draft.fail(event.error or None)

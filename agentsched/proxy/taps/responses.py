@@ -69,11 +69,10 @@ _STARTS: Final = frozenset(
 class ResponsesTap:
     """Reads events into a draft."""
 
-    __slots__ = ("_draft", "is_finished")
+    __slots__ = ("_draft",)
 
     def __init__(self, draft: AnswerDraft) -> None:
         self._draft = draft
-        self.is_finished = False
 
     def observe(self, data: bytes) -> bool:
         """Take in one event. Never usage alone, so always False.
@@ -109,7 +108,6 @@ class ResponsesTap:
         return False
 
     def _end(self, kind: str, event: _Event) -> None:
-        self.is_finished = True
         response = event.response or ResponseObject()
         if response.status is None:
             response.status = kind.removeprefix("response.")
