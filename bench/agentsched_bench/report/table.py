@@ -54,6 +54,11 @@ def _recognised(arm: ArmSummary) -> str:
     return f"{_percent(seen.right_share)} of calls"
 
 
+def _recognised_mains(arm: ArmSummary) -> str:
+    seen = arm.attribution
+    return "-" if seen is None else f"{_percent(seen.main_right_share)} of calls"
+
+
 def _precision_recall(arm: ArmSummary) -> str:
     seen = arm.attribution
     return "-" if seen is None else f"{seen.precision:.3f} / {seen.recall:.3f}"
@@ -77,8 +82,9 @@ _ROWS: Final[Sequence[tuple[str, Callable[[ArmSummary], str]]]] = (
     ("prompt tokens", lambda arm: f"{arm.prompt_tokens:,}"),
     ("  from the cache", lambda arm: _percent(arm.cached_share)),
     ("output tokens", lambda arm: f"{arm.output_tokens:,}"),
-    ("calls / errors / retries", lambda arm: f"{arm.calls:,} / {arm.errors} / {arm.retries}"),
+    ("calls, errors, retries", lambda arm: f"{arm.calls:,} / {arm.errors} / {arm.retries}"),
     ("programs recognised", _recognised),
+    ("  without sub-agents", _recognised_mains),
     ("  precision / recall", _precision_recall),
     ("  merged by mistake", _merged),
 )
