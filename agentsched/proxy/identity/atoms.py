@@ -222,7 +222,8 @@ class Normaliser:
             else:
                 continue
             if isinstance(block, str):
-                signs |= signs_of(block)
+                if kind is not Kind.ASSISTANT:
+                    signs |= signs_of(block)
                 text += block
                 trimmed = spoken(text) if kind is Kind.ASSISTANT else text.strip()
                 if block.strip() and trimmed:

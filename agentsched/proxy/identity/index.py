@@ -43,15 +43,17 @@ from agentsched.proxy.identity.records import (
     Book,
     Conversation,
     Program,
-    TextEnd,
     Turn,
     TurnState,
-    is_weak,
 )
+from agentsched.proxy.identity.turns import add_turn
 from agentsched.proxy.request import ParsedRequest
 
 BYTES_PER_TOKEN: Final = 4.0
 DEFAULT_TENANT: Final = TenantId("default")
+_CACHE_KEY: Final = "prompt_cache_key"
+#: A cache key under which more unrelated prompts begin is one application's, not one program's.
+_CACHE_KEY_HEADS_MAX: Final = 8
 _PASSING: Final = frozenset({StepClass.TOKEN_COUNT, StepClass.PROBE})
 
 
@@ -114,8 +116,8 @@ class IdentityIndex:
         book = self._books.get(tenant)
         if book is None:
             book = Book(name=tenant, needles_max=self._limits.needles_per_tenant_max)
-            if not is_dry:
-                self._books[tenant] = book
+        if claim is not None and _is_shared(book, claim):
+            claim = None
         previous = self._previous(book, request)
         base = (previous.answer or previous.prompt) if previous is not None else b""
         prompt = self._digester.digest(request, base=base)
@@ -187,7 +189,8 @@ class IdentityIndex:
             book.forget_turn(turn)
         self._turns -= len(known.turns)
         book.needles.forget_program(known)
-        if book.is_empty and not any(p.book is book for p in self._programs.values()):
+        book.programs -= 1
+        if not book.programs:
             self._books.pop(book.name, None)
         self._counts["forgotten"] += 1
         return True
@@ -331,9 +334,20 @@ class IdentityIndex:
         self._touch(program, now)
         if claim is not None:
             self._note(program, conversation, claim)
+            if match is None and prompt.is_first and claim.source == _CACHE_KEY:
+                own = sum(not c.is_subagent for c in program.conversations.values())
+                if own > _CACHE_KEY_HEADS_MAX:
+                    book.share(claim.root)
         if conversation.is_subagent and step_class is StepClass.STEP:
             step_class = StepClass.SUBAGENT
-        turn = self._add_turn(asked, at, conversation, step_class, match)
+        turn = add_turn(
+            asked,
+            at,
+            conversation,
+            step_class,
+            match,
+            candidates_max=self._limits.candidates_max,
+        )
         self._next += 1
         program.turns.append(turn)
         program.open[self._next] = turn
@@ -397,7 +411,8 @@ class IdentityIndex:
         program = Program(program=program_id, book=book, is_declared=named is not None)
         program.last_at = now
         self._programs[program_id] = program
-        self._books.setdefault(book.name, book)
+        self._books[book.name] = book
+        book.programs += 1
         while len(self._programs) > self._limits.programs_max:
             self.forget(next(iter(self._programs)))
         return program
@@ -472,64 +487,9 @@ class IdentityIndex:
             if len(threads) > self._limits.programs_max:
                 threads.popitem(last=False)
 
-    def _add_turn(
-        self,
-        asked: Asked,
-        at: Place,
-        conversation: Conversation,
-        step_class: StepClass,
-        match: Match | None,
-    ) -> Turn:
-        prompt = asked.prompt
-        head = conversation.head if conversation.head == prompt.head else prompt.head
-        turn = Turn(conversation=conversation, prompt=prompt.end, head=head, at=asked.now)
-        turn.is_first = prompt.is_first and not (
-            match is not None and match.relation in (Relation.EXTENDS, Relation.FORKS)
-        )
-        turn.is_solid = any(not is_weak(ref) for ref in prompt.refs)
-        turn.step_class = step_class
-        turn.has_tools = bool(prompt.tools)
-        turn.size = prompt.size
-        program = conversation.program
-        if match is not None:
-            self._link(turn, at, match, step_class)
-        if step_class.is_work and not at.is_retry:
-            program.steps += 1
-        turn.step = match.turn.step if at.is_retry and match is not None else program.steps
-        if step_class.is_work:
-            conversation.tip = turn
-            if not at.is_handed:
-                conversation.head = turn.head
-        if prompt.text is not None:
-            boundary, length = prompt.boundaries[-1]
-            turn.text = TextEnd(boundary=boundary, length=length, tail=prompt.text[length:])
-        asked.book.add_point(prompt.end, turn, candidates_max=self._limits.candidates_max)
-        return turn
 
-    def _link(self, turn: Turn, at: Place, match: Match, step_class: StepClass) -> None:
-        """Note on the matched turn that it went on."""
-        known = match.turn
-        if match.needle is not None:
-            match.needle.is_used = True
-        if at.is_retry:
-            known.retaken = True
-            turn.is_first = known.is_first
-            turn.origin, known.origin = known.origin, None
-            if turn.origin is not None:
-                turn.origin.is_continued = True
-        elif step_class.is_work and turn.conversation.program is known.conversation.program:
-            if match.relation in (Relation.EXTENDS, Relation.REWRITES):
-                if known.head == turn.head or at.lineage.value == "compacts":
-                    if not known.is_continued:
-                        turn.origin = known
-                    known.is_continued = True
-                    # It will not be asked for again, and forks start at its answer.
-                    turn.conversation.program.book.drop_point(known.prompt, known)
-                    known.prompt = b""
-                else:
-                    known.is_handed = True
-            elif match.relation is Relation.HANDS:
-                known.is_handed = True
+def _is_shared(book: Book, claim: Claim) -> bool:
+    return claim.source == _CACHE_KEY and claim.root in book.shared
 
 
 def _quoted(name: str) -> str:

@@ -17,6 +17,19 @@ import xxhash
 
 from agentsched.model import StepClass
 from agentsched.proxy.identity.model import NOTHING_DECLARED, Declared, Evidence
+from agentsched.proxy.identity.values import (
+    decoded,
+    durations_of,
+    flag_of,
+    inner_of,
+    integer_of,
+    milliseconds_of,
+    number_of,
+    object_of,
+    span_of,
+    step_class_of,
+    value_of,
+)
 from agentsched.proxy.request import ParsedRequest
 
 Fields = Mapping[str, msgspec.Raw]
@@ -128,7 +141,7 @@ class ClaimReader:
     # -- ours and the structured conventions ------------------------------------------------------
 
     def _ours(self, headers: Headers, fields: Fields) -> Claim | None:
-        body = _object(fields, "agentsched")
+        body = object_of(fields, "agentsched")
         said: dict[str, Any] = {k.replace("-", "_"): v for k, v in body.items()}
         for name in _OURS:
             value = headers.get("x-agentsched-" + name)
@@ -144,20 +157,20 @@ class ClaimReader:
             parent_program=self.clean(said.get("parent")),
             agent=self.clean(said.get("agent")),
             is_exact=bool(said.get("conversation")),
-            step_class=_step_class(said.get("class")),
+            step_class=step_class_of(said.get("class")),
             declared=Declared(
-                is_last=_flag(said.get("final")),
-                deadline_s=_number(said.get("deadline")),
-                priority=_integer(said.get("priority")),
-                output_tokens=_integer(said.get("output_tokens")),
-                ttl_s=_number(said.get("ttl")),
-                expected_resume_s=_number(said.get("resume")),
-                step=_integer(said.get("step")),
+                is_last=flag_of(said.get("final")),
+                deadline_s=number_of(said.get("deadline")),
+                priority=integer_of(said.get("priority")),
+                output_tokens=integer_of(said.get("output_tokens")),
+                ttl_s=number_of(said.get("ttl")),
+                expected_resume_s=number_of(said.get("resume")),
+                step=integer_of(said.get("step")),
             ),
         )
 
     def _agentic_context(self, headers: Headers, fields: Fields) -> Claim | None:
-        said = _object(_inner(fields, "vllm_xargs"), "agentic_context")
+        said = object_of(inner_of(fields, "vllm_xargs"), "agentic_context")
         if not said:
             return None
         program = self.clean(said.get("program_id")) or self.clean(said.get("task_id"))
@@ -176,25 +189,25 @@ class ClaimReader:
             is_exact=bool(thread),
             is_subagent=bool(parent),
             declared=Declared(
-                deadline_s=_number(said.get("deadline_seconds")),
-                priority=_integer(said.get("priority")),
-                output_tokens=_integer(said.get("expected_output_length")),
-                ttl_s=_number(said.get("kv_retention_ttl_seconds")),
-                expected_resume_s=_number(said.get("expected_resume")),
-                step=_integer(said.get("step_id")),
+                deadline_s=number_of(said.get("deadline_seconds")),
+                priority=integer_of(said.get("priority")),
+                output_tokens=integer_of(said.get("expected_output_length")),
+                ttl_s=number_of(said.get("kv_retention_ttl_seconds")),
+                expected_resume_s=number_of(said.get("expected_resume")),
+                step=integer_of(said.get("step_id")),
             ),
         )
 
     def _nvext(self, headers: Headers, fields: Fields) -> Claim | None:
-        nvext = _inner(fields, "nvext")
+        nvext = inner_of(fields, "nvext")
         if not nvext:
             return None
-        hints, context = _object(nvext, "agent_hints"), _object(nvext, "agent_context")
-        control, cache = _object(nvext, "session_control"), _object(nvext, "cache_control")
+        hints, context = object_of(nvext, "agent_hints"), object_of(nvext, "agent_context")
+        control, cache = object_of(nvext, "session_control"), object_of(nvext, "cache_control")
         trajectory = self.clean(context.get("trajectory_id"))
         parent = self.clean(context.get("parent_trajectory_id"))
         program = self.clean(context.get("session_id")) or self.clean(control.get("session_id"))
-        priority = _integer(hints.get("priority"))
+        priority = integer_of(hints.get("priority"))
         return Claim(
             evidence=Evidence.NVEXT,
             source="nvext",
@@ -205,28 +218,28 @@ class ClaimReader:
             is_exact=bool(trajectory),
             is_subagent=bool(parent),
             declared=Declared(
-                is_last=_flag(context.get("trajectory_final")) and not parent,
+                is_last=flag_of(context.get("trajectory_final")) and not parent,
                 priority=None if priority is None else -priority,  # theirs: greater is sooner
-                output_tokens=_integer(hints.get("osl")),
-                ttl_s=_span(cache.get("ttl")) or _number(control.get("timeout")),
-                expected_resume_s=_milliseconds(hints.get("iat")),
+                output_tokens=integer_of(hints.get("osl")),
+                ttl_s=span_of(cache.get("ttl")) or number_of(control.get("timeout")),
+                expected_resume_s=milliseconds_of(hints.get("iat")),
                 action=self.clean(control.get("action")),
             ),
         )
 
     def _program_id(self, headers: Headers, fields: Fields) -> Claim | None:
-        extra = _inner(fields, "extra_body")
+        extra = inner_of(fields, "extra_body")
         for name in ("program_id", "job_id"):
             raw = fields.get(name) or extra.get(name)
             if raw is not None:
-                program = self.clean(_value(raw))
+                program = self.clean(value_of(raw))
                 if program:
-                    is_last = _flag(_value(fields.get("is_last_step") or extra.get("is_last_step")))
+                    last = fields.get("is_last_step") or extra.get("is_last_step")
                     return Claim(
                         evidence=Evidence.PROGRAM_ID,
                         source=name,
                         root=program,
-                        declared=Declared(is_last=is_last),
+                        declared=Declared(is_last=flag_of(value_of(last))),
                     )
         return None
 
@@ -247,7 +260,7 @@ class ClaimReader:
                     parent_thread=parent,
                     is_exact=True,
                     is_subagent=bool(parent),
-                    declared=Declared(is_last=_flag(final) and not parent),
+                    declared=Declared(is_last=flag_of(final) and not parent),
                 )
         return None
 
@@ -273,16 +286,16 @@ class ClaimReader:
             is_exact=True,
             is_subagent=bool(agent_id),
             step_class=_CLAUDE_CLASSES.get(headers.get("x-claude-code-request-class", "")),
-            declared=Declared(tool_ms=_durations(durations)) if durations else NOTHING_DECLARED,
+            declared=Declared(tool_ms=durations_of(durations)) if durations else NOTHING_DECLARED,
         )
 
     def _claude_metadata(self, fields: Fields) -> str:
-        user = _inner(fields, "metadata").get("user_id")
-        text = _value(user) if user is not None else None
+        user = inner_of(fields, "metadata").get("user_id")
+        text = value_of(user) if user is not None else None
         if not isinstance(text, str) or len(text) > 4_096:
             return ""
         if text.startswith("{"):
-            return self.clean(_decoded(text).get("session_id"))
+            return self.clean(decoded(text).get("session_id"))
         match = _CLAUDE_USER.search(text)
         return self.clean(match[1]) if match else ""
 
@@ -291,9 +304,9 @@ class ClaimReader:
         session = self.clean(headers.get("session-id") or headers.get("session_id"))
         source = "session-id"
         if not thread and "client_metadata" in fields:
-            body = _inner(fields, "client_metadata")
-            thread = self.clean(_value(body.get("thread_id")))
-            session = session or self.clean(_value(body.get("session_id")))
+            body = inner_of(fields, "client_metadata")
+            thread = self.clean(value_of(body.get("thread_id")))
+            session = session or self.clean(value_of(body.get("session_id")))
             source = "client_metadata"
         if not session and not thread:
             return None
@@ -334,7 +347,7 @@ class ClaimReader:
         thread = self.clean(headers.get("x-litellm-session-id"))
         if not thread:
             return None
-        key = self.clean(_value(fields.get("prompt_cache_key")))
+        key = self.clean(value_of(fields.get("prompt_cache_key")))
         parent = key if key != thread else ""
         return Claim(
             evidence=Evidence.NATIVE,
@@ -360,9 +373,9 @@ class ClaimReader:
 
     def _generic_body(self, headers: Headers, fields: Fields) -> Claim | None:
         for outer, name in _SESSION_FIELDS:
-            raw = (_inner(fields, outer) if outer else fields).get(name)
+            raw = (inner_of(fields, outer) if outer else fields).get(name)
             if raw is not None:
-                root = self.clean(_value(raw))
+                root = self.clean(value_of(raw))
                 if root:
                     source = f"{outer}.{name}" if outer else name
                     return Claim(evidence=Evidence.SESSION_ID, source=source, root=root)
@@ -371,11 +384,11 @@ class ClaimReader:
     def _cache_key(self, headers: Headers, fields: Fields) -> Claim | None:
         raw = fields.get("conversation")
         if raw is not None:
-            value = _value(raw)
+            value = value_of(raw)
             root = self.clean(value.get("id") if isinstance(value, dict) else value)
             if root:
                 return Claim(evidence=Evidence.CACHE_KEY, source="conversation", root=root)
-        root = self.clean(_value(fields.get("prompt_cache_key")))
+        root = self.clean(value_of(fields.get("prompt_cache_key")))
         if not root:
             return None
         return Claim(evidence=Evidence.CACHE_KEY, source="prompt_cache_key", root=root)
@@ -421,95 +434,3 @@ _CLAUDE_CLASSES: Final = {
     "compaction": StepClass.COMPACTION,
 }
 _CLAUDE_USER: Final = re.compile(r"_session_([0-9A-Za-z-]{8,64})")
-_TTL: Final = re.compile(r"(\d{1,6})\s*([smh]?)")
-_TTL_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0}
-_SMALL_FIELD: Final = 65_536
-
-
-def _value(raw: msgspec.Raw | None) -> Any:
-    if raw is None or len(raw) > _SMALL_FIELD:
-        return None
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _inner(fields: Fields, name: str) -> dict[str, msgspec.Raw]:
-    """The object in field `name`, its values still raw; empty where there is none."""
-    raw = fields.get(name)
-    if raw is None or len(raw) > _SMALL_FIELD:
-        return {}
-    try:
-        return msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError):
-        return {}
-
-
-def _object(fields: Fields, name: str) -> dict[str, Any]:
-    value = _value(fields.get(name))
-    return value if isinstance(value, dict) else {}
-
-
-def _decoded(text: str) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _flag(value: object) -> bool:
-    if isinstance(value, str):
-        return value.strip().lower() in ("1", "true", "yes")
-    return value is True or value == 1
-
-
-def _number(value: object) -> float | None:
-    """A finite number that is not negative; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if 0 <= number < 1e9 else None
-
-
-def _integer(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None
-    try:
-        number = int(float(value))
-    except (ValueError, OverflowError):
-        return None
-    return number if abs(number) < 2**31 else None
-
-
-def _milliseconds(value: object) -> float | None:
-    number = _number(value)
-    return None if number is None else number / 1_000
-
-
-def _span(value: object) -> float | None:
-    """`5m`, `1h`, `30` as seconds."""
-    match = _TTL.fullmatch(value.strip()) if isinstance(value, str) else None
-    return float(match[1]) * _TTL_UNITS[match[2]] if match else _number(value)
-
-
-def _durations(text: str) -> tuple[tuple[str, float], ...]:
-    """`Bash=226;Read=3` as pairs of tool and milliseconds; at most 64."""
-    found = []
-    for part in text[:8_192].split(";")[:64]:
-        name, _, value = part.rpartition("=")
-        number = _number(value)
-        if name.strip() and number is not None:
-            found.append((name.strip(), number))
-    return tuple(found)
-
-
-def _step_class(value: object) -> StepClass | None:
-    try:
-        return StepClass(value) if isinstance(value, str) else None
-    except ValueError:
-        return None

@@ -13,6 +13,7 @@ from agentsched.proxy.identity.needles import Needles
 
 #: Ids that engines count up (`call_1`, `functions.get:0`) say nothing without their history.
 _WEAK_ID: Final = re.compile(r"[^0-9]*\d{0,4}")
+_SHARED_MAX: Final = 4_096
 
 
 def is_weak(call_id: str) -> bool:
@@ -102,7 +103,7 @@ class TextEnd:
 class Conversation:
     """One KV lineage. `thread` is the client's name for it, empty where we found it ourselves."""
 
-    __slots__ = ("agent", "first", "head", "id", "is_subagent", "program", "thread", "tip")
+    __slots__ = ("agent", "first", "head", "id", "is_subagent", "program", "thread")
 
     def __init__(
         self, *, program: Program, conversation: ConversationId, thread: str, head: bytes
@@ -113,7 +114,6 @@ class Conversation:
         self.head = head
         self.is_subagent = False
         self.agent = ""
-        self.tip: Turn | None = None
         #: The chain of its first message.
         self.first = b""
 
@@ -159,10 +159,23 @@ class Program:
 class Book:
     """One tenant's index. Nothing in it is ever looked up for another tenant."""
 
-    __slots__ = ("calls", "lengths", "name", "needles", "points", "responses", "said", "threads")
+    __slots__ = (
+        "calls",
+        "lengths",
+        "name",
+        "needles",
+        "points",
+        "programs",
+        "responses",
+        "said",
+        "shared",
+        "threads",
+    )
 
     def __init__(self, *, name: TenantId, needles_max: int) -> None:
         self.name = name
+        #: How many programs there are in it.
+        self.programs = 0
         #: Chain -> the turn, or the turns, whose prompt or answer ends there.
         self.points: dict[bytes, Turn | list[Turn]] = {}
         #: Call id -> the turn that handed it out; None: more than one did.
@@ -175,11 +188,15 @@ class Book:
         self.lengths: dict[bytes, dict[int, int]] = {}
         #: The client's name of a thread -> its program.
         self.threads: OrderedDict[str, ProgramId] = OrderedDict()
+        #: Cache keys that many programs send, so that they name none; bounded by `share`.
+        self.shared: OrderedDict[str, None] = OrderedDict()
         self.needles = Needles(size=needles_max)
 
-    @property
-    def is_empty(self) -> bool:
-        return not self.points and not len(self.needles)
+    def share(self, key: str) -> None:
+        """Note that a cache key stands for more than one program."""
+        self.shared[key] = None
+        if len(self.shared) > _SHARED_MAX:
+            self.shared.popitem(last=False)
 
     def at(self, chain: bytes) -> Sequence[Turn]:
         """The turns whose prompt or answer ends at `chain`, oldest first."""

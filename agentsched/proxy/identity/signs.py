@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import IntFlag
 from typing import Final
 
@@ -16,28 +15,35 @@ class Sign(IntFlag):
     SUBAGENT = 4
 
 
-_COMPACTION: Final = re.compile(
-    r"create a detailed summary of the conversation"
-    r"|Respond with TEXT ONLY.{0,80}(?:Do NOT call any tools|summary)"
-    r"|an <analysis> block followed by a <summary> block"
-    r"|CONTEXT CHECKPOINT COMPACTION"
-    r"|context summarization agent"
-    r"|component that summarizes (?:a|the|internal) (?:conversation|chat)"
-    r"|context-aware state summary"
-    r"|anchored context summarization",
-    re.IGNORECASE | re.DOTALL,
+#: In lower case, as the texts are when they are searched.
+_PHRASES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
+    (
+        int(Sign.COMPACTION),
+        (
+            "create a detailed summary of the conversation",
+            "critical: respond with text only",
+            "an <analysis> block followed by a <summary> block",
+            "context checkpoint compaction",
+            "context summarization agent",
+            "component that summarizes",
+            "context-aware state summary",
+        ),
+    ),
+    (
+        int(Sign.AUXILIARY),
+        (
+            "you are a title generator",
+            "you are naming a coding session",
+            "generate a title for",
+            "generate a short title for",
+            "generate a concise title for",
+            "generate a one-line commit message",
+            "generates concise, one-line git commit messages",
+            "write a concise commit message",
+        ),
+    ),
+    (int(Sign.SUBAGENT), ("cc_is_subagent=true",)),
 )
-_AUXILIARY: Final = re.compile(
-    r"You are a title generator"
-    r"|You are naming a coding session"
-    r"|Generate a (?:short |concise |brief )?title for"
-    r"|generates? concise, one-line git commit messages"
-    r"|Write a concise commit message"
-    r"|Generate a one-line commit message"
-    r"|Analyze if this message indicates a new conversation topic",
-    re.IGNORECASE,
-)
-_SUBAGENT: Final = "cc_is_subagent=true"
 
 #: Longer texts are searched at their ends only: the phrases stand there, and time is bounded.
 _END: Final = 8_192
@@ -47,11 +53,11 @@ def signs_of(text: str) -> int:
     """The signs that `text` holds."""
     if len(text) > 2 * _END:
         text = text[:_END] + text[-_END:]
+    text = text.lower()
     signs = 0
-    if _COMPACTION.search(text):
-        signs |= Sign.COMPACTION
-    if _AUXILIARY.search(text):
-        signs |= Sign.AUXILIARY
-    if _SUBAGENT in text:
-        signs |= Sign.SUBAGENT
+    for sign, phrases in _PHRASES:
+        for phrase in phrases:
+            if phrase in text:
+                signs |= sign
+                break
     return signs

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from agentsched.model import StepClass
+from agentsched.model import StepClass, WireError
 from agentsched.proxy.answer import Answer, AnsweredCall
 from agentsched.proxy.request import Dialect, ParsedRequest
+from agentsched.proxy.wire import parse_request
 
 _DIALECTS: Final = {
     "/v1/chat/completions": Dialect.CHAT,
@@ -88,29 +87,12 @@ def _without_ids(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(path: str, body: bytes) -> ParsedRequest:
-    """Parse a body as far as identification needs it."""
+    """Parse a body as the data plane does; what it would refuse has no fields."""
     dialect = _DIALECTS.get(path.partition("?")[0], Dialect.OTHER)
     try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
-        fields = {}
-    prompt = fields.get("messages") or fields.get("input") or fields.get("prompt")
-    messages: tuple[msgspec.Raw, ...] = ()
-    if prompt is not None:
-        is_list = bytes(prompt).startswith(b"[")
-        items = msgspec.json.decode(prompt, type=list[msgspec.Raw]) if is_list else [prompt]
-        messages = tuple(items)
-    limit = fields.get("max_tokens") or fields.get("max_output_tokens")
-    return ParsedRequest(
-        dialect=dialect,
-        body=body,
-        model=str(msgspec.json.decode(fields["model"])) if "model" in fields else "",
-        output_tokens_max=msgspec.json.decode(limit) if limit is not None else None,
-        messages=messages,
-        system=fields.get("system") or fields.get("instructions"),
-        tools=fields.get("tools"),
-        fields=fields,
-    )
+        return parse_request(dialect, body)
+    except WireError:
+        return ParsedRequest(dialect=dialect, body=body)
 
 
 def read_client(path: Path) -> list[Recorded]:

@@ -227,3 +227,19 @@ def test_one_thread_in_two_processes_branches(wire: Wire) -> None:
     assert other.lineage is Lineage.FORKS
     assert third.conversation == other.conversation != one.conversation
     assert {one.program, other.program, third.program} == {"s"}
+
+
+def test_a_cache_key_of_a_whole_application_names_no_program(wire: Wire) -> None:
+    key = {"prompt_cache_key": "app"}
+    programs = [wire.chat([user(f"task {n}")], **key).program for n in range(20)]
+    assert len(set(programs[:9])) == 1
+    assert len(set(programs[9:])) == 11
+    first = wire.chat([user("another")], **key)
+    wire.answer(first, "So.")
+    assert wire.chat([user("another"), said("So."), user("x")], **key).program == first.program
+
+
+def test_passing_tenants_leave_nothing(wire: Wire) -> None:
+    for number in range(50):
+        wire.send(BODY, api="count", tenant=f"t{number}")
+    assert not wire.index._books
