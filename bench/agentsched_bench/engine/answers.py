@@ -180,9 +180,12 @@ def _sample(schema: Any, *, depth: int) -> Any:
     if isinstance(kind, list):
         kind = kind[0] if kind else None
     if kind == "object" or (kind is None and "properties" in schema):
-        properties = schema.get("properties") or {}
-        names = schema.get("required") or ()
-        return {name: _sample(properties.get(name), depth=depth + 1) for name in names}
+        properties = schema.get("properties")
+        known = properties if isinstance(properties, dict) else {}
+        names = schema.get("required")
+        listed = names if isinstance(names, list) else []
+        wanted = [name for name in listed if isinstance(name, str)]
+        return {name: _sample(known.get(name), depth=depth + 1) for name in wanted}
     simple: dict[Any, Any] = {
         "array": [],
         "integer": 1,
@@ -190,7 +193,7 @@ def _sample(schema: Any, *, depth: int) -> Any:
         "boolean": True,
         "null": None,
     }
-    return simple.get(kind, "value")
+    return simple.get(kind, "value") if isinstance(kind, str) else "value"
 
 
 def _lengthened(text: str, calls: Sequence[ScriptedCall], *, least: int, rng: random.Random) -> str:

@@ -41,6 +41,10 @@ def sim(
     scheduling: Annotated[Scheduling, typer.Option(help="Order of waiting calls.")] = (
         Scheduling.FCFS
     ),
+    refuse_priority: Annotated[
+        bool,
+        typer.Option("--refuse-priority", help="400 for a priority under fcfs, as older vLLM."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides answers and ids.")] = 0,
     playback: Annotated[Path | None, typer.Option(help="Scripted answers, JSON Lines.")] = None,
     cost: Annotated[Path | None, typer.Option(help="Cost model, JSON.")] = None,
@@ -67,6 +71,7 @@ def sim(
             models=tuple(model) if model else ("sim",),
             speed=speed,
             seed=seed,
+            refuse_priority=refuse_priority,
             playback=read_playback(playback) if playback is not None else Playback(),
         )
     except ConfigError as error:

@@ -12,9 +12,9 @@ from agentsched_bench.engine.dialects import Counts, named_event
 def anthropic_usage(counts: Counts) -> dict[str, int]:
     """Anthropic counts the cached part of the prompt apart from the rest."""
     return {
-        "input_tokens": counts.prompt - counts.cached,
+        "input_tokens": counts.prompt - counts.cached - counts.created,
         "output_tokens": counts.output,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": counts.created,
         "cache_read_input_tokens": counts.cached,
     }
 
@@ -54,7 +54,8 @@ class MessagesWriter:
             "model": self._model,
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": anthropic_usage(Counts(prompt=counts.prompt, output=0, cached=counts.cached)),
+            # vLLM does not tell yet what was cached.
+            "usage": {"input_tokens": counts.prompt, "output_tokens": 0},
         }
         return named_event({"type": "message_start", "message": message})
 
@@ -94,16 +95,16 @@ class MessagesWriter:
             for call in answer.calls
         ]
         reason, sequence = stop_of(answer)
-        return {
+        whole: dict[str, Any] = {
             "id": self._id,
             "type": "message",
             "role": "assistant",
             "content": content,
             "model": self._model,
             "stop_reason": reason,
-            "stop_sequence": sequence,
             "usage": anthropic_usage(counts),
         }
+        return whole if sequence is None else {**whole, "stop_sequence": sequence}
 
     def failure(self, message: str) -> bytes:
         return named_event(anthropic_error(message, kind="internal_error"))

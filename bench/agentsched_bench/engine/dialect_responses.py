@@ -57,7 +57,8 @@ class ResponsesWriter:
         ended = self._end_item()
         status = "incomplete" if answer.finish == "length" else "completed"
         response = self._response(status, self._items, usage=counts)
-        return ended + self._event(f"response.{status}", response=response)
+        # vLLM ends an answer that was cut short with this event too; the status inside tells.
+        return ended + self._event("response.completed", response=response)
 
     def whole(self, answer: Answer, counts: Counts) -> dict[str, Any]:
         if answer.text or not answer.calls:
@@ -81,7 +82,12 @@ class ResponsesWriter:
 
     def _begin_message(self) -> bytes:
         item = {**self._message(""), "content": [], "status": "in_progress"}
-        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        part: dict[str, Any] = {
+            "type": "output_text",
+            "text": "",
+            "annotations": [],
+            "logprobs": None,
+        }
         return self._event(
             "response.output_item.added", output_index=len(self._items), item=item
         ) + self._event(
@@ -134,7 +140,12 @@ class ResponsesWriter:
         return events
 
     def _message(self, text: str) -> dict[str, Any]:
-        part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        part: dict[str, Any] = {
+            "type": "output_text",
+            "text": text,
+            "annotations": [],
+            "logprobs": None,
+        }
         return {
             "id": self._item_id("msg"),
             "type": "message",
@@ -160,7 +171,7 @@ class ResponsesWriter:
         if usage is not None:
             counted = {
                 "input_tokens": usage.prompt,
-                "input_tokens_details": {"cached_tokens": usage.cached},
+                "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
                 "output_tokens": usage.output,
                 "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": usage.prompt + usage.output,
@@ -173,8 +184,18 @@ class ResponsesWriter:
             "status": status,
             "model": self._ask.model,
             "output": list(output),
-            "error": None,
             "incomplete_details": cut,
+            "background": False,
+            "frequency_penalty": 0.0,
+            "presence_penalty": 0.0,
+            "max_tool_calls": None,
+            "prompt": None,
+            "reasoning": None,
+            "service_tier": "auto",
+            "text": None,
+            "top_logprobs": None,
+            "truncation": "disabled",
+            "user": None,
             "previous_response_id": None,
             "usage": counted,
             **self._ask.echo,

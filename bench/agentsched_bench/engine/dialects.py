@@ -6,7 +6,7 @@ an unstreamed answer is `whole`. Nothing here waits or knows of time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -22,6 +22,8 @@ class Counts:
     prompt: int
     output: int
     cached: int
+    #: Prompt tokens that were put into the cache: those of full blocks that were not found there.
+    created: int
 
 
 class Writer(Protocol):
@@ -60,6 +62,7 @@ def named_event(value: dict[str, Any]) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+FINGERPRINT = "agentsched-sim"
 
 
 def usage(counts: Counts, *, details: bool = True) -> dict[str, Any]:
@@ -70,7 +73,10 @@ def usage(counts: Counts, *, details: bool = True) -> dict[str, Any]:
         "completion_tokens": counts.output,
     }
     if details:
-        value["prompt_tokens_details"] = {"cached_tokens": counts.cached}
+        value["prompt_tokens_details"] = {
+            "cached_tokens": counts.cached,
+            "created_cache_tokens": counts.created,
+        }
     return value
 
 
@@ -88,7 +94,7 @@ class ChatWriter:
 
     def opening(self, counts: Counts) -> bytes:
         delta = {"role": "assistant", "content": ""}
-        return self._chunk(delta, Counts(prompt=counts.prompt, output=0, cached=counts.cached))
+        return self._chunk(delta, replace(counts, output=0), opening=True)
 
     def token(self, token: Token, counts: Counts, *, last: bool, answer: Answer) -> bytes:
         delta: dict[str, Any] = {}
@@ -113,7 +119,8 @@ class ChatWriter:
         if not self._ask.include_usage:
             return DONE
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": []}
-        return data_event({**chunk, "usage": usage(counts)}) + DONE
+        final = {**chunk, "usage": usage(counts), "system_fingerprint": FINGERPRINT}
+        return data_event(final) + DONE
 
     def whole(self, answer: Answer, counts: Counts) -> dict[str, Any]:
         calls = [
@@ -148,11 +155,14 @@ class ChatWriter:
             "object": "chat.completion",
             "choices": [choice],
             "service_tier": None,
-            "system_fingerprint": None,
+            "system_fingerprint": FINGERPRINT,
             "usage": usage(counts),
             "prompt_logprobs": None,
             "prompt_token_ids": None,
+            "prompt_text": None,
             "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "metrics": None,
         }
 
     def failure(self, message: str) -> bytes:
@@ -167,13 +177,18 @@ class ChatWriter:
         finish: str | None = None,
         stop_reason: str | None = None,
         ended: bool = False,
+        opening: bool = False,
     ) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         if ended:
             choice["stop_reason"] = stop_reason
+        if not opening:
+            choice["token_ids"] = None
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
         if self._ask.continuous_usage:
             chunk["usage"] = usage(counts, details=False)
+        if opening:
+            chunk |= {"prompt_token_ids": None, "prompt_text": None}
         return data_event(chunk)
 
 
@@ -225,7 +240,7 @@ class CompletionWriter:
             **self._head,
             "choices": [choice],
             "service_tier": None,
-            "system_fingerprint": None,
+            "system_fingerprint": FINGERPRINT,
             "usage": usage(counts),
             "kv_transfer_params": None,
         }

@@ -25,6 +25,7 @@ from agentsched_bench.engine.requests import Generation, Refusal, Scheduling
 from agentsched_bench.engine.state import ServerState
 from agentsched_bench.engine.tokens import TokenChain
 from agentsched_bench.engine.wire import (
+    INVALID,
     EmbeddingBody,
     decode,
     parse_chat,
@@ -80,7 +81,9 @@ class GenerateRoutes:
             self._state.check_model(ask.model)
         except WireError as error:
             return anthropic_failure(error)
-        return json_response({"input_tokens": len(ask.prompt)})
+        count = len(ask.prompt)
+        management = {"original_input_tokens": count}
+        return json_response({"input_tokens": count, "context_management": management})
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -153,7 +156,7 @@ class GenerateRoutes:
             raise WireError(str(error), param="x-sim-answer") from error
 
     def _priority(self, request: web.Request, ask: Ask) -> int:
-        """The body's priority, else the header's; vLLM refuses any but zero under FCFS."""
+        """The body's priority, else the header's; without effect under FCFS."""
         priority = ask.priority
         header = request.headers.get("x-vllm-priority")
         if header is not None and priority == 0:
@@ -165,7 +168,8 @@ class GenerateRoutes:
                     code="BadRequestError",
                     param="priority",
                 ) from None
-        if priority and self._state.driver.config.scheduling is not Scheduling.PRIORITY:
+        fcfs = self._state.driver.config.scheduling is Scheduling.FCFS
+        if priority and fcfs and self._state.refuse_priority:
             raise WireError(
                 f"Got priority {priority} but Priority scheduling is not enabled.",
                 code="BadRequestError",
@@ -209,7 +213,7 @@ class GenerateRoutes:
             await pace.more()
         if fault.cut_after is not None or fault.eof_after is not None:
             return break_off(request)
-        counts = Counts(prompt=len(ask.prompt), output=total, cached=progress.cached_tokens)
+        counts = self._counts(ask, progress, output=total)
         return json_response(writer.whole(answer, counts))
 
     async def _stream(
@@ -249,15 +253,14 @@ class GenerateRoutes:
     ) -> None:
         pace = Pace(progress, slow=fault.slow)
         total = len(answer.tokens)
-        prompt = len(ask.prompt)
         chunks = 0
-        counts = Counts(prompt=prompt, output=0, cached=0)
+        counts = self._counts(ask, progress, output=0)
         while pace.sent < total:
             start = pace.sent
             await pace.more()
             batch: list[bytes] = []
             for index in range(start, pace.sent):
-                counts = Counts(prompt=prompt, output=index + 1, cached=progress.cached_tokens)
+                counts = self._counts(ask, progress, output=index + 1)
                 if index == 0:
                     batch.append(writer.opening(counts))
                 token = answer.tokens[index]
@@ -275,6 +278,13 @@ class GenerateRoutes:
                 await response.write(chunk)
                 chunks += 1
         await response.write(writer.closing(answer, counts))
+
+    def _counts(self, ask: Ask, progress: Progress, *, output: int) -> Counts:
+        config = self._state.driver.config
+        prompt = len(ask.prompt)
+        full = prompt // config.block_size * config.block_size if config.prefix_caching else 0
+        cached = progress.cached_tokens
+        return Counts(prompt=prompt, output=output, cached=cached, created=max(0, full - cached))
 
     async def _embed(self, request: web.Request) -> web.StreamResponse:
         fault = self._state.fault_of(request)
@@ -360,6 +370,13 @@ def faulty(fault: Fault, shape: Callable[[WireError], web.Response]) -> web.Resp
 
 def too_long(longest: int, *, prompt: int, output: int | None) -> WireError:
     """vLLM's refusal of what does not fit the context."""
+    if output is not None and output > longest:
+        return WireError(
+            f"max_tokens={output} cannot be greater than max_model_len={longest}. "
+            "Please request fewer output tokens.",
+            code="BadRequestError",
+            param="max_tokens",
+        )
     if prompt >= longest:
         text = (
             f"This model's maximum context length is {longest} tokens. However, your prompt "
@@ -385,7 +402,9 @@ def openai_failure(error: WireError) -> web.Response:
 
 
 def anthropic_failure(error: WireError) -> web.Response:
-    """An error in Anthropic's shape, with vLLM's error types."""
+    """An error in Anthropic's shape, with vLLM's error types; of a bad body, in OpenAI's."""
+    if error.code == INVALID:
+        return openai_failure(error)
     return json_response(anthropic_error(error.message, kind=_kind_of(error)), status=error.status)
 
 
@@ -409,6 +428,6 @@ def as_base64(vector: list[float]) -> str:
 
 
 def _kind_of(error: WireError) -> str:
-    if error.code.endswith("Error"):
+    if error.code.endswith("Error") or error.code in (INVALID, "invalid_request_error"):
         return error.code
     return _KINDS.get(error.status, "InternalServerError")

@@ -33,6 +33,8 @@ class ServerConfig:
     speed: float = 1.0
     seed: int = 0
     playback: Playback = field(default_factory=Playback)
+    #: Refuse a non-zero priority under FCFS, as older vLLMs do; 0.32 takes and ignores it.
+    refuse_priority: bool = False
 
     def __post_init__(self) -> None:
         assert self.models
@@ -55,6 +57,7 @@ async def running_engine(
         seed=config.seed,
         playback=config.playback,
         started_at=int(time.time()),
+        refuse_priority=config.refuse_priority,
     )
     runner = web.AppRunner(
         build_app(state),

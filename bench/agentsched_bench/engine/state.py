@@ -31,6 +31,8 @@ class ServerState:
     seed: int
     playback: Playback
     started_at: int
+    #: Refuse a non-zero priority under FCFS, as older vLLMs do; 0.32 takes and ignores it.
+    refuse_priority: bool = False
     faults: FaultPlan = field(default_factory=FaultPlan)
     crashed: bool = False
     _gate: asyncio.Event = field(default_factory=_open_gate)
@@ -60,7 +62,7 @@ class ServerState:
         """Raise a 404 as vLLM's, unless `name` is served."""
         if name not in self.models:
             raise WireError(
-                f"The model `{name}` does not exist.",
+                f"The model `{name}` does not exist. Valid aliases: {', '.join(self.models)}.",
                 status=404,
                 code="NotFoundError",
                 param="model",

@@ -25,6 +25,8 @@ Object: TypeAlias = dict[str, Any]
 
 
 _T = TypeVar("_T")
+#: What vLLM calls a body that does not validate; other errors have names like `BadRequestError`.
+INVALID = "Bad Request"
 
 
 class StreamOptions(msgspec.Struct):
@@ -105,9 +107,9 @@ def decode(body: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind, strict=True)
     except msgspec.ValidationError as error:
-        raise WireError(str(error), code="BadRequestError", param=_field(str(error))) from error
+        raise WireError(str(error), code=INVALID, param=_field(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"the body is not JSON: {error}", code="BadRequestError") from error
+        raise WireError(f"the body is not JSON: {error}", code=INVALID) from error
 
 
 def parse_chat(body: bytes, *, default_model: str) -> Ask:
@@ -154,8 +156,8 @@ def parse_responses(body: bytes, *, default_model: str) -> Ask:
         raise WireError(
             f"Response with id '{given.previous_response_id}' not found.",
             status=404,
-            code="NotFoundError",
-            param="previous_response_id",
+            code="invalid_request_error",
+            param="response_id",
         )
     messages = [Said(role="system", text=given.instructions)] if given.instructions else []
     if isinstance(given.input, str):
@@ -164,12 +166,12 @@ def parse_responses(body: bytes, *, default_model: str) -> Ask:
         messages += [_response_item(item) for item in given.input]
     echo = {
         "instructions": given.instructions,
-        "metadata": given.metadata or {},
+        "metadata": given.metadata,
         "parallel_tool_calls": given.parallel_tool_calls is not False,
         "tool_choice": given.tool_choice or "auto",
         "tools": given.tools or [],
-        "temperature": given.temperature,
-        "top_p": given.top_p,
+        "temperature": 1.0 if given.temperature is None else given.temperature,
+        "top_p": 1.0 if given.top_p is None else given.top_p,
         "max_output_tokens": given.max_output_tokens,
     }
     return _ask(
@@ -189,7 +191,9 @@ def parse_messages(body: bytes, *, counting: bool = False) -> Ask:
     """An Anthropic Messages request; `counting` is `count_tokens`, which needs no `max_tokens`."""
     given = decode(body, MessagesBody)
     if given.max_tokens is None and not counting:
-        raise WireError("max_tokens: Field required", code="BadRequestError", param="max_tokens")
+        raise WireError("max_tokens: Field required", code=INVALID, param="body.max_tokens")
+    if given.max_tokens is not None and given.max_tokens < 1:
+        raise WireError("max_tokens must be positive", code=INVALID, param="body.max_tokens")
     messages: list[Said] = []
     if given.system:
         messages.append(Said(role="system", text=_text(given.system)))
@@ -314,8 +318,12 @@ def _check_numbers(given: Common, max_tokens: int | None) -> None:
 
 
 def _field(message: str) -> str | None:
+    """vLLM's `param` for msgspec's words: where in the body."""
+    _, missing, name = message.partition("missing required field `")
     _, found, path = message.partition("at `$.")
-    return path.rstrip("`").split(".")[0].split("[")[0] if found else None
+    if found:
+        return "body." + path.rstrip("`").split(".")[0].split("[")[0]
+    return f"body.{name.rstrip('`')}" if missing else None
 
 
 def _choice(value: str | Object | None) -> str:

@@ -295,7 +295,9 @@ async def test_messages_whole(claude: anthropic.AsyncAnthropic) -> None:
     )
     assert second.usage.cache_read_input_tokens is not None
     assert second.usage.cache_read_input_tokens > 0
+    assert second.usage.cache_creation_input_tokens is not None
     total = second.usage.input_tokens + second.usage.cache_read_input_tokens
+    total += second.usage.cache_creation_input_tokens
     assert counted.input_tokens == total
 
 

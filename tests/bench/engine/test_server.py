@@ -14,6 +14,8 @@ from agentsched_bench.engine.cost import CPU_2CORE, preset
 from agentsched_bench.engine.requests import EngineConfig, Scheduling
 from agentsched_bench.engine.server import RunningEngine, ServerConfig, running_engine
 
+#: vLLM's types for a body of bad values and for a body that does not validate.
+REFUSED = ("BadRequestError", "Bad Request")
 SMALL = EngineConfig(
     cost=CPU_2CORE,
     blocks=65,
@@ -74,11 +76,21 @@ async def test_a_stream_has_vllms_chunks(
             "finish_reason": None,
         }
     ]
+    assert set(chunks[1]["choices"][0]) == {
+        "index",
+        "delta",
+        "logprobs",
+        "finish_reason",
+        "token_ids",
+    }
     assert [len(chunk["choices"]) for chunk in chunks] == [1, 1, 1, 1, 0]
     assert chunks[-2]["choices"][0]["finish_reason"] == "length"
     assert chunks[-2]["choices"][0]["stop_reason"] is None
     assert chunks[-1]["usage"]["completion_tokens"] == 3
-    assert chunks[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert chunks[-1]["usage"]["prompt_tokens_details"] == {
+        "cached_tokens": 0,
+        "created_cache_tokens": 0,
+    }
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert chunks[0]["id"].startswith("chatcmpl-")
     assert all("usage" not in chunk for chunk in chunks[:-1])
@@ -93,9 +105,9 @@ async def test_a_stream_has_vllms_chunks(
         (chat(model="other"), 404, "`other` does not exist"),
         (chat(max_tokens=0), 400, "at least 1"),
         (chat(max_tokens=5, min_tokens=6), 400, "min_tokens"),
-        (chat(max_tokens=3000), 400, "maximum context length is 2048"),
+        (chat(max_tokens=3000), 400, "max_model_len=2048"),
+        (chat(max_tokens=2048), 400, "maximum context length is 2048"),
         (chat("word " * 5000), 400, "maximum context length is 2048"),
-        (chat(priority=1), 400, "riority scheduling is not enabled"),
         (chat(vllm_xargs={"agentic_context": {"program": "p"}}), 400, "vllm_xargs"),
         (chat(n=2), 400, "n=1"),
         (chat(temperature=-1), 400, "temperature"),
@@ -114,7 +126,7 @@ async def test_bad_requests_get_vllms_error(
         assert response.status == status
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == status
-    assert error["type"] == ("NotFoundError" if status == 404 else "BadRequestError")
+    assert error["type"] in (("NotFoundError",) if status == 404 else REFUSED)
     assert words in error["message"]
 
 
@@ -124,6 +136,18 @@ async def test_scalars_in_xargs_are_fine(
     xargs = {"session_id": "s", "deadline": 3.5, "tools": ["a", 1]}
     status, _ = await post(http, f"{engine.url}/v1/chat/completions", exact(2, vllm_xargs=xargs))
     assert status == 200
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_priority_under_fcfs(http: aiohttp.ClientSession, refuses: bool) -> None:
+    config = ServerConfig(engine=SMALL, speed=200, refuse_priority=refuses)
+    async with running_engine(config) as served:
+        url = f"{served.url}/v1/chat/completions"
+        status, body = await post(http, url, exact(2, priority=1))
+        assert status == (400 if refuses else 200)
+        if refuses:
+            assert "Priority scheduling is not enabled" in body["error"]["message"]
+        assert (await post(http, url, exact(2, priority=0)))[0] == 200
 
 
 async def test_priority_orders_the_queue(http: aiohttp.ClientSession) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsched.model.errors import WireError
+from agentsched_bench.engine.answers import compose
 from agentsched_bench.engine.ask import Ask
 from agentsched_bench.engine.wire import (
     parse_chat,
@@ -22,7 +23,8 @@ from agentsched_bench.engine.wire import (
 WORDS = (
     "model messages input prompt role content type text tool_calls function name arguments tools "
     "tool_choice max_tokens min_tokens stop stream system id call_id output tool_use_id n seed "
-    "vllm_xargs priority stream_options instructions max_output_tokens stop_sequences"
+    "vllm_xargs priority stream_options instructions max_output_tokens stop_sequences parameters "
+    "properties required enum const input_schema ignore_eos"
 )
 KEYS = st.sampled_from(sorted(WORDS.split(" ")))
 VALUES = st.recursive(
@@ -57,19 +59,28 @@ def parsed(body: bytes) -> list[Ask]:
     ):
         with contextlib.suppress(WireError):
             asks.append(parse(body))
+    for ask in asks:
+        if ask.prompt:
+            assert 0 < len(compose(ask, key="k", room=40, seed=0).tokens) <= 40
     return asks
 
 
-@settings(max_examples=300)
+@pytest.mark.slow
+@settings(max_examples=100)
 @given(extra=OBJECTS, messages=MESSAGES | VALUES)
 def test_any_object_is_understood_or_refused(extra: dict[str, Any], messages: Any) -> None:
     put_everywhere({**extra, "model": "m", "max_tokens": 5}, messages)
 
 
-@settings(max_examples=400)
-@given(messages=MESSAGES, tools=st.lists(OBJECTS, max_size=2))
-def test_any_message_is_understood_or_refused(messages: Any, tools: Any) -> None:
-    put_everywhere({"model": "m", "max_tokens": 5, "tools": tools}, messages)
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(messages=MESSAGES, schemas=st.lists(OBJECTS, max_size=2))
+def test_any_message_is_understood_or_refused(messages: Any, schemas: Any) -> None:
+    tools = [
+        {"type": "function", "function": {"name": "f", "parameters": schema}} for schema in schemas
+    ]
+    body = {"model": "m", "max_tokens": 5, "tools": tools, "tool_choice": "required"}
+    put_everywhere(body, messages)
 
 
 def put_everywhere(body: dict[str, Any], messages: Any) -> None:
