@@ -33,16 +33,21 @@ class Filler:
         self._retention = retention
         #: When an admission policy wants to be asked again though nothing happens.
         self._ask_again: Instant | None = None
+        #: Engines that are up and serve a model, found once a turn.
+        self._fit: dict[str, list[EngineRecord]] = {}
 
     def fill(self, *, now: Instant) -> list[Command]:
         """Dispatch or turn away whatever can be decided now."""
         self._ask_again = None
+        self._fit.clear()
         if not len(self._books.ready):
             return []
         passing: set[StepId] = set()
         commands = self._force_due(passing, now=now)
         up = [e for e in self._books.engines.values() if e.is_up]
-        blocked = {e.engine for e in up if self._is_full(e)}
+        blocked = {
+            e.engine for e in up if self._is_full(e) or not self._policies.has_room(e, now=now)
+        }
         if not len(self._books.ready) or (up and len(blocked) == len(up)):
             return commands
         for step in self._policies.in_order(now=now) if up else list(self._books.ready):
@@ -107,11 +112,15 @@ class Filler:
         return self._retention.release(key, UnpinReason.RELEASED)
 
     def _choose(self, step: StepRecord, *, now: Instant) -> EngineRecord | None:
-        up = [e for e in self._books.engines.values() if e.is_up and e.serves(step.model)]
-        fresh = [e for e in up if e.engine not in step.failed_on] or up
-        if len(fresh) <= 1:
-            return fresh[0] if fresh else None
-        return self._policies.best(step, fresh, now=now)
+        fit = self._fit.get(step.model)
+        if fit is None:
+            engines = self._books.engines.values()
+            fit = self._fit[step.model] = [e for e in engines if e.is_up and e.serves(step.model)]
+        if step.failed_on:
+            fit = [e for e in fit if e.engine not in step.failed_on] or fit
+        if len(fit) <= 1:
+            return fit[0] if fit else None
+        return self._policies.best(step, fit, now=now)
 
     def _force_due(self, passing: set[StepId], *, now: Instant) -> list[Command]:
         """Serve the steps whose bound is reached; those that must wait on are added to `passing`.

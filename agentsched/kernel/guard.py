@@ -38,6 +38,7 @@ class GuardedPolicies:
         self.errors: dict[str, int] = {}
         #: What was raised last, for the host's log.
         self.latest_error: Exception | None = None
+        self._has_room = getattr(policies.admit, "has_room", None)
         learners = ("order", "admit", "place", "pin", "prefetch")
         self._observers = [
             (f"{point}.observe", getattr(policies, point).observe) for point in learners
@@ -93,6 +94,16 @@ class GuardedPolicies:
         except Exception as error:
             self._count("admit.admit", error)
             return Admitted()
+
+    def has_room(self, engine: EngineRecord, *, now: Instant) -> bool:
+        """Whether asking `admit` for this engine is worth it; yes when the policy fails."""
+        if self._has_room is None:
+            return True
+        try:
+            return bool(self._has_room(engine, self._books, now=now))
+        except Exception as error:
+            self._count("admit.has_room", error)
+            return True
 
     def retain(self, pause: Pause, *, now: Instant) -> Retention | None:
         """What the pin policy wants kept; nothing when it fails."""

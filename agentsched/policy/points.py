@@ -86,6 +86,14 @@ class AdmitPolicy(Policy, Protocol):
         self, step: StepView, engine: EngineView, world: World, *, now: Instant
     ) -> Admission: ...
 
+    def has_room(self, engine: EngineView, world: World, *, now: Instant) -> bool:
+        """False when no step whatever would be let in to this engine now.
+
+        Asked once an engine and turn, so that a full house costs nothing however many wait. True
+        when in doubt; a policy that leaves this method out says True.
+        """
+        ...
+
 
 class PlacePolicy(Policy, Protocol):
     """How good an engine is for a step."""

@@ -47,6 +47,7 @@ class Scripted:
         self.priority_of: Callable[[Any], Any] = lambda step: 0
         self.score_of: Callable[[Any, Any], Any] = lambda step, engine: 0.0
         self.admission: Callable[[Any, Any], Admission] = lambda step, engine: Admitted()
+        self.room: Callable[[Any], Any] = lambda engine: True
         self.retention: Callable[[Any], Retention | None] = lambda pause: None
         self.warm: Callable[[Any], Instant | None] = lambda pause: None
 
@@ -64,6 +65,9 @@ class Scripted:
 
     def admit(self, step: Any, engine: Any, world: Any, *, now: Instant) -> Admission:
         return self.admission(step, engine)
+
+    def has_room(self, engine: Any, world: Any, *, now: Instant) -> Any:
+        return self.room(engine)
 
     def retain(self, pause: Any, world: Any, *, now: Instant) -> Retention | None:
         return self.retention(pause)

@@ -202,6 +202,22 @@ def test_a_full_engine_stops_the_search(make_rig: Any) -> None:
     assert asked == []
 
 
+def test_a_full_house_asks_nobody_however_many_wait(rig: Any) -> None:
+    asked: list[str] = []
+    rig.policy.rank_of = lambda step: asked.append(step.step) or (0.0,)
+    rig.policy.room = lambda engine: engine.running_steps < 1
+    rig.engine("e1")
+    rig.engine("e2")
+    assert dispatched(rig.arrive("s1")) == ["s1"]
+    assert dispatched(rig.arrive("s2")) == []  # e1 is its choice, and e2 has room
+    asked.clear()
+    rig.policy.room = lambda engine: False
+    assert rig.arrive("s3") == ()
+    assert asked == []
+    rig.policy.room = lambda engine: True
+    assert dispatched(rig.finish("s1")) == ["s2", "s3"]
+
+
 def test_a_cancelled_step_leaves_the_queue(rig: Any) -> None:
     rig.engine()
     rig.push(EngineLost(engine=EngineId("e1"), reason="x"))

@@ -59,6 +59,7 @@ def drive(rig: Any) -> list[Any]:
         ("priority_of", "order.priority"),
         ("score_of", "place.score"),
         ("admission", "admit.admit"),
+        ("room", "admit.has_room"),
         ("retention", "pin.retain"),
         ("warm", "prefetch.warm_at"),
     ],

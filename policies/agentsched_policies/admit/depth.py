@@ -24,7 +24,12 @@ class Depth:
         """Nothing to learn."""
 
     def admit(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> Admission:
-        depth = self._depth or engine.capabilities.running_max or 256
-        if engine.running_steps < depth:
+        if self.has_room(engine, world, now=now):
             return Admitted()
-        return Held(reason=f"{depth} steps on {engine.engine}")
+        return Held(reason=f"{self._of(engine)} steps on {engine.engine}")
+
+    def has_room(self, engine: EngineView, world: World, *, now: Instant) -> bool:
+        return engine.running_steps < self._of(engine)
+
+    def _of(self, engine: EngineView) -> int:
+        return self._depth or engine.capabilities.running_max or 256

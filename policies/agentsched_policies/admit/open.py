@@ -14,3 +14,6 @@ class Open:
 
     def admit(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> Admission:
         return Admitted()
+
+    def has_room(self, engine: EngineView, world: World, *, now: Instant) -> bool:
+        return True
