@@ -66,6 +66,7 @@ _IGNORED: Final = frozenset(
 )
 _TEXT: Final = frozenset({"text", "input_text", "output_text", "refusal"})
 _THINKING: Final = re.compile(r"^\s*(?:<think>.*?)?</think>", re.DOTALL)
+_PROSE_CALLS: Final = "Calling tools:"
 _PROSE_CALL_ID: Final = re.compile(r"['\"]id['\"]:\s*['\"]([^'\"]{1,128})['\"]")
 _ROLES: Final = {
     "system": Kind.SYSTEM,
@@ -128,10 +129,15 @@ class Normaliser:
         return xxhash.xxh3_128_digest(self._tags[kind] + b"\0".join(parts), seed=self._seed)
 
     def text(self, kind: Kind, text: str) -> Atom:
-        """A text atom; `text` must be trimmed already. Names the call ids that prose may hold."""
+        """A text atom; `text` must be trimmed already.
+
+        Some clients write their calls into the text as prose: the ids are named, the prose is
+        left out, so that the text equals what was answered.
+        """
         ref = ""
-        if kind is Kind.ASSISTANT and "Calling tools:" in text:
+        if kind is Kind.ASSISTANT and _PROSE_CALLS in text:
             ref = " ".join(_PROSE_CALL_ID.findall(text[:65_536]))
+            text = text.partition(_PROSE_CALLS)[0].strip() or text
         return Atom(int(kind), self.digest(kind, _encoded(text)), ref)
 
     def call(self, call_id: str, name: str, arguments: object) -> Atom:

@@ -130,6 +130,7 @@ class IdentityIndex:
             program=program,
             thread=claim.thread if claim is not None and claim.is_exact else "",
             is_resent=headers.get("x-stainless-retry-count", "0") not in ("0", ""),
+            is_auxiliary=not step_class.is_work,
             now=now,
         )
         match = self._match(asked, request, step_class, previous, named)

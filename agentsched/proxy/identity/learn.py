@@ -119,7 +119,7 @@ class Learner:
             summary = summary_of(answer.text)
             if summary:
                 self._add(NeedleKind.SUMMARY, summary, turn, now=now)
-        elif turn.step_class.is_work and not answer.calls and not turn.has_tools:
+        elif turn.step_class.is_work and not answer.calls:
             line = answer_of(answer.text)
             if line:
                 self._add(NeedleKind.ANSWER, line, turn, now=now)

@@ -10,7 +10,7 @@ from typing import Final
 from agentsched.model import MINUTE, Instant, Nanos
 from agentsched.proxy.identity.atoms import Kind
 from agentsched.proxy.identity.model import Evidence, IdentityLimits
-from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind
+from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind, is_telling
 from agentsched.proxy.identity.prompt import Digester, Prompt
 from agentsched.proxy.identity.records import Book, Program, Turn, TurnState, is_weak
 
@@ -44,7 +44,7 @@ class Asked:
     """What is looked for: a prompt in a tenant's book.
 
     `program` and `thread` restrict the search where the client named them. `is_resent` means that
-    the client says that it sends this request again.
+    the client says that it sends this request again, `is_auxiliary` that it is no step.
     """
 
     prompt: Prompt
@@ -52,6 +52,7 @@ class Asked:
     program: Program | None
     thread: str
     is_resent: bool
+    is_auxiliary: bool
     now: Instant
 
 
@@ -233,14 +234,14 @@ class Matcher:
             found = [n for n in found if n.turn.conversation.program is asked.program]
         if not found:
             return None
-        for kind, relation, test in self._order(asked):
+        for kind, relation, test in self._order(asked, hay):
             match = _only(relation, [n for n in found if n.kind is kind and test(n)])
             if match is not None:
                 return match
         return None
 
     def _order(
-        self, asked: Asked
+        self, asked: Asked, hay: Hay
     ) -> tuple[tuple[NeedleKind, Relation, Callable[[Needle], bool]], ...]:
         prompt, now = asked.prompt, asked.now
 
@@ -248,7 +249,7 @@ class Matcher:
             turn = needle.turn
             if prompt.head == turn.head and prompt.points[0].chain == turn.conversation.first:
                 return False  # another run of the parent's own prompt
-            if needle.is_named:
+            if needle.is_named and (is_telling(needle.text) or prompt.head != turn.head):
                 return True
             return prompt.head != turn.head and not turn.is_continued
 
@@ -260,7 +261,13 @@ class Matcher:
             return now - needle.at <= _TITLE_SPAN and not needle.is_used
 
         def may_quote(needle: Needle) -> bool:
-            return not (prompt.tools and needle.turn.has_tools)
+            # A question may hold its own answer, so it must stand where an answer would.
+            turn, text = needle.turn, needle.text
+            if prompt.points[0].chain == turn.conversation.first and prompt.head != turn.head:
+                return hay.is_heard(text)  # a team: one task, and what the others said
+            if not is_telling(text) or (prompt.tools and turn.has_tools):
+                return False
+            return asked.is_auxiliary or hay.is_said(text)
 
         return (
             (NeedleKind.SUMMARY, Relation.REWRITES, lambda n: not n.is_used),

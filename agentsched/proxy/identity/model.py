@@ -116,7 +116,7 @@ class IdentityLimits:
     turns_per_program_max: int = 1_024  # the oldest turn is forgotten
     turns_max: int = 1_000_000  # over all programs; the idlest program is forgotten
     messages_max: int = 400_000  # remembered normalisations; the least used are forgotten
-    needles_per_tenant_max: int = 128  # texts that a new prompt may contain; the oldest goes
+    needles_per_tenant_max: int = 256  # texts that a new prompt may contain; the oldest goes
     candidates_max: int = 64  # turns with equal prompts that are told apart; the oldest goes
     id_characters_max: int = 128  # longer ids are replaced by their hash
     calls_per_turn_max: int = 256  # further calls of one answer are not indexed

@@ -53,7 +53,8 @@ _HAY_MAX: Final = 65_536
 _SPAWN_MIN: Final = 8
 _SPAWN_UNNAMED_MIN: Final = 24
 _ANSWER_MIN: Final = 24
-_SUMMARY_MIN: Final = 8
+_SUMMARY_MIN: Final = 12
+_ANSWER_LEAST: Final = 8
 _ARGUMENTS: Final = (
     "prompt",
     "task",
@@ -120,15 +121,27 @@ class Hay:
         self._users = {t.strip() for role, t in self._blocks if role == "user"}
         self._user = "\n".join(t for role, t in self._blocks if role == "user")[:_HAY_MAX]
         self._all = "\n".join(t for _, t in self._blocks)[:_HAY_MAX]
+        self._assistant = "\n".join(t for role, t in self._blocks if role == "assistant")
+        users = [t for role, t in self._blocks if role == "user"]
+        self._later_users = "\n".join(users[1:])[:_HAY_MAX]
         self.last_user = next(
             (t.strip() for role, t in reversed(self._blocks) if role == "user"), ""
         )
+
+    def is_said(self, text: str) -> bool:
+        """Whether an assistant's message holds `text`."""
+        return text in self._assistant
+
+    def is_heard(self, text: str) -> bool:
+        """Whether a user's message after the first one holds `text`."""
+        return text in self._later_users
 
     def holds(self, needle: Needle) -> bool:
         text = needle.text
         match needle.kind:
             case NeedleKind.SPAWN:
-                return text in self._users or text in self._user
+                # A short argument (`go on`) must be the whole of what the sub-agent is told.
+                return text in self._users or (is_telling(text) and text in self._user)
             case NeedleKind.HANDOFF:
                 return self._first == text
             case NeedleKind.TITLE:
@@ -207,9 +220,14 @@ def summary_of(text: str) -> str:
 def answer_of(text: str) -> str:
     """Likewise for an ordinary answer; a short one is looked for as a whole."""
     text = text.strip()
-    if _ANSWER_MIN <= len(text) <= _TEXT_MAX:
+    if _ANSWER_LEAST <= len(text) <= _TEXT_MAX:
         return text
-    return _longest_line(text, least=_ANSWER_MIN)
+    return _longest_line(text, least=_ANSWER_LEAST)
+
+
+def is_telling(text: str) -> bool:
+    """Whether an answer is long enough to be nobody else's."""
+    return len(text) >= _ANSWER_MIN
 
 
 def title_of(hay: Hay) -> str:

@@ -246,6 +246,16 @@ def test_a_run_of_the_prompt_that_a_tool_was_given_is_no_sub_agent(wire: Wire) -
     assert wire.chat([system(), user(task)]).program != first.program
 
 
+def test_short_words_of_a_spawning_call_join_nobody(wire: Wire) -> None:
+    main = wire.chat(HEAD)
+    wire.answer(main, "", [("call_5b5b5b5b5b5b", "Agent", '{"prompt": "run tests"}')])
+    same_agent = wire.chat([system(), user("run tests")])
+    longer = wire.chat([system("You search."), user("please run tests for me")], tools=["grep"])
+    child = wire.chat([system("You search."), user("run tests")], tools=["grep"])
+    assert main.program not in (same_agent.program, longer.program)
+    assert child.program == main.program
+
+
 def test_a_compaction_and_what_follows_it(wire: Wire) -> None:
     first = wire.chat(HEAD)
     wire.answer(first, "", [C1])
@@ -371,6 +381,59 @@ def test_the_answers_prefix_is_among_the_next_requests(wire: Wire) -> None:
     second = wire.chat([*HEAD, said("So."), user("x")])
     assert prefix is not None
     assert prefix.prefix in {p.prefix for p in second.prefixes}
+
+
+@pytest.mark.parametrize("call_id", ["chatcmpl-tool-0a1b2c3d", "call_1"])
+def test_calls_written_as_prose_are_known(wire: Wire, call_id: str) -> None:
+    first = wire.chat(HEAD)
+    if call_id == "call_1":  # the client parsed the call out of the text itself
+        wire.answer(first, "Let me look at that. \n")
+    else:
+        wire.answer(first, "Let me look at that. \n", [(call_id, "f", "{}")])
+    prose = f"Let me look at that.\nCalling tools:\n[{{'id': '{call_id}', 'type': 'function'}}]"
+    second = wire.chat([*HEAD, said(prose), user("Observation:\nok")])
+    assert second.conversation == first.conversation
+    wire.answer(second, "Done.")
+    third = wire.chat([*HEAD, said(prose), user("Observation:\nok"), said("Done."), user("x")])
+    assert (third.conversation, third.step) == (first.conversation, 3)
+
+
+def test_members_of_a_team_belong_together(wire: Wire) -> None:
+    first = wire.chat([system("You plan."), user("fix the bug")])
+    wire.answer(first, "I would start with the parser.")
+    heard = [user("fix the bug"), user("I would start with the parser.")]
+    second = wire.chat([system("You criticise."), *heard])
+    assert second.program == first.program
+    assert second.conversation != first.conversation
+    stranger = wire.chat([system("You criticise."), user("fix the bug")])
+    assert stranger.program != first.program
+
+
+def test_a_commit_message_call_quotes_our_answer(wire: Wire) -> None:
+    first = wire.chat(HEAD, tools=[])
+    text = "I changed the greeting in hello.py to something more casual."
+    wire.answer(first, text)
+    ask = [system("Generate a one-line commit message for it."), user(f"ASSISTANT: {text}\n+diff")]
+    commit = wire.chat(ask, tools=[])
+    assert (commit.program, commit.step_class) == (first.program, StepClass.AUXILIARY)
+    wire.answer(commit, "feat: casual greeting")
+    moved = [system(), user("other files"), user("fix the bug"), said(text), user("and now?")]
+    later = wire.chat(moved, tools=[])
+    assert (later.program, later.evidence) == (first.program, Evidence.TEXT)
+
+
+@pytest.mark.parametrize("tools", [[], ["bash"]])
+def test_a_question_that_holds_its_answer_joins_nobody(wire: Wire, tools: list[str]) -> None:
+    answer = "(b) because plants need light for it"
+    question = f"Why? (a) because it rains a lot there {answer} (c) who knows"
+    asked = [("You answer.", question), ("You answer.", question), ("Be brief.", question)]
+    asked.append(("You answer.", f"Choose one. {question}"))
+    programs = set()
+    for prompt, task in asked:
+        identity = wire.chat([system(prompt), user(task)], tools=tools)
+        wire.answer(identity, answer)
+        programs.add(identity.program)
+    assert len(programs) == 4
 
 
 # -- limits ----------------------------------------------------------------------------------------
