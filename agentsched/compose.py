@@ -21,6 +21,7 @@ from agentsched.policy import (
     load_profile,
 )
 from agentsched.policy.registry import POINTS
+from agentsched_graphs.forecast import Forecasts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,15 @@ def build_policies(config: SchedulerConfig) -> PolicySet:
 
 
 def build_scheduler(config: SchedulerConfig, *, graph: GraphBuilder | None = None) -> Scheduler:
-    """A fresh scheduler. Equal configurations and events give equal commands."""
-    return Scheduler(policies=build_policies(config), limits=config.limits, graph=graph)
+    """A fresh scheduler. Equal configurations and events give equal commands.
+
+    `graph` None means the forecasts of `agentsched_graphs`.
+    """
+    return Scheduler(
+        policies=build_policies(config),
+        limits=config.limits,
+        graph=graph or Forecasts(programs_max=config.limits.programs_max),
+    )
 
 
 def journal_header(config: SchedulerConfig) -> JournalHeader:

@@ -13,6 +13,7 @@ from typing import Protocol
 from agentsched.kernel.pins import PinLedger
 from agentsched.kernel.ready import ReadySteps
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
+from agentsched.kernel.residency import Residency
 from agentsched.kernel.shares import ShareLedger
 from agentsched.model import (
     Capabilities,
@@ -58,6 +59,8 @@ class Books:
             pins_per_engine_max=limits.pins_per_engine_max,
             tokens_per_engine_max=limits.pinned_tokens_per_engine_max,
         )
+        #: What lies in each engine's cache, as far as we know.
+        self.residency = Residency()
         #: Conversations of all live programs; an id belongs to one program.
         self.conversations: dict[ConversationId, ConversationRecord] = {}
         #: Programs that go when their last active step ends.
@@ -94,6 +97,23 @@ class Books:
 
     def graph(self, program: ProgramId) -> GraphView | None:
         return self.graph_builder.view(program) if self.graph_builder else None
+
+    def resident(self, engine: EngineId) -> Iterator[ConversationRecord]:
+        return (self.conversations[key] for key in self.residency.conversations(engine))
+
+    def resident_tokens(self, engine: EngineId) -> int:
+        return self.residency.tokens(engine)
+
+    def own_tokens(self, conversation: ConversationId) -> int:
+        return self.residency.own_tokens(conversation)
+
+    def missing_tokens(self, step: StepView, engine: EngineId) -> int:
+        conversation = self.conversation(step)
+        if conversation.is_resident and conversation.engine == engine:
+            return max(0, step.prompt_tokens - conversation.context_tokens)
+        return self.residency.missing_tokens(
+            engine, prefixes=step.prefixes, prompt_tokens=step.prompt_tokens
+        )
 
     # Programs and conversations.
 
@@ -165,6 +185,7 @@ class Books:
         idle = [c for c in program.conversations.values() if not c.active_steps]
         idle.sort(key=lambda c: (c.last_at, c.conversation))
         for conversation in idle[:surplus]:
+            self.evict(conversation)
             del self.conversations[conversation.conversation]
             del program.conversations[conversation.conversation]
         return idle[:surplus]
@@ -175,8 +196,9 @@ class Books:
         self._closing.pop(program, None)
         self._closable.pop(program, None)
         assert not record.active_steps
-        for conversation in record.conversations:
-            del self.conversations[conversation]
+        for conversation in record.conversations.values():
+            self.evict(conversation)
+            del self.conversations[conversation.conversation]
 
     def close_when_idle(self, record: ProgramRecord) -> None:
         """Let a program go as soon as no step of it is active, unless it wakes again."""
@@ -208,6 +230,37 @@ class Books:
             if not record.active_steps:
                 found.append(record)
         return iter(found)
+
+    # The engines' caches.
+
+    def settle(self, step: StepRecord, engine: EngineRecord, *, now: Instant) -> None:
+        """A step is sent: its conversation's KV is computed here from now on."""
+        conversation = self.conversation(step)
+        step.missing_tokens = self.missing_tokens(step, engine.engine)
+        step.cold_until = after(now, engine.cost.patience(step.missing_tokens))
+        conversation.engine = engine.engine
+        conversation.is_resident = True
+        self.residency.place(
+            conversation.conversation,
+            engine.engine,
+            prefixes=step.prefixes,
+            context_tokens=max(step.prompt_tokens, conversation.context_tokens),
+        )
+
+    def grow(self, conversation: ConversationRecord) -> None:
+        """A step ended: its answer is part of the conversation's KV."""
+        if conversation.is_resident and conversation.engine is not None:
+            self.residency.place(
+                conversation.conversation,
+                conversation.engine,
+                prefixes=conversation.prefixes,
+                context_tokens=conversation.context_tokens,
+            )
+
+    def evict(self, conversation: ConversationRecord) -> None:
+        """Stop counting a conversation's KV as held."""
+        conversation.is_resident = False
+        self.residency.remove(conversation.conversation)
 
     # Engines.
 
@@ -306,6 +359,10 @@ class Books:
                 assert conversation.active_steps == active.get(conversation.conversation, 0)
                 assert (conversation.paused_at is None) or not conversation.active_steps
                 assert self.conversations[conversation.conversation] is conversation
+        self.residency.check()
+        for conversation in self.conversations.values():
+            home = self.residency.home(conversation.conversation)
+            assert home == (conversation.engine if conversation.is_resident else None)
         known = [key for p in self._programs.values() for key in p.conversations]
         assert sorted(known) == sorted(self.conversations)
         for pin in self.pins:

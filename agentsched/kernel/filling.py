@@ -108,7 +108,7 @@ class Filler:
         conversation = self._books.conversations.get(key)
         if conversation is None or conversation.active_steps:
             return []
-        conversation.is_resident = False
+        self._books.evict(conversation)
         return self._retention.release(key, UnpinReason.RELEASED)
 
     def _choose(self, step: StepRecord, *, now: Instant) -> EngineRecord | None:
@@ -196,9 +196,8 @@ class Filler:
         step.dispatched_at = now
         step.attempts += 1
         step.held_for = ""
+        books.settle(step, engine, now=now)
         engine.take(step)
-        conversation.engine = engine.engine
-        conversation.is_resident = True
         return [command]
 
     def _reject(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from agentsched.kernel.costs import EngineCost
 from agentsched.model import (
     CallId,
     Capabilities,
@@ -42,6 +43,10 @@ class StepRecord:
     engine: EngineId | None = None
     dispatched_at: Instant | None = None
     started_at: Instant | None = None
+    #: Prompt tokens that its engine had to compute, as far as we knew when it was sent.
+    missing_tokens: int = 0
+    #: When its prefill should be over, for engines that do not show a first token.
+    cold_until: Instant = field(default=Instant(0))
     #: Why it waits, in the admission policy's words.
     held_for: str = ""
 
@@ -113,6 +118,7 @@ class ConversationRecord:
     #: Tool calls it waits for, oldest first.
     tools: dict[CallId, ToolName] = field(default_factory=dict)
     is_warmed: bool = False
+    is_over: bool = False
 
     def grow(self, *, context_tokens: int) -> None:
         """Take in the context after a step; keeps the mean growth per step."""
@@ -164,6 +170,20 @@ class EngineRecord:
     #: Steps sent to it, plus what others had been sent when it joined.
     dispatched_total: int = 0
     lost_reason: str = ""
+    cost: EngineCost = field(default_factory=EngineCost)
+
+    @property
+    def reload_ns(self) -> float:
+        return self.cost.prefill_ns_per_token
+
+    def cold_tokens(self, *, now: Instant) -> int:
+        return sum(step.missing_tokens for step in self._cold(now))
+
+    def cold_until(self, *, now: Instant) -> Instant | None:
+        return min((step.cold_until for step in self._cold(now)), default=None)
+
+    def _cold(self, now: Instant) -> list[StepRecord]:
+        return [s for s in self.running.values() if s.started_at is None and s.cold_until > now]
 
     @property
     def is_up(self) -> bool:

@@ -102,7 +102,7 @@ class Retention:
         for program in self._books.programs.values():
             for conversation in program.conversations.values():
                 if conversation.engine == engine:
-                    conversation.is_resident = False
+                    self._books.evict(conversation)
         return ended
 
     def answer(self, event: HintAnswered, *, now: Instant) -> list[Command]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from agentsched.kernel.books import Books, GraphBuilder
 from agentsched.kernel.filling import Filler
@@ -50,9 +50,13 @@ from agentsched.model import (
     ToolFinished,
     ToolStarted,
     UnpinReason,
+    between,
     seconds,
 )
 from agentsched.policy import PolicySet
+
+#: Finish reasons of an answer that ends a turn by itself, in the three dialects.
+_LAST_WORDS: Final = frozenset({"stop", "end_turn", "completed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,7 +317,10 @@ class Scheduler:
         step.state = state
         if isinstance(event, StepFailed) and event.is_retryable:
             return self._put_back(step, now=now)
+        self._learn_cost(step, event, now=now)
         conversation = books.end_step(step, now=now)
+        if not step.step_class.is_work and not conversation.steps_done:
+            books.evict(conversation)  # a title or a probe: nothing will extend it
         if not isinstance(event, StepFinished):
             return []
         self._account(step, event, conversation)
@@ -354,11 +361,31 @@ class Scheduler:
         conversation.prefixes = (
             (*step.prefixes, event.prefix) if event.prefix is not None else step.prefixes
         )
+        self._books.grow(conversation)
+        conversation.is_over = not event.tool_calls and event.finish_reason in _LAST_WORDS
         limit = self._books.limits.tools_per_program_max
         for call in event.tool_calls:
             conversation.tools[call.call_id] = call.tool
             if len(conversation.tools) > limit:
                 del conversation.tools[next(iter(conversation.tools))]
+
+    def _learn_cost(
+        self, step: StepRecord, event: StepFinished | StepFailed | StepCancelled, *, now: Instant
+    ) -> None:
+        """Streamed steps show when their first token came; those teach the engine's prices."""
+        if not isinstance(event, StepFinished) or step.engine is None:
+            return
+        if step.started_at is None or step.dispatched_at is None or step.started_at == now:
+            return
+        cached = event.usage.cached_tokens
+        if cached is None:
+            return
+        self._books.engines[step.engine].cost.learn(
+            uncached_tokens=event.usage.prompt_tokens - cached,
+            output_tokens=event.usage.output_tokens,
+            to_first_token=between(step.dispatched_at, step.started_at),
+            to_last_token=between(step.started_at, now),
+        )
 
     def _tool(self, event: ToolStarted | ToolFinished, *, now: Instant) -> list[Command]:
         program = self._books.programs.get(event.program)

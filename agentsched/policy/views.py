@@ -6,7 +6,7 @@ iterates in insertion order, so that a policy which walks one decides the same o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from agentsched.model import (
@@ -101,6 +101,10 @@ class ConversationView(Protocol):
     def active_steps(self) -> int: ...
     @property
     def paused_at(self) -> Instant | None: ...
+    @property
+    def is_over(self) -> bool:
+        """Its latest answer asked for no tool: as far as anyone can tell it was the last."""
+        ...
 
 
 class ProgramView(Protocol):
@@ -174,6 +178,19 @@ class EngineView(Protocol):
         """Steps sent to it so far; one that joins late starts level with the others."""
         ...
 
+    @property
+    def reload_ns(self) -> float:
+        """Nanoseconds to compute one prompt token again: learnt, a guess at first."""
+        ...
+
+    def cold_tokens(self, *, now: Instant) -> int:
+        """Prompt tokens that it is computing now: of steps without a first token so far."""
+        ...
+
+    def cold_until(self, *, now: Instant) -> Instant | None:
+        """When the first of those should be done, were its first token not to be seen."""
+        ...
+
 
 class PauseView(Protocol):
     """A conversation whose step just ended, or that has been waiting for its tools since."""
@@ -229,4 +246,20 @@ class World(Protocol):
 
     def graph(self, program: ProgramId) -> GraphView | None:
         """The program's execution graph, where one is built."""
+        ...
+
+    def resident(self, engine: EngineId) -> Iterable[ConversationView]:
+        """Conversations whose KV is counted as held on an engine, running and paused ones."""
+        ...
+
+    def resident_tokens(self, engine: EngineId) -> int:
+        """Tokens of those, shared prefixes counted once."""
+        ...
+
+    def own_tokens(self, conversation: ConversationId) -> int:
+        """Resident tokens that it shares with nobody: what letting go of it would free."""
+        ...
+
+    def missing_tokens(self, step: StepView, engine: EngineId) -> int:
+        """Tokens of its prompt that no resident conversation of this engine has computed."""
         ...

@@ -95,6 +95,7 @@ class Generation:
         self._has_started = False
         self._has_ended = False
         self._response: web.StreamResponse | None = None
+        self._response_id = ""
 
     async def serve(self) -> web.StreamResponse:
         """Carry the step out. The step has ended when this returns or raises."""
@@ -202,13 +203,15 @@ class Generation:
         async for chunk in chunks:  # 9. stream back
             await self._relay(tap, chunk)
         rest = tap.close()
-        if rest:
-            await self._write(rest)
         seen = tap.answer()
+        self._response_id = seen.response_id
         self._finish(seen, verdict.engine)  # 10. finish
         if not seen.is_complete and not seen.error:
-            # Most clients take an early end for a short answer and carry on with half of it.
+            # Most clients take an early end for a short answer and carry on with half of it. What
+            # the tap still holds is half an event, which an error could not follow.
             return await self._close_with_error(refusal.CUT_SHORT)
+        if rest:
+            await self._write(rest)
         await self._response.write_eof()
         return self._response
 
@@ -219,6 +222,7 @@ class Generation:
             status=no.status,
             message=no.message,
             code=no.code,
+            response_id=self._response_id,
             model=self._parsed.model,
             request_id=self._received.request_id,
         )

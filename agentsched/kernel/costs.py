@@ -1,0 +1,86 @@
+"""What work costs on an engine, learnt from ordinary traffic: nobody calibrates by hand.
+
+Prefill: the time from dispatch to the first token, per token that was not cached. Queues inside the
+engine only ever lengthen it, so a low quantile is followed rather than a mean: it is the price on
+an engine that is not busy with others. Decode: the time per further token, its median.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, log
+from typing import Final
+
+from agentsched.model import Nanos
+
+#: Steps that compute less than this say more about the engine's overhead than about its price.
+_UNCACHED_MIN: Final = 128
+_OUTPUT_MIN: Final = 8
+#: First steps are large, to get from the first guess to the right order of magnitude.
+_RATE_FIRST: Final = 0.5
+_RATE_LAST: Final = 0.02
+
+
+@dataclass(slots=True)
+class _Quantile:
+    """Follows a quantile of a positive quantity, in logarithms: off by at most a few percent."""
+
+    level: float
+    value: float
+    samples: int = 0
+
+    def add(self, sample: float) -> None:
+        rate = max(_RATE_LAST, _RATE_FIRST / (1 + self.samples / 4))
+        if not self.samples:
+            self.value = sample
+        elif sample < self.value:
+            self.value = max(sample, exp(log(self.value) - rate * (1 - self.level)))
+        else:
+            self.value = min(sample, exp(log(self.value) + rate * self.level))
+        self.samples += 1
+
+
+class EngineCost:
+    """Prices of one engine, in nanoseconds per token."""
+
+    def __init__(self) -> None:
+        # First guesses, used until the first sample: an 8B model on a small GPU.
+        self._prefill = _Quantile(level=0.25, value=100_000.0)
+        self._decode = _Quantile(level=0.5, value=20_000_000.0)
+
+    @property
+    def samples(self) -> int:
+        """How many steps taught the prefill price; 0 means that it is a guess."""
+        return self._prefill.samples
+
+    @property
+    def prefill_ns_per_token(self) -> float:
+        """Price of one prompt token that is not cached."""
+        return self._prefill.value
+
+    @property
+    def decode_ns_per_token(self) -> float:
+        """Price of one output token."""
+        return self._decode.value
+
+    def prefill(self, tokens: int) -> Nanos:
+        """How long it takes to compute so many prompt tokens."""
+        return Nanos(round(tokens * self._prefill.value))
+
+    def patience(self, tokens: int) -> Nanos:
+        """How long a prefill is taken to be under way when no first token tells its end."""
+        return Nanos(2 * self.prefill(tokens))
+
+    def learn(
+        self,
+        *,
+        uncached_tokens: int,
+        output_tokens: int,
+        to_first_token: Nanos,
+        to_last_token: Nanos,
+    ) -> None:
+        """A streamed step ended. Spans run from dispatch, and from the first to the last token."""
+        if uncached_tokens >= _UNCACHED_MIN and to_first_token > 0:
+            self._prefill.add(to_first_token / uncached_tokens)
+        if output_tokens >= _OUTPUT_MIN and to_last_token > 0:
+            self._decode.add(to_last_token / (output_tokens - 1))

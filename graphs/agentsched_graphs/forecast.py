@@ -1,0 +1,130 @@
+"""Forecasts for live programs: how many steps each has still to come.
+
+Folds events into one small record a program and answers the policies' question through `GraphView`.
+A program is taken to be over when its latest answer asks for no tool, when it is closed, or when it
+has been silent for `idle_ns`; the count is taken back should it go on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from agentsched.model import (
+    MINUTE,
+    Event,
+    Instant,
+    Nanos,
+    ProgramClosed,
+    ProgramId,
+    StepArrived,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepId,
+    after,
+)
+from agentsched_graphs.remaining import RemainingSteps
+
+#: Finish reasons of an answer that ends a turn by itself, in the three dialects.
+_LAST_WORDS: Final = frozenset({"stop", "end_turn", "completed"})
+
+
+@dataclass(slots=True, kw_only=True)
+class _Progress:
+    """One live program; satisfies `policy.GraphView`."""
+
+    remaining: RemainingSteps
+    agent: str = ""
+    steps_done: int = 0
+    active: int = 0
+    last_at: Instant
+    #: The step count under which it was counted as over; None while it is not.
+    counted: int | None = None
+
+    def steps_left(self) -> float | None:
+        return self.remaining.expected(agent=self.agent, steps_done=self.steps_done)
+
+
+class Forecasts:
+    """A `GraphBuilder` that forecasts remaining steps."""
+
+    def __init__(self, *, idle_ns: Nanos = MINUTE, programs_max: int = 20_000) -> None:
+        self._idle_ns = idle_ns
+        self._programs_max = programs_max
+        self._remaining = RemainingSteps()
+        #: Live programs, the one silent for longest first.
+        self._programs: OrderedDict[ProgramId, _Progress] = OrderedDict()
+        #: Program of each live working step.
+        self._steps: dict[StepId, ProgramId] = {}
+
+    def observe(self, event: Event, *, now: Instant) -> None:
+        """Take in one event."""
+        match event:
+            case StepArrived():
+                self._arrive(event, now=now)
+            case StepFinished():
+                progress = self._end(event.step, now=now)
+                if progress is not None:
+                    progress.steps_done += 1
+                    if not event.tool_calls and event.finish_reason in _LAST_WORDS:
+                        self._count(progress)
+            case StepFailed() if not event.is_retryable:
+                self._end(event.step, now=now)
+            case StepCancelled():
+                self._end(event.step, now=now)
+            case ProgramClosed():
+                progress = self._programs.pop(event.program, None)
+                if progress is not None:
+                    self._count(progress)
+            case _:
+                pass
+        self._presume(now=now)
+
+    def view(self, program: ProgramId) -> _Progress | None:
+        """The forecast for a program; None for one that is not known."""
+        return self._programs.get(program)
+
+    def _arrive(self, event: StepArrived, *, now: Instant) -> None:
+        if not event.step_class.is_work:
+            return
+        progress = self._programs.get(event.program)
+        if progress is None:
+            progress = self._programs[event.program] = _Progress(
+                remaining=self._remaining, last_at=now
+            )
+            if len(self._programs) > self._programs_max:
+                self._programs.popitem(last=False)
+        if progress.counted is not None:
+            self._remaining.woke(agent=progress.agent, steps=progress.counted)
+            progress.counted = None
+        progress.agent = event.agent or progress.agent
+        progress.active += 1
+        progress.last_at = now
+        self._programs.move_to_end(event.program)
+        self._steps[event.step] = event.program
+
+    def _end(self, step: StepId, *, now: Instant) -> _Progress | None:
+        program = self._steps.pop(step, None)
+        progress = self._programs.get(program) if program is not None else None
+        if progress is None or program is None:
+            return None
+        progress.active -= 1
+        progress.last_at = now
+        self._programs.move_to_end(program)
+        return progress
+
+    def _presume(self, *, now: Instant) -> None:
+        """Count programs that have been silent for too long; a few at a time."""
+        for progress in self._programs.values():
+            if after(progress.last_at, self._idle_ns) > now:
+                return
+            if progress.counted is None and not progress.active:
+                self._count(progress)
+                return
+
+    def _count(self, progress: _Progress) -> None:
+        if progress.counted is None and progress.steps_done:
+            progress.counted = progress.steps_done
+            self._remaining.ended(agent=progress.agent, steps=progress.steps_done)
