@@ -62,6 +62,7 @@ def replay(
     max_context: options.MaxContext = None,
     arrivals: options.ArrivalsText = "closed:8",
     dialect: options.Dialects = options.Spoken.CHAT,
+    echo: options.Echoes = options.Echo.RECORDED,
     model: options.Model = None,
     seed: options.Seed = 0,
     repeat: options.Repeat = 1,
@@ -95,6 +96,7 @@ def replay(
         model=model,
         api_key=api_key,
         patience=Patience(timeout_s=timeout, attempts_max=attempts),
+        echoes_whole=echo is options.Echo.WHOLE,
     )
     plans, row = load_plans(trace, shape, programs=programs, only=only or (), seed=seed)
     recorder = Recorder(new_result(row, arms, shape=shape, replay_options=chosen), path=out)
@@ -226,6 +228,7 @@ def new_result(
             "repeat": replay_options.repeat,
             "alternate": replay_options.alternate,
             "salt": replay_options.salt,
+            "echoes_whole": replay_options.echoes_whole,
         },
         arms=[ArmRow(name=arm.name, url=arm.url, ids=arm.ids) for arm in arms],
     )

@@ -20,6 +20,13 @@ class Spoken(StrEnum):
     MESSAGES = "messages"
 
 
+class Echo(StrEnum):
+    """How much of an answer the prompts after it hold."""
+
+    RECORDED = "recorded"
+    WHOLE = "whole"
+
+
 Trace = Annotated[Path, typer.Argument(help="Recorded programs: .jsonl, .jsonl.gz or .jsonl.xz.")]
 Urls = Annotated[
     list[str], typer.Option(metavar="[NAME=]URL", help="An arm: an endpoint. Repeatable.")
@@ -52,6 +59,13 @@ ArrivalsText = Annotated[
     str, typer.Option(help="recorded, poisson:RATE, burst:RATE/s or closed:NUMBER.")
 ]
 Dialects = Annotated[Spoken, typer.Option(help="API to speak; completions sends token ids.")]
+Echoes = Annotated[
+    Echo,
+    typer.Option(
+        help="Of each answer, later prompts hold as much as was recorded (less where some of it "
+        "was reasoning), or all."
+    ),
+]
 Model = Annotated[str | None, typer.Option(help="Default: what the first arm serves.")]
 Seed = Annotated[int, typer.Option(help="Chooses programs and arrivals.")]
 Repeat = Annotated[int, typer.Option(min=1, help="Runs of each arm.")]

@@ -28,16 +28,27 @@ class Prompts(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptMaker:
-    """Makes the prompts of conversations for one run. `salt` separates its content from others'."""
+    """Makes the prompts of conversations for one run. `salt` separates its content from others'.
+
+    With `echoes_whole`, messages hold the whole answers before them, also where the recorded client
+    sent back only a part (because the rest was reasoning, which no client sends back).
+    """
 
     dialect: Dialect
     calibration: Calibration
     salt: str
+    echoes_whole: bool = False
 
     def prompts(self, plan: PlannedConversation) -> Prompts:
         if self.dialect is Dialect.COMPLETIONS:
             return TokenPrompts(plan, salt=self.salt)
-        return TextPrompts(plan, dialect=self.dialect, calibration=self.calibration, salt=self.salt)
+        return TextPrompts(
+            plan,
+            dialect=self.dialect,
+            calibration=self.calibration,
+            salt=self.salt,
+            echoes_whole=self.echoes_whole,
+        )
 
 
 class TokenPrompts:
@@ -82,9 +93,11 @@ class TextPrompts:
         dialect: Dialect,
         calibration: Calibration,
         salt: str,
+        echoes_whole: bool = False,
     ) -> None:
         self._plan = plan
         self._dialect = dialect
+        self._echoes_whole = echoes_whole
         self._calibration = calibration
         self._salt = salt
         self._prompts: list[list[Message]] = []
@@ -165,7 +178,7 @@ class TextPrompts:
         assert call.base is not None
         answer = self._answers[call.base]
         whole = self._plan.calls[call.base].output_tokens
-        if call.echo_tokens >= whole:
+        if call.echo_tokens >= whole or self._echoes_whole:
             return answer
         share = max(1, call.echo_tokens) / whole
         text = answer.text[: max(1, round(share * len(answer.text)))]

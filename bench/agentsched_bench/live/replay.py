@@ -52,6 +52,8 @@ class ReplayOptions:
 
     With `alternate`, repeats go A B A B; without, A A B B. `salt` gives each run content of its
     own, so that none finds in a cache what another left there; None: all have the same content.
+    With `echoes_whole`, prompts hold whole answers (see `PromptMaker`); completions are token ids
+    and go by the recording.
     """
 
     dialect: Dialect = Dialect.CHAT
@@ -63,6 +65,7 @@ class ReplayOptions:
     model: str | None = None
     api_key: str | None = None
     patience: Patience = field(default_factory=Patience)
+    echoes_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +180,12 @@ class _Run:
         self._model = model
         self._recorder = recorder
         self._identify = style(arm.ids)
-        self._maker = PromptMaker(dialect=options.dialect, calibration=calibration, salt=row.salt)
+        self._maker = PromptMaker(
+            dialect=options.dialect,
+            calibration=calibration,
+            salt=row.salt,
+            echoes_whole=options.echoes_whole,
+        )
         self._client = _client(arm, options)
         self._begun = 0.0
         self._programs_done = self._calls_done = self._errors = 0

@@ -113,6 +113,24 @@ async def test_answers_are_echoed_and_prompts_extended(fake: FakeOpenAi) -> None
     assert [m["role"] for m in third] == ["user", "assistant"] * 2 + ["user"]
 
 
+@pytest.mark.parametrize(("echoes_whole", "words"), [(False, 2), (True, 5)])
+async def test_dropped_reasoning_is_left_out_or_kept(
+    echoes_whole: bool, words: int, fake: FakeOpenAi
+) -> None:
+    arm = Arm(name="a", url=fake.url)
+    program = _program()
+    first, second = program.main.calls
+    calls = (first, dataclasses.replace(second, echo_tokens=2))
+    main = dataclasses.replace(program.main, calls=calls)
+    options = dataclasses.replace(_OPTIONS, echoes_whole=echoes_whole)
+
+    await replay_all([dataclasses.replace(program, main=main)], [arm], options, _recorder(arm))
+
+    answer = fake.seen[-1].messages[-2]
+    assert answer["role"] == "assistant"
+    assert len(answer["content"].split()) == words
+
+
 async def test_token_ids_of_answers_are_echoed(fake: FakeOpenAi) -> None:
     arm = Arm(name="a", url=fake.url)
     options = dataclasses.replace(_OPTIONS, dialect=Dialect.COMPLETIONS)
