@@ -15,7 +15,7 @@ from aiohttp import web
 from agentsched.clock import Clock, MonotonicClock
 from agentsched.compose import build_scheduler
 from agentsched.config import Config, EngineConfig
-from agentsched.model import EngineId, WireError, in_seconds
+from agentsched.model import EngineId, ProgramClosed, WireError, in_seconds
 from agentsched.ports import Engine, EventSink
 from agentsched.proxy import refusal
 from agentsched.proxy.control import ControlPlane, Handler
@@ -130,7 +130,9 @@ async def _expire(gateway: Gateway) -> None:
     period = max(1.0, in_seconds(gateway.config.identity.idle_max) / 20)
     while True:
         await asyncio.sleep(min(period, 60.0))
-        gateway.index.expire(now=gateway.host.now())
+        for program in gateway.index.expire(now=gateway.host.now()):
+            if program in gateway.host.scheduler.programs:
+                gateway.host.feed(ProgramClosed(program=program, reason="idle"))
 
 
 def _member(engine: EngineConfig, config: Config) -> Member:

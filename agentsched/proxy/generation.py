@@ -47,6 +47,14 @@ from agentsched.proxy.sse import SseTap
 from agentsched.proxy.tools import finished_tools, tool_call
 from agentsched.proxy.wire import parse_request
 
+#: What the last event of a stream has in it; a cheap sign to look closer.
+_ENDS: Final = {
+    Dialect.CHAT: (b"[DONE]",),
+    Dialect.COMPLETIONS: (b"[DONE]",),
+    Dialect.MESSAGES: (b"message_stop",),
+    Dialect.RESPONSES: (b"response.completed", b"response.incomplete", b"response.failed"),
+}
+
 #: An answer that is not streamed is read whole, so it needs a ceiling.
 _ANSWER_BYTES_MAX: Final = 64 << 20
 
@@ -199,13 +207,19 @@ class Generation:
             status=answer.status, headers=self._headers(answer, verdict)
         )
         await self._response.prepare(self._request)
-        await self._relay(tap, first)
-        async for chunk in chunks:  # 9. stream back
-            await self._relay(tap, chunk)
+        try:
+            await self._relay(tap, first, verdict.engine)
+            async for chunk in chunks:  # 9. stream back
+                await self._relay(tap, chunk, verdict.engine)
+        except EngineError:
+            if not self._has_ended:
+                self._response_id = tap.answer().response_id
+                raise
         rest = tap.close()
         seen = tap.answer()
         self._response_id = seen.response_id
-        self._finish(seen, verdict.engine)  # 10. finish
+        if not self._has_ended:
+            self._finish(seen, verdict.engine)
         if not seen.is_complete and not seen.error:
             # Most clients take an early end for a short answer and carry on with half of it. What
             # the tap still holds is half an event, which an error could not follow.
@@ -230,10 +244,16 @@ class Generation:
         await self._response.write_eof()
         return self._response
 
-    async def _relay(self, tap: SseTap, chunk: bytes) -> None:
+    async def _relay(self, tap: SseTap, chunk: bytes, engine: EngineId) -> None:
         out = tap.feed(chunk)
         if tap.first_token_seen:
             self._start()
+        ends = _ENDS[self._parsed.dialect]
+        if not self._has_ended and any(end in chunk for end in ends):
+            # Before the client sees the end: its next turn may be here before we are called again.
+            seen = tap.answer()
+            if seen.is_complete:
+                self._finish(seen, engine)  # 10. finish
         if out:
             await self._write(out)
 
@@ -264,7 +284,8 @@ class Generation:
         if not answer.is_complete:
             reason = answer.error or "the answer was cut short"
             self._end(StepFailed(step=self._step, reason=reason[:256]))
-            self._gateway.index.abandoned(self._identity, now=self._host.now())
+            # Counts as abandoned, but what the client saw of it may come back in its next prompt.
+            self._gateway.index.answered(self._identity, answer, now=self._host.now())
             return
         prefix = self._gateway.index.answered(self._identity, answer, now=self._host.now())
         self._end(
