@@ -1,0 +1,1 @@
+"""How well the proxy tells programs apart, measured on recorded programs that run at once."""
