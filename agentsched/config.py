@@ -1,16 +1,16 @@
 """The operator's configuration: a TOML file, environment variables and options, parsed once.
 
-Order of precedence: command-line options, `AGENTSCHED_*` environment variables (nested names with
-`__`, as in `AGENTSCHED_HTTP__BODY_BYTES_MAX`), the file, the defaults below.
+Order of precedence, key by key: command-line options, `AGENTSCHED_*` environment variables (nested
+names with `__`, as in `AGENTSCHED_HTTP__BODY_BYTES_MAX`), the file, the defaults below.
+docs/configuration.md is drawn from the classes below.
 """
 
 from __future__ import annotations
 
-import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -24,10 +24,16 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from agentsched.compose import SchedulerConfig
 from agentsched.model import (
+    MILLISECOND,
     MINUTE,
     SECOND,
     ConfigError,
@@ -38,6 +44,9 @@ from agentsched.model import (
     seconds,
 )
 from agentsched.policy import Choice
+
+#: Shorter spans are a number whose unit was forgotten.
+_SPAN_MIN: Final = MILLISECOND
 
 
 def _read_span(value: object) -> object:
@@ -51,12 +60,21 @@ def _read_span(value: object) -> object:
     return value
 
 
+def _long_enough(span: Nanos) -> Nanos:
+    if span < _SPAN_MIN:
+        raise ValueError("too short for a length of time (write 250ms, 15s, 2m or 1h)")
+    return span
+
+
 #: A length of time: `15s` or `250ms` in files, seconds where it is a number with a point.
 Span = Annotated[
     Nanos,
     BeforeValidator(_read_span),
+    AfterValidator(_long_enough),
     PlainSerializer(lambda span: f"{in_seconds(span):g}s", return_type=str),
 ]
+
+_Count = Annotated[int, Field(ge=1)]
 
 
 def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
@@ -66,23 +84,34 @@ def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What was given is never repeated in an error: it may be a secret in the wrong place.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class EngineConfig(_Part):
-    """One engine. `id` is its name in headers, metrics and the journal."""
+    """One engine, as `[[engines]]` in the file or `--engine [NAME=]URL`."""
 
-    url: Annotated[AnyHttpUrl, AfterValidator(_plain_url)]
-    id: str = Field(default="", max_length=64, pattern=r"^[A-Za-z0-9._:-]*$")
-    kind: Literal["auto", "vllm", "openai"] = "auto"
+    url: Annotated[AnyHttpUrl, AfterValidator(_plain_url)] = Field(
+        description="where it answers; a `/v1` at the end is left out"
+    )
+    id: str = Field(
+        default="",
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._:-]*$",
+        description="its name in headers, metrics and the journal; else host and port",
+    )
+    kind: Literal["auto", "vllm", "openai"] = Field(
+        default="auto",
+        description="what it is: `vllm`, any other server with OpenAI's API, or look and see",
+    )
     api_key: SecretStr | None = Field(
-        default=None, description="sent to the engine in place of the client's Authorization"
+        default=None, description="sent to the engine in place of the client's keys"
     )
 
     @property
     def base_url(self) -> str:
         """The URL without a slash at its end, and without the `/v1` that clients write."""
-        return str(self.url).rstrip("/").removesuffix("/v1")
+        return str(self.url).rstrip("/").removesuffix("/v1").rstrip("/")
 
     @property
     def name(self) -> str:
@@ -93,32 +122,73 @@ class EngineConfig(_Part):
 class HttpConfig(_Part):
     """Limits of the HTTP surface. Each breach has an answer in the client's error shape."""
 
-    body_bytes_max: int = Field(default=32 << 20, ge=1024)
-    header_bytes_max: int = Field(default=16_384, ge=1024, description="of one header line")
-    headers_max: int = Field(default=128, ge=16)
-    messages_max: int = Field(default=20_000, ge=1)
-    header_timeout: Span = Nanos(15 * SECOND)
-    body_timeout: Span = Nanos(60 * SECOND)
-    write_timeout: Span = Nanos(5 * MINUTE)
-    drain_timeout: Span = Nanos(30 * SECOND)
+    body_bytes_max: int = Field(
+        default=32 << 20, ge=1024, description="bytes of a request's body, decompressed; else 413"
+    )
+    header_bytes_max: int = Field(
+        default=16_384, ge=1024, description="bytes of one header line, or of the path; else 431"
+    )
+    headers_max: int = Field(default=128, ge=16, description="header lines; else 431")
+    messages_max: _Count = Field(
+        default=20_000, description="messages or input items of one request; else 400"
+    )
+    header_timeout: Span = Field(
+        default=Nanos(15 * SECOND),
+        description="for a connection's first request line and headers; else it is closed",
+    )
+    body_timeout: Span = Field(
+        default=Nanos(60 * SECOND), description="for the whole body to arrive; else 408"
+    )
+    write_timeout: Span = Field(
+        default=Nanos(5 * MINUTE),
+        description="a client that reads nothing of its answer for so long is cut off",
+    )
+    keepalive_timeout: Span = Field(
+        default=Nanos(75 * SECOND), description="idle connections are closed then"
+    )
+    drain_notice: Span = Field(
+        default=Nanos(SECOND),
+        description="after SIGTERM the port stays open for at least so long, so that load balancers"
+        " see `/readyz` say no before connections are refused",
+    )
+    drain_timeout: Span = Field(
+        default=Nanos(30 * SECOND),
+        description="running requests may take so long after SIGTERM; then they end in an error",
+    )
 
 
 class UpstreamConfig(_Part):
     """How long engines may be silent, and how often they are looked at."""
 
-    connect_timeout: Span = Nanos(5 * SECOND)
-    first_byte_timeout: Span = Nanos(30 * MINUTE)
-    idle_timeout: Span = Nanos(5 * MINUTE)
-    probe_interval: Span = Nanos(2 * SECOND)
-    probe_timeout: Span = Nanos(5 * SECOND)
-    failures_until_lost: int = Field(default=2, ge=1)
-    forward_authorization: bool = True
+    connect_timeout: Span = Field(
+        default=Nanos(5 * SECOND), description="for a connection to an engine"
+    )
+    first_byte_timeout: Span = Field(
+        default=Nanos(30 * MINUTE),
+        description="for an answer's status; one that is not streamed brings it at its end",
+    )
+    idle_timeout: Span = Field(
+        default=Nanos(5 * MINUTE), description="of silence inside an answer; then the step fails"
+    )
+    probe_interval: Span = Field(
+        default=Nanos(2 * SECOND), description="between two looks at an engine's health"
+    )
+    probe_timeout: Span = Field(default=Nanos(5 * SECOND), description="for one look")
+    trial_timeout: Span = Field(
+        default=Nanos(30 * SECOND),
+        description="for the tiny requests that find out what a new engine can do",
+    )
+    failures_until_lost: _Count = Field(
+        default=2, description="failed looks in a row; a refused connection counts at once"
+    )
+    forward_authorization: bool = Field(
+        default=True, description="whether engines get the clients' `Authorization`, `x-api-key`"
+    )
 
 
 class IdentityConfig(_Part):
     """How programs are recognised."""
 
-    is_inferring: bool = Field(default=True, description="recognise programs without ids")
     extra_headers: tuple[str, ...] = Field(
         default=(), description="further headers that name a program, first match wins"
     )
@@ -126,64 +196,96 @@ class IdentityConfig(_Part):
         default="x-agentsched-tenant", description="who pays; else a hash of the API key"
     )
     secret: SecretStr | None = Field(
-        default=None,
-        description="keys the hashes of prompts; replicas share it",
+        default=None, description="keys the hashes of prompts; replicas share it"
     )
-    programs_max: int = Field(default=20_000, ge=1)
-    idle_max: Span = Nanos(60 * MINUTE)
+    programs_max: _Count = Field(
+        default=20_000, description="programs remembered; the idlest is forgotten"
+    )
+    idle_max: Span = Field(
+        default=Nanos(60 * MINUTE), description="a program that is silent for so long is forgotten"
+    )
 
 
 class PolicyChoice(_Part):
-    """A policy by name, with its parameters."""
+    """A policy by name, with its parameters, as `[policies.order]` and so on."""
 
-    name: str
-    params: dict[str, Any] = Field(default_factory=dict)
+    name: str = Field(description="see `/agentsched/v1/policies`")
+    params: dict[str, Any] = Field(default_factory=dict, description="the policy's own")
 
 
 class LimitsConfig(_Part):
     """The ceilings of the scheduler; those that are not set keep their defaults."""
 
-    programs_max: int | None = None
-    program_idle_max: Span | None = None
-    conversations_per_program_max: int | None = None
-    ready_steps_max: int | None = None
-    running_steps_per_engine_max: int | None = None
-    engine_wait_max: Span | None = None
+    programs_max: _Count | None = Field(
+        default=None, description="live programs; the idlest is forgotten, all busy: 429"
+    )
+    program_idle_max: Span | None = Field(
+        default=None, description="a program that is idle for so long is closed"
+    )
+    conversations_per_program_max: _Count | None = Field(
+        default=None, description="the idlest conversation is forgotten"
+    )
+    ready_steps_max: _Count | None = Field(default=None, description="held steps; else 429")
+    running_steps_per_engine_max: _Count | None = Field(
+        default=None, description="steps at one engine; further ones are held"
+    )
+    engine_wait_max: Span | None = Field(
+        default=None, description="with no engine up a step is held so long, then 503"
+    )
     max_wait: Span | None = Field(default=None, description="no held step waits longer")
-    max_bypass: int | None = Field(default=None, description="no held step is overtaken more often")
-    pins_per_engine_max: int | None = None
-    pinned_tokens_per_engine_max: int | None = None
-    pin_ttl_max: Span | None = None
-    retries_max: int | None = None
+    max_bypass: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="no held step is overtaken more often"
+    )
+    pins_per_engine_max: _Count | None = Field(
+        default=None, description="retained prefixes; the one of least value gives way"
+    )
+    pinned_tokens_per_engine_max: _Count | None = Field(
+        default=None, description="tokens of retained prefixes; likewise"
+    )
+    pin_ttl_max: Span | None = Field(default=None, description="no prefix is retained longer")
+    retries_max: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="further engines that a step may be tried on"
+    )
 
     def to_limits(self) -> Limits:
-        """The scheduler's limits. Raises `ConfigError` where one makes no sense."""
-        names = {
-            "program_idle_max": "program_idle_ns_max",
-            "engine_wait_max": "engine_wait_ns_max",
-            "max_wait": "wait_ns_max",
-            "max_bypass": "bypasses_max",
-            "pin_ttl_max": "pin_ttl_ns_max",
-        }
+        """The scheduler's limits."""
         given = {
-            k: getattr(self, k) for k in type(self).model_fields if getattr(self, k) is not None
+            _LIMIT_NAMES.get(key, key): value
+            for key in type(self).model_fields
+            if (value := getattr(self, key)) is not None
         }
-        return Limits(**{names.get(key, key): value for key, value in given.items()})
+        return Limits(**given)
+
+
+#: The scheduler's names of limits, where they differ from the operator's.
+_LIMIT_NAMES: Final = {
+    "program_idle_max": "program_idle_ns_max",
+    "engine_wait_max": "engine_wait_ns_max",
+    "max_wait": "wait_ns_max",
+    "max_bypass": "bypasses_max",
+    "pin_ttl_max": "pin_ttl_ns_max",
+}
 
 
 class Config(BaseSettings):
     """The whole configuration of `agentsched serve`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="AGENTSCHED_", env_nested_delimiter="__", extra="ignore", frozen=True
+        env_prefix="AGENTSCHED_",
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8900, ge=0, le=65535)
-    engines: tuple[EngineConfig, ...] = ()
-    profile: str = "fcfs"
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8900, ge=0, le=65535, description="0 picks a free one")
+    engines: tuple[EngineConfig, ...] = Field(default=(), description="at least one")
+    profile: str = Field(
+        default="fcfs", description="a named set of policies; see `/agentsched/v1/policies`"
+    )
     policies: dict[Literal["order", "admit", "place", "pin", "prefetch"], PolicyChoice] = Field(
-        default_factory=dict
+        default_factory=dict, description="policies in place of the profile's"
     )
     limits: LimitsConfig = LimitsConfig()
     http: HttpConfig = HttpConfig()
@@ -192,8 +294,12 @@ class Config(BaseSettings):
     admin_key: SecretStr | None = Field(
         default=None, description="bearer token of the control plane; needed off loopback"
     )
-    journal: Path | None = Field(default=None, description="file that gets the journal")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    journal: Path | None = Field(
+        default=None, description="file that gets the journal; `.gz` is compressed"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="of the log on standard error"
+    )
 
     @model_validator(mode="after")
     def _engines_have_different_names(self) -> Config:
@@ -226,18 +332,24 @@ def load_config(path: Path | None = None, options: Mapping[str, Any] | None = No
             f"{path}: unknown key {unknown[0]!r} (there are: {', '.join(sorted(known))})"
         )
     given = {k: v for k, v in (options or {}).items() if v is not None}
-    # What BaseSettings is passed beats the environment; a file must not.
-    environment = {k for k in known if _is_in_environment(k)}
-    merged = {k: v for k, v in values.items() if k not in environment} | given
     try:
-        return Config(**merged)
+        environment = EnvSettingsSource(Config)()
+        return Config(**_over(_over(values, environment), given))
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from error
+        raise ConfigError(_explain(error, path, values)) from error
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}") from error
 
 
-def _is_in_environment(key: str) -> bool:
-    name = f"AGENTSCHED_{key}".upper()
-    return any(k.upper() == name or k.upper().startswith(f"{name}__") for k in os.environ)
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables merged key by key; where both have a key, `above` has the word."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = _over(old, value)
+        merged[key] = value
+    return merged
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -249,9 +361,20 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
-def _explain(error: ValidationError, path: Path | None) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    source = f"{path}: " if path else ""
+def _explain(error: ValidationError, path: Path | None, values: Mapping[str, Any]) -> str:
+    first = error.errors(include_input=False)[0]
+    where = [str(part) for part in first["loc"]]
+    source = f"{path}: " if path and _holds(values, where) else ""
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{source}{where or 'configuration'}: {first['msg']}{more}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{source}{'.'.join(where) or 'configuration'}: {said}{more}"
+
+
+def _holds(values: Any, where: Sequence[str]) -> bool:
+    """Whether the file has this key, so that it may be the one to blame."""
+    for part in where:
+        if isinstance(values, Mapping) and part in values:
+            values = values[part]
+        elif not isinstance(values, list):
+            return False
+    return True

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -25,7 +25,9 @@ from agentsched.proxy.generation import serve_generation
 from agentsched.proxy.host import LiveHost
 from agentsched.proxy.identity import IdentityIndex, IdentityLimits
 from agentsched.proxy.plain import PlainRelay
+from agentsched.proxy.receive import check_length, request_id
 from agentsched.proxy.request import Dialect
+from agentsched.proxy.sending import finish, hang_up
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 from agentsched_adapters.detect import detect
@@ -83,23 +85,8 @@ def build_app(gateway: Gateway) -> web.Application:
     """The application that serves a gateway; starting it starts the gateway."""
     app = web.Application(client_max_size=gateway.config.http.body_bytes_max)
     app[GATEWAY] = gateway
-    relay = PlainRelay(gateway)
-    for path, dialect in _GENERATING.items():
-        app.router.add_post(path, partial(serve_generation, gateway, dialect=dialect))
-    app.router.add_post(
-        "/v1/messages/count_tokens", partial(relay.serve, dialect=Dialect.COUNT_TOKENS)
-    )
-    app.router.add_post("/v1/embeddings", partial(relay.serve, dialect=Dialect.EMBEDDINGS))
-    other = partial(relay.serve, dialect=Dialect.OTHER)
-    app.router.add_get("/v1/models", relay.models)
-    app.router.add_post("/tokenize", other)
-    app.router.add_post("/detokenize", other)
-    app.router.add_route("*", "/v1/responses/{response}", other)
-    app.router.add_route("*", "/v1/responses/{response}/{verb}", other)
-    app.router.add_route("*", "/v1/{tail:.+}", other)
-    app.router.add_get("/healthz", _healthz)
-    app.router.add_get("/readyz", partial(_readyz, gateway))
-    app.router.add_get("/metrics", partial(_metrics, gateway))
+    for method, path, handler in _routes(gateway):
+        app.router.add_route(method, path, handler, expect_handler=_expect)
     app.router.add_routes(ControlPlane(gateway).routes())
     app.middlewares.append(_errors)
     app.cleanup_ctx.append(_running)
@@ -107,9 +94,47 @@ def build_app(gateway: Gateway) -> web.Application:
     return app
 
 
+def _routes(gateway: Gateway) -> Iterator[tuple[str, str, Handler]]:
+    relay = PlainRelay(gateway)
+    for path, dialect in _GENERATING.items():
+        yield "POST", path, partial(serve_generation, gateway, dialect=dialect)
+    counting = partial(relay.serve, dialect=Dialect.COUNT_TOKENS)
+    yield "POST", "/v1/messages/count_tokens", counting
+    yield "POST", "/v1/embeddings", partial(relay.serve, dialect=Dialect.EMBEDDINGS)
+    other = partial(relay.serve, dialect=Dialect.OTHER)
+    yield "GET", "/v1/models", relay.models
+    yield "POST", "/tokenize", other
+    yield "POST", "/detokenize", other
+    yield "*", "/v1/responses/{response}", other
+    yield "*", "/v1/responses/{response}/{verb}", other
+    yield "*", "/v1/{tail:.+}", other
+    for path, look in (("/readyz", _readyz), ("/metrics", _metrics), ("/healthz", _healthz)):
+        for method in ("GET", "HEAD"):
+            yield method, path, partial(look, gateway)
+
+
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
-    # Without it the library tells every client its own version and Python's.
-    response.headers.setdefault("Server", "agentsched")
+    # Otherwise the library tells every client its own version and Python's.
+    response.headers["Server"] = "agentsched"
+    response.headers.setdefault("x-request-id", request_id(request))
+    if request.app[GATEWAY].is_draining:
+        # The client's next request should meet another replica.
+        response.force_close()
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """`Expect: 100-continue`: say at once when the body would be refused anyway."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        no = WireError("only 100-continue can be expected", status=417, code="bad_expectation")
+        return refusal.of_wire_error(no).response(_dialect(request), {})
+    try:
+        check_length(request, request.app[GATEWAY].config.http)
+    except WireError as error:
+        return refusal.of_wire_error(error).response(_dialect(request), {})
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    # This is not yet part of the answer.
+    request.writer.output_size = 0
+    return None
 
 
 async def _running(app: web.Application) -> AsyncIterator[None]:
@@ -119,6 +144,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     await gateway.fleet.looked_at_all()
     expiry = asyncio.create_task(_expire(gateway), name="expire identities")
     yield
+    gateway.draining.set()
     expiry.cancel()
     await asyncio.gather(expiry, return_exceptions=True)
     await gateway.fleet.aclose()
@@ -130,9 +156,12 @@ async def _expire(gateway: Gateway) -> None:
     period = max(1.0, in_seconds(gateway.config.identity.idle_max) / 20)
     while True:
         await asyncio.sleep(min(period, 60.0))
-        for program in gateway.index.expire(now=gateway.host.now()):
-            if program in gateway.host.scheduler.programs:
-                gateway.host.feed(ProgramClosed(program=program, reason="idle"))
+        try:
+            for program in gateway.index.expire(now=gateway.host.now()):
+                if program in gateway.host.scheduler.programs:
+                    gateway.host.feed(ProgramClosed(program=program, reason="idle"))
+        except Exception:
+            log.exception("a defect while forgetting idle programs")
 
 
 def _member(engine: EngineConfig, config: Config) -> Member:
@@ -154,7 +183,7 @@ def _member(engine: EngineConfig, config: Config) -> Member:
             case "auto":
                 return await detect(key, engine.base_url, limits=limits, api_key=api_key)
 
-    return Member(id=key, url=engine.base_url, connect=connect)
+    return Member(id=key, url=engine.base_url, connect=connect, has_key=api_key is not None)
 
 
 def _secret(config: Config) -> int:
@@ -167,23 +196,44 @@ def _secret(config: Config) -> int:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The last resort: any failure becomes an answer in the client's error shape."""
-    dialect = _GENERATING.get(request.path, Dialect.OTHER)
-    if request.path == "/v1/messages/count_tokens":
-        dialect = Dialect.COUNT_TOKENS
+    """The last resort: any failure becomes an answer in the client's error shape, in time."""
     try:
-        if _is_devious(request.raw_path):
-            raise WireError("the path has dot segments or encoded slashes", code="bad_path")
-        return await handler(request)
-    except WireError as error:
-        return refusal.of_wire_error(error).response(dialect, {})
-    except web.HTTPException as error:
-        return refusal.of_http_exception(error).response(dialect, {})
-    except (ConnectionResetError, asyncio.CancelledError):
+        response = await _answer(request, handler)
+    except (ConnectionError, asyncio.CancelledError):
         raise
     except Exception:
         log.exception("a defect while serving %s", request.path)
-        return refusal.DEFECT.response(dialect, {})
+        if request.writer.output_size:
+            # Whatever came now would be read as a part of the answer that has begun.
+            hang_up(request)
+            raise ConnectionResetError("a defect in the middle of an answer") from None
+        response = refusal.DEFECT.response(_dialect(request), _ids(request))
+    await finish(request, response, request.app[GATEWAY].config.http)
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        if not request.path.startswith("/agentsched/") and _is_devious(request.raw_path):
+            raise WireError("the path has dot segments or encoded slashes", code="bad_path")
+        return await handler(request)
+    except WireError as error:
+        return refusal.of_wire_error(error).response(_dialect(request), _ids(request))
+    except web.HTTPException as error:
+        response = refusal.of_http_exception(error).response(_dialect(request), _ids(request))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+
+
+def _ids(request: web.Request) -> dict[str, str]:
+    return {"x-request-id": request_id(request)}
+
+
+def _dialect(request: web.Request) -> Dialect:
+    if request.path == "/v1/messages/count_tokens":
+        return Dialect.COUNT_TOKENS
+    return _GENERATING.get(request.path, Dialect.OTHER)
 
 
 def _is_devious(raw_path: str) -> bool:
@@ -193,7 +243,7 @@ def _is_devious(raw_path: str) -> bool:
     return "%2f" in path or "\\" in path or "%5c" in path or ".." in parts or "." in parts
 
 
-async def _healthz(request: web.Request) -> web.Response:
+async def _healthz(gateway: Gateway, request: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
 
 

@@ -21,6 +21,9 @@ from agentsched.proxy.request import Dialect
 
 _PAGE_MAX: Final = 1_000
 
+#: Headers that a proxy between us and the client leaves.
+_FORWARDED: Final = ("x-forwarded-for", "x-forwarded-host", "forwarded", "x-real-ip", "via")
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -35,8 +38,9 @@ class ControlPlane:
         base = "/agentsched/v1"
         gets: dict[str, Handler] = {
             "/programs": self._programs,
-            "/programs/{program}": self._program,
-            "/programs/{program}/story": self._story,
+            # An id may have slashes in it, written as they are or as %2F.
+            "/programs/{program:.+}/story": self._story,
+            "/programs/{program:.+}": self._program,
             "/engines": self._engines,
             "/tenants": self._tenants,
             "/statistics": self._statistics,
@@ -44,7 +48,7 @@ class ControlPlane:
             "/decisions": self._decisions,
         }
         posts: dict[str, Handler] = {
-            "/programs/{program}/release": self._release,
+            "/programs/{program:.+}/release": self._release,
             "/engines/{engine}/drain": self._drain,
             "/engines/{engine}/undrain": self._undrain,
         }
@@ -55,19 +59,26 @@ class ControlPlane:
 
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            if not self._may(request):
-                text = "The control plane needs the admin key as a bearer token."
-                return _error(401, "unauthorized", text)
-            return await handler(request)
+            return self._refusal(request) or await handler(request)
 
         return guarded
 
-    def _may(self, request: web.Request) -> bool:
+    def _refusal(self, request: web.Request) -> web.Response | None:
         secret = self._gateway.config.admin_key
         if secret is None:
-            return _is_loopback(request.remote) and "x-forwarded-for" not in request.headers
+            if _is_local(request):
+                return None
+            text = "Without an admin key the control plane is for clients on this machine only."
+            return _error(403, "forbidden", text)
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        return hmac.compare_digest(given.encode(), secret.get_secret_value().encode())
+        wanted = secret.get_secret_value().encode()
+        if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted):
+            return None
+        refused = _error(
+            401, "unauthorized", "The control plane needs the admin key as a bearer token."
+        )
+        refused.headers["WWW-Authenticate"] = "Bearer"
+        return refused
 
     async def _programs(self, request: web.Request) -> web.Response:
         try:
@@ -170,9 +181,34 @@ class ControlPlane:
         return await watch_decisions(self._gateway, request)
 
 
-def _is_loopback(remote: str | None) -> bool:
+def _is_local(request: web.Request) -> bool:
+    """Whether a program on this machine asks, for itself.
+
+    Not for somebody else, as another proxy does, nor for a page that a browser shows: any page may
+    send requests to this address, and one whose name was made to point here may read the answers.
+    """
+    if any(name in request.headers for name in _FORWARDED):
+        return False
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return False
+    host = _host(request.host)
+    origin = request.headers.get("Origin")
+    is_own_page = origin is None or origin.partition("://")[2] == request.host
+    return is_own_page and _is_loopback(request.remote) and _is_loopback(host)
+
+
+def _host(authority: str) -> str:
+    """The host of `host:port`, `[::1]:port` and the like."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0]
+    return authority.partition(":")[0]
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host == "localhost":
+        return True
     try:
-        return remote is not None and ipaddress.ip_address(remote).is_loopback
+        return host is not None and ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

@@ -10,6 +10,7 @@ from aiohttp import web
 from agentsched.kernel import JournalEntry, encode
 from agentsched.kernel.journal import subjects
 from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.sending import send
 
 _BACKLOG_MAX: Final = 1_024
 _KEEP_ALIVE_S: Final = 15.0
@@ -33,6 +34,14 @@ class _Watcher:
         except asyncio.QueueFull:
             self.dropped += 1
 
+    def shown(self, entry: JournalEntry | None) -> bytes:
+        """What is sent for a turn, or in place of one."""
+        lost, self.dropped = self.dropped, 0
+        gap = b'event: dropped\ndata: {"turns": %d}\n\n' % lost if lost else b""
+        if entry is None:
+            return gap + b": keep-alive\n\n"
+        return gap + b"event: turn\ndata: " + encode(entry) + b"\n\n"
+
 
 async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """`GET /agentsched/v1/decisions?program=P`: until the client hangs up or the proxy drains."""
@@ -44,19 +53,23 @@ async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamR
     gateway.host.watch(watcher)
     gateway.meters.count_watchers(1)
     try:
-        await response.write(b": watching\n\n")
+        await send(request, response, b": watching\n\n", gateway.config.http)
         while not gateway.is_draining:
-            try:
-                async with asyncio.timeout(_KEEP_ALIVE_S):
-                    entry = await watcher.queue.get()
-            except TimeoutError:
-                await response.write(b": keep-alive\n\n")
-                continue
-            if watcher.dropped:
-                lost, watcher.dropped = watcher.dropped, 0
-                await response.write(b'event: dropped\ndata: {"turns": %d}\n\n' % lost)
-            await response.write(b"event: turn\ndata: " + encode(entry) + b"\n\n")
+            shown = watcher.shown(await _next(gateway, watcher))
+            await send(request, response, shown, gateway.config.http)
     finally:
         gateway.host.unwatch(watcher)
         gateway.meters.count_watchers(-1)
     return response
+
+
+async def _next(gateway: Gateway, watcher: _Watcher) -> JournalEntry | None:
+    """The next turn; None when there was none for a while, or the proxy drains."""
+    turn = asyncio.ensure_future(watcher.queue.get())
+    end = asyncio.ensure_future(gateway.draining.wait())
+    try:
+        await asyncio.wait((turn, end), timeout=_KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+        return turn.result() if turn.done() else None
+    finally:
+        turn.cancel()
+        end.cancel()

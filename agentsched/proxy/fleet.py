@@ -34,6 +34,8 @@ class Member:
     id: EngineId
     url: str
     connect: Connect
+    #: Whether requests to it carry the operator's key in place of the client's.
+    has_key: bool = False
     #: None until something answered at the address for the first time.
     engine: Engine | None = None
     is_up: bool = False
@@ -86,9 +88,11 @@ class Fleet:
         ]
 
     async def looked_at_all(self) -> None:
-        """Wait until every engine was looked at once; bounded by the probe timeout."""
-        for member in self._members.values():
-            await member.was_looked_at.wait()
+        """Wait until every engine was looked at once, for the probe timeout at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(in_seconds(self._config.probe_timeout)):
+                for member in self._members.values():
+                    await member.was_looked_at.wait()
 
     def suspect(self, engine: EngineId, reason: str) -> None:
         """A request could not reach this engine: look at it now."""
@@ -106,7 +110,12 @@ class Fleet:
 
     async def _watch(self, member: Member) -> None:
         while True:
-            await self._look(member)
+            try:
+                await self._look(member)
+            except Exception as error:
+                # A watcher that died would leave its engine as it was last seen, for ever.
+                log.exception("a defect while looking at engine %s", member.id)
+                self._failed(member, error)
             member.was_looked_at.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(member.wake.wait(), in_seconds(self._config.probe_interval))
@@ -116,9 +125,14 @@ class Fleet:
         try:
             async with asyncio.timeout(in_seconds(self._config.probe_timeout)):
                 engine = member.engine = member.engine or await member.connect()
-                # A new or returned engine may be another version with another model.
-                capabilities = engine.capabilities if member.is_up else await engine.probe()
                 load = await engine.load()
+            if member.is_up:
+                capabilities = engine.capabilities
+            else:
+                # A new or returned engine may be another version with another model. Finding that
+                # out takes tiny requests, which wait their turn in an engine that is busy.
+                async with asyncio.timeout(in_seconds(self._config.trial_timeout)):
+                    capabilities = await engine.probe()
         except (EngineError, TimeoutError) as error:
             self._failed(member, error)
             return

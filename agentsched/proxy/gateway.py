@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass, field
 
 from agentsched.config import Config
-from agentsched.model import Instant, StepArrived, StepId, TenantId, after, seconds
+from agentsched.model import EngineId, Instant, StepArrived, StepId, TenantId, after, seconds
 from agentsched.proxy.fleet import Fleet
 from agentsched.proxy.homes import Homes
 from agentsched.proxy.host import LiveHost
@@ -31,8 +32,25 @@ class Gateway:
     meters: MeterSink
     homes: Homes = field(default_factory=Homes)
     wire_limits: WireLimits
-    #: Set when SIGTERM came: readiness says no, running requests go on.
-    is_draining: bool = False
+    #: Set when SIGTERM came: readiness says no, new requests are refused, running ones go on.
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Requests that are being relayed beside the scheduler.
+    plain_requests: int = 0
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether this proxy is about to end."""
+        return self.draining.is_set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no client waits for anything that an engine does."""
+        return not self.host.live_steps and not self.plain_requests
+
+    def forwards_credentials(self, engine: EngineId) -> bool:
+        """Whether this engine gets the client's keys: not where it has one of its own from us."""
+        has_key = self.fleet.members[engine].has_key
+        return self.config.upstream.forward_authorization and not has_key
 
     def tenant(self, headers: dict[str, str]) -> TenantId:
         """Who pays: the tenant header, else a short hash of the API key, else nobody."""
@@ -43,8 +61,8 @@ class Gateway:
         if not key:
             return ANONYMOUS
         # Both carriers of one key are one tenant, and no log or metric ever shows a key.
-        secret = key.removeprefix("Bearer ").strip()
-        return TenantId("key-" + hashlib.sha256(secret.encode()).hexdigest()[:12])
+        secret = key.removeprefix("Bearer ").strip().encode("utf-8", "surrogateescape")
+        return TenantId("key-" + hashlib.sha256(secret).hexdigest()[:12])
 
     def arrival(
         self, step: StepId, identity: Identity, request: ParsedRequest, *, now: Instant

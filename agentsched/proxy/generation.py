@@ -7,8 +7,10 @@ each step that was submitted ends in exactly one event: finished, failed or canc
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -27,9 +29,7 @@ from agentsched.model import (
     StepId,
     StepStarted,
     Usage,
-    WireError,
     between,
-    in_seconds,
 )
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
@@ -38,10 +38,11 @@ from agentsched.proxy.answer import Answer
 from agentsched.proxy.answers import read_answer
 from agentsched.proxy.errors import stream_error
 from agentsched.proxy.gateway import Gateway
-from agentsched.proxy.host import Interrupted, Ticket
+from agentsched.proxy.host import Interrupted, Stop, Ticket
 from agentsched.proxy.identity import Identity
-from agentsched.proxy.receive import Received, receive
+from agentsched.proxy.receive import Received, receive, request_id
 from agentsched.proxy.request import Dialect, ParsedRequest
+from agentsched.proxy.sending import send
 from agentsched.proxy.splicing import forward_body
 from agentsched.proxy.sse import SseTap
 from agentsched.proxy.tools import finished_tools, tool_call
@@ -55,6 +56,8 @@ _ENDS: Final = {
     Dialect.RESPONSES: (b"response.completed", b"response.incomplete", b"response.failed"),
 }
 
+log = logging.getLogger(__name__)
+
 #: An answer that is not streamed is read whole, so it needs a ceiling.
 _ANSWER_BYTES_MAX: Final = 64 << 20
 
@@ -62,14 +65,15 @@ _ANSWER_BYTES_MAX: Final = 64 << 20
 async def serve_generation(
     gateway: Gateway, request: web.Request, dialect: Dialect
 ) -> web.StreamResponse:
-    """Handle one request of a generating endpoint."""
-    try:
-        received = await receive(request, gateway.config.http)  # 1. arrive
-        parsed = parse_request(dialect, received.body, gateway.wire_limits)
-    except WireError as error:
-        return refusal.of_wire_error(error).response(dialect, {})
+    """Handle one request of a generating endpoint.
+
+    Raises:
+        WireError: it cannot be understood, or breaks a limit.
+    """
     if gateway.is_draining:
-        return refusal.DRAINING.response(dialect, {"x-request-id": received.request_id})
+        return refusal.DRAINING.response(dialect, {"x-request-id": request_id(request)})
+    received = await receive(request, gateway.config.http)  # 1. arrive
+    parsed = parse_request(dialect, received.body, gateway.wire_limits)
     tenant = gateway.tenant(received.headers)
     now = gateway.host.now()
     identity = gateway.index.identify(  # 2. identify
@@ -103,64 +107,71 @@ class Generation:
         self._has_started = False
         self._has_ended = False
         self._response: web.StreamResponse | None = None
-        self._response_id = ""
+        self._tap: SseTap | None = None
 
     async def serve(self) -> web.StreamResponse:
         """Carry the step out. The step has ended when this returns or raises."""
+        reason = "client went away"
+        try:
+            return await self._submit()
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            reason = "a defect"
+            if self._response is None:
+                raise
+            # The status is out, so nobody above can tell the client any more.
+            log.exception("a defect in the middle of an answer to %s", self._request.path)
+            return await self._close_with_error(refusal.DEFECT)
+        finally:
+            if not self._has_ended:
+                self._end(StepCancelled(step=self._step, reason=reason))
+
+    async def _submit(self) -> web.StreamResponse:
         for event in finished_tools(self._identity):
             self._host.feed(event)
         arrived = self._gateway.arrival(
             self._step, self._identity, self._parsed, now=self._arrived_at
         )
-        ticket = self._host.submit(arrived)  # 3. submit
-        try:
-            return await self._carry_out(ticket)
-        finally:
-            if not self._has_ended:
-                # Cancelled (the client hung up) or broken: either way nobody waits any more.
-                self._end(StepCancelled(step=self._step, reason="client went away"))
-                self._gateway.index.abandoned(self._identity, now=self._host.now())
+        return await self._carry_out(self._host.submit(arrived))  # 3. submit
 
     async def _carry_out(self, ticket: Ticket) -> web.StreamResponse:
+        verdict: Dispatch | None = None
         while True:
-            verdict = await ticket.verdict()
-            if isinstance(verdict, Reject):
-                self._has_ended = True
-                self._gateway.index.abandoned(self._identity, now=self._host.now())
-                return self._refuse(refusal.of_reject(verdict), None)
-            self._sent_at = self._host.now()
             try:
+                word = await ticket.verdict()
+                if isinstance(word, Reject):
+                    self._has_ended = True
+                    self._abandon()
+                    return self._refuse(refusal.of_reject(word), None)
+                verdict = word
+                self._sent_at = self._host.now()
                 with ticket.attempt():
                     return await self._attempt(verdict)  # 7. forward
             except Interrupted as error:
-                if not self._may_retry(verdict, str(error), is_retryable=error.is_retryable):
-                    return await self._give_up(verdict, error)
-            except EngineUnreachable as error:
-                self._gateway.fleet.suspect(verdict.engine, str(error))
-                if not self._may_retry(verdict, str(error), is_retryable=True):
-                    return await self._give_up(verdict, error)
+                no, reason = refusal.of_interruption(error), str(error)
+                can_retry = error.stop is Stop.ENGINE_LOST
             except EngineError as error:
+                assert verdict is not None
                 self._gateway.fleet.suspect(verdict.engine, str(error))
-                self._may_retry(verdict, str(error), is_retryable=False)
-                return await self._give_up(verdict, error)
-
-    def _may_retry(self, verdict: Dispatch, reason: str, *, is_retryable: bool) -> bool:
-        """Report a failed attempt; whether the scheduler's next word should be awaited."""
-        is_retryable = is_retryable and self._response is None
-        self._has_started = False
-        if is_retryable:
-            self._host.feed(StepFailed(step=self._step, reason=reason, is_retryable=True))
-        else:
-            self._end(StepFailed(step=self._step, reason=reason))
-            self._gateway.index.abandoned(self._identity, now=self._host.now())
-        return is_retryable
-
-    async def _give_up(self, verdict: Dispatch, error: Exception) -> web.StreamResponse:
-        no = refusal.of_engine_error(error)
-        if self._response is None:
+                no, reason = refusal.of_engine_error(error), str(error)
+                can_retry = isinstance(error, EngineUnreachable)
+            if can_retry and self._response is None:
+                # Not a byte has reached the client: the scheduler may know another engine.
+                self._has_started = False
+                self._host.feed(StepFailed(step=self._step, reason=reason[:256], is_retryable=True))
+                continue
+            self._end_without_answer(reason, was_sent=verdict is not None)
+            if self._response is not None:
+                # The status is out; all that is left is an event that clients understand.
+                return await self._close_with_error(no)
             return self._refuse(no, verdict)
-        # The status is out; all that is left is an event that clients understand.
-        return await self._close_with_error(no)
+
+    def _end_without_answer(self, reason: str, *, was_sent: bool) -> None:
+        if was_sent:
+            self._end(StepFailed(step=self._step, reason=reason[:256]))
+        else:
+            self._end(StepCancelled(step=self._step, reason=reason[:256]))
 
     async def _attempt(self, verdict: Dispatch) -> web.StreamResponse:
         engine = self._gateway.fleet.engine(verdict.engine)
@@ -175,17 +186,17 @@ class Generation:
             await answer.aclose()
 
     def _outgoing(self, engine: Engine, verdict: Dispatch) -> EngineRequest:
-        config = self._gateway.config.upstream
         fields = engine.admission_fields(
             priority=verdict.priority, session=str(self._identity.conversation)
         )
         headers = header_rules.to_engine(
-            self._received.pairs, with_credentials=config.forward_authorization
+            self._received.pairs,
+            request_id=self._received.request_id,
+            with_credentials=self._gateway.forwards_credentials(engine.id),
         )
-        headers.append(("x-request-id", self._received.request_id))
         return EngineRequest(
             method="POST",
-            target=self._request.raw_path,
+            target=self._received.target,
             headers=headers,
             body=forward_body(self._parsed, fields=fields),
         )
@@ -193,16 +204,18 @@ class Generation:
     async def _whole(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
         body = await _read(answer)
         seen = read_answer(self._parsed.dialect, body)
-        self._start()
         self._finish(seen, verdict.engine)
         return web.Response(status=answer.status, body=body, headers=self._headers(answer, verdict))
 
     async def _stream(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
-        tap = SseTap(self._parsed.dialect, hide_usage=not self._parsed.wants_usage)
+        hides = not self._parsed.wants_usage
+        tap = self._tap = SseTap(self._parsed.dialect, hide_usage=hides)
         chunks = answer.chunks()
         # Nothing goes to the client before the first bytes are there: until then the step can
         # still be sent elsewhere, and an error can still be a status.
         first = await anext(chunks, b"")
+        if not first:
+            raise EngineUnreachable("the answer ended before it began")
         self._response = web.StreamResponse(
             status=answer.status, headers=self._headers(answer, verdict)
         )
@@ -213,11 +226,9 @@ class Generation:
                 await self._relay(tap, chunk, verdict.engine)
         except EngineError:
             if not self._has_ended:
-                self._response_id = tap.answer().response_id
                 raise
         rest = tap.close()
         seen = tap.answer()
-        self._response_id = seen.response_id
         if not self._has_ended:
             self._finish(seen, verdict.engine)
         if not seen.is_complete and not seen.error:
@@ -236,7 +247,7 @@ class Generation:
             status=no.status,
             message=no.message,
             code=no.code,
-            response_id=self._response_id,
+            response_id=self._tap.answer().response_id if self._tap is not None else "",
             model=self._parsed.model,
             request_id=self._received.request_id,
         )
@@ -259,35 +270,32 @@ class Generation:
 
     async def _write(self, data: bytes) -> None:
         assert self._response is not None
-        # A client that reads nothing must not hold an engine for ever.
-        try:
-            async with asyncio.timeout(in_seconds(self._gateway.config.http.write_timeout)):
-                await self._response.write(data)
-        except TimeoutError:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ConnectionResetError("the client does not read") from None
+        await send(self._request, self._response, data, self._gateway.config.http)
 
     async def _pass_error(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
         body = await _read(answer)
-        self._end(StepFailed(step=self._step, reason=f"status {answer.status}"))
-        self._gateway.index.abandoned(self._identity, now=self._host.now())
+        reason = f"status {answer.status}"
+        if answer.status >= 500:
+            self._gateway.fleet.suspect(verdict.engine, reason)
+        self._end(StepFailed(step=self._step, reason=reason))
         headers = self._headers(answer, verdict)
         return web.Response(status=answer.status, body=body, headers=headers)
 
     def _start(self) -> None:
-        if not self._has_started:
+        if not self._has_started and not self._has_ended:
             self._has_started = True
             self._host.feed(StepStarted(step=self._step))
 
     def _finish(self, answer: Answer, engine: EngineId) -> None:
+        if answer.error:
+            # Engines close also a stream that ended in an error with the usual last event.
+            answer = replace(answer, is_complete=False)
+        # Also one that was cut short: what the client saw of it may come back in its next prompt.
+        prefix = self._gateway.index.answered(self._identity, answer, now=self._host.now())
         if not answer.is_complete:
             reason = answer.error or "the answer was cut short"
             self._end(StepFailed(step=self._step, reason=reason[:256]))
-            # Counts as abandoned, but what the client saw of it may come back in its next prompt.
-            self._gateway.index.answered(self._identity, answer, now=self._host.now())
             return
-        prefix = self._gateway.index.answered(self._identity, answer, now=self._host.now())
         self._end(
             StepFinished(
                 step=self._step,
@@ -303,17 +311,23 @@ class Generation:
     def _end(self, event: StepFinished | StepFailed | StepCancelled) -> None:
         self._has_ended = True
         self._host.feed(event)
+        if not isinstance(event, StepFinished):
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._gateway.index.abandoned(self._identity, now=self._host.now())
 
     def _headers(self, answer: EngineAnswer, verdict: Dispatch) -> list[tuple[str, str]]:
-        return [*header_rules.to_client(answer.headers), *self._explanation(verdict)]
+        theirs = header_rules.to_client(answer.headers, status=answer.status)
+        return [*theirs, *self._explanation(verdict)]
 
     def _explanation(self, verdict: Dispatch | None) -> list[tuple[str, str]]:
         """Our response headers: whose request this was, where it went and why."""
         identity = self._identity
         ours = [
             ("x-request-id", self._received.request_id),
-            ("x-agentsched-program", str(identity.program)),
-            ("x-agentsched-conversation", str(identity.conversation)),
+            ("x-agentsched-program", header_rules.ascii_only(identity.program)),
+            ("x-agentsched-conversation", header_rules.ascii_only(identity.conversation)),
             ("x-agentsched-step", str(identity.step)),
         ]
         if verdict is not None:

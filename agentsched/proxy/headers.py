@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Final
+from urllib.parse import quote
+
+_PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F)))
+
+#: Claude Code fails its run when it is told to wait longer.
+RETRY_AFTER_S_MAX: Final = 60
 
 #: A tap needs plain bytes, so no encoding is asked for, and the body was decoded on its way in. A
 #: cookie was set by whoever answers at our address, not by the engine.
@@ -40,25 +46,43 @@ def lower(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def to_engine(
-    headers: Iterable[tuple[str, str]], *, with_credentials: bool
+    headers: Iterable[tuple[str, str]], *, request_id: str, with_credentials: bool
 ) -> list[tuple[str, str]]:
     """The client's headers as an engine gets them."""
-    return [
+    kept = [
         (name, value)
         for name, value in headers
         if (key := name.lower()) not in _NOT_TO_ENGINE
         and not key.startswith(OURS)
         and (with_credentials or key not in _CREDENTIALS)
     ]
+    # Saying nothing would mean that any encoding is welcome.
+    return [*kept, ("Accept-Encoding", "identity"), ("x-request-id", request_id)]
 
 
-def to_client(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """An engine's headers as the client gets them."""
-    return [
+def to_client(headers: Sequence[tuple[str, str]], *, status: int) -> list[tuple[str, str]]:
+    """An engine's headers as the client gets them.
+
+    With 429 and 503 always goes a `Retry-After` of at most a minute: the clients that look for one
+    take its absence for "never", and a long one for a reason to give up.
+    """
+    kept = [
         (name, value)
         for name, value in headers
         if (key := name.lower()) not in _NOT_TO_CLIENT and not key.startswith(OURS)
     ]
+    if status not in (429, 503):
+        return kept
+    said = next((value for name, value in kept if name.lower() == "retry-after"), "1").strip()
+    # A date is not worth reading: who writes one means some time.
+    wait = min(int(said), RETRY_AFTER_S_MAX) if said.isdecimal() and len(said) < 10 else None
+    rest = [pair for pair in kept if pair[0].lower() != "retry-after"]
+    return [*rest, ("Retry-After", str(RETRY_AFTER_S_MAX if wait is None else wait))]
+
+
+def ascii_only(text: str) -> str:
+    """A text as every client can read it in a header: what is beyond ASCII is percent-encoded."""
+    return text if text.isascii() else quote(text, safe=_PRINTABLE)
 
 
 def request_id(headers: dict[str, str]) -> str | None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Any, assert_never
 
 from agentsched.clock import Clock
@@ -44,12 +45,20 @@ from agentsched.ports import EventSink, HintSink
 log = logging.getLogger(__name__)
 
 
-class Interrupted(Exception):
-    """An attempt was stopped by us. `is_retryable`: its engine was lost, another may be tried."""
+class Stop(StrEnum):
+    """Why we stop what a step is doing."""
 
-    def __init__(self, reason: str, *, is_retryable: bool) -> None:
+    ENGINE_LOST = "engine_lost"  # before its answer began: another engine may be tried
+    CANCELLED = "cancelled"  # the scheduler asked for it
+    DRAINING = "draining"  # this proxy ends, and the step took longer than it may
+
+
+class Interrupted(Exception):
+    """A step was stopped by us."""
+
+    def __init__(self, stop: Stop, reason: str) -> None:
         super().__init__(reason)
-        self.is_retryable = is_retryable
+        self.stop = stop
 
 
 class Ticket:
@@ -60,15 +69,19 @@ class Ticket:
         self._loop = loop
         self._verdict: asyncio.Future[Dispatch | Reject] = loop.create_future()
         self._worker: asyncio.Task[Any] | None = None
+        #: A stop that was asked for and has not been raised yet.
         self._interruption: Interrupted | None = None
 
     async def verdict(self) -> Dispatch | Reject:
-        """Wait for the scheduler's word. Bounded by the scheduler's own wait bound."""
+        """Wait for the scheduler's word. Bounded by the scheduler's own wait bound.
+
+        Raises:
+            Interrupted: the wait was stopped.
+        """
         verdict = await self._verdict
         if isinstance(verdict, Dispatch):
             # The next word, should this attempt fail in a way that allows another.
             self._verdict = self._loop.create_future()
-            self._interruption = None
         return verdict
 
     @contextmanager
@@ -78,22 +91,32 @@ class Ticket:
         Raises:
             Interrupted: it was stopped. A cancellation from elsewhere passes as it is.
         """
-        if self._interruption is not None:
-            raise self._interruption
-        worker = self._worker = asyncio.current_task()
+        early = self._take()
+        if early is not None:
+            raise early  # it came between the scheduler's word and this moment
+        worker = asyncio.current_task()
         assert worker is not None
+        before = worker.cancelling()
+        self._worker = worker
         try:
             yield
         except asyncio.CancelledError:
-            self._raise_interruption(worker)
+            # As in asyncio.timeout: only a cancellation that was ours alone is ours to take back.
+            ours = self._take()
+            if ours is not None and worker.uncancel() <= before:
+                raise ours from None
+            raise
+        except BaseException:
+            # Something else went wrong while it was being stopped: that comes first.
+            if self._take() is not None:
+                worker.uncancel()
             raise
         finally:
             self._worker = None
 
-    def _raise_interruption(self, worker: asyncio.Task[Any]) -> None:
-        # As in asyncio.timeout: only a cancellation that was ours alone is ours to take back.
-        if self._interruption is not None and worker.uncancel() == 0:
-            raise self._interruption from None
+    def _take(self) -> Interrupted | None:
+        interruption, self._interruption = self._interruption, None
+        return interruption
 
     def tell(self, verdict: Dispatch | Reject) -> None:
         """Deliver the scheduler's word."""
@@ -106,6 +129,13 @@ class Ticket:
             self._interruption = interruption
             if self._worker is not None:
                 self._worker.cancel()
+
+    def stop(self, interruption: Interrupted) -> None:
+        """As `interrupt`, and a wait for the scheduler's word ends as well."""
+        if self._worker is None and not self._verdict.done():
+            self._verdict.set_exception(interruption)
+        else:
+            self.interrupt(interruption)
 
 
 class LiveHost:
@@ -133,6 +163,7 @@ class LiveHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for: Instant | None = None
+        self._is_closed = False
 
     @property
     def live_steps(self) -> int:
@@ -147,8 +178,17 @@ class LiveHost:
         """Enter a step. Its owner must bring it to an end: finished, failed or cancelled."""
         ticket = Ticket(arrived.step, self.loop)
         self._tickets[arrived.step] = ticket
-        self.feed(arrived)
+        try:
+            self.feed(arrived)
+        except BaseException:
+            self._tickets.pop(arrived.step, None)
+            raise
         return ticket
+
+    def stop_all(self, reason: str) -> None:
+        """Stop every live step; each gets an error in its client's shape."""
+        for ticket in list(self._tickets.values()):
+            ticket.stop(Interrupted(Stop.DRAINING, reason))
 
     def feed(self, event: Event, *, now: Instant | None = None) -> None:
         """One turn of the scheduler, and the start of whatever it asks for."""
@@ -177,6 +217,7 @@ class LiveHost:
 
     async def aclose(self) -> None:
         """Stop the timer and the hints under way. Steps are their owners' to end."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._tasks):
@@ -198,9 +239,11 @@ class LiveHost:
                 self._tickets.pop(command.step).tell(command)
             case Cancel():
                 if command.step in self._tickets:
-                    stop = Interrupted(command.reason.value, is_retryable=False)
-                    self._tickets[command.step].interrupt(stop)
+                    stop = Interrupted(Stop.CANCELLED, command.reason.value)
+                    self._tickets[command.step].stop(stop)
             case Pin() | Unpin() | Prefetch():
+                if self._is_closed:
+                    return
                 task = self.loop.create_task(self._hint(command), name=f"hint {command.pin}")
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -226,11 +269,11 @@ class LiveHost:
         for step in list(self.scheduler.engines[engine].running.values()):
             ticket = self._tickets.get(step.step)
             if ticket is not None and step.state is StepState.DISPATCHED:
-                ticket.interrupt(Interrupted(f"{engine} was lost", is_retryable=True))
+                ticket.interrupt(Interrupted(Stop.ENGINE_LOST, f"{engine} was lost"))
 
     def _arm(self) -> None:
         deadline = self.scheduler.next_deadline()
-        if deadline == self._armed_for:
+        if deadline == self._armed_for or self._is_closed:
             return
         if self._timer is not None:
             self._timer.cancel()

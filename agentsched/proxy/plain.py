@@ -11,13 +11,16 @@ import msgspec
 from aiohttp import web
 
 from agentsched.model import EngineError, EngineUnreachable, Reject, RejectReason, StepId
-from agentsched.model import WireError as WireProblem
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
+from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.gateway import Gateway
-from agentsched.proxy.receive import Received, receive
+from agentsched.proxy.receive import Received, receive, request_id
 from agentsched.proxy.request import Dialect
+from agentsched.proxy.sending import hang_up, send
+
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class _OnlyModel(msgspec.Struct):
@@ -35,12 +38,26 @@ class PlainRelay:
         self._turn = itertools.count()
 
     async def serve(self, request: web.Request, dialect: Dialect) -> web.StreamResponse:
-        """Relay one request, whole body to whole body or stream to stream."""
+        """Relay one request, whole body to whole body or stream to stream.
+
+        Raises:
+            WireError: it breaks a limit.
+        """
+        if request.method not in _METHODS:
+            raise web.HTTPMethodNotAllowed(request.method, _METHODS)
+        ids = {"x-request-id": request_id(request)}
+        if self._gateway.is_draining:
+            return refusal.DRAINING.response(dialect, ids)
+        received = await receive(request, self._gateway.config.http)
+        self._gateway.plain_requests += 1
         try:
-            received = await receive(request, self._gateway.config.http)
-        except WireProblem as error:
-            return refusal.of_wire_error(error).response(dialect, {})
-        ids = {"x-request-id": received.request_id}
+            return await self._serve(request, received, dialect, ids)
+        finally:
+            self._gateway.plain_requests -= 1
+
+    async def _serve(
+        self, request: web.Request, received: Received, dialect: Dialect, ids: dict[str, str]
+    ) -> web.StreamResponse:
         engines = self._candidates(request, received)
         if not engines:
             no = refusal.of_reject(Reject(step=StepId(""), reason=RejectReason.NO_ENGINE))
@@ -48,7 +65,7 @@ class PlainRelay:
         failure: EngineError = EngineUnreachable("no engine")
         for engine in engines:
             try:
-                answer = await engine.send(self._outgoing(request, received))
+                answer = await engine.send(self._outgoing(request, received, engine))
             except EngineUnreachable as error:
                 self._gateway.fleet.suspect(engine.id, str(error))
                 failure = error
@@ -69,26 +86,27 @@ class PlainRelay:
         merged: dict[str, Any] = {}
         for entry in itertools.chain.from_iterable(lists):
             merged.setdefault(str(entry.get("id")), entry)
+        if not merged:
+            # Nobody gave a list: one of them may as well say why.
+            return await self.serve(request, Dialect.OTHER)
         body = msgspec.json.encode({"object": "list", "data": list(merged.values())})
-        return web.Response(
-            body=body,
-            content_type="application/json",
-            headers={"x-request-id": received.request_id},
-        )
+        return web.Response(body=body, content_type="application/json")
 
     async def _list(
         self, engine: Engine, request: web.Request, received: Received
     ) -> Sequence[dict[str, Any]]:
         try:
-            answer = await engine.send(self._outgoing(request, received))
+            answer = await engine.send(self._outgoing(request, received, engine))
             try:
                 listed: dict[str, Any] = msgspec.json.decode(await answer.read(), type=dict)
             finally:
                 await answer.aclose()
-        except (EngineError, msgspec.DecodeError):
+        except (EngineError, *BROKEN):
             return []
         data = listed.get("data")
-        return [entry for entry in data if isinstance(entry, dict)] if data else []
+        return (
+            [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+        )
 
     def _candidates(self, request: web.Request, received: Received) -> list[Engine]:
         up = self._gateway.fleet.up()
@@ -102,41 +120,45 @@ class PlainRelay:
         turn = next(self._turn) % len(candidates) if candidates else 0
         return candidates[turn:] + candidates[:turn]
 
-    def _outgoing(self, request: web.Request, received: Received) -> EngineRequest:
-        config = self._gateway.config.upstream
+    def _outgoing(self, request: web.Request, received: Received, engine: Engine) -> EngineRequest:
         headers = header_rules.to_engine(
-            received.pairs, with_credentials=config.forward_authorization
+            received.pairs,
+            request_id=received.request_id,
+            with_credentials=self._gateway.forwards_credentials(engine.id),
         )
-        headers.append(("x-request-id", received.request_id))
         return EngineRequest(
-            method=request.method,
-            target=request.raw_path,
-            headers=headers,
-            body=received.body,
+            method=request.method, target=received.target, headers=headers, body=received.body
         )
 
     async def _relay(
         self, request: web.Request, answer: EngineAnswer, engine: Engine, ids: dict[str, str]
     ) -> web.StreamResponse:
-        headers = [*header_rules.to_client(answer.headers), *ids.items()]
+        headers = [*header_rules.to_client(answer.headers, status=answer.status), *ids.items()]
         headers.append(("x-agentsched-engine", str(engine.id)))
         response = web.StreamResponse(status=answer.status, headers=headers)
+        # The body is relayed byte for byte, so its length is still what the engine said.
+        response.content_length = _length(answer)
         try:
             await response.prepare(request)
             async for chunk in answer.chunks():
-                await response.write(chunk)
+                await send(request, response, chunk, self._gateway.config.http)
             await response.write_eof()
         except EngineError:
-            # The status is out; a cut connection is the only honest end.
-            if request.transport is not None:
-                request.transport.abort()
+            hang_up(request)  # the status is out
         finally:
             await answer.aclose()
         return response
 
 
+def _length(answer: EngineAnswer) -> int | None:
+    for name, value in answer.headers:
+        if name.lower() == "content-length" and value.isdecimal():
+            return int(value)
+    return None
+
+
 def _model(body: bytes) -> str:
     try:
         return _MODEL.decode(body).model
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except BROKEN:
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
@@ -12,15 +13,30 @@ from agentsched.config import HttpConfig
 from agentsched.model import WireError, in_seconds
 from agentsched.proxy import headers as header_rules
 
+_REQUEST_ID: Final = web.RequestKey("agentsched.request_id", str)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One request: its headers as sent and by lower-case name, its body, its id."""
+    """One request: its headers as sent and by lower-case name, its body, its id.
+
+    `target` is path and query as the client spelled them.
+    """
 
     pairs: list[tuple[str, str]]
     headers: dict[str, str]
     body: bytes
+    target: str
     request_id: str
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The request's id, the client's or one of ours; the same whenever it is asked for."""
+    known = request.get(_REQUEST_ID)
+    if known is None:
+        given = header_rules.request_id(header_rules.lower(request.headers.items()))
+        known = request[_REQUEST_ID] = given or uuid.uuid4().hex
+    return known
 
 
 async def receive(request: web.Request, config: HttpConfig) -> Received:
@@ -34,14 +50,32 @@ async def receive(request: web.Request, config: HttpConfig) -> Received:
         raise WireError(
             f"more than {config.headers_max} headers", status=431, code="too_many_headers"
         )
-    headers = header_rules.lower(pairs)
+    check_length(request, config)
     body = await _body(request, config) if request.can_read_body else b""
     return Received(
         pairs=pairs,
-        headers=headers,
+        headers=header_rules.lower(pairs),
         body=body,
-        request_id=header_rules.request_id(headers) or uuid.uuid4().hex,
+        target=_target(request),
+        request_id=request_id(request),
     )
+
+
+def check_length(request: web.BaseRequest, config: HttpConfig) -> None:
+    """Refuse a body that says itself that it is too large (413), before it is read."""
+    if (request.content_length or 0) > config.body_bytes_max:
+        raise _too_large(config)
+
+
+def _target(request: web.Request) -> str:
+    """Path and query; a client that takes us for a forward proxy writes our address before."""
+    raw = request.raw_path
+    return raw if raw.startswith("/") else request.rel_url.raw_path_qs
+
+
+def _too_large(config: HttpConfig) -> WireError:
+    text = f"the body is larger than {config.body_bytes_max} bytes"
+    return WireError(text, status=413, code="body_too_large")
 
 
 async def _body(request: web.Request, config: HttpConfig) -> bytes:
@@ -53,10 +87,6 @@ async def _body(request: web.Request, config: HttpConfig) -> bytes:
             "the body did not arrive in time", status=408, code="body_timeout"
         ) from None
     except web.HTTPRequestEntityTooLarge:
-        raise WireError(
-            f"the body is larger than {config.body_bytes_max} bytes",
-            status=413,
-            code="body_too_large",
-        ) from None
+        raise _too_large(config) from None
     except (web.HTTPBadRequest, web.RequestPayloadError) as error:
         raise WireError(f"the body cannot be read: {error}", code="unreadable_body") from None

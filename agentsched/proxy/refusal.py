@@ -16,10 +16,9 @@ from agentsched.model import (
     in_seconds,
 )
 from agentsched.proxy.errors import error_body
+from agentsched.proxy.headers import RETRY_AFTER_S_MAX
+from agentsched.proxy.host import Interrupted, Stop
 from agentsched.proxy.request import Dialect
-
-#: Claude Code fails its run when it is told to wait longer.
-RETRY_AFTER_S_MAX: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +40,7 @@ class Refusal:
             code=self.code,
             param=self.param,
             retry_after_s=self.retry_after_s,
+            request_id=headers.get("x-request-id"),
         )
         response = web.Response(
             status=self.status, body=body, headers=headers, content_type="application/json"
@@ -93,14 +93,30 @@ def of_engine_error(error: Exception) -> Refusal:
     )
 
 
+def of_interruption(error: Interrupted) -> Refusal:
+    """What it means to a client that we stopped its step."""
+    match error.stop:
+        case Stop.DRAINING:
+            return DRAINING
+        case Stop.CANCELLED:
+            return Refusal(
+                status=409, code="cancelled", message=f"The request was stopped: {error}."
+            )
+        case Stop.ENGINE_LOST:
+            return of_engine_error(error)
+
+
 def of_http_exception(error: web.HTTPException) -> Refusal:
     """What the library's own noes (no such route, wrong method) mean to a client."""
-    words = {404: "There is nothing at this path.", 405: "This path does not take this method."}
-    return Refusal(
-        status=error.status,
-        code="not_found" if error.status == 404 else "bad_request",
-        message=words.get(error.status, error.reason or "The request was not understood."),
-    )
+    code, message = _HTTP_WORDS.get(error.status, ("bad_request", ""))
+    message = message or error.reason or "The request was not understood."
+    return Refusal(status=error.status, code=code, message=message)
+
+
+_HTTP_WORDS: Final = {
+    404: ("not_found", "There is nothing at this path."),
+    405: ("method_not_allowed", "This path does not take this method."),
+}
 
 
 CUT_SHORT: Final = Refusal(

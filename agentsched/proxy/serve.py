@@ -7,25 +7,34 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
 
 from aiohttp import web
 
+from agentsched.compose import journal_header
 from agentsched.config import Config
+from agentsched.kernel import encode_header
 from agentsched.model import in_seconds
 from agentsched.ports import EventSink
 from agentsched.proxy.app import build_app, build_gateway
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.journal_file import JournalFile
-from agentsched.proxy.server import ConnectionGuard
+from agentsched.proxy.server import Connection, ConnectionGuard
 
 log = logging.getLogger(__name__)
+
+_BACKLOG: Final = 1_024
+#: How often a draining proxy looks whether it is done.
+_LOOK_EVERY_S: Final = 0.02
+#: What handlers may take to send an error to clients of steps that were stopped.
+_LAST_WORDS_S: Final = 2.0
 
 
 @contextlib.asynccontextmanager
 async def running(
     config: Config, *, sinks: Sequence[EventSink] = ()
 ) -> AsyncIterator[tuple[Gateway, str]]:
-    """A listening proxy and its base URL; drained and stopped on the way out.
+    """A listening proxy and its base URL; stopped on the way out, whatever runs.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -35,38 +44,92 @@ async def running(
         build_app(gateway),
         handler_cancellation=True,
         access_log=None,
-        max_line_size=config.http.header_bytes_max,
-        max_field_size=config.http.header_bytes_max,
-        shutdown_timeout=in_seconds(config.http.drain_timeout),
+        shutdown_timeout=_LAST_WORDS_S,
     )
-    await runner.setup()
-    assert runner.server is not None
-    guard = asyncio.create_task(ConnectionGuard(runner.server, gateway).watch(), name="guard")
     try:
-        site = web.TCPSite(runner, config.host, config.port, reuse_address=True, backlog=1024)
-        await site.start()
-        port = runner.addresses[0][1]
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        yield gateway, f"http://{host}:{port}"
+        await runner.setup()
+        assert runner.server is not None
+        guard = asyncio.create_task(ConnectionGuard(runner.server, gateway).watch(), name="guard")
+        try:
+            listener = await _listen(runner.server, config)
+            try:
+                yield gateway, _url(config, listener)
+            finally:
+                gateway.draining.set()
+                gateway.host.stop_all("this proxy is shutting down")
+                listener.close()
+        finally:
+            guard.cancel()
+            await asyncio.gather(guard, return_exceptions=True)
     finally:
-        gateway.is_draining = True
-        guard.cancel()
-        await asyncio.gather(guard, return_exceptions=True)
         await runner.cleanup()
 
 
+async def _listen(server: web.Server, config: Config) -> asyncio.Server:
+    http = config.http
+    settings: dict[str, Any] = {
+        "access_log": None,
+        "keepalive_timeout": in_seconds(http.keepalive_timeout),
+        "max_line_size": http.header_bytes_max,
+        "max_field_size": http.header_bytes_max,
+        "max_headers": http.headers_max,
+    }
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(
+        lambda: Connection(server, loop=loop, **settings),
+        config.host,
+        config.port,
+        reuse_address=True,
+        backlog=_BACKLOG,
+    )
+
+
+def _url(config: Config, listener: asyncio.Server) -> str:
+    port = listener.sockets[0].getsockname()[1]
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{host}:{port}"
+
+
+async def drain(gateway: Gateway, *, hurry: asyncio.Event | None = None) -> None:
+    """Refuse new work and wait for what runs; `hurry` ends the wait.
+
+    The port stays open for the while: whoever still sends is told to try elsewhere, and a load
+    balancer sees /readyz say no before a connection is refused.
+    """
+    gateway.draining.set()
+    http = gateway.config.http
+    clock = asyncio.get_running_loop()
+    began = clock.time()
+    log.info("draining: %d steps are live", gateway.host.live_steps)
+    while hurry is None or not hurry.is_set():
+        spent = clock.time() - began
+        is_noticed = spent >= in_seconds(http.drain_notice)
+        if (is_noticed and gateway.is_idle) or spent >= in_seconds(http.drain_timeout):
+            break
+        await asyncio.sleep(_LOOK_EVERY_S)
+    if not gateway.is_idle:
+        log.warning("stopping %d steps that took too long", gateway.host.live_steps)
+
+
 async def serve(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT. Running requests are given the drain timeout."""
-    stop = asyncio.Event()
+    """Serve until SIGTERM or SIGINT; running requests are given the drain timeout.
+
+    A second signal ends the wait.
+    """
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def stop_or_hurry() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(name, stop_or_hurry)
     async with contextlib.AsyncExitStack() as stack:
         sinks: list[EventSink] = []
         if config.journal is not None:
             journal = JournalFile(
                 config.journal,
-                header=b"{}",
+                header=encode_header(journal_header(config.scheduler())),
                 backlog_max=config.limits.to_limits().journal_backlog_max,
             )
             sinks.append(await stack.enter_async_context(journal))
@@ -78,5 +141,4 @@ async def serve(config: Config) -> None:
             flush=True,
         )
         await stop.wait()
-        gateway.is_draining = True
-        log.info("draining: %d steps are live", gateway.host.live_steps)
+        await drain(gateway, hurry=hurry)

@@ -1,4 +1,4 @@
-"""A deadline for a connection's first request.
+"""Connections: a deadline for the first request, and our error shape for what is not HTTP.
 
 The HTTP library bounds how long an idle connection is kept between requests, but lets a new one
 take for ever over its first headers; a few thousand such connections would fill the proxy.
@@ -7,15 +7,56 @@ take for ever over its first headers; a few thousand such connections would fill
 from __future__ import annotations
 
 import asyncio
+import logging
+from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from agentsched.model import Instant, Nanos, after, in_seconds
+from agentsched.proxy.errors import error_body
 from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.request import Dialect
+
+log = logging.getLogger(__name__)
 
 #: The guard looks this often within the timeout; a connection lives at most a quarter too long.
 _LOOKS_PER_TIMEOUT: Final = 4
+
+
+class Connection(web.RequestHandler):
+    """The library's connection, with our answer to bytes that it cannot read."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what never became a request, and close."""
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("an answer has begun already")
+        code, text = "bad_http", "This is not a request that HTTP/1.1 allows."
+        if isinstance(exc, LineTooLong) or "Too many headers" in (message or ""):
+            status, code = 431, "headers_too_large"
+            text = "The request line or the headers are larger than this proxy takes."
+        elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("a defect outside all handlers", exc_info=exc)
+            code, text = "internal_error", "The proxy failed on this request; its log says how."
+        body = error_body(Dialect.OTHER, status=status, message=text, code=code)
+        headers = {"Server": "agentsched"}
+        response = web.Response(
+            status=status, body=body, headers=headers, content_type="application/json"
+        )
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log a failure, unless it is a body that cannot be read: the client has its answer."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
 
 
 class ConnectionGuard:
@@ -47,12 +88,10 @@ class ConnectionGuard:
 
     def look(self, now: Instant) -> None:
         """Close what is overdue, note what is new."""
-        connections = self._server.connections
-        self._good.intersection_update(connections)
-        self._noticed = {c: self._noticed[c] for c in connections if c in self._noticed}
-        for connection in connections:
-            if connection in self._good:
-                continue
+        connections = set(self._server.connections)
+        self._good &= connections
+        self._noticed = {c: self._noticed[c] for c in self._noticed if c in connections}
+        for connection in connections - self._good:
             noticed = self._noticed.setdefault(connection, now)
             if now >= after(noticed, self._timeout):
                 connection.force_close()

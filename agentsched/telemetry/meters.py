@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agentsched.kernel import JournalEntry, Scheduler
+from agentsched.kernel.records import EngineRecord
 from agentsched.model import (
     Dispatch,
     Instant,
@@ -131,7 +133,9 @@ class MeterSink:
 
     def _count_tokens(self, event: StepFinished) -> None:
         times = self._steps.get(event.step)
-        engine = times.engine if times is not None else ""
+        if times is None:
+            return  # late or a duplicate
+        engine = times.engine
         self._tokens.labels(engine, "prompt").inc(event.usage.prompt_tokens)
         self._tokens.labels(engine, "cached").inc(event.usage.cached_tokens or 0)
         self._tokens.labels(engine, "output").inc(event.usage.output_tokens)
@@ -170,32 +174,39 @@ class _Gauges(Collector):
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         statistics = self._scheduler.statistics()
-        plain: list[tuple[str, str, float]] = [
+        now: list[tuple[str, str, float]] = [
             ("programs", "Live programs.", statistics.programs),
             ("waiting_steps", "Steps held.", statistics.waiting_steps),
             ("running_steps", "Steps at engines.", statistics.running_steps),
             ("live_pins", "Retentions in force.", statistics.pins),
-            ("events", "Events handled since the start.", statistics.events_total),
+        ]
+        for name, text, value in now:
+            yield GaugeMetricFamily(f"agentsched_{name}", text, value=value)
+        totals: list[tuple[str, str, float]] = [
+            ("events", "Events handled.", statistics.events_total),
             ("ignored_events", "Late or duplicate events.", statistics.ignored_total),
             ("retries", "Dispatches after a failed one.", statistics.retried_total),
+            ("policy_errors", "Failures of policies.", statistics.policy_errors_total),
         ]
-        for name, text, value in plain:
-            yield GaugeMetricFamily(f"agentsched_{name}", text, value=value)
+        for name, text, value in totals:
+            yield CounterMetricFamily(f"agentsched_{name}", text, value=value)
         yield from self._engines()
 
     def _engines(self) -> Iterator[GaugeMetricFamily]:
         engines = list(self._scheduler.engines.values())
-        readings: list[tuple[str, str, Callable[[int], float]]] = [
-            ("up", "1 while it takes new work.", lambda i: float(engines[i].is_up)),
-            ("running_steps", "Our steps there.", lambda i: float(engines[i].running_steps)),
-            ("running_tokens", "Their prompts.", lambda i: float(engines[i].running_tokens)),
-            ("pinned_tokens", "Retained tokens.", lambda i: float(engines[i].pinned_tokens)),
-            ("kv_usage", "Its own gauge, 0 to 1.", lambda i: engines[i].load.kv_usage or 0.0),
+        readings: list[tuple[str, str, Callable[[EngineRecord], float | None]]] = [
+            ("up", "1 while it takes new work.", lambda e: float(e.is_up)),
+            ("running_steps", "Our steps there.", lambda e: e.running_steps),
+            ("running_tokens", "Their prompts.", lambda e: e.running_tokens),
+            ("pinned_tokens", "Retained tokens.", lambda e: e.pinned_tokens),
+            ("kv_usage", "Its own gauge, 0 to 1.", lambda e: e.load.kv_usage),
         ]
         for name, text, read in readings:
             family = GaugeMetricFamily(f"agentsched_engine_{name}", text, labels=["engine"])
-            for i, engine in enumerate(engines):
-                family.add_metric([engine.engine], read(i))
+            for engine in engines:
+                value = read(engine)
+                if value is not None:  # an engine without the gauge has no value, not zero
+                    family.add_metric([engine.engine], value)
             yield family

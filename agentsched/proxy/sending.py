@@ -1,0 +1,49 @@
+"""Writing to clients, bounded in time: who reads nothing is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from agentsched.config import HttpConfig
+from agentsched.model import in_seconds
+
+#: A whole body is given the write timeout once for each of these.
+_PORTION_BYTES: Final = 1 << 20
+
+
+def hang_up(request: web.BaseRequest) -> None:
+    """Break the connection: the only honest end of an answer that cannot be completed."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+async def send(
+    request: web.Request, response: web.StreamResponse, data: bytes, config: HttpConfig
+) -> None:
+    """Send a part of a stream; returns when the client's backlog is short again.
+
+    Raises:
+        ConnectionResetError: the client went away, or read nothing for the write timeout.
+    """
+    try:
+        async with asyncio.timeout(in_seconds(config.write_timeout)):
+            await response.write(data)
+    except TimeoutError:
+        hang_up(request)
+        raise ConnectionResetError("the client does not read") from None
+
+
+async def finish(request: web.Request, response: web.StreamResponse, config: HttpConfig) -> None:
+    """Send what is left of a response: all of it, where nothing was sent yet. Raises as `send`."""
+    body = response.body if isinstance(response, web.Response) else None
+    portions = 1 + (len(body) // _PORTION_BYTES if isinstance(body, bytes) else 0)
+    try:
+        async with asyncio.timeout(in_seconds(config.write_timeout) * portions):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        hang_up(request)
+        raise ConnectionResetError("the client does not read") from None

@@ -1,0 +1,749 @@
+"""One scheduled request: bytes in both directions, errors, hang-ups, retries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from proxy_upstream import (
+    ANSWER,
+    CHAT,
+    DONE,
+    USAGE_CHUNK,
+    Exchange,
+    Gate,
+    Upstream,
+    chunk,
+    data,
+    drop,
+)
+
+from agentsched.model import (
+    Dispatch,
+    StepArrived,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+)
+
+RESPONSE = {
+    "id": "resp_1",
+    "object": "response",
+    "created_at": 1,
+    "model": "m",
+    "status": "completed",
+    "output": [
+        {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "hello", "annotations": []}],
+        }
+    ],
+    "parallel_tool_calls": True,
+    "tool_choice": "auto",
+    "tools": [],
+    "usage": {
+        "input_tokens": 5,
+        "output_tokens": 1,
+        "total_tokens": 6,
+        "input_tokens_details": {"cached_tokens": 4},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    },
+}
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [{"type": "text", "text": "hello"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 5, "output_tokens": 1},
+}
+COMPLETION = {
+    "id": "cmpl-1",
+    "object": "text_completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "text": "hello", "finish_reason": "stop", "logprobs": None}],
+    "usage": CHAT["usage"],
+}
+
+
+def event(name: str, value: dict[str, Any]) -> bytes:
+    return f"event: {name}\n".encode() + data({"type": name} | value)
+
+
+MESSAGE_STREAM = (
+    event("message_start", {"message": MESSAGE | {"content": [], "stop_reason": None}}),
+    event("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
+    event("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": "hello"}}),
+    event("content_block_stop", {"index": 0}),
+    event("message_delta", {"delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}}),
+    event("message_stop", {}),
+)
+RESPONSE_STREAM = (
+    event(
+        "response.created",
+        {"sequence_number": 0, "response": RESPONSE | {"output": [], "status": "in_progress"}},
+    ),
+    event(
+        "response.output_text.delta",
+        {
+            "sequence_number": 1,
+            "item_id": "msg_1",
+            "output_index": 0,
+            "content_index": 0,
+            "delta": "hello",
+            "logprobs": [],
+        },
+    ),
+    event("response.completed", {"sequence_number": 2, "response": RESPONSE}),
+)
+COMPLETION_STREAM = (
+    data({"id": "cmpl-1", "choices": [{"index": 0, "text": "hello", "finish_reason": None}]}),
+    data({"id": "cmpl-1", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}),
+    DONE,
+)
+CHAT_STREAM = (chunk("hel"), chunk("lo"), chunk(finish="stop"), DONE)
+
+DIALECTS = {
+    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "hé"}]}, CHAT, CHAT_STREAM),
+    "/v1/completions": ({"prompt": "hé"}, COMPLETION, COMPLETION_STREAM),
+    "/v1/responses": ({"input": "hé"}, RESPONSE, RESPONSE_STREAM),
+    "/v1/messages": (
+        {"messages": [{"role": "user", "content": "hé"}], "max_tokens": 5},
+        MESSAGE,
+        MESSAGE_STREAM,
+    ),
+}
+
+
+def oddly_spelled(fields: dict[str, Any], **more: Any) -> bytes:
+    """JSON as no encoder of ours would write it."""
+    body = {"model": "m"} | fields | {"temperature": 0.0, "x-unknown": [1, {"b": None}]} | more
+    text = json.dumps(body, ensure_ascii=False, indent=3).replace("0.0", "0.000e-0")
+    return b"  " + text.encode() + b"\n"
+
+
+class TestBytes:
+    @pytest.mark.parametrize("path", DIALECTS)
+    async def test_a_whole_answer_is_relayed_as_it_is(
+        self, proxy: Any, upstream: Upstream, path: str
+    ) -> None:
+        fields, answer, _ = DIALECTS[path]
+        body, said = oddly_spelled(fields), b" \n" + json.dumps(answer, indent=5).encode()
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.whole(200, said, content_type="application/json; charset=utf-8")
+
+        upstream.script = script
+        response = await proxy.client.post(f"{path}?a=%20b", content=body)
+        seen = await upstream.exchange()
+        assert (seen.method, seen.target, seen.body) == ("POST", f"{path}?a=%20b", body)
+        assert (response.status_code, response.content) == (200, said)
+        assert response.headers["content-type"] == "application/json; charset=utf-8"
+        assert response.headers["content-length"] == str(len(said))
+        [finished] = proxy.turns.events(StepFinished)
+        assert finished.usage.prompt_tokens in (5, 7)
+        # No token was seen coming, so no time of a first token is claimed.
+        assert proxy.turns.events(StepStarted) == []
+
+    @pytest.mark.parametrize("path", DIALECTS)
+    @pytest.mark.parametrize("size", [1, 7, 10_000])
+    async def test_a_stream_is_relayed_as_it_is(
+        self, proxy: Any, upstream: Upstream, path: str, size: int
+    ) -> None:
+        fields, _, parts = DIALECTS[path]
+        body, whole = oddly_spelled(fields, stream=True), b"".join(parts)
+
+        async def script(exchange: Exchange) -> None:
+            pieces = [whole[i : i + size] for i in range(0, len(whole), size)]
+            await exchange.stream(*pieces)
+
+        upstream.script = script
+        response = await proxy.client.post(path, content=body)
+        assert response.content == whole
+        assert response.headers["content-type"].startswith("text/event-stream")
+        seen = await upstream.exchange()
+        spliced = seen.body.replace(b',"stream_options":{"include_usage":true}}', b"}")
+        assert spliced == body
+        assert (seen.body == body) == (path not in ("/v1/chat/completions", "/v1/completions"))
+        assert len(proxy.turns.events(StepStarted)) == len(proxy.turns.events(StepFinished)) == 1
+
+    async def test_usage_is_asked_for_and_hidden(self, proxy: Any, upstream: Upstream) -> None:
+        response = await proxy.chat(stream=True)
+        assert (await upstream.exchange()).fields["stream_options"] == {"include_usage": True}
+        assert response.content == b"".join((chunk("hel"), chunk("lo"), chunk(finish="stop"), DONE))
+        [finished] = proxy.turns.events(StepFinished)
+        assert (finished.usage.prompt_tokens, finished.usage.output_tokens) == (7, 2)
+
+    async def test_usage_is_shown_to_who_asked(self, proxy: Any, upstream: Upstream) -> None:
+        response = await proxy.chat(stream=True, stream_options={"include_usage": True})
+        assert USAGE_CHUNK in response.content
+
+    async def test_what_is_meant_for_us_does_not_reach_the_engine(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        await proxy.chat(agentsched={"program": "mine"}, seed=3)
+        seen = (await upstream.exchange()).fields
+        assert "agentsched" not in seen
+        assert seen["seed"] == 3
+
+
+class TestHeaders:
+    async def test_ours_are_added(self, proxy: Any) -> None:
+        response = await proxy.chat(headers={"x-agentsched-program": "mine"})
+        headers = response.headers
+        assert headers["x-agentsched-program"] == "mine"
+        assert headers["x-agentsched-engine"] == "e0"
+        assert headers["x-agentsched-step"] == "1"
+        decision = dict(word.split("=") for word in headers["x-agentsched-decision"].split(" "))
+        assert decision["order"] == "program-fcfs"
+        assert decision["place"] == "new"
+        assert decision["as"] == "ours"
+        assert int(decision["wait_ms"]) >= 0
+        assert headers["server"] == "agentsched"
+
+    async def test_which_reach_the_engine(self, proxy: Any, upstream: Upstream) -> None:
+        ours = {
+            "X-AgentSched-Program": "p",
+            "Cookie": "a=b",
+            "Accept-Encoding": "gzip, br",
+            "Authorization": "Bearer client",
+            "X-Api-Key": "client",
+            "Connection": "keep-alive, X-Only-Here",
+            "X-Only-Here": "1",
+            "TE": "trailers",
+            "Traceparent": "00-1-2-03",
+            "X-Custom": "caf\xe9".encode("latin-1").decode("latin-1"),
+        }
+        pairs = [(k.encode(), v.encode("latin-1")) for k, v in ours.items()]
+        response = await proxy.chat(headers=pairs)
+        assert response.status_code == 200
+        seen = (await upstream.exchange()).headers
+        assert not [name for name in seen if name.startswith("x-agentsched-")]
+        for name in ("cookie", "te", "x-only-here", "connection"):
+            assert name not in seen
+        assert seen["accept-encoding"] == "identity"
+        assert seen["authorization"] == "Bearer client"
+        assert seen["x-api-key"] == "client"
+        assert seen["traceparent"] == "00-1-2-03"
+        assert seen["host"] == upstream.url.removeprefix("http://")
+        assert seen["x-request-id"] == response.headers["x-request-id"]
+
+    async def test_an_engines_headers_come_back(self, proxy: Any, upstream: Upstream) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.json(
+                CHAT,
+                x_agentsched_engine="forged",
+                x_ratelimit_remaining="9",
+                server="secret/1.0",
+                keep_alive="timeout=5",
+                x_request_id="theirs",
+            )
+
+        upstream.script = script
+        response = await proxy.chat(headers={"x-request-id": "my-id"})
+        assert response.headers.get_list("x-agentsched-engine") == ["e0"]
+        assert response.headers["x-ratelimit-remaining"] == "9"
+        assert response.headers.get_list("server") == ["agentsched"]
+        assert "keep-alive" not in response.headers
+        assert response.headers.get_list("x-request-id") == ["my-id"]
+        assert (await upstream.exchange()).headers["x-request-id"] == "my-id"
+
+    async def test_keys_stay_here_where_that_is_wanted(
+        self, start: Any, upstream: Upstream
+    ) -> None:
+        async with start(upstream.url, upstream={"forward_authorization": False}) as proxy:
+            await proxy.chat(headers={"authorization": "Bearer c", "x-api-key": "c"})
+        seen = (await upstream.exchange()).headers
+        assert "authorization" not in seen
+        assert "x-api-key" not in seen
+
+    async def test_an_engines_own_key_replaces_the_clients(
+        self, start: Any, upstream: Upstream
+    ) -> None:
+        engines = [{"url": upstream.url, "id": "e0", "kind": "openai", "api_key": "ours"}]
+        async with start(engines=engines) as proxy:
+            await proxy.chat(headers={"authorization": "Bearer c", "x-api-key": "c"})
+        seen = await upstream.exchange()
+        assert [v for n, v in seen.pairs if n.lower() == "authorization"] == ["Bearer ours"]
+        assert "x-api-key" not in seen.headers
+
+    async def test_an_odd_program_id_is_fit_for_a_header(self, proxy: Any) -> None:
+        odd = "a\r\nx-evil: 1 é/#?%"
+        response = await proxy.chat(agentsched={"program": odd})
+        assert response.status_code == 200
+        assert "x-evil" not in response.headers
+        assert response.headers["x-agentsched-program"].isascii()
+
+
+class TestUpstreamErrors:
+    @pytest.mark.parametrize("status", [400, 401, 404, 422, 429, 500, 503])
+    async def test_pass_in_their_own_shape(
+        self, proxy: Any, upstream: Upstream, status: int
+    ) -> None:
+        said = b'{"detail": "as the engine likes it"}'
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.whole(status, said, content_type="application/json", x_why="so")
+
+        upstream.script = script
+        for is_stream in (False, True):
+            response = await proxy.chat(stream=is_stream)
+            assert (response.status_code, response.content) == (status, said)
+            assert response.headers["x-why"] == "so"
+            assert ("retry-after" in response.headers) == (status in (429, 503))
+        assert len(proxy.turns.events(StepFailed)) == 2
+
+    @pytest.mark.parametrize(
+        ("said", "passed"),
+        [("3", "3"), ("0", "0"), ("7200", "60"), ("Wed, 21 Oct 2026 07:28:00 GMT", "60")],
+    )
+    async def test_retry_after_is_bounded(
+        self, proxy: Any, upstream: Upstream, said: str, passed: str
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.whole(429, b"{}", retry_after=said)
+
+        upstream.script = script
+        response = await proxy.chat()
+        assert response.headers.get_list("retry-after") == [passed]
+
+    async def test_an_error_event_passes_and_fails_the_step(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        error = data({"error": {"message": "died", "type": "x", "code": 500}})
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.stream(chunk("hel"), error, DONE)
+
+        upstream.script = script
+        response = await proxy.chat(stream=True)
+        assert response.content == chunk("hel") + error + DONE
+        assert [e.reason for e in proxy.turns.events(StepFailed)] == ["died"]
+
+    async def test_clients_understand_our_own(self, start: Any) -> None:
+        async with start("http://127.0.0.1:1") as proxy:
+            with pytest.raises(openai.InternalServerError) as refused:
+                async with openai.AsyncOpenAI(
+                    base_url=f"{proxy.url}/v1", api_key="k", max_retries=0
+                ) as client:
+                    await client.chat.completions.create(
+                        model="m", messages=[{"role": "user", "content": "x"}]
+                    )
+            assert refused.value.status_code == 503
+            assert refused.value.code == "no_engine"
+            assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
+            with pytest.raises(anthropic.APIStatusError) as overloaded:
+                async with anthropic.AsyncAnthropic(
+                    base_url=proxy.url, api_key="k", max_retries=0
+                ) as claude:
+                    await claude.messages.create(
+                        model="m", max_tokens=1, messages=[{"role": "user", "content": "x"}]
+                    )
+            body: Any = overloaded.value.body
+            assert body["type"] == "error"
+            assert body["error"]["type"] == "overloaded_error"
+            assert body["request_id"] == overloaded.value.response.headers["x-request-id"]
+
+
+class TestOfficialClients:
+    async def test_openai(self, proxy: Any) -> None:
+        async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="k") as client:
+            whole = await client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "x"}]
+            )
+            assert whole.choices[0].message.content == "hello"
+            stream = await client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "x"}], stream=True
+            )
+            text = "".join([c.choices[0].delta.content or "" async for c in stream])
+            assert text == "hello"
+
+    async def test_openai_responses(self, proxy: Any, upstream: Upstream) -> None:
+        async def script(exchange: Exchange) -> None:
+            if exchange.fields.get("stream"):
+                await exchange.stream(*RESPONSE_STREAM)
+            else:
+                await exchange.json(RESPONSE)
+
+        upstream.script = script
+        async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="k") as client:
+            whole = await client.responses.create(model="m", input="x")
+            assert whole.output_text == "hello"
+            stream = await client.responses.create(model="m", input="x", stream=True)
+            kinds = [e.type async for e in stream]
+            assert kinds[-1] == "response.completed"
+
+    async def test_anthropic(self, proxy: Any, upstream: Upstream) -> None:
+        async def script(exchange: Exchange) -> None:
+            if exchange.fields.get("stream"):
+                await exchange.stream(*MESSAGE_STREAM)
+            else:
+                await exchange.json(MESSAGE)
+
+        upstream.script = script
+        messages: Any = [{"role": "user", "content": "x"}]
+        async with anthropic.AsyncAnthropic(base_url=proxy.url, api_key="k") as client:
+            whole = await client.messages.create(model="m", max_tokens=5, messages=messages)
+            assert whole.content[0].text == "hello"  # type: ignore[union-attr]
+            async with client.messages.stream(model="m", max_tokens=5, messages=messages) as stream:
+                assert await stream.get_final_text() == "hello"
+
+
+class TestHangUp:
+    """The client goes away; upstream hears of it at once and nothing is left."""
+
+    #: The promise is 0.1 s; a machine that does other things as well gets more.
+    SOON_S = 1.0
+
+    async def gone(self, exchange: Exchange, since: float) -> None:
+        await exchange.until_gone()
+        assert time.monotonic() - since < self.SOON_S
+
+    async def ends_as_cancelled(self, proxy: Any, steps: int = 1) -> None:
+        await proxy.until_idle()
+        assert len(proxy.turns.events(StepCancelled)) == steps
+        assert proxy.gateway.host.live_steps == 0
+        proxy.scheduler.check()
+
+    async def test_while_held(self, start: Any, upstream: Upstream) -> None:
+        gate = upstream.script = Gate()
+        async with start(upstream.url, limits={"running_steps_per_engine_max": 1}) as proxy:
+            first = asyncio.create_task(proxy.chat("first"))
+            await upstream.exchange()
+            held = asyncio.create_task(proxy.chat("second"))
+            await proxy.turns.until(lambda: proxy.scheduler.statistics().waiting_steps == 1)
+            held.cancel()
+            await proxy.turns.until(lambda: proxy.gateway.host.live_steps == 1)
+            assert len(proxy.turns.events(StepCancelled)) == 1
+            gate.open.set()
+            assert (await first).status_code == 200
+            assert len(upstream.exchanges) == 1
+
+    @pytest.mark.parametrize("is_stream", [False, True])
+    async def test_before_the_first_byte(
+        self, proxy: Any, upstream: Upstream, is_stream: bool
+    ) -> None:
+        upstream.script = Gate()
+        asked = asyncio.create_task(proxy.chat(stream=is_stream))
+        exchange = await upstream.exchange()
+        asked.cancel()
+        await self.gone(exchange, time.monotonic())
+        await self.ends_as_cancelled(proxy)
+
+    async def test_in_the_middle_of_a_stream(self, proxy: Any, upstream: Upstream) -> None:
+        upstream.script = Gate(chunk("hel"), chunk("lo"))
+        async with proxy.streaming() as response:
+            async for _ in response.aiter_raw():
+                break
+            exchange = await upstream.exchange()
+            since = time.monotonic()
+        await self.gone(exchange, since)
+        await self.ends_as_cancelled(proxy)
+        assert len(proxy.turns.events(StepStarted)) == 1
+
+    async def test_in_the_middle_of_a_whole_answer(self, proxy: Any, upstream: Upstream) -> None:
+        started = asyncio.Event()
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+            started.set()
+            await exchange.gone.wait()
+
+        upstream.script = script
+        asked = asyncio.create_task(proxy.chat())
+        await started.wait()
+        asked.cancel()
+        await self.gone(await upstream.exchange(), time.monotonic())
+        await self.ends_as_cancelled(proxy)
+
+    async def test_while_the_body_is_sent(self, proxy: Any, upstream: Upstream) -> None:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"
+        _, writer = await proxy.raw(head)
+        writer.transport.abort()
+        assert (await proxy.chat()).status_code == 200
+        assert len(proxy.turns.events(StepArrived)) == 1
+
+
+class TestFailingEngines:
+    async def test_an_engine_that_dies_before_it_answers(
+        self, start: Any, upstream: Upstream, second: Upstream
+    ) -> None:
+        upstream.script = drop
+        async with start(upstream.url, second.url) as proxy:
+            for is_stream in (False, True):
+                response = await proxy.chat(stream=is_stream)
+                assert response.status_code == 200
+                assert response.headers["x-agentsched-engine"] == "e1"
+        assert upstream.exchanges
+        dispatches = proxy.turns.commands(Dispatch)
+        assert [d.engine for d in dispatches[:2]] == ["e0", "e1"]
+
+    @pytest.mark.parametrize("length", [0, 10])
+    async def test_a_whole_answer_that_is_cut_is_asked_for_again(
+        self, start: Any, upstream: Upstream, second: Upstream, length: int
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n" + b"{" * length)
+            exchange.cut()
+
+        upstream.script = script
+        async with start(upstream.url, second.url) as proxy:
+            response = await proxy.chat()
+            assert (response.status_code, response.content) == (200, ANSWER)
+
+    async def test_a_stream_without_a_byte_is_asked_for_again(
+        self, start: Any, upstream: Upstream, second: Upstream
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.stream()
+
+        upstream.script = script
+        async with start(upstream.url, second.url) as proxy:
+            response = await proxy.chat(stream=True)
+            assert response.headers["x-agentsched-engine"] == "e1"
+            assert response.content.endswith(DONE)
+
+    async def test_the_only_engine_fails_again_and_again(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        upstream.script = drop
+        response = await proxy.chat()
+        assert response.status_code in (502, 503)
+        assert response.json()["error"]["code"] in ("engine_failed", "no_engine")
+        assert int(response.headers["retry-after"]) <= 60
+        assert len(upstream.exchanges) == 3
+
+    @pytest.mark.parametrize("path", DIALECTS)
+    @pytest.mark.parametrize("is_clean", [False, True])
+    async def test_killed_in_the_middle_of_a_stream(
+        self, proxy: Any, upstream: Upstream, path: str, is_clean: bool
+    ) -> None:
+        fields, _, parts = DIALECTS[path]
+        half = parts[: len(parts) // 2]
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.head(content_type="text/event-stream")
+            for part in half:
+                await exchange.chunk(part)
+            # Half an event, which an error event must not be glued to.
+            await exchange.chunk(parts[len(half)][:5])
+            if is_clean:
+                await exchange.end()
+            else:
+                exchange.cut()
+
+        upstream.script = script
+        response = await proxy.client.post(path, content=oddly_spelled(fields, stream=True))
+        assert response.status_code == 200
+        assert response.content.startswith(b"".join(half))
+        last = response.content.removeprefix(b"".join(half))
+        lines = [line for line in last.decode().split("\n") if line.startswith("data: ")]
+        said = json.loads(lines[-1].removeprefix("data: "))
+        if path == "/v1/messages":
+            assert said["error"]["type"] == "api_error"
+        elif path == "/v1/responses":
+            assert said["type"] == "response.failed"
+            assert said["response"]["id"] == "resp_1"
+        else:
+            assert said["error"]["code"] == 502
+        assert DONE not in response.content
+        await proxy.until_idle()
+        assert len(proxy.turns.events(StepFailed)) == 1
+
+    async def test_clients_see_a_cut_stream_as_an_error(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.stream(chunk("hel"))
+
+        upstream.script = script
+        async with openai.AsyncOpenAI(
+            base_url=f"{proxy.url}/v1", api_key="k", max_retries=0
+        ) as client:
+            stream = await client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "x"}], stream=True
+            )
+            with pytest.raises(openai.APIError, match="too early"):
+                async for _ in stream:
+                    pass
+
+    async def test_what_breaks_after_the_end_harms_nobody(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.head(content_type="text/event-stream")
+            for part in CHAT_STREAM:
+                await exchange.chunk(part)
+            exchange.cut()
+
+        upstream.script = script
+        response = await proxy.chat(stream=True)
+        assert response.content == b"".join(CHAT_STREAM)
+        assert len(proxy.turns.events(StepFinished)) == 1
+
+    async def test_silence_in_a_stream(self, start: Any, upstream: Upstream) -> None:
+        upstream.script = Gate(chunk("hel"))
+        async with start(upstream.url, upstream={"idle_timeout": "50ms"}) as proxy:
+            response = await proxy.chat(stream=True)
+        assert response.content.startswith(chunk("hel"))
+        assert b'"code":504' in response.content
+
+    async def test_silence_before_an_answer(self, start: Any, upstream: Upstream) -> None:
+        upstream.script = Gate()
+        async with start(upstream.url, upstream={"first_byte_timeout": "50ms"}) as proxy:
+            response = await proxy.chat()
+        assert response.status_code == 504
+        assert response.json()["error"]["code"] == "engine_timeout"
+
+    async def test_what_is_not_http(self, proxy: Any, upstream: Upstream) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.send(b"SSH-2.0-OpenSSH\r\n\r\n")
+            exchange.writer.close()
+
+        upstream.script = script
+        response = await proxy.chat()
+        assert response.status_code == 502
+        assert "127.0.0.1" not in response.text
+
+    async def test_an_answer_without_end(
+        self, proxy: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("agentsched.proxy.generation._ANSWER_BYTES_MAX", 1_000)
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.whole(200, b"x" * 5_000)
+
+        upstream.script = script
+        assert (await proxy.chat()).status_code == 502
+
+
+class TestDefects:
+    """What we did wrong ourselves."""
+
+    async def test_before_the_answer(
+        self, proxy: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*args: object) -> None:
+            raise ZeroDivisionError("surprise")
+
+        monkeypatch.setattr("agentsched.proxy.generation.read_answer", broken)
+        response = await proxy.chat(headers={"x-request-id": "r1"})
+        assert response.status_code == 500
+        assert response.json()["error"]["code"] == "internal_error"
+        assert response.headers["x-request-id"] == "r1"
+        assert "surprise" not in response.text
+        assert len([r for r in caplog.records if r.exc_info]) == 1
+        assert [e.reason for e in proxy.turns.events(StepCancelled)] == ["a defect"]
+
+    async def test_in_the_middle_of_a_stream(
+        self, proxy: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(self: object) -> bytes:
+            raise ZeroDivisionError("surprise")
+
+        monkeypatch.setattr("agentsched.proxy.sse.SseTap.close", broken)
+        monkeypatch.setattr("agentsched.proxy.generation._ENDS", dict.fromkeys(_dialects(), ()))
+        response = await proxy.chat(stream=True)
+        assert response.status_code == 200
+        assert b'"code":500' in response.content
+        assert b"HTTP/1.1" not in response.content
+        assert len([r for r in caplog.records if r.exc_info]) == 1
+        assert len(proxy.turns.events(StepCancelled)) == 1
+
+    async def test_in_the_scheduler(
+        self, proxy: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handle = proxy.scheduler.handle
+
+        def broken(event: Any, *, now: Any) -> Any:
+            if isinstance(event, StepArrived):
+                raise ZeroDivisionError("surprise")
+            return handle(event, now=now)
+
+        monkeypatch.setattr(proxy.scheduler, "handle", broken)
+        assert (await proxy.chat()).status_code == 500
+        assert proxy.gateway.host.live_steps == 0
+        monkeypatch.undo()
+        assert (await proxy.chat()).status_code == 200
+
+
+def _dialects() -> list[Any]:
+    from agentsched.proxy.request import Dialect
+
+    return list(Dialect)
+
+
+async def test_a_client_that_never_reads_is_cut_off(start: Any, upstream: Upstream) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(content_type="text/event-stream")
+        while not exchange.gone.is_set():
+            await exchange.chunk(chunk("x" * 50_000))
+
+    upstream.script = script
+    async with start(upstream.url, http={"write_timeout": "100ms"}) as proxy:
+        body = json.dumps(
+            {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+        ).encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+        reader, writer = await proxy.raw(head % len(body) + body)
+        writer.transport.pause_reading()
+        await (await upstream.exchange()).until_gone()
+        await proxy.until_idle()
+        assert len(proxy.turns.events(StepCancelled)) == 1
+        writer.close()
+        del reader
+
+
+async def test_pipelined_requests_are_answered_in_turn(proxy: Any, upstream: Upstream) -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
+    one = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-request-id: %d\r\n%s"
+    length = b"content-length: %d\r\n\r\n" % len(body) + body
+    last = b"connection: close\r\n" + length
+    said = await proxy.say(one % (1, length) + one % (2, length) + one % (3, last))
+    assert said.count(b"HTTP/1.1 200 OK") == 3
+    ids = [line for line in said.split(b"\r\n") if line.lower().startswith(b"x-request-id")]
+    assert [i.split(b": ")[1] for i in ids] == [b"1", b"2", b"3"]
+
+
+async def test_a_program_is_recognised_over_its_steps(proxy: Any) -> None:
+    messages = [{"role": "user", "content": "a long question of its own " * 20}]
+    first = await proxy.chat(messages=messages)
+    messages += [
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "and then?"},
+    ]
+    then = await proxy.chat(messages=messages, stream=True)
+    assert then.headers["x-agentsched-program"] == first.headers["x-agentsched-program"]
+    assert then.headers["x-agentsched-step"] == "2"
+    assert "as=prefix" in then.headers["x-agentsched-decision"]
+    assert "place=stay" in then.headers["x-agentsched-decision"]
+
+
+async def test_an_absolute_target_is_ours(proxy: Any, upstream: Upstream) -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
+    head = (
+        b"POST http://elsewhere.example/v1/chat/completions?q=1 HTTP/1.1\r\nhost: x\r\n"
+        b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    )
+    assert b"200 OK" in await proxy.say(head + body)
+    assert (await upstream.exchange()).target == "/v1/chat/completions?q=1"
+
+
+async def test_http_1_0(proxy: Any) -> None:
+    body = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "x"}]}'
+    head = b"POST /v1/chat/completions HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % len(body)
+    said = await proxy.say(head + body)
+    assert said.endswith(DONE)
+    assert b"chunked" not in said
