@@ -62,8 +62,9 @@ class Ask:
     salt: str = ""
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
-    #: The first user message, and how many answers the client has already got: for playback.
+    #: The first and the last user message, and how many answers the client has: for playback.
     first_user: str = ""
+    last_user: str = ""
     answers: int = 0
     #: What the Responses API repeats in its answer.
     echo: dict[str, Any] = field(default_factory=dict)
@@ -94,6 +95,11 @@ def render(messages: Sequence[Said], *, tools: Any = None, open_answer: bool = T
 def first_user(messages: Sequence[Said]) -> str:
     """The text of the first user message; empty when there is none."""
     return next((said.text for said in messages if said.role == "user"), "")
+
+
+def last_user(messages: Sequence[Said]) -> str:
+    """The text of the last user message; empty when there is none."""
+    return first_user(messages[::-1])
 
 
 def answers(messages: Sequence[Said]) -> int:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from agentsched_bench.engine.answers import Answer, CallStart, Token
 from agentsched_bench.engine.ask import Ask
 from agentsched_bench.engine.dialects import Counts, named_event
+
+
+def namespaces(tools: Sequence[Any]) -> dict[str, str]:
+    """Which namespace a function belongs to, for those that a request offers inside of one."""
+    return {
+        str(tool.get("name")): str(space.get("name"))
+        for space in tools
+        if isinstance(space, dict) and space.get("type") == "namespace"
+        for tool in space.get("tools") or ()
+        if isinstance(tool, dict)
+    }
 
 
 class ResponsesWriter:
@@ -17,6 +29,7 @@ class ResponsesWriter:
         self._key = key
         self._created = created
         self._sequence = 0
+        self._namespaces = namespaces(ask.echo.get("tools") or [])
         #: Finished items, and the one that is being written: its kind, id and content so far.
         self._items: list[dict[str, Any]] = []
         self._text: str | None = None
@@ -155,7 +168,7 @@ class ResponsesWriter:
         }
 
     def _function_call(self, start: CallStart, arguments: str, *, status: str) -> dict[str, Any]:
-        return {
+        item = {
             "id": self._item_id("fc"),
             "type": "function_call",
             "call_id": start.id,
@@ -163,6 +176,8 @@ class ResponsesWriter:
             "arguments": arguments,
             "status": status,
         }
+        namespace = self._namespaces.get(start.name)
+        return item if namespace is None else {**item, "namespace": namespace}
 
     def _response(
         self, status: str, output: list[dict[str, Any]], *, usage: Counts | None

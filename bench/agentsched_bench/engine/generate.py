@@ -149,7 +149,9 @@ class GenerateRoutes:
     def _scripted(self, request: web.Request, ask: Ask) -> ScriptedAnswer | None:
         header = request.headers.get("x-sim-answer")
         if header is None:
-            return self._state.playback.answer(first_user=ask.first_user, answers=ask.answers)
+            return self._state.playback.answer(
+                first_user=ask.first_user, last_user=ask.last_user, answers=ask.answers
+            )
         try:
             return read_answer(header)
         except ConfigError as error:

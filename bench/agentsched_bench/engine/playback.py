@@ -7,9 +7,11 @@ A playback file is JSON Lines, one script a line:
         {"text": "Done.", "finish": "stop"}]}
 
 A script applies to every conversation whose first user message contains `match` (the first such
-script of the file; an empty `match` fits all). The answer is chosen by how many answers the
-conversation holds already; after the last one it is given again. Fields of an answer, all optional:
-`text`, `tool_calls` (left out where the client offers no tools), `finish` (`stop` or `length`).
+script of the file; an empty `match` fits all) and whose last user message contains `last`, where
+that is given (a compaction asks for its summary there). The answer is chosen by how many answers
+the conversation holds already; after the last one it is given again. Fields of an answer, all
+optional: `text`, `tool_calls` (left out where the client offers no tools), `finish` (`stop` or
+`length`).
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     answers: tuple[ScriptedAnswer, ...]
     match: str = ""
+    last: str = ""
 
 
 class Playback:
@@ -59,10 +62,12 @@ class Playback:
     def __len__(self) -> int:
         return len(self._scripts)
 
-    def answer(self, *, first_user: str, answers: int) -> ScriptedAnswer | None:
+    def answer(
+        self, *, first_user: str, answers: int, last_user: str = ""
+    ) -> ScriptedAnswer | None:
         """The answer that comes next, or None when no script fits."""
         for script in self._scripts:
-            if script.match in first_user:
+            if script.match in first_user and script.last in last_user:
                 return script.answers[min(answers, len(script.answers) - 1)]
         return None
 

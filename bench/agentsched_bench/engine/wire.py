@@ -16,6 +16,7 @@ from agentsched_bench.engine.ask import (
     Tool,
     answers,
     first_user,
+    last_user,
     render,
 )
 from agentsched_bench.engine.tokenizer import encode
@@ -288,6 +289,7 @@ def _ask(
         tools=tools,
         tool_choice=tool_choice,
         first_user=first_user(messages),
+        last_user=last_user(messages),
         answers=answers(messages),
         echo=echo or {},
     )
@@ -348,8 +350,11 @@ def _choice(value: str | Object | None) -> str:
 
 def _tools(given: list[Object] | None) -> tuple[Tool, ...]:
     """The callable tools of any dialect; those that run at the provider are left out."""
-    tools = []
+    tools: list[Tool] = []
     for tool in given or ():
+        if tool.get("type") == "namespace":
+            tools += _tools(tool.get("tools"))
+            continue
         function = tool.get("function")
         source = function if isinstance(function, dict) else tool
         name = source.get("name")

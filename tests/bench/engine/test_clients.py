@@ -255,6 +255,20 @@ async def test_responses_streamed(chat: openai.AsyncOpenAI) -> None:
     assert [item.type for item in final.output] == ["message", "function_call", "function_call"]
 
 
+async def test_functions_of_a_namespace_are_called_in_it(chat: openai.AsyncOpenAI) -> None:
+    space: Any = {
+        "type": "namespace",
+        "name": "shell",
+        "description": "commands",
+        "tools": [RESPONSES_TOOL],
+    }
+    response = await chat.responses.create(
+        model="sim", input="list the files", tools=[space], tool_choice="required"
+    )
+    calls = [item.model_dump() for item in response.output if item.type == "function_call"]
+    assert [(call["namespace"], call["name"]) for call in calls] == [("shell", "bash")] * 2
+
+
 async def test_responses_cut_short(chat: openai.AsyncOpenAI) -> None:
     answer = await chat.responses.create(model="sim", input="hi", max_output_tokens=5)
     assert answer.status == "incomplete"

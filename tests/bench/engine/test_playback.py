@@ -30,6 +30,19 @@ def test_the_first_fitting_script_answers_in_order(tmp_path: Path) -> None:
     assert other.tool_calls[0].text() == '{"a":1}'
 
 
+def test_a_script_may_ask_for_the_last_user_message_too(tmp_path: Path) -> None:
+    file = tmp_path / "scripts.jsonl"
+    file.write_text(
+        '{"last": "a summary", "answers": [{"text": "short"}]}\n'
+        '{"match": "bug", "answers": [{"text": "one"}]}\n'
+    )
+    playback = read_playback(file)
+    for last, text in (("now write a summary", "short"), ("go on", "one")):
+        answer = playback.answer(first_user="fix the bug", last_user=last, answers=0)
+        assert answer is not None
+        assert answer.text == text
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
