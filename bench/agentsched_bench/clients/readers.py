@@ -13,6 +13,7 @@ from agentsched.model import StepClass, WireError
 from agentsched.proxy.answer import Answer, AnsweredCall
 from agentsched.proxy.request import Dialect, ParsedRequest
 from agentsched.proxy.wire import parse_request
+from agentsched_bench.clients.stripping import is_harmless, without_ids
 
 _DIALECTS: Final = {
     "/v1/chat/completions": Dialect.CHAT,
@@ -21,19 +22,6 @@ _DIALECTS: Final = {
     "/v1/messages": Dialect.MESSAGES,
     "/v1/messages/count_tokens": Dialect.COUNT_TOKENS,
 }
-#: Headers that say what a client is, not which of its programs speaks.
-_HARMLESS: Final = ("user-agent", "content-type", "accept", "anthropic-", "x-stainless-")
-_BODY_IDS: Final = (
-    "metadata",
-    "client_metadata",
-    "prompt_cache_key",
-    "previous_response_id",
-    "conversation",
-    "session_id",
-    "user",
-    "safety_identifier",
-    "agentsched",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,25 +53,13 @@ class Recorded:
 
     def parsed(self, *, with_ids: bool) -> ParsedRequest:
         """The request as the data plane would parse it."""
-        body = self.body if with_ids else _without_ids(self.body)
+        body = self.body if with_ids else without_ids(self.body)
         return parse(self.path, json.dumps(body, ensure_ascii=False).encode())
 
     def sent_headers(self, *, with_ids: bool) -> dict[str, str]:
         if with_ids:
             return self.headers
-        return {k: v for k, v in self.headers.items() if k.startswith(_HARMLESS)}
-
-
-def _without_ids(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A body without anything that names its program; call ids are the engine's, and stay."""
-    kept = {k: v for k, v in body.items() if k not in _BODY_IDS}
-    items = kept.get("input")
-    if isinstance(items, list):
-        kept["input"] = [
-            {k: v for k, v in item.items() if k != "id"} if isinstance(item, dict) else item
-            for item in items
-        ]
-    return kept
+        return {k: v for k, v in self.headers.items() if is_harmless(k)}
 
 
 def parse(path: str, body: bytes) -> ParsedRequest:

@@ -1,0 +1,176 @@
+"""A relay between a client and the proxy: notes whose each request was, and what the proxy said.
+
+It may take away everything that names a program, so that the proxy must find out by itself while
+the notes still hold the truth. Bodies pass untouched unless ids are taken from them. A client that
+goes away takes its request to the proxy with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+
+from agentsched_bench.clients.stripping import is_harmless, without_ids
+
+_CONNECTION: Final = frozenset(
+    {"host", "connection", "keep-alive", "transfer-encoding", "content-length", "accept-encoding"}
+)
+_BODY_BYTES_MAX: Final = 64 << 20
+_CREDENTIALS: Final = ("authorization", "x-api-key")
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request as the client sent it, and what came back.
+
+    `headers` and `said` have names in small letters; `said` are the proxy's `x-agentsched-*`
+    headers without that beginning. `status` is 0 while there is none, and stays so where the
+    client went away first. `is_whole` says that all of the answer was passed on.
+    """
+
+    number: int
+    label: str
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    status: int = 0
+    said: dict[str, str] = field(default_factory=dict)
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    answer: bytes = b""
+    is_whole: bool = False
+
+    @property
+    def program(self) -> str:
+        """Whose request the proxy took it for."""
+        return self.said.get("program", "")
+
+    @property
+    def conversation(self) -> str:
+        """Which conversation of the program the proxy put it into."""
+        return self.said.get("conversation", "")
+
+    @property
+    def decision(self) -> dict[str, str]:
+        """The parts of `x-agentsched-decision`."""
+        parts = (part.partition("=") for part in self.said.get("decision", "").split())
+        return {name: value for name, _, value in parts}
+
+
+class Relay:
+    """Notes and rules of one relay. Requests get the `label` that is set when they come."""
+
+    def __init__(self, upstream: str, session: ClientSession, *, strips_ids: bool) -> None:
+        self.exchanges: list[Exchange] = []
+        self.label = ""
+        self.url = ""
+        self._upstream = upstream
+        self._session = session
+        self._strips_ids = strips_ids
+        #: Bytes of an answer after which its connection is broken, one for each coming answer.
+        self._cuts: list[int] = []
+
+    def cut_next_answer(self, *, after_bytes: int) -> None:
+        """Break the client's connection in the middle of the next generated answer."""
+        self._cuts.append(after_bytes)
+
+    def generated(self, label: str | None = None) -> Iterator[Exchange]:
+        """The requests that the proxy scheduled, in order of arrival."""
+        for exchange in self.exchanges:
+            if exchange.program and label in (None, exchange.label):
+                yield exchange
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Pass one request on."""
+        raw = await request.read()
+        exchange = Exchange(
+            number=len(self.exchanges),
+            label=self.label,
+            method=request.method,
+            path=request.rel_url.raw_path,
+            headers={k.lower(): v for k, v in request.headers.items()},
+            body=_object(raw),
+        )
+        self.exchanges.append(exchange)
+        async with self._session.request(
+            request.method,
+            self._upstream + request.raw_path,
+            data=self._outgoing_body(exchange, raw),
+            headers=self._outgoing_headers(request),
+        ) as answer:
+            exchange.status = answer.status
+            exchange.answer_headers = {k.lower(): v for k, v in answer.headers.items()}
+            for name, value in exchange.answer_headers.items():
+                if name.startswith("x-agentsched-"):
+                    exchange.said[name.removeprefix("x-agentsched-")] = value
+            response = web.StreamResponse(status=answer.status)
+            for name, value in answer.headers.items():
+                if name.lower() not in _CONNECTION:
+                    response.headers.add(name, value)
+            await response.prepare(request)
+            cut = self._cuts.pop(0) if exchange.program and self._cuts else None
+            async for chunk in answer.content.iter_any():
+                exchange.answer += chunk
+                if cut is not None and len(exchange.answer) >= cut:
+                    _break_off(request)
+                    return response
+                await response.write(chunk)
+            await response.write_eof()
+            exchange.is_whole = True
+            return response
+
+    def _outgoing_headers(self, request: web.Request) -> list[tuple[str, str]]:
+        return [
+            (name, value)
+            for name, value in request.headers.items()
+            if (key := name.lower()) not in _CONNECTION
+            and (not self._strips_ids or is_harmless(key) or key in _CREDENTIALS)
+        ]
+
+    def _outgoing_body(self, exchange: Exchange, raw: bytes) -> bytes:
+        if not self._strips_ids or not exchange.body:
+            return raw
+        return msgspec.json.encode(without_ids(exchange.body))
+
+
+@contextlib.asynccontextmanager
+async def running_relay(upstream: str, *, strips_ids: bool) -> AsyncIterator[Relay]:
+    """A relay in front of `upstream`, on a free port of loopback."""
+    session = ClientSession(
+        timeout=ClientTimeout(total=None),
+        connector=TCPConnector(limit=0),
+        cookie_jar=DummyCookieJar(),
+        auto_decompress=False,
+    )
+    async with session:
+        relay = Relay(upstream, session, strips_ids=strips_ids)
+        app = web.Application(client_max_size=_BODY_BYTES_MAX)
+        app.router.add_route("*", "/{path:.*}", relay.handle)
+        runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
+        )
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            relay.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield relay
+        finally:
+            await runner.cleanup()
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _break_off(request: web.Request) -> None:
+    assert request.transport is not None
+    request.transport.abort()
