@@ -13,7 +13,9 @@ import msgspec
 
 from agentsched.model import CallId, ToolCall, ToolFinished, ToolName, seconds
 from agentsched.proxy.answer import AnsweredCall
+from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.identity import Identity
+from agentsched.proxy.identity.atoms import call_ref
 
 _ARGUMENTS_CHARS_MAX: Final = 65_536
 _NAME_CHARS_MAX: Final = 64
@@ -34,7 +36,9 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_./+-]{1,64}")
 
 def tool_call(call: AnsweredCall) -> ToolCall:
     """The call as the scheduler knows it."""
-    return ToolCall(call_id=CallId(call.call_id), tool=tool_name(call.name, call.arguments))
+    return ToolCall(
+        call_id=CallId(call_ref(call.call_id)), tool=tool_name(call.name, call.arguments)
+    )
 
 
 def tool_name(name: str, arguments: str) -> ToolName:
@@ -47,9 +51,11 @@ def tool_name(name: str, arguments: str) -> ToolName:
 def _first_word(arguments: str) -> str:
     try:
         found = _COMMAND.decode(arguments)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (*BROKEN, UnicodeEncodeError):
         return ""
     command = found.command or found.cmd
+    if not command:
+        return ""
     if isinstance(command, list):
         # `["bash", "-lc", "git status"]`: what the shell is told to run comes last.
         command = command[-1] if len(command) > 2 and command[1].startswith("-") else command[0]

@@ -64,10 +64,12 @@ _VOLATILE: Final = frozenset(
 _IGNORED: Final = frozenset(
     {"thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text"}
 )
+_SERVER_TOOLS: Final = ("server_tool_use", "mcp_tool_use")
 _TEXT: Final = frozenset({"text", "input_text", "output_text", "refusal"})
 _THINKING: Final = re.compile(r"^\s*(?:<think>.*?)?</think>", re.DOTALL)
 _PROSE_CALLS: Final = "Calling tools:"
 _PROSE_CALL_ID: Final = re.compile(r"['\"]id['\"]:\s*['\"]([^'\"]{1,128})['\"]")
+_REF_CHARS_MAX: Final = 128
 _ROLES: Final = {
     "system": Kind.SYSTEM,
     "developer": Kind.SYSTEM,
@@ -102,12 +104,18 @@ def canonical_arguments(arguments: object) -> bytes:
         if text in _EMPTY_ARGUMENTS:
             return b""
         try:
-            arguments = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError):
+            value = msgspec.json.decode(text)
+            return b"" if value is None or value == {} else canonical(value)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
             return text.encode("utf-8", "surrogatepass")
-    if arguments is None or arguments == {}:
-        return b""
-    return canonical(arguments)
+    return b"" if arguments is None or arguments == {} else canonical(arguments)
+
+
+def call_ref(call_id: str) -> str:
+    """A tool call's id as we keep it: ids come from outside, and one of a megabyte is hashed."""
+    if len(call_id) <= _REF_CHARS_MAX:
+        return call_id
+    return "h-" + xxhash.xxh3_128_hexdigest(_encoded(call_id))
 
 
 def spoken(text: str) -> str:
@@ -142,12 +150,14 @@ class Normaliser:
 
     def call(self, call_id: str, name: str, arguments: object) -> Atom:
         """A tool call's atom."""
+        call_id = call_ref(call_id)
         data = canonical_arguments(arguments)
         digest = self.digest(Kind.CALL, _encoded(call_id), _encoded(name), data)
         return Atom(int(Kind.CALL), digest, sys.intern(call_id))
 
     def result(self, call_id: str, content: object) -> Atom:
         """A tool result's atom."""
+        call_id = call_ref(call_id)
         data = _encoded(_flat(content).strip())
         digest = self.digest(Kind.RESULT, _encoded(call_id), data)
         return Atom(int(Kind.RESULT), digest, sys.intern(call_id))
@@ -254,14 +264,15 @@ class Normaliser:
             )
         if isinstance(name, str) and name.endswith("tool_result"):
             return self.result(str(block.get("tool_use_id") or ""), block.get("content"))
-        if name in _IGNORED or name in ("server_tool_use", "mcp_tool_use"):
+        if isinstance(name, str) and (name in _IGNORED or name in _SERVER_TOOLS):
             return None
         rest = {k: v for k, v in block.items() if k not in _VOLATILE}
         return Atom(int(kind), self.digest(kind, b"\1", canonical(rest)))
 
 
 def _is_text(part: Mapping[str, Any]) -> bool:
-    return part.get("type", "text") in _TEXT
+    kind = part.get("type", "text")
+    return isinstance(kind, str) and kind in _TEXT
 
 
 def _last_text(atoms: list[Atom]) -> list[Atom]:

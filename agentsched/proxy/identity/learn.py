@@ -8,6 +8,7 @@ from typing import Final
 
 from agentsched.model import Instant, StepClass
 from agentsched.proxy.answer import Answer
+from agentsched.proxy.identity.atoms import call_ref
 from agentsched.proxy.identity.model import IdentityLimits
 from agentsched.proxy.identity.needles import (
     Needle,
@@ -51,7 +52,7 @@ class Learner:
     def calls(self, turn: Turn, answer: Answer, counts: Counter[str]) -> None:
         """The ids of tool calls; an id that another turn handed out before is noticed."""
         calls = answer.calls[: self._limits.calls_per_turn_max]
-        ids = tuple(sys.intern(call.call_id) for call in calls if call.call_id)
+        ids = tuple(sys.intern(call_ref(call.call_id)) for call in calls if call.call_id)
         turn.calls = ids
         book = turn.conversation.program.book
         for call_id in ids:

@@ -25,6 +25,7 @@ from agentsched.proxy.request import Dialect, ParsedRequest
 _CHUNK: Final = 1_024
 _SMALL_CHUNKS: Final = (64, 128, 256, 512)
 _PREFIXES_MAX: Final = 8
+_KEPT_ATOMS_MAX: Final = 256
 
 
 class Point(NamedTuple):
@@ -134,7 +135,9 @@ class Digester:
             known = message
             if len(message.atoms) == 1 and not message.signs:
                 known = message.atoms[0]
-            self._memo.put(key, known)
+            # The memory counts messages, so none in it may be out of all proportion.
+            if len(message.atoms) <= _KEPT_ATOMS_MAX:
+                self._memo.put(key, known)
         return known
 
     def _lead_signs(self, request: ParsedRequest, lead: int) -> int:
@@ -169,7 +172,7 @@ class Digester:
         try:
             value = msgspec.json.decode(raw)
         except (msgspec.DecodeError, RecursionError):
-            return bytes(raw), 0
+            return xxhash.xxh3_128_digest(raw, seed=self._seed), 0
         blocks = value if isinstance(value, list) else [value]
         texts = [
             block if isinstance(block, str) else str(block.get("text", ""))
