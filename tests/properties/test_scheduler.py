@@ -171,16 +171,16 @@ MAKERS: dict[str, list[Callable[[], object]]] = {
 POLICIES = st.fixed_dictionaries({point: st.sampled_from(MAKERS[point]) for point in POINTS})
 LIMITS = st.builds(
     Limits,
-    programs_max=st.integers(1, 3),
+    programs_max=st.integers(1, 5),
     program_idle_ns_max=st.integers(SECOND, 20 * SECOND),
     conversations_per_program_max=st.integers(1, 2),
-    ready_steps_max=st.integers(1, 6),
+    ready_steps_max=st.integers(1, 12),
     running_steps_per_engine_max=st.integers(1, 3),
     engine_wait_ns_max=st.integers(1, 5 * SECOND),
-    wait_ns_max=st.integers(1, 5 * SECOND),
-    bypasses_max=st.integers(0, 3),
+    wait_ns_max=st.integers(SECOND // 2, 5 * SECOND),
+    bypasses_max=st.sampled_from([0, 1, 1, 2, 1_000]),
     pins_per_engine_max=st.integers(1, 2),
-    pinned_tokens_per_engine_max=st.integers(1, 300),
+    pinned_tokens_per_engine_max=st.integers(100, 600),
     pin_ttl_ns_max=st.integers(1, 5 * SECOND),
     tools_per_program_max=st.integers(1, 2),
     story_entries_max=st.integers(1, 3),
@@ -204,11 +204,39 @@ def make_set(makers: dict[str, Callable[[], object]]) -> PolicySet:
     return PolicySet(profile="any", names=names, **made)
 
 
+#: What disturbs the ordinary course: a method of the host, and what it is called with (None: data).
+DISTURBANCES: dict[str, dict[str, Any]] = {
+    "open": {"program": PROGRAMS, "tenant": TENANTS},
+    "arrive_again": {"data": None},
+    "fail": {"data": None, "is_retryable": st.booleans()},
+    "cancel": {"data": None},
+    "tool": {"program": PROGRAMS, "call": CALLS, "is_end": st.booleans()},
+    "close": {"program": PROGRAMS},
+    "report": {
+        "engine": ENGINES,
+        "pins": st.booleans(),
+        "models": st.sampled_from([(), ("small",), ("small", "large")]),
+    },
+    "lose": {"engine": ENGINES},
+    "drain": {"engine": ENGINES, "is_draining": st.sampled_from([True, False, False])},
+    "answer_hint": {
+        "data": None,
+        "outcome": st.sampled_from(HintOutcome),
+        "until": st.integers(-1, 6),
+    },
+    "configure": {"tenant": TENANTS, "weight": st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0])},
+    "wake_for_nothing": {},
+    "step_back": {"span": st.integers(1, 3 * SECOND)},
+}
+#: The rest is there so that engines come up more often than they go.
+DEEDS = [*DISTURBANCES, "report", "report", "cancel", "tool", "answer_hint"]
+
+
 class Host(RuleBasedStateMachine):
     """Plays the world and judges the commands; knows nothing of the scheduler's inside."""
 
-    @initialize(makers=POLICIES, limits=LIMITS)
-    def set_up(self, makers: Any, limits: Limits) -> None:
+    @initialize(makers=POLICIES, limits=LIMITS, engines=st.integers(0, 3))
+    def set_up(self, makers: Any, limits: Limits, engines: int) -> None:
         self.makers, self.limits = makers, limits
         self.policies = make_set(makers)
         self.scheduler = Scheduler(policies=self.policies, limits=limits)
@@ -226,12 +254,29 @@ class Host(RuleBasedStateMachine):
         self.ended_pins: set[str] = set()
         self.models: dict[str, tuple[str, ...]] = {}
         self.steps = 0
+        for number in range(engines):
+            self.report(EngineId(f"e{number}"), pins=True, models=())
 
     # The world.
 
-    @rule(program=PROGRAMS, tenant=TENANTS)
     def open(self, program: Any, tenant: Any) -> None:
         self.feed(ProgramOpened(program=program, tenant=tenant))
+
+    @rule(data=st.data(), deed=st.sampled_from(DEEDS))
+    def disturb(self, data: st.DataObject, deed: str) -> None:
+        needs = DISTURBANCES[deed].items()
+        drawn = {name: data.draw(s) if s is not None else data for name, s in needs}
+        getattr(self, deed)(**drawn)
+
+    @rule(data=st.data(), count=st.integers(1, 6), span=st.integers(1, SECOND // 8))
+    def answer(self, data: st.DataObject, count: int, span: int) -> None:
+        """Engines do their work: first tokens and whole answers, one after the other."""
+        for _ in range(count):
+            self.wait(span)
+            if self.running:
+                step = StepId(data.draw(st.sampled_from(sorted(self.running))))
+                self.feed(StepStarted(step=step))
+                self.end(step, calls=[CallId("k0")], tokens=100)
 
     @rule(
         program=PROGRAMS,
@@ -269,7 +314,6 @@ class Host(RuleBasedStateMachine):
         self.bypassed[step] = 0
         self.feed(event)
 
-    @rule(data=st.data())
     def arrive_again(self, data: st.DataObject) -> None:
         live = [s for s in self.arrivals if s in self.waiting or s in self.running]
         if live:
@@ -281,8 +325,11 @@ class Host(RuleBasedStateMachine):
 
     @rule(data=st.data(), calls=st.lists(CALLS, max_size=3), tokens=TOKENS)
     def finish(self, data: st.DataObject, calls: list[Any], tokens: int) -> None:
-        step = self.some_step(data)
-        self.running.pop(step, None)
+        self.end(self.some_step(data), calls=calls, tokens=tokens)
+
+    def end(self, step: StepId, *, calls: list[Any], tokens: int) -> None:
+        if step in self.running:
+            del self.running[step]
         self.feed(
             StepFinished(
                 step=step,
@@ -291,59 +338,46 @@ class Host(RuleBasedStateMachine):
             )
         )
 
-    @rule(data=st.data(), is_retryable=st.booleans())
     def fail(self, data: st.DataObject, is_retryable: bool) -> None:
         step = self.some_step(data)
         if self.running.pop(step, None) is not None and is_retryable:
             self.waiting[step] = self.arrivals[step]
         self.feed(StepFailed(step=step, reason="reset", is_retryable=is_retryable))
 
-    @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         step = self.some_step(data)
         self.running.pop(step, None)
         self.waiting.pop(step, None)
         self.feed(StepCancelled(step=step, reason="client"))
 
-    @rule(program=PROGRAMS, call=CALLS, is_end=st.booleans())
     def tool(self, program: Any, call: Any, is_end: bool) -> None:
         kind = ToolFinished if is_end else ToolStarted
         self.feed(kind(program=program, call_id=call, tool=ToolName("bash")))
 
-    @rule(program=PROGRAMS)
     def close(self, program: Any) -> None:
         self.feed(ProgramClosed(program=program, reason="done"))
 
-    @rule(
-        engine=ENGINES,
-        pins=st.booleans(),
-        models=st.sampled_from([(), ("small",), ("small", "large")]),
-    )
     def report(self, engine: Any, pins: bool, models: tuple[str, ...]) -> None:
         self.models[engine] = models
         capabilities = Capabilities(pins=pins, models=models, running_max=2)
         self.feed(EngineReported(engine=engine, capabilities=capabilities, load=EngineLoad()))
 
-    @rule(engine=ENGINES)
     def lose(self, engine: Any) -> None:
         self.feed(EngineLost(engine=engine, reason="crash"))
 
-    @rule(engine=ENGINES, is_draining=st.booleans())
     def drain(self, engine: Any, is_draining: bool) -> None:
         self.feed(EngineDrained(engine=engine, is_draining=is_draining))
 
-    @rule(data=st.data(), outcome=st.sampled_from(HintOutcome), until=st.integers(-1, 6))
     def answer_hint(self, data: st.DataObject, outcome: HintOutcome, until: int) -> None:
         known = [*self.pins, *sorted(self.ended_pins), "unknown"]
         instant = Instant(self.now + until * SECOND) if until >= 0 else None
         pin = PinId(data.draw(st.sampled_from(known)))
         self.feed(HintAnswered(pin=pin, outcome=outcome, until=instant))
 
-    @rule(tenant=TENANTS, weight=st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0]))
     def configure(self, tenant: Any, weight: float) -> None:
         self.feed(TenantConfigured(tenant=tenant, weight=weight))
 
-    @rule(span=st.integers(0, 3 * SECOND))
+    @rule(span=st.integers(0, SECOND))
     def wait(self, span: int) -> None:
         """Time passes; the host fires the timer whenever it was asked to."""
         until = self.now + span
@@ -352,11 +386,9 @@ class Host(RuleBasedStateMachine):
             self.feed(TimerFired())
         self.now = until
 
-    @rule()
     def wake_for_nothing(self) -> None:
         self.feed(TimerFired())
 
-    @rule(span=st.integers(1, 3 * SECOND))
     def step_back(self, span: int) -> None:
         """The host's clock is behind for one event."""
         self.feed(TimerFired(), now=self.now - span)
@@ -499,4 +531,4 @@ def ask(question: Callable[..., Any], *about: Any, now: Instant) -> Any:
 
 
 TestScheduler = pytest.mark.slow(Host.TestCase)
-TestScheduler.settings = settings(max_examples=60, stateful_step_count=40)
+TestScheduler.settings = settings(max_examples=60, stateful_step_count=50)
