@@ -24,6 +24,7 @@ from agentsched.proxy.server import Connection, ConnectionGuard
 log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 1_024
+_LINGER_S_MAX: Final = 5.0
 #: How often a draining proxy looks whether it is done.
 _LOOK_EVERY_S: Final = 0.02
 #: What handlers may take to send an error to clients of steps that were stopped.
@@ -73,6 +74,8 @@ async def _listen(server: web.Server, config: Config) -> asyncio.Server:
         "max_line_size": http.header_bytes_max,
         "max_field_size": http.header_bytes_max,
         "max_headers": http.headers_max,
+        # What a refused client still sends is read for so long, for it to see the answer.
+        "lingering_time": min(_LINGER_S_MAX, in_seconds(http.body_timeout)),
     }
     loop = asyncio.get_running_loop()
     return await loop.create_server(

@@ -11,7 +11,7 @@ import logging
 from http import HTTPStatus
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 
 from agentsched.model import Instant, Nanos, after, in_seconds
@@ -76,6 +76,9 @@ class ConnectionGuard:
 
         def noting(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Any:
             self._good.add(protocol)
+            if message.version not in (HttpVersion10, HttpVersion11):
+                # The library would answer in the client's version, which may be none at all.
+                message = message._replace(version=HttpVersion11)
             return make_request(message, payload, protocol, writer, task)
 
         server.request_factory = noting
