@@ -152,9 +152,9 @@ class Fails(Plain):
 
 ADVERSARIES: dict[str, tuple[type[Plain], ...]] = {
     "order": (Scrambled, Newest, Fails),
-    "admit": (HoldsAll, HoldsSome, TurnsAway, Releases, Fails),
+    "admit": (HoldsAll, HoldsSome, HoldsSome, TurnsAway, Releases, Fails),
     "place": (Scrambled, Fails),
-    "pin": (PinsAll, Fails),
+    "pin": (PinsAll, PinsAll, PinsAll, PinsAll, Fails),
     "prefetch": (WarmsAll, Fails),
 }
 
@@ -286,7 +286,7 @@ class Host(RuleBasedStateMachine):
         model=MODELS,
         step_class=st.sampled_from([StepClass.STEP, StepClass.STEP, StepClass.AUXILIARY]),
         lineage=st.sampled_from(Lineage),
-        has_prefix=st.booleans(),
+        has_prefix=st.sampled_from([True, True, True, False]),
         is_last=st.booleans(),
         is_foreign=st.integers(0, 9),
     )
