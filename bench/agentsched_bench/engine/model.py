@@ -191,6 +191,23 @@ class EngineModel:
         pending = [live.ready_at for live in self._batch.running if live.ready_at > now]
         return min(pending, default=None)
 
+    def quiet_until(self, *, now: Instant) -> Instant:
+        """No first token and no end comes before this, unless something is added or aborted.
+
+        A lower bound, so that a simulation need not look at the engine before; `now` at worst.
+        """
+        running = self._batch.running
+        if not running or len(self._batch.waiting) or not self._is_steady(now=now):
+            return now
+        steps = min(live.generation.output_tokens - live.emitted for live in running)
+        blocks = len(running) * (steps // self.config.block_size + 1)
+        if blocks > self._batch.cache.free:
+            return now  # somebody may be preempted, which makes the steps after it shorter
+        context = sum(live.computed for live in running)
+        cost = self.config.cost
+        step = cost.step(prefill_ns=0.0, decodes=len(running), decode_context=context)
+        return after(now, Nanos(steps * step))
+
     def cached_tokens(self, key: str) -> int | None:
         """What a live generation's first admission found in the cache; None before it."""
         return self._by_id[key].cached_tokens

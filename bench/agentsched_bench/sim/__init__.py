@@ -1,0 +1,1 @@
+"""The simulator: recorded programs under any policies, on modelled engines, in virtual time."""

@@ -1,0 +1,265 @@
+"""`agentsched simulate`."""
+
+from __future__ import annotations
+
+import platform
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from agentsched.model import ConfigError, parse_span
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.engine.tier import TierConfig
+from agentsched_bench.live import options
+from agentsched_bench.live.arrivals import Process, parse_arrivals
+from agentsched_bench.live.results import TraceRow
+from agentsched_bench.sim.arms import Arm, Scenario, alone, outage, parse_arm, run_arm
+from agentsched_bench.sim.clients import Endings
+from agentsched_bench.sim.results import (
+    SCHEMA,
+    SimResult,
+    print_simulation,
+    row_of,
+    summarise,
+)
+from agentsched_bench.sim.shared import limit_shared
+from agentsched_bench.workload.sample import sample_programs
+from agentsched_bench.workload.shape import (
+    PlannedProgram,
+    ShapeOptions,
+    SharedPrompts,
+    plan_programs,
+)
+from agentsched_bench.workload.trace import group_programs, read_trace, sha256_of
+
+Arms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        metavar="ARM",
+        help="PROFILE[,POINT=POLICY][,POINT.PARAMETER=VALUE], direct or unlimited. Repeatable.",
+    ),
+]
+Copies = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many programs; more than there are replays some again."),
+]
+Sessions = Annotated[
+    int | None, typer.Option(min=1, help="Take so many of the trace, by lot; default all.")
+]
+Half = Annotated[
+    int | None,
+    typer.Option(min=1, max=2, help="Every second program only: tune on one half, report other."),
+]
+Shared = Annotated[
+    int | None,
+    typer.Option(min=0, help="Let programs share only so many (scaled) tokens of their prompts."),
+]
+Engines = Annotated[int, typer.Option(min=1, help="How many engines.")]
+Presets = Annotated[str, typer.Option("--preset", help="Speed and sizes of an engine.")]
+Blocks = Annotated[int | None, typer.Option(min=2, help="KV blocks of each engine.")]
+Tier = Annotated[
+    str | None,
+    typer.Option(metavar="BLOCKS@TOKENS/S", help="A host tier below each engine's memory."),
+]
+MaxWait = Annotated[str, typer.Option(help="The bound on a held step's wait.")]
+Seeds = Annotated[str, typer.Option(help="Comma-separated; a run of every arm for each.")]
+Ends = Annotated[Endings, typer.Option(help="How one can tell that a program is over.")]
+TokenError = Annotated[
+    float, typer.Option(min=0.0, max=0.9, help="How far token estimates are off, as a share.")
+]
+Streaming = Annotated[bool, typer.Option("--stream/--no-stream", help="Whether clients stream.")]
+Outages = Annotated[
+    list[str] | None,
+    typer.Option("--outage", metavar="ENGINE@START+SECONDS", help="An engine dies. Repeatable."),
+]
+
+
+def simulate(
+    trace: options.Trace,
+    *,
+    profile: Arms = None,
+    engines: Engines = 1,
+    preset_name: Presets = "cpu-2core",
+    blocks: Blocks = None,
+    tier: Tier = None,
+    arrivals: options.ArrivalsText = "poisson:0.25",
+    programs: Copies = None,
+    sessions: Sessions = None,
+    only: options.Only = None,
+    half: Half = None,
+    shared: Shared = None,
+    steps: options.Steps = None,
+    scale_tokens: options.ScaleTokens = 8.0,
+    scale_time: options.ScaleTime = 2.0,
+    gap_cap: options.GapCap = 60.0,
+    max_wait: MaxWait = "15s",
+    seeds: Seeds = "1,2,3",
+    endings: Ends = Endings.SPOKEN,
+    token_error: TokenError = 0.0,
+    stream: Streaming = True,
+    outages: Outages = None,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Simulate recorded programs under several policies, on modelled engines in virtual time.
+
+    The policies are the proxy's own. The same seed gives the same programs and arrivals to every
+    arm, and the same result on every machine.
+    """
+    arms = [parse_arm(text) for text in profile or ("direct", "agentsched", "unlimited")]
+    engine = engine_of(preset_name, blocks=blocks, tier=tier)
+    shape = ShapeOptions(
+        scale_tokens=scale_tokens,
+        scale_time=scale_time,
+        gap_cap_s=gap_cap,
+        steps_max=steps,
+        context_tokens_max=engine.max_model_len,
+    )
+    plans, row = load(trace, shape, only=only or (), sessions=sessions, half=half, shared=shared)
+    process = parse_arrivals(arrivals)
+    if process.process is Process.CLOSED:
+        raise ConfigError("a simulation has no closed arrivals: use burst, poisson or recorded")
+    scenario = Scenario(
+        plans=plans,
+        engines=[engine] * engines,
+        arrivals=process,
+        programs=programs,
+        wait_ns_max=parse_span(max_wait),
+        endings=endings,
+        token_error=token_error,
+        streams=stream,
+        outages=[outage(text) for text in outages or ()],
+    )
+    if any(not 0 <= fault.engine < engines for fault in scenario.outages):
+        raise ConfigError(f"an outage names an engine that is not there (0 to {engines - 1})")
+    result = SimResult(
+        schema=SCHEMA,
+        command=["agentsched", *sys.argv[1:]],
+        versions=_versions(),
+        trace=row,
+        options=_described(scenario, engine, preset_name=preset_name, tier=tier, max_wait=max_wait),
+        seeds=_seeds(seeds),
+    )
+    run_all(arms, scenario, result, is_quiet=as_json)
+    if out is not None:
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    if as_json:
+        typer.echo(msgspec.json.encode(result.summary))
+    else:
+        print_simulation(result, console=Console())
+
+
+def run_all(
+    arms: Sequence[Arm], scenario: Scenario, result: SimResult, *, is_quiet: bool = True
+) -> None:
+    """Simulate every arm under every seed; rows and summary go into `result`."""
+    alone_s = alone(scenario)
+    with _progress(len(arms) * len(result.seeds), is_quiet=is_quiet) as step:
+        for seed in result.seeds:
+            for arm in arms:
+                outcome = run_arm(arm, scenario, seed=seed)
+                result.rows.append(row_of(arm.text, seed, outcome, alone_s=alone_s))
+                step()
+    result.rows.sort(key=lambda row: ([arm.text for arm in arms].index(row.arm), row.seed))
+    result.summary = summarise(result.rows)
+
+
+@contextmanager
+def _progress(total: int, *, is_quiet: bool) -> Iterator[Any]:
+    console = Console(stderr=True)
+    if is_quiet or not console.is_terminal:
+        yield lambda: None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("simulating", total=total)
+        yield lambda: bar.advance(task)
+
+
+def engine_of(name: str, *, blocks: int | None, tier: str | None) -> EngineConfig:
+    """The preset with another size. A context may take all of the cache, as in vLLM.
+
+    Raises:
+        ConfigError: no such preset, or the tier is not `BLOCKS@TOKENS_PER_SECOND`.
+    """
+    chosen = EngineConfig.from_preset(preset(name))
+    if blocks is not None:
+        longest = min(chosen.max_model_len, (blocks - 1) * chosen.block_size)
+        chosen = replace(chosen, blocks=blocks, max_model_len=longest)
+    if tier is None:
+        return chosen
+    size, _, speed = tier.partition("@")
+    try:
+        below = TierConfig(blocks=int(size), tokens_per_second=float(speed))
+    except (ValueError, AssertionError):
+        raise ConfigError(f"not a tier: {tier!r} (write BLOCKS@TOKENS_PER_SECOND)") from None
+    return replace(chosen, tier=below)
+
+
+def load(
+    trace: Path,
+    shape: ShapeOptions,
+    *,
+    only: Sequence[str] = (),
+    sessions: int | None = None,
+    half: int | None = None,
+    shared: int | None = None,
+) -> tuple[list[PlannedProgram], TraceRow]:
+    """Read, choose and shape. The halves are disjoint and do not depend on any seed."""
+    recordings = list(read_trace(trace))
+    chosen = sample_programs(
+        group_programs(recordings), count=sessions, rng=random.Random("sample/0"), only=only
+    )
+    if half is not None:
+        chosen = chosen[half - 1 :: 2]
+    plans = plan_programs(chosen, shape, shared=SharedPrompts.learn(recordings))
+    if not plans:
+        raise ConfigError(f"{trace}: no program is left")
+    if shared is not None:
+        plans = [limit_shared(plan, tokens=shared) for plan in plans]
+    return plans, TraceRow(
+        name=trace.name,
+        sha256=sha256_of(trace),
+        programs=len(plans),
+        calls=sum(plan.calls for plan in plans),
+        is_synthetic=all(recording.synthetic for recording in recordings),
+    )
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"not seeds: {text!r} (write 1,2,3)") from None
+
+
+def _versions() -> dict[str, str]:
+    return {"agentsched": metadata.version("agentsched"), "python": platform.python_version()}
+
+
+def _described(
+    scenario: Scenario, engine: EngineConfig, *, preset_name: str, tier: str | None, max_wait: str
+) -> dict[str, object]:
+    return {
+        "programs": scenario.programs or len(scenario.plans),
+        "engines": len(scenario.engines),
+        "preset": preset_name,
+        "kv_tokens": (engine.blocks - 1) * engine.block_size,
+        "tier": tier,
+        "arrivals": str(scenario.arrivals),
+        "max_wait": max_wait,
+        "endings": str(scenario.endings),
+        "token_error": scenario.token_error,
+        "streams": scenario.streams,
+    }

@@ -1,0 +1,279 @@
+"""The agents: which call comes when, and what comes of it.
+
+A conversation sends its calls one after the other; after an answer its tools take their time, and
+sub-agents start beside them. Where a sub-agent is waited for, the rest of the pause begins when the
+last of them has ended. Clients try again when they are turned away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Final
+
+from agentsched.model import (
+    SECOND,
+    CallId,
+    ConversationId,
+    Instant,
+    Lineage,
+    Nanos,
+    ProgramId,
+    StepArrived,
+    StepClass,
+    StepFinished,
+    StepId,
+    TenantId,
+    ToolCall,
+    ToolName,
+    Usage,
+    after,
+    seconds,
+)
+from agentsched_bench.engine.requests import Generation
+from agentsched_bench.sim.prompts import SimPrompts
+from agentsched_bench.workload.shape import PlannedCall, PlannedConversation, PlannedProgram
+
+#: Tries of one call, as a client library that gives up at some point.
+_ATTEMPTS_MAX: Final = 20
+_TENANT: Final = TenantId("sim")
+_NO_TIME: Final = Nanos(0)
+
+
+class Endings(StrEnum):
+    """How anyone can tell that a program is over."""
+
+    SPOKEN = "spoken"  # its last answer asks for no tool
+    DECLARED = "declared"  # its last call says so
+    SILENT = "silent"  # nothing tells
+
+
+@dataclass(slots=True, kw_only=True)
+class CallState:
+    """One call in flight, under the id of its current try."""
+
+    step: StepId
+    talk: Talk
+    index: int
+    sent_at: Instant
+    tries: int = 1
+    started_at: Instant | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Talk:
+    """One conversation of a running program."""
+
+    plan: PlannedConversation
+    run: ProgramRun
+    key: ConversationId
+    prompts: SimPrompts
+    next_call: int = 0
+    #: Sub-agents that its next call waits for.
+    awaited: int = 0
+    #: It was called, or is about to be.
+    is_begun: bool = False
+    is_over: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        return self.plan.parent is None
+
+
+@dataclass(slots=True, kw_only=True)
+class ProgramRun:
+    """One program, from its start to the end of its last call."""
+
+    number: int
+    plan: PlannedProgram
+    program: ProgramId
+    agent: str
+    started_at: Instant
+    talks: dict[str, Talk] = field(default_factory=dict)
+    ended_at: Instant | None = None
+    is_failed: bool = False
+    calls: int = 0
+    first_token_wait_max: Nanos = _NO_TIME
+
+
+Later = Callable[[Instant, Callable[[Instant], None]], None]
+
+
+class Clients:
+    """All agents. `later` plans a deed, `send` hands a call to the proxy."""
+
+    def __init__(
+        self,
+        *,
+        block_size: int,
+        later: Later,
+        send: Callable[[CallState, StepArrived, Instant], None],
+        endings: Endings = Endings.SPOKEN,
+        token_error: float = 0.0,
+    ) -> None:
+        self._block_size = block_size
+        self._later = later
+        self._send = send
+        self._endings = endings
+        self._token_error = token_error
+        self.runs: list[ProgramRun] = []
+        self.unfinished = 0
+        self._calls = 0
+
+    def start(self, plan: PlannedProgram, *, agent: str, copy: str, at: Instant) -> None:
+        """Let a program begin then."""
+        number = len(self.runs)
+        run = ProgramRun(
+            number=number, plan=plan, program=ProgramId(f"p{number}"), agent=agent, started_at=at
+        )
+        for index, conversation in enumerate(plan.conversations):
+            run.talks[conversation.conversation] = Talk(
+                plan=conversation,
+                run=run,
+                key=ConversationId(f"p{number}/{index}"),
+                prompts=SimPrompts(
+                    conversation,
+                    copy=copy,
+                    block_size=self._block_size,
+                    token_error=self._token_error,
+                ),
+            )
+        self.runs.append(run)
+        self.unfinished += 1
+        main = run.talks[plan.main.conversation]
+        main.is_begun = True
+        self._later(at, partial(self._call, main))
+
+    def generation(self, call: CallState) -> Generation:
+        """What the engine is asked."""
+        planned = self._planned(call)
+        return Generation(
+            id=call.step,
+            chain=call.talk.prompts.chain(call.index),
+            prompt_tokens=planned.prompt_tokens,
+            output_tokens=planned.output_tokens,
+        )
+
+    def finished(self, call: CallState, *, usage: Usage) -> StepFinished:
+        """The event of a complete answer."""
+        talk = call.talk
+        is_last = call.index == len(talk.plan.calls) - 1
+        calls: tuple[ToolCall, ...] = ()
+        reason = "stop" if is_last else "tool_calls"
+        if self._endings is Endings.SILENT:
+            reason = "length"
+        elif not is_last:
+            calls = self._tool_calls(call)
+        return StepFinished(
+            step=call.step,
+            usage=usage,
+            tool_calls=calls,
+            finish_reason=reason,
+            prefix=talk.prompts.answered(call.index),
+        )
+
+    def _tool_calls(self, call: CallState) -> tuple[ToolCall, ...]:
+        tools = self._planned(call).tools or ("tool",)
+        return tuple(
+            ToolCall(call_id=_call_id(call.talk, call.index, number), tool=ToolName(tool))
+            for number, tool in enumerate(tools)
+        )
+
+    def answered(self, call: CallState, *, now: Instant) -> None:
+        """The client has its answer: its tools begin to run, and sub-agents with them."""
+        talk = call.talk
+        run = talk.run
+        run.calls += 1
+        for child in run.plan.children:
+            if child.parent == talk.plan.conversation and child.parent_call == call.index:
+                spawned = run.talks[child.conversation]
+                talk.awaited += child.joins
+                spawned.is_begun = True
+                at = after(now, seconds(child.start_delay_s))
+                self._later(at, partial(self._call, spawned))
+        if not talk.awaited:
+            self._pause(talk, now=now)
+
+    def turned_away(self, call: CallState, *, wait: Nanos | None, now: Instant) -> None:
+        """The client tries again later, as libraries do; in the end it gives up."""
+        if call.tries >= _ATTEMPTS_MAX:
+            call.talk.run.is_failed = True
+            self._end(call.talk, now=now)
+            return
+        at = after(now, wait if wait is not None else SECOND)
+        self._later(at, partial(self._again, call))
+
+    def _pause(self, talk: Talk, *, now: Instant) -> None:
+        planned = talk.plan.calls[talk.next_call - 1]
+        if talk.next_call == len(talk.plan.calls):
+            self._end(talk, now=now)
+            return
+        self._later(after(now, seconds(planned.pause_s)), partial(self._call, talk))
+
+    def _end(self, talk: Talk, *, now: Instant) -> None:
+        run = talk.run
+        talk.is_over = True
+        if talk.plan.parent is not None and talk.plan.joins:
+            parent = run.talks[talk.plan.parent]
+            parent.awaited -= 1
+            if not parent.awaited and not parent.is_over:
+                self._pause(parent, now=now)
+        if all(talk.is_over for talk in run.talks.values() if talk.is_begun):
+            run.ended_at = now
+            self.unfinished -= 1
+
+    def _call(self, talk: Talk, now: Instant) -> None:
+        call = CallState(step=self._mint(), talk=talk, index=talk.next_call, sent_at=now)
+        talk.next_call += 1
+        self._send(call, self._arrival(call), now)
+
+    def _again(self, call: CallState, now: Instant) -> None:
+        call.step = self._mint()
+        call.tries += 1
+        self._send(call, self._arrival(call), now)
+
+    def _mint(self) -> StepId:
+        self._calls += 1
+        return StepId(f"s{self._calls}")
+
+    def _arrival(self, call: CallState) -> StepArrived:
+        talk = call.talk
+        run = talk.run
+        parent = run.talks[talk.plan.parent].key if talk.plan.parent is not None else None
+        before = call.index - 1
+        answers: Sequence[CallId] = ()
+        if call.index and self._endings is not Endings.SILENT:
+            tools = talk.plan.calls[before].tools or ("tool",)
+            answers = [_call_id(talk, before, number) for number in range(len(tools))]
+        return StepArrived(
+            step=call.step,
+            program=run.program,
+            conversation=talk.key,
+            tenant=_TENANT,
+            prompt_tokens=talk.prompts.prompt_tokens(call.index),
+            prefixes=talk.prompts.prefixes(call.index),
+            step_class=StepClass.STEP if talk.is_main else StepClass.SUBAGENT,
+            lineage=_lineage(talk, call.index),
+            parent_conversation=parent,
+            answers=tuple(answers),
+            agent=run.agent,
+            is_last=self._endings is Endings.DECLARED and self._is_last(call),
+        )
+
+    def _is_last(self, call: CallState) -> bool:
+        return call.talk.is_main and call.index == len(call.talk.plan.calls) - 1
+
+    def _planned(self, call: CallState) -> PlannedCall:
+        return call.talk.plan.calls[call.index]
+
+
+def _lineage(talk: Talk, index: int) -> Lineage:
+    if index:
+        return Lineage.EXTENDS
+    return Lineage.NEW if talk.is_main else Lineage.SPAWNED
+
+
+def _call_id(talk: Talk, index: int, number: int) -> CallId:
+    return CallId(f"{talk.key}/{index}/{number}")

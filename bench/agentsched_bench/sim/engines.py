@@ -1,0 +1,86 @@
+"""A modelled engine inside the simulation, advanced no further than anyone could notice."""
+
+from __future__ import annotations
+
+from agentsched.model import (
+    Capabilities,
+    EngineId,
+    EngineLoad,
+    EngineReported,
+    Instant,
+    Nanos,
+)
+from agentsched_bench.engine.model import EngineModel
+from agentsched_bench.engine.requests import EngineConfig, Generation, Refusal, StepOutcome
+
+
+class SimEngine:
+    """One engine: its model, and how far in time that has come."""
+
+    def __init__(self, engine: EngineId, config: EngineConfig) -> None:
+        self.engine = engine
+        self.config = config
+        self.model = EngineModel(config)
+        #: The model's state is that of this instant; a step that began before may end after it.
+        self.at = Instant(0)
+        #: Number of its latest entry in the agenda; older ones are stale.
+        self.wake = 0
+        self.is_lost = False
+        self._busy_before = 0
+
+    @property
+    def busy_ns(self) -> int:
+        """How long it computed, over all of its lives."""
+        return self._busy_before + self.model.gauges(now=self.at).busy_ns
+
+    @property
+    def request_ns(self) -> Nanos:
+        """How long a call takes until it is in the engine; the answer takes as long again."""
+        return Nanos(round(self.config.cost.per_call_ns / 2))
+
+    def report(self) -> EngineReported:
+        """What it says about itself, as the vLLM adapter does."""
+        tokens = (self.config.blocks - 1) * self.config.block_size
+        return EngineReported(
+            engine=self.engine,
+            capabilities=Capabilities(
+                prefix_cache=True,
+                cached_tokens=True,
+                warm=False,
+                block_size=self.config.block_size,
+                kv_tokens=tokens,
+                running_max=self.config.max_num_seqs,
+                context_max=self.config.max_model_len,
+            ),
+            load=EngineLoad(),
+        )
+
+    def quiet_until(self) -> Instant | None:
+        """Nothing starts or ends before this; None while there is nothing to compute."""
+        if not len(self.model):
+            return None
+        return max(self.at, self.model.quiet_until(now=self.at))
+
+    def add(self, generation: Generation, *, now: Instant) -> Refusal | None:
+        """A call reaches the engine, which has been advanced to `now`."""
+        self.at = max(self.at, now)
+        return self.model.add(generation, now=now)
+
+    def advance(self, *, until: Instant) -> tuple[Instant, StepOutcome] | None:
+        """Compute until then, or to the next step in which something starts or ends: its end."""
+        while self.at < until and len(self.model):
+            stretch = self.model.run_until(now=self.at, until=until)
+            if stretch.outcome is not None:
+                self.at = stretch.at
+                return stretch.at, stretch.outcome
+            # Not a step further: whatever is there is being loaded beyond `until`.
+            self.at = stretch.at if stretch.at > self.at else until
+        return None
+
+    def lose(self) -> tuple[str, ...]:
+        """It dies: everything in it is gone. The ids of what it was doing."""
+        live = self.model.live()
+        self._busy_before = self.busy_ns
+        self.model = EngineModel(self.config)
+        self.is_lost = True
+        return live

@@ -1,0 +1,178 @@
+"""What simulations came to: a row for each arm and seed, a summary for each arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from agentsched.model import Nanos, between, in_seconds
+from agentsched_bench.live.results import TraceRow
+from agentsched_bench.sim.arms import Outcome
+from agentsched_bench.workload.statistics import Spread, spread
+
+SCHEMA: Final = "agentsched.simulation/1"
+
+
+class SimRow(msgspec.Struct, kw_only=True):
+    """One arm under one seed.
+
+    `slowdown` is a program's completion time over that of the same program alone on an idle engine.
+    `again_tokens` were computed though an earlier call of the conversation had computed them.
+    `forced` counts steps that went only because their wait bound was reached.
+    """
+
+    arm: str
+    seed: int
+    programs: int
+    failed: int
+    calls: int
+    jct_s: Spread
+    slowdown: Spread
+    first_token_wait_s: Spread
+    held_s: Spread
+    prompt_tokens: int
+    cached_share: float
+    again_tokens: int
+    output_tokens: int
+    busy_share: float
+    makespan_s: float
+    forced: int
+    rejected: int
+
+
+class SimSummary(msgspec.Struct, kw_only=True):
+    """One arm over all its seeds: means of the rows, and the worst wait of any."""
+
+    arm: str
+    jct_mean_s: float
+    jct_p50_s: float
+    jct_p95_s: float
+    jct_mean_range_s: tuple[float, float]
+    slowdown_p95: float
+    slowdown_p95_range: tuple[float, float]
+    first_token_wait_max_s: float
+    cached_share: float
+    again_tokens: float
+    busy_share: float
+    forced: float
+    failed: int
+
+
+class SimResult(msgspec.Struct, kw_only=True):
+    """The whole of one invocation, as it lies in the file."""
+
+    schema: str
+    command: list[str]
+    versions: dict[str, str]
+    trace: TraceRow
+    options: dict[str, object]
+    seeds: list[int]
+    rows: list[SimRow] = []
+    summary: list[SimSummary] = []
+
+
+def row_of(arm: str, seed: int, outcome: Outcome, *, alone_s: Mapping[str, float]) -> SimRow:
+    """What one simulation came to."""
+    done = [run for run in outcome.runs if run.ended_at is not None and not run.is_failed]
+    jct: list[float] = []
+    slow: list[float] = []
+    for run in done:
+        assert run.ended_at is not None
+        jct.append(in_seconds(between(run.started_at, run.ended_at)))
+        slow.append(jct[-1] / alone_s[run.plan.program])
+    tally = outcome.tally
+    return SimRow(
+        arm=arm,
+        seed=seed,
+        programs=len(done),
+        failed=len(outcome.runs) - len(done),
+        calls=tally.calls,
+        jct_s=spread(jct),
+        slowdown=spread(slow),
+        first_token_wait_s=_seconds(tally.first_token_waits),
+        held_s=_seconds(tally.held),
+        prompt_tokens=tally.prompt_tokens,
+        cached_share=tally.cached_tokens / max(1, tally.prompt_tokens),
+        again_tokens=tally.again_tokens,
+        output_tokens=tally.output_tokens,
+        busy_share=outcome.busy_ns / max(1, outcome.makespan_ns * outcome.engines),
+        makespan_s=in_seconds(outcome.makespan_ns),
+        forced=tally.forced,
+        rejected=tally.rejected,
+    )
+
+
+def summarise(rows: Sequence[SimRow]) -> list[SimSummary]:
+    """One summary for each arm, in the order of the rows."""
+    arms: dict[str, list[SimRow]] = {}
+    for row in rows:
+        arms.setdefault(row.arm, []).append(row)
+    return [_summary(arm, own) for arm, own in arms.items()]
+
+
+def _summary(arm: str, rows: Sequence[SimRow]) -> SimSummary:
+    means = [row.jct_s.mean for row in rows]
+    slow = [row.slowdown.p95 for row in rows]
+    return SimSummary(
+        arm=arm,
+        jct_mean_s=_mean(means),
+        jct_p50_s=_mean(row.jct_s.p50 for row in rows),
+        jct_p95_s=_mean(row.jct_s.p95 for row in rows),
+        jct_mean_range_s=(min(means), max(means)),
+        slowdown_p95=_mean(slow),
+        slowdown_p95_range=(min(slow), max(slow)),
+        first_token_wait_max_s=max(row.first_token_wait_s.max for row in rows),
+        cached_share=_mean(row.cached_share for row in rows),
+        again_tokens=_mean(row.again_tokens for row in rows),
+        busy_share=_mean(row.busy_share for row in rows),
+        forced=_mean(row.forced for row in rows),
+        failed=sum(row.failed for row in rows),
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)
+
+
+def _seconds(spans: Iterable[Nanos]) -> Spread:
+    return spread(in_seconds(span) for span in spans)
+
+
+def print_simulation(result: SimResult, *, console: Console) -> None:
+    """The summary as a table: one row for each arm."""
+    title = f"{result.trace.name}: {result.options['programs']} programs, seeds {result.seeds}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("arm", overflow="fold", min_width=12)
+    # Short enough for a terminal of 80 columns.
+    columns: tuple[str, ...] = ("JCT s", "p50", "p95", "slow p95", "wait s", "cached")
+    columns = (*columns, "again k", "busy", "forced")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for arm in result.summary:
+        table.add_row(
+            arm.arm,
+            f"{arm.jct_mean_s:.1f}",
+            f"{arm.jct_p50_s:.1f}",
+            f"{arm.jct_p95_s:.1f}",
+            f"{arm.slowdown_p95:.2f}",
+            f"{arm.first_token_wait_max_s:.1f}",
+            f"{arm.cached_share:.3f}",
+            f"{arm.again_tokens / 1000:,.0f}",
+            f"{arm.busy_share:.2f}",
+            f"{arm.forced:.0f}",
+        )
+    console.print(table)
+    console.print(
+        "slow: over the time alone on an idle engine; wait: longest for a first token; again: "
+        "thousands of tokens\ncomputed again; forced: steps that went at their wait bound only",
+        highlight=False,
+    )
+    failed = sum(arm.failed for arm in result.summary)
+    if failed:
+        console.print(f"{failed} programs gave up and are in no time above.")
