@@ -34,7 +34,10 @@ from agentsched.policy import GraphView, StepView
 
 
 class GraphBuilder(Protocol):
-    """Folds events into execution graphs (the room `agentsched_graphs` has one)."""
+    """Folds events into execution graphs (the room `agentsched_graphs` has one).
+
+    One that has a method `decided(commands, *, now)` is also told what each turn decided.
+    """
 
     def observe(self, event: Event, *, now: Instant) -> None: ...
 
@@ -246,6 +249,8 @@ class Books:
             prefixes=step.prefixes,
             context_tokens=max(step.prompt_tokens, conversation.context_tokens),
         )
+        conversation.running_steps += 1
+        self._follow_eviction(engine)
 
     def grow(self, conversation: ConversationRecord) -> None:
         """A step ended: its answer is part of the conversation's KV."""
@@ -256,6 +261,21 @@ class Books:
                 prefixes=conversation.prefixes,
                 context_tokens=conversation.context_tokens,
             )
+            self._follow_eviction(self._engines[conversation.engine])
+
+    def _follow_eviction(self, engine: EngineRecord) -> None:
+        """More than the cache holds cannot be resident: the engine evicts what was used longest ago
+        of what does not run, so that is what is gone for us, too."""
+        capacity = engine.capabilities.kv_tokens
+        if capacity is None or self.residency.tokens(engine.engine) <= capacity:
+            return
+        # A conversation that is placed anew goes to the end, so the oldest use comes first.
+        for key in list(self.residency.conversations(engine.engine)):
+            conversation = self.conversations[key]
+            if not conversation.running_steps and self.pins.of_conversation(key) is None:
+                self.evict(conversation)
+                if self.residency.tokens(engine.engine) <= capacity:
+                    return
 
     def evict(self, conversation: ConversationRecord) -> None:
         """Stop counting a conversation's KV as held."""
@@ -348,7 +368,10 @@ class Books:
 
     def _check_programs(self) -> None:
         active: dict[ConversationId, int] = {}
+        running: dict[ConversationId, int] = {}
         for step in self.steps.values():
+            if step.state is not StepState.WAITING:
+                running[step.conversation] = running.get(step.conversation, 0) + 1
             assert step.program in self._programs
             assert step.conversation in self._programs[step.program].conversations
             active[step.conversation] = active.get(step.conversation, 0) + 1
@@ -358,6 +381,7 @@ class Books:
             for conversation in conversations:
                 assert conversation.active_steps == active.get(conversation.conversation, 0)
                 assert (conversation.paused_at is None) or not conversation.active_steps
+                assert conversation.running_steps == running.get(conversation.conversation, 0)
                 assert self.conversations[conversation.conversation] is conversation
         self.residency.check()
         for conversation in self.conversations.values():

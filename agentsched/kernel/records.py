@@ -113,6 +113,8 @@ class ConversationRecord:
     prefixes: tuple[Prefix, ...] = ()
     steps_done: int = 0
     active_steps: int = 0
+    #: Those of them that are on an engine.
+    running_steps: int = 0
     paused_at: Instant | None = None
     last_at: Instant
     #: Tool calls it waits for, oldest first.

@@ -117,6 +117,7 @@ class Scheduler:
         commands += self._finish_closing()
         commands += self._expire_programs(now=now)
         self._rejected += sum(isinstance(c, Reject) for c in commands)
+        self._guarded.decided(commands, now=now)
         entry = JournalEntry(seq=self._seq, now=now, event=event, commands=tuple(commands))
         self._seq += 1
         self._latest = entry
@@ -314,6 +315,7 @@ class Scheduler:
         else:
             assert step.engine is not None
             books.engines[step.engine].give_back(step)
+            books.conversation(step).running_steps -= 1
         step.state = state
         if isinstance(event, StepFailed) and event.is_retryable:
             return self._put_back(step, now=now)
