@@ -21,16 +21,22 @@ from agentsched.policy import (
     load_profile,
 )
 from agentsched.policy.registry import POINTS
-from agentsched_graphs.forecast import Forecasts
+from agentsched_graphs.builder import GraphBuilder as ExecutionGraphs
+from agentsched_graphs.graph import GraphLimits
+from agentsched_graphs.workflow import Workflow, read_workflow, write_workflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
-    """What makes a scheduler: a profile, policies that replace some of its, and the limits."""
+    """What makes a scheduler: a profile, policies that replace some of its, and the limits.
+
+    `workflows` are declared ones (`agentsched_graphs.workflow.read_workflow` makes them).
+    """
 
     profile: str = "passthrough"
     choices: Mapping[str, Choice] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    workflows: tuple[Workflow, ...] = ()
 
 
 def build_policies(config: SchedulerConfig) -> PolicySet:
@@ -59,13 +65,23 @@ def build_policies(config: SchedulerConfig) -> PolicySet:
 def build_scheduler(config: SchedulerConfig, *, graph: GraphBuilder | None = None) -> Scheduler:
     """A fresh scheduler. Equal configurations and events give equal commands.
 
-    `graph` None means the forecasts of `agentsched_graphs`.
+    `graph` None means the execution graphs of `agentsched_graphs`.
     """
     return Scheduler(
         policies=build_policies(config),
         limits=config.limits,
-        graph=graph or Forecasts(programs_max=config.limits.programs_max),
+        graph=graph or build_graphs(config),
     )
+
+
+def build_graphs(config: SchedulerConfig) -> ExecutionGraphs:
+    """The execution graphs of a scheduler of this configuration, empty."""
+    limits = GraphLimits(
+        programs_max=config.limits.programs_max,
+        conversations_per_program_max=config.limits.conversations_per_program_max,
+        tools_per_step_max=config.limits.tools_per_program_max,
+    )
+    return ExecutionGraphs(limits=limits, workflows=config.workflows)
 
 
 def journal_header(config: SchedulerConfig) -> JournalHeader:
@@ -79,12 +95,18 @@ def journal_header(config: SchedulerConfig) -> JournalHeader:
         choices=_choices(config),
         limits=config.limits,
         agentsched=__version__,
+        workflows=tuple(write_workflow(workflow) for workflow in config.workflows),
     )
 
 
 def config_of(header: JournalHeader) -> SchedulerConfig:
     """The configuration of the scheduler whose journal begins with this header."""
-    return SchedulerConfig(profile=header.profile, choices=header.choices, limits=header.limits)
+    return SchedulerConfig(
+        profile=header.profile,
+        choices=header.choices,
+        limits=header.limits,
+        workflows=tuple(read_workflow(text) for text in header.workflows),
+    )
 
 
 def _choices(config: SchedulerConfig) -> dict[str, Choice]:

@@ -23,7 +23,8 @@ STABLE = {
     "agentsched.policy": """
         Admission AdmitPolicy Admitted Choice ConversationView EngineView GraphView Held
         OrderPolicy PauseView PinPolicy PlacePolicy Policy PolicySet PrefetchPolicy Profile
-        ProgramView Retention SortKey StepView TurnedAway World available available_profiles load
+        ProgramView Retention ReturnView SortKey StepView TurnedAway World available
+        available_profiles load
         load_profile
     """,
 }

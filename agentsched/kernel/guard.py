@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from agentsched.kernel.books import Books
 from agentsched.kernel.records import EngineRecord, Pause, StepRecord
-from agentsched.model import Event, Instant, Nanos
+from agentsched.model import Command, Event, Instant, Nanos
 from agentsched.policy import (
     Admission,
     Admitted,
@@ -45,6 +45,7 @@ class GuardedPolicies:
         ]
         if books.graph_builder is not None:
             self._observers.append(("graph.observe", books.graph_builder.observe))
+        self._decided = getattr(books.graph_builder, "decided", None)
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Let every policy and the graph learn from an event."""
@@ -53,6 +54,15 @@ class GuardedPolicies:
                 observe(event, now=now)
             except Exception as error:
                 self._count(name, error)
+
+    def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
+        """Let the graph know what this turn decided, where it wants to."""
+        if self._decided is None or not commands:
+            return
+        try:
+            self._decided(commands, now=now)
+        except Exception as error:
+            self._count("graph.decided", error)
 
     def in_order(self, *, now: Instant) -> list[StepRecord]:
         """The waiting steps, next one first; by arrival when any rank fails."""

@@ -49,7 +49,7 @@ class JournalHeader:
 
     `choices` names the policy in force at each point, also where the profile chose it, so that a
     later version whose profiles differ still replays the journal. `agentsched` is the version that
-    wrote it, for people.
+    wrote it, for people. `workflows` are the declared ones as texts, which only graphs read.
     """
 
     profile: str
@@ -57,6 +57,7 @@ class JournalHeader:
     limits: Limits
     agentsched: str = ""
     version: int = JOURNAL_VERSION
+    workflows: tuple[str, ...] = ()
 
 
 class _Choice(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,12 +65,13 @@ class _Choice(msgspec.Struct, forbid_unknown_fields=True):
     params: dict[str, Any] = {}
 
 
-class _Header(msgspec.Struct, forbid_unknown_fields=True):
+class _Header(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     journal: int
     agentsched: str
     profile: str
     choices: dict[str, _Choice]
     limits: dict[str, int]
+    workflows: tuple[str, ...] = ()
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -130,6 +132,7 @@ def encode_header(header: JournalHeader) -> bytes:
                 for point, choice in header.choices.items()
             },
             limits=limits,
+            workflows=header.workflows,
         )
     )
 
@@ -156,6 +159,7 @@ def decode_header(line: bytes) -> JournalHeader:
         limits=limits,
         agentsched=raw.agentsched,
         version=raw.journal,
+        workflows=raw.workflows,
     )
 
 

@@ -26,6 +26,7 @@ from agentsched.policy.views import (
     GraphView,
     PauseView,
     ProgramView,
+    ReturnView,
     StepView,
     World,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Profile",
     "ProgramView",
     "Retention",
+    "ReturnView",
     "SortKey",
     "StepView",
     "TurnedAway",

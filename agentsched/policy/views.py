@@ -17,6 +17,7 @@ from agentsched.model import (
     EngineLoad,
     Instant,
     Lineage,
+    Nanos,
     Prefix,
     ProgramId,
     StepClass,
@@ -214,11 +215,55 @@ class PauseView(Protocol):
     def prefix(self) -> Prefix: ...
 
 
+class ReturnView(Protocol):
+    """When a paused conversation comes back to the engine, seen from now."""
+
+    @property
+    def has_skill(self) -> bool:
+        """Whether it has shown to tell more than a constant; if not, it is the constant."""
+        ...
+
+    def probability_within(self, span: Nanos) -> float:
+        """The probability that it comes back within so much time from now."""
+        ...
+
+    def quantile(self, share: float) -> Nanos | None:
+        """The time from now within which it does with this probability; None: perhaps never."""
+        ...
+
+
 class GraphView(Protocol):
     """What the execution graph of a program says about its future."""
 
     def steps_left(self) -> float | None:
         """Expected number of steps to come; None when it has no opinion."""
+        ...
+
+    def critical_path_left(self) -> float | None:
+        """Expected number of those that must follow one another; None likewise."""
+        ...
+
+    def fan_out(self) -> int:
+        """Conversations that have a live step at this moment, and open sub-programs."""
+        ...
+
+    def is_waiting_for_children(self) -> bool:
+        """Whether a conversation pauses until its sub-agents or sub-programs are done."""
+        ...
+
+    def next_tools(self, conversation: ConversationId) -> tuple[tuple[ToolName, float], ...]:
+        """Tools by how likely the next answer calls them, the likeliest first.
+
+        `(end)` among them stands for an answer that calls none. Empty where nothing is known.
+        """
+        ...
+
+    def returns(self, conversation: ConversationId, *, now: Instant) -> ReturnView | None:
+        """When a paused conversation comes back; None for one that is not paused."""
+        ...
+
+    def expected_return(self, conversation: ConversationId, *, now: Instant) -> Instant | None:
+        """The instant at which it should: declared, else forecast; in the past when overdue."""
         ...
 
 

@@ -1,0 +1,276 @@
+"""Folds events into execution graphs, one a program, and learns from all of them.
+
+Implements `kernel.GraphBuilder`. Equal events give equal graphs. Each event costs a few
+microseconds, however long the history and however many the programs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from agentsched.model import (
+    Command,
+    Dispatch,
+    Event,
+    Instant,
+    Lineage,
+    Nanos,
+    ProgramClosed,
+    ProgramId,
+    ProgramOpened,
+    Reject,
+    StepArrived,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepId,
+    StepStarted,
+    StepState,
+    TenantId,
+    ToolFinished,
+    ToolName,
+    ToolStarted,
+)
+from agentsched_graphs.forecast import Forecasts
+from agentsched_graphs.graph import ExecutionGraph, GraphLimits
+from agentsched_graphs.nodes import StepNode, Thread
+from agentsched_graphs.outlook import Learnt, Outlook
+from agentsched_graphs.templates import END
+from agentsched_graphs.workflow import Workflow
+
+#: Of many tools called at once, so many are compared for the one that takes longest.
+_COMPARED: Final = 8
+
+
+class GraphBuilder:
+    """Keeps the graphs of live programs, and of some that closed lately."""
+
+    def __init__(
+        self,
+        *,
+        limits: GraphLimits | None = None,
+        workflows: Iterable[Workflow] = (),
+        forecasts: Forecasts | None = None,
+    ) -> None:
+        self._limits = limits or GraphLimits()
+        self._forecasts = forecasts or Forecasts(programs_max=self._limits.programs_max)
+        self._learnt = Learnt()
+        for workflow in workflows:
+            self._learnt.workflows[workflow.agent] = workflow
+        #: Outlooks of live programs, the one idle for longest first.
+        self._live: OrderedDict[ProgramId, Outlook] = OrderedDict()
+        #: Of closed ones, the one closed first first.
+        self._closed: OrderedDict[ProgramId, Outlook] = OrderedDict()
+        #: Steps that are not in a final state.
+        self._steps: dict[StepId, tuple[ExecutionGraph, StepNode]] = {}
+        #: The graph of each ended step that is kept, by the step's ordinal; first ended first.
+        self._ended: OrderedDict[int, ExecutionGraph] = OrderedDict()
+        self._ordinal = 0
+
+    def observe(self, event: Event, *, now: Instant) -> None:
+        """Take in one event."""
+        self._forecasts.observe(event, now=now)
+        match event:
+            case StepArrived():
+                self._arrive(event, now=now)
+            case StepStarted():
+                found = self._steps.get(event.step)
+                if found is not None:
+                    found[0].start(found[1], now=now)
+            case StepFinished():
+                self._finish(event, now=now)
+            case StepFailed(is_retryable=True):
+                found = self._steps.get(event.step)
+                if found is not None:
+                    found[0].put_back(found[1])
+            case StepFailed():
+                self._end(event.step, StepState.FAILED, now=now)
+            case StepCancelled():
+                self._end(event.step, StepState.CANCELLED, now=now)
+            case ToolStarted() if event.program in self._live:
+                self._live[event.program].graph.start_tool(event, now=now)
+            case ToolFinished() if event.program in self._live:
+                self._live[event.program].graph.finish_tool(event, now=now)
+            case ProgramOpened():
+                outlook = self._open(event.program, event.tenant, event.parent, now=now)
+                outlook.graph.agent = event.agent or outlook.graph.agent
+            case ProgramClosed():
+                self._close(event.program, event.reason, now=now)
+            case _:
+                pass
+
+    def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
+        """Take in what the scheduler decided in this turn: where steps go, who is turned away."""
+        for command in commands:
+            if isinstance(command, Dispatch):
+                found = self._steps.get(command.step)
+                if found is not None:
+                    found[0].dispatch(found[1], command.engine, now=now)
+            elif isinstance(command, Reject):
+                # No event says so: the forecasts must not count it as live for ever.
+                gone = StepCancelled(step=command.step, reason="rejected")
+                self._forecasts.observe(gone, now=now)
+                self._end(command.step, StepState.REJECTED, now=now)
+
+    def view(self, program: ProgramId) -> Outlook | None:
+        """What policies may ask about a live program; None for one that is not known."""
+        return self._live.get(program)
+
+    def graph(self, program: ProgramId) -> ExecutionGraph | None:
+        """The graph of a program that is live or was closed lately. Not to be changed."""
+        outlook = self._live.get(program) or self._closed.get(program)
+        return outlook.graph if outlook is not None else None
+
+    @property
+    def programs(self) -> Mapping[ProgramId, Outlook]:
+        """Live programs, the one idle for longest first. Read only."""
+        return self._live
+
+    @property
+    def learnt(self) -> Learnt:
+        """What all programs taught. Read only."""
+        return self._learnt
+
+    def check(self) -> None:
+        """Assert every invariant; for tests."""
+        limits = self._limits
+        assert len(self._live) <= limits.programs_max
+        assert len(self._closed) <= limits.closed_max
+        assert not set(self._live) & set(self._closed)
+        assert len(self._ended) <= limits.steps_max
+        graphs = [outlook.graph for outlook in (*self._live.values(), *self._closed.values())]
+        assert sum(len(graph.ended()) for graph in graphs) == len(self._ended)
+        for graph in graphs:
+            assert len(graph.ended()) <= limits.steps_per_program_max
+            graph.check()
+
+    # Inside.
+
+    def _open(
+        self, program: ProgramId, tenant: TenantId, parent: ProgramId | None, *, now: Instant
+    ) -> Outlook:
+        outlook = self._live.get(program)
+        if outlook is not None:
+            self._live.move_to_end(program)
+            return outlook
+        outlook = self._closed.pop(program, None)
+        if outlook is not None:
+            outlook.graph.reopen()
+        else:
+            graph = ExecutionGraph(program, tenant=tenant, limits=self._limits, now=now)
+            outlook = Outlook(graph, self._learnt)
+        self._live[program] = outlook
+        if parent is not None and parent != program and parent in self._live:
+            outlook.graph.parent = parent
+            self._live[parent].graph.add_child(program, now=now)
+        if len(self._live) > self._limits.programs_max:
+            self._close(next(iter(self._live)), "forgotten for room", now=now)
+        return outlook
+
+    def _arrive(self, event: StepArrived, *, now: Instant) -> None:
+        if event.step in self._steps:
+            return
+        outlook = self._open(event.program, event.tenant, event.parent, now=now)
+        graph = outlook.graph
+        outlook.remaining = self._forecasts.view(event.program)
+        self._learn_return(graph, event, now=now)
+        node = graph.arrive(event, ordinal=self._ordinal, now=now)
+        if node is None:
+            return
+        self._ordinal += 1
+        self._steps[event.step] = (graph, node)
+
+    def _learn_return(self, graph: ExecutionGraph, event: StepArrived, *, now: Instant) -> None:
+        """A paused conversation is back: itself, or rewritten under another id."""
+        if not event.step_class.is_work:
+            return
+        thread = graph.threads.get(event.conversation)
+        if thread is None and event.lineage is Lineage.COMPACTS and event.parent_conversation:
+            thread = graph.threads.get(event.parent_conversation)
+        if thread is None or thread.paused_at is None or thread.paused_for is None:
+            return
+        gap = Nanos(max(0, now - thread.paused_at))
+        self._learnt.gaps.returned(agent=graph.agent, tool=thread.paused_for, gap=gap)
+        thread.paused_at = thread.paused_for = None
+
+    def _finish(self, event: StepFinished, *, now: Instant) -> None:
+        found = self._steps.pop(event.step, None)
+        if found is None:
+            return
+        graph, node = found
+        graph.finish(node, event, now=now)
+        self._keep(graph, node)
+        thread = graph.threads.get(node.conversation)
+        if thread is None or not node.step_class.is_work:
+            return
+        tools = event.tool_calls
+        first = tools[0].tool if tools else END
+        self._learnt.templates.followed(agent=graph.agent, context=thread.context, tool=first)
+        thread.context = (*thread.context[-1:], first)
+        self._advance(graph, thread, first)
+        if not thread.active:
+            thread.paused_at = now
+            thread.paused_for = first if len(tools) < 2 else self._slowest(graph.agent, event)
+
+    def _slowest(self, agent: str, event: StepFinished) -> ToolName:
+        """Of tools that run side by side, the one that is waited for."""
+        gaps = self._learnt.gaps
+        # max takes the first of equals, so the order of the calls decides.
+        compared = event.tool_calls[:_COMPARED]
+        return max(compared, key=lambda call: gaps.middle(agent=agent, tool=call.tool)).tool
+
+    def _advance(self, graph: ExecutionGraph, thread: Thread, tool: ToolName) -> None:
+        workflow = self._learnt.workflows.get(graph.agent)
+        if workflow is not None and thread.parent is None:
+            thread.place = workflow.follow(thread.place, tool)
+            thread.is_astray = thread.place is None
+
+    def _end(self, step: StepId, state: StepState, *, now: Instant) -> None:
+        found = self._steps.pop(step, None)
+        if found is not None:
+            graph, node = found
+            graph.end(node, state, now=now)
+            self._keep(graph, node)
+
+    def _keep(self, graph: ExecutionGraph, node: StepNode) -> None:
+        """Remember that this step has ended, and fold what is too much now."""
+        if self._is_gone(graph):
+            return
+        self._ended[node.ordinal] = graph
+        # Two at most for one that comes: what is too old goes little by little.
+        for _ in range(2):
+            if graph.foldable is None:
+                break
+            del self._ended[graph.fold().ordinal]
+        if len(self._ended) > self._limits.steps_max:
+            oldest = next(iter(self._ended.values()))
+            del self._ended[oldest.fold().ordinal]
+
+    def _is_gone(self, graph: ExecutionGraph) -> bool:
+        """Whether it was closed and has been forgotten since, with this step under way."""
+        if graph.closed_at is None:
+            return False
+        kept = self._closed.get(graph.program)
+        return kept is None or kept.graph is not graph
+
+    def _close(self, program: ProgramId, reason: str, *, now: Instant) -> None:
+        outlook = self._live.pop(program, None)
+        if outlook is None:
+            return
+        graph = outlook.graph
+        outlook.remaining = None
+        for thread in graph.threads.values():
+            if thread.paused_at is not None and thread.paused_for is not None:
+                gap = Nanos(max(0, now - thread.paused_at))
+                self._learnt.gaps.gave_up(agent=graph.agent, tool=thread.paused_for, gap=gap)
+                thread.paused_at = thread.paused_for = None
+        graph.close(reason, now=now)
+        if graph.parent is not None and graph.parent in self._live:
+            self._live[graph.parent].graph.close_child(program, now=now)
+        self._closed[program] = outlook
+        if len(self._closed) > self._limits.closed_max:
+            _, gone = self._closed.popitem(last=False)
+            for node in gone.graph.ended():
+                del self._ended[node.ordinal]

@@ -1,0 +1,132 @@
+"""What policies may ask about a program's future; satisfies `policy.GraphView`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from agentsched.model import ConversationId, Instant, Nanos, ToolName
+from agentsched_graphs.gaps import Gaps, ReturnForecast
+from agentsched_graphs.graph import ExecutionGraph
+from agentsched_graphs.nodes import Thread
+from agentsched_graphs.templates import ToolTemplates
+from agentsched_graphs.workflow import Workflow
+
+
+class StepsLeft(Protocol):
+    """Whoever forecasts a program's remaining steps."""
+
+    def steps_left(self) -> float | None: ...
+
+
+class Learnt:
+    """What all programs taught, and what was declared: shared by the outlooks."""
+
+    def __init__(self) -> None:
+        self.gaps = Gaps()
+        self.templates = ToolTemplates()
+        #: Declared workflows by agent type.
+        self.workflows: dict[str, Workflow] = {}
+
+
+class Outlook:
+    """The future of one program, from its graph, its declared workflow and others like it."""
+
+    __slots__ = ("_learnt", "graph", "remaining")
+
+    def __init__(self, graph: ExecutionGraph, learnt: Learnt) -> None:
+        self.graph = graph
+        self._learnt = learnt
+        #: Set by the builder while the forecasts know the program.
+        self.remaining: StepsLeft | None = None
+
+    def steps_left(self) -> float | None:
+        """Expected number of steps to come, the declared one first; None without an opinion."""
+        declared = self._declared()
+        if declared is not None:
+            workflow, thread = declared
+            return workflow.steps_left(thread.place)
+        return self.remaining.steps_left() if self.remaining is not None else None
+
+    def critical_path_left(self) -> float | None:
+        """Expected number of those that must follow one another.
+
+        As many of the steps to come as of the steps so far are taken to run beside others.
+        """
+        left = self.steps_left()
+        known = self.graph.steps_done + self.graph.active_steps
+        if left is None or not known:
+            return left
+        return left * min(1.0, self.graph.depth / known)
+
+    def fan_out(self) -> int:
+        """Conversations that have a live step at this moment, and open sub-programs."""
+        live = sum(1 for thread in self.graph.threads.values() if thread.active)
+        return live + sum(1 for c in self.graph.children.values() if c.closed_at is None)
+
+    def is_waiting_for_children(self) -> bool:
+        """Whether a conversation pauses until its sub-agents or sub-programs are done."""
+        graph = self.graph
+        if any(t.open_children and not t.active for t in graph.threads.values()):
+            return True
+        return not graph.active_steps and any(
+            child.closed_at is None for child in graph.children.values()
+        )
+
+    def next_tools(self, conversation: ConversationId) -> tuple[tuple[ToolName, float], ...]:
+        """Tools by how likely the conversation's next answer calls them, the likeliest first.
+
+        `(end)` among them stands for an answer that calls none. Empty where nothing is known.
+        """
+        thread = self.graph.threads.get(conversation)
+        context = thread.context if thread is not None else ()
+        if thread is not None:
+            workflow = self._workflow_of(thread)
+            if workflow is not None:
+                return workflow.next_tools(thread.place)
+        return self._learnt.templates.forecast(agent=self.graph.agent, context=context).tools
+
+    def returns(self, conversation: ConversationId, *, now: Instant) -> ReturnForecast | None:
+        """When a paused conversation comes back to the engine; None for one that is not paused."""
+        thread = self.graph.threads.get(conversation)
+        if thread is None or thread.paused_at is None or thread.paused_for is None:
+            return None
+        return self._learnt.gaps.forecast(
+            agent=self.graph.agent,
+            tool=thread.paused_for,
+            elapsed=Nanos(max(0, now - thread.paused_at)),
+        )
+
+    def expected_return(self, conversation: ConversationId, *, now: Instant) -> Instant | None:
+        """When it should come back: as declared where it is, else at the forecast's middle.
+
+        None where neither says; in the past where it is overdue.
+        """
+        thread = self.graph.threads.get(conversation)
+        if thread is None or thread.paused_at is None:
+            return None
+        workflow = self._workflow_of(thread)
+        if workflow is not None and thread.place is not None:
+            declared = workflow.steps[thread.place].expected
+            if declared is not None:
+                return Instant(thread.paused_at + declared)
+        forecast = self.returns(conversation, now=now)
+        middle = forecast.quantile(0.5) if forecast is not None else None
+        return Instant(now + middle) if middle is not None else None
+
+    def _declared(self) -> tuple[Workflow, Thread] | None:
+        """The workflow, and the conversation that was busy last and keeps to it."""
+        if self.graph.agent not in self._learnt.workflows:
+            return None
+        for key in reversed(self.graph.threads):
+            thread = self.graph.threads[key]
+            workflow = self._workflow_of(thread)
+            if workflow is not None:
+                return workflow, thread
+        return None
+
+    def _workflow_of(self, thread: Thread) -> Workflow | None:
+        """The workflow that a conversation keeps to; sub-agents have none."""
+        workflow = self._learnt.workflows.get(self.graph.agent)
+        if workflow is None or thread.is_astray or thread.parent is not None:
+            return None
+        return workflow
