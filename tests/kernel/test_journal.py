@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from typing import Any, get_args
+from dataclasses import fields
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -33,30 +36,28 @@ from agentsched.policy import Choice
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-for newtype in (Instant, Nanos):
-    st.register_type_strategy(newtype, INTEGERS)
 
 
-def any_of(union: Any) -> st.SearchStrategy[Any]:
-    return st.one_of([st.from_type(cls) for cls in get_args(union)])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _wire_values() -> Any:
+def values(kind: Any) -> st.SearchStrategy[Any]:
     """What fits a wire: 64-bit integers, finite floats, text without lone surrogates."""
-    st.register_type_strategy(int, INTEGERS)
-    st.register_type_strategy(float, FLOATS)
-    st.register_type_strategy(str, TEXT)
-    yield
-    st.register_type_strategy(int, st.integers())
-    st.register_type_strategy(float, st.floats())
-    st.register_type_strategy(str, st.text())
+    kind = getattr(kind, "__supertype__", kind)
+    simple = {int: INTEGERS, float: FLOATS, str: TEXT, bool: st.booleans(), NoneType: st.none()}
+    if kind in simple:
+        return simple[kind]
+    if isinstance(kind, UnionType):
+        return st.one_of([values(arm) for arm in get_args(kind)])
+    if get_origin(kind) is tuple:
+        return st.lists(values(get_args(kind)[0]), max_size=3).map(tuple)
+    if issubclass(kind, Enum):
+        return st.sampled_from(kind)
+    hints = get_type_hints(kind)
+    return st.builds(kind, **{f.name: values(hints[f.name]) for f in fields(kind)})
 
 
 @pytest.mark.parametrize("cls", [*get_args(Event), *get_args(Command)])
 @given(data=st.data())
 def test_every_event_and_command_comes_back(cls: type, data: st.DataObject) -> None:
-    part = data.draw(st.from_type(cls))
+    part = data.draw(values(cls))
     is_event = cls in get_args(Event)
     entry = JournalEntry(
         seq=data.draw(st.integers(0, 2**63 - 1)),
@@ -71,7 +72,7 @@ def test_every_event_and_command_comes_back(cls: type, data: st.DataObject) -> N
     assert encode(decode(line)) == line
 
 
-@given(entries=st.lists(any_of(Command), max_size=4))
+@given(entries=st.lists(values(Command), max_size=4))
 def test_commands_keep_their_order(entries: list[Any]) -> None:
     entry = JournalEntry(seq=1, now=Instant(2), event=TimerFired(), commands=tuple(entries))
     assert decode(encode(entry)) == entry
