@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import fields
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -44,7 +44,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     simple = {int: INTEGERS, float: FLOATS, str: TEXT, bool: st.booleans(), NoneType: st.none()}
     if kind in simple:
         return simple[kind]
-    if isinstance(kind, UnionType):
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return st.one_of([values(arm) for arm in get_args(kind)])
     if get_origin(kind) is tuple:
         return st.lists(values(get_args(kind)[0]), max_size=3).map(tuple)
