@@ -6,6 +6,7 @@ what one side must not learn of the other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import quote
@@ -29,6 +30,8 @@ _NOT_TO_ENGINE: Final = frozenset(
     }
 )
 _NOT_TO_CLIENT: Final = frozenset({"content-length", "date", "server", "x-request-id"})
+#: What no header's value may hold; our HTTP library is strict as a server, lenient as a client.
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _CREDENTIALS: Final = frozenset({"authorization", "x-api-key"})
 
 OURS: Final = "x-agentsched-"
@@ -61,7 +64,7 @@ def to_engine(
 
 
 def to_client(headers: Sequence[tuple[str, str]], *, status: int) -> list[tuple[str, str]]:
-    """An engine's headers as the client gets them.
+    """An engine's headers as the client gets them; broken ones are left out.
 
     With 429 and 503 always goes a `Retry-After` of at most a minute: the clients that look for one
     take its absence for "never", and a long one for a reason to give up.
@@ -69,7 +72,9 @@ def to_client(headers: Sequence[tuple[str, str]], *, status: int) -> list[tuple[
     kept = [
         (name, value)
         for name, value in headers
-        if (key := name.lower()) not in _NOT_TO_CLIENT and not key.startswith(OURS)
+        if (key := name.lower()) not in _NOT_TO_CLIENT
+        and not key.startswith(OURS)
+        and _CONTROLS.search(value) is None
     ]
     if status not in (429, 503):
         return kept
