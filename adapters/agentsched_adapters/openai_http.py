@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import aiohttp
@@ -66,24 +67,58 @@ class HttpLimits:
 def end_to_end(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """The headers without hop-by-hop ones, those that `Connection` names included."""
     pairs = tuple(headers)
+    lower = [name.lower() for name, _ in pairs]
     dropped = HOP_BY_HOP
-    for name, value in pairs:
-        if name.lower() == "connection":
-            dropped = dropped | {word.strip().lower() for word in value.split(",")}
-    return tuple(pair for pair in pairs if pair[0].lower() not in dropped)
+    if "connection" in lower:
+        for name, (_, value) in zip(lower, pairs, strict=True):
+            if name == "connection":
+                dropped = dropped | {word.strip().lower() for word in value.split(",")}
+    return tuple([p for name, p in zip(lower, pairs, strict=True) if name not in dropped])
+
+
+class _Silence:
+    """Bounds every wait for a chunk by one timer: one for each would cost more than the chunk."""
+
+    __slots__ = ("_content", "_idle_s", "_loop", "_timer", "since")
+
+    def __init__(self, content: aiohttp.StreamReader, idle_s: float) -> None:
+        self._content = content
+        self._idle_s = idle_s
+        self._loop = asyncio.get_running_loop()
+        #: When the wait began that is under way, by the loop's clock; None: nobody waits.
+        self.since: float | None = None
+        self._timer = self._loop.call_later(idle_s, self._look)
+
+    def begin(self) -> None:
+        """A wait begins."""
+        self.since = self._loop.time()
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        left = self._idle_s
+        if self.since is not None:
+            left -= self._loop.time() - self.since
+            if left <= 0:
+                self._content.set_exception(TimeoutError())
+                return
+        self._timer = self._loop.call_later(left, self._look)
 
 
 class HttpAnswer:
     """One engine's answer over HTTP; see `agentsched.ports.EngineAnswer`."""
 
-    __slots__ = ("_headers", "_idle_s", "_response", "_where")
+    __slots__ = ("_headers", "_idle_s", "_response", "_silence", "_where")
 
     def __init__(self, response: aiohttp.ClientResponse, *, idle_s: float, where: str) -> None:
         self._response = response
         self._idle_s = idle_s
         self._where = where
+        self._silence: _Silence | None = None
         self._headers = end_to_end(
-            (_text(name), _text(value)) for name, value in response.raw_headers
+            [(_text(name), _text(value)) for name, value in response.raw_headers]
         )
 
     @property
@@ -96,10 +131,16 @@ class HttpAnswer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         content = self._response.content
+        if self._silence is None and not content.is_eof():
+            self._silence = _Silence(content, self._idle_s)
+        silence = self._silence
         while not content.at_eof():
             try:
-                async with asyncio.timeout(self._idle_s):
-                    chunk = await content.readany()
+                if silence is not None:
+                    silence.begin()
+                chunk = await content.readany()
+                if silence is not None:
+                    silence.since = None
             except _FAILURES as error:
                 raise _translated(error, where=self._where) from error
             if chunk:
@@ -110,6 +151,8 @@ class HttpAnswer:
 
     async def aclose(self) -> None:
         """Close; a body that is not at its end takes the connection with it."""
+        if self._silence is not None:
+            self._silence.close()
         self._response.close()
 
 
@@ -148,7 +191,7 @@ class OpenAiHttp:
             async with asyncio.timeout(first_byte_s or self.limits.first_byte_s):
                 response = await client.request(
                     request.method,
-                    URL(self.url + request.target, encoded=True),
+                    _url(self.url + request.target),
                     headers=self._outgoing(request.headers),
                     data=request.body if request.body or _has_body(request.method) else None,
                     allow_redirects=False,
@@ -215,6 +258,12 @@ class OpenAiHttp:
         if self._api_key is not None:
             kept["Authorization"] = f"Bearer {self._api_key}"
         return kept
+
+
+@lru_cache(maxsize=256)
+def _url(text: str) -> URL:
+    # Nearly every request goes to one of a few addresses.
+    return URL(text, encoded=True)
 
 
 def normal_url(base_url: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final
@@ -103,7 +103,7 @@ class Generation:
         self._parsed = parsed
         self._identity = identity
         self._arrived_at = self._sent_at = now
-        self._step = StepId(uuid.uuid4().hex)
+        self._step = StepId(secrets.token_hex(16))
         self._has_started = False
         self._has_ended = False
         self._response: web.StreamResponse | None = None

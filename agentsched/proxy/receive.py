@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import secrets
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +35,7 @@ def request_id(request: web.BaseRequest) -> str:
     known = request.get(_REQUEST_ID)
     if known is None:
         given = header_rules.request_id(header_rules.lower(request.headers.items()))
-        known = request[_REQUEST_ID] = given or uuid.uuid4().hex
+        known = request[_REQUEST_ID] = given or secrets.token_hex(16)
     return known
 
 
@@ -80,6 +80,8 @@ def _too_large(config: HttpConfig) -> WireError:
 
 async def _body(request: web.Request, config: HttpConfig) -> bytes:
     try:
+        if request.content.is_eof():
+            return await request.read()  # it is all here; a timer would cost more than reading it
         async with asyncio.timeout(in_seconds(config.body_timeout)):
             return await request.read()
     except TimeoutError:

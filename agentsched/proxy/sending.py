@@ -12,6 +12,8 @@ from agentsched.model import in_seconds
 
 #: A whole body is given the write timeout once for each of these.
 _PORTION_BYTES: Final = 1 << 20
+#: Half of what a transport takes before it asks the writer to wait.
+_BACKLOG_BYTES_MAX: Final = 32 << 10
 
 
 def hang_up(request: web.BaseRequest) -> None:
@@ -28,6 +30,13 @@ async def send(
     Raises:
         ConnectionResetError: the client went away, or read nothing for the write timeout.
     """
+    transport = request.transport
+    if transport is not None:
+        backlog = transport.get_write_buffer_size()
+        if backlog + len(data) < _BACKLOG_BYTES_MAX:
+            # The client keeps up, so this does not wait; a timer would cost more than the write.
+            await response.write(data)
+            return
     try:
         async with asyncio.timeout(in_seconds(config.write_timeout)):
             await response.write(data)
