@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -39,6 +39,25 @@ class _Times:
     started: Instant | None = None
 
 
+class _Labelled:
+    """A counter with labels that remembers its children: the library's own look-up is slow."""
+
+    __slots__ = ("_children", "_counter")
+
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], *, registry: CollectorRegistry
+    ) -> None:
+        self._counter = Counter(name, text, labels, registry=registry)
+        self._children: dict[tuple[str, ...], Counter] = {}
+
+    def of(self, *values: str) -> Counter:
+        """The child with these values of the labels."""
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._counter.labels(*values)
+        return child
+
+
 class MeterSink:
     """Counts and times of steps. One registry each, so that tests and replicas do not collide."""
 
@@ -46,34 +65,34 @@ class MeterSink:
         self.registry = CollectorRegistry()
         self._steps: dict[StepId, _Times] = {}
         registry = self.registry
-        self._arrived = Counter(
+        self._arrived = _Labelled(
             "agentsched_steps", "Steps that arrived.", ["step_class"], registry=registry
         )
-        self._ended = Counter(
+        self._ended = _Labelled(
             "agentsched_steps_ended",
             "Steps that ended, by outcome.",
             ["outcome"],
             registry=registry,
         )
-        self._rejected = Counter(
+        self._rejected = _Labelled(
             "agentsched_rejects", "Steps turned away.", ["reason"], registry=registry
         )
-        self._dispatched = Counter(
+        self._dispatched = _Labelled(
             "agentsched_dispatches",
             "Steps sent to an engine.",
             ["engine", "place"],
             registry=registry,
         )
-        self._tokens = Counter(
+        self._tokens = _Labelled(
             "agentsched_tokens", "Tokens by kind.", ["engine", "kind"], registry=registry
         )
-        self._pins = Counter(
+        self._pins = _Labelled(
             "agentsched_pins", "Retentions granted.", ["engine"], registry=registry
         )
-        self._unpins = Counter(
+        self._unpins = _Labelled(
             "agentsched_unpins", "Retentions ended.", ["engine", "reason"], registry=registry
         )
-        self._warm = Counter(
+        self._warm = _Labelled(
             "agentsched_prefetches", "Warm-ups asked for.", ["engine"], registry=registry
         )
         self._wait = Histogram(
@@ -105,21 +124,21 @@ class MeterSink:
         for command in entry.commands:
             match command:
                 case Dispatch():
-                    self._dispatched.labels(command.engine, command.place).inc()
+                    self._dispatched.of(command.engine, command.place).inc()
                     times = self._steps.get(command.step)
                     if times is not None:
                         times.engine = command.engine
                         waited = in_seconds(between(times.arrived, entry.now))
                         self._wait.observe(waited)
                 case Reject():
-                    self._rejected.labels(command.reason.value).inc()
+                    self._rejected.of(command.reason.value).inc()
                     self._end(command.step, "rejected", entry.now)
                 case Pin():
-                    self._pins.labels(command.engine).inc()
+                    self._pins.of(command.engine).inc()
                 case Unpin():
-                    self._unpins.labels(command.engine, command.reason.value).inc()
+                    self._unpins.of(command.engine, command.reason.value).inc()
                 case Prefetch():
-                    self._warm.labels(command.engine).inc()
+                    self._warm.of(command.engine).inc()
                 case _:
                     pass
 
@@ -136,15 +155,15 @@ class MeterSink:
         if times is None:
             return  # late or a duplicate
         engine = times.engine
-        self._tokens.labels(engine, "prompt").inc(event.usage.prompt_tokens)
-        self._tokens.labels(engine, "cached").inc(event.usage.cached_tokens or 0)
-        self._tokens.labels(engine, "output").inc(event.usage.output_tokens)
+        self._tokens.of(engine, "prompt").inc(event.usage.prompt_tokens)
+        self._tokens.of(engine, "cached").inc(event.usage.cached_tokens or 0)
+        self._tokens.of(engine, "output").inc(event.usage.output_tokens)
 
     def _event(self, entry: JournalEntry) -> None:
         event, now = entry.event, entry.now
         match event:
             case StepArrived():
-                self._arrived.labels(event.step_class.value).inc()
+                self._arrived.of(event.step_class.value).inc()
                 self._steps[event.step] = _Times(now)
             case StepStarted():
                 times = self._steps.get(event.step)
@@ -164,7 +183,7 @@ class MeterSink:
     def _end(self, step: StepId, outcome: str, now: Instant) -> None:
         times = self._steps.pop(step, None)
         if times is not None:
-            self._ended.labels(outcome).inc()
+            self._ended.of(outcome).inc()
             self._duration.observe(in_seconds(between(times.arrived, now)))
 
 
