@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,8 +60,18 @@ def serve(
 
     from agentsched.proxy import serve as server
 
+    _tune_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.serve(loaded))
+
+
+def _tune_collector() -> None:
+    """Look for garbage less often: what a proxy makes in a turn is freed by counting references."""
+    # Modules are for ever, and the defaults would walk over every live program's records for each
+    # few requests: a tenth of all CPU.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _engine(text: str) -> dict[str, str]:
