@@ -2,7 +2,7 @@
 
     python -m agentsched_bench.recognition TRACE [TRACE ...] [--programs 200] [--steps 12]
         [--choice growing|any] [--echo whole|recorded] [--conventions none,session,...]
-        [--engine sim|vllm] [--out FILE]
+        [--dialects chat,...] [--engine sim|vllm] [--out FILE]
 
 Starts an engine and the proxy as a user would, replays the same programs once for each convention
 in the dialect that its clients speak, and compares the proxy's `x-agentsched-program` with the
@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from agentsched.model import ConfigError
 from agentsched.proxy.request import Dialect
 from agentsched_bench.live import replay as live
 from agentsched_bench.live.arrivals import parse_arrivals
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--choice", type=Choice, choices=list(Choice), default=Choice.GROWING)
     parser.add_argument("--echo", choices=("whole", "recorded"), default="whole")
     parser.add_argument("--conventions", default=None, help="only these, separated by commas")
+    parser.add_argument("--dialects", default=None, help="only these, separated by commas")
     parser.add_argument("--engine", choices=("sim", "vllm"), default="sim")
     parser.add_argument("--speed", type=float, default=50.0, help="of the embedded engine")
     parser.add_argument("--blocks", type=int, default=1024, help="vLLM's pool, 32 tokens each")
@@ -103,7 +105,7 @@ async def _measure(chosen: argparse.Namespace) -> Digest:
     found: list[Verdict] = []
     versions: dict[str, str] = {}
     async with _engine(chosen) as url:
-        for dialect, ids in _runs(chosen.conventions):
+        for dialect, ids in _runs(chosen.conventions, chosen.dialects):
             # A fresh proxy for each run: none may go by what another has left.
             serve = ("serve", "--engine", url, "--port", "0", "--profile", chosen.profile)
             async with running(*serve, name="the proxy") as proxy:
@@ -134,14 +136,20 @@ async def _measure(chosen: argparse.Namespace) -> Digest:
     )
 
 
-def _runs(conventions: str | None) -> list[tuple[Dialect, str]]:
-    """The runs that are wanted. Raises ConfigError for a convention that there is not."""
-    if conventions is None:
-        return list(RUNS)
-    names = conventions.split(",")
-    for name in names:
+def _runs(conventions: str | None, dialects: str | None) -> list[tuple[Dialect, str]]:
+    """The runs that are wanted. Raises ConfigError if there are none."""
+    names = None if conventions is None else conventions.split(",")
+    spoken = None if dialects is None else dialects.split(",")
+    for name in names or ():
         style(name)
-    return [run for run in RUNS if run[1] in names]
+    runs = [
+        (dialect, ids)
+        for dialect, ids in RUNS
+        if (names is None or ids in names) and (spoken is None or str(dialect) in spoken)
+    ]
+    if not runs:
+        raise ConfigError("no run is in these conventions and dialects")
+    return runs
 
 
 async def _run(

@@ -11,6 +11,7 @@ from pathlib import Path
 from agentsched.model import ConfigError
 from agentsched_bench.live.results import TraceRow
 from agentsched_bench.workload.shape import (
+    Piece,
     PlannedConversation,
     PlannedProgram,
     ShapeOptions,
@@ -42,7 +43,9 @@ def mixed(
 ) -> tuple[list[PlannedProgram], list[TraceRow]]:
     """Up to `count` programs with `steps_min` calls or more: as many of each trace as can be.
 
-    The order is drawn by lot, so that programs of one trace do not come one after the other.
+    The order is drawn by lot, so that programs of one trace do not come one after the other. Where
+    a trace does not say how much of a first prompt is the agent's own, half of the shortest one's
+    length is, in all of its programs (see `sharing`).
 
     Raises:
         ConfigError: no program fits.
@@ -83,8 +86,39 @@ def _fitting(
     plans = [plan_program(program, shape, shared=shared) for program in group_programs(recordings)]
     if choice is Choice.GROWING:
         plans = [replace(plan, children=()) for plan in plans if grows(plan.main)]
-    fitting = [plan for plan in plans if len(plan.main.calls) >= steps_min]
+    fitting = sharing(
+        [plan for plan in plans if len(plan.main.calls) >= steps_min], name=f"system/{path.name}"
+    )
     return fitting, all(recording.synthetic for recording in recordings)
+
+
+def sharing(programs: Sequence[PlannedProgram], *, name: str) -> list[PlannedProgram]:
+    """The programs with a system prompt in common, those that have one already as they are.
+
+    It takes the place of the first prompt's beginning; no length changes.
+    """
+    bare = [program for program in programs if not program.main.system_tokens]
+    tokens = min((program.main.calls[0].prompt_tokens for program in bare), default=0) // 2
+    if not tokens:
+        return list(programs)
+    return [
+        program if program.main.system_tokens else _with_system(program, name=name, tokens=tokens)
+        for program in programs
+    ]
+
+
+def _with_system(program: PlannedProgram, *, name: str, tokens: int) -> PlannedProgram:
+    first, *others = program.main.calls
+    left = tokens
+    rest: list[Piece] = []
+    for piece in first.pieces:
+        cut = min(left, piece.tokens)
+        left -= cut
+        if cut < piece.tokens:
+            rest.append(replace(piece, start=piece.start + cut, tokens=piece.tokens - cut))
+    system = Piece(stream=name, tokens=tokens)
+    calls = (replace(first, pieces=(system, *rest)), *others)
+    return replace(program, main=replace(program.main, calls=calls, system_tokens=tokens))
 
 
 def grows(conversation: PlannedConversation) -> bool:

@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 
 from agentsched.model import ConfigError
-from agentsched_bench.recognition.mix import Choice, grows, mixed
+from agentsched_bench.recognition.mix import Choice, grows, mixed, sharing
 from agentsched_bench.workload.generate import generate
-from agentsched_bench.workload.shape import PlannedCall, PlannedConversation, ShapeOptions
+from agentsched_bench.workload.shape import (
+    Piece,
+    PlannedCall,
+    PlannedConversation,
+    PlannedProgram,
+    ShapeOptions,
+)
 from agentsched_bench.workload.trace import write_trace
 
 _SHAPE = ShapeOptions(scale_tokens=16, steps_max=6)
@@ -75,6 +81,27 @@ def test_a_prompt_that_lost_something_does_not_grow() -> None:
     assert grows(whole)
     assert not grows(cut)
     assert not grows(forked)
+
+
+def test_programs_of_one_trace_get_a_system_prompt_in_common() -> None:
+    def program(name: str, *, prompt: int, system_tokens: int = 0) -> PlannedProgram:
+        own = (Piece(stream=f"own/{name}", tokens=10), Piece(stream="more", tokens=prompt - 10))
+        call = replace(_call(None, keep=0, prompt=prompt), pieces=own)
+        main = PlannedConversation(conversation=name, calls=(call,), system_tokens=system_tokens)
+        return PlannedProgram(program=name, main=main)
+
+    known = program("known", prompt=90, system_tokens=20)
+    small, large, same = sharing(
+        [program("small", prompt=40), program("large", prompt=100), known], name="system/x"
+    )
+
+    assert same is known
+    assert small.main.system_tokens == large.main.system_tokens == 20
+    assert small.main.calls[0].pieces == (
+        Piece(stream="system/x", tokens=20),
+        Piece(stream="more", start=10, tokens=20),
+    )
+    assert sum(piece.tokens for piece in large.main.calls[0].pieces) == 100
 
 
 def test_nothing_that_fits_is_an_error(traces: list[Path]) -> None:
