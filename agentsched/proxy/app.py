@@ -118,8 +118,9 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "agentsched"
     response.headers.setdefault("x-request-id", request_id(request))
     if request.app[GATEWAY].is_draining:
-        # The client's next request should meet another replica.
+        # The client's next request should meet another replica. The library has made its headers.
         response.force_close()
+        response.headers["Connection"] = "close"
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:

@@ -136,8 +136,8 @@ class Upstream:
         try:
             while (exchange := await self._read(reader, writer)) is not None:
                 await self._handle(exchange, reader)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the other side left, or we die
         finally:
             self._tasks.discard(task)
             self._writers.discard(writer)
@@ -160,11 +160,11 @@ class Upstream:
         return Exchange(method=method, target=target, pairs=pairs, body=body, writer=writer)
 
     async def _handle(self, exchange: Exchange, reader: asyncio.StreamReader) -> None:
-        if (
-            exchange.method == "GET"
-            and exchange.target == "/v1/models"
-            and ("x-request-id" not in exchange.headers)
-        ):
+        is_probe = exchange.method == "GET" and "x-request-id" not in exchange.headers
+        if is_probe and exchange.target == "/metrics":
+            await exchange.whole(404, b"")
+            return
+        if is_probe and exchange.target == "/v1/models":
             self.looks += 1
             await self.is_well.wait()
             await (self.look or self.list_models)(exchange)
@@ -241,6 +241,13 @@ async def answer(exchange: Exchange) -> None:
     usage = (fields.get("stream_options") or {}).get("include_usage")
     parts = [chunk("hel"), chunk("lo"), chunk(finish="stop"), USAGE_CHUNK if usage else b"", DONE]
     await exchange.stream(*(part for part in parts if part))
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody announces."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
 
 class Gate:

@@ -1,0 +1,65 @@
+"""`agentsched serve`: usage, and failures in one clear line."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from agentsched.cli import main
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == 0
+    said = capsys.readouterr().out
+    for option in ("--engine", "--config", "--host", "--port", "--profile", "--max-wait"):
+        assert option in said
+    assert "base URL" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no engine is given (write --engine http://127.0.0.1:8000)"),
+        (["--engine", "foo"], "engines.0.url"),
+        (["--engine", "ftp://x"], "engines.0.url"),
+        (["--engine", "http://u:secret@x"], "no user"),
+        (["--engine", "http://x", "--engine", "http://x"], "two engines are called x:80"),
+        (["--engine", "a b=http://x"], "engines.0.id"),
+        (["--engine", "http://x", "--port", "99999"], "port: "),
+        (["--engine", "http://x", "--max-wait", "soon"], "limits.max_wait: not a length of time"),
+        (["--engine", "http://x", "--profile", "none"], "'none'"),
+        (["--engine", "http://x", "--log-level", "loud"], "log_level"),
+        (["--config", "nowhere.toml"], "cannot read nowhere.toml"),
+        (["--port", "x"], "--port"),
+        (["--wrong"], "--wrong"),
+    ],
+)
+def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    assert main(["serve", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert "secret" not in said
+
+
+def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code = main(["serve", "--engine", "e=http://127.0.0.1:1", "--port", port])
+    assert code == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "address already in use" in said[-1]
+    assert port in said[-1]
+
+
+def test_a_journal_is_never_written_over(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    journal = tmp_path / "j"
+    journal.write_text("precious")
+    code = main(["serve", "--engine", "http://127.0.0.1:1", "--journal", str(journal)])
+    assert code == 2
+    assert "never written over" in capsys.readouterr().err
+    assert journal.read_text() == "precious"

@@ -1,0 +1,486 @@
+"""LiveHost: one timer, hints that end in events, tickets that can be stopped, failing sinks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from agentsched.compose import SchedulerConfig, build_scheduler
+from agentsched.kernel import JournalEntry
+from agentsched.model import (
+    SECOND,
+    CallId,
+    Cancel,
+    CancelReason,
+    Capabilities,
+    ConversationId,
+    Dispatch,
+    EngineId,
+    EngineLoad,
+    EngineLost,
+    EngineReported,
+    HintAnswered,
+    HintOutcome,
+    Instant,
+    Limits,
+    Nanos,
+    Pin,
+    Prefix,
+    PrefixId,
+    ProgramId,
+    Reject,
+    RejectReason,
+    StepArrived,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepId,
+    StepStarted,
+    TenantId,
+    TimerFired,
+    ToolCall,
+    ToolName,
+    Unpin,
+    Usage,
+)
+from agentsched.policy import Choice
+from agentsched.proxy.host import Interrupted, LiveHost, Stop, Ticket
+from agentsched_adapters.fake import FakeEngine
+
+ENGINE = EngineId("e0")
+LIMITS = Limits(wait_ns_max=Nanos(10 * SECOND), engine_wait_ns_max=Nanos(2 * SECOND))
+
+
+class HandClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.at = Instant(1_000)
+
+    def now(self) -> Instant:
+        return self.at
+
+    def move(self, seconds: float) -> None:
+        self.at = Instant(self.at + round(seconds * SECOND))
+
+
+class Entries:
+    def __init__(self) -> None:
+        self.seen: list[JournalEntry] = []
+
+    def write(self, entry: JournalEntry) -> None:
+        self.seen.append(entry)
+
+
+class Timers:
+    """Stands in for the loop's timers: what was asked for, to be fired by hand."""
+
+    def __init__(self, host: LiveHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.armed: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
+        self.cancelled = 0
+        self._host = host
+        timers = self
+
+        class Loop:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(asyncio.get_running_loop(), name)
+
+            def call_later(self, delay: float, callback: Any, *args: Any) -> Any:
+                timers.armed.append((delay, callback, args))
+                return Handle()
+
+        class Handle:
+            def cancel(self) -> None:
+                timers.cancelled += 1
+
+        monkeypatch.setattr(host, "loop", Loop())
+
+    def fire(self) -> None:
+        _, callback, args = self.armed.pop()
+        callback(*args)
+
+
+def arrived(step: str, program: str = "p") -> StepArrived:
+    return StepArrived(
+        step=StepId(step),
+        program=ProgramId(program),
+        conversation=ConversationId(f"{program}/0"),
+        tenant=TenantId("t"),
+        prompt_tokens=10,
+        prefixes=(Prefix(prefix=PrefixId("x"), tokens=10),),
+    )
+
+
+def reported(engine: EngineId = ENGINE) -> EngineReported:
+    return EngineReported(engine=engine, capabilities=Capabilities(pins=True), load=EngineLoad())
+
+
+def paused(step: str) -> StepFinished:
+    """A step that ended in a tool call: its program will be back."""
+    call = ToolCall(call_id=CallId("c1"), tool=ToolName("bash"))
+    return StepFinished(step=StepId(step), usage=Usage(prompt_tokens=10), tool_calls=(call,))
+
+
+def make(
+    clock: HandClock,
+    *,
+    hints: Any = None,
+    sinks: Any = (),
+    limits: Limits = LIMITS,
+    choices: dict[str, Choice] | None = None,
+) -> LiveHost:
+    config = SchedulerConfig(profile="fcfs", limits=limits, choices=choices or {})
+    scheduler = build_scheduler(config)
+    return LiveHost(scheduler=scheduler, clock=clock, hints=hints or {}, sinks=sinks)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def entries() -> Entries:
+    return Entries()
+
+
+@pytest.fixture
+async def host(clock: HandClock, entries: Entries) -> AsyncIterator[LiveHost]:
+    made = make(clock, sinks=[entries])
+    yield made
+    await made.aclose()
+    made.scheduler.check()
+
+
+class TestTimer:
+    async def test_is_not_armed_for_nothing(
+        self, host: LiveHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        timers = Timers(host, monkeypatch)
+        host.feed(reported())
+        assert timers.armed == []
+
+    async def test_rejects_what_waits_for_an_engine(
+        self, host: LiveHost, clock: HandClock, entries: Entries, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        timers = Timers(host, monkeypatch)
+        ticket = host.submit(arrived("s1"))
+        [(delay, _, _)] = timers.armed
+        assert delay == 2.0
+        clock.move(2.0)
+        timers.fire()
+        verdict = await ticket.verdict()
+        assert isinstance(verdict, Reject)
+        assert verdict.reason is RejectReason.NO_ENGINE
+        assert host.live_steps == 0
+        assert isinstance(entries.seen[-1].event, TimerFired)
+
+    async def test_never_shows_an_instant_before_its_own(
+        self, host: LiveHost, clock: HandClock, entries: Entries, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        timers = Timers(host, monkeypatch)
+        ticket = host.submit(arrived("s1"))
+        armed_for = clock.now() + 2 * SECOND
+        # The loop's clock is coarser than ours: it may be a hair early.
+        clock.move(1.999)
+        timers.fire()
+        assert entries.seen[-1].now == armed_for
+        assert isinstance(await ticket.verdict(), Reject)
+
+    async def test_is_armed_anew_for_the_next(
+        self, host: LiveHost, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        timers = Timers(host, monkeypatch)
+        host.submit(arrived("s1"))
+        clock.move(0.5)
+        late = host.submit(arrived("s2", "q"))
+        # The first deadline stands: no timer was armed for the second yet.
+        assert [delay for delay, _, _ in timers.armed] == [2.0]
+        clock.move(1.5)
+        timers.fire()
+        [(delay, _, _)] = timers.armed
+        assert delay == 0.5
+        clock.move(0.5)
+        timers.fire()
+        assert isinstance(await late.verdict(), Reject)
+        assert timers.armed == []
+
+    async def test_is_taken_back(self, host: LiveHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        timers = Timers(host, monkeypatch)
+        host.submit(arrived("s1"))
+        host.feed(StepCancelled(step=StepId("s1"), reason="gone"))
+        assert timers.cancelled == 1
+        assert len(timers.armed) == 1
+
+    async def test_fires_by_itself(self) -> None:
+        from agentsched.clock import MonotonicClock
+
+        limits = Limits(engine_wait_ns_max=Nanos(SECOND // 50))
+        real = make(MonotonicClock(), limits=limits)  # type: ignore[arg-type]
+        ticket = real.submit(arrived("s1"))
+        async with asyncio.timeout(5):
+            assert isinstance(await ticket.verdict(), Reject)
+        await real.aclose()
+
+    async def test_is_armed_no_more_after_the_end(
+        self, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = make(clock)
+        timers = Timers(made, monkeypatch)
+        await made.aclose()
+        made.submit(arrived("s1"))
+        assert timers.armed == []
+
+
+class TestTickets:
+    async def test_of_a_step_that_went_well(self, host: LiveHost) -> None:
+        host.feed(reported())
+        ticket = host.submit(arrived("s1"))
+        verdict = await ticket.verdict()
+        assert isinstance(verdict, Dispatch)
+        assert verdict.engine == ENGINE
+        with ticket.attempt():
+            host.feed(StepStarted(step=StepId("s1")))
+        assert host.live_steps == 1
+        host.feed(StepFinished(step=StepId("s1"), usage=Usage()))
+        assert host.live_steps == 0
+
+    async def test_a_lost_engine_stops_an_attempt_and_the_next_is_told(
+        self, host: LiveHost
+    ) -> None:
+        host.feed(reported())
+        ticket = host.submit(arrived("s1"))
+        await ticket.verdict()
+        asyncio.get_running_loop().call_soon(host.feed, EngineLost(engine=ENGINE, reason="refused"))
+        with pytest.raises(Interrupted) as stopped, ticket.attempt():
+            await asyncio.Event().wait()
+        assert stopped.value.stop is Stop.ENGINE_LOST
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        host.feed(reported(EngineId("e1")))
+        host.feed(StepFailed(step=StepId("s1"), reason="lost", is_retryable=True))
+        again = await ticket.verdict()
+        assert isinstance(again, Dispatch)
+        assert again.engine == "e1"
+        with ticket.attempt():
+            await asyncio.sleep(0)
+        host.feed(StepFinished(step=StepId("s1"), usage=Usage()))
+
+    async def test_an_engine_lost_before_the_attempt_began(self, host: LiveHost) -> None:
+        host.feed(reported())
+        ticket = host.submit(arrived("s1"))
+        # The word is out, but whoever waits for it has not run yet.
+        host.feed(EngineLost(engine=ENGINE, reason="refused"))
+        assert isinstance(await ticket.verdict(), Dispatch)
+        with pytest.raises(Interrupted), ticket.attempt():
+            pytest.fail("the attempt began")
+        host.feed(StepCancelled(step=StepId("s1"), reason="test"))
+
+    async def test_a_step_that_answers_is_left_alone(self, host: LiveHost) -> None:
+        host.feed(reported())
+        ticket = host.submit(arrived("s1"))
+        await ticket.verdict()
+        with ticket.attempt():
+            host.feed(StepStarted(step=StepId("s1")))
+            host.feed(EngineLost(engine=ENGINE, reason="probe failed"))
+            await asyncio.sleep(0)
+        host.feed(StepFinished(step=StepId("s1"), usage=Usage()))
+
+    async def test_a_clients_hang_up_passes_as_it_is(self, host: LiveHost) -> None:
+        host.feed(reported())
+        ticket = host.submit(arrived("s1"))
+        await ticket.verdict()
+
+        async def work() -> None:
+            with ticket.attempt():
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        host.feed(StepCancelled(step=StepId("s1"), reason="gone"))
+
+    async def test_a_hang_up_and_a_stop_at_once_are_a_hang_up(self, host: LiveHost) -> None:
+        host.feed(reported())
+        ticket = host.submit(arrived("s1"))
+        await ticket.verdict()
+
+        async def work() -> None:
+            with ticket.attempt():
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        ticket.interrupt(Interrupted(Stop.ENGINE_LOST, "lost"))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        host.feed(StepCancelled(step=StepId("s1"), reason="gone"))
+
+    async def test_a_failure_while_being_stopped_is_the_failure(self, host: LiveHost) -> None:
+        ticket = Ticket(StepId("s"), host.loop)
+
+        async def worse() -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise KeyError("worse") from None
+
+        async def work() -> int:
+            with pytest.raises(KeyError), ticket.attempt():
+                await worse()
+            task = asyncio.current_task()
+            assert task is not None
+            return task.cancelling()
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        ticket.interrupt(Interrupted(Stop.ENGINE_LOST, "lost"))
+        assert await task == 0
+
+    async def test_all_can_be_stopped(self, host: LiveHost) -> None:
+        held = host.submit(arrived("held"))
+
+        async def wait() -> None:
+            await held.verdict()
+
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        host.stop_all("the end")
+        with pytest.raises(Interrupted, match="the end"):
+            await waiting
+        host.feed(StepCancelled(step=StepId("held"), reason="the end"))
+
+        host.feed(reported())
+        running = host.submit(arrived("running"))
+        await running.verdict()
+        asyncio.get_running_loop().call_soon(host.stop_all, "the end")
+        with pytest.raises(Interrupted) as stopped, running.attempt():
+            await asyncio.Event().wait()
+        assert stopped.value.stop is Stop.DRAINING
+        host.feed(StepCancelled(step=StepId("running"), reason="the end"))
+
+    async def test_the_scheduler_can_cancel(self, host: LiveHost) -> None:
+        host.feed(reported())
+        ticket = host.submit(arrived("s1"))
+        await ticket.verdict()
+        cancel = Cancel(step=StepId("s1"), reason=CancelReason.YIELDED)
+        asyncio.get_running_loop().call_soon(host._perform, cancel)
+        with pytest.raises(Interrupted, match="yielded") as stopped, ticket.attempt():
+            await asyncio.Event().wait()
+        assert stopped.value.stop is Stop.CANCELLED
+        host.feed(StepCancelled(step=StepId("s1"), reason="yielded"))
+        host._perform(cancel)  # late: nobody is there any more
+
+
+class TestSinks:
+    async def test_one_that_fails_stops_nobody(
+        self, clock: HandClock, entries: Entries, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Broken:
+            def write(self, entry: JournalEntry) -> None:
+                raise OSError("disk full")
+
+        made = make(clock, sinks=[Broken(), entries])
+        made.feed(reported())
+        made.feed(TimerFired())
+        assert len(entries.seen) == 2
+        assert "Broken" in caplog.text
+        await made.aclose()
+
+    async def test_come_and_go(self, host: LiveHost, entries: Entries) -> None:
+        late = Entries()
+        host.watch(late)
+        host.feed(TimerFired())
+        host.unwatch(late)
+        host.feed(TimerFired())
+        assert (len(entries.seen), len(late.seen)) == (2, 1)
+
+
+class TestHints:
+    async def pinned(self, clock: HandClock, sink: Any, entries: Entries) -> LiveHost:
+        made = make(clock, hints={ENGINE: sink}, sinks=[entries], choices=_fixed_pins())
+        made.feed(reported())
+        made.submit(arrived("s1"))
+        made.feed(paused("s1"))
+        await asyncio.gather(*made._tasks)
+        return made
+
+    @staticmethod
+    def answers(entries: Entries) -> list[HintOutcome]:
+        return [e.event.outcome for e in entries.seen if isinstance(e.event, HintAnswered)]
+
+    async def test_are_performed_and_answered(self, clock: HandClock, entries: Entries) -> None:
+        engine = FakeEngine(ENGINE, pins=True)
+        made = await self.pinned(clock, engine, entries)
+        assert [c for e in entries.seen for c in e.commands if isinstance(c, Pin)]
+        assert len(self.answers(entries)) == 1
+        await made.aclose()
+        await engine.aclose()
+
+    async def test_one_that_fails_is_an_answer(
+        self, clock: HandClock, entries: Entries, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Broken:
+            async def hint(self, hint: object) -> HintOutcome:
+                raise OSError("no such bus")
+
+        made = await self.pinned(clock, Broken(), entries)
+        assert self.answers(entries) == [HintOutcome.FAILED]
+        assert "no such bus" in caplog.text
+        await made.aclose()
+
+    async def test_without_a_sink_they_are_unsupported(
+        self, clock: HandClock, entries: Entries
+    ) -> None:
+        made = make(clock, sinks=[entries], choices=_fixed_pins())
+        made.feed(reported())
+        made.submit(arrived("s1"))
+        made.feed(paused("s1"))
+        await asyncio.gather(*made._tasks)
+        assert self.answers(entries) == [HintOutcome.UNSUPPORTED]
+        await made.aclose()
+
+    async def test_those_under_way_end_with_the_host(
+        self, clock: HandClock, entries: Entries
+    ) -> None:
+        begun = asyncio.Event()
+
+        class Slow:
+            async def hint(self, hint: object) -> HintOutcome:
+                begun.set()
+                await asyncio.Event().wait()
+                return HintOutcome.ACCEPTED
+
+        made = make(clock, hints={ENGINE: Slow()}, sinks=[entries], choices=_fixed_pins())
+        made.feed(reported())
+        made.submit(arrived("s1"))
+        made.feed(paused("s1"))
+        async with asyncio.timeout(5):
+            await begun.wait()
+        await made.aclose()
+        assert self.answers(entries) == []
+        unpin = Unpin(pin="x", engine=ENGINE, reason="expired")  # type: ignore[arg-type]
+        made._perform(unpin)
+        assert not made._tasks
+
+
+def _fixed_pins() -> dict[str, Choice]:
+    return {"pin": Choice(name="fixed", params={})}
+
+
+async def test_a_defect_leaves_no_ticket(host: LiveHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(event: object, *, now: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.scheduler, "handle", broken)
+        with pytest.raises(ZeroDivisionError):
+            host.submit(arrived("s1"))
+    assert host.live_steps == 0

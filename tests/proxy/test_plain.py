@@ -1,0 +1,203 @@
+"""What is relayed beside the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+from proxy_upstream import Exchange, Gate, Upstream, drop
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/embeddings"),
+        ("POST", "/v1/messages/count_tokens"),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
+        ("GET", "/v1/models/m"),
+        ("DELETE", "/v1/responses/resp_1"),
+        ("POST", "/v1/responses/resp_1/cancel"),
+        ("GET", "/v1/anything/at%20all?x=%2F&y"),
+        ("OPTIONS", "/v1/chat/completions"),
+    ],
+)
+async def test_bytes_pass_as_they_are(
+    proxy: Any, upstream: Upstream, method: str, path: str
+) -> None:
+    said = b'{ "odd":   [1,\n2] }'
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.whole(201, said, content_type="application/json", x_more="yes")
+
+    upstream.script = script
+    body = b'{"model" :"m", "input": "\xc3\xa9"}' if method == "POST" else b""
+    response = await proxy.client.request(
+        method, path, content=body, headers={"x-agentsched-program": "p", "cookie": "a=b"}
+    )
+    seen = await upstream.exchange()
+    assert (seen.method, seen.target, seen.body) == (method, path, body)
+    assert "cookie" not in seen.headers
+    assert "x-agentsched-program" not in seen.headers
+    assert (response.status_code, response.content) == (201, said)
+    assert response.headers["content-length"] == str(len(said))
+    assert response.headers["x-more"] == "yes"
+    assert response.headers["x-agentsched-engine"] == "e0"
+    assert response.headers["x-request-id"] == seen.headers["x-request-id"]
+
+
+async def test_head(proxy: Any, upstream: Upstream) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n")
+
+    upstream.script = script
+    response = await proxy.client.head("/v1/models/m")
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-length"] == "1234"
+
+
+async def test_a_stream_passes_as_it_comes(proxy: Any, upstream: Upstream) -> None:
+    gate = upstream.script = Gate(b"data: 1\n\n")
+    async with proxy.client.stream("GET", "/v1/responses/r/events") as response:
+        parts = response.aiter_raw()
+        assert await anext(parts) == b"data: 1\n\n"
+        gate.open.set()
+        assert b"[DONE]" in b"".join([part async for part in parts])
+
+
+async def test_a_hang_up_reaches_the_engine(proxy: Any, upstream: Upstream) -> None:
+    upstream.script = Gate()
+    asked = asyncio.create_task(proxy.client.post("/v1/embeddings", content=b"{}"))
+    exchange = await upstream.exchange()
+    asked.cancel()
+    since = time.monotonic()
+    await exchange.until_gone()
+    assert time.monotonic() - since < 1.0
+    assert proxy.gateway.plain_requests == 0
+
+
+async def test_the_next_engine_is_tried(start: Any, upstream: Upstream, second: Upstream) -> None:
+    upstream.script = drop
+    async with start(upstream.url, second.url) as proxy:
+        for _ in range(3):
+            response = await proxy.client.post("/v1/embeddings", content=b'{"model": "m"}')
+            assert response.headers["x-agentsched-engine"] == "e1"
+
+
+async def test_nobody_answers(proxy: Any, upstream: Upstream) -> None:
+    upstream.script = drop
+    response = await proxy.client.post("/v1/embeddings", content=b'{"model": "m"}')
+    assert response.status_code == 502
+    assert response.json()["error"]["code"] == "engine_failed"
+
+
+async def test_no_engine(start: Any) -> None:
+    async with start("http://127.0.0.1:1") as proxy:
+        response = await proxy.client.post("/v1/messages/count_tokens", content=b"{}")
+        assert response.status_code == 503
+        assert response.json()["error"]["type"] == "overloaded_error"
+        assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
+async def test_an_answer_that_is_cut_looks_cut(proxy: Any, upstream: Upstream) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{")
+        exchange.cut()
+
+    upstream.script = script
+    said = await proxy.say(b"GET /v1/x HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert b"content-length: 99" in said.lower()
+    assert said.endswith((b"\r\n\r\n{", b"\r\n\r\n"))
+
+
+async def test_upstream_errors_pass(proxy: Any, upstream: Upstream) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.whole(429, b"slow down", retry_after="999")
+
+    upstream.script = script
+    response = await proxy.client.post("/tokenize", content=b"{}")
+    assert (response.status_code, response.content) == (429, b"slow down")
+    assert response.headers["retry-after"] == "60"
+
+
+async def test_the_engine_that_has_the_model(
+    start: Any, upstream: Upstream, second: Upstream
+) -> None:
+    second.models = ["other"]
+    async with start(upstream.url, second.url) as proxy:
+        for _ in range(3):
+            body = json.dumps({"model": "other", "input": "x"}).encode()
+            response = await proxy.client.post("/v1/embeddings", content=body)
+            assert response.headers["x-agentsched-engine"] == "e1"
+
+
+class TestModels:
+    async def test_one_list_is_passed_as_it_is(self, proxy: Any, upstream: Upstream) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.whole(200, b'{"data": [] , "x":1}')
+
+        upstream.script = script
+        assert (await proxy.client.get("/v1/models")).content == b'{"data": [] , "x":1}'
+
+    async def test_different_lists_are_joined(
+        self, start: Any, upstream: Upstream, second: Upstream
+    ) -> None:
+        second.models = ["other", "m"]
+        upstream.script, second.script = upstream.list_models, second.list_models
+        async with start(upstream.url, second.url) as proxy:
+            listed = (await proxy.client.get("/v1/models")).json()
+        assert [entry["id"] for entry in listed["data"]] == ["m", "other"]
+
+    async def test_one_of_them_fails(
+        self, start: Any, upstream: Upstream, second: Upstream
+    ) -> None:
+        second.models = ["other"]
+        upstream.script, second.script = upstream.list_models, drop
+        async with start(upstream.url, second.url) as proxy:
+            listed = (await proxy.client.get("/v1/models")).json()
+        assert [entry["id"] for entry in listed["data"]] == ["m"]
+
+    async def test_all_of_them_refuse(
+        self, start: Any, upstream: Upstream, second: Upstream
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.json({"error": {"message": "no key"}}, status=401)
+
+        second.models = ["other"]
+        upstream.script = second.script = script
+        async with start(upstream.url, second.url) as proxy:
+            assert (await proxy.client.get("/v1/models")).status_code == 401
+
+
+async def test_a_stored_response_is_at_its_engine(
+    start: Any, upstream: Upstream, second: Upstream
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.json({"id": "resp_9", "status": "completed", "output": [], "model": "m"})
+
+    upstream.script = second.script = script
+    async with start(upstream.url, second.url) as proxy:
+        made = await proxy.client.post("/v1/responses", content=b'{"model": "m", "input": "x"}')
+        home = made.headers["x-agentsched-engine"]
+        for _ in range(3):
+            got = await proxy.client.get("/v1/responses/resp_9")
+            assert got.headers["x-agentsched-engine"] == home
+            cancelled = await proxy.client.post("/v1/responses/resp_9/cancel")
+            assert cancelled.headers["x-agentsched-engine"] == home
+
+
+async def test_a_client_that_never_reads_is_cut_off(start: Any, upstream: Upstream) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        while not exchange.gone.is_set():
+            await exchange.chunk(b"x" * 50_000)
+
+    upstream.script = script
+    async with start(upstream.url, http={"write_timeout": "100ms"}) as proxy:
+        _, writer = await proxy.raw(b"GET /v1/files/x HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.transport.pause_reading()
+        await (await upstream.exchange()).until_gone()
+        writer.close()
