@@ -174,6 +174,11 @@ class Scheduler:
         """Tenants that were served or configured. Read only."""
         return self._books.shares.accounts()
 
+    @property
+    def graphs(self) -> GraphBuilder | None:
+        """The execution graphs, where they are built. Read only."""
+        return self._books.graph_builder
+
     def story(self, key: ProgramId | StepId) -> tuple[JournalEntry, ...]:
         """The latest entries about a program, or about a live step's program, oldest first."""
         step = self._books.steps.get(StepId(key))

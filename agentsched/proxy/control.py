@@ -17,6 +17,7 @@ from agentsched.proxy import shapes
 from agentsched.proxy.decisions import watch_decisions
 from agentsched.proxy.errors import error_body
 from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.graphs import forecast, show_graph
 from agentsched.proxy.request import Dialect
 
 _PAGE_MAX: Final = 1_000
@@ -40,6 +41,7 @@ class ControlPlane:
             "/programs": self._programs,
             # An id may have slashes in it, written as they are or as %2F.
             "/programs/{program:.+}/story": self._story,
+            "/programs/{program:.+}/graph": self._graph,
             "/programs/{program:.+}": self._program,
             "/engines": self._engines,
             "/tenants": self._tenants,
@@ -113,6 +115,7 @@ class ControlPlane:
                     shapes.conversation(c, now=now) for c in record.conversations.values()
                 ],
                 "live_steps": [shapes.step(step, now=now) for step in live],
+                "forecast": forecast(scheduler, record.program, now=now),
             }
         )
 
@@ -123,6 +126,9 @@ class ControlPlane:
             return _unknown_program()
         entries = scheduler.story(ProgramId(key))
         return _json({"program": key, "entries": [shapes.entry(e) for e in entries]})
+
+    async def _graph(self, request: web.Request) -> web.Response:
+        return show_graph(self._gateway, request)
 
     async def _release(self, request: web.Request) -> web.Response:
         key = ProgramId(request.match_info["program"])

@@ -1,0 +1,92 @@
+"""Execution graphs and forecasts as the control plane shows them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aiohttp import web
+
+from agentsched.kernel import Scheduler
+from agentsched.model import ConversationId, Instant, Nanos, ProgramId, in_seconds
+from agentsched.policy import GraphView
+from agentsched.proxy.errors import error_body
+from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.request import Dialect
+from agentsched_graphs.builder import GraphBuilder
+from agentsched_graphs.export import to_dot, to_json, to_mermaid
+from agentsched_graphs.snapshot import snapshot
+
+FORMATS: Final = ("json", "mermaid", "dot")
+_TYPES: Final = {
+    "json": "application/json",
+    "mermaid": "text/vnd.mermaid",
+    "dot": "text/vnd.graphviz",
+}
+_TOOLS_SHOWN: Final = 3
+
+
+def show_graph(gateway: Gateway, request: web.Request) -> web.Response:
+    """The graph of a program that is live or was closed lately, in `?format=`."""
+    wanted = request.query.get("format", "json")
+    if wanted not in FORMATS:
+        text = f"format is one of {', '.join(FORMATS)} (`agentsched graph` draws png and svg)"
+        return _error(400, "bad_format", text)
+    graphs = gateway.host.scheduler.graphs
+    key = ProgramId(request.match_info["program"])
+    graph = graphs.graph(key) if isinstance(graphs, GraphBuilder) else None
+    if graph is None:
+        return _error(404, "unknown_program", "No graph of a program of this id is kept.")
+    shown = snapshot(graph, now=gateway.host.now())
+    match wanted:
+        case "mermaid":
+            body = to_mermaid(shown).encode()
+        case "dot":
+            body = to_dot(shown).encode()
+        case _:
+            body = to_json(shown)
+    charset = None if wanted == "json" else "utf-8"
+    return web.Response(body=body, content_type=_TYPES[wanted], charset=charset)
+
+
+def forecast(scheduler: Scheduler, program: ProgramId, *, now: Instant) -> dict[str, Any] | None:
+    """What is expected of a live program; None where no graph of it is built."""
+    graphs = scheduler.graphs
+    view = graphs.view(program) if graphs is not None else None
+    record = scheduler.programs.get(program)
+    if view is None or record is None:
+        return None
+    return {
+        "steps_left": _rounded(view.steps_left()),
+        "critical_path_left": _rounded(view.critical_path_left()),
+        "fan_out": view.fan_out(),
+        "is_waiting_for_children": view.is_waiting_for_children(),
+        "conversations": {key: _conversation(view, key, now=now) for key in record.conversations},
+    }
+
+
+def _conversation(view: GraphView, key: ConversationId, *, now: Instant) -> dict[str, Any]:
+    returns = view.returns(key, now=now)
+    shown: dict[str, Any] = {
+        "next_tools": {t: round(p, 3) for t, p in view.next_tools(key)[:_TOOLS_SHOWN]},
+        "returns": None,
+    }
+    if returns is not None:
+        shown["returns"] = {
+            "has_skill": returns.has_skill,
+            "p50_s": _in_seconds(returns.quantile(0.5)),
+            "p90_s": _in_seconds(returns.quantile(0.9)),
+        }
+    return shown
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _in_seconds(span: Nanos | None) -> float | None:
+    return None if span is None else round(in_seconds(span), 3)
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    body = error_body(Dialect.OTHER, status=status, message=message, code=code)
+    return web.Response(status=status, body=body, content_type="application/json")
