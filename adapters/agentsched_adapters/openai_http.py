@@ -8,6 +8,7 @@ decompressed on the way back, and every failure of the library below becomes one
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,7 @@ HOP_BY_HOP: Final = frozenset(
 )
 # The connection has its own of these: its address, the body's length, and no waiting for a go.
 _REQUEST_ONLY: Final = frozenset({"host", "content-length", "expect"})
+_AT_ONCE_BYTES_MAX: Final = 1 << 20
 # All that the library raises on account of the other side; OSError holds TimeoutError.
 _FAILURES: Final = (aiohttp.ClientError, OSError)
 # What the library would add on its own account.
@@ -193,11 +195,14 @@ class OpenAiHttp:
                     request.method,
                     _url(self.url + request.target),
                     headers=self._outgoing(request.headers),
-                    data=request.body if request.body or _has_body(request.method) else None,
+                    data=_data(request),
                     allow_redirects=False,
                 )
         except _FAILURES as error:
             raise _translated(error, where=self.url) from error
+        if not 200 <= response.status <= 599:
+            response.close()
+            raise EngineError(f"{self.url}: no answer has the status {response.status}")
         return HttpAnswer(response, idle_s=self.limits.idle_s, where=self.url)
 
     async def fetch(
@@ -307,8 +312,12 @@ def _reason(error: BaseException) -> str:
             return str(error) or type(error).__name__
 
 
-def _has_body(method: str) -> bool:
-    return method.upper() in ("POST", "PUT", "PATCH")
+def _data(request: EngineRequest) -> bytes | io.BytesIO | None:
+    if len(request.body) > _AT_ONCE_BYTES_MAX:
+        # Written in portions, with turns for others; as bytes the library would warn of it.
+        return io.BytesIO(request.body)
+    has_body = request.body or request.method.upper() in ("POST", "PUT", "PATCH")
+    return request.body if has_body else None
 
 
 def _text(raw: bytes) -> str:
