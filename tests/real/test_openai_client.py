@@ -136,7 +136,11 @@ async def test_errors_reach_both_forms_of_the_client(is_blocking: bool, chat: Pa
 async def test_an_unknown_model_is_not_found(
     resource: str, is_blocking: bool, stream: bool, chat: Pair
 ) -> None:
-    prompt = {CHAT: {"messages": [USER]}, COMPLETIONS: {"prompt": "x"}, RESPONSES: {"input": "x"}}
+    prompt: dict[str, Any] = {
+        CHAT: {"messages": [USER]},
+        COMPLETIONS: {"prompt": "x"},
+        RESPONSES: {"input": "x"},
+    }
     wrong = prompt[resource] | {"model": "no-such-model", "stream": stream}
     direct, proxied = await chat.both(resource, is_blocking=is_blocking, **wrong)
 
@@ -165,7 +169,7 @@ async def test_an_unknown_model_is_not_found(
     ids=lambda case: next(iter(case), "plain"),
 )
 async def test_completions_are_equal(case: dict[str, Any], stream: bool, chat: Pair) -> None:
-    asked = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 10}
+    asked: dict[str, Any] = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 10}
     await chat.equal(COMPLETIONS, **(asked | case | {"stream": stream}))
 
 
@@ -195,7 +199,7 @@ RESPONSE_CASES: dict[str, dict[str, Any]] = {
 @FORMS
 @pytest.mark.parametrize("case", RESPONSE_CASES)
 async def test_responses_are_equal(case: str, stream: bool, chat: Pair) -> None:
-    asked = {"input": "Say hello.", "temperature": 0, "max_output_tokens": 12}
+    asked: dict[str, Any] = {"input": "Say hello.", "temperature": 0, "max_output_tokens": 12}
     answer = await chat.equal(RESPONSES, **(asked | RESPONSE_CASES[case] | {"stream": stream}))
 
     assert "error" not in answer or answer["error"] is None
@@ -215,7 +219,7 @@ async def test_responses_are_equal(case: str, stream: bool, chat: Pair) -> None:
     ids=lambda case: next(iter(case)),
 )
 async def test_wrong_responses_are_equal(case: dict[str, Any], chat: Pair) -> None:
-    asked = {"input": "Say hello.", "temperature": 0, "max_output_tokens": 12}
+    asked: dict[str, Any] = {"input": "Say hello.", "temperature": 0, "max_output_tokens": 12}
     answer = await chat.equal(RESPONSES, **(asked | case))
 
     assert 400 <= answer["status"] < 500
