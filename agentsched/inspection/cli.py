@@ -1,0 +1,184 @@
+"""`agentsched programs`, `agentsched graph` and `agentsched story`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agentsched.inspection.client import (
+    DEFAULT_URL,
+    AdminKey,
+    AsJson,
+    ControlClient,
+    Url,
+    in_path,
+)
+from agentsched.model import ConfigError
+from agentsched_graphs.export import from_json
+
+Program = Annotated[str, typer.Argument(help="The program's id, as `agentsched programs` shows.")]
+
+#: Fields of events and commands that every line of a story would repeat.
+_REPEATED: Final = frozenset({"program", "tenant", "prefixes", "prefix", "step"})
+_VALUE_CHARS_MAX: Final = 48
+
+
+class Format(StrEnum):
+    """What `agentsched graph` writes."""
+
+    MERMAID = "mermaid"
+    DOT = "dot"
+    JSON = "json"
+    PNG = "png"
+    SVG = "svg"
+
+    @property
+    def is_picture(self) -> bool:
+        return self in (Format.PNG, Format.SVG)
+
+
+def programs(
+    url: Url = DEFAULT_URL,
+    admin_key: AdminKey = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    is_json: AsJson = False,
+) -> None:
+    """List the programs that a running proxy knows, the latest first."""
+    query: dict[str, str | int] = {"limit": limit}
+    if tenant is not None:
+        query["tenant"] = tenant
+    with ControlClient(url, admin_key=admin_key) as client:
+        listed = client.get_json("/programs", **query)
+    if is_json:
+        print(json.dumps(listed))
+        return
+    shown = listed["programs"]
+    if not shown:
+        print("no programs yet")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("program", "tenant", "agent"):
+        table.add_column(title, overflow="fold")
+    for title in ("steps", "live", "idle", "prompt tokens", "cached", "output tokens"):
+        table.add_column(title, justify="right")
+    for row in shown:
+        table.add_row(*_program_row(row))
+    console = Console()
+    console.print(table)
+    if listed["total"] > len(shown):
+        console.print(f"{listed['total'] - len(shown)} more (--limit)", highlight=False)
+
+
+def _program_row(row: Mapping[str, Any]) -> list[Text]:
+    prompt = row["prompt_tokens"]
+    cells = [
+        row["program"],
+        row["tenant"],
+        row["agent"] or "-",
+        str(row["steps_done"]),
+        str(row["active_steps"]),
+        f"{row['idle_s']:.0f} s",
+        f"{prompt:,}",
+        f"{row['cached_tokens'] / prompt:.0%}" if prompt else "-",
+        f"{row['output_tokens']:,}",
+    ]
+    return [Text(cell) for cell in cells]  # ids are not markup
+
+
+def graph(
+    program: Program,
+    format: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = (
+        Format.MERMAID
+    ),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; default: standard output.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    admin_key: AdminKey = None,
+) -> None:
+    """Write a program's execution graph: steps, tool calls, sub-agents and what led to what.
+
+    Pictures (png, svg) show conversations as lanes over time; they need the extra `viz`.
+    """
+    if format.is_picture and out is None and sys.stdout.isatty():
+        raise ConfigError(f"a picture is not for a terminal (write --out graph.{format})")
+    wanted = "json" if format.is_picture else str(format)
+    with ControlClient(url, admin_key=admin_key) as client:
+        body = client.get(f"/programs/{in_path(program)}/graph", format=wanted)
+    if format.is_picture:
+        from agentsched.inspection.drawing import draw
+
+        body = draw(from_json(body), format=str(format))
+    if out is not None:
+        out.write_bytes(body)
+    else:
+        sys.stdout.buffer.write(body if format.is_picture else body.rstrip(b"\n") + b"\n")
+        sys.stdout.flush()
+
+
+def story(
+    program: Program,
+    url: Url = DEFAULT_URL,
+    admin_key: AdminKey = None,
+    is_json: AsJson = False,
+) -> None:
+    """Tell what happened to a program lately and what was decided, oldest first."""
+    with ControlClient(url, admin_key=admin_key) as client:
+        told = client.get_json(f"/programs/{in_path(program)}/story")
+    if is_json:
+        print(json.dumps(told))
+        return
+    entries = told["entries"]
+    if not entries:
+        print("nothing is kept of it")
+        return
+    console = Console(highlight=False)
+    begin = entries[0]["now"]
+    for line in _story_lines(entries, begin=begin):
+        console.print(line, soft_wrap=True)
+
+
+def _story_lines(entries: list[Any], *, begin: int) -> Iterator[Text]:
+    for entry in entries:
+        kind, event = entry["event"]
+        seconds = (entry["now"] - begin) / 1e9
+        line = Text(f"{seconds:10.3f} s  ")
+        line.append(kind, style="bold")
+        yield line.append(f"  {_details(event)}")
+        for kind, command in entry["commands"]:
+            line = Text(" " * 14 + "-> ")
+            line.append(kind, style="cyan")
+            yield line.append(f"  {_details(command)}")
+
+
+def _details(fields: Mapping[str, Any]) -> str:
+    """The fields that say something, as `name=value`; the step's id first."""
+    step = fields.get("step")
+    said = [str(step)] if step else []
+    for name, value in fields.items():
+        if name in _REPEATED or value in (None, "", [], 0, False):
+            continue
+        said.append(f"{name}={_brief(value)}")
+    return " ".join(said)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "tool" in value[0]:
+        text = ",".join(str(call["tool"]) for call in value)
+    elif isinstance(value, dict):
+        text = ",".join(f"{k}:{v}" for k, v in value.items() if v is not None)
+    elif isinstance(value, list):
+        text = ",".join(str(item) for item in value)
+    else:
+        text = str(value)
+    return text if len(text) <= _VALUE_CHARS_MAX else f"{text[: _VALUE_CHARS_MAX - 1]}…"

@@ -1,0 +1,110 @@
+"""Asks a running proxy's control plane, and says in one line what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import typer
+
+from agentsched.model import AgentschedError, ConfigError
+
+DEFAULT_URL: Final = "http://127.0.0.1:8900"
+_TIMEOUT: Final = httpx.Timeout(connect=5.0, read=30.0, write=10.0, pool=5.0)
+
+Url = Annotated[str, typer.Option("--url", help="The running proxy.", envvar="AGENTSCHED_URL")]
+AdminKey = Annotated[
+    str | None,
+    typer.Option(help="The proxy's admin key.", envvar="AGENTSCHED_ADMIN_KEY", show_envvar=True),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For a machine to read.")]
+
+
+class ProxyError(AgentschedError):
+    """The proxy cannot be asked, or refuses to answer."""
+
+
+class ControlClient:
+    """A client of one proxy's control plane; a context manager."""
+
+    def __init__(self, url: str, *, admin_key: str | None = None) -> None:
+        base = base_url(url)
+        headers = {"authorization": f"Bearer {admin_key}"} if admin_key else {}
+        # Proxies of the environment are for the world outside; this one is ours.
+        self._client = httpx.Client(
+            base_url=base, headers=headers, timeout=_TIMEOUT, trust_env=False
+        )
+        self.url = base
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str, **query: str | int) -> bytes:
+        """The body of an answer.
+
+        Raises:
+            ProxyError: nothing answers there, or not with 200.
+        """
+        try:
+            response = self._client.get(f"/agentsched/v1{path}", params=query)
+        except httpx.HTTPError as error:
+            raise ProxyError(
+                f"{self.url}: {str(error) or type(error).__name__} (is the proxy running?)"
+            ) from error
+        if response.status_code != 200:
+            raise ProxyError(f"{self.url}: {_said(response)}")
+        return response.content
+
+    def get_json(self, path: str, **query: str | int) -> dict[str, Any]:
+        """The object that an answer is. Raises as `get` does."""
+        body = self.get(path, **query)
+        try:
+            decoded = msgspec.json.decode(body)
+        except msgspec.DecodeError as error:
+            raise ProxyError(f"{self.url}: that is no agentsched proxy") from error
+        if not isinstance(decoded, dict):
+            raise ProxyError(f"{self.url}: that is no agentsched proxy")
+        return decoded
+
+
+def base_url(url: str) -> str:
+    """The server's address, from that or from the base URL that agents use.
+
+    Raises:
+        ConfigError: not an HTTP URL.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"not a URL: {url!r} (write http://127.0.0.1:8900)")
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def in_path(program: str) -> str:
+    """A program's id as a part of a path."""
+    return quote(program, safe="")
+
+
+def _said(response: httpx.Response) -> str:
+    """What an error answer says, in the control plane's shape or any other."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    error = body.get("error") if isinstance(body, Mapping) else None
+    if isinstance(error, Mapping) and isinstance(error.get("message"), str):
+        hint = ""
+        if response.status_code == 401:
+            hint = " (give --admin-key, or set AGENTSCHED_ADMIN_KEY)"
+        return f"{error['message']}{hint}"
+    return f"{response.status_code} {response.reason_phrase}: that is no agentsched proxy"

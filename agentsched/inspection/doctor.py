@@ -1,0 +1,306 @@
+"""`agentsched doctor`: what an engine can do, and what agentsched will therefore do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from agentsched.inspection.client import AdminKey, AsJson, ControlClient, ProxyError, base_url
+from agentsched.model import Capabilities, ConfigError, EngineError, EngineId, EngineLoad
+from agentsched_adapters.detect import detect
+from agentsched_adapters.vllm import PriorityAnswer, VllmEngine
+
+
+class Mark(StrEnum):
+    """How good a finding is for scheduling."""
+
+    GOOD = "ok"
+    LIMIT = "--"
+    BAD = "!!"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that the engine can or cannot do, and what follows from it."""
+
+    about: str
+    mark: Mark
+    found: str
+    therefore: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """One engine as it was found. `kind` is vllm, openai or as a proxy says."""
+
+    name: str
+    url: str
+    kind: str
+    version: str
+    capabilities: Capabilities
+    priority: PriorityAnswer
+    load: EngineLoad | None
+
+
+_STYLES: Final = {Mark.GOOD: "green", Mark.LIMIT: "yellow", Mark.BAD: "red"}
+
+
+def doctor(
+    url: Annotated[str, typer.Argument(help="An engine, or a running proxy for all of its.")],
+    api_key: Annotated[
+        str | None, typer.Option(help="The engine's API key.", envvar="AGENTSCHED_ENGINE_API_KEY")
+    ] = None,
+    admin_key: AdminKey = None,
+    is_json: AsJson = False,
+) -> int:
+    """Say what an engine can do, and what agentsched will therefore do.
+
+    Asks the engine with a few one-token requests. Exit code 1 when no prompt would be cached.
+    """
+    engines = _behind_proxy(url, admin_key=admin_key)
+    if engines is None:
+        engines = [asyncio.run(_examine(base_url(url), api_key=api_key))]
+    if not engines:
+        raise ConfigError(f"{url}: this proxy has no engines")
+    reports = [(engine, findings(engine)) for engine in engines]
+    if is_json:
+        print(json.dumps({"engines": [_as_json(*report) for report in reports]}))
+    else:
+        console = Console(highlight=False)
+        for engine, found in reports:
+            _print(console, engine, found)
+    is_bad = any(f.mark is Mark.BAD for _, found in reports for f in found)
+    return int(is_bad)
+
+
+def _behind_proxy(url: str, *, admin_key: str | None) -> list[Examined] | None:
+    """The engines of a proxy, as it sees them; None where the URL is not a proxy's."""
+    with ControlClient(url, admin_key=admin_key) as client:
+        try:
+            shown = client.get_json("/engines")
+        except ProxyError as error:
+            if "no agentsched proxy" in str(error) or "is the proxy running" in str(error):
+                return None  # the engine's own probe says more about why
+            raise
+    engines = []
+    for engine in shown.get("engines", []):
+        capabilities = engine.get("capabilities")
+        if capabilities is None:
+            raise ProxyError(f"engine {engine['engine']} is not up: {engine['last_error']}")
+        known = msgspec.convert(capabilities, Capabilities)
+        engines.append(
+            Examined(
+                name=engine["engine"],
+                url=engine["url"],
+                kind="engine",
+                version="",
+                capabilities=known,
+                priority=PriorityAnswer.CONFIRMED if known.priority else PriorityAnswer.UNKNOWN,
+                load=msgspec.convert(engine["load"], EngineLoad),
+            )
+        )
+    return engines
+
+
+async def _examine(url: str, *, api_key: str | None) -> Examined:
+    engine = await detect(EngineId("engine"), url, api_key=api_key)
+    try:
+        capabilities = await engine.probe()
+        try:
+            load: EngineLoad | None = await engine.load()
+        except EngineError:
+            load = None
+        is_vllm = isinstance(engine, VllmEngine)
+        return Examined(
+            name="engine",
+            url=engine.url,
+            kind="vllm" if is_vllm else "openai",
+            version=engine.version if isinstance(engine, VllmEngine) else "",
+            capabilities=capabilities,
+            priority=(
+                engine.priority_answer if isinstance(engine, VllmEngine) else PriorityAnswer.UNKNOWN
+            ),
+            load=load,
+        )
+    finally:
+        await engine.aclose()
+
+
+def findings(engine: Examined) -> list[Finding]:
+    """What was found and what follows, most important first."""
+    return [
+        _prefix_cache(engine.capabilities),
+        _pool(engine.capabilities),
+        _cached_tokens(engine.capabilities),
+        _gauges(engine.load),
+        _pins(engine.capabilities),
+        _priority(engine.priority),
+        _session(engine.capabilities),
+    ]
+
+
+def _prefix_cache(can: Capabilities) -> Finding:
+    if can.prefix_cache:
+        return Finding(
+            about="prefix cache",
+            mark=Mark.GOOD,
+            found="it keeps prefixes",
+            therefore="programs go back to the engine that holds theirs, and are admitted so that "
+            "their prefixes fit",
+        )
+    return Finding(
+        about="prefix cache",
+        mark=Mark.BAD,
+        found="none that it reports",
+        therefore="nothing can be saved by going back to it: expect fair sharing and bounded "
+        "waits, no fewer prefilled tokens (vLLM: --enable-prefix-caching)",
+    )
+
+
+def _pool(can: Capabilities) -> Finding:
+    if can.kv_tokens is None:
+        return Finding(
+            about="KV pool",
+            mark=Mark.LIMIT,
+            found="size unknown",
+            therefore="pressure cannot be told, so programs are not held back for memory",
+        )
+    block = f", blocks of {can.block_size}" if can.block_size else ""
+    return Finding(
+        about="KV pool",
+        mark=Mark.GOOD,
+        found=f"{can.kv_tokens:,} tokens{block}",
+        therefore="programs whose prefixes would not fit together wait at the end of a turn",
+    )
+
+
+def _cached_tokens(can: Capabilities) -> Finding:
+    if can.cached_tokens:
+        return Finding(
+            about="cached tokens",
+            mark=Mark.GOOD,
+            found="told with each answer",
+            therefore="prefill and decode prices are learnt from ordinary traffic",
+        )
+    return Finding(
+        about="cached tokens",
+        mark=Mark.LIMIT,
+        found="not told",
+        therefore="prices stay a guess, and cache hits cannot be shown "
+        "(vLLM: --enable-prompt-tokens-details)",
+    )
+
+
+def _gauges(load: EngineLoad | None) -> Finding:
+    if load is not None and load.running is not None:
+        usage = "" if load.kv_usage is None else f", {load.kv_usage:.0%} of its KV in use"
+        return Finding(
+            about="gauges",
+            mark=Mark.GOOD,
+            found=f"{load.running} running, {load.waiting or 0} waiting{usage}",
+            therefore="its load is seen, also where others use it beside the proxy",
+        )
+    return Finding(
+        about="gauges",
+        mark=Mark.LIMIT,
+        found="none",
+        therefore="only what the proxy sent itself counts as its load",
+    )
+
+
+def _pins(can: Capabilities) -> Finding:
+    if can.pins:
+        return Finding(
+            about="pins",
+            mark=Mark.GOOD,
+            found="it retains prefixes on request",
+            therefore="paused programs keep their KV for as long as that pays",
+        )
+    return Finding(
+        about="pins",
+        mark=Mark.LIMIT,
+        found="none: no agentsched plugin in it",
+        therefore="nothing is pinned; admission, order and placement do what can be done outside",
+    )
+
+
+def _priority(answer: PriorityAnswer) -> Finding:
+    found, therefore, mark = {
+        PriorityAnswer.CONFIRMED: (
+            "its queue is ordered by priority",
+            "each step carries its place in the order",
+            Mark.GOOD,
+        ),
+        PriorityAnswer.TAKEN: (
+            "taken, perhaps ignored",
+            "it is sent and not relied on (vLLM: --scheduling-policy priority)",
+            Mark.LIMIT,
+        ),
+        PriorityAnswer.REFUSED: (
+            "refused",
+            "it is never sent; order is kept by sending steps in order",
+            Mark.LIMIT,
+        ),
+        PriorityAnswer.UNKNOWN: (
+            "not known",
+            "order is kept by sending steps in order",
+            Mark.LIMIT,
+        ),
+    }[answer]
+    return Finding(about="priority", mark=mark, found=found, therefore=therefore)
+
+
+def _session(can: Capabilities) -> Finding:
+    if can.session_id:
+        return Finding(
+            about="session_id",
+            mark=Mark.GOOD,
+            found="taken",
+            therefore="each step tells the engine which conversation it belongs to",
+        )
+    return Finding(
+        about="session_id",
+        mark=Mark.LIMIT,
+        found="not taken",
+        therefore="the field is left out",
+    )
+
+
+def _as_json(engine: Examined, found: list[Finding]) -> dict[str, Any]:
+    return {
+        "engine": engine.name,
+        "url": engine.url,
+        "kind": engine.kind,
+        "version": engine.version,
+        "capabilities": msgspec.to_builtins(engine.capabilities),
+        "findings": [
+            {
+                "about": f.about,
+                "is_good": f.mark is Mark.GOOD,
+                "found": f.found,
+                "therefore": f.therefore,
+            }
+            for f in found
+        ],
+    }
+
+
+def _print(console: Console, engine: Examined, found: list[Finding]) -> None:
+    kind = {"vllm": "speaks vLLM's API", "openai": "OpenAI-compatible"}.get(engine.kind, "")
+    models = ", ".join(engine.capabilities.models) or "no models"
+    version = f" {engine.version}" if engine.version else ""
+    details = "; ".join(part for part in (f"{kind}{version}".strip(), models) if part)
+    console.print(Text(f"{engine.name} {engine.url} ({details})", style="bold"))
+    for f in found:
+        line = Text("  ")
+        line.append(f.mark.value, style=_STYLES[f.mark])
+        line.append(f" {f.about}: {f.found}\n       {f.therefore}")
+        console.print(line, soft_wrap=True)
