@@ -250,7 +250,7 @@ class LimitsConfig(_Part):
     def to_limits(self) -> Limits:
         """The scheduler's limits."""
         given = {
-            _LIMIT_NAMES.get(key, key): value
+            LIMIT_NAMES.get(key, key): value
             for key in type(self).model_fields
             if (value := getattr(self, key)) is not None
         }
@@ -258,7 +258,7 @@ class LimitsConfig(_Part):
 
 
 #: The scheduler's names of limits, where they differ from the operator's.
-_LIMIT_NAMES: Final = {
+LIMIT_NAMES: Final = {
     "program_idle_max": "program_idle_ns_max",
     "engine_wait_max": "engine_wait_ns_max",
     "max_wait": "wait_ns_max",
@@ -333,10 +333,10 @@ def load_config(path: Path | None = None, options: Mapping[str, Any] | None = No
         )
     given = {k: v for k, v in (options or {}).items() if v is not None}
     try:
-        environment = EnvSettingsSource(Config)()
-        return Config(**_over(_over(values, environment), given))
+        above = _over(EnvSettingsSource(Config)(), given)
+        return Config(**_over(values, above))
     except ValidationError as error:
-        raise ConfigError(_explain(error, path, values)) from error
+        raise ConfigError(_explain(error, path, above)) from error
     except SettingsError as error:
         raise ConfigError(f"environment: {error}") from error
 
@@ -361,17 +361,18 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
-def _explain(error: ValidationError, path: Path | None, values: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, path: Path | None, above: Mapping[str, Any]) -> str:
     first = error.errors(include_input=False)[0]
     where = [str(part) for part in first["loc"]]
-    source = f"{path}: " if path and _holds(values, where) else ""
+    # The file is not to blame for what stands in the environment or on the command line.
+    source = f"{path}: " if path and not _holds(above, where) else ""
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     said = first["msg"].removeprefix("Value error, ")
     return f"{source}{'.'.join(where) or 'configuration'}: {said}{more}"
 
 
 def _holds(values: Any, where: Sequence[str]) -> bool:
-    """Whether the file has this key, so that it may be the one to blame."""
+    """Whether the tables have this key."""
     for part in where:
         if isinstance(values, Mapping) and part in values:
             values = values[part]

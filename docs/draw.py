@@ -1,6 +1,6 @@
 """Draws the parts of the documentation that repeat the code: `python docs/draw.py [--check]`.
 
-Each stands between `<!-- drawn: NAME -->` and `<!-- end -->` in docs/architecture.md.
+Each stands between `<!-- drawn: NAME -->` and `<!-- end -->` in one of the pages.
 """
 
 from __future__ import annotations
@@ -10,10 +10,16 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from agentsched import config
+from agentsched.model import Limits
 
 ROOT: Final = Path(__file__).parent.parent
-PAGE: Final = ROOT / "docs" / "architecture.md"
+PAGES: Final = (ROOT / "docs" / "architecture.md", ROOT / "docs" / "configuration.md")
 PACKAGES: Final = (
     "agentsched",
     "graphs/agentsched_graphs",
@@ -45,7 +51,68 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.:])\s+(?=[A-Z])", paragraph)[0]
 
 
-DRAWINGS: Final[dict[str, Callable[[], str]]] = {"modules": modules}
+#: The tables of the file, in the order in which they are shown.
+_TABLES: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
+    ("", config.Config),
+    ("[[engines]]", config.EngineConfig),
+    ("[limits]", config.LimitsConfig),
+    ("[http]", config.HttpConfig),
+    ("[upstream]", config.UpstreamConfig),
+    ("[identity]", config.IdentityConfig),
+    ("[policies.POINT]", config.PolicyChoice),
+)
+_UNITS: Final = (("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000))
+
+
+def options() -> str:
+    """One table for each table of the configuration file."""
+    lines: list[str] = []
+    for title, part in _TABLES:
+        lines += [f"### `{title}`" if title else "### Top level", ""]
+        lines += [" ".join((part.__doc__ or "").split()), "", "| key | default | meaning |"]
+        lines += ["|---|---|---|"]
+        for name, field in part.model_fields.items():
+            if name != "policies" and not _is_table(field):
+                meaning = (field.description or "").replace("|", "\\|")
+                lines.append(f"| `{name}` | {_default(name, field)} | {meaning}{_choices(field)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _is_table(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    limit = config.LIMIT_NAMES.get(name, name)
+    if value is None and field.annotation != (SecretStr | None) and limit in Limits.__slots__:
+        value = getattr(Limits(), limit)
+        return f"`{_span(value)}`" if limit.endswith("_ns_max") else f"`{value}`"
+    if value is None or value in ("", (), {}):
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{_span(value)}`" if "Nanos" in str(field.annotation) else f"`{value}`"
+
+
+def _span(value: int) -> str:
+    for unit, size in _UNITS:
+        if value % size == 0:
+            return f"{value // size}{unit}"
+    return f"{value // 1_000_000}ms"
+
+
+def _choices(field: FieldInfo) -> str:
+    words: Any = getattr(field.annotation, "__args__", ())
+    if not words or not all(isinstance(word, str) for word in words):
+        return ""
+    return f" ({', '.join(f'`{word}`' for word in words)})"
+
+
+DRAWINGS: Final[dict[str, Callable[[], str]]] = {"modules": modules, "options": options}
 
 
 def draw(page: str) -> str:
@@ -58,16 +125,19 @@ def draw(page: str) -> str:
 
 
 def main() -> int:
-    """Draw; with `--check` only say whether the page is as it would be drawn."""
-    old = PAGE.read_text(encoding="utf-8")
-    new = draw(old)
-    if old == new:
-        return 0
-    if "--check" in sys.argv[1:]:
-        print(f"{PAGE.relative_to(ROOT)} is out of date: run scripts/check --fix")
-        return 1
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
+    """Draw; with `--check` only say which pages are not as they would be drawn."""
+    stale = 0
+    for path in PAGES:
+        old = path.read_text(encoding="utf-8")
+        new = draw(old)
+        if old == new:
+            continue
+        if "--check" in sys.argv[1:]:
+            print(f"{path.relative_to(ROOT)} is out of date: run scripts/check --fix")
+            stale = 1
+        else:
+            path.write_text(new, encoding="utf-8")
+    return stale
 
 
 if __name__ == "__main__":

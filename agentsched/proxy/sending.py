@@ -12,8 +12,8 @@ from agentsched.model import in_seconds
 
 #: A whole body is given the write timeout once for each of these.
 _PORTION_BYTES: Final = 1 << 20
-#: Half of what a transport takes before it asks the writer to wait.
-_BACKLOG_BYTES_MAX: Final = 32 << 10
+#: A quarter of what a transport takes before it asks the writer to wait: where it says go on again.
+_BACKLOG_BYTES_MAX: Final = 16 << 10
 
 
 def hang_up(request: web.BaseRequest) -> None:

@@ -284,3 +284,105 @@ class Gate:
 async def drop(exchange: Exchange) -> None:
     """Break the connection without a word."""
     exchange.cut()
+
+
+RESPONSE = {
+    "id": "resp_1",
+    "object": "response",
+    "created_at": 1,
+    "model": "m",
+    "status": "completed",
+    "output": [
+        {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "hello", "annotations": []}],
+        }
+    ],
+    "parallel_tool_calls": True,
+    "tool_choice": "auto",
+    "tools": [],
+    "usage": {
+        "input_tokens": 5,
+        "output_tokens": 1,
+        "total_tokens": 6,
+        "input_tokens_details": {"cached_tokens": 4},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    },
+}
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [{"type": "text", "text": "hello"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 5, "output_tokens": 1},
+}
+COMPLETION = {
+    "id": "cmpl-1",
+    "object": "text_completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "text": "hello", "finish_reason": "stop", "logprobs": None}],
+    "usage": CHAT["usage"],
+}
+
+
+def event(name: str, value: dict[str, Any]) -> bytes:
+    return f"event: {name}\n".encode() + data({"type": name} | value)
+
+
+MESSAGE_STREAM = (
+    event("message_start", {"message": MESSAGE | {"content": [], "stop_reason": None}}),
+    event("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
+    event("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": "hello"}}),
+    event("content_block_stop", {"index": 0}),
+    event("message_delta", {"delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}}),
+    event("message_stop", {}),
+)
+RESPONSE_STREAM = (
+    event(
+        "response.created",
+        {"sequence_number": 0, "response": RESPONSE | {"output": [], "status": "in_progress"}},
+    ),
+    event(
+        "response.output_text.delta",
+        {
+            "sequence_number": 1,
+            "item_id": "msg_1",
+            "output_index": 0,
+            "content_index": 0,
+            "delta": "hello",
+            "logprobs": [],
+        },
+    ),
+    event("response.completed", {"sequence_number": 2, "response": RESPONSE}),
+)
+COMPLETION_STREAM = (
+    data({"id": "cmpl-1", "choices": [{"index": 0, "text": "hello", "finish_reason": None}]}),
+    data({"id": "cmpl-1", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}),
+    DONE,
+)
+CHAT_STREAM = (chunk("hel"), chunk("lo"), chunk(finish="stop"), DONE)
+
+DIALECTS = {
+    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "hé"}]}, CHAT, CHAT_STREAM),
+    "/v1/completions": ({"prompt": "hé"}, COMPLETION, COMPLETION_STREAM),
+    "/v1/responses": ({"input": "hé"}, RESPONSE, RESPONSE_STREAM),
+    "/v1/messages": (
+        {"messages": [{"role": "user", "content": "hé"}], "max_tokens": 5},
+        MESSAGE,
+        MESSAGE_STREAM,
+    ),
+}
+
+
+def oddly_spelled(fields: dict[str, Any], **more: Any) -> bytes:
+    """JSON as no encoder of ours would write it."""
+    body = {"model": "m"} | fields | {"temperature": 0.0, "x-unknown": [1, {"b": None}]} | more
+    text = json.dumps(body, ensure_ascii=False, indent=3).replace("0.0", "0.000e-0")
+    return b"  " + text.encode() + b"\n"

@@ -1,0 +1,45 @@
+"""Who pays, and where stored responses are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from proxy_upstream import Upstream
+
+from agentsched.model import EngineId
+from agentsched.proxy import homes
+from agentsched.proxy.gateway import ANONYMOUS
+
+
+async def test_tenants(proxy: Any) -> None:
+    tenant = proxy.gateway.tenant
+    assert tenant({}) == ANONYMOUS
+    assert tenant({"x-agentsched-tenant": "red"}) == "red"
+    by_key = tenant({"authorization": "Bearer sk-secret"})
+    assert by_key.startswith("key-")
+    assert "secret" not in by_key
+    assert tenant({"x-api-key": "sk-secret"}) == by_key
+    assert tenant({"authorization": "Bearer sk-other"}) != by_key
+    assert tenant({"authorization": "\udcff"}).startswith("key-")
+
+
+@pytest.mark.parametrize("name", ["x" * 65, "é", "a\x00b", ""])
+async def test_names_unfit_for_a_tenant(proxy: Any, name: str) -> None:
+    assert proxy.gateway.tenant({"x-agentsched-tenant": name}) == ANONYMOUS
+
+
+async def test_the_header_is_configured(start: Any, upstream: Upstream) -> None:
+    async with start(upstream.url, identity={"tenant_header": "X-Team"}) as proxy:
+        await proxy.chat(headers={"x-team": "blue", "x-agentsched-tenant": "red"})
+        assert list(proxy.scheduler.tenants) == ["blue"]
+
+
+def test_homes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(homes, "_HOMES_MAX", 2)
+    known = homes.Homes()
+    known.remember("a", EngineId("e0"))
+    known.remember("b", EngineId("e1"))
+    known.remember("a", EngineId("e1"))
+    known.remember("c", EngineId("e2"))
+    assert (known.of("a"), known.of("b"), known.of("c")) == ("e1", None, "e2")

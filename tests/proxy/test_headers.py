@@ -1,0 +1,60 @@
+"""Which headers pass, as pure rules."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentsched.proxy import headers
+
+
+def test_of_repeated_ones_the_first_counts() -> None:
+    assert headers.lower([("A", "1"), ("a", "2"), ("B", "3")]) == {"a": "1", "b": "3"}
+
+
+def test_order_and_spelling_stay() -> None:
+    pairs = [("X-B", "1"), ("x-a", "2"), ("X-B", "3"), ("Cookie", "c"), ("X-AgentSched-Y", "z")]
+    sent = headers.to_engine(pairs, request_id="r", with_credentials=True)
+    assert sent[:3] == [("X-B", "1"), ("x-a", "2"), ("X-B", "3")]
+    assert sent[3:] == [("Accept-Encoding", "identity"), ("x-request-id", "r")]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"x-request-id": "a", "x-correlation-id": "b"}, "a"),
+        ({"x-correlation-id": "b", "request-id": "c"}, "b"),
+        ({"x-trace-id": "t"}, "t"),
+        ({"x-request-id": "a\x7fb", "request-id": "c"}, "c"),
+        ({"x-request-id": "é"}, None),
+        ({"x-request-id": "x" * 257}, None),
+        ({"x-request-id": ""}, None),
+        ({}, None),
+    ],
+)
+def test_request_ids(given: dict[str, str], found: str | None) -> None:
+    assert headers.request_id(given) == found
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_there_and_bounded(status: int) -> None:
+    def said(*values: str) -> list[str]:
+        pairs = [("Retry-After", v) for v in values] + [("x", "y")]
+        back = headers.to_client(pairs, status=status)
+        assert ("x", "y") in back
+        return [v for n, v in back if n.lower() == "retry-after"]
+
+    assert said() == ["1"]
+    assert said("7") == ["7"]
+    assert said("61") == ["60"]
+    assert said("5", "9") == ["5"]
+    assert said("9" * 40) == ["60"]
+    assert said("tomorrow") == ["60"]
+
+
+def test_elsewhere_retry_after_is_the_engines() -> None:
+    assert headers.to_client([("retry-after", "999")], status=200) == [("retry-after", "999")]
+
+
+def test_beyond_ascii() -> None:
+    assert headers.ascii_only("a/b#c%20 d") == "a/b#c%20 d"
+    assert headers.ascii_only("é/%20") == "%C3%A9/%20"

@@ -1,0 +1,139 @@
+"""Metrics as a projection of the journal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.compose import SchedulerConfig, build_scheduler
+from agentsched.model import (
+    SECOND,
+    Capabilities,
+    ConversationId,
+    EngineId,
+    EngineLoad,
+    EngineReported,
+    Event,
+    Instant,
+    ProgramId,
+    StepArrived,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepId,
+    StepStarted,
+    TenantId,
+    Usage,
+)
+from agentsched.telemetry.meters import MeterSink
+
+
+class Bench:
+    """A scheduler whose journal goes into meters."""
+
+    def __init__(self) -> None:
+        self.scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+        self.meters = MeterSink(self.scheduler)
+        self.at = 0.0
+
+    def feed(self, event: Event, *, after_s: float = 0.0) -> None:
+        self.at += after_s
+        self.scheduler.handle(event, now=Instant(round(self.at * SECOND)))
+        assert self.scheduler.latest is not None
+        self.meters.write(self.scheduler.latest)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.meters.registry.get_sample_value(f"agentsched_{name}", labels)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    made = Bench()
+    made.feed(report())
+    return made
+
+
+def report(engine: str = "e0", **load: Any) -> EngineReported:
+    return EngineReported(
+        engine=EngineId(engine), capabilities=Capabilities(), load=EngineLoad(**load)
+    )
+
+
+def arrived(step: str) -> StepArrived:
+    return StepArrived(
+        step=StepId(step),
+        program=ProgramId("p"),
+        conversation=ConversationId("c"),
+        tenant=TenantId("t"),
+        prompt_tokens=5,
+    )
+
+
+def finished(step: str, **usage: Any) -> StepFinished:
+    return StepFinished(step=StepId(step), usage=Usage(**usage))
+
+
+def test_the_times_of_a_step(bench: Bench) -> None:
+    bench.feed(arrived("s"))
+    bench.feed(StepStarted(step=StepId("s")), after_s=2)
+    bench.feed(finished("s", prompt_tokens=100, cached_tokens=60, output_tokens=7), after_s=3)
+    assert bench.value("wait_seconds_sum") == 0
+    assert bench.value("time_to_first_token_seconds_sum") == 2
+    assert bench.value("step_seconds_sum") == 5
+    assert bench.value("tokens_total", engine="e0", kind="prompt") == 100
+    assert bench.value("tokens_total", engine="e0", kind="cached") == 60
+    assert bench.value("tokens_total", engine="e0", kind="output") == 7
+
+
+def test_late_and_double_events_count_once(bench: Bench) -> None:
+    bench.feed(arrived("s"))
+    for _ in range(2):
+        bench.feed(StepStarted(step=StepId("s")))
+    for _ in range(3):
+        bench.feed(finished("s", prompt_tokens=10))
+    bench.feed(StepCancelled(step=StepId("s"), reason="late"))
+    bench.feed(finished("never-seen", prompt_tokens=10))
+    assert bench.value("steps_ended_total", outcome="finished") == 1
+    assert bench.value("steps_ended_total", outcome="cancelled") is None
+    assert bench.value("tokens_total", engine="e0", kind="prompt") == 10
+    assert bench.value("time_to_first_token_seconds_count") == 1
+    assert bench.value("ignored_events_total") == 5
+    assert not bench.meters._steps
+
+
+def test_a_retried_step_is_one_step(bench: Bench) -> None:
+    bench.feed(arrived("s"))
+    bench.feed(StepFailed(step=StepId("s"), reason="x", is_retryable=True))
+    bench.feed(finished("s"))
+    assert bench.value("steps_total", step_class="step") == 1
+    assert bench.value("steps_ended_total", outcome="finished") == 1
+    assert bench.value("steps_ended_total", outcome="failed") is None
+    assert bench.value("retries_total") == 1
+
+
+def test_a_step_that_no_engine_takes_ends_as_rejected(bench: Bench) -> None:
+    bench.feed(arrived("s"))
+    for _ in range(3):
+        bench.feed(StepFailed(step=StepId("s"), reason="x", is_retryable=True))
+    assert bench.value("steps_ended_total", outcome="rejected") == 1
+    assert bench.value("rejects_total", reason="engine_failed") == 1
+    assert not bench.meters._steps
+
+
+def test_unknown_gauges_have_no_value(bench: Bench) -> None:
+    assert bench.value("engine_kv_usage", engine="e0") is None
+    bench.feed(report("e1", kv_usage=0.0))
+    assert bench.value("engine_kv_usage", engine="e1") == 0
+    assert bench.value("engine_up", engine="e0") == 1
+
+
+def test_each_has_a_registry_of_its_own() -> None:
+    assert Bench().meters.exposition() != b""
+    assert Bench().meters.registry is not Bench().meters.registry
+
+
+def test_watchers(bench: Bench) -> None:
+    bench.meters.count_watchers(2)
+    bench.meters.count_watchers(-1)
+    assert bench.value("decision_watchers") == 1

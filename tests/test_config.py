@@ -1,0 +1,193 @@
+"""Where values come from, which of them wins, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from agentsched.config import Config, EngineConfig, LimitsConfig, load_config
+from agentsched.model import MINUTE, SECOND, ConfigError, Limits
+
+ROOT = Path(__file__).parent.parent
+ENGINE = {"url": "http://127.0.0.1:8000"}
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [n for n in os.environ if n.startswith("AGENTSCHED_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        """
+        port = 1
+        profile = "passthrough"
+        [http]
+        body_bytes_max = 5000
+        header_timeout = "3s"
+        drain_timeout = 1.5
+        [limits]
+        max_wait = "1m"
+        retries_max = 0
+        [[engines]]
+        url = "http://10.0.0.1:8000/v1"
+        id = "a"
+        """
+    )
+    return path
+
+
+class TestPrecedence:
+    def test_defaults(self) -> None:
+        config = load_config()
+        assert (config.host, config.port, config.profile) == ("127.0.0.1", 8900, "fcfs")
+        assert config.limits.to_limits() == Limits()
+
+    def test_the_file(self, file: Path) -> None:
+        config = load_config(file)
+        assert config.port == 1
+        assert config.http.header_timeout == 3 * SECOND
+        assert config.http.drain_timeout == 1_500_000_000
+        assert config.limits.to_limits() == Limits(wait_ns_max=MINUTE, retries_max=0)
+        assert config.engines[0].base_url == "http://10.0.0.1:8000"
+        assert config.scheduler().profile == "passthrough"
+
+    def test_the_environment_beats_the_file_key_by_key(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AGENTSCHED_PORT", "2")
+        monkeypatch.setenv("AGENTSCHED_HTTP__BODY_BYTES_MAX", "6000")
+        config = load_config(file)
+        assert (config.port, config.http.body_bytes_max) == (2, 6000)
+        assert config.http.header_timeout == 3 * SECOND  # its neighbour in the file stays
+
+    def test_options_beat_both_key_by_key(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AGENTSCHED_LIMITS__MAX_WAIT", "2m")
+        monkeypatch.setenv("AGENTSCHED_HOST", "0.0.0.0")
+        options = {"limits": {"max_wait": "5s"}, "port": 3, "host": None, "engines": [ENGINE]}
+        config = load_config(file, options)
+        assert config.limits.max_wait == 5 * SECOND
+        assert config.limits.retries_max == 0
+        assert (config.host, config.port) == ("0.0.0.0", 3)
+        assert [engine.name for engine in config.engines] == ["127.0.0.1:8000"]
+
+    def test_engines_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AGENTSCHED_ENGINES", '[{"url": "http://x:1", "id": "x"}]')
+        assert load_config().engines[0].name == "x"
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("x = 1", "unknown key 'x'"),
+            ("[http]\nx = 1", "http.x: Extra inputs are not permitted"),
+            ("port = 'x'", "port: Input should be a valid integer"),
+            ("[limits]\nmax_wait = 15", "limits.max_wait: too short"),
+            ("[limits]\nmax_wait = '-1s'", "limits.max_wait: not a length of time"),
+            ("[http]\nbody_timeout = -2.0", "http.body_timeout: too short"),
+            ("[http]\nbody_timeout = '0s'", "http.body_timeout: too short"),
+            ("[limits]\nready_steps_max = 0", "limits.ready_steps_max: Input should be greater"),
+            ("[policies.smell]\nname = 'x'", "policies.smell"),
+            ("[policies.order]\nparams = {}", "policies.order.name: Field required"),
+            ("[[engines]]\nid = 'x'", "engines.0.url: Field required"),
+            ("[[engines]]\nurl = 'http://h?x=1'", "engines.0.url: an engine's URL has no user"),
+            ("port = 1\nhost = 1\n[http]\nx = 1", "(and 1 more)"),
+            ("port =", "is not TOML"),
+        ],
+    )
+    def test_name_file_and_key(self, tmp_path: Path, text: str, says: str) -> None:
+        path = tmp_path / "a.toml"
+        path.write_text(text)
+        with pytest.raises(ConfigError) as wrong:
+            load_config(path)
+        assert says in str(wrong.value)
+        assert "a.toml" in str(wrong.value)
+        assert "\n" not in str(wrong.value)
+
+    def test_the_file_is_not_blamed_for_others(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AGENTSCHED_HTTP__HEADERS_MAX", "x")
+        with pytest.raises(ConfigError, match=r"^http\.headers_max: "):
+            load_config(file)
+
+    def test_no_json_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AGENTSCHED_ENGINES", "http://x")
+        with pytest.raises(ConfigError, match=r"environment: .*engines"):
+            load_config()
+
+    def test_two_engines_of_one_name(self) -> None:
+        with pytest.raises(ConfigError, match=r"two engines are called 127\.0\.0\.1:8000"):
+            load_config(None, {"engines": [ENGINE, ENGINE]})
+
+
+class TestSecrets:
+    TEXT = """
+    admin_key = "s3cret"
+    [identity]
+    secret = "s3cret"
+    [[engines]]
+    url = "http://x"
+    api_key = "s3cret"
+    """
+
+    def test_are_not_shown(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path = tmp_path / "a.toml"
+        path.write_text(self.TEXT)
+        config = load_config(path)
+        logging.getLogger("test").warning("%r %s", config, config)
+        shown = [repr(config), str(config), caplog.text, config.model_dump_json()]
+        assert not [text for text in shown if "s3cret" in text]
+        assert config.admin_key is not None
+        assert config.admin_key.get_secret_value() == "s3cret"
+
+    def test_not_even_in_the_wrong_place(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.toml"
+        path.write_text(self.TEXT + "\nid = ['s3cret']")
+        with pytest.raises(ConfigError) as wrong:
+            load_config(path)
+        assert "s3cret" not in f"{wrong.value} {wrong.value.__cause__!r}"
+
+
+class TestEngineUrls:
+    @pytest.mark.parametrize(
+        ("url", "base"),
+        [
+            ("http://h:1", "http://h:1"),
+            ("http://h:1/", "http://h:1"),
+            ("http://h:1/v1", "http://h:1"),
+            ("http://h:1/v1/", "http://h:1"),
+            ("https://h/path/v1", "https://h/path"),
+            ("http://[::1]:8", "http://[::1]:8"),
+        ],
+    )
+    def test_base(self, url: str, base: str) -> None:
+        assert EngineConfig.model_validate({"url": url}).base_url == base
+
+
+def test_the_sample_is_the_default_and_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = load_config(ROOT / "docs" / "agentsched.toml")
+    assert sample.engines
+    plain = Config(engines=sample.engines)
+    assert sample.model_copy(update={"limits": LimitsConfig()}) == plain
+    assert sample.limits.to_limits() == Limits()
+
+
+def test_the_sample_shows_every_key() -> None:
+    text = (ROOT / "docs" / "agentsched.toml").read_text()
+    for part in (Config, *(type(getattr(Config(), p)) for p in _PARTS), EngineConfig):
+        for name in part.model_fields:
+            assert name in text, f"{part.__name__}.{name} is not in the sample"
+
+
+_PARTS = ("http", "upstream", "identity", "limits")
