@@ -85,7 +85,7 @@ def read_client(path: Path) -> list[Recorded]:
     for case, requests in cases.items():
         for request in requests:
             _conclude(request, outcomes.get((case, request.number), []))
-    _judge(cases)
+    judge(cases)
     return [request for case in _in_order(cases) for request in cases[case]]
 
 
@@ -141,7 +141,8 @@ def _conclude(request: Recorded, outcomes: Sequence[Mapping[str, Any]]) -> None:
 # -- truth -----------------------------------------------------------------------------------------
 
 
-def _judge(cases: Mapping[str, Sequence[Recorded]]) -> None:
+def judge(cases: Mapping[str, Sequence[Recorded]]) -> None:
+    """Set the truth of every request, by its client's ids and by what only a judge may read."""
     for requests in cases.values():
         starts: dict[str, tuple[int, dict[str, Any]]] = {}
         for request in requests:

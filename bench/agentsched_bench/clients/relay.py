@@ -8,12 +8,13 @@ goes away takes its request to the proxy with it.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 
 from agentsched_bench.clients.stripping import is_harmless, without_ids
 
@@ -62,6 +63,18 @@ class Exchange:
         return {name: value for name, _, value in parts}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What goes wrong with one request.
+
+    `fault` is for the embedded engine, in its own notation; after `cut_after_bytes` of the answer
+    the client's connection breaks.
+    """
+
+    fault: str = ""
+    cut_after_bytes: int | None = None
+
+
 class Relay:
     """Notes and rules of one relay. Requests get the `label` that is set when they come."""
 
@@ -72,12 +85,12 @@ class Relay:
         self._upstream = upstream
         self._session = session
         self._strips_ids = strips_ids
-        #: Bytes of an answer after which its connection is broken, one for each coming answer.
-        self._cuts: list[int] = []
+        #: What goes wrong with the coming requests for a model, by model; None: nothing.
+        self._troubles: dict[str, deque[Trouble | None]] = {}
 
-    def cut_next_answer(self, *, after_bytes: int) -> None:
-        """Break the client's connection in the middle of the next generated answer."""
-        self._cuts.append(after_bytes)
+    def spoil(self, *troubles: Trouble | None, model: str) -> None:
+        """Decide what goes wrong with each of the next requests for `model`."""
+        self._troubles.setdefault(model, deque()).extend(troubles)
 
     def generated(self, label: str | None = None) -> Iterator[Exchange]:
         """The requests that the proxy scheduled, in order of arrival."""
@@ -97,32 +110,41 @@ class Relay:
             body=_object(raw),
         )
         self.exchanges.append(exchange)
+        trouble = self._trouble(exchange)
         async with self._session.request(
             request.method,
             self._upstream + request.raw_path,
             data=self._outgoing_body(exchange, raw),
-            headers=self._outgoing_headers(request),
+            headers=[*self._outgoing_headers(request), *_fault_headers(trouble)],
         ) as answer:
             exchange.status = answer.status
             exchange.answer_headers = {k.lower(): v for k, v in answer.headers.items()}
             for name, value in exchange.answer_headers.items():
                 if name.startswith("x-agentsched-"):
                     exchange.said[name.removeprefix("x-agentsched-")] = value
-            response = web.StreamResponse(status=answer.status)
-            for name, value in answer.headers.items():
-                if name.lower() not in _CONNECTION:
-                    response.headers.add(name, value)
-            await response.prepare(request)
-            cut = self._cuts.pop(0) if exchange.program and self._cuts else None
-            async for chunk in answer.content.iter_any():
-                exchange.answer += chunk
-                if cut is not None and len(exchange.answer) >= cut:
-                    _break_off(request)
-                    return response
-                await response.write(chunk)
-            await response.write_eof()
-            exchange.is_whole = True
-            return response
+            return await self._pass_back(request, exchange, answer, trouble.cut_after_bytes)
+
+    async def _pass_back(
+        self, request: web.Request, exchange: Exchange, answer: ClientResponse, cut: int | None
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=answer.status)
+        for name, value in answer.headers.items():
+            if name.lower() not in _CONNECTION:
+                response.headers.add(name, value)
+        await response.prepare(request)
+        async for chunk in answer.content.iter_any():
+            exchange.answer += chunk
+            if cut is not None and len(exchange.answer) >= cut:
+                _break_off(request)
+                return response
+            await response.write(chunk)
+        exchange.is_whole = True
+        await response.write_eof()
+        return response
+
+    def _trouble(self, exchange: Exchange) -> Trouble:
+        waiting = self._troubles.get(str(exchange.body.get("model")))
+        return (waiting.popleft() if waiting else None) or _NO_TROUBLE
 
     def _outgoing_headers(self, request: web.Request) -> list[tuple[str, str]]:
         return [
@@ -136,6 +158,13 @@ class Relay:
         if not self._strips_ids or not exchange.body:
             return raw
         return msgspec.json.encode(without_ids(exchange.body))
+
+
+_NO_TROUBLE: Final = Trouble()
+
+
+def _fault_headers(trouble: Trouble) -> list[tuple[str, str]]:
+    return [("x-sim-fault", trouble.fault)] if trouble.fault else []
 
 
 @contextlib.asynccontextmanager
