@@ -69,6 +69,7 @@ class _Agent:
         self._scale = scale
         self._key = key
         self.program = key
+        self._spawned = 0
 
     async def run(self, recording: Recording, *, thread: str, children: list[Recording]) -> None:
         """One conversation from its first call to its last; sub-agents inside their tool calls."""
@@ -97,7 +98,8 @@ class _Agent:
         for tool in step.tools:
             if tool.name in _SPAWNING and children:
                 child = children.pop(0)
-                name = f"{self._key}-{chr(ord('a') + len(children))}"
+                self._spawned += 1
+                name = f"{self._key}-{self._spawned}"
                 spawned.append(self.run(child, thread=name, children=[]))
         pause = min(step.gap_s or 0.0, self._scale.pause_s_max) / self._scale.time
         await asyncio.gather(*spawned, *([] if spawned else [asyncio.sleep(pause)]))
