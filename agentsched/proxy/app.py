@@ -213,6 +213,19 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     return response
 
 
+def answer_in_shape(server: web.Server) -> None:
+    """Give our shape to what the library refuses before any middleware: expectations, so far."""
+    handle = server.request_handler
+
+    async def handled(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handle(request)
+        except web.HTTPException as error:
+            return refusal.of_http_exception(error).response(_dialect(request), _ids(request))
+
+    server.request_handler = handled
+
+
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if not request.path.startswith("/agentsched/") and _is_devious(request.raw_path):
@@ -227,11 +240,11 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return response
 
 
-def _ids(request: web.Request) -> dict[str, str]:
+def _ids(request: web.BaseRequest) -> dict[str, str]:
     return {"x-request-id": request_id(request)}
 
 
-def _dialect(request: web.Request) -> Dialect:
+def _dialect(request: web.BaseRequest) -> Dialect:
     if request.path == "/v1/messages/count_tokens":
         return Dialect.COUNT_TOKENS
     return _GENERATING.get(request.path, Dialect.OTHER)

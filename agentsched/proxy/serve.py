@@ -16,7 +16,7 @@ from agentsched.config import Config
 from agentsched.kernel import encode_header
 from agentsched.model import in_seconds
 from agentsched.ports import EventSink
-from agentsched.proxy.app import build_app, build_gateway
+from agentsched.proxy.app import answer_in_shape, build_app, build_gateway
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.journal_file import JournalFile
 from agentsched.proxy.server import Connection, ConnectionGuard
@@ -50,6 +50,7 @@ async def running(
     try:
         await runner.setup()
         assert runner.server is not None
+        answer_in_shape(runner.server)
         guard = asyncio.create_task(ConnectionGuard(runner.server, gateway).watch(), name="guard")
         try:
             listener = await _listen(runner.server, config)
