@@ -28,6 +28,8 @@ Object: TypeAlias = dict[str, Any]
 _T = TypeVar("_T")
 #: What vLLM calls a body that does not validate; other errors have names like `BadRequestError`.
 INVALID = "Bad Request"
+#: How deep content may be nested in content.
+_DEPTH_MAX = 64
 
 
 class StreamOptions(msgspec.Struct):
@@ -364,18 +366,20 @@ def _tools(given: list[Object] | None) -> tuple[Tool, ...]:
     return tuple(tools)
 
 
-def _text(content: object) -> str:
+def _text(content: object, *, depth: int = 0) -> str:
     """The text of any content: a string, or parts; a part without text stands as its JSON."""
+    if depth > _DEPTH_MAX:
+        raise WireError("content is nested too deeply", code="BadRequestError", param="messages")
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(_text(part) for part in content)
+        return "".join(_text(part, depth=depth + 1) for part in content)
     if isinstance(content, dict):
         for key in ("text", "content", "thinking", "refusal"):
             if isinstance(content.get(key), str | list):
-                return _text(content[key])
+                return _text(content[key], depth=depth + 1)
     return msgspec.json.encode(content, order="deterministic").decode()
 
 
