@@ -1,4 +1,4 @@
-"""The strict reader takes sound answers and nothing else: what it lets through, no fuzz test sees."""
+"""The strict reader takes sound answers only: what it lets through, no fuzz test sees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def test_a_row_of_answers() -> None:
     data = (
         b"HTTP/1.1 100 Continue\r\n\r\n"
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"
-        b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x\r\nc\r\n0\r\n\r\n"
+        b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"2\r\nab\r\n1;x\r\nc\r\n0\r\n\r\n"
         b"HTTP/1.0 204 No Content\r\n\r\n"
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"
     )
