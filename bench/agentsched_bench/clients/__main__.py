@@ -1,4 +1,7 @@
-"""`python -m agentsched_bench.clients DIR`: how well recorded clients are told apart."""
+"""`python -m agentsched_bench.clients DIR`: how well clients are told apart.
+
+DIR holds recorded clients, or real ones that `scripts/install-clients` put there: those are run.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from agentsched_bench.clients.command_lines import is_installation
 from agentsched_bench.clients.evaluate import Score, evaluate
+from agentsched_bench.clients.trial import try_all
 
 
 def table(scores: list[Score], *, title: str) -> Table:
@@ -55,13 +60,15 @@ def table(scores: list[Score], *, title: str) -> Table:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table. Exit status 1 where a request was put into a stranger's program."""
     parser = argparse.ArgumentParser(prog="python -m agentsched_bench.clients", description=__doc__)
-    parser.add_argument("directory", type=Path, help="folder with one *.jsonl.gz per client")
+    parser.add_argument("directory", type=Path, help="one *.jsonl.gz per client, or .clients")
     parser.add_argument("--no-ids", action="store_true", help="take every id out first")
     parser.add_argument("--joint", action="store_true", help="all clients through one index")
     parser.add_argument("--gap", type=float, default=1_200.0, help="seconds between two cases")
     parser.add_argument("--notes", action="store_true", help="name each thing that went wrong")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
+    if is_installation(options.directory):
+        return try_all(options.directory, with_ids=not options.no_ids)
     if not options.directory.is_dir():
         parser.error(f"not a folder: {options.directory} (give one with *.jsonl.gz files)")
     scores = evaluate(

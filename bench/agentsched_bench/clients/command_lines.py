@@ -56,12 +56,17 @@ class Run:
         return found
 
 
+def is_installation(folder: Path) -> bool:
+    """Whether `scripts/install-clients` has filled this folder."""
+    return (folder / ".installed").is_file()
+
+
 class Installed:
     """The agents that `scripts/install-clients` put into a folder."""
 
     def __init__(self, folder: Path) -> None:
         """Raises: ConfigError: they are not there."""
-        if not (folder / ".installed").is_file():
+        if not is_installation(folder):
             raise ConfigError(f"no agent clients in {folder} (run scripts/install-clients)")
         self._modules = folder / "node/node_modules"
         self._python = folder / "python/bin"
