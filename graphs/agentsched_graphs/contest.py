@@ -14,29 +14,37 @@ from typing import Final
 #: A score counts half after 350 more.
 _FADING: Final = 0.998
 _EVIDENCE: Final = 3.0
+#: Of the lead's standard error, squared.
+_CHANCE: Final = 4.0
 
 
 class Contest:
     """Fading leads of some forecasters over the first of them."""
 
-    __slots__ = ("_leads", "_weight")
+    __slots__ = ("_leads", "_squares", "_weight")
 
     def __init__(self, forecasters: int) -> None:
         self._leads = [0.0] * forecasters
+        #: Sums of squares of what each gained or lost, fading as leads do.
+        self._squares = [0.0] * forecasters
         self._weight = 0.0
 
     def score(self, logs: Sequence[float]) -> None:
         """Enter what each gave to what happened: natural logarithms of probabilities."""
-        leads, constant = self._leads, logs[0]
+        leads, squares, constant = self._leads, self._squares, logs[0]
         for i in range(1, len(leads)):
-            leads[i] = leads[i] * _FADING + logs[i] - constant
+            gain = logs[i] - constant
+            leads[i] = leads[i] * _FADING + gain
+            squares[i] = squares[i] * _FADING + gain * gain
         self._weight = self._weight * _FADING + 1.0
 
     def best(self) -> int:
         """The one to listen to; 0, the constant, unless another has shown skill."""
-        leads = self._leads
-        best = max(range(len(leads)), key=leads.__getitem__)
-        return best if leads[best] > _EVIDENCE else 0
+        best, greatest = 0, _EVIDENCE
+        for i, lead in enumerate(self._leads):
+            if lead > greatest and lead * lead > _CHANCE * self._squares[i]:
+                best, greatest = i, lead
+        return best
 
     def skill(self) -> tuple[float, ...]:
         """Mean lead of each over the constant, in nats a forecast; zeros before any."""

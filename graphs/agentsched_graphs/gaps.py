@@ -2,7 +2,7 @@
 
 Theory. What counts is the gap from an answer to the next request, not the tool's own time. Many
 gaps are never seen to end (the program was closed, forgotten, or is still away): they are censored,
-and leaving them out would make every forecast too short. So gaps are counted in half-octave bins
+and leaving them out would make every forecast too short. So gaps are counted in quarter-octave bins
 and the Kaplan-Meier estimate is kept as one hazard a bin: of those still away when the bin began,
 how many came back in it. Hazards of a special key (tool with its first command word, tool, agent
 type) are drawn towards the next more general one's as if that had been seen a few times, which is
@@ -20,14 +20,17 @@ from typing import Final
 from agentsched.model import Nanos, ToolName
 from agentsched_graphs.contest import Contest
 
-#: The first bin ends here; each further one is longer by the factor of half an octave.
+#: The first bin ends here; further ones grow so that so many of them make an octave.
 _FIRST_NS: Final = 10_000_000
-_BINS: Final = 42  # the last one begins at some three hours and has no end
-_PRIOR_HAZARD: Final = 0.1
-_HALF: Final = log(0.5)
-_HALF_OCTAVE: Final = 0.5 * log(2.0)
+_PER_OCTAVE: Final = 4.0
+_BINS: Final = 82  # the last one begins at some three hours and has no end
+_PRIOR_HAZARD: Final = 0.05
+_STEP: Final = log(2.0) / _PER_OCTAVE
+_PRIOR: Final = [_PRIOR_HAZARD] * _BINS
+#: The share of the more general key's forecast in each, so that the unheard-of stays thinkable.
+_BROAD: Final = 0.05
 #: How often the more general key's hazard is taken to have been seen.
-_WEIGHT: Final = 3.0
+_WEIGHT: Final = 8.0
 #: When a key has been seen so often, its counts are halved.
 _FULL: Final = 512.0
 #: Levels of keys, from the constant to the most special one.
@@ -38,12 +41,12 @@ def bin_of(gap: int) -> int:
     """The bin that a gap of so many nanoseconds falls in."""
     if gap < _FIRST_NS:
         return 0
-    return min(_BINS - 1, 1 + int(2.0 * log2(gap / _FIRST_NS)))
+    return min(_BINS - 1, 1 + int(_PER_OCTAVE * log2(gap / _FIRST_NS)))
 
 
 def _ends_at(index: int) -> float:
     """The end of a bin, in nanoseconds."""
-    return _FIRST_NS * exp(index * _HALF_OCTAVE)
+    return _FIRST_NS * exp(index * _STEP)
 
 
 class _Counts:
@@ -53,6 +56,7 @@ class _Counts:
         "_fresh_at",
         "_seen",
         "censored",
+        "chances",
         "hazards",
         "logs",
         "middle",
@@ -69,7 +73,8 @@ class _Counts:
         self._seen = 0
         self._fresh_at = 0
         self.hazards: list[float] = []
-        #: Logarithm of the probability of each bin.
+        #: The probability of each bin, and its logarithm.
+        self.chances: list[float] = []
         self.logs: list[float] = []
         #: The bin by which half have come back.
         self.middle = 0
@@ -88,20 +93,28 @@ class _Counts:
 
     def _refresh(self) -> None:
         # Rarer and rarer while it grows, often enough to follow a change: a fixed mean cost.
-        self._fresh_at = self._seen + min(64, max(1, self._seen // 8))
+        self._fresh_at = self._seen + min(128, max(1, self._seen // 8))
         parent = self.parent
-        prior = parent.hazards if parent is not None else [_PRIOR_HAZARD] * _BINS
-        hazards, logs, away, still, middle = [], [], self.total, 0.0, 0
-        for returned, censored, before in zip(self.returned, self.censored, prior, strict=True):
+        prior = parent.hazards if parent is not None else _PRIOR
+        broad = parent.chances if parent is not None else None
+        weight = _WEIGHT if parent is not None else 1.0
+        hazards, logs, chances = [], [], []
+        away, own, mixed, self.middle = self.total, 1.0, 1.0, 0
+        for index in range(_BINS):
+            returned, censored = self.returned[index], self.censored[index]
             at_risk = max(returned, away - 0.5 * censored)
-            hazard = (returned + _WEIGHT * before) / (at_risk + _WEIGHT)
-            hazard = min(hazard, 1.0 - 1e-9)
-            hazards.append(hazard)
-            logs.append(still + log(hazard))
-            middle += still > _HALF
-            still += log(1.0 - hazard)
+            chance = own * (returned + weight * prior[index]) / (at_risk + weight)
             away -= returned + censored
-        self.hazards, self.logs, self.middle = hazards, logs, middle
+            own -= chance
+            if broad is not None:
+                chance += _BROAD * (broad[index] - chance)
+            self.middle += mixed > 0.5
+            hazard = min(chance / mixed, 1.0 - 1e-9) if mixed > 1e-12 else prior[index]
+            mixed = max(0.0, mixed - chance)
+            hazards.append(hazard)
+            logs.append(log(max(chance, 1e-12)))
+            chances.append(chance)
+        self.hazards, self.logs, self.chances = hazards, logs, chances
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +137,11 @@ class ReturnForecast:
         """The probability that it comes back within so much time from now."""
         still = self._still_away(self.elapsed)
         return 1.0 - exp(self._still_away(self.elapsed + max(0, span)) - still)
+
+    def log_probability(self, gap: Nanos) -> float:
+        """Logarithm of the probability that the whole gap falls where this one does, by bins."""
+        index = bin_of(gap)
+        return sum(log(1.0 - h) for h in self._hazards[:index]) + log(self._hazards[index])
 
     def quantile(self, share: float) -> Nanos | None:
         """The time from now within which it comes back with this probability.
@@ -152,33 +170,45 @@ class ReturnForecast:
 
 
 class Gaps:
-    """Learns gaps, and forecasts them. Bounded by `keys_max` keys; the one unused longest goes."""
+    """Learns gaps, and forecasts them. Bounded by `keys_max` keys; those unused longest go."""
 
     def __init__(self, *, keys_max: int = 1_024) -> None:
         self._keys_max = keys_max
         self._all = _Counts(None)
-        self._keys: OrderedDict[tuple[str, ...], _Counts] = OrderedDict()
-        self._contests: OrderedDict[str, Contest] = OrderedDict()
+        self._keys: dict[tuple[str, ...], _Counts] = {}
+        #: The counts of each pair of agent type and tool, the pair unused longest first.
+        self._chains: OrderedDict[tuple[str, ToolName], tuple[_Counts, ...]] = OrderedDict()
+        #: Of agent types that have keys.
+        self._contests: dict[str, Contest] = {}
 
     def returned(self, *, agent: str, tool: ToolName, gap: Nanos) -> None:
         """A conversation came back after so long; `tool` is what it paused for."""
         index = bin_of(gap)
         levels = self._levels(agent, tool)
-        self._contest(agent).score([level.logs[index] for level in levels])
+        contest = self._contests.get(agent)
+        if contest is None:
+            contest = self._contests[agent] = Contest(len(LEVELS))
+        contest.score([level.logs[index] for level in levels])
         self._add(levels, index, is_censored=False)
 
     def gave_up(self, *, agent: str, tool: ToolName, gap: Nanos) -> None:
         """After so long it had not come back, and will not be watched any more."""
         self._add(self._levels(agent, tool), bin_of(gap), is_censored=True)
 
-    def forecast(self, *, agent: str, tool: ToolName, elapsed: Nanos) -> ReturnForecast:
-        """When it comes back, for one that paused so long ago for this tool. Changes nothing."""
-        contest = self._contests.get(agent)
-        best = contest.best() if contest is not None else 0
+    def forecast(
+        self, *, agent: str, tool: ToolName, elapsed: Nanos, level: int | None = None
+    ) -> ReturnForecast:
+        """When it comes back, for one that paused so long ago for this tool. Changes nothing.
+
+        `level` picks one of `LEVELS`; None leaves that to the contest.
+        """
+        if level is None:
+            contest = self._contests.get(agent)
+            level = contest.best() if contest is not None else 0
         known: list[_Counts] = [self._all]
         for key in _keys(agent, tool):
             known.append(self._keys.get(key, known[-1]))
-        return ReturnForecast(LEVELS[best], Nanos(max(0, elapsed)), tuple(known[best].hazards))
+        return ReturnForecast(LEVELS[level], Nanos(max(0, elapsed)), tuple(known[level].hazards))
 
     def skill(self, agent: str) -> dict[str, float]:
         """Lead of each level over the constant for an agent type, in nats a gap."""
@@ -191,35 +221,44 @@ class Gaps:
         counts = self._keys.get((agent, name, tool)) or self._keys.get((agent, name))
         return counts.middle if counts is not None else 0
 
-    def _add(self, levels: list[_Counts], index: int, *, is_censored: bool) -> None:
+    def _add(self, levels: tuple[_Counts, ...], index: int, *, is_censored: bool) -> None:
         last = None
         for level in levels:
             if level is not last:  # a tool without a word is its own most special key
                 level.add(index, is_censored=is_censored)
             last = level
 
-    def _levels(self, agent: str, tool: ToolName) -> list[_Counts]:
+    def _levels(self, agent: str, tool: ToolName) -> tuple[_Counts, ...]:
+        """Counts of every level, made where they are new."""
+        levels = self._chains.get((agent, tool))
+        if levels is None:
+            levels = self._chain(agent, tool)
+        else:
+            self._chains.move_to_end((agent, tool))
+        return levels
+
+    def _chain(self, agent: str, tool: ToolName) -> tuple[_Counts, ...]:
         levels = [self._all]
         for key in _keys(agent, tool):
             counts = self._keys.get(key)
             if counts is None:
                 counts = self._keys[key] = _Counts(levels[-1])
-                if len(self._keys) > self._keys_max:
-                    self._keys.popitem(last=False)
-            else:
-                self._keys.move_to_end(key)
             levels.append(counts)
-        return levels
+        chain = self._chains[agent, tool] = tuple(levels)
+        if len(self._keys) > self._keys_max:
+            self._forget()
+        return chain
 
-    def _contest(self, agent: str) -> Contest:
-        contest = self._contests.get(agent)
-        if contest is None:
-            contest = self._contests[agent] = Contest(len(LEVELS))
-            if len(self._contests) > self._keys_max:
-                self._contests.popitem(last=False)
-        else:
-            self._contests.move_to_end(agent)
-        return contest
+    def _forget(self) -> None:
+        """Keep the keys of the chains that were used last, as many as leave some room."""
+        kept: dict[tuple[str, ...], None] = {}
+        while self._chains and len(kept) < self._keys_max * 7 // 8 - len(LEVELS):
+            (agent, tool), _ = self._chains.popitem()
+            kept |= dict.fromkeys(_keys(agent, tool))
+        self._keys = {key: self._keys[key] for key in kept}
+        self._chains.clear()
+        agents = {key[0] for key in kept}
+        self._contests = {agent: c for agent, c in self._contests.items() if agent in agents}
 
 
 def _keys(agent: str, tool: ToolName) -> tuple[tuple[str, ...], ...]:

@@ -62,6 +62,8 @@ class NextTools:
 
     level: str
     tools: tuple[tuple[ToolName, float], ...]
+    #: The probability that is kept back for a tool that nobody has called before.
+    unseen: float = 1.0
 
     @property
     def has_skill(self) -> bool:
@@ -102,23 +104,29 @@ class ToolTemplates:
         logs += logs[-1:] * (len(LEVELS) - len(logs))
         contest.score(logs)
 
-    def forecast(self, *, agent: str, context: Sequence[ToolName]) -> NextTools:
-        """What comes after these tools, the likeliest first; empty before anything was seen."""
-        contest = self._contests.get(agent)
-        best = contest.best() if contest is not None else 0
+    def forecast(
+        self, *, agent: str, context: Sequence[ToolName], level: int | None = None
+    ) -> NextTools:
+        """What comes after these tools, the likeliest first; empty before anything was seen.
+
+        `level` picks one of `LEVELS`; None leaves that to the contest.
+        """
+        if level is None:
+            contest = self._contests.get(agent)
+            level = contest.best() if contest is not None else 0
         levels = [self._all]
-        for key in _keys(agent, context)[:best]:
-            followers = self._contexts.get(key)
-            if followers is not None:
-                levels.append(followers)
+        for key in _keys(agent, context)[:level]:
+            seen = self._contexts.get(key)
+            if seen is not None:
+                levels.append(seen)
         likely = []
-        for tool in {tool: None for level in levels for tool in level.counts}:
+        for tool in {tool: None for known in levels for tool in known.counts}:
             probability = self._unseen()
-            for level in levels:
-                probability = level.probability(tool, probability)
+            for followers in levels:
+                probability = followers.probability(tool, probability)
             likely.append((tool, probability))
         likely.sort(key=lambda pair: (-pair[1], pair[0]))
-        return NextTools(level=LEVELS[best], tools=tuple(likely))
+        return NextTools(level=LEVELS[level], tools=tuple(likely), unseen=self._unseen())
 
     def skill(self, agent: str) -> dict[str, float]:
         """Lead of each level over the constant for an agent type, in nats a step."""

@@ -90,9 +90,7 @@ class Course:
         self.feed(
             StepFinished(
                 step=StepId(step),
-                usage=more.pop(
-                    "usage", Usage(prompt_tokens=100, cached_tokens=60, output_tokens=5)
-                ),
+                usage=Usage(prompt_tokens=100, cached_tokens=60, output_tokens=5),
                 tool_calls=tuple(
                     ToolCall(call_id=CallId(call), tool=ToolName(name or call))
                     for call, _, name in pairs

@@ -1,0 +1,1 @@
+"""How good the forecasts are, on recorded programs that they were not learnt from."""

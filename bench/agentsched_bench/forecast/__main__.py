@@ -1,0 +1,87 @@
+"""Examine the forecasts on recorded programs that they were not learnt from.
+
+    python -m agentsched_bench.forecast TRACE [TRACE ...] [--out bench/results/forecast-DATE.json]
+
+Programs are split by a hash of their id, seven learnt from for three held out. For each trace: the
+next tool (share of likeliest guesses that came true, log-loss) and the time until the program comes
+back (log-loss over quarter-octave bins, and how often its quantiles held), for a constant, for each
+level of keys, and for the level that the contest picks by itself on the learnt part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from agentsched import __version__
+from agentsched_bench.forecast.cases import read_cases, split
+from agentsched_bench.forecast.evaluate import Report, evaluate
+
+_SCHEMA = "agentsched-forecast/1"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate, print tables, write JSON; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m agentsched_bench.forecast",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("traces", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args(arguments)
+    reports = []
+    for path in chosen.traces:
+        reports.append(evaluate(path.name.split(".")[0], *split(read_cases(path))))
+        _print(reports[-1])
+    if chosen.out is not None:
+        result = {
+            "schema": _SCHEMA,
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": "python -m agentsched_bench.forecast "
+            + " ".join(f"../shared/traces/{path.name}" for path in chosen.traces),
+            "agentsched": __version__,
+            "python": platform.python_version(),
+            "reports": reports,
+        }
+        encoded = msgspec.json.encode(result)
+        chosen.out.write_bytes(msgspec.json.format(encoded, indent=1) + b"\n")
+    return 0
+
+
+def _print(report: Report) -> None:
+    console = Console(highlight=False)
+    table = Table(box=None, title_justify="left", title=f"{report.trace}: {_said(report)}")
+    for title in ("forecast", "accuracy", "nats a tool", "nats a gap", "p50", "p90", "p99 held"):
+        table.add_column(title, justify="left" if title == "forecast" else "right")
+    for name in dict.fromkeys((*report.next_tool, *report.gaps)):
+        tool, gap = report.next_tool.get(name), report.gaps.get(name)
+        table.add_row(
+            name,
+            f"{tool.accuracy:.1%}" if tool else "",
+            f"{tool.log_loss:.3f}" if tool else "",
+            f"{gap.log_loss:.3f}" if gap else "",
+            *([f"{held:.1%}" for held in gap.coverage.values()] if gap else []),
+        )
+    console.print(table)
+    picked = "; ".join(f"{what}: {level}" for what, level in report.picked.items())
+    console.print(f"picked: {picked}; learning costs {report.learnt_us} us a step\n")
+
+
+def _said(report: Report) -> str:
+    return (
+        f"{report.programs_learnt} programs learnt, {report.programs_held_out} held out "
+        f"({report.tools_held_out:,} tools of {report.distinct_tools} kinds, "
+        f"{report.gaps_held_out:,} gaps)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

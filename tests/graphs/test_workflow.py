@@ -1,0 +1,109 @@
+"""Declared workflows: reading, what is refused, and that they come before what was learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.compose import SchedulerConfig, build_graphs, config_of, journal_header
+from agentsched.kernel import decode_header, encode_header
+from agentsched.model import ConfigError, ConversationId, Lineage, ProgramId
+from agentsched_graphs.templates import END
+from agentsched_graphs.workflow import read_workflow, write_workflow
+
+TEXT = """
+name: fix-bug
+start: explore
+steps:
+  explore: {tools: [grep, read], next: {explore: 0.5, edit: 0.5}, expected_s: 0.5}
+  edit:    {tools: [edit], next: [test]}
+  test:    {tools: [Bash pytest], next: {edit: 0.5, done: 0.5}, expected_s: 30}
+  done:    {}
+"""
+
+
+def test_yaml_json_and_dict_are_one() -> None:
+    workflow = read_workflow(TEXT)
+    assert read_workflow(TEXT.encode()) == workflow
+    assert read_workflow(write_workflow(workflow)) == workflow
+    assert workflow.agent == "fix-bug"
+    assert workflow.steps["test"].expected == 30_000_000_000
+
+
+def test_expected_steps() -> None:
+    workflow = read_workflow(TEXT)
+    # edit and test come twice each on average, then done; exploring twice.
+    assert workflow.steps["done"].steps_left == 0.0
+    assert workflow.steps["test"].steps_left == pytest.approx(3.0, abs=1e-3)
+    assert workflow.steps_left(None) == pytest.approx(2 + 4 + 1, abs=1e-3)
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    steps = {"a": {"tools": ["t"], "next": ["b"]}, "b": {}}
+    return {"name": "w", "start": "a", "steps": steps} | changes
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{", "neither YAML nor JSON"),
+        ("[]", "Expected `object`, got `array`"),
+        (changed(name=""), "no name"),
+        (changed(steps={}), "0 steps"),
+        (changed(start="x"), "starts with 'x', which is none of its steps"),
+        (changed(extra=1), "unknown field `extra`"),
+        (changed(steps={"a": {"next": ["x"]}}), "step 'a': it is followed by 'x'"),
+        (changed(steps={"a": {"next": ["a"]}}), "from step 'a' no end can be reached"),
+        (changed(steps={"a": {}, "b": {}}), "nothing leads to step 'b'"),
+        (changed(steps={"a": {"tools": ["t", "t"]}}), "tools: a name stands there twice"),
+        (changed(steps={"a": {"tools": {"t": 0.4}}}), "add up to 0.4, not to 1"),
+        (changed(steps={"a": {"tools": {"t": -1}}}), "has the probability -1"),
+        (changed(steps={"a": {"expected_s": -1}}), "expected_s is a number of seconds, not -1"),
+        (changed(steps={"a": {"tools": 7}}), "$.steps[...].tools"),
+        (changed(steps={"": {}}, start=""), "a name has 1 to 128 characters"),
+        (
+            changed(steps={"a": {"next": {"a": 0.99999, "b": 0.00001}}, "b": {}}),
+            "loops take too long",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(source: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_workflow(source)
+    assert said in str(caught.value)
+
+
+def test_it_comes_before_what_was_learnt(make_course: Any) -> None:
+    config = SchedulerConfig(workflows=(read_workflow(TEXT),))
+    course = make_course(build_graphs(config))
+    c = ConversationId("c")
+    course.arrive("s1", agent="fix-bug", lineage=Lineage.NEW)
+    view = course.builder.view(ProgramId("p"))
+    assert view.steps_left() == pytest.approx(7.0, abs=1e-3)
+    assert dict(view.next_tools(c)) == {"grep": 0.5, "read": 0.5}
+    course.finish("s1", "t1:grep")
+    assert dict(view.next_tools(c)) == {"edit": 0.5, "grep": 0.25, "read": 0.25}
+    assert view.expected_return(c, now=course.now) == course.now + 500_000_000
+    course.step("s2", "t2:edit", agent="fix-bug", answers=["t1"])
+    assert dict(view.next_tools(c)) == {"Bash pytest": 1.0}
+    course.step("s3", "t3:Bash pytest", agent="fix-bug", answers=["t2"])
+    assert view.steps_left() == pytest.approx(3.0, abs=1e-3)
+    assert dict(view.next_tools(c)) == {"edit": 0.5, END: 0.5}
+
+
+def test_a_program_that_leaves_it_and_comes_back(make_course: Any) -> None:
+    course = make_course(build_graphs(SchedulerConfig(workflows=(read_workflow(TEXT),))))
+    c = ConversationId("c")
+    course.step("s1", "t1:surf", agent="fix-bug", lineage=Lineage.NEW)
+    view = course.builder.view(ProgramId("p"))
+    assert dict(view.next_tools(c)) == {"surf": pytest.approx(0.75)}  # learnt
+    course.step("s2", "t2:edit", agent="fix-bug", answers=["t1"])
+    assert dict(view.next_tools(c)) == {"Bash pytest": 1.0}
+
+
+def test_journals_carry_them() -> None:
+    config = SchedulerConfig(workflows=(read_workflow(TEXT),))
+    header = decode_header(encode_header(journal_header(config)))
+    assert config_of(header).workflows == config.workflows
+    assert b"workflows" not in encode_header(journal_header(SchedulerConfig()))
