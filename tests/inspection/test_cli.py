@@ -1,0 +1,154 @@
+"""The commands that look inside, against a real proxy on the embedded engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentsched.cli import main
+from agentsched_graphs.export import from_json
+
+pytestmark = pytest.mark.slow
+
+
+def run(capfdbinary: Any, *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    out, err = capfdbinary.readouterr()
+    return code, out.decode(), err.decode()
+
+
+class TestPrograms:
+    def test_a_table(self, proxy: Any, capfdbinary: Any, monkeypatch: Any) -> None:
+        monkeypatch.setenv("COLUMNS", "160")
+        code, out, _ = run(capfdbinary, "programs", "--url", proxy.url)
+        assert code == 0
+        header, row = out.splitlines()
+        assert header.split()[:3] == ["program", "tenant", "agent"]
+        assert row.split()[:4] == ["fix-it", "default", "claude-code", "6"]
+
+    def test_json(self, proxy: Any, capfdbinary: Any) -> None:
+        code, out, _ = run(capfdbinary, "programs", "--url", f"{proxy.url}/v1", "--json")
+        assert code == 0
+        [row] = json.loads(out)["programs"]
+        assert (row["program"], row["steps_done"], row["conversations"]) == ("fix-it", 6, 2)
+
+    def test_none_of_a_tenant(self, proxy: Any, capfdbinary: Any) -> None:
+        code, out, _ = run(capfdbinary, "programs", "--url", proxy.url, "--tenant", "nobody")
+        assert (code, out) == (0, "no programs yet\n")
+
+    def test_the_url_may_come_from_the_environment(
+        self, proxy: Any, capfdbinary: Any, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setenv("AGENTSCHED_URL", proxy.url)
+        code, out, _ = run(capfdbinary, "programs", "--json")
+        assert code == 0
+        assert json.loads(out)["total"] == 1
+
+
+class TestGraph:
+    def test_json_is_the_whole_graph(self, proxy: Any, capfdbinary: Any) -> None:
+        code, out, _ = run(
+            capfdbinary, "graph", proxy.program, "--format", "json", "--url", proxy.url
+        )
+        assert code == 0
+        shown = from_json(out.encode())
+        kinds = [edge.kind for edge in shown.edges]
+        assert (kinds.count("spawns"), kinds.count("joins")) == (1, 1)
+        assert (kinds.count("calls"), kinds.count("data"), kinds.count("control")) == (5, 5, 4)
+        tools = {node.label for node in shown.nodes if node.kind == "tool"}
+        assert tools == {"Read", "Grep", "Task", "Bash", "Glob"}
+        steps = [node for node in shown.nodes if node.kind == "step"]
+        assert all(node.state == "finished" and node.engine == "sim-0" for node in steps)
+        assert all(
+            node.begins <= (node.dispatched or 0) <= (node.started or 0) <= (node.ends or 0)
+            for node in steps
+        )
+
+    @pytest.mark.parametrize(("format", "begin"), [("mermaid", "flowchart"), ("dot", "digraph")])
+    def test_text(self, proxy: Any, capfdbinary: Any, format: str, begin: str) -> None:
+        code, out, _ = run(
+            capfdbinary, "graph", proxy.program, "--format", format, "--url", proxy.url
+        )
+        assert code == 0
+        assert out.startswith(begin)
+
+    @pytest.mark.parametrize(("format", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+    def test_pictures(
+        self, proxy: Any, capfdbinary: Any, tmp_path: Path, format: str, begin: bytes
+    ) -> None:
+        path = tmp_path / f"graph.{format}"
+        arguments = ("graph", proxy.program, "-f", format, "-o", str(path), "--url", proxy.url)
+        assert run(capfdbinary, *arguments) == (0, "", "")
+        assert path.read_bytes().startswith(begin)
+        if format == "svg":
+            assert b"sub-agent" in path.read_bytes() or b"<g id=" in path.read_bytes()
+
+    def test_one_that_nobody_knows(self, proxy: Any, capfdbinary: Any) -> None:
+        code, _, err = run(capfdbinary, "graph", "n/o", "--url", proxy.url)
+        assert code == 1
+        assert err == f"agentsched: {proxy.url}: No graph of a program of this id is kept.\n"
+
+
+class TestStory:
+    def test_lines(self, proxy: Any, capfdbinary: Any) -> None:
+        code, out, _ = run(capfdbinary, "story", proxy.program, "--url", proxy.url)
+        assert code == 0
+        lines = out.splitlines()
+        assert "StepArrived" in out
+        assert any("-> Dispatch" in line and "engine=sim-0" in line for line in lines)
+        assert any("StepFinished" in line and "tool_calls=Task" in line for line in lines)
+
+    def test_json(self, proxy: Any, capfdbinary: Any) -> None:
+        code, out, _ = run(capfdbinary, "story", proxy.program, "--url", proxy.url, "--json")
+        assert code == 0
+        assert json.loads(out)["program"] == proxy.program
+
+
+class TestDoctor:
+    def test_an_engine(self, proxy: Any, capfdbinary: Any) -> None:
+        code, out, _ = run(capfdbinary, "doctor", proxy.engine_url)
+        assert code == 0
+        assert "speaks vLLM's API" in out
+        assert "ok prefix cache: it keeps prefixes" in out
+        assert "-- pins: none" in out
+
+    def test_the_engines_of_a_proxy(self, proxy: Any, capfdbinary: Any) -> None:
+        code, out, _ = run(capfdbinary, "doctor", proxy.url, "--json")
+        assert code == 0
+        [engine] = json.loads(out)["engines"]
+        assert engine["engine"] == "sim-0"
+        good = {f["about"] for f in engine["findings"] if f["is_good"]}
+        assert {"prefix cache", "KV pool", "cached tokens", "gauges"} <= good
+
+    def test_nothing_there(self, capfdbinary: Any) -> None:
+        code, _, err = run(capfdbinary, "doctor", "http://127.0.0.1:9")
+        assert code == 1
+        assert err.startswith("agentsched: ")
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("programs", "--url", "http://127.0.0.1:9"), 1, "is the proxy running?"),
+        (("programs", "--url", "127.0.0.1"), 2, "not a URL"),
+        (("graph", "x", "--format", "gif"), 2, "gif"),
+        (("story",), 2, "Missing argument"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    capfdbinary: Any, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    found, _, err = run(capfdbinary, *arguments)
+    assert found == code
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_engine_is_no_proxy(proxy: Any, capfdbinary: Any) -> None:
+    code, _, err = run(capfdbinary, "programs", "--url", proxy.engine_url)
+    assert code == 1
+    assert err.startswith(f"agentsched: {proxy.engine_url}: ")
