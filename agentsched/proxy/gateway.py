@@ -12,6 +12,7 @@ from agentsched.proxy.fleet import Fleet
 from agentsched.proxy.homes import Homes
 from agentsched.proxy.host import LiveHost
 from agentsched.proxy.identity import Identity, IdentityIndex
+from agentsched.proxy.ratios import TokenRatios
 from agentsched.proxy.request import ParsedRequest
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
@@ -31,6 +32,7 @@ class Gateway:
     index: IdentityIndex
     meters: MeterSink
     homes: Homes = field(default_factory=Homes)
+    ratios: TokenRatios = field(default_factory=TokenRatios)
     wire_limits: WireLimits
     #: Set when SIGTERM came: readiness says no, new requests are refused, running ones go on.
     draining: asyncio.Event = field(default_factory=asyncio.Event)

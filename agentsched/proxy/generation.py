@@ -76,10 +76,11 @@ async def serve_generation(
     parsed = parse_request(dialect, received.body, gateway.wire_limits)
     tenant = gateway.tenant(received.headers)
     now = gateway.host.now()
+    ratio = gateway.ratios.of(parsed.model)
     identity = gateway.index.identify(  # 2. identify
-        parsed, received.headers, tenant=tenant, now=now
+        parsed, received.headers, tenant=tenant, now=now, bytes_per_token=ratio
     )
-    generation = Generation(gateway, request, received, parsed, identity, now=now)
+    generation = Generation(gateway, request, received, parsed, identity, now=now, ratio=ratio)
     return await generation.serve()
 
 
@@ -95,8 +96,10 @@ class Generation:
         identity: Identity,
         *,
         now: Instant,
+        ratio: float,
     ) -> None:
         self._gateway = gateway
+        self._ratio = ratio
         self._host = gateway.host
         self._request = request
         self._received = received
@@ -291,15 +294,24 @@ class Generation:
             # Engines close also a stream that ended in an error with the usual last event.
             answer = replace(answer, is_complete=False)
         # Also one that was cut short: what the client saw of it may come back in its next prompt.
-        prefix = self._gateway.index.answered(self._identity, answer, now=self._host.now())
+        prefix = self._gateway.index.answered(
+            self._identity, answer, now=self._host.now(), bytes_per_token=self._ratio
+        )
         if not answer.is_complete:
             reason = answer.error or "the answer was cut short"
             self._end(StepFailed(step=self._step, reason=reason[:256]))
             return
+        usage = answer.usage or Usage()
+        self._gateway.ratios.learn(
+            self._parsed.model,
+            used=self._ratio,
+            estimated=self._identity.prompt_tokens,
+            actual=usage.prompt_tokens,
+        )
         self._end(
             StepFinished(
                 step=self._step,
-                usage=answer.usage or Usage(),
+                usage=usage,
                 tool_calls=tuple(tool_call(call) for call in answer.calls),
                 finish_reason=answer.finish_reason,
                 prefix=prefix,
