@@ -1,1 +1,1 @@
-"""Costs of single parts, measured alone: `python -m agentsched_bench.micro.core`."""
+"""Costs of single parts, measured alone: `python -m agentsched_bench.micro`."""

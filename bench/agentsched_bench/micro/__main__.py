@@ -1,6 +1,6 @@
 """What one turn of the scheduler costs, in microseconds of this machine's CPU.
 
-    python -m agentsched_bench.micro.core [--programs 2000] [--waiting 1000] [--repeat 5]
+    python -m agentsched_bench.micro [--programs 2000] [--waiting 1000] [--repeat 5]
 
 `turn` is the mean over the events of whole steps (arrival, first token, end, tool start and end)
 with that many live programs and nobody held. `held` is the mean over events while so many steps
