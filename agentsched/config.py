@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -44,6 +45,7 @@ from agentsched.model import (
     seconds,
 )
 from agentsched.policy import Choice
+from agentsched_graphs.workflow import Workflow, read_workflow
 
 #: Shorter spans are a number whose unit was forgotten.
 _SPAN_MIN: Final = MILLISECOND
@@ -297,6 +299,9 @@ class Config(BaseSettings):
     journal: Path | None = Field(
         default=None, description="file that gets the journal; `.gz` is compressed"
     )
+    workflows: tuple[Path, ...] = Field(
+        default=(), description="files of declared workflows, YAML or JSON (docs/graphs.md)"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="of the log on standard error"
     )
@@ -315,7 +320,26 @@ class Config(BaseSettings):
             profile=self.profile,
             choices={p: Choice(name=c.name, params=c.params) for p, c in self.policies.items()},
             limits=self.limits.to_limits(),
+            workflows=self._declared,
         )
+
+    @cached_property
+    def _declared(self) -> tuple[Workflow, ...]:
+        """Read once, so that scheduler and journal know the same.
+
+        Raises:
+            ConfigError: a file cannot be read, or is no workflow; the text names it.
+        """
+        return tuple(_read_workflow(path) for path in self.workflows)
+
+
+def _read_workflow(path: Path) -> Workflow:
+    try:
+        return read_workflow(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"workflow {path}: {error.strerror or error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def load_config(path: Path | None = None, options: Mapping[str, Any] | None = None) -> Config:

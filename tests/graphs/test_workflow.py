@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentsched.compose import SchedulerConfig, build_graphs, config_of, journal_header
+from agentsched.config import load_config
 from agentsched.kernel import decode_header, encode_header
 from agentsched.model import ConfigError, ConversationId, Lineage, ProgramId
 from agentsched_graphs.templates import END
@@ -100,6 +102,20 @@ def test_a_program_that_leaves_it_and_comes_back(make_course: Any) -> None:
     assert dict(view.next_tools(c)) == {"surf": pytest.approx(0.75)}  # learnt
     course.step("s2", "t2:edit", agent="fix-bug", answers=["t1"])
     assert dict(view.next_tools(c)) == {"Bash pytest": 1.0}
+
+
+def test_configuration_names_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "w.yaml"
+    file.write_text(TEXT)
+    config = load_config(None, {"workflows": [str(file)]})
+    assert config.scheduler().workflows == (read_workflow(TEXT),)
+    file.unlink()
+    assert config.scheduler().workflows, "read once"
+    with pytest.raises(ConfigError, match=r"w\.yaml: No such file"):
+        load_config(None, {"workflows": [str(file)]}).scheduler()
+    file.write_text("name: w")
+    with pytest.raises(ConfigError, match=r"w\.yaml: workflow: .*missing required field"):
+        load_config(None, {"workflows": [str(file)]}).scheduler()
 
 
 def test_journals_carry_them() -> None:
