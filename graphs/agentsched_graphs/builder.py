@@ -184,12 +184,12 @@ class GraphBuilder:
 
     def _learn_return(self, graph: ExecutionGraph, event: StepArrived, *, now: Instant) -> None:
         """A paused conversation is back: itself, or rewritten under another id."""
-        if not event.step_class.is_work:
-            return
         thread = graph.threads.get(event.conversation)
         if thread is None and event.lineage is Lineage.COMPACTS and event.parent_conversation:
             thread = graph.threads.get(event.parent_conversation)
         if thread is None or thread.paused_at is None or thread.paused_for is None:
+            return
+        if not event.step_class.is_work:
             return
         gap = Nanos(max(0, now - thread.paused_at))
         self._learnt.gaps.returned(agent=graph.agent, tool=thread.paused_for, gap=gap)
@@ -203,7 +203,7 @@ class GraphBuilder:
         graph.finish(node, event, now=now)
         self._keep(graph, node)
         thread = graph.threads.get(node.conversation)
-        if thread is None or not node.step_class.is_work:
+        if thread is None or not node.is_work:
             return
         tools = event.tool_calls
         first = tools[0].tool if tools else END

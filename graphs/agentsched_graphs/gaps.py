@@ -188,7 +188,10 @@ class Gaps:
         contest = self._contests.get(agent)
         if contest is None:
             contest = self._contests[agent] = Contest(len(LEVELS))
-        contest.score([level.logs[index] for level in levels])
+        everyone, agents, tools, words = levels
+        contest.score(
+            (everyone.logs[index], agents.logs[index], tools.logs[index], words.logs[index])
+        )
         self._add(levels, index, is_censored=False)
 
     def gave_up(self, *, agent: str, tool: ToolName, gap: Nanos) -> None:

@@ -111,15 +111,17 @@ class ExecutionGraph:
         links = self._follow(thread, event) if thread is not None else self._begin(event)
         thread = self._threads[event.conversation]
         self._threads.move_to_end(event.conversation)
+        is_work = event.step_class.is_work
         node = StepNode(
             event.step,
             event.conversation,
             ordinal,
             now,
             event.step_class,
+            is_work,
             event.lineage,
             links,
-            self._depth(links) + event.step_class.is_work,
+            self._depth(links) + is_work,
             event.prompt_tokens,
             event.prefixes[-1].prefix if event.prefixes else None,
         )
@@ -127,13 +129,14 @@ class ExecutionGraph:
         self._take_tip(thread, node)
         for call in event.answers:
             self._answer(call, node, now=now)
-        for child in self._children.values() if self._children else ():
+        for child in self._children.values():
             if child.closed_at is not None and child.joined_by is None:
                 child.joined_by = event.step
         self.agent = event.agent or self.agent
         self.last_at = now
         self.active_steps += 1
-        self.depth = max(self.depth, node.depth)
+        if node.depth > self.depth:
+            self.depth = node.depth
         if node.prefix is not None:
             self._by_prefix[node.prefix] = node.step
         return node
@@ -167,7 +170,7 @@ class ExecutionGraph:
             self._by_prefix[node.prefix] = node.step
         for call in event.tool_calls:
             self._ask(node, call, now=now)
-        self.steps_done += node.step_class.is_work
+        self.steps_done += node.is_work
         self.end(node, StepState.FINISHED, now=now)
         thread = self._threads.get(node.conversation)
         if thread is not None and thread.latest is node:

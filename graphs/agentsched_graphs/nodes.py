@@ -71,6 +71,7 @@ class StepNode:
     ordinal: int
     arrived_at: Instant
     step_class: StepClass
+    is_work: bool
     lineage: Lineage
     links: tuple[tuple[StepId, EdgeKind], ...]
     depth: int

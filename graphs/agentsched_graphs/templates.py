@@ -87,20 +87,20 @@ class ToolTemplates:
             contest = self._contests[agent] = Contest(len(LEVELS))
             if len(self._contests) > self._contexts_max:
                 self._contests.popitem(last=False)
-        probability = self._all.probability(tool, self._unseen())
-        logs = [log(probability)]
-        self._all.add(tool)
-        for key in _keys(agent, context):
-            followers = self._contexts.get(key)
-            if followers is None:
-                followers = self._contexts[key] = _Followers()
-                if len(self._contexts) > self._contexts_max:
-                    self._contexts.popitem(last=False)
-            else:
-                self._contexts.move_to_end(key)
-            probability = followers.probability(tool, probability)
+        probability = 1.0 / (len(self._all.counts) + 1.0)
+        logs = []
+        for followers in self._followers(agent, context):
+            # Every step comes by here, so what `probability` and `add` do is written out.
+            counts = followers.counts
+            times, distinct = counts.get(tool, 0.0), len(counts)
+            if distinct:
+                probability = (times + distinct * probability) / (followers.total + distinct)
             logs.append(log(probability))
-            followers.add(tool)
+            if times and followers.total < _FULL:
+                counts[tool] = times + 1.0
+                followers.total += 1.0
+            else:
+                followers.add(tool)
         logs += logs[-1:] * (len(LEVELS) - len(logs))
         contest.score(logs)
 
@@ -133,6 +133,20 @@ class ToolTemplates:
         contest = self._contests.get(agent)
         return dict(zip(LEVELS, contest.skill(), strict=True)) if contest is not None else {}
 
+    def _followers(self, agent: str, context: Sequence[ToolName]) -> list[_Followers]:
+        """Of every level, made where they are new."""
+        contexts, found = self._contexts, [self._all]
+        for key in _keys(agent, context):
+            followers = contexts.get(key)
+            if followers is None:
+                followers = contexts[key] = _Followers()
+                if len(contexts) > self._contexts_max:
+                    contexts.popitem(last=False)
+            else:
+                contexts.move_to_end(key)
+            found.append(followers)
+        return found
+
     def _unseen(self) -> float:
         """The probability of a tool that nobody has called before."""
         return 1.0 / (len(self._all.counts) + 1.0)
@@ -140,12 +154,9 @@ class ToolTemplates:
 
 def _keys(agent: str, context: Sequence[ToolName]) -> tuple[tuple[str, ...], ...]:
     """Keys of the levels after the first, as far as the context is long enough."""
-    match context:
-        case ():
-            return ((agent,),)
-        case (last,):
-            return ((agent,), (agent, last))
-        case (*_, before, last):
-            return ((agent,), (agent, last), (agent, before, last))
-        case _:
-            raise AssertionError(context)
+    if not context:
+        return ((agent,),)
+    last = context[-1]
+    if len(context) == 1:
+        return ((agent,), (agent, last))
+    return ((agent,), (agent, last), (agent, context[-2], last))
