@@ -221,5 +221,5 @@ def _legend(figure: Figure, shown: Snapshot) -> None:
         if kind in kinds and label
     ]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False
+        handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False
     )
