@@ -57,12 +57,12 @@ async def test_refused_and_cut_steps_are_tried_again_as_themselves(
     agent: Agent, installed: Installed, stand: Callable[..., AbstractAsyncContextManager[Stand]]
 ) -> None:
     scripts = agent.script(TASK, LOOKS, last_word=DONE)
-    refused = Trouble(fault="status=429")
-    # Slowly, so that the client's connection breaks while the engine still speaks.
-    cut = Trouble(fault="slow=50", cut_after_bytes=1_500)
-    broken = Trouble(fault="cut-after=9")
+    refused, broken = Trouble(fault="status=429"), Trouble(fault="cut-after=9")
+    # Slowly, so that the client's connection breaks while the engine still speaks. An answer that
+    # is not streamed has left the proxy whole by then.
+    cut = Trouble(fault="slow=50", cut_after_bytes=1_500) if agent.streams else None
     async with stand(scripts) as here:
-        here.relay.spoil(refused, None, broken, None, refused, cut, model=MODEL)
+        here.relay.spoil(refused, broken, None, cut, model=MODEL)
         done = await carry_out(agent, installed, here)
 
     assert done.status == 0, (done.output, done.errors)
@@ -76,7 +76,9 @@ async def test_refused_and_cut_steps_are_tried_again_as_themselves(
     steps = main_steps(here)
     assert sorted(set(steps)) == [1, 2, 3]
     assert steps == sorted(steps)
-    assert steps.count(1) == 2
+    retried = [steps.count(step) for step in (1, 2, 3)]
+    # A whole answer that broke on its way may also be fetched again by the proxy itself.
+    assert retried in ([[3, 2, 1]] if agent.streams else [[2, 1, 1], [3, 1, 1]])
 
 
 @each

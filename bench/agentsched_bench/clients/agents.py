@@ -28,6 +28,7 @@ class Agent:
     shell: Callable[[str], ScriptedCall]
     last_word: Callable[[str], ScriptedAnswer]
     prompt_is: Literal["first", "last"] = "first"
+    streams: bool = True
 
     def script(self, task: str, commands: Sequence[str], *, last_word: str) -> tuple[Script, ...]:
         """Playback in which the agent runs the commands one after the other, and then ends."""
@@ -100,6 +101,7 @@ AGENTS: Final = (
         line=Installed.mini_swe_agent,
         task=lambda text: ("-t", text),
         shell=mini_bash,
+        streams=False,
         last_word=lambda text: say(
             "", mini_bash(f"echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; echo {text}")
         ),
