@@ -80,7 +80,7 @@ def test_cannot_hold_it(rig: Rig, run: Callable[[Any], Any], way: str) -> None:
                 await rig.converse()
                 slowest = max(slowest, time.monotonic() - asked)
         assert slowest < 10.0
-        # A probe of the engine may have opened a connection of its own meanwhile: both its ends count.
+        # A probe may have opened a connection of its own meanwhile: both its ends count here.
         await until(lambda: open_files() <= before + 4)
         await rig.check()
         return time.monotonic() - started
