@@ -1,25 +1,22 @@
 """The shared streaming HTTP client: bytes to an engine and back, unchanged, all waits bounded.
 
-Nothing is added to a request but what belongs to the connection, nothing is decoded or
-decompressed on the way back, and every failure of the library below becomes one of ours in
-`_translated`, the only place that knows its errors.
+Nothing is added to a request but what belongs to the connection, and nothing is decoded or
+decompressed on the way back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
-import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from agentsched.model import ConfigError, EngineError, EngineTimeout, EngineUnreachable
 from agentsched.ports import EngineRequest
+from agentsched_adapters.http_connection import Connection, Exchange
+from agentsched_adapters.http_pool import HttpPool
 
 #: Headers of one connection, not of the message (RFC 9110, 7.6.1), in lower case.
 HOP_BY_HOP: Final = frozenset(
@@ -35,13 +32,13 @@ HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-# The connection has its own of these: its address, the body's length, and no waiting for a go.
-_REQUEST_ONLY: Final = frozenset({"host", "content-length", "expect"})
-_AT_ONCE_BYTES_MAX: Final = 1 << 20
-# All that the library raises on account of the other side; OSError holds TimeoutError.
-_FAILURES: Final = (aiohttp.ClientError, OSError)
-# What the library would add on its own account.
-_AUTOMATIC: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+#: The connection has its own of these: its address, the body's length, and no waiting for a go.
+_NOT_SENT: Final = frozenset({"host", "content-length", "expect"})
+_NOT_SENT_WITH_KEY: Final = _NOT_SENT | {"authorization"}
+#: Methods that say how long their body is also where it is empty.
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+#: Methods that may be repeated (RFC 9110, 9.2.2).
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,84 +75,34 @@ def end_to_end(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...
     return tuple([p for name, p in zip(lower, pairs, strict=True) if name not in dropped])
 
 
-class _Silence:
-    """Bounds every wait for a chunk by one timer: one for each would cost more than the chunk."""
-
-    __slots__ = ("_content", "_idle_s", "_loop", "_timer", "since")
-
-    def __init__(self, content: aiohttp.StreamReader, idle_s: float) -> None:
-        self._content = content
-        self._idle_s = idle_s
-        self._loop = asyncio.get_running_loop()
-        #: When the wait began that is under way, by the loop's clock; None: nobody waits.
-        self.since: float | None = None
-        self._timer = self._loop.call_later(idle_s, self._look)
-
-    def begin(self) -> None:
-        """A wait begins."""
-        self.since = self._loop.time()
-
-    def close(self) -> None:
-        """Stop looking."""
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        left = self._idle_s
-        if self.since is not None:
-            left -= self._loop.time() - self.since
-            if left <= 0:
-                self._content.set_exception(TimeoutError())
-                return
-        self._timer = self._loop.call_later(left, self._look)
-
-
 class HttpAnswer:
     """One engine's answer over HTTP; see `agentsched.ports.EngineAnswer`."""
 
-    __slots__ = ("_headers", "_idle_s", "_response", "_silence", "_where")
+    __slots__ = ("_exchange", "_headers", "_idle_s")
 
-    def __init__(self, response: aiohttp.ClientResponse, *, idle_s: float, where: str) -> None:
-        self._response = response
+    def __init__(self, exchange: Exchange, *, idle_s: float) -> None:
+        self._exchange = exchange
         self._idle_s = idle_s
-        self._where = where
-        self._silence: _Silence | None = None
-        self._headers = end_to_end(
-            [(_text(name), _text(value)) for name, value in response.raw_headers]
-        )
+        self._headers = end_to_end(exchange.headers)
 
     @property
     def status(self) -> int:
-        return self._response.status
+        return self._exchange.status
 
     @property
     def headers(self) -> Sequence[tuple[str, str]]:
         return self._headers
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        content = self._response.content
-        if self._silence is None and not content.is_eof():
-            self._silence = _Silence(content, self._idle_s)
-        silence = self._silence
-        while not content.at_eof():
-            try:
-                if silence is not None:
-                    silence.begin()
-                chunk = await content.readany()
-                if silence is not None:
-                    silence.since = None
-            except _FAILURES as error:
-                raise _translated(error, where=self._where) from error
-            if chunk:
-                yield chunk
+        while chunk := await self._exchange.chunk(idle_s=self._idle_s):
+            yield chunk
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def aclose(self) -> None:
         """Close; a body that is not at its end takes the connection with it."""
-        if self._silence is not None:
-            self._silence.close()
-        self._response.close()
+        self._exchange.close()
 
 
 class OpenAiHttp:
@@ -174,7 +121,11 @@ class OpenAiHttp:
         self.url: Final = normal_url(base_url)
         self.limits: Final = limits or HttpLimits()
         self._api_key = api_key
-        self._client: aiohttp.ClientSession | None = None
+        self._pool: HttpPool | None = None
+        url = URL(self.url)
+        #: What every request line begins with, and the header that goes with it.
+        self._path = url.raw_path.rstrip("/")
+        self._host = f"Host: {url.raw_authority}"
         self._is_closed = False
 
     async def send(
@@ -188,22 +139,32 @@ class OpenAiHttp:
             EngineTimeout: no status line within the limit.
             EngineError: something answered that does not speak HTTP.
         """
-        client = self._opened()
-        try:
-            async with asyncio.timeout(first_byte_s or self.limits.first_byte_s):
-                response = await client.request(
-                    request.method,
-                    _url(self.url + request.target),
-                    headers=self._outgoing(request.headers),
-                    data=_data(request),
-                    allow_redirects=False,
-                )
-        except _FAILURES as error:
-            raise _translated(error, where=self.url) from error
-        if not 200 <= response.status <= 599:
-            response.close()
-            raise EngineError(f"{self.url}: no answer has the status {response.status}")
-        return HttpAnswer(response, idle_s=self.limits.idle_s, where=self.url)
+        pool = self._opened()
+        limit = first_byte_s or self.limits.first_byte_s
+        head = self._head(request)
+        while True:
+            connection = pool.free() or await pool.open()
+            is_reused = connection.begun > 0
+            exchange = connection.begin(
+                head, request.body, where=self.url, is_head=request.method == "HEAD"
+            )
+            try:
+                if connection.is_writing:
+                    await self._write_out(connection, limit)
+                await exchange.head(timeout_s=limit)
+            except EngineUnreachable:
+                exchange.close()
+                # It closed a kept-alive connection just then. Asking again must do no harm.
+                if is_reused and request.method in _IDEMPOTENT:
+                    continue
+                raise
+            except BaseException:
+                exchange.close()
+                raise
+            if not 200 <= exchange.status <= 599:
+                exchange.close()
+                raise EngineError(f"{self.url}: no answer has the status {exchange.status}")
+            return HttpAnswer(exchange, idle_s=self.limits.idle_s)
 
     async def fetch(
         self, method: str, target: str, *, body: bytes = b"", timeout_s: float
@@ -224,51 +185,56 @@ class OpenAiHttp:
     async def aclose(self) -> None:
         """Close all connections; answers still open are aborted. May be called more than once."""
         self._is_closed = True
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.aclose()
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _opened(self) -> HttpPool:
         if self._is_closed:
             raise EngineUnreachable(f"{self.url}: this adapter is closed")
-        if self._client is None:
-            limits = self.limits
-            self._client = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=limits.connections_max,
-                    limit_per_host=0,
-                    keepalive_timeout=limits.keepalive_s,
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                skip_auto_headers=_AUTOMATIC,
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    connect=limits.connect_s,
-                    sock_connect=limits.connect_s,
-                    sock_read=None,
-                ),
-                trust_env=False,
+        if self._pool is None:
+            url, limits = URL(self.url), self.limits
+            assert url.host is not None
+            assert url.port is not None
+            self._pool = HttpPool(
+                url.host,
+                url.port,
+                is_tls=url.scheme == "https",
+                where=self.url,
+                connections_max=limits.connections_max,
+                connect_s=limits.connect_s,
+                keepalive_s=limits.keepalive_s,
             )
-        return self._client
+        return self._pool
 
-    def _outgoing(self, headers: Sequence[tuple[str, str]]) -> CIMultiDict[str]:
-        kept: CIMultiDict[str] = CIMultiDict()
-        spelling: dict[str, str] = {}
-        for name, value in end_to_end(headers):
-            lower = name.lower()
-            if lower not in _REQUEST_ONLY:
-                # The library takes a repeated name in another spelling for a replacement.
-                kept.add(spelling.setdefault(lower, name), value)
+    async def _write_out(self, connection: Connection, limit: float) -> None:
+        try:
+            async with asyncio.timeout(limit):
+                await connection.write_out()
+        except TimeoutError:
+            raise EngineTimeout(f"{self.url}: it takes no more of the request") from None
+
+    def _head(self, request: EngineRequest) -> bytes:
+        """Request line and headers.
+
+        Raises:
+            ValueError: something in them would end them, or a line of them.
+        """
+        target = request.target.partition("#")[0]
+        lines = [f"{request.method} {self._path}{target} HTTP/1.1", self._host]
+        dropped = _NOT_SENT if self._api_key is None else _NOT_SENT_WITH_KEY
+        for name, value in end_to_end(request.headers):
+            if name.lower() not in dropped:
+                lines.append(f"{name}: {value}")
         if self._api_key is not None:
-            kept["Authorization"] = f"Bearer {self._api_key}"
-        return kept
-
-
-@lru_cache(maxsize=256)
-def _url(text: str) -> URL:
-    # Nearly every request goes to one of a few addresses.
-    return URL(text, encoded=True)
+            lines.append(f"Authorization: Bearer {self._api_key}")
+        if request.body or request.method in _WITH_BODY:
+            lines.append(f"Content-Length: {len(request.body)}")
+        text = "\r\n".join(lines)
+        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
+            raise ValueError("a line break within the request line or a header")
+        # As the server side decodes them: any byte survives the round trip.
+        return text.encode("utf-8", "surrogateescape") + b"\r\n\r\n"
 
 
 def normal_url(base_url: str) -> str:
@@ -285,41 +251,3 @@ def normal_url(base_url: str) -> str:
     if not is_good or url.query_string or url.fragment or url.user:
         raise ConfigError(f"not an engine's URL: {base_url!r} (write http://host:port)")
     return str(url).rstrip("/").removesuffix("/v1").rstrip("/")
-
-
-def _translated(error: Exception, *, where: str) -> EngineError:
-    """The one place where the library's errors become ours."""
-    match error:
-        case aiohttp.ConnectionTimeoutError():
-            return EngineUnreachable(f"{where}: no connection in time")
-        case TimeoutError():
-            return EngineTimeout(f"{where}: silent for too long")
-        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
-            return EngineUnreachable(f"{where}: {_reason(error)}")
-        case _:
-            return EngineError(f"{where}: {_reason(error)}")
-
-
-def _reason(error: BaseException) -> str:
-    match error:
-        case aiohttp.ClientConnectorError():
-            return error.strerror or "no connection"
-        case aiohttp.ServerDisconnectedError():
-            return "it closed the connection before answering"
-        case aiohttp.ClientPayloadError():
-            return "the connection broke before the answer ended"
-        case _:
-            return str(error) or type(error).__name__
-
-
-def _data(request: EngineRequest) -> bytes | io.BytesIO | None:
-    if len(request.body) > _AT_ONCE_BYTES_MAX:
-        # Written in portions, with turns for others; as bytes the library would warn of it.
-        return io.BytesIO(request.body)
-    has_body = request.body or request.method.upper() in ("POST", "PUT", "PATCH")
-    return request.body if has_body else None
-
-
-def _text(raw: bytes) -> str:
-    # As the server side of the same library encodes it: any byte survives the round trip.
-    return raw.decode("utf-8", "surrogateescape")

@@ -81,7 +81,7 @@ async def test_request_bytes_go_out_as_they_are(server: Any, read: Read) -> None
         [
             b"Host: " + host,
             b"X-Two: 1",
-            b"X-Two: 2",
+            b"x-two: 2",
             b"Authorization: Bearer k",
             b"Content-Length: " + str(len(body)).encode(),
         ]
