@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -28,6 +28,7 @@ from agentsched.model import (
     between,
     in_seconds,
 )
+from agentsched.telemetry.counters import Counts, Times
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300)
 
@@ -39,25 +40,6 @@ class _Times:
     started: Instant | None = None
 
 
-class _Labelled:
-    """A counter with labels that remembers its children: the library's own look-up is slow."""
-
-    __slots__ = ("_children", "_counter")
-
-    def __init__(
-        self, name: str, text: str, labels: Sequence[str], *, registry: CollectorRegistry
-    ) -> None:
-        self._counter = Counter(name, text, labels, registry=registry)
-        self._children: dict[tuple[str, ...], Counter] = {}
-
-    def of(self, *values: str) -> Counter:
-        """The child with these values of the labels."""
-        child = self._children.get(values)
-        if child is None:
-            child = self._children[values] = self._counter.labels(*values)
-        return child
-
-
 class MeterSink:
     """Counts and times of steps. One registry each, so that tests and replicas do not collide."""
 
@@ -65,49 +47,47 @@ class MeterSink:
         self.registry = CollectorRegistry()
         self._steps: dict[StepId, _Times] = {}
         registry = self.registry
-        self._arrived = _Labelled(
+        self._arrived = Counts(
             "agentsched_steps", "Steps that arrived.", ["step_class"], registry=registry
         )
-        self._ended = _Labelled(
+        self._ended = Counts(
             "agentsched_steps_ended",
             "Steps that ended, by outcome.",
             ["outcome"],
             registry=registry,
         )
-        self._rejected = _Labelled(
+        self._rejected = Counts(
             "agentsched_rejects", "Steps turned away.", ["reason"], registry=registry
         )
-        self._dispatched = _Labelled(
+        self._dispatched = Counts(
             "agentsched_dispatches",
             "Steps sent to an engine.",
             ["engine", "place"],
             registry=registry,
         )
-        self._tokens = _Labelled(
+        self._tokens = Counts(
             "agentsched_tokens", "Tokens by kind.", ["engine", "kind"], registry=registry
         )
-        self._pins = _Labelled(
-            "agentsched_pins", "Retentions granted.", ["engine"], registry=registry
-        )
-        self._unpins = _Labelled(
+        self._pins = Counts("agentsched_pins", "Retentions granted.", ["engine"], registry=registry)
+        self._unpins = Counts(
             "agentsched_unpins", "Retentions ended.", ["engine", "reason"], registry=registry
         )
-        self._warm = _Labelled(
+        self._warm = Counts(
             "agentsched_prefetches", "Warm-ups asked for.", ["engine"], registry=registry
         )
-        self._wait = Histogram(
+        self._wait = Times(
             "agentsched_wait_seconds",
             "From arrival to dispatch.",
             buckets=_SECONDS,
             registry=registry,
         )
-        self._first_token = Histogram(
+        self._first_token = Times(
             "agentsched_time_to_first_token_seconds",
             "From arrival to the first token.",
             buckets=_SECONDS,
             registry=registry,
         )
-        self._duration = Histogram(
+        self._duration = Times(
             "agentsched_step_seconds",
             "From arrival to the end of the answer.",
             buckets=_SECONDS,
@@ -124,21 +104,21 @@ class MeterSink:
         for command in entry.commands:
             match command:
                 case Dispatch():
-                    self._dispatched.of(command.engine, command.place).inc()
+                    self._dispatched.add((command.engine, command.place))
                     times = self._steps.get(command.step)
                     if times is not None:
                         times.engine = command.engine
                         waited = in_seconds(between(times.arrived, entry.now))
                         self._wait.observe(waited)
                 case Reject():
-                    self._rejected.of(command.reason.value).inc()
+                    self._rejected.add((command.reason.value,))
                     self._end(command.step, "rejected", entry.now)
                 case Pin():
-                    self._pins.of(command.engine).inc()
+                    self._pins.add((command.engine,))
                 case Unpin():
-                    self._unpins.of(command.engine, command.reason.value).inc()
+                    self._unpins.add((command.engine, command.reason.value))
                 case Prefetch():
-                    self._warm.of(command.engine).inc()
+                    self._warm.add((command.engine,))
                 case _:
                     pass
 
@@ -155,15 +135,15 @@ class MeterSink:
         if times is None:
             return  # late or a duplicate
         engine = times.engine
-        self._tokens.of(engine, "prompt").inc(event.usage.prompt_tokens)
-        self._tokens.of(engine, "cached").inc(event.usage.cached_tokens or 0)
-        self._tokens.of(engine, "output").inc(event.usage.output_tokens)
+        self._tokens.add((engine, "prompt"), event.usage.prompt_tokens)
+        self._tokens.add((engine, "cached"), event.usage.cached_tokens or 0)
+        self._tokens.add((engine, "output"), event.usage.output_tokens)
 
     def _event(self, entry: JournalEntry) -> None:
         event, now = entry.event, entry.now
         match event:
             case StepArrived():
-                self._arrived.of(event.step_class.value).inc()
+                self._arrived.add((event.step_class.value,))
                 self._steps[event.step] = _Times(now)
             case StepStarted():
                 times = self._steps.get(event.step)
@@ -183,7 +163,7 @@ class MeterSink:
     def _end(self, step: StepId, outcome: str, now: Instant) -> None:
         times = self._steps.pop(step, None)
         if times is not None:
-            self._ended.of(outcome).inc()
+            self._ended.add((outcome,))
             self._duration.observe(in_seconds(between(times.arrived, now)))
 
 
