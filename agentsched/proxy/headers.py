@@ -34,6 +34,9 @@ _NOT_TO_CLIENT: Final = frozenset({"content-length", "date", "server", "x-reques
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _CREDENTIALS: Final = frozenset({"authorization", "x-api-key"})
 
+#: Too many requests, unavailable, and Anthropic's overloaded.
+_ASKS_FOR_LATER: Final = frozenset({429, 503, 529})
+
 OURS: Final = "x-agentsched-"
 
 #: Carriers of a request id, in the order in which we believe them (as vllm-router does).
@@ -66,8 +69,8 @@ def to_engine(
 def to_client(headers: Sequence[tuple[str, str]], *, status: int) -> list[tuple[str, str]]:
     """An engine's headers as the client gets them; broken ones are left out.
 
-    With 429 and 503 always goes a `Retry-After` of at most a minute: the clients that look for one
-    take its absence for "never", and a long one for a reason to give up.
+    With 429, 503 and 529 always goes a `Retry-After` of at most a minute: the clients that look
+    for one take its absence for "never", and a long one for a reason to give up.
     """
     kept = [
         (name, value)
@@ -76,7 +79,7 @@ def to_client(headers: Sequence[tuple[str, str]], *, status: int) -> list[tuple[
         and not key.startswith(OURS)
         and _CONTROLS.search(value) is None
     ]
-    if status not in (429, 503):
+    if status not in _ASKS_FOR_LATER:
         return kept
     said = next((value for name, value in kept if name.lower() == "retry-after"), "1").strip()
     # A date is not worth reading: who writes one means some time.

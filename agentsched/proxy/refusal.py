@@ -88,7 +88,7 @@ def of_engine_error(error: Exception) -> Refusal:
     return Refusal(
         status=502,
         code="engine_failed",
-        message="The connection to the engine broke before it answered.",
+        message="The connection to the engine broke before its answer was whole.",
         retry_after_s=1,
     )
 

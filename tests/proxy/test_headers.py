@@ -35,7 +35,7 @@ def test_request_ids(given: dict[str, str], found: str | None) -> None:
     assert headers.request_id(given) == found
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [429, 503, 529])
 def test_retry_after_is_there_and_bounded(status: int) -> None:
     def said(*values: str) -> list[str]:
         pairs = [("Retry-After", v) for v in values] + [("x", "y")]
