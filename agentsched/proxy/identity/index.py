@@ -129,6 +129,7 @@ class IdentityIndex:
             book=book,
             program=program,
             thread=claim.thread if claim is not None and claim.is_exact else "",
+            is_single=claim is not None and claim.evidence is Evidence.NATIVE,
             is_resent=headers.get("x-stainless-retry-count", "0") not in ("0", ""),
             is_auxiliary=not step_class.is_work,
             now=now,

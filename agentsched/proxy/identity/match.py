@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from agentsched.model import MINUTE, Instant, Nanos
+from agentsched.model import MILLISECOND, MINUTE, Instant, Nanos
 from agentsched.proxy.identity.atoms import Kind
 from agentsched.proxy.identity.model import Evidence, IdentityLimits
 from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind, is_telling
@@ -15,6 +15,8 @@ from agentsched.proxy.identity.prompt import Digester, Prompt
 from agentsched.proxy.identity.records import Book, Program, Turn, TurnState, is_weak
 
 _TITLE_SPAN: Final = Nanos(2 * MINUTE)
+#: Equal prompts that come closer than this are samples; no client tries again so soon.
+_AT_ONCE: Final = Nanos(100 * MILLISECOND)
 
 
 class Relation(Enum):
@@ -43,14 +45,16 @@ class Match:
 class Asked:
     """What is looked for: a prompt in a tenant's book.
 
-    `program` and `thread` restrict the search where the client named them. `is_resent` means that
-    the client says that it sends this request again, `is_auxiliary` that it is no step.
+    `program` and `thread` restrict the search where the client named them. `is_single` means that
+    such a thread asks for one thing at a time, `is_resent` that the client says that it sends this
+    request again, `is_auxiliary` that it is no step.
     """
 
     prompt: Prompt
     book: Book
     program: Program | None
     thread: str
+    is_single: bool
     is_resent: bool
     is_auxiliary: bool
     now: Instant
@@ -136,10 +140,33 @@ class Matcher:
             if asked.thread and turn.conversation.thread != asked.thread:
                 continue  # sub-agents of one prompt are not each other's retries
             span = limits.head_retry_ns_max if turn.is_first else limits.retry_ns_max
-            is_open = turn.state is TurnState.OPEN and asked.is_resent
-            if (turn.state is TurnState.ABANDONED or is_open) and now - turn.at <= span:
+            if now - turn.at <= span and (
+                turn.state is TurnState.ABANDONED or self._is_sent_again(asked, turn)
+            ):
                 return turn
         return None
+
+    def _is_sent_again(self, asked: Asked, turn: Turn) -> bool:
+        """Whether the same prompt means the same turn though we know of no failed answer.
+
+        The connection may break behind our last byte, and a client that asks again may overtake
+        its own hang-up. Without a name or an id of ours it could as well be another program.
+        """
+        if turn.state is TurnState.OPEN and asked.is_resent:
+            return True
+        if asked.is_auxiliary or turn.is_continued:
+            return False
+        age = asked.now - turn.at
+        if age > self._limits.head_retry_ns_max:
+            return False
+        if asked.thread and turn.conversation.program is asked.program:
+            is_certain = asked.is_single or turn.state is TurnState.ANSWERED
+        elif _is_ours(asked, turn):
+            is_certain = turn.state is TurnState.ANSWERED
+        else:
+            return False
+        # Several answers to one prompt are asked for at once; a retry comes after a while.
+        return is_certain or age >= _AT_ONCE
 
     def _continued(self, asked: Asked, answered: Sequence[Turn]) -> Match:
         """Choose among turns whose prompt and answer the prompt begins with.
@@ -291,6 +318,16 @@ def _only(relation: Relation, needles: Iterable[Needle]) -> Match | None:
                 return None
             return Match(pool[0].turn, relation, Evidence.CONTAINMENT, pool[0])
     return None
+
+
+def _is_ours(asked: Asked, turn: Turn) -> bool:
+    """Whether the prompt holds a tool-call id that we handed out to the turn's program."""
+    calls, program = asked.book.calls, turn.conversation.program
+    for ref in reversed(asked.prompt.refs[-4_096:]):
+        known = calls.get(ref)
+        if known is not None and not is_weak(ref):
+            return known.conversation.program is program
+    return False
 
 
 def _kind(turn: Turn) -> Evidence:
