@@ -150,7 +150,7 @@ class ProgramRecord:
     output_tokens: int = 0
     served_tokens: int = 0
     conversations: dict[ConversationId, ConversationRecord] = field(default_factory=dict)
-    #: Its latest journal entries, encoded: a fifth of the size of the objects.
+    #: Its latest journal entries, packed: a small part of the size of the objects.
     story: deque[bytes]
 
 

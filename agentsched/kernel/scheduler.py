@@ -15,10 +15,11 @@ from typing import Final, assert_never
 from agentsched.kernel.books import Books, GraphBuilder
 from agentsched.kernel.filling import Filler
 from agentsched.kernel.guard import GuardedPolicies
-from agentsched.kernel.journal import JournalEntry, decode, encode
+from agentsched.kernel.journal import JournalEntry
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.retention import Retention
 from agentsched.kernel.shares import TenantAccount
+from agentsched.kernel.story import pack, unpack
 from agentsched.kernel.transitions import next_state
 from agentsched.model import (
     Command,
@@ -180,10 +181,13 @@ class Scheduler:
         return self._books.graph_builder
 
     def story(self, key: ProgramId | StepId) -> tuple[JournalEntry, ...]:
-        """The latest entries about a program, or about a live step's program, oldest first."""
+        """The latest entries about a program, or about a live step's program, oldest first.
+
+        Arrivals are told without their prefixes.
+        """
         step = self._books.steps.get(StepId(key))
         program = self._books.programs.get(step.program if step else ProgramId(key))
-        return tuple(decode(line) for line in program.story) if program else ()
+        return tuple(unpack(packed) for packed in program.story) if program else ()
 
     def statistics(self) -> SchedulerStatistics:
         """An immutable record of counts."""
@@ -476,20 +480,22 @@ class Scheduler:
 
     def _tell(self, entry: JournalEntry, touched: ProgramId | None) -> None:
         """Add the entry to the story of each program that it is about."""
-        line: bytes | None = None
-        about = {touched} if touched else set()
+        programs = self._books.programs
+        packed = b""
+        about = [touched] if touched is not None else []
         for command in entry.commands:
-            program = getattr(command, "program", None)
             step = getattr(command, "step", None)
             if step is not None:
                 program = self._books.program_of(step)
-            if program is not None:
-                about.add(program)
+            else:
+                program = getattr(command, "program", None)
+            if program is not None and program not in about:
+                about.append(program)
         for key in about:
-            program_record = self._books.programs.get(ProgramId(key))
-            if program_record is not None:
-                line = line or encode(entry)
-                program_record.story.append(line)
+            record = programs.get(key)
+            if record is not None:
+                packed = packed or pack(entry)
+                record.story.append(packed)
 
 
 def _turn_away(event: StepArrived, reason: RejectReason, detail: str) -> Reject:
