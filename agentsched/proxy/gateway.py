@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from agentsched.config import Config
 from agentsched.model import EngineId, Instant, StepArrived, StepId, TenantId, after, seconds
@@ -20,6 +21,13 @@ from agentsched.telemetry.meters import MeterSink
 #: Tenant of requests without a key and without a tenant header.
 ANONYMOUS = TenantId("default")
 _TENANT_CHARS_MAX = 64
+
+
+@lru_cache(maxsize=1_024)
+def _tenant_of_key(key: str) -> TenantId:
+    # Both carriers of one key are one tenant, and no log or metric ever shows a key.
+    secret = key.removeprefix("Bearer ").strip().encode("utf-8", "surrogateescape")
+    return TenantId("key-" + hashlib.sha256(secret).hexdigest()[:12])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,9 +70,7 @@ class Gateway:
         key = headers.get("authorization") or headers.get("x-api-key")
         if not key:
             return ANONYMOUS
-        # Both carriers of one key are one tenant, and no log or metric ever shows a key.
-        secret = key.removeprefix("Bearer ").strip().encode("utf-8", "surrogateescape")
-        return TenantId("key-" + hashlib.sha256(secret).hexdigest()[:12])
+        return _tenant_of_key(key)
 
     def arrival(
         self, step: StepId, identity: Identity, request: ParsedRequest, *, now: Instant

@@ -30,11 +30,16 @@ class Received:
     request_id: str
 
 
-def request_id(request: web.BaseRequest) -> str:
-    """The request's id, the client's or one of ours; the same whenever it is asked for."""
+def request_id(request: web.BaseRequest, headers: dict[str, str] | None = None) -> str:
+    """The request's id, the client's or one of ours; the same whenever it is asked for.
+
+    `headers` are the request's by lower-case name, where they are at hand.
+    """
     known = request.get(_REQUEST_ID)
     if known is None:
-        given = header_rules.request_id(header_rules.lower(request.headers.items()))
+        if headers is None:
+            headers = header_rules.lower(request.headers.items())
+        given = header_rules.request_id(headers)
         known = request[_REQUEST_ID] = given or secrets.token_hex(16)
     return known
 
@@ -52,12 +57,13 @@ async def receive(request: web.Request, config: HttpConfig) -> Received:
         )
     check_length(request, config)
     body = await _body(request, config) if request.can_read_body else b""
+    headers = header_rules.lower(pairs)
     return Received(
         pairs=pairs,
-        headers=header_rules.lower(pairs),
+        headers=headers,
         body=body,
         target=_target(request),
-        request_id=request_id(request),
+        request_id=request_id(request, headers),
     )
 
 

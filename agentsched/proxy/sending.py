@@ -14,6 +14,8 @@ from agentsched.model import in_seconds
 _PORTION_BYTES: Final = 1 << 20
 #: A quarter of what a transport takes before it asks the writer to wait: where it says go on again.
 _BACKLOG_BYTES_MAX: Final = 16 << 10
+#: What status and headers take, roughly.
+_HEAD_BYTES: Final = 4 << 10
 
 
 def hang_up(request: web.BaseRequest) -> None:
@@ -48,6 +50,14 @@ async def send(
 async def finish(request: web.Request, response: web.StreamResponse, config: HttpConfig) -> None:
     """Send what is left of a response: all of it, where nothing was sent yet. Raises as `send`."""
     body = response.body if isinstance(response, web.Response) else None
+    transport = request.transport
+    if transport is not None and (body is None or isinstance(body, bytes)):
+        backlog = transport.get_write_buffer_size()
+        if backlog + len(body or b"") + _HEAD_BYTES < _BACKLOG_BYTES_MAX:
+            # As in `send`: this does not wait.
+            await response.prepare(request)
+            await response.write_eof()
+            return
     portions = 1 + (len(body) // _PORTION_BYTES if isinstance(body, bytes) else 0)
     try:
         async with asyncio.timeout(in_seconds(config.write_timeout) * portions):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -306,9 +305,13 @@ class IdentityIndex:
             conversation = at.conversation.id
         else:
             conversation = ConversationId(f"{program_id}#{_quoted(at.thread) or '0'}")
-        identity = self._identity(asked, at, step_class, claim, match, ratio)
-        return replace(
-            identity,
+        return self._identity(
+            asked,
+            at,
+            step_class,
+            claim,
+            match,
+            ratio,
             program=program_id,
             conversation=conversation,
             step=at.program.steps if at.program is not None else 0,
@@ -357,12 +360,14 @@ class IdentityIndex:
         if match is None and step_class is StepClass.AUXILIARY and named is None:
             self._learner.title(turn, request, now=now)
         self._make_room(program)
-        identity = self._identity(asked, at, step_class, claim, match, ratio)
-        self._evidence[identity.evidence] += 1
-        self._counts["retries"] += at.is_retry
-        declared_step = identity.declared.step
-        return replace(
-            identity,
+        declared_step = claim.declared.step if claim is not None else None
+        identity = self._identity(
+            asked,
+            at,
+            step_class,
+            claim,
+            match,
+            ratio,
             program=program.id,
             conversation=conversation.id,
             parent=program.parent,
@@ -370,6 +375,9 @@ class IdentityIndex:
             step=turn.step if declared_step is None else declared_step,
             turn=self._next,
         )
+        self._evidence[identity.evidence] += 1
+        self._counts["retries"] += at.is_retry
+        return identity
 
     def _identity(
         self,
@@ -379,8 +387,14 @@ class IdentityIndex:
         claim: Claim | None,
         match: Match | None,
         ratio: float,
+        *,
+        program: ProgramId,
+        conversation: ConversationId,
+        step: int,
+        parent: ProgramId | None = None,
+        agent: str | None = None,
+        turn: int = 0,
     ) -> Identity:
-        """What can be said before program and conversation have their names."""
         prompt = asked.prompt
         is_declared = claim is not None and bool(claim.root or claim.thread or claim.parent_thread)
         evidence, source = Evidence.NONE, ""
@@ -390,15 +404,18 @@ class IdentityIndex:
             evidence = match.evidence
         marks = (match.turn.prompt, match.turn.answer) if match is not None else ()
         return Identity(
-            program=ProgramId(""),
-            conversation=ConversationId(""),
+            program=program,
+            conversation=conversation,
             tenant=asked.book.name,
             step_class=step_class,
             lineage=at.lineage,
             evidence=evidence,
             source=source,
             parent_conversation=at.kin,
-            agent=claim.agent if claim is not None else "",
+            parent=parent,
+            agent=agent if agent is not None else claim.agent if claim is not None else "",
+            step=step,
+            turn=turn,
             is_retry=at.is_retry,
             answers=tuple(CallId(ref) for ref in prompt.results),
             prefixes=self._digester.prefixes(prompt, marks, ratio),

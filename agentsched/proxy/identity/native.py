@@ -105,6 +105,7 @@ class ClaimReader:
     def __init__(self, *, extra_headers: Sequence[str] = (), id_characters_max: int = 128) -> None:
         self._max = id_characters_max
         self._extra = tuple(name.lower() for name in extra_headers)
+        self._telling_headers = _TELLING_HEADERS.union(self._extra)
         self._readers: tuple[Callable[[Headers, Fields], Claim | None], ...] = (
             self._ours,
             self._agentic_context,
@@ -122,6 +123,8 @@ class ClaimReader:
 
     def read(self, request: ParsedRequest, headers: Headers) -> Claim | None:
         """What this request says about its program, conventions merged; None: nothing."""
+        if self._telling_headers.isdisjoint(headers) and _TELLING_FIELDS.isdisjoint(request.fields):
+            return None  # as most requests do: no convention need be asked
         claims = []
         for reader in self._readers:
             claim = reader(headers, request.fields)
@@ -434,3 +437,35 @@ _CLAUDE_CLASSES: Final = {
     "compaction": StepClass.COMPACTION,
 }
 _CLAUDE_USER: Final = re.compile(r"_session_([0-9A-Za-z-]{8,64})")
+#: Without one of these headers or fields no convention claims anything.
+_TELLING_HEADERS: Final = frozenset(
+    {
+        *("x-agentsched-" + name for name in _OURS),
+        "x-dynamo-session-id",
+        "x-dynamo-trajectory-id",
+        "x-claude-code-session-id",
+        "thread-id",
+        "conversation_id",
+        "session-id",
+        "session_id",
+        "x-session-affinity",
+        "x-opencode-session",
+        "x-litellm-session-id",
+        *_SESSION_HEADERS,
+    }
+)
+_TELLING_FIELDS: Final = frozenset(
+    {
+        "agentsched",
+        "vllm_xargs",
+        "nvext",
+        "program_id",
+        "job_id",
+        "extra_body",
+        "metadata",
+        "client_metadata",
+        "conversation",
+        "prompt_cache_key",
+        *(outer or name for outer, name in _SESSION_FIELDS),
+    }
+)
