@@ -240,6 +240,7 @@ class Books:
         """A step is sent: its conversation's KV is computed here from now on."""
         conversation = self.conversation(step)
         step.missing_tokens = self.missing_tokens(step, engine.engine)
+        step.given_up_tokens = min(step.missing_tokens, self._given_up(conversation, engine))
         step.cold_until = after(now, engine.cost.patience(step.missing_tokens))
         conversation.engine = engine.engine
         conversation.is_resident = True
@@ -251,6 +252,12 @@ class Books:
         )
         conversation.running_steps += 1
         self._follow_eviction(engine)
+
+    def _given_up(self, conversation: ConversationRecord, engine: EngineRecord) -> int:
+        """Tokens that a conversation had here, and has no more as far as we know."""
+        if conversation.is_resident or conversation.engine != engine.engine:
+            return 0
+        return conversation.context_tokens
 
     def grow(self, conversation: ConversationRecord) -> None:
         """A step ended: its answer is part of the conversation's KV."""

@@ -2,7 +2,10 @@
 
 Prefill: the time from dispatch to the first token, per token that was not cached. Queues inside the
 engine only ever lengthen it, so a low quantile is followed rather than a mean: it is the price on
-an engine that is not busy with others. Decode: the time per further token, its median.
+an engine that is not busy with others. Decode: the time per further token, its median. Reload: the
+time to the first token of a conversation that comes back, per token that we had given up. It is the
+prefill price where the engine has to compute them again, and less where it has them in a tier below
+or had not dropped them after all.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from agentsched.model import Nanos
 #: Steps that compute less than this say more about the engine's overhead than about its price.
 _UNCACHED_MIN: Final = 128
 _OUTPUT_MIN: Final = 8
+#: Until so many conversations came back, they are taken to cost what computing costs.
+_RELOADS_MIN: Final = 8
 #: First steps are large, to get from the first guess to the right order of magnitude.
 _RATE_FIRST: Final = 0.5
 _RATE_LAST: Final = 0.02
@@ -46,6 +51,7 @@ class EngineCost:
     def __init__(self) -> None:
         # First guesses, used until the first sample: an 8B model on a small GPU.
         self._prefill = _Quantile(level=0.25, value=100_000.0)
+        self._reload = _Quantile(level=0.5, value=100_000.0)
         self._decode = _Quantile(level=0.5, value=20_000_000.0)
 
     @property
@@ -63,6 +69,13 @@ class EngineCost:
         """Price of one output token."""
         return self._decode.value
 
+    @property
+    def reload_ns_per_token(self) -> float:
+        """Price of a token of a conversation that comes back: of its cheapest source."""
+        if self._reload.samples < _RELOADS_MIN:
+            return self._prefill.value
+        return min(self._reload.value, self._prefill.value)
+
     def prefill(self, tokens: int) -> Nanos:
         """How long it takes to compute so many prompt tokens."""
         return Nanos(round(tokens * self._prefill.value))
@@ -75,12 +88,18 @@ class EngineCost:
         self,
         *,
         uncached_tokens: int,
+        given_up_tokens: int = 0,
         output_tokens: int,
         to_first_token: Nanos,
         to_last_token: Nanos,
     ) -> None:
-        """A streamed step ended. Spans run from dispatch, and from the first to the last token."""
+        """A streamed step ended. Spans run from dispatch, and from the first to the last token.
+
+        `given_up_tokens` are those of a conversation that had been let go.
+        """
         if uncached_tokens >= _UNCACHED_MIN and to_first_token > 0:
             self._prefill.add(to_first_token / uncached_tokens)
+        if given_up_tokens >= _UNCACHED_MIN and to_first_token > 0:
+            self._reload.add(to_first_token / given_up_tokens)
         if output_tokens >= _OUTPUT_MIN and to_last_token > 0:
             self._decode.add(to_last_token / (output_tokens - 1))

@@ -146,7 +146,14 @@ class Filler:
             if not room:
                 return self._without_room(step, now=now)
             engine = min(room, key=lambda e: (e.running_steps, e.engine))
-        return self._dispatch(step, engine, now=now, order="bound")
+        # The admission policy can no longer hold it. It may say who makes room, or turn it away.
+        admission = self._policies.admit(step, engine, now=now)
+        if isinstance(admission, TurnedAway):
+            reason, after = RejectReason.WAIT_BOUND, admission.retry_after
+            return self._reject(step, reason, after, admission.reason, now=now)
+        releases = admission.releases if isinstance(admission, Admitted) else ()
+        ended = [c for key in releases for c in self._let_go(key)]
+        return [*ended, *self._dispatch(step, engine, now=now, order="bound")]
 
     def _without_room(self, step: StepRecord, *, now: Instant) -> list[Command]:
         if self._books.ready.is_late(step, now=now):

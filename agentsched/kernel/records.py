@@ -45,6 +45,8 @@ class StepRecord:
     started_at: Instant | None = None
     #: Prompt tokens that its engine had to compute, as far as we knew when it was sent.
     missing_tokens: int = 0
+    #: Those of them that its conversation had there before it was let go.
+    given_up_tokens: int = 0
     #: When its prefill should be over, for engines that do not show a first token.
     cold_until: Instant = field(default=Instant(0))
     #: Why it waits, in the admission policy's words.
@@ -176,10 +178,17 @@ class EngineRecord:
 
     @property
     def reload_ns(self) -> float:
+        return self.cost.reload_ns_per_token
+
+    @property
+    def prefill_ns(self) -> float:
         return self.cost.prefill_ns_per_token
 
     def cold_tokens(self, *, now: Instant) -> int:
-        return sum(step.missing_tokens for step in self._cold(now))
+        ratio = self.cost.reload_ns_per_token / self.cost.prefill_ns_per_token
+        return round(
+            sum(s.missing_tokens - (1.0 - ratio) * s.given_up_tokens for s in self._cold(now))
+        )
 
     def cold_until(self, *, now: Instant) -> Instant | None:
         return min((step.cold_until for step in self._cold(now)), default=None)

@@ -393,6 +393,7 @@ class Scheduler:
             return
         self._books.engines[step.engine].cost.learn(
             uncached_tokens=event.usage.prompt_tokens - cached,
+            given_up_tokens=step.given_up_tokens,
             output_tokens=event.usage.output_tokens,
             to_first_token=between(step.dispatched_at, step.started_at),
             to_last_token=between(step.started_at, now),

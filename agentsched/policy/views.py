@@ -181,11 +181,19 @@ class EngineView(Protocol):
 
     @property
     def reload_ns(self) -> float:
-        """Nanoseconds to compute one prompt token again: learnt, a guess at first."""
+        """Nanoseconds per token of a conversation that comes back, from the cheapest source."""
+        ...
+
+    @property
+    def prefill_ns(self) -> float:
+        """Nanoseconds to compute one prompt token: learnt, a guess at first."""
         ...
 
     def cold_tokens(self, *, now: Instant) -> int:
-        """Prompt tokens that it is computing now: of steps without a first token so far."""
+        """Prompt tokens that it is computing now: of steps without a first token so far.
+
+        What is reloaded from a tier counts for the time it takes, in computed tokens.
+        """
         ...
 
     def cold_until(self, *, now: Instant) -> Instant | None:

@@ -4,15 +4,19 @@ The rules, and what each is worth (from a model of vLLM checked against the real
 
 - A conversation whose KV is resident continues at once.
 - Another one needs its tokens that nobody else has computed, plus `reserve_steps` of its own mean
-  growth, for programs grow while they run: without the reserve those already admitted evict each
-  other (+44 % p95 slowdown).
+  growth. A small reserve is best: what outgrows the cache is taken out of the account as the engine
+  evicts it, and comes back through this door.
 - Where that does not fit, paused conversations make room, longest pause in units of their own
   reload time first, but only when their pause exceeds `patience` times that reload time. This is
   ski rental: rent (memory) for as long as buying (computing again) costs. It predicts nothing and
   is within a few percent of knowing every pause. The threshold falls to zero as the step that
   waits nears its wait bound.
-- One cold start at a time: prefills in flight are bounded by tokens; two cost 15 % of p95 slowdown.
-- Nobody is held while things fit, and an oversize program runs alone rather than waits for ever.
+- One cold start at a time: programs that wait for their own prefill hold memory and slow others.
+- Programs under way that do not fit together take turns, and every turn is a reload. The wait bound
+  says how many turns there must be: so programs are only begun while the reloads of all that do not
+  fit at their probable size take at most `swap_share` of the bound. A new program beyond that is
+  told so when its bound comes; whoever was served before goes on whatever fits.
+- An oversize program runs alone rather than waits for ever.
 
 Works on unmodified engines: what it lets go of is what the engine's own LRU evicts next.
 """
@@ -30,8 +34,10 @@ from agentsched.policy import (
     EngineView,
     Held,
     StepView,
+    TurnedAway,
     World,
 )
+from agentsched_policies.live_programs import LivePrograms
 
 
 class WorkingSet:
@@ -41,28 +47,37 @@ class WorkingSet:
     waits. `reserve_steps`: mean growth steps reserved for each conversation. `fill`: share of the
     engine's KV capacity that is used. `cold_tokens`: uncached prompt tokens in flight to which a
     further cold start may add; a single one may always start. `growth_share`: growth of a
-    conversation per step, as a share of its context, until its own is known.
+    conversation per step, as a share of its context, until its own is known. `ageing`: the share of
+    the wait bound after which a step that waits may take the memory of anyone who pauses.
+    `swap_share`: the share of the wait bound that reloads may take; 0 begins programs without end.
     """
 
     def __init__(
         self,
         *,
         patience: float = 2.0,
-        reserve_steps: float = 3.0,
+        reserve_steps: float = 0.5,
         fill: float = 0.95,
         cold_tokens: int = 2_048,
         growth_share: float = 0.04,
+        ageing: float = 0.9,
+        swap_share: float = 0.1,
     ) -> None:
-        if patience < 0 or reserve_steps < 0 or not 0 < fill <= 1 or cold_tokens < 0:
-            raise ValueError("patience, reserve_steps and cold_tokens are >= 0, fill in (0, 1]")
+        if min(patience, reserve_steps, cold_tokens, growth_share, swap_share) < 0:
+            raise ValueError("patience, reserve, cold tokens, growth and swap share are 0 or more")
+        if not 0 < fill <= 1 or not 0 < ageing <= 1:
+            raise ValueError("fill and ageing are above 0 and at most 1")
         self._patience = patience
         self._reserve_steps = reserve_steps
         self._fill = fill
         self._cold_tokens = cold_tokens
         self._growth_share = growth_share
+        self._ageing = ageing
+        self._swap_share = swap_share
+        self._live = LivePrograms()
 
     def observe(self, event: Event, *, now: Instant) -> None:
-        """Nothing to learn: prices and growth are in the scheduler's own books."""
+        self._live.observe(event, now=now)
 
     def admit(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> Admission:
         capacity = engine.capabilities.kv_tokens
@@ -73,8 +88,18 @@ class WorkingSet:
         missing = world.missing_tokens(step, engine.engine)
         free = self._free(engine, world, capacity)
         need = missing + self._reserve(conversation)
+        is_due = between(step.arrived_at, now) >= world.wait_ns_max
+        if self._is_crowded(step, engine, world, capacity, need, now=now):
+            if is_due:
+                return TurnedAway(reason="programs", retry_after=Nanos(world.wait_ns_max // 4))
+            return Held(reason="programs", blocks_others=False)
+        if is_due:
+            victims = self._victims(engine, world, need - free, now=now, threshold=0.0)
+            return Admitted(releases=tuple(victims))
         cold = engine.cold_tokens(now=now)
-        is_cold_limited = bool(cold) and cold + missing > self._cold_tokens
+        is_cold_limited = bool(cold) and cold + self._work(missing, step, engine, world) > (
+            self._cold_tokens
+        )
         if need <= free:
             # With room to spare the engine's own queue does as well as ours.
             if is_cold_limited and self._is_contended(world, engine, capacity):
@@ -104,10 +129,38 @@ class WorkingSet:
         # Nothing runs: whoever is paused longest goes first, as many as it takes or all there are.
         return Admitted(releases=tuple(self._victims(engine, world, short, now=now, threshold=0)))
 
+    def _work(self, missing: int, step: StepView, engine: EngineView, world: World) -> float:
+        """Tokens to compute, or as much time as it takes to reload them."""
+        conversation = world.conversation(step)
+        is_return = conversation.steps_done and conversation.engine == engine.engine
+        return missing * engine.reload_ns / engine.prefill_ns if is_return else missing
+
+    def _is_crowded(
+        self,
+        step: StepView,
+        engine: EngineView,
+        world: World,
+        capacity: int,
+        need: float,
+        *,
+        now: Instant,
+    ) -> bool:
+        """Whether the bound could not be kept for everyone, were this new program let in.
+
+        What does not fit at its peak must take turns, and each turn is a reload: all of them have
+        to fit into the bound. Whoever was served before is never refused.
+        """
+        if not self._swap_share or step.program in self._live:
+            return False
+        up = sum(other.is_up for other in world.engines.values())
+        live = self._live.peak_tokens(now=now)
+        demand = (live + max(need, self._live.final_tokens)) / max(1, up)
+        return demand > capacity + self._swap_share * world.wait_ns_max / engine.reload_ns
+
     def _make_room(
         self, step: StepView, engine: EngineView, world: World, short: float, *, now: Instant
     ) -> Admission:
-        waited = between(step.arrived_at, now) / world.wait_ns_max
+        waited = between(step.arrived_at, now) / (self._ageing * world.wait_ns_max)
         threshold = self._patience * max(0.0, 1.0 - waited)
         victims = list(self._victims(engine, world, short, now=now, threshold=threshold))
         freed = sum(world.own_tokens(key) for key in victims)

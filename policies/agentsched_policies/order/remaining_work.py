@@ -21,7 +21,16 @@ _STEPS_LEFT = 10.0
 
 
 class RemainingWork:
-    """Smallest expected remaining work first; background work last."""
+    """Smallest expected remaining work first; background work last.
+
+    `ageing`: the share of the wait bound after which a step's work counts as none, so that it is
+    next by order and not only by force.
+    """
+
+    def __init__(self, *, ageing: float = 0.9) -> None:
+        if not 0 < ageing <= 1:
+            raise ValueError(f"ageing is a share of the wait bound, not {ageing}")
+        self._ageing = ageing
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Nothing to learn: the execution graphs do."""
@@ -29,7 +38,7 @@ class RemainingWork:
     def rank(self, step: StepView, world: World, *, now: Instant) -> SortKey:
         conversation = world.conversation(step)
         is_background = step.step_class is StepClass.BATCH
-        waited = min(1.0, between(step.arrived_at, now) / world.wait_ns_max)
+        waited = min(1.0, between(step.arrived_at, now) / (self._ageing * world.wait_ns_max))
         graph = world.graph(step.program)
         left = graph.steps_left() if graph is not None else None
         steps_left = _STEPS_LEFT if left is None else max(1.0, left)

@@ -1,0 +1,119 @@
+"""How much memory the programs under way will want at their peak, learnt from those that ended."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from agentsched.model import (
+    ConversationId,
+    Event,
+    Instant,
+    ProgramClosed,
+    ProgramId,
+    StepArrived,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepId,
+    after,
+    seconds,
+)
+
+_LAST_WORDS: Final = frozenset({"stop", "end_turn", "completed"})
+
+
+_SILENT: Final = seconds(60)
+
+
+@dataclass(slots=True)
+class _Live:
+    """A program under way: tokens of its own in its largest prompt and answer so far."""
+
+    tokens: int
+    conversation: ConversationId
+    last_at: Instant
+    active: int = 0
+
+
+class LivePrograms:
+    """Programs that were served and are not over, with the size that each will probably reach.
+
+    Sizes leave out the head of the prompt, which others share. A program that is silent for a
+    minute is left out until it speaks again: most that are, are over without having said so.
+    """
+
+    def __init__(self, *, programs_max: int = 4_096) -> None:
+        self._programs_max = programs_max
+        #: The one silent for longest first.
+        self._live: OrderedDict[ProgramId, _Live] = OrderedDict()
+        self._steps: dict[StepId, tuple[ProgramId, ConversationId, int]] = {}
+        #: Mean size of programs at their end; 0 when none has ended yet.
+        self.final_tokens = 0.0
+        self._ended = 0
+
+    def observe(self, event: Event, *, now: Instant) -> None:
+        match event:
+            case StepArrived() if event.step_class.is_work:
+                head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
+                self._steps[event.step] = (event.program, event.conversation, head)
+                self._count(event.program, 1, now=now)
+            case StepFinished():
+                self._finish(event, now=now)
+            case StepFailed() if not event.is_retryable:
+                self._drop(event.step, now=now)
+            case StepCancelled():
+                self._drop(event.step, now=now)
+            case ProgramClosed():
+                self._end(event.program)
+            case _:
+                pass
+
+    def __contains__(self, program: ProgramId) -> bool:
+        return program in self._live
+
+    def peak_tokens(self, *, now: Instant) -> float:
+        """What all of them want when each is as large as it probably gets."""
+        return sum(
+            max(live.tokens, self.final_tokens)
+            for live in self._live.values()
+            if live.active or after(live.last_at, _SILENT) > now
+        )
+
+    def _count(self, program: ProgramId, steps: int, *, now: Instant) -> None:
+        live = self._live.get(program)
+        if live is not None:
+            live.active = max(0, live.active + steps)
+            live.last_at = now
+            self._live.move_to_end(program)
+
+    def _drop(self, step: StepId, *, now: Instant) -> None:
+        found = self._steps.pop(step, None)
+        if found is not None:
+            self._count(found[0], -1, now=now)
+
+    def _finish(self, event: StepFinished, *, now: Instant) -> None:
+        found = self._steps.pop(event.step, None)
+        if found is None:
+            return
+        program, conversation, head = found
+        live = self._live.get(program)
+        tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - head)
+        if live is None:
+            live = self._live[program] = _Live(tokens, conversation, now)
+            if len(self._live) > self._programs_max:
+                self._live.popitem(last=False)
+        else:
+            self._count(program, -1, now=now)
+        live.tokens = max(live.tokens, tokens)
+        is_main = conversation == live.conversation
+        if is_main and not event.tool_calls and event.finish_reason in _LAST_WORDS:
+            self._end(program)
+
+    def _end(self, program: ProgramId) -> None:
+        live = self._live.pop(program, None)
+        if live is None:
+            return
+        self._ended += 1
+        self.final_tokens += (live.tokens - self.final_tokens) / min(self._ended, 64)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsched_graphs.remaining import RemainingSteps
+
+lengths = st.lists(st.integers(1, 200), max_size=60)
+
+
+def test_before_anything_is_known_the_prior_speaks() -> None:
+    remaining = RemainingSteps()
+    assert remaining.expected(agent="a", steps_done=0) == 10.0
+    assert remaining.expected(agent="a", steps_done=1_000) == 10.0
+
+
+def test_each_agent_has_its_own_lengths() -> None:
+    remaining = RemainingSteps()
+    for _ in range(100):
+        remaining.ended(agent="chat", steps=2)
+        remaining.ended(agent="coder", steps=40)
+    assert remaining.expected(agent="chat", steps_done=0) < 4
+    assert remaining.expected(agent="coder", steps_done=0) > 35
+    assert 15 < remaining.expected(agent="stranger", steps_done=0) < 25
+    # Half of all have more than 10 steps to come when 10 are done, and all of those are coders.
+    assert 25 < remaining.expected(agent="coder", steps_done=10) < 31
+
+
+@given(lengths, lengths, st.integers(0, 200))
+def test_taking_back_undoes_an_end(kept: list[int], undone: list[int], done: int) -> None:
+    once, both = RemainingSteps(), RemainingSteps()
+    for steps in kept:
+        once.ended(agent="a", steps=steps)
+        both.ended(agent="a", steps=steps)
+    for steps in undone:
+        both.ended(agent="a", steps=steps)
+    for steps in undone:
+        both.woke(agent="a", steps=steps)
+    assert both.expected(agent="a", steps_done=done) == once.expected(agent="a", steps_done=done)
+
+
+@given(lengths, st.integers(0, 200))
+def test_the_forecast_is_the_mean_residual_life_with_a_prior(ends: list[int], done: int) -> None:
+    remaining = RemainingSteps()
+    for steps in ends:
+        remaining.ended(agent="a", steps=steps)
+    beyond = [steps - done for steps in ends if steps > done]
+    overall = (sum(beyond) + 40.0) / (len(beyond) + 4)
+    own = (sum(beyond) + 4 * overall) / (len(beyond) + 4) if ends else overall
+    assert abs(remaining.expected(agent="a", steps_done=done) - own) < 1e-9
+
+
+def test_old_programs_are_forgotten() -> None:
+    remaining = RemainingSteps()
+    for _ in range(600):
+        remaining.ended(agent="a", steps=100)
+    for _ in range(600):
+        remaining.ended(agent="a", steps=5)
+    assert remaining.expected(agent="a", steps_done=0) < 6

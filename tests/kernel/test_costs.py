@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from agentsched.kernel.costs import EngineCost
+from agentsched.model import Nanos
+
+
+def teach(cost: EngineCost, *, ns: float, given_up: int = 0, steps: int = 1) -> None:
+    for _ in range(steps):
+        cost.learn(
+            uncached_tokens=1_000,
+            given_up_tokens=given_up,
+            output_tokens=11,
+            to_first_token=Nanos(round(1_000 * ns)),
+            to_last_token=Nanos(50_000_000),
+        )
+
+
+def test_the_first_sample_replaces_the_guess() -> None:
+    cost = EngineCost()
+    teach(cost, ns=7_000)
+    assert cost.samples == 1
+    assert cost.prefill_ns_per_token == pytest.approx(7_000)
+    assert cost.decode_ns_per_token == pytest.approx(5_000_000)
+    assert cost.prefill(100) == 700_000
+    assert cost.patience(100) == 2 * cost.prefill(100)
+
+
+def test_queues_in_the_engine_hardly_raise_the_price() -> None:
+    cost = EngineCost()
+    rng = random.Random(3)
+    for _ in range(600):
+        teach(cost, ns=60_000 * (1.0 if rng.random() < 0.5 else rng.uniform(1.5, 20)))
+    assert cost.prefill_ns_per_token == pytest.approx(60_000, rel=0.1)
+
+
+def test_a_faster_engine_is_noticed() -> None:
+    cost = EngineCost()
+    teach(cost, ns=60_000, steps=50)
+    teach(cost, ns=20_000, steps=200)
+    assert cost.prefill_ns_per_token == pytest.approx(20_000, rel=0.1)
+
+
+def test_short_steps_teach_nothing() -> None:
+    cost = EngineCost()
+    before = (cost.prefill_ns_per_token, cost.decode_ns_per_token)
+    cost.learn(
+        uncached_tokens=100, output_tokens=3, to_first_token=Nanos(10), to_last_token=Nanos(10)
+    )
+    assert (cost.prefill_ns_per_token, cost.decode_ns_per_token) == before
+    assert cost.samples == 0
+
+
+def test_coming_back_costs_what_computing_costs_until_it_is_seen_to_be_cheaper() -> None:
+    cost = EngineCost()
+    teach(cost, ns=60_000, given_up=6_000, steps=7)
+    assert cost.reload_ns_per_token == cost.prefill_ns_per_token
+    teach(cost, ns=60_000, given_up=6_000, steps=50)
+    assert cost.reload_ns_per_token == pytest.approx(10_000, rel=0.1)
+
+
+def test_coming_back_never_costs_more_than_computing() -> None:
+    cost = EngineCost()
+    teach(cost, ns=60_000, given_up=200, steps=50)
+    assert cost.reload_ns_per_token == cost.prefill_ns_per_token
