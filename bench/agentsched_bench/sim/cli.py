@@ -26,6 +26,7 @@ from agentsched_bench.live.arrivals import Process, parse_arrivals
 from agentsched_bench.live.results import TraceRow
 from agentsched_bench.sim.arms import Arm, Scenario, alone, outage, parse_arm, run_arm
 from agentsched_bench.sim.clients import Endings
+from agentsched_bench.sim.host import Outage
 from agentsched_bench.sim.results import (
     SCHEMA,
     SimResult,
@@ -69,6 +70,10 @@ Shared = Annotated[
 Engines = Annotated[int, typer.Option(min=1, help="How many engines.")]
 Presets = Annotated[str, typer.Option("--preset", help="Speed and sizes of an engine.")]
 Blocks = Annotated[int | None, typer.Option(min=2, help="KV blocks of each engine.")]
+BlockSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens per block; larger ones are simulated faster. Same capacity."),
+]
 Tier = Annotated[
     str | None,
     typer.Option(metavar="BLOCKS@TOKENS/S", help="A host tier below each engine's memory."),
@@ -93,6 +98,7 @@ def simulate(
     engines: Engines = 1,
     preset_name: Presets = "cpu-2core",
     blocks: Blocks = None,
+    block_size: BlockSize = None,
     tier: Tier = None,
     arrivals: options.ArrivalsText = "poisson:0.25",
     programs: Copies = None,
@@ -119,7 +125,7 @@ def simulate(
     arm, and the same result on every machine.
     """
     arms = [parse_arm(text) for text in profile or ("direct", "agentsched", "unlimited")]
-    engine = engine_of(preset_name, blocks=blocks, tier=tier)
+    engine = engine_of(preset_name, blocks=blocks, block_size=block_size, tier=tier)
     shape = ShapeOptions(
         scale_tokens=scale_tokens,
         scale_time=scale_time,
@@ -140,10 +146,8 @@ def simulate(
         endings=endings,
         token_error=token_error,
         streams=stream,
-        outages=[outage(text) for text in outages or ()],
+        outages=[_outage(text, engines) for text in outages or ()],
     )
-    if any(not 0 <= fault.engine < engines for fault in scenario.outages):
-        raise ConfigError(f"an outage names an engine that is not there (0 to {engines - 1})")
     result = SimResult(
         schema=SCHEMA,
         command=["agentsched", *sys.argv[1:]],
@@ -153,6 +157,10 @@ def simulate(
         seeds=_seeds(seeds),
     )
     run_all(arms, scenario, result, is_quiet=as_json)
+    _show(result, out=out, as_json=as_json)
+
+
+def _show(result: SimResult, *, out: Path | None, as_json: bool) -> None:
     if out is not None:
         out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if as_json:
@@ -187,7 +195,9 @@ def _progress(total: int, *, is_quiet: bool) -> Iterator[Any]:
         yield lambda: bar.advance(task)
 
 
-def engine_of(name: str, *, blocks: int | None, tier: str | None) -> EngineConfig:
+def engine_of(
+    name: str, *, blocks: int | None = None, block_size: int | None = None, tier: str | None = None
+) -> EngineConfig:
     """The preset with another size. A context may take all of the cache, as in vLLM.
 
     Raises:
@@ -197,6 +207,10 @@ def engine_of(name: str, *, blocks: int | None, tier: str | None) -> EngineConfi
     if blocks is not None:
         longest = min(chosen.max_model_len, (blocks - 1) * chosen.block_size)
         chosen = replace(chosen, blocks=blocks, max_model_len=longest)
+    if block_size is not None:
+        tokens = (chosen.blocks - 1) * chosen.block_size
+        count = -(-tokens // block_size) + 1
+        chosen = replace(chosen, blocks=count, block_size=block_size)
     if tier is None:
         return chosen
     size, _, speed = tier.partition("@")
@@ -235,6 +249,13 @@ def load(
         calls=sum(plan.calls for plan in plans),
         is_synthetic=all(recording.synthetic for recording in recordings),
     )
+
+
+def _outage(text: str, engines: int) -> Outage:
+    found = outage(text)
+    if not 0 <= found.engine < engines:
+        raise ConfigError(f"{text!r}: there are engines 0 to {engines - 1}")
+    return found
 
 
 def _seeds(text: str) -> list[int]:

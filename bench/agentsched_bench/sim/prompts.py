@@ -80,7 +80,11 @@ class SimPrompts:
     def seen_tokens(self, index: int) -> int:
         """How much of the prompt an earlier call of this conversation had computed."""
         call = self._plan.calls[index]
-        return 0 if call.base is None else call.keep_tokens + call.echo_tokens
+        if call.base is None:
+            return 0
+        # The last token of an answer is never computed: nothing came after it.
+        is_whole = call.echo_tokens == self._plan.calls[call.base].output_tokens
+        return call.keep_tokens + call.echo_tokens - is_whole
 
     def _of(self, index: int) -> _Sent:
         if index == len(self._sent):

@@ -1,0 +1,200 @@
+"""The simulation as a whole: what goes in comes out, the same for the same seed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from agentsched.compose import SchedulerConfig, build_scheduler
+from agentsched.kernel.journal import encode
+from agentsched.model import SECOND, ConfigError, Instant, Limits, seconds
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.engine.tier import TierConfig
+from agentsched_bench.live.arrivals import parse_arrivals
+from agentsched_bench.sim.arms import (
+    Outcome,
+    Scenario,
+    alone,
+    outage,
+    parse_arm,
+    run_arm,
+    starts_of,
+)
+from agentsched_bench.sim.clients import Endings
+from agentsched_bench.sim.host import SimHost
+from agentsched_bench.workload.generate import generate
+from agentsched_bench.workload.shape import (
+    PlannedProgram,
+    ShapeOptions,
+    SharedPrompts,
+    plan_programs,
+)
+from agentsched_bench.workload.trace import group_programs
+
+ARMS = ("direct", "unlimited", "fcfs", "agentsched")
+
+
+def plans(count: int = 8, *, steps: int = 6) -> list[PlannedProgram]:
+    rows = list(generate(programs=count, seed=3, interarrival_s=1.0, steps_max=steps))
+    shape = ShapeOptions(scale_tokens=4, steps_max=steps, context_tokens_max=6_000)
+    return plan_programs(group_programs(rows), shape, shared=SharedPrompts.learn(rows))
+
+
+def engine(blocks: int = 240) -> EngineConfig:
+    chosen = EngineConfig.from_preset(preset("cpu-2core"))
+    return replace(chosen, blocks=blocks, max_model_len=(blocks - 1) * chosen.block_size)
+
+
+def scenario(*, engines: int = 1, blocks: int = 240, **changes: object) -> Scenario:
+    made = Scenario(
+        plans=plans(), engines=[engine(blocks)] * engines, arrivals=parse_arrivals("burst:4/s")
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def check(outcome: Outcome, made: Scenario) -> None:
+    """Every program came to its end, and every call was answered once."""
+    assert all(run.ended_at is not None and not run.is_failed for run in outcome.runs)
+    planned = [run.plan.calls for run in outcome.runs]
+    assert [run.calls for run in outcome.runs] == planned
+    talks = [talk for run in outcome.runs for talk in run.plan.conversations]
+    output = sum(call.output_tokens for talk in talks for call in talk.calls)
+    assert outcome.tally.calls == sum(planned)
+    assert outcome.tally.output_tokens == output
+    assert 0 < outcome.busy_ns <= outcome.makespan_ns * outcome.engines
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_program_is_served(arm: str) -> None:
+    made = scenario()
+    check(run_arm(parse_arm(arm), made, seed=1), made)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"endings": Endings.SILENT},
+        {"endings": Endings.DECLARED},
+        {"streams": False},
+        {"token_error": 0.3},
+        {"wait_ns_max": seconds(1)},
+        {"programs": 20},
+    ],
+)
+def test_whatever_the_clients_are_like(changes: dict[str, object]) -> None:
+    made = scenario(**changes)
+    outcome = run_arm(parse_arm("agentsched"), made, seed=2)
+    check(outcome, made)
+    assert len(outcome.runs) == (made.programs or len(made.plans))
+
+
+def test_engines_share_the_work_and_may_die() -> None:
+    made = scenario(engines=3, outages=[outage("0@1+4"), outage("1@2.5+3")])
+    outcome = run_arm(parse_arm("agentsched"), made, seed=1)
+    check(outcome, made)
+    assert outcome.tally.failed > 0
+
+
+def test_a_tier_below_saves_what_was_evicted() -> None:
+    small = scenario(blocks=190)
+    tier = TierConfig(blocks=5_000, tokens_per_second=1e6)
+    tiered = replace(small, engines=[replace(small.engines[0], tier=tier)])
+    direct = parse_arm("direct")
+    without, beside = (run_arm(direct, s, seed=1) for s in (small, tiered))
+    assert without.tally.again_tokens > 4 * beside.tally.again_tokens
+    assert without.makespan_ns > beside.makespan_ns
+
+
+def test_an_unlimited_cache_computes_nothing_again() -> None:
+    outcome = run_arm(parse_arm("unlimited"), scenario(blocks=190), seed=1)
+    assert outcome.tally.again_tokens == 0
+
+
+def test_alone_is_the_fastest() -> None:
+    made = scenario()
+    quiet = alone(made)
+    for run in run_arm(parse_arm("direct"), made, seed=1).runs:
+        assert run.ended_at is not None
+        # Another program's shared prompt may be in the cache, which alone it is not.
+        assert (run.ended_at - run.started_at) / SECOND > 0.8 * quiet[run.plan.program]
+
+
+def journal(made: Scenario, arm: str = "agentsched") -> bytes:
+    lines: list[bytes] = []
+    chosen = parse_arm(arm)
+    limits = Limits(wait_ns_max=made.wait_ns_max)
+    host = SimHost(
+        build_scheduler(SchedulerConfig(profile=chosen.profile, limits=limits)),
+        engines=made.engines,
+        on_turn=lambda entry: lines.append(encode(entry)),
+    )
+    host.run(starts_of(made, seed=1))
+    return b"".join(lines)
+
+
+def test_the_same_seed_gives_the_same_journal() -> None:
+    assert journal(scenario(engines=2)) == journal(scenario(engines=2))
+
+
+@pytest.mark.slow
+def test_hashing_does_not_matter() -> None:
+    code = (
+        f"import importlib.util as u, hashlib; s = u.spec_from_file_location('t', {__file__!r});"
+        "m = u.module_from_spec(s); s.loader.exec_module(m);"
+        "print(hashlib.sha256(m.journal(m.scenario(engines=2))).hexdigest())"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            timeout=100,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(seen) == 1
+
+
+def test_books_hold_all_the_way() -> None:
+    made = scenario(engines=2, blocks=190)
+    scheduler = build_scheduler(SchedulerConfig(profile="agentsched"))
+    host = SimHost(scheduler, engines=made.engines, on_turn=lambda _: scheduler.check())
+    host.run(starts_of(made, seed=1))
+    assert scheduler.policy_errors == {}
+
+
+def test_more_programs_than_plans_are_told_apart() -> None:
+    starts = starts_of(scenario(programs=20), seed=1)
+    assert len({(start.plan.program, start.copy) for start in starts}) == 20
+    assert starts_of(scenario(programs=20), seed=1) == starts
+    assert starts_of(scenario(programs=20), seed=2) != starts
+
+
+def test_arms_are_read() -> None:
+    arm = parse_arm("agentsched,admit.patience=4,order=fcfs")
+    assert arm.profile == "agentsched"
+    assert arm.choices["admit"].params == {"patience": 4}
+    assert arm.choices["admit"].name == "working-set"
+    assert arm.choices["order"].name == "fcfs"
+    assert parse_arm("unlimited").is_unlimited
+
+
+@pytest.mark.parametrize("text", ["agentsched,patience=4", "agentsched,admit", "nothing-like-it"])
+def test_arms_that_make_no_sense(text: str) -> None:
+    from agentsched.model import AgentschedError
+
+    with pytest.raises(AgentschedError):
+        parse_arm(text)
+
+
+def test_outages_are_read() -> None:
+    found = outage("1@2.5+3")
+    assert (found.engine, found.at, found.back_at) == (1, Instant(2_500_000_000), 5_500_000_000)
+    with pytest.raises(ConfigError, match="ENGINE@START"):
+        outage("soon")
