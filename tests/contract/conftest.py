@@ -102,7 +102,7 @@ class Client:
     @asynccontextmanager
     async def all_slots_taken(self, prompt: Prompt) -> AsyncIterator[list[EngineAnswer]]:
         """Long streams in all slots; on the way out, an engine with nothing to do."""
-        streams = [await self.stream(prompt(f"slot {i}", 8), tokens=1_500) for i in range(SLOTS)]
+        streams = [await self.stream(prompt(f"slot {i}", 8), tokens=1_900) for i in range(SLOTS)]
         try:
             await self.until(lambda load: load.running == SLOTS)
             yield streams
