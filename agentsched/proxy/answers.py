@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -120,7 +121,8 @@ def _read_chat(body: bytes, draft: AnswerDraft) -> None:
         if choice.index != 0:
             continue
         draft.is_complete = True
-        draft.finish_reason = choice.finish_reason or ""
+        # Few words, and each step keeps its own.
+        draft.finish_reason = sys.intern(choice.finish_reason or "")
         if choice.text:
             draft.add_text(choice.text)
         if choice.message is not None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -45,7 +46,8 @@ def tool_name(name: str, arguments: str) -> ToolName:
     """`Bash git` from a call of Bash with `{"command": "cd x && git status"}`."""
     name = name[:_NAME_CHARS_MAX]
     word = _first_word(arguments) if len(arguments) <= _ARGUMENTS_CHARS_MAX else ""
-    return ToolName(f"{name} {word}" if word else name)
+    # Few names, and each is kept with every call of that tool.
+    return ToolName(sys.intern(f"{name} {word}" if word else name))
 
 
 def _first_word(arguments: str) -> str:
