@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from agentsched.kernel.pins import PinLedger
+from agentsched.kernel.places import LeftPlaces
 from agentsched.kernel.ready import ReadySteps
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.residency import Residency
@@ -57,6 +58,10 @@ class Books:
         #: Engines by id, in the order in which they first reported; lost ones stay known.
         self._engines: dict[EngineId, EngineRecord] = {}
         self.ready = ReadySteps(wait_ns_max=limits.wait_ns_max, bypasses_max=limits.bypasses_max)
+        self.places = LeftPlaces(
+            wait_ns_max=limits.wait_ns_max,
+            patience=min(limits.engine_wait_ns_max, limits.wait_ns_max),
+        )
         self.shares = ShareLedger(tenants_max=limits.tenants_max)
         self.pins = PinLedger(
             pins_per_engine_max=limits.pins_per_engine_max,
@@ -321,6 +326,21 @@ class Books:
         record = self.steps.get(step)
         return record.program if record else self.ended.get(step)
 
+    def leave(self, step: StepArrived, *, arrived_at: Instant, bypassed: int, now: Instant) -> None:
+        """Keep the place of a step that gets no answer, should its client ask again."""
+        self.places.leave(
+            step.step, step.program, arrived_at=arrived_at, bypassed=bypassed, now=now
+        )
+
+    def place_of(self, event: StepArrived, *, now: Instant) -> tuple[Instant, int]:
+        """Since when a step counts as waiting, and how many went before it: also of its retries."""
+        if event.retries is None:
+            return now, 0
+        live = self.steps.get(event.retries)
+        if live is not None and live.program == event.program:
+            return self.places.resume(live.arrived_at, now=now), live.bypassed
+        return self.places.take(event.retries, event.program, now=now)
+
     def begin_step(self, step: StepRecord, program: ProgramRecord, *, now: Instant) -> None:
         """Count a step as active and let it wait."""
         conversation = program.conversations[step.conversation]
@@ -338,6 +358,8 @@ class Books:
         self.ended[step.step] = step.program
         program = self._programs[step.program]
         conversation = program.conversations[step.conversation]
+        if step.state is not StepState.FINISHED:
+            self.leave(step.arrived, arrived_at=step.arrived_at, bypassed=step.bypassed, now=now)
         program.active_steps -= 1
         conversation.active_steps -= 1
         if not conversation.active_steps:

@@ -32,6 +32,7 @@ class StepRecord:
     arrived: StepArrived
     #: Its program's tenant, whatever the request itself said.
     tenant: TenantId
+    #: When its client asked first; a retry has its first request's.
     arrived_at: Instant
     #: When it began to wait: arrival, or the failure that put it back.
     waiting_since: Instant

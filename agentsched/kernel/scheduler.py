@@ -265,14 +265,11 @@ class Scheduler:
             self._ignored += 1
             return []
         self._steps_total += 1
-        if len(books.ready) >= books.limits.ready_steps_max:
-            return [_turn_away(event, RejectReason.QUEUE_FULL, "the queue is full")]
-        owner = books.conversations.get(event.conversation)
-        if owner is not None and owner.program != event.program:
-            return [_turn_away(event, RejectReason.REFUSED, "another program's conversation")]
-        commands = self._make_room(event.program)
-        if commands is None:
-            return [_turn_away(event, RejectReason.PROGRAMS_FULL, "every program is busy")]
+        arrived_at, bypassed = books.place_of(event, now=now)
+        commands = self._let_in(event)
+        if isinstance(commands, Reject):
+            books.leave(event, arrived_at=arrived_at, bypassed=bypassed, now=now)
+            return [commands]
         program = books.open_program(
             event.program,
             tenant=event.tenant,
@@ -291,10 +288,29 @@ class Scheduler:
         self._retention.resume(event.conversation)
         for call in event.answers:
             conversation.tools.pop(call, None)
-        record = StepRecord(arrived=event, tenant=program.tenant, arrived_at=now, waiting_since=now)
+        record = StepRecord(
+            arrived=event,
+            tenant=program.tenant,
+            arrived_at=arrived_at,
+            waiting_since=now,
+            bypassed=bypassed,
+        )
         books.begin_step(record, program, now=now)
         if event.is_last:
             books.close_when_idle(program)
+        return commands
+
+    def _let_in(self, event: StepArrived) -> list[Command] | Reject:
+        """Make room for a step that arrives, or say why there is none."""
+        books = self._books
+        if len(books.ready) >= books.limits.ready_steps_max:
+            return _turn_away(event, RejectReason.QUEUE_FULL, "the queue is full")
+        owner = books.conversations.get(event.conversation)
+        if owner is not None and owner.program != event.program:
+            return _turn_away(event, RejectReason.REFUSED, "another program's conversation")
+        commands = self._make_room(event.program)
+        if commands is None:
+            return _turn_away(event, RejectReason.PROGRAMS_FULL, "every program is busy")
         return commands
 
     def _start(self, event: StepStarted, *, now: Instant) -> list[Command]:

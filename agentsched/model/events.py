@@ -46,7 +46,8 @@ class StepArrived:
     prompt, shortest first, the whole prompt last; equal hashes mean equal beginnings, so a shared
     system prompt is recognised between programs. `answers` are tool calls whose results the
     prompt brings. `deadline` is when the client wants the program done, `priority` what the client
-    may set for itself (smaller is sooner).
+    may set for itself (smaller is sooner). `retries` is the step that the client asks for again
+    with this one: its place in the queue passes on, so the promise of a bounded wait counts on.
     """
 
     step: StepId
@@ -67,6 +68,7 @@ class StepArrived:
     deadline: Instant | None = None
     priority: int = 0
     is_last: bool = False
+    retries: StepId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

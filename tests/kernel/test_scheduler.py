@@ -368,3 +368,38 @@ def test_a_step_that_comes_back_is_let_in_beyond_the_limit_of_the_queue(make_rig
     assert rig.push(StepFailed(step=StepId("s1"), reason="crash", is_retryable=True)) == ()
     assert rig.scheduler.statistics().waiting_steps == 2
     assert rejected(rig.arrive("s3")) == [RejectReason.QUEUE_FULL]
+
+
+def test_a_retry_keeps_the_place_of_the_step_that_it_replaces(make_rig: Any) -> None:
+    rig = make_rig(wait_ns_max=60 * SECOND, engine_wait_ns_max=10 * SECOND)
+    rig.engine()
+    rig.policy.admission = lambda step, engine: Held(reason="not yet")
+    rig.arrive("first", program="p1", at=0)
+    rig.arrive("other", program="p2", at=10)
+    rig.push(StepCancelled(step=StepId("first"), reason="client went away"), at=20)
+    rig.arrive("again", program="p1", at=30, retries=StepId("first"))
+    assert [step for step, _ in dispatched(rig.push(TimerFired(), at=60))] == ["again"]
+    assert [step for step, _ in dispatched(rig.push(TimerFired(), at=70))] == ["other"]
+
+
+def test_a_retry_of_what_was_turned_away_goes_first_and_may_wait_a_little(make_rig: Any) -> None:
+    rig = make_rig(
+        wait_ns_max=60 * SECOND, engine_wait_ns_max=10 * SECOND, running_steps_per_engine_max=1
+    )
+    rig.engine()
+    rig.arrive("busy", program="p0", at=0)
+    rig.arrive("first", program="p1", at=1)
+    rig.arrive("other", program="p2", at=40)
+    assert rejected(rig.push(TimerFired(), at=61)) == [RejectReason.WAIT_BOUND]
+    assert rig.arrive("again", program="p1", at=66, retries=StepId("first")) == ()
+    assert dispatched(rig.finish("busy", at=70)) == [("again", "e1")]
+
+
+def test_a_retry_takes_the_place_of_a_step_that_still_waits(make_rig: Any) -> None:
+    rig = make_rig(wait_ns_max=60 * SECOND)
+    rig.arrive("first", program="p1", at=0)
+    rig.arrive("again", program="p1", at=5, retries=StepId("first"))
+    rig.arrive("stranger", program="p2", at=5, retries=StepId("first"))
+    steps = rig.scheduler.steps
+    assert steps[StepId("again")].arrived_at == steps[StepId("first")].arrived_at
+    assert steps[StepId("stranger")].arrived_at == 5 * SECOND

@@ -250,6 +250,9 @@ class Host(RuleBasedStateMachine):
         self.tried: set[str] = set()
         self.arrivals: dict[str, StepArrived] = {}
         self.bypassed: dict[str, int] = {}
+        self.answered: set[str] = set()
+        #: Steps that ended without an answer and whose place a retry took over.
+        self.inherited: set[str] = set()
         self.pins: dict[str, Pin] = {}
         self.ended_pins: set[str] = set()
         self.models: dict[str, tuple[str, ...]] = {}
@@ -289,6 +292,7 @@ class Host(RuleBasedStateMachine):
         has_prefix=st.sampled_from([True, True, True, False]),
         is_last=st.booleans(),
         is_foreign=st.integers(0, 9),
+        retried=st.integers(0, 7),
     )
     def arrive(self, program: Any, number: int, tenant: Any, tokens: int, **more: Any) -> None:
         step = StepId(f"s{self.steps}")
@@ -308,11 +312,29 @@ class Host(RuleBasedStateMachine):
             parent_conversation=ConversationId(f"{program}/0"),
             answers=(CallId("k0"),),
             is_last=more["is_last"] and not more["is_foreign"] % 3,
+            retries=self.retried(program, more["retried"]),
         )
         self.waiting[step] = self.arrivals[step] = event
-        self.arrived_at[step] = self.now
-        self.bypassed[step] = 0
+        self.arrived_at[step], self.bypassed[step] = self.place_of(event)
         self.feed(event)
+
+    def retried(self, program: Any, back: int) -> StepId | None:
+        """One of the latest steps, also of other programs, also one that still waits or runs."""
+        known = list(self.arrivals)[-4:]
+        return StepId(known[back]) if back < len(known) else None
+
+    def place_of(self, event: StepArrived) -> tuple[int, int]:
+        """What a retry must be granted: the first arrival, with a little patience left."""
+        old = event.retries
+        if old is None or self.arrivals[old].program != event.program or old in self.answered:
+            return self.now, 0
+        if old not in self.waiting and old not in self.running:
+            if old in self.inherited:
+                return self.now, 0  # its place went to another retry
+            self.inherited.add(old)
+        patience = min(self.limits.engine_wait_ns_max, self.limits.wait_ns_max)
+        first = max(self.arrived_at[old], self.now - self.limits.wait_ns_max + patience)
+        return first, self.bypassed[old]
 
     def arrive_again(self, data: st.DataObject) -> None:
         live = [s for s in self.arrivals if s in self.waiting or s in self.running]
@@ -330,6 +352,7 @@ class Host(RuleBasedStateMachine):
     def end(self, step: StepId, *, calls: list[Any], tokens: int) -> None:
         if step in self.running:
             del self.running[step]
+            self.answered.add(step)
         self.feed(
             StepFinished(
                 step=step,
