@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -77,6 +77,17 @@ Span = Annotated[
 ]
 
 _Count = Annotated[int, Field(ge=1)]
+
+#: The clients whose patience is known, and all others.
+ClientName = Literal["claude-code", "codex", "opencode", "qwen", "cline", "openhands", "other"]
+
+
+def _for_each_client(value: object) -> object:
+    """One value for all clients, or a table of clients."""
+    return value if isinstance(value, dict) else dict.fromkeys(get_args(ClientName), value)
+
+
+_KeepAlive = Annotated[dict[ClientName, Span | Literal["auto"]], BeforeValidator(_for_each_client)]
 
 
 def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
@@ -147,6 +158,12 @@ class HttpConfig(_Part):
     )
     keepalive_timeout: Span = Field(
         default=Nanos(75 * SECOND), description="idle connections are closed then"
+    )
+    keep_alive: _KeepAlive = Field(
+        default={},
+        description="a stream that has not begun after so long is opened early and kept alive:"
+        ' one time for all clients, or a table such as `{qwen = "90s"}`; `auto` is three quarters'
+        " of what the client bears (docs/clients.md). Off where nothing is set",
     )
     drain_notice: Span = Field(
         default=Nanos(SECOND),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from agentsched.config import Config, EngineConfig, LimitsConfig, load_config
-from agentsched.model import MINUTE, SECOND, ConfigError, Limits
+from agentsched.config import ClientName, Config, EngineConfig, LimitsConfig, load_config
+from agentsched.model import MINUTE, SECOND, ConfigError, Limits, seconds
 
 ROOT = Path(__file__).parent.parent
 ENGINE = {"url": "http://127.0.0.1:8000"}
@@ -191,3 +192,22 @@ def test_the_sample_shows_every_key() -> None:
 
 
 _PARTS = ("http", "upstream", "identity", "limits")
+
+
+class TestKeepAlive:
+    def test_off(self) -> None:
+        assert Config().http.keep_alive == {}
+
+    def test_one_for_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AGENTSCHED_HTTP__KEEP_ALIVE", '"240s"')
+        found = load_config().http.keep_alive
+        assert set(found) == set(get_args(ClientName))
+        assert set(found.values()) == {seconds(240)}
+
+    def test_by_client(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.toml"
+        path.write_text('[http]\nkeep_alive = { qwen = "90s", claude-code = "auto" }')
+        assert load_config(path).http.keep_alive == {"qwen": seconds(90), "claude-code": "auto"}
+        path.write_text('[http]\nkeep_alive = { nobody = "90s" }')
+        with pytest.raises(ConfigError, match="keep_alive"):
+            load_config(path)

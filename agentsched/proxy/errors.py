@@ -93,7 +93,8 @@ def stream_error(
     clients read like a status; no `[DONE]` after it, so that nobody takes the cut answer for a
     whole one. Responses: `response.failed`, with the code `rate_limit_exceeded` and a delay in the
     text wherever trying again makes sense, since Codex waits for exactly that. Messages: `event:
-    error`. Elsewhere: an OpenAI error object.
+    error`, where too much is said as overload: Claude Code was seen to send again on that.
+    Elsewhere: an OpenAI error object.
     """
     can_retry = status in (408, 409, 429) or status >= 500
     if can_retry and retry_after_s is None and dialect is Dialect.RESPONSES:
@@ -102,6 +103,7 @@ def stream_error(
     kind = error_type(dialect, status)
     match dialect:
         case Dialect.MESSAGES | Dialect.COUNT_TOKENS:
+            kind = "overloaded_error" if status == 429 else kind
             return _event("error", _anthropic_error(kind, text, request_id))
         case Dialect.RESPONSES:
             word = "rate_limit_exceeded" if can_retry else "invalid_prompt"

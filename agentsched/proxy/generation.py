@@ -36,6 +36,7 @@ from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.answers import read_answer
+from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
 from agentsched.proxy.errors import stream_error
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.host import Interrupted, Stop, Ticket
@@ -111,6 +112,9 @@ class Generation:
         self._has_ended = False
         self._response: web.StreamResponse | None = None
         self._tap: SseTap | None = None
+        #: An engine's bytes are on their way to the client: no other engine can take over.
+        self._is_committed = False
+        self._early: EarlyStream | None = None
 
     async def serve(self) -> web.StreamResponse:
         """Carry the step out. The step has ended when this returns or raises."""
@@ -121,12 +125,14 @@ class Generation:
             raise
         except Exception:
             reason = "a defect"
-            if self._response is None:
+            if await self._opened() is None:
                 raise
             # The status is out, so nobody above can tell the client any more.
             log.exception("a defect in the middle of an answer to %s", self._request.path)
             return await self._close_with_error(refusal.DEFECT)
         finally:
+            if self._early is not None:
+                self._early.close()
             if not self._has_ended:
                 self._end(StepCancelled(step=self._step, reason=reason))
 
@@ -136,18 +142,21 @@ class Generation:
         arrived = self._gateway.arrival(
             self._step, self._identity, self._parsed, now=self._arrived_at
         )
-        return await self._carry_out(self._host.submit(arrived))  # 3. submit
+        ticket = self._host.submit(arrived)  # 3. submit
+        self._early = self._early_stream()
+        return await self._carry_out(ticket)
 
     async def _carry_out(self, ticket: Ticket) -> web.StreamResponse:
         verdict: Dispatch | None = None
         while True:
+            was_sent = False
             try:
-                word = await ticket.verdict()
+                word = await self._word(ticket)
                 if isinstance(word, Reject):
                     self._has_ended = True
                     self._abandon()
-                    return self._refuse(refusal.of_reject(word), None)
-                verdict = word
+                    return await self._refuse(refusal.of_reject(word), None)
+                verdict, was_sent = word, True
                 self._sent_at = self._host.now()
                 with ticket.attempt():
                     return await self._attempt(verdict)  # 7. forward
@@ -159,16 +168,35 @@ class Generation:
                 self._gateway.fleet.suspect(verdict.engine, str(error))
                 no, reason = refusal.of_engine_error(error), str(error)
                 can_retry = isinstance(error, EngineUnreachable)
-            if can_retry and self._response is None:
-                # Not a byte has reached the client: the scheduler may know another engine.
+            if can_retry and was_sent and not self._is_committed:
+                # No byte of an answer has reached the client: another engine may do.
                 self._has_started = False
                 self._host.feed(StepFailed(step=self._step, reason=reason[:256], is_retryable=True))
                 continue
-            self._end_without_answer(reason, was_sent=verdict is not None)
-            if self._response is not None:
-                # The status is out; all that is left is an event that clients understand.
-                return await self._close_with_error(no)
-            return self._refuse(no, verdict)
+            self._end_without_answer(reason, was_sent=was_sent)
+            return await self._refuse(no, verdict)
+
+    async def _word(self, ticket: Ticket) -> Dispatch | Reject:
+        """The scheduler's word, or an interruption shortly before the client would hang up."""
+        if self._early is not None or not ticket.is_held:
+            return await ticket.verdict()
+        waited = between(self._arrived_at, self._host.now())
+        with bounded(ticket, self._received.headers, waited=waited):
+            return await ticket.verdict()
+
+    def _early_stream(self) -> EarlyStream | None:
+        config = self._gateway.config.http
+        delay = keep_alive_after(self._parsed, self._received.headers, config)
+        if delay is None:
+            return None
+        headers = [*self._explanation(None), *header_rules.EARLY]
+        return EarlyStream(self._request, self._parsed, headers=headers, config=config, delay=delay)
+
+    async def _opened(self) -> web.StreamResponse | None:
+        """The stream to the client, where its status is out."""
+        if self._response is None and self._early is not None:
+            self._response = await self._early.take()
+        return self._response
 
     def _end_without_answer(self, reason: str, *, was_sent: bool) -> None:
         if was_sent:
@@ -205,6 +233,8 @@ class Generation:
         )
 
     async def _whole(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
+        if await self._opened() is not None:
+            raise EngineError(refusal.NOT_STREAMED)
         body = await _read(answer)
         seen = read_answer(self._parsed.dialect, body)
         self._finish(seen, verdict.engine)
@@ -219,10 +249,13 @@ class Generation:
         first = await anext(chunks, b"")
         if not first:
             raise EngineUnreachable("the answer ended before it began")
-        self._response = web.StreamResponse(
-            status=answer.status, headers=self._headers(answer, verdict)
-        )
-        await self._response.prepare(self._request)
+        response = await self._opened()
+        self._is_committed = True
+        if response is None:
+            response = self._response = web.StreamResponse(
+                status=answer.status, headers=self._headers(answer, verdict)
+            )
+            await response.prepare(self._request)
         try:
             await self._relay(tap, first, verdict.engine)
             async for chunk in chunks:  # 9. stream back
@@ -240,8 +273,8 @@ class Generation:
             return await self._close_with_error(refusal.CUT_SHORT)
         if rest:
             await self._write(rest)
-        await self._response.write_eof()
-        return self._response
+        await response.write_eof()
+        return response
 
     async def _close_with_error(self, no: refusal.Refusal) -> web.StreamResponse:
         assert self._response is not None
@@ -250,6 +283,7 @@ class Generation:
             status=no.status,
             message=no.message,
             code=no.code,
+            retry_after_s=no.retry_after_s,
             response_id=self._tap.answer().response_id if self._tap is not None else "",
             model=self._parsed.model,
             request_id=self._received.request_id,
@@ -276,12 +310,17 @@ class Generation:
         await send(self._request, self._response, data, self._gateway.config.http)
 
     async def _pass_error(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
+        is_open = await self._opened() is not None
         body = await _read(answer)
         reason = f"status {answer.status}"
         if answer.status >= 500:
             self._gateway.fleet.suspect(verdict.engine, reason)
         self._end(StepFailed(step=self._step, reason=reason))
         headers = self._headers(answer, verdict)
+        if is_open:
+            said = read_answer(self._parsed.dialect, body).error
+            wait = header_rules.lower(headers).get("retry-after")
+            return await self._close_with_error(refusal.of_engine_status(answer.status, said, wait))
         return web.Response(status=answer.status, body=body, headers=headers)
 
     def _start(self) -> None:
@@ -354,7 +393,10 @@ class Generation:
             f" pin={verdict.pin} bypassed={verdict.bypassed} as={self._identity.evidence.value}"
         )
 
-    def _refuse(self, no: refusal.Refusal, verdict: Dispatch | None) -> web.StreamResponse:
+    async def _refuse(self, no: refusal.Refusal, verdict: Dispatch | None) -> web.StreamResponse:
+        if await self._opened() is not None:
+            # The status is out; all that is left is an event that clients understand.
+            return await self._close_with_error(no)
         return no.response(self._parsed.dialect, dict(self._explanation(verdict)))
 
 

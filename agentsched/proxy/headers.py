@@ -39,6 +39,13 @@ _ASKS_FOR_LATER: Final = frozenset({429, 503, 529})
 
 OURS: Final = "x-agentsched-"
 
+#: Of an event stream that is opened before any engine has answered.
+EARLY: Final = (
+    ("x-agentsched-decision", "early"),
+    ("Content-Type", "text/event-stream; charset=utf-8"),
+    ("Cache-Control", "no-cache"),
+)
+
 #: Carriers of a request id, in the order in which we believe them (as vllm-router does).
 _REQUEST_IDS: Final = ("x-request-id", "x-correlation-id", "x-trace-id", "request-id")
 

@@ -50,6 +50,7 @@ class Stop(StrEnum):
 
     ENGINE_LOST = "engine_lost"  # before its answer began: another engine may be tried
     CANCELLED = "cancelled"  # the scheduler asked for it
+    PATIENCE = "patience"  # its client would not wait any longer
     DRAINING = "draining"  # this proxy ends, and the step took longer than it may
 
 
@@ -71,6 +72,11 @@ class Ticket:
         self._worker: asyncio.Task[Any] | None = None
         #: A stop that was asked for and has not been raised yet.
         self._interruption: Interrupted | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the scheduler's word is still to come."""
+        return not self._verdict.done()
 
     async def verdict(self) -> Dispatch | Reject:
         """Wait for the scheduler's word. Bounded by the scheduler's own wait bound.

@@ -93,6 +93,16 @@ def of_engine_error(error: Exception) -> Refusal:
     )
 
 
+def of_engine_status(status: int, message: str, retry_after: str | None) -> Refusal:
+    """An engine's own no, for a client whose stream is open already; `retry_after` in seconds."""
+    return Refusal(
+        status=status,
+        code="engine_refused",
+        message=message[:1024] or f"The engine answered with status {status}.",
+        retry_after_s=int(retry_after) if retry_after and retry_after.isdecimal() else None,
+    )
+
+
 def of_interruption(error: Interrupted) -> Refusal:
     """What it means to a client that we stopped its step."""
     match error.stop:
@@ -101,6 +111,13 @@ def of_interruption(error: Interrupted) -> Refusal:
         case Stop.CANCELLED:
             return Refusal(
                 status=409, code="cancelled", message=f"The request was stopped: {error}."
+            )
+        case Stop.PATIENCE:
+            return Refusal(
+                status=429,
+                code="wait_bound",
+                message="No engine had room before this client would give up. Try again.",
+                retry_after_s=1,
             )
         case Stop.ENGINE_LOST:
             return of_engine_error(error)
@@ -118,6 +135,8 @@ _HTTP_WORDS: Final = {
     405: ("method_not_allowed", "This path does not take this method."),
 }
 
+
+NOT_STREAMED: Final = "the engine did not stream what was to be streamed"
 
 CUT_SHORT: Final = Refusal(
     status=502, code="cut_short", message="The engine ended its answer too early.", retry_after_s=1
