@@ -15,6 +15,7 @@ from agentsched.proxy.host import LiveHost
 from agentsched.proxy.identity import Identity, IdentityIndex
 from agentsched.proxy.ratios import TokenRatios
 from agentsched.proxy.request import ParsedRequest
+from agentsched.proxy.resends import Resends
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 
@@ -41,6 +42,7 @@ class Gateway:
     meters: MeterSink
     homes: Homes = field(default_factory=Homes)
     ratios: TokenRatios = field(default_factory=TokenRatios)
+    resends: Resends = field(default_factory=Resends)
     wire_limits: WireLimits
     #: Set when SIGTERM came: readiness says no, new requests are refused, running ones go on.
     draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,7 +75,13 @@ class Gateway:
         return _tenant_of_key(key)
 
     def arrival(
-        self, step: StepId, identity: Identity, request: ParsedRequest, *, now: Instant
+        self,
+        step: StepId,
+        identity: Identity,
+        request: ParsedRequest,
+        *,
+        now: Instant,
+        retries: StepId | None = None,
     ) -> StepArrived:
         """The event that enters a request into the scheduler."""
         declared = identity.declared
@@ -97,4 +105,5 @@ class Gateway:
             deadline=after(now, seconds(deadline)) if deadline is not None else None,
             priority=declared.priority or 0,
             is_last=declared.is_last,
+            retries=retries,
         )

@@ -40,7 +40,7 @@ from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
 from agentsched.proxy.errors import stream_error
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.host import Interrupted, Stop, Ticket
-from agentsched.proxy.identity import Identity
+from agentsched.proxy.identity import Evidence, Identity
 from agentsched.proxy.receive import Received, receive, request_id
 from agentsched.proxy.request import Dialect, ParsedRequest
 from agentsched.proxy.sending import send
@@ -110,6 +110,7 @@ class Generation:
         self._step = StepId(secrets.token_hex(16))
         self._has_started = False
         self._has_ended = False
+        self._ticket: Ticket | None = None
         self._response: web.StreamResponse | None = None
         self._tap: SseTap | None = None
         #: An engine's bytes are on their way to the client: no other engine can take over.
@@ -139,12 +140,37 @@ class Generation:
     async def _submit(self) -> web.StreamResponse:
         for event in finished_tools(self._identity):
             self._host.feed(event)
+        resends, turn = self._gateway.resends, self._identity.turn
+        old = resends.take(self._identity.retries)
         arrived = self._gateway.arrival(
-            self._step, self._identity, self._parsed, now=self._arrived_at
+            self._step,
+            self._identity,
+            self._parsed,
+            now=self._arrived_at,
+            retries=old.step if old is not None else None,
         )
-        ticket = self._host.submit(arrived)  # 3. submit
+        self._ticket = self._host.submit(arrived)  # 3. submit
+        resends.begin(turn, self._step, self._give_way)
+        if old is not None and old.give_way is not None and self._is_certain_retry():
+            # Only now, so that the place on the engine that this frees goes to whoever is next.
+            old.give_way()
         self._early = self._early_stream()
-        return await self._carry_out(ticket)
+        return await self._carry_out(self._ticket)
+
+    def _is_certain_retry(self) -> bool:
+        """Whether nobody can wait for the answer to the request that this one repeats.
+
+        Known agents ask one thing at a time in a thread; others may want several answers.
+        """
+        count = self._received.headers.get("x-stainless-retry-count", "0")
+        return self._identity.evidence is Evidence.NATIVE or count not in ("0", "")
+
+    def _give_way(self) -> None:
+        """The client asks again: end this step, and whatever is still done for it."""
+        if not self._has_ended and self._ticket is not None:
+            reason = "its client asked again"
+            self._end(StepCancelled(step=self._step, reason=reason))
+            self._ticket.stop(Interrupted(Stop.CANCELLED, reason))
 
     async def _carry_out(self, ticket: Ticket) -> web.StreamResponse:
         verdict: Dispatch | None = None
@@ -168,7 +194,7 @@ class Generation:
                 self._gateway.fleet.suspect(verdict.engine, str(error))
                 no, reason = refusal.of_engine_error(error), str(error)
                 can_retry = isinstance(error, EngineUnreachable)
-            if can_retry and was_sent and not self._is_committed:
+            if can_retry and was_sent and not (self._is_committed or self._has_ended):
                 # No byte of an answer has reached the client: another engine may do.
                 self._has_started = False
                 self._host.feed(StepFailed(step=self._step, reason=reason[:256], is_retryable=True))
@@ -360,12 +386,17 @@ class Generation:
             self._gateway.homes.remember(answer.response_id, engine)
 
     def _end(self, event: StepFinished | StepFailed | StepCancelled) -> None:
+        if self._has_ended:
+            return  # its client asked again meanwhile
         self._has_ended = True
         self._host.feed(event)
-        if not isinstance(event, StepFinished):
+        if isinstance(event, StepFinished):
+            self._gateway.resends.answered(self._identity.turn)
+        else:
             self._abandon()
 
     def _abandon(self) -> None:
+        self._gateway.resends.failed(self._identity.turn)
         self._gateway.index.abandoned(self._identity, now=self._host.now())
 
     def _headers(self, answer: EngineAnswer, verdict: Dispatch) -> list[tuple[str, str]]:

@@ -356,6 +356,7 @@ class IdentityIndex:
         self._next += 1
         program.turns.append(turn)
         program.open[self._next] = turn
+        turn.handle = self._next
         self._turns += 1
         if match is None and step_class is StepClass.AUXILIARY and named is None:
             self._learner.title(turn, request, now=now)
@@ -417,6 +418,7 @@ class IdentityIndex:
             step=step,
             turn=turn,
             is_retry=at.is_retry,
+            retries=match.turn.handle if at.is_retry and match is not None else 0,
             answers=tuple(CallId(ref) for ref in prompt.results),
             prefixes=self._digester.prefixes(prompt, marks, ratio),
             prompt_tokens=max(1, round(prompt.size / ratio)),

@@ -84,7 +84,8 @@ class Identity:
     `program` and `conversation` are unique over all tenants. `step` counts the program's working
     steps from 1; a retry has its step's number. `answers` are the tool calls whose results this
     request brings. `prefixes` name ever longer beginnings of the prompt, tools and system prompt
-    first, the whole prompt last. `turn` is the index's own handle for `answered`/`abandoned`.
+    first, the whole prompt last. `turn` is the index's own handle for `answered`/`abandoned`,
+    `retries` that of the turn which a retry replaces.
     """
 
     program: ProgramId
@@ -104,6 +105,7 @@ class Identity:
     prompt_tokens: int = 0
     declared: Declared = field(default=NOTHING_DECLARED)
     turn: int = 0
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ class Turn:
         "at",
         "calls",
         "conversation",
+        "handle",
         "has_tools",
         "head",
         "is_continued",
@@ -59,6 +60,8 @@ class Turn:
         self, *, conversation: Conversation, prompt: bytes, head: bytes, at: Instant
     ) -> None:
         self.conversation = conversation
+        #: What `Identity.turn` says of it.
+        self.handle = 0
         self.prompt = prompt
         self.head = head
         self.at = at
