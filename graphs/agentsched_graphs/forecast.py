@@ -56,6 +56,8 @@ class Forecasts:
         self._remaining = RemainingSteps()
         #: Live programs, the one silent for longest first.
         self._programs: OrderedDict[ProgramId, _Progress] = OrderedDict()
+        #: Those of them that are not counted as over, in the same order.
+        self._open: OrderedDict[ProgramId, _Progress] = OrderedDict()
         #: Program of each live working step.
         self._steps: dict[StepId, ProgramId] = {}
 
@@ -76,6 +78,7 @@ class Forecasts:
                 self._end(event.step, now=now)
             case ProgramClosed():
                 progress = self._programs.pop(event.program, None)
+                self._open.pop(event.program, None)
                 if progress is not None:
                     self._count(progress)
             case _:
@@ -95,14 +98,15 @@ class Forecasts:
                 remaining=self._remaining, last_at=now
             )
             if len(self._programs) > self._programs_max:
-                self._programs.popitem(last=False)
+                forgotten, _ = self._programs.popitem(last=False)
+                self._open.pop(forgotten, None)
         if progress.counted is not None:
             self._remaining.woke(agent=progress.agent, steps=progress.counted)
             progress.counted = None
         progress.agent = event.agent or progress.agent
         progress.active += 1
         progress.last_at = now
-        self._programs.move_to_end(event.program)
+        self._touch(event.program, progress)
         self._steps[event.step] = event.program
 
     def _end(self, step: StepId, *, now: Instant) -> _Progress | None:
@@ -112,14 +116,21 @@ class Forecasts:
             return None
         progress.active -= 1
         progress.last_at = now
-        self._programs.move_to_end(program)
+        self._touch(program, progress)
         return progress
+
+    def _touch(self, program: ProgramId, progress: _Progress) -> None:
+        self._programs.move_to_end(program)
+        self._open[program] = progress
+        self._open.move_to_end(program)
 
     def _presume(self, *, now: Instant) -> None:
         """Count programs that have been silent for too long; a few at a time."""
-        for progress in self._programs.values():
+        while self._open:
+            program, progress = next(iter(self._open.items()))
             if after(progress.last_at, self._idle_ns) > now:
                 return
+            del self._open[program]  # it is here again when it speaks
             if progress.counted is None and not progress.active:
                 self._count(progress)
                 return
