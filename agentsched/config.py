@@ -223,6 +223,11 @@ class IdentityConfig(_Part):
     idle_max: Span = Field(
         default=Nanos(60 * MINUTE), description="a program that is silent for so long is forgotten"
     )
+    unique_call_ids: bool = Field(
+        default=False,
+        description="for engines that number the tool calls of each answer anew (`call_1`): ids"
+        " get a suffix on their way to the client, which is cut off on their way back",
+    )
 
 
 class PolicyChoice(_Part):

@@ -36,6 +36,7 @@ from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.answers import read_answer
+from agentsched.proxy.call_ids import CallIdMarker
 from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
 from agentsched.proxy.errors import stream_error
 from agentsched.proxy.gateway import Gateway
@@ -116,6 +117,8 @@ class Generation:
         #: An engine's bytes are on their way to the client: no other engine can take over.
         self._is_committed = False
         self._early: EarlyStream | None = None
+        is_on = gateway.config.identity.unique_call_ids
+        self._call_ids = CallIdMarker(parsed.dialect, self._step, is_on=is_on)
 
     async def serve(self) -> web.StreamResponse:
         """Carry the step out. The step has ended when this returns or raises."""
@@ -199,7 +202,8 @@ class Generation:
                 self._has_started = False
                 self._host.feed(StepFailed(step=self._step, reason=reason[:256], is_retryable=True))
                 continue
-            self._end_without_answer(reason, was_sent=was_sent)
+            end = StepFailed if was_sent else StepCancelled
+            self._end(end(step=self._step, reason=reason[:256]))
             return await self._refuse(no, verdict)
 
     async def _word(self, ticket: Ticket) -> Dispatch | Reject:
@@ -224,12 +228,6 @@ class Generation:
             self._response = await self._early.take()
         return self._response
 
-    def _end_without_answer(self, reason: str, *, was_sent: bool) -> None:
-        if was_sent:
-            self._end(StepFailed(step=self._step, reason=reason[:256]))
-        else:
-            self._end(StepCancelled(step=self._step, reason=reason[:256]))
-
     async def _attempt(self, verdict: Dispatch) -> web.StreamResponse:
         engine = self._gateway.fleet.engine(verdict.engine)
         answer = await engine.send(self._outgoing(engine, verdict))
@@ -251,12 +249,9 @@ class Generation:
             request_id=self._received.request_id,
             with_credentials=self._gateway.forwards_credentials(engine.id),
         )
-        return EngineRequest(
-            method="POST",
-            target=self._received.target,
-            headers=headers,
-            body=forward_body(self._parsed, fields=fields),
-        )
+        body = self._call_ids.request(forward_body(self._parsed, fields=fields))
+        target = self._received.target
+        return EngineRequest(method="POST", target=target, headers=headers, body=body)
 
     async def _whole(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
         if await self._opened() is not None:
@@ -264,6 +259,7 @@ class Generation:
         body = await _read(answer)
         seen = read_answer(self._parsed.dialect, body)
         self._finish(seen, verdict.engine)
+        body = self._call_ids.whole(body)
         return web.Response(status=answer.status, body=body, headers=self._headers(answer, verdict))
 
     async def _stream(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
@@ -333,6 +329,7 @@ class Generation:
 
     async def _write(self, data: bytes) -> None:
         assert self._response is not None
+        data = self._call_ids.events(data)
         await send(self._request, self._response, data, self._gateway.config.http)
 
     async def _pass_error(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
@@ -355,6 +352,7 @@ class Generation:
             self._host.feed(StepStarted(step=self._step))
 
     def _finish(self, answer: Answer, engine: EngineId) -> None:
+        answer = self._call_ids.answer(answer)
         if answer.error:
             # Engines close also a stream that ended in an error with the usual last event.
             answer = replace(answer, is_complete=False)
