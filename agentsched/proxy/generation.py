@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final
 
@@ -38,6 +37,7 @@ from agentsched.proxy.answer import Answer
 from agentsched.proxy.answers import read_answer
 from agentsched.proxy.call_ids import CallIdMarker
 from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
+from agentsched.proxy.engine_answer import is_event_stream, read_whole
 from agentsched.proxy.errors import stream_error
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.host import Interrupted, Stop, Ticket
@@ -59,9 +59,6 @@ _ENDS: Final = {
 }
 
 log = logging.getLogger(__name__)
-
-#: An answer that is not streamed is read whole, so it needs a ceiling.
-_ANSWER_BYTES_MAX: Final = 64 << 20
 
 
 async def serve_generation(
@@ -234,7 +231,7 @@ class Generation:
         try:
             if not 200 <= answer.status < 300:
                 return await self._pass_error(answer, verdict)
-            if _is_event_stream(answer):
+            if is_event_stream(answer):
                 return await self._stream(answer, verdict)
             return await self._whole(answer, verdict)
         finally:
@@ -256,7 +253,7 @@ class Generation:
     async def _whole(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
         if await self._opened() is not None:
             raise EngineError(refusal.NOT_STREAMED)
-        body = await _read(answer)
+        body = await read_whole(answer)
         seen = read_answer(self._parsed.dialect, body)
         self._finish(seen, verdict.engine)
         body = self._call_ids.whole(body)
@@ -334,7 +331,7 @@ class Generation:
 
     async def _pass_error(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
         is_open = await self._opened() is not None
-        body = await _read(answer)
+        body = await read_whole(answer)
         reason = f"status {answer.status}"
         if answer.status >= 500:
             self._gateway.fleet.suspect(verdict.engine, reason)
@@ -427,22 +424,3 @@ class Generation:
             # The status is out; all that is left is an event that clients understand.
             return await self._close_with_error(no)
         return no.response(self._parsed.dialect, dict(self._explanation(verdict)))
-
-
-def _is_event_stream(answer: EngineAnswer) -> bool:
-    return any(
-        name.lower() == "content-type" and value.lower().startswith("text/event-stream")
-        for name, value in answer.headers
-    )
-
-
-async def _read(answer: EngineAnswer) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    chunks: AsyncIterator[bytes] = answer.chunks()
-    async for chunk in chunks:
-        parts.append(chunk)
-        size += len(chunk)
-        if size > _ANSWER_BYTES_MAX:
-            raise EngineError(f"the answer is larger than {_ANSWER_BYTES_MAX} bytes")
-    return b"".join(parts)
