@@ -42,6 +42,7 @@ from agentsched.proxy.errors import stream_error
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.host import Interrupted, Stop, Ticket
 from agentsched.proxy.identity import Evidence, Identity
+from agentsched.proxy.identity.cookie import TURN_STATE, takes_cookies
 from agentsched.proxy.receive import Received, receive, request_id
 from agentsched.proxy.request import Dialect, ParsedRequest
 from agentsched.proxy.sending import send
@@ -396,7 +397,10 @@ class Generation:
 
     def _headers(self, answer: EngineAnswer, verdict: Dispatch) -> list[tuple[str, str]]:
         theirs = header_rules.to_client(answer.headers, status=answer.status)
-        return [*theirs, *self._explanation(verdict)]
+        ours = self._explanation(verdict)
+        if any(name.lower() == TURN_STATE for name, _ in theirs):
+            ours = [pair for pair in ours if pair[0] != TURN_STATE]  # it has a cookie of its own
+        return [*theirs, *ours]
 
     def _explanation(self, verdict: Dispatch | None) -> list[tuple[str, str]]:
         """Our response headers: whose request this was, where it went and why."""
@@ -407,6 +411,8 @@ class Generation:
             ("x-agentsched-conversation", header_rules.ascii_only(identity.conversation)),
             ("x-agentsched-step", str(identity.step)),
         ]
+        if takes_cookies(self._received.headers):
+            ours.append((TURN_STATE, self._gateway.index.cookie(identity)))
         if verdict is not None:
             ours.append(("x-agentsched-engine", str(verdict.engine)))
             ours.append(("x-agentsched-decision", self._decision(verdict)))

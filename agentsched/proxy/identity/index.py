@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -25,6 +26,7 @@ from agentsched.model import (
 )
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.identity.classify import classify
+from agentsched.proxy.identity.cookie import TURN_STATE, Cookies
 from agentsched.proxy.identity.learn import Learner
 from agentsched.proxy.identity.match import Asked, Match, Matcher, Relation
 from agentsched.proxy.identity.model import (
@@ -53,6 +55,8 @@ DEFAULT_TENANT: Final = TenantId("default")
 _CACHE_KEY: Final = "prompt_cache_key"
 #: A cache key under which more unrelated prompts begin is one application's, not one program's.
 _CACHE_KEY_HEADS_MAX: Final = 8
+#: Weaker than what a known agent says.
+_WEAK: Final = frozenset({Evidence.SESSION_ID, Evidence.CACHE_KEY})
 _PASSING: Final = frozenset({StepClass.TOKEN_COUNT, StepClass.PROBE})
 
 
@@ -80,6 +84,7 @@ class IdentityIndex:
         self._reader = ClaimReader(
             extra_headers=extra_headers, id_characters_max=self._limits.id_characters_max
         )
+        self._cookies = Cookies(secret=self._secret)
         self._books: dict[TenantId, Book] = {}
         #: All programs, the idlest first.
         self._programs: OrderedDict[ProgramId, Program] = OrderedDict()
@@ -117,11 +122,16 @@ class IdentityIndex:
             book = Book(name=tenant, needles_max=self._limits.needles_per_tenant_max)
         if claim is not None and _is_shared(book, claim):
             claim = None
+        echoed = self._echoed(tenant, headers) if TURN_STATE in headers else None
+        if echoed is not None:
+            claim = _over_weak(claim, echoed)
         previous = self._previous(book, request)
         base = (previous.answer or previous.prompt) if previous is not None else b""
         prompt = self._digester.digest(request, base=base)
         step_class = classify(request, prompt, claim)
         named = self._named(book, claim)
+        if echoed is not None and claim is not None and claim.source == TURN_STATE:
+            named = echoed.program.id
         program = self._programs.get(named) if named is not None else None
         asked = Asked(
             prompt=prompt,
@@ -138,6 +148,15 @@ class IdentityIndex:
         if is_dry or step_class in _PASSING:
             return self._passing(asked, at, step_class, claim, match, named, bytes_per_token)
         return self._settle(asked, at, step_class, claim, match, named, bytes_per_token, request)
+
+    def cookie(self, identity: Identity) -> str:
+        """A token by which `identify` knows the conversation again, in `x-codex-turn-state`."""
+        return self._cookies.issue(identity.tenant, identity.program, identity.conversation)
+
+    def _echoed(self, tenant: TenantId, headers: Mapping[str, str]) -> Conversation | None:
+        found = self._cookies.find(tenant, headers[TURN_STATE])
+        program = self._programs.get(found[0]) if found is not None else None
+        return program.conversations.get(found[1]) if program is not None and found else None
 
     def answered(
         self,
@@ -507,6 +526,23 @@ class IdentityIndex:
             threads.move_to_end(claim.thread)
             if len(threads) > self._limits.programs_max:
                 threads.popitem(last=False)
+
+
+def _over_weak(claim: Claim | None, echoed: Conversation) -> Claim | None:
+    """A claim by the conversation that was echoed, where the client names none in its own way."""
+    if claim is None:
+        claim = Claim(evidence=Evidence.NATIVE)
+    elif claim.evidence not in _WEAK and (claim.root or claim.thread or claim.parent_thread):
+        return claim
+    return replace(
+        claim,
+        evidence=Evidence.NATIVE,
+        source=TURN_STATE,
+        root=echoed.program.id,
+        thread=echoed.thread,
+        is_exact=bool(echoed.thread),
+        is_subagent=echoed.is_subagent,
+    )
 
 
 def _is_shared(book: Book, claim: Claim) -> bool:
