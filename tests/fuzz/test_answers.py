@@ -111,7 +111,8 @@ def call(arguments: str) -> Script:
 
 #: Each of these got the client an internal error, or an answer that is not HTTP.
 FOUND = {
-    "control characters in a header": (script(b"HTTP/1.1 200 OK\r\nX-Odd: a\x0bb\x0c"), 200),
+    # Not HTTP (RFC 9110, 5.5): a strict reader has no answer to pass on, and says so.
+    "control characters in a header": (script(b"HTTP/1.1 200 OK\r\nX-Odd: a\x0bb\x0c"), 502),
     "a status of four hundred too many": (script(b"HTTP/1.1 999 x"), 502),
     "a status below all": (script(b"HTTP/1.1 099 x"), 502),
     "a protocol that nobody asked for": (script(b"HTTP/1.1 101 Switching Protocols"), 502),
