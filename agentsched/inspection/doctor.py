@@ -66,17 +66,24 @@ def doctor(
     Asks the engine with a few one-token requests. Exit code 1 when no prompt would be cached.
     """
     engines = _behind_proxy(url, admin_key=admin_key)
+    clients = _clients_of(url, admin_key=admin_key) if engines is not None else None
     if engines is None:
         engines = [asyncio.run(_examine(base_url(url), api_key=api_key))]
     if not engines:
         raise ConfigError(f"{url}: this proxy has no engines")
     reports = [(engine, findings(engine)) for engine in engines]
     if is_json:
-        print(json.dumps({"engines": [_as_json(*report) for report in reports]}))
+        shown: dict[str, Any] = {"engines": [_as_json(*report) for report in reports]}
+        if clients is not None:
+            shown["clients"] = clients
+        print(json.dumps(shown))
     else:
         console = Console(highlight=False)
         for engine, found in reports:
             _print(console, engine, found)
+        if clients is not None:
+            seen = ", ".join(f"{name} ({count})" for name, count in clients.items())
+            console.print(Text(f"clients seen: {seen or 'none yet'}"), soft_wrap=True)
     is_bad = any(f.mark is Mark.BAD for _, found in reports for f in found)
     return int(is_bad)
 
@@ -108,6 +115,12 @@ def _behind_proxy(url: str, *, admin_key: str | None) -> list[Examined] | None:
             )
         )
     return engines
+
+
+def _clients_of(url: str, *, admin_key: str | None) -> dict[str, int]:
+    """How many requests each family of clients sent to a proxy."""
+    with ControlClient(url, admin_key=admin_key) as client:
+        return msgspec.convert(client.get_json("/statistics").get("clients", {}), dict[str, int])
 
 
 async def _examine(url: str, *, api_key: str | None) -> Examined:

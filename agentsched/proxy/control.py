@@ -166,6 +166,7 @@ class ControlPlane:
             {
                 "scheduler": asdict(host.scheduler.statistics()),
                 "identity": msgspec.to_builtins(self._gateway.index.statistics()),
+                "clients": dict(self._gateway.clients.most_common()),
                 "profile": host.scheduler.policies.profile,
                 "policies": dict(host.scheduler.policies.names),
                 "limits": asdict(host.scheduler.limits),

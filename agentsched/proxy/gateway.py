@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -43,6 +44,8 @@ class Gateway:
     homes: Homes = field(default_factory=Homes)
     ratios: TokenRatios = field(default_factory=TokenRatios)
     resends: Resends = field(default_factory=Resends)
+    #: Requests by the family of their client.
+    clients: Counter[str] = field(default_factory=Counter)
     wire_limits: WireLimits
     #: Set when SIGTERM came: readiness says no, new requests are refused, running ones go on.
     draining: asyncio.Event = field(default_factory=asyncio.Event)

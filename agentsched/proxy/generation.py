@@ -39,6 +39,7 @@ from agentsched.proxy.call_ids import CallIdMarker
 from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
 from agentsched.proxy.engine_answer import is_event_stream, read_whole
 from agentsched.proxy.errors import stream_error
+from agentsched.proxy.families import family_of
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.host import Interrupted, Stop, Ticket
 from agentsched.proxy.identity import Evidence, Identity
@@ -74,6 +75,7 @@ async def serve_generation(
         return refusal.DRAINING.response(dialect, {"x-request-id": request_id(request)})
     received = await receive(request, gateway.config.http)  # 1. arrive
     parsed = parse_request(dialect, received.body, gateway.wire_limits)
+    gateway.clients[family_of(received.headers)] += 1
     tenant = gateway.tenant(received.headers)
     now = gateway.host.now()
     ratio = gateway.ratios.of(parsed.model)

@@ -118,10 +118,17 @@ class TestDoctor:
     def test_the_engines_of_a_proxy(self, proxy: Any, capfdbinary: Any) -> None:
         code, out, _ = run(capfdbinary, "doctor", proxy.url, "--json")
         assert code == 0
+        assert sum(json.loads(out)["clients"].values()) > 0
         [engine] = json.loads(out)["engines"]
         assert engine["engine"] == "sim-0"
         good = {f["about"] for f in engine["findings"] if f["is_good"]}
         assert {"prefix cache", "KV pool", "cached tokens", "gauges"} <= good
+
+    def test_the_clients_of_a_proxy(self, proxy: Any, capfdbinary: Any) -> None:
+        code, out, _ = run(capfdbinary, "doctor", proxy.url)
+        assert code == 0
+        assert "clients seen: " in out
+        assert "none yet" not in out
 
     def test_nothing_there(self, capfdbinary: Any) -> None:
         code, _, err = run(capfdbinary, "doctor", "http://127.0.0.1:9")
