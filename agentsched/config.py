@@ -306,7 +306,7 @@ class Config(BaseSettings):
     port: int = Field(default=8900, ge=0, le=65535, description="0 picks a free one")
     engines: tuple[EngineConfig, ...] = Field(default=(), description="at least one")
     profile: str = Field(
-        default="fcfs", description="a named set of policies; see `/agentsched/v1/policies`"
+        default="agentsched", description="a named set of policies; see `/agentsched/v1/policies`"
     )
     policies: dict[Literal["order", "admit", "place", "pin", "prefetch"], PolicyChoice] = Field(
         default_factory=dict, description="policies in place of the profile's"

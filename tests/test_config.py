@@ -48,7 +48,7 @@ def file(tmp_path: Path) -> Path:
 class TestPrecedence:
     def test_defaults(self) -> None:
         config = load_config()
-        assert (config.host, config.port, config.profile) == ("127.0.0.1", 8900, "fcfs")
+        assert (config.host, config.port, config.profile) == ("127.0.0.1", 8900, "agentsched")
         assert config.limits.to_limits() == Limits()
 
     def test_the_file(self, file: Path) -> None:

@@ -24,7 +24,7 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one [8900].")] = None,
-    profile: Annotated[str | None, typer.Option(help="Set of policies [fcfs].")] = None,
+    profile: Annotated[str | None, typer.Option(help="Set of policies [agentsched].")] = None,
     max_wait: Annotated[
         str | None, typer.Option(help="No step is held longer than this (15s, 2m) [2m].")
     ] = None,

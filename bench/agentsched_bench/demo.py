@@ -44,6 +44,11 @@ _PROFILES: Final = {
         "Profile passthrough relays at once and recognises programs; it schedules nothing, so the "
         "two columns should differ by noise and by the proxy's own milliseconds."
     ),
+    "agentsched": (
+        "Profile agentsched lets programs in while their working set fits the engine's cache, and "
+        "paused ones make room by turns. It helps as far as the cache is too small for all of "
+        "them; where everything fits the two columns should differ by noise."
+    ),
     "fcfs": (
         "Profile fcfs recognises programs, serves the oldest first and sends each back to the "
         "engine that has its prefix. With one engine there is nowhere else to send it, and keeping "

@@ -148,10 +148,10 @@ async def test_statistics_and_policies(proxy: Any) -> None:
     statistics = await get(proxy, "/statistics")
     assert statistics["scheduler"]["steps_total"] == 1
     assert statistics["identity"]["programs"] == 1
-    assert statistics["profile"] == "fcfs"
+    assert statistics["profile"] == "agentsched"
     assert statistics["limits"]["engine_wait_ns_max"] == 300_000_000
     policies = await get(proxy, "/policies")
-    assert policies["active"]["order"] == "program-fcfs"
+    assert policies["active"]["order"] == "remaining-work"
     assert "passthrough" in policies["profiles"]
     assert "fcfs" in policies["available"]["order"]
 

@@ -104,7 +104,7 @@ class TestHeaders:
         assert headers["x-agentsched-engine"] == "e0"
         assert headers["x-agentsched-step"] == "1"
         decision = dict(word.split("=") for word in headers["x-agentsched-decision"].split(" "))
-        assert decision["order"] == "program-fcfs"
+        assert decision["order"] == "remaining-work"
         assert decision["place"] == "new"
         assert decision["as"] == "ours"
         assert int(decision["wait_ms"]) >= 0
