@@ -41,7 +41,8 @@ async def test_a_resend_that_overtakes_its_hang_up_ends_the_step_before(
 
 async def test_a_held_step_gives_its_place_to_its_resend(start: Any, upstream: Upstream) -> None:
     gate = upstream.script = Gate()
-    async with start(upstream.url, limits={"running_steps_per_engine_max": 1}) as proxy:
+    limits = {"running_steps_per_engine_max": 1}
+    async with start(upstream.url, profile="fcfs", limits=limits) as proxy:
         busy = asyncio.create_task(proxy.chat("busy"))
         await upstream.exchange()
         first = asyncio.create_task(proxy.chat(headers=CLAUDE))
