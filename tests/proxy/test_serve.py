@@ -186,7 +186,7 @@ async def test_the_journal_of_a_live_run_replays(
     header = encode_header(journal_header(config.scheduler()))
     async with (
         JournalFile(path, header=header, backlog_max=10_000) as journal,
-        start(upstream.url, second.url) as proxy,
+        start(upstream.url, second.url, profile="fcfs") as proxy,
     ):
         for entry in proxy.turns.entries:
             journal.write(entry)
