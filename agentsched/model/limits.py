@@ -24,7 +24,7 @@ class Limits:
     pinned_tokens_per_engine_max: int = 50_000_000  # likewise
     pin_ttl_ns_max: Nanos = Nanos(10 * MINUTE)  # longer requests are clipped
     tools_per_program_max: int = 256  # the oldest open tool call is forgotten
-    story_entries_max: int = 48  # the oldest entries of a program's story fall out
+    story_entries_max: int = 32  # the oldest entries of a program's story fall out
     tenants_max: int = 10_000  # the account served least recently is forgotten, its weight is not
     journal_backlog_max: int = 65_536  # a sink that falls behind drops and counts
     retries_max: int = 2  # dispatches of one step beyond the first
