@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -15,7 +15,7 @@ import typer
 
 from agentsched_bench.live import options
 from agentsched_bench.live import replay as live
-from agentsched_bench.live.arrivals import parse_arrivals
+from agentsched_bench.live.arrivals import Arrivals, Process, parse_arrivals
 from agentsched_bench.live.cli import (
     finish,
     load_plans,
@@ -87,15 +87,15 @@ def demo(
     trace: Annotated[
         Path | None, typer.Option(help="Recorded programs; default: the synthetic sample.")
     ] = None,
-    programs: Annotated[int, typer.Option(min=1, help="How many, by lot with the seed.")] = 12,
-    steps: Annotated[int, typer.Option(min=1, help="At most this many calls each.")] = 12,
+    programs: Annotated[int, typer.Option(min=1, help="How many, by lot with the seed.")] = 24,
+    steps: Annotated[int, typer.Option(min=1, help="At most this many calls each.")] = 16,
     arrivals: options.ArrivalsText = "burst:3/s",
     blocks: Annotated[
         int, typer.Option(min=_BLOCKS_MIN, help="The engine's KV pool, in blocks of 32 tokens.")
-    ] = 600,
+    ] = 420,
     speed: Annotated[
         float, typer.Option(min=0.1, max=20, help="The embedded engine's speed; 1: as on a CPU.")
-    ] = 1.0,
+    ] = 3.0,
     profile: Annotated[
         str | None, typer.Option(help="The proxy's profile; default: its own.")
     ] = None,
@@ -116,9 +116,8 @@ def demo(
         steps_max=steps,
         context_tokens_max=_CONTEXT_TOKENS - _CONTEXT_SLACK,
     )
-    chosen = live.ReplayOptions(
-        arrivals=parse_arrivals(arrivals), seed=seed, repeat=repeat, salt=new_salt()
-    )
+    process = _paced(parse_arrivals(arrivals), setting.pace)
+    chosen = live.ReplayOptions(arrivals=process, seed=seed, repeat=repeat, salt=new_salt())
     path = sample_path() if trace is None else trace
     plans, row = load_plans(path, shape, programs=programs, seed=seed)
     result = new_result(row, (), shape=shape, replay_options=chosen)
@@ -130,6 +129,13 @@ def demo(
         was_stopped = asyncio.run(until_signal(work))
     note = _explain(result, setting)
     finish(result, out=out, as_json=as_json, was_stopped=was_stopped, note=note)
+
+
+def _paced(arrivals: Arrivals, pace: float) -> Arrivals:
+    """Programs come as much faster as everything else goes."""
+    if arrivals.process in (Process.BURST, Process.POISSON):
+        return replace(arrivals, value=arrivals.value * pace)
+    return arrivals
 
 
 async def _compare(
