@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import assert_never
 
 from agentsched.kernel.books import Books, GraphBuilder
 from agentsched.kernel.filling import Filler
@@ -55,9 +55,6 @@ from agentsched.model import (
     seconds,
 )
 from agentsched.policy import PolicySet
-
-#: Finish reasons of an answer that ends a turn by itself, in the three dialects.
-_LAST_WORDS: Final = frozenset({"stop", "end_turn", "completed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,7 +386,7 @@ class Scheduler:
             (*step.prefixes, event.prefix) if event.prefix is not None else step.prefixes
         )
         self._books.grow(conversation)
-        conversation.is_over = not event.tool_calls and event.finish_reason in _LAST_WORDS
+        conversation.is_over = event.is_last_word
         limit = self._books.limits.tools_per_program_max
         for call in event.tool_calls:
             conversation.tools[call.call_id] = call.tool

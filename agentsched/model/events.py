@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from agentsched.model.ids import (
     CallId,
@@ -25,6 +26,9 @@ from agentsched.model.program import (
     Usage,
 )
 from agentsched.model.time import Instant, Nanos
+
+#: Finish reasons of an answer that ends a turn by itself, in the three dialects.
+_LAST_WORDS: Final = frozenset({"stop", "end_turn", "completed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,11 @@ class StepFinished:
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str = ""
     prefix: Prefix | None = None
+
+    @property
+    def is_last_word(self) -> bool:
+        """It ended its turn by itself and asked for no tool: as far as anyone can tell, an end."""
+        return not self.tool_calls and self.finish_reason in _LAST_WORDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
 
 from agentsched.model import (
     MINUTE,
@@ -26,9 +25,6 @@ from agentsched.model import (
     after,
 )
 from agentsched_graphs.remaining import RemainingSteps
-
-#: Finish reasons of an answer that ends a turn by itself, in the three dialects.
-_LAST_WORDS: Final = frozenset({"stop", "end_turn", "completed"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,7 +66,7 @@ class Forecasts:
                 progress = self._end(event.step, now=now)
                 if progress is not None:
                     progress.steps_done += 1
-                    if not event.tool_calls and event.finish_reason in _LAST_WORDS:
+                    if event.is_last_word:
                         self._count(progress)
             case StepFailed() if not event.is_retryable:
                 self._end(event.step, now=now)

@@ -21,9 +21,6 @@ from agentsched.model import (
     seconds,
 )
 
-_LAST_WORDS: Final = frozenset({"stop", "end_turn", "completed"})
-
-
 _SILENT: Final = seconds(60)
 
 
@@ -108,7 +105,7 @@ class LivePrograms:
             self._count(program, -1, now=now)
         live.tokens = max(live.tokens, tokens)
         is_main = conversation == live.conversation
-        if is_main and not event.tool_calls and event.finish_reason in _LAST_WORDS:
+        if is_main and event.is_last_word:
             self._end(program)
 
     def _end(self, program: ProgramId) -> None:
