@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -31,6 +31,7 @@ from agentsched_bench.workload.shape import PlannedConversation, PlannedProgram
 _PROGRAM_HEADER: Final = "x-agentsched-program"
 _ENGINE_HEADER: Final = "x-agentsched-engine"
 _DECISION_HEADER: Final = "x-agentsched-decision"
+_TENANT_HEADER: Final = "x-agentsched-tenant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,8 @@ class ReplayOptions:
     With `alternate`, repeats go A B A B; without, A A B B. `salt` gives each run content of its
     own, so that none finds in a cache what another left there; None: all have the same content.
     With `echoes_whole`, prompts hold whole answers (see `PromptMaker`); completions are token ids
-    and go by the recording.
+    and go by the recording. `starts_s`, one for each program, overrides `arrivals`. `tenants` says
+    whose a program is (by its name); those in it send `x-agentsched-tenant`.
     """
 
     dialect: Dialect = Dialect.CHAT
@@ -66,6 +68,8 @@ class ReplayOptions:
     api_key: str | None = None
     patience: Patience = field(default_factory=Patience)
     echoes_whole: bool = False
+    starts_s: Sequence[float] | None = None
+    tenants: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,7 @@ async def replay_all(
     Raises:
         EngineError: an arm does not answer at all before its first run.
     """
-    model, calibration = await _prepare(arms, options)
+    model, calibration = await prepare(arms, options)
     recorder.result.options["model"] = model
     recorder.result.options["word_tokens"] = calibration.word_tokens
     recorder.result.options["message_tokens"] = calibration.message_tokens
@@ -116,10 +120,17 @@ async def replay_all(
                 salt=salt,
             )
             recorder.result.runs.append(row)
-            run = _Run(
-                row, arm, options=options, model=model, calibration=calibration, recorder=recorder
+            await replay_run(
+                programs,
+                arm,
+                row,
+                options,
+                recorder,
+                model=model,
+                calibration=calibration,
+                runs=len(order),
+                on_progress=on_progress,
             )
-            await run.replay(programs, on_progress=on_progress, runs=len(order))
         recorder.result.is_complete = True
     finally:
         recorder.save()
@@ -131,8 +142,32 @@ def _order(arms: Sequence[Arm], options: ReplayOptions) -> list[tuple[int, Arm]]
     return [(repeat, arm) for arm in arms for repeat in range(options.repeat)]
 
 
-async def _prepare(arms: Sequence[Arm], options: ReplayOptions) -> tuple[str, Calibration]:
-    """Check that every arm answers; find the model's name and how prompts are counted."""
+async def replay_run(
+    programs: Sequence[PlannedProgram],
+    arm: Arm,
+    row: RunRow,
+    options: ReplayOptions,
+    recorder: Recorder,
+    *,
+    model: str,
+    calibration: Calibration,
+    runs: int = 1,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> None:
+    """Replay `programs` once on one arm; `row` is already the recorder's.
+
+    When cancelled, whatever was measured is recorded before this returns; nothing is saved.
+    """
+    run = _Run(row, arm, options=options, model=model, calibration=calibration, recorder=recorder)
+    await run.replay(programs, on_progress=on_progress, runs=runs)
+
+
+async def prepare(arms: Sequence[Arm], options: ReplayOptions) -> tuple[str, Calibration]:
+    """Check that every arm answers; find the model's name and how prompts are counted.
+
+    Raises:
+        EngineError: an arm does not answer, or the first one names no model.
+    """
     model = options.model
     calibration = Calibration()
     for arm in arms:
@@ -217,7 +252,8 @@ class _Run:
         self._report = report
         arrivals = self._options.arrivals
         # The same seed in every run: arms and repeats see the same arrivals.
-        starts = arrivals.starts_s(programs, rng=random.Random(f"arrivals/{self._options.seed}"))
+        rng = random.Random(f"arrivals/{self._options.seed}")
+        starts = self._options.starts_s or arrivals.starts_s(programs, rng=rng)
         slots = asyncio.Semaphore(arrivals.concurrency or len(programs))
         try:
             await self._reset()
@@ -276,6 +312,7 @@ class _Run:
                         calls_planned=program.calls,
                         calls_done=replay.calls_done,
                         pauses_s=sum(call.pause_s for call in program.main.calls[:-1]),
+                        tenant=self._options.tenants.get(program.program, ""),
                     )
                 )
                 self._report()
@@ -290,11 +327,15 @@ class _Run:
         """Make one call and record it, also when it is interrupted."""
         spoken = self._identify(self._salted(who))
         body = prompts.body(who.step, model=self._model) | dict(spoken.body)
+        headers = dict(spoken.headers)
+        tenant = self._options.tenants.get(who.program)
+        if tenant is not None:
+            headers[_TENANT_HEADER] = tenant
         outcome = Outcome(error=INTERRUPTED)
         sent = time.perf_counter()
         is_over = False
         try:
-            await self._client.call(body, headers=spoken.headers, outcome=outcome)
+            await self._client.call(body, headers=headers, outcome=outcome)
             is_over = True
         finally:
             if not is_over:
@@ -348,6 +389,7 @@ class _Run:
                 label=outcome.marks.get(_PROGRAM_HEADER),
                 engine=outcome.marks.get(_ENGINE_HEADER),
                 decision=outcome.marks.get(_DECISION_HEADER),
+                tenant=self._options.tenants.get(who.program, ""),
             )
         )
         self._report()

@@ -45,6 +45,7 @@ class CallRow(msgspec.Struct, kw_only=True):
     label: str | None = None
     engine: str | None = None
     decision: str | None = None
+    tenant: str = ""
 
 
 class ProgramRow(msgspec.Struct, kw_only=True):
@@ -61,6 +62,7 @@ class ProgramRow(msgspec.Struct, kw_only=True):
     calls_planned: int
     calls_done: int
     pauses_s: float
+    tenant: str = ""
 
 
 class RunRow(msgspec.Struct, kw_only=True):
