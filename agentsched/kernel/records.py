@@ -185,6 +185,10 @@ class EngineRecord:
     def prefill_ns(self) -> float:
         return self.cost.prefill_ns_per_token
 
+    @property
+    def decode_ns(self) -> float:
+        return self.cost.decode_ns_per_token
+
     def cold_tokens(self, *, now: Instant) -> int:
         ratio = self.cost.reload_ns_per_token / self.cost.prefill_ns_per_token
         return round(

@@ -189,6 +189,11 @@ class EngineView(Protocol):
         """Nanoseconds to compute one prompt token: learnt, a guess at first."""
         ...
 
+    @property
+    def decode_ns(self) -> float:
+        """Nanoseconds for one output token under its usual load: learnt, a guess at first."""
+        ...
+
     def cold_tokens(self, *, now: Instant) -> int:
         """Prompt tokens that it is computing now: of steps without a first token so far.
 
