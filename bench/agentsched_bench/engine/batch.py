@@ -198,9 +198,10 @@ class Batcher:
             live.blocks.extend(cache.take(needed))
         if self._config.prefix_caching:
             full = min(reach, live.known) // size
-            for index in range(live.registered, full):
-                cache.register(live.blocks[index], live.hashes[index])
-            live.registered = max(live.registered, full)
+            start = live.registered
+            if full > start:
+                cache.register_all(live.blocks[start:full], live.hashes[start:full])
+                live.registered = full
         return True
 
     def _schedule(self, live: Live, tokens: int, plan: Plan) -> None:

@@ -5,22 +5,31 @@ is taken for something else. The free queue is the eviction order: blocks that h
 go to its front, the others to its end, a prompt's last block before its first; blocks are taken
 from the front. So what was released longest ago is lost first, and of one prompt the tail before
 the head.
+
+Long prompts have thousands of blocks and each call touches and releases all of them, so nothing
+here walks over blocks one by one that a set or a dictionary can take as a whole. The free queue is
+a row of *strips*, each the blocks of one release with its number; an entry counts only while its
+block is free and was not released again since; stale ones go when they are met or are too many.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from agentsched_bench.engine.tier import HostTier
+
+#: Stale entries of the free queue are swept out beyond twice the blocks plus this.
+_STALE_SLACK: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """The longest cached prefix of a chain: resident blocks, then blocks in the host tier."""
 
-    blocks: tuple[int, ...]
+    blocks: Sequence[int]
     #: How many more blocks the host tier holds after those.
     tier_blocks: int
     #: How many of `blocks` are free now; taking them uses up that much room.
@@ -29,17 +38,34 @@ class Hit:
     missing: int | None
 
 
+@dataclass(slots=True)
+class _Strip:
+    """Blocks of one release, in eviction order from `at` on."""
+
+    number: int
+    blocks: Sequence[int]
+    at: int = 0
+
+
 class PagedCache:
     """`total` usable blocks of `block_size` tokens.
 
     vLLM keeps one block back as a placeholder: an engine started with N blocks has N - 1 usable.
+
+    Callers hold whole prefixes: whoever refers to a block refers to a copy of each block before it,
+    and gives all of them back together. Therefore a block is never lost before those behind it.
     """
 
     __slots__ = (
         "_by_hash",
-        "_free",
+        "_extra",
         "_hash_of",
-        "_references",
+        "_number",
+        "_queue",
+        "_queued",
+        "_released",
+        "_twins",
+        "_used",
         "block_size",
         "evictions",
         "frees",
@@ -53,13 +79,22 @@ class PagedCache:
         self.total = blocks
         self.block_size = block_size
         self.tier = tier
-        #: Free blocks in eviction order. All and only blocks with no reference.
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(blocks))
-        self._references = [0] * blocks
+        #: Blocks that somebody refers to.
+        self._used: set[int] = set()
+        #: Further references of blocks that several refer to.
+        self._extra: dict[int, int] = {}
+        #: The free queue, and how many entries it has, stale ones among them.
+        self._queue: deque[_Strip] = deque([_Strip(0, range(blocks))])
+        self._queued = blocks
+        #: The latest release of each block; of those never released it is release 0.
+        self._released: dict[int, int] = {}
+        self._number = 0
         #: The hash of the block's content; None while it has none that can be hit.
         self._hash_of: list[int | None] = [None] * blocks
-        #: Blocks by content, oldest first: the same content may be computed twice at a time.
-        self._by_hash: dict[int, list[int]] = {}
+        #: The block of each content, the oldest of several.
+        self._by_hash: dict[int, int] = {}
+        #: Contents that were computed twice at a time: all their blocks, oldest first.
+        self._twins: dict[int, list[int]] = {}
         #: How many blocks with content were reused for something else.
         self.evictions = 0
         #: Grows whenever blocks become free: a refused allocation may be tried again.
@@ -68,17 +103,17 @@ class PagedCache:
     @property
     def free(self) -> int:
         """Blocks that nobody refers to, with reusable content or without."""
-        return len(self._free)
+        return self.total - len(self._used)
 
     @property
     def used(self) -> int:
         """Blocks that somebody refers to."""
-        return self.total - len(self._free)
+        return len(self._used)
 
     @property
     def cached(self) -> int:
         """Blocks whose content can be hit, used or free."""
-        return sum(len(blocks) for blocks in self._by_hash.values())
+        return len(self._by_hash) + sum(len(blocks) - 1 for blocks in self._twins.values())
 
     def resident(self, content: int) -> bool:
         """Whether a block with this hash is here, used or free (the host tier does not count)."""
@@ -86,85 +121,92 @@ class PagedCache:
 
     def lookup(self, hashes: Sequence[int], *, limit: int) -> Hit:
         """The longest cached prefix of the first `limit` hashes. Changes nothing."""
-        by_hash = self._by_hash
-        references = self._references
-        found: list[int] = []
-        free = 0
-        for index in range(limit):
-            blocks = by_hash.get(hashes[index])
-            if blocks is None:
-                break
-            block = blocks[0]
-            if references[block] == 0:
-                free += 1
-            found.append(block)
-        reach = len(found)
+        length = self._resident_length(hashes, limit)
+        found = list(map(self._by_hash.__getitem__, hashes[:length]))
+        reach = length
         if self.tier is not None:
             while reach < limit and self.tier.holds(hashes[reach]):
                 reach += 1
         return Hit(
-            blocks=tuple(found),
-            tier_blocks=reach - len(found),
-            free_blocks=free,
-            missing=hashes[len(found)] if len(found) < limit else None,
+            blocks=found,
+            tier_blocks=reach - length,
+            free_blocks=length - len(self._used.intersection(found)),
+            missing=hashes[length] if length < limit else None,
         )
 
     def touch(self, blocks: Sequence[int]) -> None:
         """Refer to each of `blocks` once more; those that were free leave the free queue."""
-        references = self._references
-        free = self._free
-        for block in blocks:
-            if references[block] == 0:
-                del free[block]
-            references[block] += 1
+        used = self._used
+        extra = self._extra
+        for block in used.intersection(blocks):
+            extra[block] = extra.get(block, 0) + 1
+        used.update(blocks)
 
     def take(self, count: int) -> list[int]:
         """Take `count` blocks from the front of the free queue; what they held is evicted."""
-        assert count <= len(self._free)
+        assert count <= self.free
         taken: list[int] = []
-        for _ in range(count):
-            block, _none = self._free.popitem(last=False)
-            self._forget(block, keep_in_tier=True)
-            self._references[block] = 1
-            taken.append(block)
+        queue = self._queue
+        while len(taken) < count:
+            strip = queue[0]
+            end = strip.at + count - len(taken)
+            met = strip.blocks[strip.at : end]
+            strip.at += len(met)
+            self._queued -= len(met)
+            if strip.at == len(strip.blocks):
+                queue.popleft()
+            taken += self._valid(met, strip.number)
+        self._used.update(taken)
+        self._forget(taken)
         return taken
 
     def register(self, block: int, content: int) -> None:
         """Make a referenced block findable under the hash of its now known content."""
-        assert self._references[block] > 0
-        assert self._hash_of[block] is None
-        self._hash_of[block] = content
-        holders = self._by_hash.get(content)
-        if holders is None:
-            self._by_hash[content] = [block]
-        else:
-            holders.append(block)
+        self.register_all((block,), (content,))
+
+    def register_all(self, blocks: Sequence[int], contents: Sequence[int]) -> None:
+        """`register` each of `blocks` under its content."""
+        hash_of = self._hash_of
+        by_hash = self._by_hash
+        for block, content in zip(blocks, contents, strict=True):
+            assert hash_of[block] is None
+            hash_of[block] = content
+            oldest = by_hash.setdefault(content, block)
+            if oldest != block:
+                self._twins.setdefault(content, [oldest]).append(block)
 
     def release(self, blocks: Sequence[int]) -> None:
         """Drop one reference to each of a request's blocks, given in the order of its tokens."""
-        references = self._references
-        hash_of = self._hash_of
-        last: list[int] = []
-        first: list[int] = []
-        for block in reversed(blocks):
-            references[block] -= 1
-            assert references[block] >= 0
-            if references[block] == 0:
-                (first if hash_of[block] is None else last).append(block)
-        free = self._free
-        for block in last:
-            free[block] = None
-        for block in reversed(first):
-            free[block] = None
-            free.move_to_end(block, last=False)
-        if blocks:
-            self.frees += 1
+        if not blocks:
+            return
+        self.frees += 1
+        gone = self._dropped(blocks[::-1])
+        if not gone:
+            return
+        used = self._used
+        before = len(used)
+        used.difference_update(gone)
+        assert len(used) == before - len(gone), "a block was released that nobody refers to"
+        self._number += 1
+        self._released.update(dict.fromkeys(gone, self._number))
+        # A request's blocks without content are its last ones.
+        empty = 0
+        while empty < len(gone) and self._hash_of[gone[empty]] is None:
+            empty += 1
+        if empty:
+            self._queue.appendleft(_Strip(self._number, gone[:empty]))
+        if empty < len(gone):
+            self._queue.append(_Strip(self._number, gone[empty:] if empty else gone))
+        self._queued += len(gone)
+        if self._queued > 2 * self.total + _STALE_SLACK:
+            self._sweep()
 
     def reset(self) -> bool:
         """Forget all content, here and in the tier; refused (False) while any block is in use."""
         if self.used:
             return False
         self._by_hash.clear()
+        self._twins.clear()
         self._hash_of = [None] * self.total
         if self.tier is not None:
             self.tier.clear()
@@ -172,40 +214,106 @@ class PagedCache:
 
     def eviction_order(self) -> tuple[int | None, ...]:
         """The hashes of the free blocks, next victim first; None for a block without content."""
-        return tuple(self._hash_of[block] for block in self._free)
+        return tuple(self._hash_of[block] for block in self._free_blocks())
 
     def check(self) -> None:
         """Assert every invariant; slow."""
-        assert len(self._free) + self.used == self.total
-        assert len(self._references) == self.total
-        for block, count in enumerate(self._references):
-            assert count >= 0
-            assert (count == 0) == (block in self._free)
-        registered = 0
-        for content, blocks in self._by_hash.items():
-            assert blocks
-            assert len(set(blocks)) == len(blocks)
-            registered += len(blocks)
-            for block in blocks:
-                assert self._hash_of[block] == content
-        assert registered == sum(content is not None for content in self._hash_of)
+        free = list(self._free_blocks())
+        assert len(set(free)) == len(free)
+        assert self._used.isdisjoint(free)
+        assert len(free) + self.used == self.total
+        assert self._queued == sum(len(strip.blocks) - strip.at for strip in self._queue)
+        assert self._queued <= 2 * self.total + _STALE_SLACK
+        assert self._used.issuperset(self._extra)
+        assert all(count > 0 for count in self._extra.values())
+        registered = {
+            block: content for block, content in enumerate(self._hash_of) if content is not None
+        }
+        for content, block in self._by_hash.items():
+            holders = self._twins.get(content, [block])
+            assert holders[0] == block
+            assert content not in self._twins or len(set(holders)) == len(holders) > 1
+            for holder in holders:
+                assert registered.pop(holder) == content
+        assert not registered
+        assert self._by_hash.keys() >= self._twins.keys()
         if self.tier is not None:
             self.tier.check()
 
     def references(self) -> tuple[int, ...]:
         """How often each block is referred to, by block number."""
-        return tuple(self._references)
+        counts = [0] * self.total
+        for block in self._used:
+            counts[block] = 1 + self._extra.get(block, 0)
+        return tuple(counts)
 
-    def _forget(self, block: int, *, keep_in_tier: bool) -> None:
-        content = self._hash_of[block]
-        if content is None:
-            return
-        self._hash_of[block] = None
-        self.evictions += 1
-        holders = self._by_hash[content]
+    def _resident_length(self, hashes: Sequence[int], limit: int) -> int:
+        """How many of the first `limit` hashes are resident; residency is closed to the front."""
+        by_hash = self._by_hash
+        low, high = 0, limit
+        while low < high:
+            middle = (low + high + 1) // 2
+            if hashes[middle - 1] in by_hash:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _dropped(self, blocks: Sequence[int]) -> Sequence[int]:
+        """Those of `blocks` that have no reference left, in the same order."""
+        extra = self._extra
+        if not extra:
+            return blocks
+        kept = extra.keys() & blocks
+        if not kept:
+            return blocks
+        for block in kept:
+            if extra[block] == 1:
+                del extra[block]
+            else:
+                extra[block] -= 1
+        return [block for block in blocks if block not in kept]
+
+    def _valid(self, blocks: Sequence[int], number: int) -> list[int]:
+        """Those of a strip's blocks that are free since that release."""
+        used = self._used
+        latest = self._released.get
+        return [block for block in blocks if block not in used and latest(block, 0) == number]
+
+    def _free_blocks(self) -> Iterator[int]:
+        for strip in self._queue:
+            yield from self._valid(strip.blocks[strip.at :], strip.number)
+
+    def _sweep(self) -> None:
+        strips = (
+            _Strip(strip.number, self._valid(strip.blocks[strip.at :], strip.number))
+            for strip in self._queue
+        )
+        self._queue = deque(strip for strip in strips if strip.blocks)
+        self._queued = sum(len(strip.blocks) for strip in self._queue)
+
+    def _forget(self, blocks: Sequence[int]) -> None:
+        """What these blocks held can no longer be hit, except in the tier below."""
+        hash_of = self._hash_of
+        by_hash = self._by_hash
+        twins = self._twins
+        put = self.tier.put if self.tier is not None else None
+        for block in blocks:
+            content = hash_of[block]
+            if content is None:
+                continue
+            hash_of[block] = None
+            self.evictions += 1
+            if content in twins:
+                self._forget_twin(block, content)
+                continue
+            del by_hash[content]
+            if put is not None:
+                put(content)
+
+    def _forget_twin(self, block: int, content: int) -> None:
+        holders = self._twins[content]
+        holders.remove(block)
+        self._by_hash[content] = holders[0]
         if len(holders) == 1:
-            del self._by_hash[content]
-            if keep_in_tier and self.tier is not None:
-                self.tier.put(content)
-        else:
-            holders.remove(block)
+            del self._twins[content]

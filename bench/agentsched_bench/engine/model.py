@@ -319,13 +319,20 @@ class EngineModel:
         context = sum(live.computed for live in running)
         steps = 0
         started_at = now
+        # As `CostModel.step` has it, term for term.
         cost = self.config.cost
+        base_ns, per_context_ns = cost.base_ns, cost.per_decode_context_ns
+        decode_ns = decodes * cost.per_decode_ns
         while steps < limit and now < until:
             phase = steps % size
-            if takers[phase] > cache.free:
-                break
-            met = self._cross(borders[phase])
-            now = after(now, cost.step(prefill_ns=0.0, decodes=decodes, decode_context=context))
+            crossing = borders[phase]
+            met = False
+            if crossing:
+                if takers[phase] > cache.free:
+                    break
+                met = self._cross(crossing)
+            span = round(base_ns + (decode_ns + context * per_context_ns))
+            now = Instant(now + (span if span > 0 else 1))
             context += decodes
             steps += 1
             if met:
