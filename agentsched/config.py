@@ -230,6 +230,54 @@ class IdentityConfig(_Part):
     )
 
 
+class StoreConfig(_Part):
+    """Where the journal, programs, graphs and what was learnt outlive the process (`[store]`)."""
+
+    url: SecretStr | None = Field(
+        default=None,
+        description="`sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST/DATABASE` for several"
+        " replicas; nothing outlives the process where it is not set",
+    )
+    replica: str = Field(
+        default="",
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="this proxy's name in the database, the same after a restart; else the host's",
+    )
+    spool: Path | None = Field(
+        default=None,
+        description="folder for what waits while the database is away; else beside an SQLite file,"
+        " or `agentsched-spool` in the folder for temporary files",
+    )
+    spool_bytes_max: int = Field(
+        default=256 << 20, ge=1 << 16, description="bytes of the spool; more is dropped and counted"
+    )
+    backlog_max: _Count = Field(
+        default=100_000, description="records in memory; more are dropped and counted"
+    )
+    flush_interval: Span = Field(
+        default=Nanos(100 * MILLISECOND),
+        description="between two transactions: what a crash of this process may lose",
+    )
+    journal_retention: Span = Field(
+        default=Nanos(7 * 24 * 60 * MINUTE), description="journal, programs and graphs are kept"
+    )
+    image_interval: Span = Field(
+        default=Nanos(5 * MINUTE),
+        description="between two images of the scheduler, from which a restart begins; each is made"
+        " by a process of its own",
+    )
+    restore_timeout: Span = Field(
+        default=Nanos(30 * SECOND), description="for a start to bring back what was"
+    )
+    restore_events_max: _Count = Field(
+        default=200_000, description="journal entries that a start replays; older ones are left out"
+    )
+    shutdown_timeout: Span = Field(
+        default=Nanos(5 * SECOND), description="for the last records to be written at the end"
+    )
+
+
 class PolicyChoice(_Part):
     """A policy by name, with its parameters, as `[policies.order]` and so on."""
 
@@ -315,6 +363,7 @@ class Config(BaseSettings):
     http: HttpConfig = HttpConfig()
     upstream: UpstreamConfig = UpstreamConfig()
     identity: IdentityConfig = IdentityConfig()
+    store: StoreConfig = StoreConfig()
     admin_key: SecretStr | None = Field(
         default=None, description="bearer token of the control plane; needed off loopback"
     )
