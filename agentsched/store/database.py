@@ -1,0 +1,206 @@
+"""One door to the database: URLs, connections, and errors as one clear line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from agentsched.model import AgentschedError, ConfigError
+
+_DRIVERS: Final = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+}
+_CONNECT_S: Final = 5.0
+_BUSY_MS: Final = 5_000
+#: For one transaction; the server's own limits for one statement lie below.
+TRANSACTION_S: Final = 15.0
+
+
+class StoreError(AgentschedError):
+    """The database cannot be used now. `is_data`: it refuses what was written, not us."""
+
+    def __init__(self, message: str, *, is_data: bool = False) -> None:
+        super().__init__(message)
+        self.is_data = is_data
+
+
+def read_url(text: str) -> URL:
+    """The URL of a database, with the driver that we use.
+
+    Raises:
+        ConfigError: not a URL of SQLite or PostgreSQL. A password is never repeated.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ConfigError(
+            "store.url is no database URL (write sqlite:///agentsched.db or "
+            "postgresql://user:password@host/database)"
+        ) from None
+    backend = url.drivername.partition("+")[0]
+    if backend not in _DRIVERS:
+        raise ConfigError(f"store.url: {backend!r} is not supported (sqlite and postgresql are)")
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ConfigError("store.url: a database in memory keeps nothing (write sqlite:///FILE)")
+    return url.set(drivername=_DRIVERS[backend])
+
+
+class Database:
+    """A database and its connections. Made without touching it."""
+
+    def __init__(self, url: URL, *, statement_s: float = TRANSACTION_S) -> None:
+        self.url = url
+        self.is_postgres = url.get_backend_name() == "postgresql"
+        self._statement_s = statement_s
+        self._engine = self._connect_engine()
+
+    @property
+    def shown(self) -> str:
+        """The URL for people, without its password."""
+        return self.url.set(drivername=self.url.get_backend_name()).render_as_string()
+
+    @property
+    def file(self) -> Path | None:
+        """The file of an SQLite database."""
+        return None if self.is_postgres else Path(str(self.url.database))
+
+    def _connect_engine(self) -> AsyncEngine:
+        if self.is_postgres:
+            settings: dict[str, Any] = {
+                "timeout": _CONNECT_S,
+                "command_timeout": self._statement_s,
+                "server_settings": {"application_name": "agentsched"},
+            }
+            return create_async_engine(
+                self.url,
+                pool_size=1,
+                max_overflow=2,
+                pool_timeout=_CONNECT_S,
+                connect_args=settings,
+            )
+        # A connection of SQLite is cheap; one that saw its file vanish must not be kept.
+        engine = create_async_engine(
+            self.url, poolclass=NullPool, connect_args={"timeout": _BUSY_MS / 1_000}
+        )
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+
+    @contextlib.asynccontextmanager
+    async def writing(self, *, timeout_s: float = TRANSACTION_S) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes; committed at the end of the block.
+
+        Raises:
+            StoreError: the database does not answer in time, refuses, or is broken.
+        """
+        with _clear_errors(self):
+            async with asyncio.timeout(timeout_s), self._engine.begin() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def reading(self, *, timeout_s: float = TRANSACTION_S) -> AsyncIterator[AsyncConnection]:
+        """A consistent view that keeps no writer waiting.
+
+        Raises:
+            StoreError: as for `writing`.
+        """
+        with _clear_errors(self):
+            async with asyncio.timeout(timeout_s), self._engine.connect() as connection:
+                level = "REPEATABLE READ" if self.is_postgres else None
+                options: dict[str, Any] = {"agentsched_reads": True}
+                if level is not None:
+                    options["isolation_level"] = level
+                connection = await connection.execution_options(**options)
+                async with connection.begin():
+                    yield connection
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        with contextlib.suppress(Exception):  # they may be broken: closing is all that is left
+            await asyncio.wait_for(self._engine.dispose(), _CONNECT_S)
+
+
+def _prepare_sqlite(connection: Any, record: object) -> None:
+    # SQLAlchemy begins transactions itself (below), so that tables change in them, too.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {_BUSY_MS}",
+        "journal_mode = WAL",
+        "synchronous = NORMAL",
+        "foreign_keys = ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # Who will write says so at once: two that read first and write later wait for each other.
+    reads = connection.get_execution_options().get("agentsched_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+@contextlib.contextmanager
+def _clear_errors(database: Database) -> Any:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise StoreError(_told(database, error), is_data=_is_data(error)) from error
+    except TimeoutError as error:
+        raise StoreError(f"{database.shown}: no answer in time") from error
+    except (OSError, EOFError, sqlite3.Error) as error:
+        raise StoreError(f"{database.shown}: {error}") from error
+    except Exception as error:
+        if not _is_servers(error):
+            raise
+        raise StoreError(f"{database.shown}: {_first_line(error)}") from error
+
+
+def _is_servers(error: Exception) -> bool:
+    """Whether it comes from the driver as it is: while it connects, nobody wraps its errors."""
+    return type(error).__module__.startswith("asyncpg")
+
+
+def _told(database: Database, error: SQLAlchemyError) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    text = _first_line(cause)
+    hint = next((hint for sign, hint in _HINTS.items() if sign in text), "")
+    return f"{database.shown}: {text}{hint}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    # The adapter repeats the name of the driver's class in front.
+    return text.rpartition("'>: ")[2] or type(error).__name__
+
+
+_HINTS: Final = {
+    "database is locked": " (another process writes for too long)",
+    "readonly database": " (the file and its folder must be writable)",
+    "disk is full": " (make room; what waits is in the spool)",
+    "malformed": " (the file is damaged: restore a backup, or move it away to begin anew)",
+    "not a database": " (the file is damaged, or something else)",
+    "unable to open": " (does the folder exist, and may we write there?)",
+    "no such table": " (run `agentsched db upgrade`)",
+}
+
+
+def _is_data(error: SQLAlchemyError) -> bool:
+    """Whether a row is at fault, so that the same would be refused for ever."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return False
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return bool(names & {"DataError", "IntegrityError", "InterfaceError"}) or (
+        "invalid byte sequence" in str(error.orig) or "unsupported Unicode" in str(error.orig)
+    )

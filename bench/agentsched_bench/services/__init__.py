@@ -1,0 +1,1 @@
+"""Real servers on this machine, private and short-lived, for tests and measurements."""
