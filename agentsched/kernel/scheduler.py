@@ -122,6 +122,16 @@ class Scheduler:
         self._tell(entry, touched)
         return entry.commands
 
+    def skip_to(self, seq: int) -> None:
+        """Number the next entry `seq`: the journal lacks the entries before it."""
+        assert seq >= self._seq
+        self._seq = seq
+
+    @property
+    def next_seq(self) -> int:
+        """The number that the next entry will have."""
+        return self._seq
+
     def next_deadline(self) -> Instant | None:
         """When the host should feed a `TimerFired`; None while time alone changes nothing."""
         candidates = (self._filler.next_deadline(), self._retention.next_deadline())
