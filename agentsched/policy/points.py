@@ -49,11 +49,15 @@ Admission = Admitted | Held | TurnedAway
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """Keep a paused conversation's KV for `ttl`; `value` ranks it (greater is dearer)."""
+    """Keep a paused conversation's KV for `ttl`; `value` ranks it (greater is dearer).
+
+    `prefix` is what to keep of it: a beginning of its context, None for all.
+    """
 
     ttl: Nanos
     value: float = 0.0
 
+    prefix: Prefix | None = None
 
 class Policy(Protocol):
     """What all policies share."""
@@ -104,7 +108,11 @@ class PlacePolicy(Policy, Protocol):
 
 
 class PinPolicy(Policy, Protocol):
-    """Whether and how long to keep a paused conversation's KV."""
+    """Whether and how long to keep a paused conversation's KV, seen from now.
+
+    Asked when it pauses, and again when a pin expires or values are compared: `now` may be long
+    after `pause.since`, and the TTL runs from now.
+    """
 
     def retain(self, pause: PauseView, world: World, *, now: Instant) -> Retention | None: ...
 

@@ -6,7 +6,7 @@ iterates in insertion order, so that a policy which walks one decides the same o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agentsched.model import (
@@ -238,6 +238,10 @@ class ReturnView(Protocol):
 
     def probability_within(self, span: Nanos) -> float:
         """The probability that it comes back within so much time from now."""
+        ...
+
+    def chances(self, spans: Sequence[Nanos]) -> Sequence[float]:
+        """`probability_within` of each of these spans."""
         ...
 
     def quantile(self, share: float) -> Nanos | None:

@@ -13,6 +13,7 @@ key is listened to; where none beats the constant (all gaps alike), the constant
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log, log2
 from typing import Final
@@ -62,6 +63,7 @@ class _Counts:
         "middle",
         "parent",
         "returned",
+        "stills",
         "total",
     )
 
@@ -76,6 +78,8 @@ class _Counts:
         #: The probability of each bin, and its logarithm.
         self.chances: list[float] = []
         self.logs: list[float] = []
+        #: Logarithm of the probability to be still away when each bin begins.
+        self.stills: list[float] = []
         #: The bin by which half have come back.
         self.middle = 0
         self._refresh()
@@ -98,7 +102,8 @@ class _Counts:
         prior = parent.hazards if parent is not None else _PRIOR
         broad = parent.chances if parent is not None else None
         weight = _WEIGHT if parent is not None else 1.0
-        hazards, logs, chances = [], [], []
+        hazards, logs, chances, stills = [], [], [], []
+        still = 0.0
         away, own, mixed, self.middle = self.total, 1.0, 1.0, 0
         for index in range(_BINS):
             returned, censored = self.returned[index], self.censored[index]
@@ -111,10 +116,13 @@ class _Counts:
             self.middle += mixed > 0.5
             hazard = min(chance / mixed, 1.0 - 1e-9) if mixed > 1e-12 else prior[index]
             mixed = max(0.0, mixed - chance)
+            stills.append(still)
+            still += log(1.0 - hazard)
             hazards.append(hazard)
             logs.append(log(max(chance, 1e-12)))
             chances.append(chance)
-        self.hazards, self.logs, self.chances = hazards, logs, chances
+        # Lists that are out in forecasts are never changed, only replaced.
+        self.hazards, self.logs, self.chances, self.stills = hazards, logs, chances, stills
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,8 @@ class ReturnForecast:
 
     level: str
     elapsed: Nanos
-    _hazards: tuple[float, ...]
+    _hazards: Sequence[float]
+    _stills: Sequence[float]
 
     @property
     def has_skill(self) -> bool:
@@ -137,6 +146,11 @@ class ReturnForecast:
         """The probability that it comes back within so much time from now."""
         still = self._still_away(self.elapsed)
         return 1.0 - exp(self._still_away(self.elapsed + max(0, span)) - still)
+
+    def chances(self, spans: Sequence[Nanos]) -> list[float]:
+        """The probability that it comes back within each of these spans from now."""
+        still, away = self._still_away(self.elapsed), self._still_away
+        return [1.0 - exp(away(self.elapsed + span) - still) for span in spans]
 
     def log_probability(self, gap: Nanos) -> float:
         """Logarithm of the probability that the whole gap falls where this one does, by bins."""
@@ -163,7 +177,7 @@ class ReturnForecast:
     def _still_away(self, gap: int) -> float:
         """Logarithm of the probability that a gap is longer than this."""
         index = bin_of(gap)
-        still = sum(log(1.0 - hazard) for hazard in self._hazards[:index])
+        still = self._stills[index]
         begins = _ends_at(index - 1) if index else 0.0
         part = min(1.0, max(0.0, (gap - begins) / (_ends_at(index) - begins)))
         return still + part * log(1.0 - self._hazards[index])
@@ -211,7 +225,9 @@ class Gaps:
         known: list[_Counts] = [self._all]
         for key in _keys(agent, tool):
             known.append(self._keys.get(key, known[-1]))
-        return ReturnForecast(LEVELS[level], Nanos(max(0, elapsed)), tuple(known[level].hazards))
+        counts = known[level]
+        away = Nanos(max(0, elapsed))
+        return ReturnForecast(LEVELS[level], away, counts.hazards, counts.stills)
 
     def skill(self, agent: str) -> dict[str, float]:
         """Lead of each level over the constant for an agent type, in nats a gap."""
