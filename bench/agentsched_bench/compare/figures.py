@@ -1,0 +1,250 @@
+"""From runs to figures: one row of numbers for each arm, and what it says against the baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+from agentsched_bench.compare.inference import Pair, Ratio, jain, paired_ratio
+from agentsched_bench.compare.results import (
+    ArmFigures,
+    Call,
+    CompareResult,
+    Program,
+    Run,
+    TenantFigures,
+    finished_runs,
+)
+from agentsched_bench.live.attribution import Attributed, attribution
+from agentsched_bench.workload.statistics import spread
+
+COMPLETED: Final = "completed"
+#: An answer's token costs an engine about this many times what a prompt's token does (VTC, Sheng
+#: et al. 2024, section 4.1: input 1, output 2).
+OUTPUT_COST: Final = 2
+
+
+def summarise(result: CompareResult) -> list[ArmFigures]:
+    """The figures of every arm that has a finished run, in the order of the arms."""
+    rows = []
+    for arm in result.arms:
+        runs = finished_runs(result, arm.name)
+        if runs:
+            rows.append(_figures(arm.name, runs, result))
+    return rows
+
+
+def _figures(arm: str, runs: Sequence[Run], result: CompareResult) -> ArmFigures:
+    programs = [program for run in runs for program in run.programs]
+    calls = [call for run in runs for call in run.calls]
+    done = [call for call in calls if not call.error]
+    known = [call for call in done if call.prompt_tokens and call.cached_tokens is not None]
+    cached = sum(call.cached_tokens or 0 for call in known)
+    prompts = sum(call.prompt_tokens or 0 for call in known)
+    held = [call.held_s for call in calls if call.held_s is not None]
+    bypassed = [call.bypassed for call in calls if call.bypassed is not None]
+    slow = list(_slowdowns(programs, result.alone_s))
+    tenants = _tenants(runs, result.alone_s)
+    outputs = sum(call.output_tokens or 0 for call in done)
+    time_s = sum(run.duration_s for run in runs)
+    jct, ttft, noise = _ratios(arm, runs, result)
+    return ArmFigures(
+        arm=arm,
+        runs=len(runs),
+        completed=sum(program.outcome == COMPLETED for program in programs),
+        failed=sum(program.outcome != COMPLETED for program in programs),
+        calls=len(calls),
+        errors=sum(bool(call.error) for call in calls),
+        retries=sum(call.attempts - 1 for call in calls),
+        jct_s=spread(p.jct_s for p in programs if p.jct_s is not None),
+        run_jct_s=[_mean(p.jct_s for p in run.programs if p.jct_s is not None) for run in runs],
+        slowdown=spread(slow) if slow else None,
+        ttft_s=spread(call.ttft_s for call in done if call.ttft_s is not None),
+        held_s=spread(held) if held else None,
+        bypassed_max=max(bypassed) if bypassed else None,
+        prompt_tokens=sum(call.prompt_tokens or 0 for call in done),
+        cached_tokens=cached,
+        cached_share=cached / prompts if prompts else None,
+        computed_tokens=prompts - cached,
+        again_tokens=sum(max(0, c.known_tokens - (c.cached_tokens or 0)) for c in known),
+        output_tokens=outputs,
+        preemptions=_total(run.preemptions for run in runs),
+        busy_share=_average(run.busy_share for run in runs),
+        throughput_tokens_s=outputs / time_s if time_s else 0.0,
+        recognised_share=_recognised(runs),
+        tenants=tenants,
+        jain=jain([t.slowdown_p99 for t in tenants if t.slowdown_p99]) if tenants else None,
+        share_gap_tokens=_largest(share_gap(run.calls) for run in runs) if tenants else None,
+        jct=jct,
+        ttft=ttft,
+        noise=noise,
+        verdict=jct.verdict if jct is not None else None,
+        sentence=(
+            jct.sentence("job completion time", against=result.baseline)
+            if jct is not None
+            else "what the others are compared with"
+        ),
+    )
+
+
+def _ratios(
+    arm: str, runs: Sequence[Run], result: CompareResult
+) -> tuple[Ratio | None, Ratio | None, Ratio | None]:
+    noise = _noise(runs)
+    if arm == result.baseline:
+        return None, None, noise
+    base = finished_runs(result, result.baseline)
+    # A repeat that only one of them has finished compares nothing.
+    common = {run.repeat for run in runs} & {run.repeat for run in base}
+    own = [run for run in runs if run.repeat in common]
+    others = [run for run in base if run.repeat in common]
+    jct = paired_ratio(_times(own), _times(others))
+    ttft = paired_ratio(_first_tokens(own), _first_tokens(others))
+    return jct, ttft, noise
+
+
+def _noise(runs: Sequence[Run]) -> Ratio | None:
+    """The arm against itself, each repeat over the one before: what chance alone does.
+
+    None where repeats had different programs.
+    """
+    later = {(run.repeat, p): v for run in runs[1:] for p, v in _by_program(run).items()}
+    earlier = {
+        (after.repeat, p): v for run, after in pairwise(runs) for p, v in _by_program(run).items()
+    }
+    return paired_ratio(later, earlier) if later.keys() & earlier.keys() else None
+
+
+def _by_program(run: Run) -> dict[str, float]:
+    return {p.program: p.jct_s for p in run.programs if p.jct_s is not None}
+
+
+def _times(runs: Iterable[Run]) -> dict[Pair, float]:
+    return {(run.repeat, p): value for run in runs for p, value in _by_program(run).items()}
+
+
+def _first_tokens(runs: Iterable[Run]) -> dict[Pair, float]:
+    """The mean time to a first token of each program."""
+    found: dict[Pair, list[float]] = {}
+    for run in runs:
+        for call in run.calls:
+            if call.ttft_s and not call.error:
+                found.setdefault((run.repeat, call.program), []).append(call.ttft_s)
+    return {key: _mean(values) for key, values in found.items()}
+
+
+def _slowdowns(programs: Iterable[Program], alone_s: Mapping[str, float]) -> Iterable[float]:
+    for program in programs:
+        alone = alone_s.get(program.program)
+        if alone and program.jct_s is not None:
+            yield program.jct_s / alone
+
+
+def _tenants(runs: Sequence[Run], alone_s: Mapping[str, float]) -> list[TenantFigures]:
+    names = sorted({p.tenant for run in runs for p in run.programs if p.tenant})
+    if len(names) < 2:
+        return []
+    rows = []
+    for name in names:
+        programs = [p for run in runs for p in run.programs if p.tenant == name]
+        calls = [c for run in runs for c in run.calls if c.tenant == name and not c.error]
+        slow = list(_slowdowns(programs, alone_s))
+        rows.append(
+            TenantFigures(
+                tenant=name,
+                programs=len(programs),
+                jct_mean_s=_mean(p.jct_s for p in programs if p.jct_s is not None),
+                slowdown_p99=spread(slow).p99 if slow else None,
+                ttft_p99_s=spread(c.ttft_s for c in calls if c.ttft_s is not None).p99,
+                service_tokens=sum(service(call) for call in calls),
+            )
+        )
+    return rows
+
+
+def service(call: Call) -> int:
+    """What a call took from the engine, in prompt tokens: those computed, and its answer's."""
+    computed = (call.prompt_tokens or 0) - (call.cached_tokens or 0)
+    return computed + OUTPUT_COST * (call.output_tokens or 0)
+
+
+def share_gap(calls: Sequence[Call]) -> float | None:
+    """The greatest difference of service between two tenants over a time in which both waited.
+
+    A tenant waits while one of its calls has no first token yet; a call's service counts at its
+    first token. None with fewer than two tenants.
+    """
+    tenants = sorted({call.tenant for call in calls if call.tenant})
+    if len(tenants) < 2:
+        return None
+    moves: list[tuple[float, int, str, int]] = []
+    for call in calls:
+        first_s = call.sent_s + (call.ttft_s if call.ttft_s is not None else call.latency_s)
+        moves.append((first_s, 0, call.tenant, service(call) if not call.error else 0))
+        moves.append((call.sent_s, 1, call.tenant, 0))
+    waiting = dict.fromkeys(tenants, 0)
+    given = dict.fromkeys(tenants, 0)
+    # What was given to each when both of a pair began to wait.
+    since: dict[tuple[str, str], tuple[int, int]] = {}
+    widest = 0.0
+    for _, kind, tenant, tokens in sorted(moves):
+        if tenant not in waiting:
+            continue
+        given[tenant] += tokens
+        for other in tenants:
+            pair = (min(tenant, other), max(tenant, other))
+            if pair in since:
+                left, right = since[pair]
+                gap = (given[pair[0]] - left) - (given[pair[1]] - right)
+                widest = max(widest, abs(gap))
+        waiting[tenant] += 1 if kind else -1
+        _note_waiting(since, waiting, given, tenant)
+    return widest
+
+
+def _note_waiting(
+    since: dict[tuple[str, str], tuple[int, int]],
+    waiting: Mapping[str, int],
+    given: Mapping[str, int],
+    tenant: str,
+) -> None:
+    for other in waiting:
+        if other == tenant:
+            continue
+        pair = (min(tenant, other), max(tenant, other))
+        if waiting[tenant] > 0 and waiting[other] > 0:
+            since.setdefault(pair, (given[pair[0]], given[pair[1]]))
+        else:
+            since.pop(pair, None)
+
+
+def _recognised(runs: Sequence[Run]) -> float | None:
+    """The share of calls that the other side put into the right program; None: it never said."""
+    rows = [
+        Attributed(truth=f"{number}/{call.program}", label=f"{number}/{call.label}")
+        for number, run in enumerate(runs)
+        for call in run.calls
+        if not call.error and call.label
+    ]
+    return attribution(rows).right_share if rows else None
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return math.fsum(known) / len(known) if known else 0.0
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _average(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _mean(known) if known else None
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

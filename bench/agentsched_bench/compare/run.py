@@ -1,0 +1,271 @@
+"""Carries a comparison out: arms by turns, engines kept while they serve, every run kept."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from agentsched.model import in_seconds, parse_span
+from agentsched_bench.compare import results
+from agentsched_bench.compare.agents import AgentLoad, run_agents
+from agentsched_bench.compare.arms import Side
+from agentsched_bench.compare.figures import summarise
+from agentsched_bench.compare.load import Load
+from agentsched_bench.compare.measure import Target, measure, prepare, read_journal, rescale
+from agentsched_bench.compare.results import ArmRow, CompareResult, Run
+from agentsched_bench.compare.scenario import Scenario
+from agentsched_bench.compare.simulated import simulate_run
+from agentsched_bench.compare.stages import (
+    Engines,
+    arm_running,
+    empty_caches,
+    engines_running,
+)
+from agentsched_bench.live.replay import Progress
+from agentsched_bench.workload.shape import PlannedConversation
+
+
+class Show(Protocol):
+    """What a comparison tells whoever shows it."""
+
+    def begin(self, *, number: int, runs: int, side: str, repeat: int, doing: str) -> None:
+        """A run is being prepared, or begins."""
+
+    def progress(self, *, done: int, planned: int, note: str) -> None:
+        """So many calls of the run are done."""
+
+    def end(self, *, side: str, took_s: float) -> None:
+        """A run ended."""
+
+
+class Store:
+    """The result and its file. A run is in the file as soon as it has ended."""
+
+    def __init__(self, result: CompareResult, *, path: Path | None) -> None:
+        self.result = result
+        self._path = path
+
+    def has(self, side: str, repeat: int) -> bool:
+        """Whether this run came to its end, now or in an earlier invocation."""
+        return any(
+            run.arm == side and run.repeat == repeat and run.is_complete for run in self.result.runs
+        )
+
+    def add(self, run: Run) -> None:
+        """Take a run in; what an interrupted one of the same place left is replaced."""
+        kept = [r for r in self.result.runs if (r.arm, r.repeat) != (run.arm, run.repeat)]
+        self.result.runs = sorted([*kept, run], key=lambda r: (r.repeat, self._position(r.arm)))
+        self.save()
+
+    def save(self) -> None:
+        """Bring the figures up to date and write the file, if there is one. Raises OSError."""
+        self.result.summary = summarise(self.result)
+        if self._path is not None:
+            results.write(self.result, self._path)
+
+    def row(self, side: str) -> ArmRow:
+        """The arm's own row."""
+        return next(row for row in self.result.arms if row.name == side)
+
+    def _position(self, arm: str) -> int:
+        return next(n for n, row in enumerate(self.result.arms) if row.name == arm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A whole comparison. `loads` has one for each repeat."""
+
+    scenario: Scenario
+    sides: Sequence[Side]
+    loads: Sequence[Load]
+    logs: Path
+    peers: Path
+    salt: str
+
+    def order(self, store: Store) -> list[tuple[int, Side]]:
+        """The runs that are still to be made: A B A B."""
+        return [
+            (repeat, side)
+            for repeat in range(len(self.loads))
+            for side in self.sides
+            if not side.missing and not store.has(side.name, repeat)
+        ]
+
+
+def simulate_all(plan: Plan, store: Store, show: Show) -> None:
+    """Every run in the simulator."""
+    order = plan.order(store)
+    for number, (repeat, side) in enumerate(order):
+        load = plan.loads[repeat]
+        show.begin(
+            number=number, runs=len(order), side=side.name, repeat=repeat, doing="simulating"
+        )
+        begun = time.perf_counter()
+        run = simulate_run(
+            side,
+            load,
+            plan.scenario,
+            repeat=repeat,
+            on_call=lambda done, load=load: show.progress(  # type: ignore[misc]
+                done=done, planned=load.calls, note=""
+            ),
+        )
+        store.add(run)
+        show.end(side=side.name, took_s=time.perf_counter() - begun)
+    store.result.is_complete = not plan.order(store)
+    store.save()
+
+
+async def run_all(plan: Plan, store: Store, show: Show) -> None:
+    """Every run live. When cancelled, what was measured is in the file before this returns.
+
+    An arm that does not start is marked as missing, and the others go on.
+
+    Raises:
+        EngineError: an engine did not start.
+    """
+    order = plan.order(store)
+    async with contextlib.AsyncExitStack() as stack:
+        stage = _Stage(plan, stack)
+        for number, (repeat, side) in enumerate(order):
+            begun = time.perf_counter()
+            show.begin(
+                number=number, runs=len(order), side=side.name, repeat=repeat, doing="starting"
+            )
+            engines, target = await stage.engines_for(side)
+            show.begin(
+                number=number, runs=len(order), side=side.name, repeat=repeat, doing="running"
+            )
+            if store.row(side.name).missing:
+                show.end(side=side.name, took_s=0.0)
+                continue
+            try:
+                await _one_run(plan, store, side, repeat, engines=engines, target=target, show=show)
+            except EngineError as error:
+                # One arm that does not start must not cost the others their runs.
+                store.row(side.name).missing = str(error)
+            show.end(side=side.name, took_s=time.perf_counter() - begun)
+    store.result.is_complete = not [
+        side for _, side in plan.order(store) if not store.row(side.name).missing
+    ]
+    store.save()
+
+
+class _Stage:
+    """The engines that serve now; one variant at a time, so that arms do not share the machine."""
+
+    def __init__(self, plan: Plan, stack: contextlib.AsyncExitStack) -> None:
+        self._plan = plan
+        self._outer = stack
+        self._own: contextlib.AsyncExitStack | None = None
+        self._variant = ""
+        self._now: tuple[Engines, Target] | None = None
+
+    async def engines_for(self, side: Side) -> tuple[Engines, Target]:
+        """Engines of the side's variant with empty caches."""
+        if self._now is not None and self._variant == side.needs_own_engine:
+            engines, _ = self._now
+            if engines.reset_path is None or await empty_caches(engines):
+                return self._now
+        if self._own is not None:
+            await self._own.aclose()
+        self._own = await self._outer.enter_async_context(contextlib.AsyncExitStack())
+        self._variant = side.needs_own_engine
+        scenario = self._plan.scenario
+        engines = await self._own.enter_async_context(
+            engines_running(
+                scenario.engine,
+                variant=self._variant,
+                tokens_max=max(load.tokens_max for load in self._plan.loads),
+                logs=self._plan.logs,
+            )
+        )
+        self._now = engines, await prepare(engines, scenario)
+        await empty_caches(engines)
+        return self._now
+
+
+async def _one_run(
+    plan: Plan,
+    store: Store,
+    side: Side,
+    repeat: int,
+    *,
+    engines: Engines,
+    target: Target,
+    show: Show,
+) -> None:
+    speed = plan.scenario.engine.speed
+    load = paced(plan.loads[repeat], speed=speed)
+    label = f"{_file_name(side.name)}-{repeat}"
+    run = Run(arm=side.name, repeat=repeat, seed=repeat, log=f"{label}.log")
+    scenario = _paced_scenario(plan.scenario, speed=speed)
+
+    def progress(news: Progress) -> None:
+        note = f"{news.programs_done}/{news.programs_planned} programs"
+        note += f", {news.errors} errors" if news.errors else ""
+        show.progress(done=news.calls_done, planned=news.calls_planned, note=note)
+
+    try:
+        async with arm_running(
+            side, engines, scenario, label=label, logs=plan.logs, peers=plan.peers
+        ) as endpoint:
+            if side.client == "replay":
+                await measure(
+                    side,
+                    endpoint,
+                    engines,
+                    load,
+                    scenario,
+                    run,
+                    target=target,
+                    salt=f"{plan.salt}/{repeat}/{side.name}",
+                    on_progress=progress,
+                )
+            else:
+                agents = AgentLoad(client=side.client, load=load, model=target.model)
+                await run_agents(agents, endpoint, engines, scenario, run, show=show.progress)
+        read_journal(run, endpoint)
+    finally:
+        if run.calls:
+            rescale(run, speed=speed)
+            store.add(run)
+
+
+def paced(load: Load, *, speed: float) -> Load:
+    """The load in step with an engine that is `speed` times as fast."""
+    if speed == 1.0:
+        return load
+    plans = [
+        replace(
+            plan,
+            main=_paced(plan.main, speed),
+            children=tuple(_paced(child, speed) for child in plan.children),
+        )
+        for plan in load.plans
+    ]
+    return replace(load, plans=plans, starts_s=[at / speed for at in load.starts_s])
+
+
+def _paced(conversation: PlannedConversation, speed: float) -> PlannedConversation:
+    calls = tuple(replace(call, pause_s=call.pause_s / speed) for call in conversation.calls)
+    delay_s = conversation.start_delay_s / speed
+    return replace(conversation, calls=calls, start_delay_s=delay_s)
+
+
+def _paced_scenario(scenario: Scenario, *, speed: float) -> Scenario:
+    """The bound on waits keeps step as well."""
+    if speed == 1.0:
+        return scenario
+    wait_s = in_seconds(parse_span(scenario.proxy.max_wait)) / speed
+    proxy = scenario.proxy.model_copy(update={"max_wait": f"{round(wait_s * 1000)}ms"})
+    return scenario.model_copy(update={"proxy": proxy})
+
+
+def _file_name(name: str) -> str:
+    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    return kept[:80]

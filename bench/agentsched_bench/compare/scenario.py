@@ -1,0 +1,161 @@
+"""A scenario: what is compared, on what, under which load. One TOML file says all of it.
+
+`[workload]` is the composer's (`agentsched_bench.workload.spec`). Tables under `[variant.NAME]`
+change the file where they say something: `[variant.full.engine]` has the true sizes, say.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentsched.model import ConfigError
+from agentsched_bench.workload.spec import Workload
+
+#: What a folder or a trace without a scenario is compared on: the same as the demo's.
+DEFAULT_ARMS: Final = ("direct", "agentsched")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineKind(StrEnum):
+    """What serves."""
+
+    SIM = "sim"  # the embedded engine
+    VLLM = "vllm"  # a real vLLM with a tiny model on this CPU
+    URL = "url"  # whatever is there already
+
+
+class EngineSpec(_Strict):
+    """The engines, all alike. `speed` is the embedded engine's; the load keeps step with it."""
+
+    kind: EngineKind = EngineKind.SIM
+    count: Annotated[int, Field(ge=1, le=1024)] = 1
+    urls: tuple[str, ...] = ()
+    reset_path: str | None = None
+    preset: str = "cpu-2core"
+    blocks: Annotated[int, Field(ge=2)] | None = None
+    block_size: Annotated[int, Field(ge=1)] | None = None
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    max_num_seqs: Annotated[int, Field(ge=1)] | None = None
+    speed: Annotated[float, Field(gt=0)] = 1.0
+    tier: str | None = None
+    arguments: tuple[str, ...] = ()
+    outages: tuple[str, ...] = ()
+
+
+class ProxySpec(_Strict):
+    """What all of our proxies have in common."""
+
+    max_wait: str = "15s"
+    tenant_weights: bool = True
+
+
+class ArmSpec(_Strict):
+    """One side, where its short form does not do. See `agentsched_bench.compare.arms`."""
+
+    name: str
+    run: str
+    ids: str | None = None
+    client: str | None = None
+
+
+class MeasureSpec(_Strict):
+    """How it is measured. `alone` says how the time of a program alone becomes known."""
+
+    repeat: Annotated[int, Field(ge=1)] = 3
+    dialect: Literal["chat", "completions", "responses", "messages"] = "chat"
+    ids: str = "none"
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    attempts: Annotated[int, Field(ge=1)] = 6
+    alone: Literal["model", "measured", "none"] = "model"
+    sample_s: Annotated[float, Field(gt=0)] = 0.5
+    client: str = "replay"
+    slowdown_max: Annotated[float, Field(gt=1)] = 3.0
+    rates: tuple[float, ...] = ()
+
+
+class Scenario(_Strict):
+    """The whole file. `question` is what it asks, `expects` what its author thinks will come."""
+
+    name: str
+    question: str = ""
+    expects: str = ""
+    arms: tuple[str | ArmSpec, ...] = DEFAULT_ARMS
+    baseline: str | None = None
+    engine: EngineSpec = EngineSpec()
+    proxy: ProxySpec = ProxySpec()
+    measure: MeasureSpec = MeasureSpec()
+    workload: Workload
+
+
+def load_scenario(
+    path: Path, *, variant: str | None = None, changes: Sequence[str] = ()
+) -> Scenario:
+    """Read a scenario. `changes` are `TABLE.KEY=VALUE`, the value as TOML.
+
+    Raises:
+        ConfigError: it cannot be read, or says what no scenario says; the text names the field.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    variants = table.pop("variant", {})
+    if variant is not None:
+        if variant not in variants:
+            known = ", ".join(sorted(variants)) or "none"
+            raise ConfigError(f"{path}: no variant {variant!r} (there are: {known})")
+        table = _merged(table, variants[variant])
+    table.setdefault("name", path.stem)
+    return make_scenario(table, where=str(path), changes=changes)
+
+
+def make_scenario(table: Mapping[str, Any], *, where: str, changes: Sequence[str] = ()) -> Scenario:
+    """A scenario of its tables. Raises ConfigError."""
+    for change in changes:
+        table = _merged(table, _change(change))
+    try:
+        return Scenario.model_validate(table)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ConfigError(f"{where}: {'; '.join(problems)}") from error
+
+
+def _change(text: str) -> dict[str, Any]:
+    key, found, value = text.partition("=")
+    try:
+        if not found:
+            raise ValueError(text)
+        try:
+            return tomllib.loads(f"{key} = {value}")
+        except tomllib.TOMLDecodeError:
+            # A bare word is a text: nobody wants to quote twice in a shell.
+            quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+            return tomllib.loads(f'{key} = "{quoted}"')
+    except (tomllib.TOMLDecodeError, ValueError):
+        raise ConfigError(f"not a change: {text!r} (write engine.blocks=700)") from None
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with what `above` says; tables are merged, everything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = value
+    return merged

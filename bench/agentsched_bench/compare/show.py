@@ -1,0 +1,231 @@
+"""A comparison on the terminal: what runs now, how long it will take, and the table at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from agentsched_bench.compare.results import ArmFigures, CompareResult
+from agentsched_bench.compare.run import Show
+
+
+class Estimate:
+    """How long the rest will take: each arm like its runs so far, others like the average.
+
+    `expected_s` is a first guess for a run, while none has ended.
+    """
+
+    def __init__(self, order: Sequence[str], *, expected_s: float) -> None:
+        self._left = list(order)
+        self._expected_s = expected_s
+        self._took: dict[str, list[float]] = {}
+
+    def ended(self, side: str, *, took_s: float) -> None:
+        """A run of this side is over."""
+        self._left.remove(side)
+        self._took.setdefault(side, []).append(took_s)
+
+    def left_s(self, *, in_run_s: float = 0.0) -> float:
+        """Seconds until all is done, `in_run_s` into the present run."""
+        everything = [value for own in self._took.values() for value in own]
+        average = sum(everything) / len(everything) if everything else self._expected_s
+        total = 0.0
+        for side in self._left:
+            own = self._took.get(side)
+            total += sum(own) / len(own) if own else average
+        return max(0.0, total - in_run_s)
+
+
+def span(value_s: float) -> str:
+    """A length of time for people."""
+    if value_s < 1:
+        return f"{value_s * 1000:.0f} ms"
+    if value_s < 90:
+        return f"{value_s:.1f} s" if value_s < 10 else f"{value_s:.0f} s"
+    minutes = round(value_s / 60)
+    return f"{minutes} min" if minutes < 90 else f"{value_s / 3600:.1f} h"
+
+
+class _Terminal:
+    """Progress with a bar on a terminal."""
+
+    def __init__(self, bar: Progress, estimate: Estimate) -> None:
+        self._bar = bar
+        self._estimate = estimate
+        self._task: TaskID | None = None
+        self._begun = time.monotonic()
+
+    def begin(self, *, number: int, runs: int, side: str, repeat: int, doing: str) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._begun = time.monotonic()
+        title = f"run {number + 1} of {runs}: {side}, repeat {repeat + 1}, {doing}"
+        self._task = self._bar.add_task(title, total=None, note=self._note(""))
+
+    def progress(self, *, done: int, planned: int, note: str) -> None:
+        if self._task is not None:
+            self._bar.update(
+                self._task, completed=done, total=planned, note=self._note(f"{note}, ")
+            )
+
+    def end(self, *, side: str, took_s: float) -> None:
+        self._estimate.ended(side, took_s=took_s)
+
+    def _note(self, text: str) -> str:
+        left_s = self._estimate.left_s(in_run_s=time.monotonic() - self._begun)
+        return f"{text}about {span(left_s)} left in all"
+
+
+class _Lines:
+    """Progress as one line a run, for logs."""
+
+    def __init__(self, estimate: Estimate, write: Callable[[str], None]) -> None:
+        self._estimate = estimate
+        self._write = write
+
+    def begin(self, *, number: int, runs: int, side: str, repeat: int, doing: str) -> None:
+        if doing != "starting":
+            left = span(self._estimate.left_s())
+            self._write(
+                f"run {number + 1} of {runs}: {side}, repeat {repeat + 1} (about {left} left)"
+            )
+
+    def progress(self, *, done: int, planned: int, note: str) -> None:
+        """Lines are for what lasts."""
+
+    def end(self, *, side: str, took_s: float) -> None:
+        self._estimate.ended(side, took_s=took_s)
+
+
+@contextlib.contextmanager
+def showing(estimate: Estimate, *, is_quiet: bool) -> Iterator[Show]:
+    """Show progress on standard error until the block ends."""
+    console = Console(stderr=True)
+    if is_quiet or not console.is_terminal:
+        yield _Lines(estimate, lambda text: None if is_quiet else print(text, file=console.file))
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield _Terminal(bar, estimate)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _tail(values: Sequence[float]) -> str:
+    return " / ".join(span(value) for value in values)
+
+
+def _ratio(arm: ArmFigures) -> str:
+    if arm.jct is None:
+        return "1"
+    if not arm.jct.pairs:
+        return "-"
+    return f"{arm.jct.value:.2f} [{arm.jct.low:.2f}, {arm.jct.high:.2f}]"
+
+
+def _slowdown(arm: ArmFigures) -> str:
+    slow = arm.slowdown
+    return "-" if slow is None else f"{slow.p50:.2f} / {slow.p95:.2f} / {slow.p99:.2f}"
+
+
+def _noise(arm: ArmFigures) -> str:
+    return "-" if arm.noise is None else f"{arm.noise.value:.2f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return "-" if len(values) < 2 else f"{span(min(values))} to {span(max(values))}"
+
+
+def _held(arm: ArmFigures) -> str:
+    return "-" if arm.held_s is None else _tail((arm.held_s.p99, arm.held_s.max))
+
+
+ROWS: Final[Sequence[tuple[str, Callable[[ArmFigures], str]]]] = (
+    ("JCT ratio", _ratio),
+    ("verdict", lambda a: str(a.verdict) if a.verdict else "baseline"),
+    ("programs done", lambda a: f"{a.completed} of {a.completed + a.failed}"),
+    ("JCT mean", lambda a: span(a.jct_s.mean)),
+    ("  p50/95/99", lambda a: _tail((a.jct_s.p50, a.jct_s.p95, a.jct_s.p99))),
+    ("  means of repeats", lambda a: _spread(a.run_jct_s)),
+    ("  repeat over repeat", _noise),
+    ("slowdown p50/95/99", _slowdown),
+    ("TTFT p50/99/max", lambda a: _tail((a.ttft_s.p50, a.ttft_s.p99, a.ttft_s.max))),
+    ("held p99/max", _held),
+    ("bypassed, most", lambda a: _number(a.bypassed_max)),
+    ("prompt cached", lambda a: _percent(a.cached_share)),
+    ("  computed", lambda a: _number(a.computed_tokens)),
+    ("  computed again", lambda a: _number(a.again_tokens)),
+    ("output tokens/s", lambda a: f"{a.throughput_tokens_s:.1f}"),
+    ("preemptions", lambda a: _number(a.preemptions)),
+    ("engine busy", lambda a: _percent(a.busy_share)),
+    ("Jain (slowdowns)", lambda a: "-" if a.jain is None else f"{a.jain:.3f}"),
+    ("tenants' gap", lambda a: _number(a.share_gap_tokens)),
+    ("calls recognised", lambda a: _percent(a.recognised_share)),
+    ("calls/errors/retries", lambda a: f"{a.calls} / {a.errors} / {a.retries}"),
+)
+
+
+def table_of(result: CompareResult) -> Table:
+    """The figures, one column for each arm; rows that say nothing of any arm are left out."""
+    kind = ", synthetic" if result.trace.is_synthetic else ""
+    table = Table(
+        title=f"{result.name} ({result.how}{kind}): {result.trace.programs} programs, "
+        f"{result.trace.calls} calls",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("")
+    for arm in result.summary:
+        table.add_column(arm.arm, justify="right", overflow="fold")
+    for name, show in ROWS:
+        cells = [show(arm) for arm in result.summary]
+        if any(cell != "-" for cell in cells):
+            table.add_row(name, *cells)
+    return table
+
+
+def print_comparison(result: CompareResult, *, console: Console) -> None:
+    """The table, a sentence for each arm, and what is missing."""
+    if result.summary:
+        console.print(table_of(result))
+    for arm in result.summary:
+        if arm.jct is not None:
+            console.print(f"{arm.arm}: {arm.sentence}", highlight=False, markup=False)
+    for row in result.arms:
+        if row.missing:
+            console.print(f"{row.name}: left out, {row.missing}", highlight=False, markup=False)
+    for note in result.notes:
+        console.print(note, highlight=False, markup=False)
+    if not result.is_complete:
+        console.print("Not all runs are done: the same command goes on where this one stopped.")
+    _print_errors(result, console)
+
+
+def _print_errors(result: CompareResult, console: Console) -> None:
+    errors: dict[str, int] = {}
+    for run in result.runs:
+        for call in run.calls:
+            if call.error and call.error != "interrupted":
+                key = f"{run.arm}: {call.error[:160]}"
+                errors[key] = errors.get(key, 0) + 1
+    for text, count in sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:5]:
+        console.print(f"{count} x {text}", highlight=False, markup=False)

@@ -1,0 +1,158 @@
+"""A scenario in the simulator: the same load and arms, virtual time, the same kind of result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from agentsched.compose import SchedulerConfig, build_scheduler
+from agentsched.kernel import JournalEntry
+from agentsched.model import (
+    Instant,
+    Limits,
+    Nanos,
+    StepArrived,
+    in_seconds,
+    parse_span,
+    seconds,
+)
+from agentsched_bench.compare.arms import Kind, Side
+from agentsched_bench.compare.journals import Told, tell
+from agentsched_bench.compare.load import Load
+from agentsched_bench.compare.results import Run
+from agentsched_bench.compare.scenario import EngineKind, EngineSpec, Scenario
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.live.arrivals import Arrivals, Process
+from agentsched_bench.sim import arms as sim_arms
+from agentsched_bench.sim.cli import engine_of
+from agentsched_bench.sim.host import SimHost, Start
+
+_UNHURRIED: Final = 1_000_000
+
+
+def engine_config(spec: EngineSpec) -> EngineConfig:
+    """The engine's model. A real vLLM on this CPU is modelled by the preset fitted to one."""
+    preset = "cpu-2core" if spec.kind is EngineKind.VLLM else spec.preset
+    config = engine_of(preset, blocks=spec.blocks, block_size=spec.block_size, tier=spec.tier)
+    if spec.max_num_seqs is not None:
+        config = replace(config, max_num_seqs=spec.max_num_seqs)
+    if spec.max_model_len is not None:
+        config = replace(config, max_model_len=spec.max_model_len)
+    return config
+
+
+def why_not(side: Side) -> str:
+    """Why an arm cannot be simulated; empty when it can."""
+    if side.kind in (Kind.DIRECT, Kind.UNLIMITED, Kind.PROXY):
+        return ""
+    return f"{side.name} has no model"
+
+
+def alone_seconds(loads: Iterable[Load], spec: EngineSpec) -> dict[str, float]:
+    """Seconds that each program takes alone on an idle engine with a cold cache, by the model."""
+    config = engine_config(spec)
+    found: dict[str, float] = {}
+    for load in loads:
+        plans = [plan for plan in load.plans if plan.program not in found]
+        scenario = sim_arms.Scenario(
+            plans=plans, engines=[config], arrivals=Arrivals(process=Process.RECORDED)
+        )
+        found |= sim_arms.alone(scenario)
+    return found
+
+
+def simulate_run(
+    side: Side, load: Load, scenario: Scenario, *, repeat: int, on_call: Callable[[int], None]
+) -> Run:
+    """One arm under one load, to its end."""
+    entries: list[JournalEntry] = []
+    arrived = 0
+
+    def take(entry: JournalEntry) -> None:
+        nonlocal arrived
+        entries.append(entry)
+        if isinstance(entry.event, StepArrived):
+            arrived += 1
+            if arrived % 50 == 0:
+                on_call(arrived)
+
+    host = _host(side, load, scenario, on_turn=take)
+    host.run(_starts(load), outages=_outages(scenario))
+    run = Run(
+        arm=side.name,
+        repeat=repeat,
+        seed=repeat,
+        duration_s=in_seconds(Nanos(host.now)),
+        is_complete=True,
+    )
+    _fill(run, tell(entries, origin=Instant(0)), host, load)
+    return run
+
+
+def _host(
+    side: Side, load: Load, scenario: Scenario, *, on_turn: Callable[[JournalEntry], None]
+) -> SimHost:
+    limits = Limits(wait_ns_max=parse_span(scenario.proxy.max_wait), bypasses_max=_UNHURRIED)
+    profile = side.profile or "passthrough"
+    config = SchedulerConfig(profile=profile, choices=side.choices, limits=limits)
+    engine = engine_config(scenario.engine)
+    if side.kind is Kind.UNLIMITED:
+        blocks = engine.blocks + 3 * load.tokens_max // (2 * engine.block_size)
+        engine = replace(engine, blocks=blocks, tier=None)
+    engines = [engine] * scenario.engine.count
+    return SimHost(build_scheduler(config), engines=engines, on_turn=on_turn)
+
+
+def _starts(load: Load) -> list[Start]:
+    return [
+        Start(plan=plan, at=Instant(seconds(at)), agent="agent")
+        for plan, at in zip(load.plans, load.starts_s, strict=True)
+    ]
+
+
+def _outages(scenario: Scenario) -> list[sim_arms.Outage]:
+    return [sim_arms.outage(text) for text in scenario.engine.outages]
+
+
+def _fill(run: Run, told: Told, host: SimHost, load: Load) -> None:
+    """Give the run its rows, under the names that programs have in the load."""
+    names = {
+        str(found.program): plan.program
+        for found, plan in zip(host.clients.runs, load.plans, strict=True)
+    }
+    for call in told.calls:
+        call.program = names.get(call.program, call.program)
+        call.tenant = load.tenants.get(call.program, "")
+    for pin in told.pins:
+        pin.program = names.get(pin.program, pin.program)
+    for decision in told.decisions:
+        decision.program = names.get(decision.program, decision.program)
+    for program in told.programs:
+        program.program = names.get(program.program, program.program)
+        program.tenant = load.tenants.get(program.program, "")
+    run.calls, run.programs = told.calls, told.programs
+    run.pins, run.decisions, run.decisions_total = told.pins, told.decisions, told.totals
+    _end_as_told(run, host, names)
+    busy_ns = sum(engine.busy_ns for engine in host.engines.values())
+    run.busy_share = busy_ns / max(1, int(host.now) * len(host.engines))
+    gauges = [engine.model.gauges(now=engine.at) for engine in host.engines.values()]
+    run.preemptions = float(sum(gauge.preemptions for gauge in gauges))
+
+
+def _end_as_told(run: Run, host: SimHost, names: dict[str, str]) -> None:
+    """The clients know best when a program was over, and whether it gave up."""
+    ends = {names[str(found.program)]: found for found in host.clients.runs}
+    for program in run.programs:
+        found = ends[program.program]
+        if found.is_failed or found.ended_at is None:
+            program.jct_s, program.outcome = None, "failed"
+        else:
+            program.started_s = in_seconds(Nanos(found.started_at))
+            program.jct_s = in_seconds(Nanos(found.ended_at - found.started_at))
+            program.outcome = "completed"
+
+
+def simulated_sides(sides: Sequence[Side]) -> list[Side]:
+    """The same sides; those that have no model are marked as missing."""
+    return [replace(side, missing=side.missing or why_not(side)) for side in sides]

@@ -1,0 +1,129 @@
+"""Looks at the engines' own gauges while a run goes on, and says how they moved."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from agentsched_adapters.prometheus import total
+from agentsched_bench.compare.results import Reading
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=5)
+_READINGS_MAX: Final = 4_000
+_PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
+
+
+class _SimGauges(msgspec.Struct):
+    busy_ns: int
+
+
+class _SimState(msgspec.Struct):
+    gauges: _SimGauges
+    model_time_ns: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Watched:
+    """What was seen. `preemptions` and `busy_share` are filled in when the watch ends."""
+
+    readings: list[Reading] = field(default_factory=list)
+    preemptions: float | None = None
+    busy_share: float | None = None
+
+
+@contextlib.asynccontextmanager
+async def watching(urls: Sequence[str], *, every_s: float) -> AsyncIterator[Watched]:
+    """Read the engines' `/metrics` now and then until the block ends. Never raises."""
+    seen = Watched()
+    begun = time.perf_counter()
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as client:
+        before = await _counters(client, urls)
+        task = asyncio.create_task(
+            _keep_looking(client, urls, seen, begun=begun, every_s=every_s), name="gauges"
+        )
+        try:
+            yield seen
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await _close(client, urls, seen, before)
+
+
+async def _close(
+    client: aiohttp.ClientSession, urls: Sequence[str], seen: Watched, before: _Counters
+) -> None:
+    after = await _counters(client, urls)
+    if before.preemptions is not None and after.preemptions is not None:
+        seen.preemptions = after.preemptions - before.preemptions
+    span = after.model_ns - before.model_ns
+    if span > 0:
+        seen.busy_share = (after.busy_ns - before.busy_ns) / span
+    else:
+        # vLLM does not say how long it computed; how often it was seen with work is near to it.
+        known = [reading.running for reading in seen.readings if reading.running is not None]
+        seen.busy_share = sum(value > 0 for value in known) / len(known) if known else None
+
+
+async def _keep_looking(
+    client: aiohttp.ClientSession,
+    urls: Sequence[str],
+    seen: Watched,
+    *,
+    begun: float,
+    every_s: float,
+) -> None:
+    while len(seen.readings) < _READINGS_MAX:
+        pages = [page for url in urls if (page := await _get(client, url + "/metrics"))]
+        if pages:
+            usage = [u for p in pages if (u := total(p, "vllm:kv_cache_usage_perc")) is not None]
+            seen.readings.append(
+                Reading(
+                    at_s=time.perf_counter() - begun,
+                    running=_sum(pages, "vllm:num_requests_running"),
+                    waiting=_sum(pages, "vllm:num_requests_waiting"),
+                    kv_usage=sum(usage) / len(usage) if usage else None,
+                )
+            )
+        await asyncio.sleep(every_s)
+
+
+def _sum(pages: Sequence[bytes], name: str) -> float | None:
+    known = [value for page in pages if (value := total(page, name)) is not None]
+    return sum(known) if known else None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Counters:
+    preemptions: float | None
+    busy_ns: int = 0
+    model_ns: int = 0
+
+
+async def _counters(client: aiohttp.ClientSession, urls: Sequence[str]) -> _Counters:
+    pages = [page for url in urls if (page := await _get(client, url + "/metrics"))]
+    known = [value for page in pages if (value := total(page, *_PREEMPTIONS)) is not None]
+    found = _Counters(preemptions=sum(known) if known else None)
+    for url in urls:
+        state = await _get(client, url + "/sim/state")
+        with contextlib.suppress(msgspec.MsgspecError):
+            if state is not None:
+                decoded = msgspec.json.decode(state, type=_SimState)
+                found.busy_ns += decoded.gauges.busy_ns
+                found.model_ns += decoded.model_time_ns
+    return found
+
+
+async def _get(client: aiohttp.ClientSession, url: str) -> bytes | None:
+    try:
+        async with client.get(url) as answer:
+            return await answer.read() if answer.status == 200 else None
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
