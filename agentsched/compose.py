@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 
 from agentsched import __version__
 from agentsched.kernel import GraphBuilder, JournalHeader, Scheduler
@@ -17,6 +17,7 @@ from agentsched.policy import (
     PlacePolicy,
     PolicySet,
     PrefetchPolicy,
+    SharePolicy,
     load,
     load_profile,
 )
@@ -24,6 +25,10 @@ from agentsched.policy.registry import POINTS
 from agentsched_graphs.builder import GraphBuilder as ExecutionGraphs
 from agentsched_graphs.graph import GraphLimits
 from agentsched_graphs.workflow import Workflow, read_workflow, write_workflow
+
+
+#: What journals of before a point was there were made with.
+_BEFORE: Final = {"share": Choice(name="none")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,7 @@ def build_policies(config: SchedulerConfig) -> PolicySet:
         place=cast("PlacePolicy", make("place")),
         pin=cast("PinPolicy", make("pin")),
         prefetch=cast("PrefetchPolicy", make("prefetch")),
+        share=cast("SharePolicy", make("share")),
     )
 
 
@@ -103,7 +109,7 @@ def config_of(header: JournalHeader) -> SchedulerConfig:
     """The configuration of the scheduler whose journal begins with this header."""
     return SchedulerConfig(
         profile=header.profile,
-        choices=header.choices,
+        choices={**_BEFORE, **header.choices},
         limits=header.limits,
         workflows=tuple(read_workflow(text) for text in header.workflows),
     )

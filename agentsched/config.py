@@ -78,6 +78,9 @@ Span = Annotated[
 
 _Count = Annotated[int, Field(ge=1)]
 
+#: The questions that policies answer.
+Point = Literal["order", "admit", "place", "pin", "prefetch", "share"]
+
 #: The clients whose patience is known, and all others.
 ClientName = Literal["claude-code", "codex", "opencode", "qwen", "cline", "openhands", "other"]
 
@@ -356,7 +359,7 @@ class Config(BaseSettings):
     profile: str = Field(
         default="agentsched", description="a named set of policies; see `/agentsched/v1/policies`"
     )
-    policies: dict[Literal["order", "admit", "place", "pin", "prefetch"], PolicyChoice] = Field(
+    policies: dict[Point, PolicyChoice] = Field(
         default_factory=dict, description="policies in place of the profile's"
     )
     limits: LimitsConfig = LimitsConfig()

@@ -36,6 +36,7 @@ def test_the_profile_decides_what_the_operator_leaves_open() -> None:
         "place": "session-affinity",
         "pin": "never",
         "prefetch": "never",
+        "share": "none",
     }
     assert policies.admit._depth == 3  # type: ignore[attr-defined]
 

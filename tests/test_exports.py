@@ -22,8 +22,8 @@ STABLE = {
     """,
     "agentsched.policy": """
         Admission AdmitPolicy Admitted Choice ConversationView EngineView GraphView Held
-        OrderPolicy PauseView PinPolicy PlacePolicy Policy PolicySet PrefetchPolicy Profile
-        ProgramView Retention ReturnView SortKey StepView TurnedAway World available
+        OrderPolicy PauseView PinPolicy PlacePolicy Policy PolicySet PrefetchPolicy Prices Profile
+        ProgramView Retention ReturnView SharePolicy SortKey StepView TenantView TurnedAway World available
         available_profiles load
         load_profile
     """,

@@ -10,12 +10,13 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from agentsched.kernel.charging import start_keeping, stop_keeping
 from agentsched.kernel.pins import PinLedger
 from agentsched.kernel.places import LeftPlaces
 from agentsched.kernel.ready import ReadySteps
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.residency import Residency
-from agentsched.kernel.shares import ShareLedger
+from agentsched.kernel.shares import ShareLedger, TenantAccount
 from agentsched.model import (
     Capabilities,
     ConversationId,
@@ -51,6 +52,8 @@ class Books:
     def __init__(self, *, limits: Limits, graph: GraphBuilder | None) -> None:
         self.limits = limits
         self.graph_builder = graph
+        #: The instant of the turn that is under way.
+        self.now = Instant(0)
         #: Live programs, the one idle for longest first.
         self._programs: OrderedDict[ProgramId, ProgramRecord] = OrderedDict()
         #: All and only steps that are not in a final state.
@@ -99,6 +102,12 @@ class Books:
 
     def served(self, tenant: TenantId) -> float:
         return self.shares.served(tenant)
+
+    def tenant(self, tenant: TenantId) -> TenantAccount:
+        return self.shares.view(tenant)
+
+    def least_service(self, *, now: Instant) -> float:
+        return self.shares.least_service(now=now)
 
     def conversation(self, step: StepView) -> ConversationRecord:
         return self._programs[step.program].conversations[step.conversation]
@@ -152,6 +161,7 @@ class Books:
             )
             self.programs_opened += 1
             self._programs[program] = record
+            self.shares.account(tenant).live[program] = None
         record.agent = agent or record.agent
         record.deadline = deadline if deadline is not None else record.deadline
         # Whoever closed it was too early: it may wake, as a parent does for a background child.
@@ -200,13 +210,15 @@ class Books:
 
     def drop_program(self, program: ProgramId) -> None:
         """Forget a program that has no active step; its pins must have ended."""
-        record = self._programs.pop(program)
-        self._closing.pop(program, None)
-        self._closable.pop(program, None)
+        record = self._programs[program]
         assert not record.active_steps
         for conversation in record.conversations.values():
             self.evict(conversation)
             del self.conversations[conversation.conversation]
+        del self._programs[program]
+        self._closing.pop(program, None)
+        self._closable.pop(program, None)
+        del self.shares.account(record.tenant).live[program]
 
     def close_when_idle(self, record: ProgramRecord) -> None:
         """Let a program go as soon as no step of it is active, unless it wakes again."""
@@ -291,8 +303,18 @@ class Books:
 
     def evict(self, conversation: ConversationRecord) -> None:
         """Stop counting a conversation's KV as held."""
+        self._stop_keeping(conversation)
         conversation.is_resident = False
         self.residency.remove(conversation.conversation)
+
+    def keep(self, conversation: ConversationRecord) -> None:
+        """A conversation pauses: its tenant pays for the KV that it keeps."""
+        tenant = self._programs[conversation.program].tenant
+        start_keeping(self.shares, self.residency, conversation, tenant, now=self.now)
+
+    def _stop_keeping(self, conversation: ConversationRecord) -> None:
+        tenant = self._programs[conversation.program].tenant
+        stop_keeping(self.shares, conversation, tenant, now=self.now)
 
     # Engines.
 
@@ -349,7 +371,18 @@ class Books:
         conversation.active_steps += 1
         conversation.paused_at = None
         conversation.is_warmed = False
+        self._stop_keeping(conversation)
+        self.let_wait(step)
+
+    def let_wait(self, step: StepRecord) -> None:
+        """A step waits from now on, for the first time or again."""
+        self.shares.wait(step.tenant, now=self.now)
         self.ready.add(step)
+
+    def end_wait(self, step: StepRecord) -> None:
+        """A waiting step goes, one way or the other."""
+        self.ready.remove(step)
+        self.shares.leave(step.tenant, now=self.now)
 
     def end_step(self, step: StepRecord, *, now: Instant) -> ConversationRecord:
         """Forget a step that reached a final state; its conversation may pause with it."""
@@ -393,7 +426,22 @@ class Books:
         # Steps that come back are let in beyond the limit; their number is bounded by what ran.
         assert sum(not s.attempts for s in self.ready) <= self.limits.ready_steps_max
         self._check_programs()
+        self._check_shares()
         self.pins.check()
+
+    def _check_shares(self) -> None:
+        self.shares.check()
+        for key, account in self.shares.accounts().items():
+            programs = [p for p in self._programs.values() if p.tenant == key]
+            assert set(account.live) == {p.program for p in programs}
+            kept = sum(c.kept_tokens for p in programs for c in p.conversations.values())
+            assert account.idle_tokens == kept
+            steps = [s for s in self.steps.values() if s.tenant == key]
+            running = [s for s in steps if s.state is not StepState.WAITING]
+            assert account.waiting_steps == len(steps) - len(running)
+            assert account.running_steps == len(running)
+            assert account.pending_uncached == sum(s.uncached_charged for s in running)
+            assert account.pending_output == sum(s.output_charged for s in running)
 
     def _check_programs(self) -> None:
         active: dict[ConversationId, int] = {}

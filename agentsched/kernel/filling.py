@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agentsched.kernel.books import Books
+from agentsched.kernel.charging import charge_sent
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.records import EngineRecord, StepRecord
 from agentsched.kernel.retention import Retention
@@ -50,7 +51,7 @@ class Filler:
         }
         if not len(self._books.ready) or (up and len(blocked) == len(up)):
             return commands
-        for step in self._policies.in_order(now=now) if up else list(self._books.ready):
+        for step in self._policies.in_turn(now=now) if up else list(self._books.ready):
             if up and len(blocked) == len(up):
                 break
             if step.state is not StepState.WAITING:
@@ -195,7 +196,7 @@ class Filler:
             bypassed=step.bypassed,
         )
         books.ready.count_bypasses(step, engine)
-        books.ready.remove(step)
+        books.end_wait(step)
         state = next_state(step.state, Dispatch)
         assert state is StepState.DISPATCHED
         step.state = state
@@ -204,6 +205,7 @@ class Filler:
         step.attempts += 1
         step.held_for = ""
         books.settle(step, engine, now=now)
+        charge_sent(books.shares, step)
         engine.take(step)
         return [command]
 
@@ -219,6 +221,6 @@ class Filler:
         state = next_state(step.state, Reject)
         assert state is StepState.REJECTED
         step.state = state
-        self._books.ready.remove(step)
+        self._books.end_wait(step)
         self._books.end_step(step, now=now)
         return [Reject(step=step.step, reason=reason, retry_after=retry_after, detail=detail)]

@@ -7,18 +7,20 @@ pin, no warm-up. The stand-ins depend on nothing but the question, so a journal 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Final, cast
 
 from agentsched.kernel.books import Books
 from agentsched.kernel.records import EngineRecord, Pause, StepRecord
-from agentsched.model import Command, Event, Instant, Nanos
+from agentsched.kernel.turns import take_turns
+from agentsched.model import Command, Event, Instant, Nanos, TenantId
 from agentsched.policy import (
     Admission,
     Admitted,
     Held,
     PolicySet,
+    Prices,
     Retention,
     SortKey,
     TurnedAway,
@@ -39,6 +41,10 @@ class GuardedPolicies:
         #: What was raised last, for the host's log.
         self.latest_error: Exception | None = None
         self._has_room = getattr(policies.admit, "has_room", None)
+        self._continues = getattr(policies.share, "may_continue", None)
+        prices = getattr(policies.share, "prices", None)
+        if isinstance(prices, Prices):
+            self._books.shares.set_prices(prices, now=self._books.now)
         learners = ("order", "admit", "place", "pin", "prefetch")
         self._observers = [
             (f"{point}.observe", getattr(policies, point).observe) for point in learners
@@ -64,8 +70,45 @@ class GuardedPolicies:
         except Exception as error:
             self._count("graph.decided", error)
 
+    def in_turn(self, *, now: Instant) -> Iterable[StepRecord]:
+        """The waiting steps, next one first: tenants by the share policy, steps by the order's.
+
+        To be walked while steps are sent, since each that is changes whose turn it is.
+        """
+        ordered = self.in_order(now=now)
+        if self._books.shares.waiting_tenants < 2 or not self._has_shares(now=now):
+            return ordered
+        return take_turns(
+            ordered,
+            rank=lambda tenant: self._rank_tenant(tenant, now=now) or (),
+            may_continue=lambda tenant: self._may_continue(tenant, now=now),
+            is_resident=lambda step: self._books.conversation(step).is_resident,
+        )
+
+    def _has_shares(self, *, now: Instant) -> bool:
+        first = next(iter(self._books.ready))
+        return self._rank_tenant(first.tenant, now=now) is not None
+
+    def _rank_tenant(self, tenant: TenantId, *, now: Instant) -> SortKey | None:
+        try:
+            account = self._books.shares.view(tenant)
+            return _sort_key(self._set.share.rank_tenant(account, self._books, now=now))
+        except Exception as error:
+            self._count("share.rank_tenant", error)
+            return None
+
+    def _may_continue(self, tenant: TenantId, *, now: Instant) -> bool:
+        if self._continues is None:
+            return False
+        try:
+            account = self._books.shares.view(tenant)
+            return bool(self._continues(account, self._books, now=now))
+        except Exception as error:
+            self._count("share.may_continue", error)
+            return False
+
     def in_order(self, *, now: Instant) -> list[StepRecord]:
-        """The waiting steps, next one first; by arrival when any rank fails."""
+        """The waiting steps by the order policy; by arrival when any rank fails."""
         rank, books = self._set.order.rank, self._books
 
         def key(step: StepRecord) -> SortKey:
@@ -152,6 +195,15 @@ def _finite(value: object) -> None:
     is_number = type(value) is int or type(value) is float
     if not is_number or not isfinite(cast("float", value)):
         raise TypeError(f"not a finite number: {value!r}")
+
+
+def _sort_key(value: SortKey | None) -> SortKey | None:
+    if value is not None:
+        if not isinstance(value, tuple):
+            raise TypeError(f"not a rank: {value!r}")
+        for part in value:
+            _finite(part)
+    return value
 
 
 def _texts(value: object) -> None:

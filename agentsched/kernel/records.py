@@ -50,6 +50,9 @@ class StepRecord:
     given_up_tokens: int = 0
     #: When its prefill should be over, for engines that do not show a first token.
     cold_until: Instant = field(default=Instant(0))
+    #: The estimate that its tenant was charged when it was sent; 0 when it is not out.
+    uncached_charged: int = 0
+    output_charged: int = 0
     #: Why it waits, in the admission policy's words.
     held_for: str = ""
 
@@ -124,6 +127,8 @@ class ConversationRecord:
     tools: dict[CallId, ToolName] = field(default_factory=dict)
     is_warmed: bool = False
     is_over: bool = False
+    #: Tokens of KV that its tenant is charged for while it pauses.
+    kept_tokens: int = 0
 
     def grow(self, *, context_tokens: int) -> None:
         """Take in the context after a step; keeps the mean growth per step."""

@@ -124,6 +124,16 @@ class Residency:
             cache.segments[name].tokens for name in names if cache.segments[name].owners == 1
         )
 
+    def split_tokens(self, conversation: ConversationId) -> int:
+        """What a conversation holds here, of what it shares with others only its part."""
+        engine = self._home.get(conversation)
+        if engine is None:
+            return 0
+        cache = self._caches[engine]
+        names, tail = cache.held[conversation]
+        segments = (cache.segments[name] for name in names)
+        return tail + sum(segment.tokens // segment.owners for segment in segments)
+
     def check(self) -> None:
         """Assert that the accounts add up."""
         for engine, cache in self._caches.items():

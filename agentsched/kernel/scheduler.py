@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from agentsched.kernel.books import Books, GraphBuilder
+from agentsched.kernel.charging import charge_unfinished, take_back
 from agentsched.kernel.filling import Filler
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.journal import JournalEntry
@@ -105,7 +106,7 @@ class Scheduler:
         Late and duplicate events (a second end of a step, a tool of a forgotten program) are
         counted and change nothing. A policy that fails is counted too (`policy_errors`).
         """
-        self._now = now = max(self._now, now)
+        self._now = self._books.now = now = max(self._now, now)
         touched = _program_of(event, self._books)
         self._books.ended.clear()
         commands = self._apply(event, now=now)
@@ -243,7 +244,9 @@ class Scheduler:
             case HintAnswered():
                 return self._retention.answer(event, now=now)
             case TenantConfigured():
-                is_set = self._books.shares.configure(event.tenant, weight=event.weight)
+                is_set = self._books.shares.configure(
+                    event.tenant, weight=event.weight, now=now
+                )
                 self._ignored += not is_set
             case TimerFired():
                 pass  # what time brings about is done in every turn
@@ -343,14 +346,17 @@ class Scheduler:
             self._ignored += 1
             return []
         if step.state is StepState.WAITING:
-            books.ready.remove(step)
+            books.end_wait(step)
         else:
             assert step.engine is not None
             books.engines[step.engine].give_back(step)
             books.conversation(step).running_steps -= 1
+            take_back(books.shares, step)
         step.state = state
         if isinstance(event, StepFailed) and event.is_retryable:
             return self._put_back(step, now=now)
+        if not isinstance(event, StepFinished) and step.engine is not None:
+            charge_unfinished(books.shares, step, books.engines[step.engine], now=now)
         self._learn_cost(step, event, now=now)
         conversation = books.end_step(step, now=now)
         if not step.step_class.is_work and not conversation.steps_done:
@@ -360,6 +366,7 @@ class Scheduler:
         self._account(step, event, conversation)
         if step.step_class.is_work and not conversation.active_steps:
             self._paused = conversation
+            books.keep(conversation)
         # The answer may have come whole, with no first token before it.
         return self._retention.release(step.conversation, UnpinReason.RESUMED)
 
@@ -375,7 +382,7 @@ class Scheduler:
         self._retried += 1
         step.state = StepState.WAITING
         step.waiting_since = now
-        self._books.ready.add(step)
+        self._books.let_wait(step)
         return []
 
     def _account(
@@ -386,7 +393,9 @@ class Scheduler:
         program.prompt_tokens += usage.prompt_tokens
         program.cached_tokens += usage.cached_tokens or 0
         program.output_tokens += usage.output_tokens
-        program.served_tokens += self._books.shares.charge(tenant=program.tenant, usage=usage)
+        program.served_tokens += self._books.shares.charge(
+            tenant=program.tenant, usage=usage, missing_tokens=step.missing_tokens
+        )
         if not step.step_class.is_work:
             return
         program.steps_done += 1

@@ -1,44 +1,113 @@
-"""Service that tenants received, in weighted tokens."""
+"""What tenants were charged, and who of those that wait was served least.
+
+A step is charged when it is sent, as an estimate, and settled when it ends: so the account is right
+at every instant, however many steps run. KV that a paused conversation keeps is charged by time.
+Weighted virtual service is the charge by the tenant's weight plus its *lift*: whoever begins to wait
+is lifted to the least served of those that wait already, or to the virtual time at which the last
+of them left. Without it, a tenant that was idle for an hour could then have the engines to itself
+for an hour (VTC, arXiv 2401.00588; start-time fair queueing, Goyal et al. 1996).
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from math import isfinite
+from typing import Final
 
-from agentsched.model import TenantId, Usage
+from agentsched.model import SECOND, Instant, ProgramId, TenantId, Usage
+from agentsched.policy import Prices
+
+#: Until a tenant's own mean is known.
+_OUTPUT_GUESS: Final = 256
+#: Accounts that are looked at to find one that may be forgotten.
+_FORGET_TRIES: Final = 8
 
 
 @dataclass(slots=True, kw_only=True)
 class TenantAccount:
-    """One tenant's share: its weight and the tokens it was charged."""
+    """One tenant's share: its weight and what it was charged; satisfies `policy.TenantView`."""
 
+    tenant: TenantId = TenantId("")
     weight: float = 1.0
+    prices: Prices = field(default_factory=Prices)
     prompt_tokens: int = 0
     uncached_tokens: int = 0
     output_tokens: int = 0
     steps: int = 0
+    waiting_steps: int = 0
+    running_steps: int = 0
+    #: Estimates of the steps that run, charged and not yet settled.
+    pending_uncached: int = 0
+    pending_output: int = 0
+    #: KV tokens that its paused conversations keep, and token-nanoseconds of them until `idle_at`.
+    idle_tokens: int = 0
+    idle_token_ns: int = 0
+    idle_at: Instant = field(default=Instant(0))
+    lift: float = 0.0
+    #: Live programs, the one opened first coming first.
+    live: dict[ProgramId, None] = field(default_factory=dict)
+
+    @property
+    def programs(self) -> Iterable[ProgramId]:
+        return self.live
 
     @property
     def served_tokens(self) -> int:
         """Uncached prompt tokens plus output tokens: what an engine had to work for."""
         return self.uncached_tokens + self.output_tokens
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything of it is live, so that its account must be kept."""
+        return bool(self.live or self.waiting_steps or self.running_steps)
+
+    def charged(self, *, now: Instant) -> float:
+        """What it was charged so far, in tokens of computed prompt, steps that run included."""
+        prices = self.prices
+        idle = self.idle_token_ns + self.idle_tokens * max(0, now - self.idle_at)
+        return (
+            prices.prefill * (self.uncached_tokens + self.pending_uncached)
+            + prices.output * (self.output_tokens + self.pending_output)
+            + prices.memory * (idle / SECOND)
+        )
+
+    def service(self, *, now: Instant) -> float:
+        return self.charged(now=now) / self.weight + self.lift
+
+    def output_expected(self, expected: int | None, most: int | None) -> int:
+        """Output tokens that a step of it will probably have."""
+        if expected is None:
+            expected = self.output_tokens // self.steps if self.steps else _OUTPUT_GUESS
+        return max(0, min(expected, most) if most is not None else expected)
+
+    def keep(self, tokens: int, *, now: Instant) -> None:
+        """A paused conversation keeps so many tokens of KV from now on; fewer where negative."""
+        self.idle_token_ns += self.idle_tokens * max(0, now - self.idle_at)
+        self.idle_at = max(self.idle_at, now)
+        self.idle_tokens += tokens
+        assert self.idle_tokens >= 0
+
 
 class ShareLedger:
     """Accounts of all tenants. A tenant that was never configured has weight 1."""
 
-    def __init__(self, *, tenants_max: int) -> None:
+    def __init__(self, *, tenants_max: int, prices: Prices | None = None) -> None:
         self._tenants_max = tenants_max
+        self._prices = prices or Prices()
         #: Weights other than 1 that an operator set. They outlive the accounts, whose number
         #: anybody can drive up by making up tenants.
         self._weights: dict[TenantId, float] = {}
         #: Least recently charged first.
         self._accounts: OrderedDict[TenantId, TenantAccount] = OrderedDict()
+        #: All and only accounts of tenants that have a step waiting.
+        self._waiting: dict[TenantId, TenantAccount] = {}
+        #: Virtual service of whoever was the last to wait, when it stopped waiting.
+        self._virtual = 0.0
 
-    def configure(self, tenant: TenantId, *, weight: float) -> bool:
-        """Set a tenant's weight; what it was served stays.
+    def configure(self, tenant: TenantId, *, weight: float, now: Instant = Instant(0)) -> bool:
+        """Set a tenant's weight; what it was served stays, and so does its virtual service.
 
         False, and nothing changes, when the weight is not a positive number, or when as many
         tenants as there may be have weights already.
@@ -51,18 +120,43 @@ class ShareLedger:
             self._weights[tenant] = weight
         else:
             return False
-        self._account(tenant).weight = weight
+        account = self.account(tenant)
+        before = account.service(now=now)
+        account.weight = weight
+        account.lift += before - account.service(now=now)
         return True
 
-    def charge(self, *, tenant: TenantId, usage: Usage) -> int:
-        """Charge a finished step; returns the served tokens it amounts to."""
-        account = self._account(tenant)
+    def set_prices(self, prices: Prices, *, now: Instant) -> None:
+        """Other prices from now on; everybody's virtual service stays as it is."""
+        if prices == self._prices:
+            return
+        self._prices = prices
+        for account in self._accounts.values():
+            before = account.service(now=now)
+            account.prices = prices
+            account.lift += before - account.service(now=now)
+
+    def charge(self, *, tenant: TenantId, usage: Usage, missing_tokens: int | None = None) -> int:
+        """Charge a finished step; returns the served tokens it amounts to.
+
+        `missing_tokens` is what its engine had to compute as far as we knew when it was sent; it
+        counts where the engine does not say how much was cached.
+        """
+        account = self.account(tenant)
         uncached = max(0, usage.prompt_tokens - (usage.cached_tokens or 0))
+        if usage.cached_tokens is None and missing_tokens is not None:
+            uncached = min(uncached, missing_tokens)
         account.prompt_tokens += usage.prompt_tokens
         account.uncached_tokens += uncached
         account.output_tokens += usage.output_tokens
         account.steps += 1
         return uncached + usage.output_tokens
+
+    def charge_part(self, *, tenant: TenantId, uncached_tokens: int, output_tokens: int) -> None:
+        """Charge what was done of a step that did not get to its end."""
+        account = self.account(tenant)
+        account.uncached_tokens += uncached_tokens
+        account.output_tokens += output_tokens
 
     def served(self, tenant: TenantId) -> float:
         """Weighted service: served tokens divided by the tenant's weight."""
@@ -73,15 +167,66 @@ class ShareLedger:
         """All accounts, least recently used first."""
         return self._accounts
 
-    def _account(self, tenant: TenantId) -> TenantAccount:
+    def view(self, tenant: TenantId) -> TenantAccount:
+        """A tenant's account, or an empty one that is not kept."""
         account = self._accounts.get(tenant)
-        if account is None:
-            weight = self._weights.get(tenant, 1.0)
-            account = self._accounts[tenant] = TenantAccount(weight=weight)
-            if len(self._accounts) > self._tenants_max:
-                # Its history is lost, which favours it slightly should it come back; the
-                # alternative is memory that grows with every key that anybody ever made up.
-                self._accounts.popitem(last=False)
-        else:
+        return account if account is not None else self._fresh(tenant)
+
+    @property
+    def waiting_tenants(self) -> int:
+        """How many tenants have a step waiting."""
+        return len(self._waiting)
+
+    def least_service(self, *, now: Instant) -> float:
+        """The least weighted virtual service of a tenant that waits; 0 if none does."""
+        return min((a.service(now=now) for a in self._waiting.values()), default=0.0)
+
+    def wait(self, tenant: TenantId, *, now: Instant) -> None:
+        """A step of this tenant begins to wait."""
+        account = self.account(tenant)
+        if not account.waiting_steps:
+            floor = self.least_service(now=now) if self._waiting else self._virtual
+            account.lift += max(0.0, floor - account.service(now=now))
+            self._waiting[tenant] = account
+        account.waiting_steps += 1
+
+    def leave(self, tenant: TenantId, *, now: Instant) -> None:
+        """A step of this tenant waits no more. Called before it is charged."""
+        account = self._waiting[tenant]
+        account.waiting_steps -= 1
+        if not account.waiting_steps:
+            del self._waiting[tenant]
+            if not self._waiting:
+                self._virtual = max(self._virtual, account.service(now=now))
+
+    def account(self, tenant: TenantId) -> TenantAccount:
+        """The tenant's account, made where there is none; it counts as used just now."""
+        account = self._accounts.get(tenant)
+        if account is not None:
             self._accounts.move_to_end(tenant)
+            return account
+        account = self._accounts[tenant] = self._fresh(tenant)
+        for _ in range(_FORGET_TRIES):
+            if len(self._accounts) <= self._tenants_max:
+                break
+            # Its history is lost, and nothing with it: it would be lifted when it comes back. The
+            # alternative is memory that grows with every key that anybody ever made up.
+            oldest, forgotten = self._accounts.popitem(last=False)
+            if forgotten.is_busy or forgotten is account:
+                self._accounts[oldest] = forgotten
         return account
+
+    def _fresh(self, tenant: TenantId) -> TenantAccount:
+        weight = self._weights.get(tenant, 1.0)
+        return TenantAccount(tenant=tenant, weight=weight, prices=self._prices)
+
+    def check(self) -> None:
+        """Assert that the accounts agree with each other."""
+        waiting = {key for key, account in self._accounts.items() if account.waiting_steps}
+        assert waiting == set(self._waiting)
+        for account in self._accounts.values():
+            assert account.weight > 0
+            idle = (account.running_steps, account.pending_uncached, account.pending_output)
+            assert min(idle) >= 0
+            if not account.running_steps:
+                assert idle == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""The five questions that policies answer.
+"""The six questions that policies answer.
 
 A policy learns in `observe` and nowhere else. Every other method is a query: asked twice it gives
 one answer and changes nothing, so that a dry run and a replay are exact.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Protocol
 
 from agentsched.model import ConversationId, Event, Instant, Nanos
-from agentsched.policy.views import EngineView, PauseView, StepView, World
+from agentsched.policy.views import EngineView, PauseView, StepView, TenantView, World
 
 #: Smaller is sooner. Keys of one policy have one length; the kernel breaks ties by arrival and id.
 SortKey = tuple[float, ...]
@@ -126,6 +127,41 @@ class PrefetchPolicy(Policy, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """What a tenant is charged for, in units of one computed prompt token.
+
+    `output` for a token of an answer, `memory` for a token of KV that is kept for a second while
+    its conversation pauses. They are constants, so that a bill can be checked and a bound proved.
+    """
+
+    prefill: float = 1.0
+    output: float = 4.0
+    memory: float = 0.02
+
+    def __post_init__(self) -> None:
+        for price in (self.prefill, self.output, self.memory):
+            if not (isfinite(price) and price >= 0):
+                raise ValueError(f"a price is a number of at least 0, not {price}")
+
+
+class SharePolicy(Policy, Protocol):
+    """Which tenant is served next. The order of its programs is the order policy's.
+
+    A policy may say its own `prices` (an attribute); else a tenant is charged the usual ones. One
+    that has a method `may_continue(tenant, world, *, now) -> bool` lets conversations whose KV is
+    resident go before the turn of other tenants, as long as it says True.
+    """
+
+    def rank_tenant(self, tenant: TenantView, world: World, *, now: Instant) -> SortKey | None:
+        """The tenant's place among those that wait; smaller is sooner.
+
+        None means that tenants do not matter: all steps wait in one line. Asked again after each
+        step that is sent, since that is charged to its tenant at once.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """A policy's name and the parameters it is made with."""
 
@@ -148,6 +184,7 @@ class Profile:
     place: Choice = Choice(name="round-robin")
     pin: Choice = Choice(name="never")
     prefetch: Choice = Choice(name="never")
+    share: Choice = Choice(name="none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,3 +198,4 @@ class PolicySet:
     place: PlacePolicy
     pin: PinPolicy
     prefetch: PrefetchPolicy
+    share: SharePolicy

@@ -1,7 +1,7 @@
 """Policies by name, through entry points: the built-in ones load like a stranger's.
 
 A distribution offers a policy as an entry point of the group `agentsched.policies`, named
-`<point>.<name>`, where point is order, admit, place, pin or prefetch.
+`<point>.<name>`, where point is order, admit, place, pin, prefetch or share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agentsched.policy.points import Profile
 
 GROUP: Final = "agentsched.policies"
 PROFILES: Final = "agentsched.profiles"
-POINTS: Final = ("order", "admit", "place", "pin", "prefetch")
+POINTS: Final = ("order", "admit", "place", "pin", "prefetch", "share")
 
 #: The method that makes an object a policy of its point.
 _VERB: Final = {
@@ -24,6 +24,7 @@ _VERB: Final = {
     "place": "score",
     "pin": "retain",
     "prefetch": "warm_at",
+    "share": "rank_tenant",
 }
 
 

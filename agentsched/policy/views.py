@@ -284,6 +284,35 @@ class GraphView(Protocol):
         ...
 
 
+class TenantView(Protocol):
+    """Who pays, and for what so far."""
+
+    @property
+    def tenant(self) -> TenantId: ...
+    @property
+    def weight(self) -> float:
+        """Its share relative to others; 1.0 is ordinary."""
+        ...
+
+    @property
+    def programs(self) -> Iterable[ProgramId]:
+        """Its live programs, the one opened first coming first."""
+        ...
+
+    @property
+    def waiting_steps(self) -> int: ...
+    @property
+    def running_steps(self) -> int: ...
+    def service(self, *, now: Instant) -> float:
+        """Weighted virtual service: what it was charged, by its weight, in `Prices` units.
+
+        Includes what its running steps will probably cost and the KV that it keeps while it
+        pauses. A tenant that comes back from idle is lifted to those that waited, so that nobody
+        saves up a claim; hence only differences between tenants that wait mean anything.
+        """
+        ...
+
+
 class World(Protocol):
     """Everything outside the thing that is being decided."""
 
@@ -300,6 +329,14 @@ class World(Protocol):
 
     def served(self, tenant: TenantId) -> float:
         """Weighted service that a tenant has received: served tokens divided by its weight."""
+        ...
+
+    def tenant(self, tenant: TenantId) -> TenantView:
+        """A tenant's account. Of one that was never seen, an empty one."""
+        ...
+
+    def least_service(self, *, now: Instant) -> float:
+        """The least weighted virtual service of a tenant that has a step waiting; 0 if none."""
         ...
 
     def conversation(self, step: StepView) -> ConversationView:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from agentsched.model import EngineDrained, EngineId, ProgramClosed, ProgramId, StepId
 from agentsched.policy import available, available_profiles
+from agentsched.policy.registry import POINTS
 from agentsched.proxy import shapes
 from agentsched.proxy.decisions import watch_decisions
 from agentsched.proxy.errors import error_body
@@ -174,13 +175,12 @@ class ControlPlane:
         )
 
     async def _policies(self, request: web.Request) -> web.Response:
-        points = ("order", "admit", "place", "pin", "prefetch")
         return _json(
             {
                 "profile": self._gateway.host.scheduler.policies.profile,
                 "active": dict(self._gateway.host.scheduler.policies.names),
                 "profiles": list(available_profiles()),
-                "available": {point: list(available(point)) for point in points},
+                "available": {point: list(available(point)) for point in POINTS},
             }
         )
 

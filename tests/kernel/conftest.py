@@ -39,7 +39,7 @@ from agentsched.policy import Admission, Admitted, PolicySet, Retention
 
 
 class Scripted:
-    """All five policies at once; each answer is a value that the test sets, or a function."""
+    """All six policies at once; each answer is a value that the test sets, or a function."""
 
     def __init__(self) -> None:
         self.seen: list[Event] = []
@@ -50,6 +50,7 @@ class Scripted:
         self.room: Callable[[Any], Any] = lambda engine: True
         self.retention: Callable[[Any], Retention | None] = lambda pause: None
         self.warm: Callable[[Any], Instant | None] = lambda pause: None
+        self.share_of: Callable[[Any], Any] = lambda tenant: None
 
     def observe(self, event: Event, *, now: Instant) -> None:
         self.seen.append(event)
@@ -75,8 +76,11 @@ class Scripted:
     def warm_at(self, pause: Any, world: Any, *, now: Instant) -> Instant | None:
         return self.warm(pause)
 
+    def rank_tenant(self, tenant: Any, world: Any, *, now: Instant) -> Any:
+        return self.share_of(tenant)
+
     def as_set(self) -> PolicySet:
-        points = ("order", "admit", "place", "pin", "prefetch")
+        points = ("order", "admit", "place", "pin", "prefetch", "share")
         return PolicySet(
             profile="scripted",
             names=dict.fromkeys(points, "scripted"),
@@ -85,6 +89,7 @@ class Scripted:
             place=self,
             pin=self,
             prefetch=self,
+            share=self,
         )
 
 

@@ -79,7 +79,8 @@ def test_a_policy_that_cannot_learn_does_not_keep_the_others_from_it(rig: Any) -
     rig.policy.seen = None
     drive(rig)
     counted = rig.scheduler.policy_errors
-    assert set(counted) == {f"{p}.observe" for p in ("order", "admit", "place", "pin", "prefetch")}
+    points = ("order", "admit", "place", "pin", "prefetch", "share")
+    assert set(counted) == {f"{p}.observe" for p in points}
     assert len(set(counted.values())) == 1
 
 

@@ -67,7 +67,7 @@ from agentsched.model import (
 )
 from agentsched.policy import Admitted, Choice, Held, PolicySet, Retention, TurnedAway, available
 
-POINTS = ("order", "admit", "place", "pin", "prefetch")
+POINTS = ("order", "admit", "place", "pin", "prefetch", "share")
 
 
 class Plain:
@@ -136,6 +136,17 @@ class WarmsAll(Plain):
         return Instant(now - SECOND + crc32(pause.conversation.encode()) % (4 * SECOND))
 
 
+class Favours(Plain):
+    """Some tenants before others, whatever they were served, and at times no opinion."""
+
+    def rank_tenant(self, tenant: Any, world: Any, *, now: Instant) -> Any:
+        favour = crc32(tenant.tenant.encode()) % 5
+        return (float(favour), tenant.service(now=now)) if favour or self.seen % 3 else None
+
+    def may_continue(self, tenant: Any, world: Any, *, now: Instant) -> bool:
+        return crc32(tenant.tenant.encode()) % 2 == self.seen % 2
+
+
 class Fails(Plain):
     """Raises or answers nonsense, at every other question."""
 
@@ -147,7 +158,7 @@ class Fails(Plain):
             raise RuntimeError("broken")
         return "nonsense"
 
-    priority = score = admit = retain = warm_at = _fail
+    priority = score = admit = retain = warm_at = rank_tenant = may_continue = _fail
 
 
 ADVERSARIES: dict[str, tuple[type[Plain], ...]] = {
@@ -156,6 +167,7 @@ ADVERSARIES: dict[str, tuple[type[Plain], ...]] = {
     "place": (Scrambled, Fails),
     "pin": (PinsAll, PinsAll, PinsAll, PinsAll, Fails),
     "prefetch": (WarmsAll, Fails),
+    "share": (Favours, Fails),
 }
 
 
@@ -497,7 +509,8 @@ class Host(RuleBasedStateMachine):
         assert statistics.running_steps == len(self.running)
         assert statistics.pins == len(self.pins)
         assert statistics.programs <= self.limits.programs_max
-        assert len(self.scheduler.tenants) <= self.limits.tenants_max
+        busy = sum(account.is_busy for account in self.scheduler.tenants.values())
+        assert len(self.scheduler.tenants) <= max(self.limits.tenants_max, busy)
 
     @invariant()
     def asking_changes_nothing(self) -> None:
@@ -519,6 +532,9 @@ class Host(RuleBasedStateMachine):
             for engine in scheduler.engines.values():
                 answers.append(ask(policies.place.score, step, engine, world, now=now))
                 answers.append(ask(policies.admit.admit, step, engine, world, now=now))
+        for key in scheduler.tenants:
+            tenant = world.tenant(key)
+            answers.append(ask(policies.share.rank_tenant, tenant, world, now=now))
         for program in scheduler.programs.values():
             for conversation in program.conversations.values():
                 pause = Pause(
