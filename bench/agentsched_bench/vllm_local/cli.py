@@ -36,6 +36,15 @@ def vllm(
     dev_routes: Annotated[
         bool, typer.Option("--dev-routes", help="Add /server_info and /reset_prefix_cache.")
     ] = False,
+    plugin: Annotated[
+        bool, typer.Option("--plugin", help="Load agentsched's plugin: pins, order, endpoints.")
+    ] = False,
+    plugin_setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A setting of the plugin, as grace=5s; repeatable."
+        ),
+    ] = None,
     python: Annotated[
         Path | None,
         typer.Option(help="The Python that has vLLM.", envvar="AGENTSCHED_VLLM_PYTHON"),
@@ -59,6 +68,8 @@ def vllm(
             max_model_len=max_model_len,
             scheduling=scheduling.value,
             dev_routes=dev_routes,
+            plugin=plugin or bool(plugin_setting),
+            plugin_settings=tuple(_setting(text) for text in plugin_setting or ()),
             extra_args=tuple(extra or ()),
             log=log,
             start_timeout_s=start_timeout,
@@ -67,3 +78,10 @@ def vllm(
     except (ConfigError, EngineError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ConfigError(f"--plugin-setting takes NAME=VALUE, not {text!r}")
+    return name, value

@@ -19,6 +19,8 @@ from typing import Final, Literal, Self
 import aiohttp
 
 from agentsched.model import ConfigError, EngineError, EngineTimeout, EngineUnreachable
+from agentsched_adapters.vllm_plugin import SCHEDULER_CLASS
+from agentsched_bench.vllm_local.plugin_path import plugin_env
 from agentsched_bench.vllm_local.tiny_model import (
     KV_BYTES_PER_TOKEN,
     ensure_tiny_model,
@@ -44,6 +46,8 @@ class LocalVllmConfig:
     `python` is the Python that has vLLM (None: see `find_python`), `port` 0 a free one. `blocks`
     is the size of the KV pool, in blocks of `block_size` tokens: the dial for KV pressure.
     `dev_routes` adds vLLM's development routes (`/server_info`, `/reset_prefix_cache`).
+    `plugin` puts ours into it, from this installation, with the settings in `plugin_settings`
+    (names without their prefix: `order`, `grace`).
     `log` receives vLLM's output (None: a temporary file, removed after a clean stop).
     """
 
@@ -56,6 +60,8 @@ class LocalVllmConfig:
     max_model_len: int = 16_384
     scheduling: Literal["fcfs", "priority"] = "fcfs"
     dev_routes: bool = False
+    plugin: bool = False
+    plugin_settings: tuple[tuple[str, str], ...] = ()
     extra_args: tuple[str, ...] = ()
     log: Path | None = None
     start_timeout_s: float = 240.0
@@ -156,6 +162,9 @@ class LocalVllm:
         self._port = self.config.port or _free_port(self.config.host)
         log = self._log_path()
         log.parent.mkdir(parents=True, exist_ok=True)
+        environment = self._env()
+        if self.config.plugin:
+            environment |= plugin_env(self._make_scratch(), self.config.plugin_settings)
         try:
             with log.open("wb") as output:
                 self._process = await asyncio.create_subprocess_exec(
@@ -166,7 +175,7 @@ class LocalVllm:
                     stdin=DEVNULL,
                     stdout=output,
                     stderr=STDOUT,
-                    env=self._env(),
+                    env=environment,
                     start_new_session=True,
                 )
             await self._ready()
@@ -209,8 +218,12 @@ class LocalVllm:
     def _log_path(self) -> Path:
         if self.config.log is not None:
             return self.config.log
-        self._scratch = Path(tempfile.mkdtemp(prefix="agentsched-vllm-"))
-        return self._scratch / "vllm.log"
+        return self._make_scratch() / "vllm.log"
+
+    def _make_scratch(self) -> Path:
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="agentsched-vllm-"))
+        return self._scratch
 
     def _arguments(self, model: Path) -> tuple[str, ...]:
         config = self.config
@@ -223,6 +236,7 @@ class LocalVllm:
             *("--num-gpu-blocks-override", str(config.blocks)),
             *("--scheduling-policy", config.scheduling),
             "--enable-prompt-tokens-details",
+            *(("--scheduler-cls", SCHEDULER_CLASS) if config.plugin else ()),
             *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
             *config.extra_args,
         )

@@ -1,0 +1,32 @@
+"""Makes our scheduler class the engine's default, for operators who set a variable, not a flag."""
+
+# mypy: disable-error-code="import-not-found"
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from vllm.config import SchedulerConfig
+
+from agentsched_adapters.vllm_plugin import LOGGER
+
+log = logging.getLogger(LOGGER)
+
+
+def become_default(name: str) -> None:
+    """Let an engine without `--scheduler-cls` use the class called `name`.
+
+    Only where vLLM would take its `AsyncScheduler`: an engine whose async scheduling is off, or
+    that was given a class, keeps what it has. Asked in the engine process, once, at its start.
+    """
+    original = SchedulerConfig.get_scheduler_cls
+
+    def get_scheduler_cls(self: Any) -> Any:
+        if self.scheduler_cls is None and self.async_scheduling:
+            from vllm.utils.import_utils import resolve_obj_by_qualname
+
+            return resolve_obj_by_qualname(name)
+        return original(self)
+
+    SchedulerConfig.get_scheduler_cls = get_scheduler_cls
+    log.info("agentsched: %s is the default scheduler", name)

@@ -1,0 +1,106 @@
+"""PluginHints: the proxy's side. Pins and unpins go over HTTP to an engine that has the plugin."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from agentsched.clock import Clock, MonotonicClock
+from agentsched.model import (
+    EngineError,
+    HintOutcome,
+    Pin,
+    Prefetch,
+    Unpin,
+    UnpinReason,
+    between,
+    in_seconds,
+)
+from agentsched_adapters.openai_http import OpenAiHttp
+from agentsched_adapters.vllm_plugin.wire import (
+    PATH,
+    PinAnswer,
+    PinRequest,
+    ReleaseRequest,
+    State,
+)
+
+_TIMEOUT_S: Final = 5.0
+_OUTCOMES: Final = {outcome.value: outcome for outcome in HintOutcome}
+#: The engine ends these by itself, at the same moment or before.
+_ENDED_THERE: Final = frozenset({UnpinReason.RESUMED, UnpinReason.EXPIRED, UnpinReason.REFUSED})
+
+
+class PluginHints:
+    """Retains for real. Implements `agentsched.ports.HintSink` over an engine's connections.
+
+    `clock` must be the host's: deadlines are sent as what is left of them.
+    """
+
+    def __init__(self, http: OpenAiHttp, *, clock: Clock | None = None) -> None:
+        self._http = http
+        self._clock = clock or MonotonicClock()
+
+    async def hint(self, hint: Pin | Unpin | Prefetch) -> HintOutcome:
+        """Perform a pin or an unpin. FAILED where the engine did not answer as it should."""
+        match hint:
+            case Pin():
+                return await self._pin(hint)
+            case Unpin():
+                return await self._unpin(hint)
+            case Prefetch():
+                return HintOutcome.UNSUPPORTED
+
+    async def state(self, *, is_brief: bool = False) -> State | None:
+        """What the engine says of its blocks and pins; None where there is no plugin.
+
+        Raises:
+            EngineError: it did not answer, or not as it should.
+        """
+        target = f"{PATH}/state?brief={int(is_brief)}"
+        status, body = await self._http.fetch("GET", target, timeout_s=_TIMEOUT_S)
+        if status != 200:
+            return None
+        try:
+            return msgspec.json.decode(body, type=State)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise EngineError(f"{self._http.url}{target}: not what was expected") from error
+
+    async def _pin(self, hint: Pin) -> HintOutcome:
+        left = in_seconds(between(self._clock.now(), hint.expires_at))
+        if left <= 0:
+            return HintOutcome.REFUSED
+        request = PinRequest(
+            pin=hint.pin,
+            conversation=hint.conversation,
+            program=hint.program,
+            ttl_s=left,
+            value=hint.value,
+        )
+        body = await self._post("pin", request)
+        if body is None:
+            return HintOutcome.FAILED
+        try:
+            answer = msgspec.json.decode(body, type=PinAnswer)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return HintOutcome.FAILED
+        return _OUTCOMES.get(answer.outcome, HintOutcome.FAILED)
+
+    async def _unpin(self, hint: Unpin) -> HintOutcome:
+        if hint.reason in _ENDED_THERE:
+            return HintOutcome.ACCEPTED
+        body = await self._post("release", ReleaseRequest(pin=hint.pin))
+        return HintOutcome.FAILED if body is None else HintOutcome.ACCEPTED
+
+    async def _post(self, operation: str, request: msgspec.Struct) -> bytes | None:
+        try:
+            status, body = await self._http.fetch(
+                "POST",
+                f"{PATH}/{operation}",
+                body=msgspec.json.encode(request),
+                timeout_s=_TIMEOUT_S,
+            )
+        except EngineError:
+            return None
+        return body if status == 200 else None

@@ -1,0 +1,248 @@
+"""EngineHost: what happens in the engine becomes pins, order and answers; nothing else does.
+
+vLLM's scheduler calls it at four places (a request comes, a step begins, requests were scheduled, a
+request ends) and the API server through `control`. Every call runs on the engine's own thread, and
+none of them lets an error of ours through: the first one is logged and counted, all pins are given
+back, requests go as they came, and from then on the engine is a stock one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from agentsched.model import HintOutcome, Instant, Nanos, UnpinReason, between
+from agentsched_adapters.vllm_plugin import LOGGER
+from agentsched_adapters.vllm_plugin.blocks import BlockPins, Keeper
+from agentsched_adapters.vllm_plugin.caller import Caller, caller_of
+from agentsched_adapters.vllm_plugin.core import Core
+from agentsched_adapters.vllm_plugin.queue import ProgramQueue
+from agentsched_adapters.vllm_plugin.settings import PluginSettings
+
+log = logging.getLogger(LOGGER)
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A request in the engine."""
+
+    request: Any
+    caller: Caller
+    cached_tokens: int = 0
+
+
+class EngineHost:
+    """One engine's host. `core` and `queue` are None where no policy was chosen."""
+
+    def __init__(
+        self,
+        *,
+        pins: BlockPins,
+        settings: PluginSettings,
+        core: Core | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.pins = pins
+        self.settings = settings
+        self.core = core
+        self.queue: ProgramQueue | None = None
+        self._clock = clock
+        self._now = Instant(0)
+        #: All and only requests that came and have not ended.
+        self._live: dict[str, _Live] = {}
+        #: How many of them each known conversation has.
+        self._active: dict[str, int] = {}
+        self._minted = 0
+        self.failures: dict[str, int] = {}
+        self.is_active = True
+        pins.install(awaited=self._active.__contains__, failed=self.fail)
+        if core is not None and settings.order:
+            self.queue = ProgramQueue(
+                rank=core.rank,
+                failed=self.fail,
+                wait_max=settings.wait_max,
+                bypasses_max=settings.bypasses_max,
+                budget=settings.order_budget,
+            )
+
+    def now(self) -> Instant:
+        """The present instant; never before the last one."""
+        self._now = max(self._now, Instant(self._clock()))
+        return self._now
+
+    # What vLLM's scheduler tells.
+
+    def arrived(self, request: Any) -> None:
+        """A request comes; called before it is put into the waiting queue."""
+        if not self.is_active or request.request_id in self._live:
+            return
+        try:
+            caller = caller_of(request)
+            self._live[request.request_id] = _Live(request, caller)
+            if caller.is_known:
+                self._active[caller.conversation] = self._active.get(caller.conversation, 0) + 1
+            if self.core is not None:
+                self.core.arrived(request, caller, now=self.now())
+        except Exception:
+            self.fail("arrived")
+
+    def step_begins(self) -> None:
+        """An engine step begins: what is over ends, and the queue gets its order."""
+        if not self.is_active:
+            return
+        try:
+            now = self.now()
+            self.pins.expire(now=now)
+            if self.core is not None:
+                self.core.tick(now=now)
+            if self.queue is not None:
+                self.queue.refresh(now=now)
+        except Exception:
+            self.fail("step")
+
+    def scheduled(self, request_ids: Iterable[str]) -> None:
+        """These requests run from now on: their own references keep their blocks."""
+        if not self.is_active:
+            return
+        try:
+            for key in request_ids:
+                live = self._live.get(key)
+                if live is None:
+                    continue
+                stats = live.request.prefill_stats
+                live.cached_tokens = stats.num_cached_tokens if stats is not None else 0
+                if live.caller.is_known:
+                    self.pins.release(live.caller.conversation, UnpinReason.RESUMED)
+        except Exception:
+            self.fail("scheduled")
+
+    def ends(self, request: Any, *, is_whole: bool) -> None:
+        """A request ends; called while it still has its blocks. A second end changes nothing.
+
+        `is_whole` says that it gave its answer; else it was aborted or failed.
+        """
+        live = self._live.pop(request.request_id, None)
+        if live is None or not self.is_active:
+            return
+        try:
+            self._leave(live.caller)
+            pin = self._end_in_core(live, is_whole=is_whole)
+            if live.caller.is_known and is_whole:
+                self._keep(live, pin)
+        except Exception:
+            self.fail("ends")
+
+    def cache_is_emptied(self) -> None:
+        """vLLM is about to empty its prefix cache, which it refuses while blocks are in use."""
+        if self.is_active:
+            try:
+                self.pins.release_all(UnpinReason.RELEASED)
+            except Exception:
+                self.fail("emptied")
+
+    def fail(self, what: str) -> None:
+        """Called while an error of ours is handled: say so once, and leave the engine alone."""
+        self.failures[what] = self.failures.get(what, 0) + 1
+        if not self.is_active:
+            return
+        self.is_active = False
+        log.exception("agentsched failed (%s): from now on this engine runs as stock", what)
+        try:
+            if self.queue is not None:
+                self.queue.give_up()
+            self.pins.uninstall()
+        except Exception:
+            log.exception("agentsched could not give back its blocks")
+        self.core = None
+
+    # What the proxy asks for.
+
+    def refine(self, keeper: Keeper, *, ttl: Nanos) -> tuple[HintOutcome, Nanos, int]:
+        """Pin a paused conversation: the outcome, and the time and blocks that were granted.
+
+        Refused while it has a request in the engine, for then the next turn is here already.
+        """
+        now = self.now()
+        if not self.is_active or keeper.conversation in self._active:
+            return HintOutcome.REFUSED, Nanos(0), 0
+        grant = self.pins.pin(keeper, ttl=ttl, now=now)
+        until = now if grant.until is None else grant.until
+        return grant.outcome, between(now, until), grant.blocks
+
+    def extend(
+        self, conversation: str, *, ttl: Nanos, value: float | None
+    ) -> tuple[HintOutcome, Nanos, int]:
+        """Let a live pin end later or be worth something else; as `refine`."""
+        now = self.now()
+        if not self.is_active:
+            return HintOutcome.REFUSED, Nanos(0), 0
+        grant = self.pins.extend(conversation, ttl=ttl, value=value, now=now)
+        until = now if grant.until is None else grant.until
+        return grant.outcome, between(now, until), grant.blocks
+
+    @property
+    def live_requests(self) -> int:
+        """Requests that came and have not ended."""
+        return len(self._live)
+
+    def check(self) -> None:
+        """Assert that all books agree."""
+        self.pins.check()
+        if self.queue is not None:
+            self.queue.check()
+        if self.core is not None:
+            self.core.check()
+            assert self.core.live_steps == len(self._live)
+        active: dict[str, int] = {}
+        for live in self._live.values():
+            if live.caller.is_known:
+                key = live.caller.conversation
+                active[key] = active.get(key, 0) + 1
+        assert active == self._active
+
+    # Inside.
+
+    def _leave(self, caller: Caller) -> None:
+        if not caller.is_known:
+            return
+        left = self._active[caller.conversation] - 1
+        if left:
+            self._active[caller.conversation] = left
+        else:
+            del self._active[caller.conversation]
+
+    def _end_in_core(self, live: _Live, *, is_whole: bool) -> Any:
+        if self.queue is not None:
+            self.queue.world_changed()
+        if self.core is None:
+            return None
+        if is_whole:
+            return self.core.finished(
+                live.request, live.caller, cached_tokens=live.cached_tokens, now=self.now()
+            )
+        self.core.cancelled(live.request.request_id, now=self.now())
+        return None
+
+    def _keep(self, live: _Live, pin: Any) -> None:
+        """Pin what a whole answer leaves behind, until somebody says more about it."""
+        now, caller = self.now(), live.caller
+        if caller.conversation in self._active:
+            # Another request of it is here: nothing to bridge, and no newer turn to end the pin.
+            key = live.request.request_id
+            self.pins.remember_request(caller.conversation, caller.program, key)
+            return
+        self._minted += 1
+        grace = self.settings.grace if caller.grace is None else caller.grace
+        ttl = grace if pin is None else between(now, pin.expires_at)
+        keeper = Keeper(
+            pin=f"{'grace' if pin is None else 'own'}-{self._minted}",
+            conversation=caller.conversation,
+            program=caller.program,
+            tenant=caller.tenant,
+            value=0.0 if pin is None else pin.value,
+            is_grace=pin is None,
+        )
+        self.pins.hold_request(keeper, live.request.request_id, ttl=ttl, now=now)

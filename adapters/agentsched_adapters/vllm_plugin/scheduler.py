@@ -1,0 +1,113 @@
+"""The class that `--scheduler-cls` names: vLLM's own scheduler, with a host of ours listening."""
+
+# mypy: disable-error-code="import-not-found, misc, no-any-return"
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.request import Request, RequestStatus
+
+from agentsched.model import Capabilities
+from agentsched_adapters.vllm_plugin import ENABLE_VARIABLE, LOGGER
+from agentsched_adapters.vllm_plugin.blocks import BlockPins
+from agentsched_adapters.vllm_plugin.host import EngineHost
+from agentsched_adapters.vllm_plugin.settings import from_environ
+from agentsched_adapters.vllm_plugin.versions import refusal
+
+log = logging.getLogger(LOGGER)
+
+_WHOLE = frozenset({RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED})
+
+
+class ProgramScheduler(AsyncScheduler):
+    """`AsyncScheduler` that tells an `EngineHost` what happens. Decides nothing itself."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: None where the plugin is off: then this class is its parent.
+        self.agentsched: EngineHost | None = _host_of(self)
+        if self.agentsched is not None and self.agentsched.queue is not None:
+            self.waiting = self.agentsched.queue
+
+    def add_request(self, request: Request) -> None:
+        if self.agentsched is not None and request.request_id not in self.requests:
+            self.agentsched.arrived(request)
+        super().add_request(request)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        if self.agentsched is None:
+            return super().schedule(*args, **kwargs)
+        self.agentsched.step_begins()
+        output = super().schedule(*args, **kwargs)
+        if output.scheduled_new_reqs:
+            self.agentsched.scheduled([new.req_id for new in output.scheduled_new_reqs])
+        return output
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        # The one place through which every request ends, and it still has its blocks.
+        if self.agentsched is not None:
+            self.agentsched.ends(request, is_whole=request.status in _WHOLE)
+        return super()._free_request(request, *args, **kwargs)
+
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        if self.agentsched is not None:
+            self.agentsched.cache_is_emptied()
+        return super().reset_prefix_cache(*args, **kwargs)
+
+
+def _host_of(scheduler: Any) -> EngineHost | None:
+    """The host of an engine that is being made; None, with a word why, where it runs as stock."""
+    if os.environ.get(ENABLE_VARIABLE, "") == "0":
+        log.warning("agentsched: %s=0, the engine runs as stock", ENABLE_VARIABLE)
+        return None
+    reason = refusal()
+    if reason is not None:
+        log.error("%s", reason)
+        return None
+    if not scheduler.cache_config.enable_prefix_caching:
+        log.error("agentsched: prefix caching is off, so there is nothing to keep: runs as stock")
+        return None
+    try:
+        return _make_host(scheduler)
+    except Exception:
+        log.exception("agentsched could not start: the engine runs as stock")
+        return None
+
+
+def _make_host(scheduler: Any) -> EngineHost:
+    from agentsched_adapters.vllm_plugin.control import attach
+
+    settings = from_environ()
+    pins = BlockPins(
+        scheduler.kv_cache_manager,
+        budget=settings.budget,
+        tenant_budget=settings.tenant_budget,
+        ttl_max=settings.ttl_max,
+        pins_max=settings.pins_max,
+    )
+    core = None
+    if settings.order or settings.pin:
+        from agentsched_adapters.vllm_plugin.core import Core
+
+        capabilities = Capabilities(
+            prefix_cache=True,
+            pins=True,
+            cached_tokens=True,
+            block_size=scheduler.block_size,
+            kv_tokens=pins.total * scheduler.block_size,
+            running_max=scheduler.max_num_running_reqs,
+        )
+        core = Core(settings, capabilities=capabilities)
+    host = EngineHost(pins=pins, settings=settings, core=core)
+    attach()
+    log.info(
+        "agentsched: soft pins on %d of %d blocks, grace %.1f s, order %s",
+        pins.blocks_max,
+        pins.total,
+        settings.grace / 1e9,
+        settings.order or "vLLM's own",
+    )
+    return host
