@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
 from types import NoneType, UnionType
@@ -44,6 +45,12 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     simple = {int: INTEGERS, float: FLOATS, str: TEXT, bool: st.booleans(), NoneType: st.none()}
     if kind in simple:
         return simple[kind]
+    if kind is object:  # a policy's parameter
+        return st.one_of(INTEGERS, FLOATS, TEXT, st.booleans())
+    if kind is Limits:
+        return st.builds(Limits, wait_ns_max=st.integers(1, 2**62), retries_max=st.integers(0, 9))
+    if get_origin(kind) is Mapping:
+        return st.dictionaries(TEXT, values(get_args(kind)[1]), max_size=3)
     if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return st.one_of([values(arm) for arm in get_args(kind)])
     if get_origin(kind) is tuple:
