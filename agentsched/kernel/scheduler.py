@@ -55,7 +55,7 @@ from agentsched.model import (
     between,
     seconds,
 )
-from agentsched.policy import PolicySet
+from agentsched.policy import PolicySet, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +181,11 @@ class Scheduler:
     def tenants(self) -> Mapping[TenantId, TenantAccount]:
         """Tenants that were served or configured. Read only."""
         return self._books.shares.accounts()
+
+    @property
+    def world(self) -> World:
+        """What policies see: for hosts that ask a policy themselves. Valid until the next turn."""
+        return self._books
 
     @property
     def graphs(self) -> GraphBuilder | None:
