@@ -26,7 +26,6 @@ from agentsched_graphs.builder import GraphBuilder as ExecutionGraphs
 from agentsched_graphs.graph import GraphLimits
 from agentsched_graphs.workflow import Workflow, read_workflow, write_workflow
 
-
 #: What journals of before a point was there were made with.
 _BEFORE: Final = {"share": Choice(name="none")}
 
@@ -50,14 +49,31 @@ def build_policies(config: SchedulerConfig) -> PolicySet:
     Raises:
         PolicyError: a name is unknown or a policy refuses its parameters.
     """
-    choices = _choices(config)
+    return _make(config.profile, choices_of(config))
 
+
+def remake_policies(old: PolicySet, profile: str, choices: Mapping[str, Choice]) -> PolicySet:
+    """The policies of these choices; those of `old` that were chosen alike go on as they are.
+
+    Raises:
+        PolicyError: a name is unknown or a policy refuses its parameters.
+    """
+    return _make(profile, choices, old=old)
+
+
+def _make(
+    profile: str, choices: Mapping[str, Choice], *, old: PolicySet | None = None
+) -> PolicySet:
     def make(point: str) -> object:
-        return load(point, choices[point].name, choices[point].params)
+        choice = choices[point]
+        if old is not None and old.choices.get(point) == choice:
+            return getattr(old, point)
+        return load(point, choice.name, choice.params)
 
     # The registry has checked that each object has its point's method.
     return PolicySet(
-        profile=config.profile,
+        profile=profile,
+        choices=dict(choices),
         names={point: choice.name for point, choice in choices.items()},
         order=cast("OrderPolicy", make("order")),
         admit=cast("AdmitPolicy", make("admit")),
@@ -77,6 +93,7 @@ def build_scheduler(config: SchedulerConfig, *, graph: GraphBuilder | None = Non
         policies=build_policies(config),
         limits=config.limits,
         graph=graph or build_graphs(config),
+        remake=remake_policies,
     )
 
 
@@ -98,7 +115,7 @@ def journal_header(config: SchedulerConfig) -> JournalHeader:
     """
     return JournalHeader(
         profile=config.profile,
-        choices=_choices(config),
+        choices=choices_of(config),
         limits=config.limits,
         agentsched=__version__,
         workflows=tuple(write_workflow(workflow) for workflow in config.workflows),
@@ -115,7 +132,7 @@ def config_of(header: JournalHeader) -> SchedulerConfig:
     )
 
 
-def _choices(config: SchedulerConfig) -> dict[str, Choice]:
+def choices_of(config: SchedulerConfig) -> dict[str, Choice]:
     """The choice at each point: the operator's, else the profile's.
 
     A journal may be read where its profile is no longer known: with all points chosen, none is

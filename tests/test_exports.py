@@ -11,11 +11,11 @@ STABLE = {
         AgentschedError __version__
     """,
     "agentsched.model": """
-        AgentschedError CallId Cancel CancelReason Capabilities Command ConfigError ConversationId
+        AgentschedError CallId Cancel CancelReason Capabilities Choice Command ConfigError ConversationId
         Dispatch EngineDrained EngineError EngineId EngineLoad EngineLost EngineRefused
         EngineReported EngineTimeout EngineUnreachable Event HintAnswered HintOutcome Instant
         Limits Lineage MILLISECOND MINUTE Nanos Pin PinId PolicyError Prefetch Prefix PrefixId
-        ProgramClosed ProgramId ProgramOpened Reject RejectReason SECOND StepArrived
+        ProgramClosed ProgramId ProgramOpened Reconfigured Reject RejectReason SECOND StepArrived
         StepCancelled StepClass StepFailed StepFinished StepId StepStarted StepState
         TenantConfigured TenantId TimerFired ToolCall ToolFinished ToolName ToolStarted Unpin
         UnpinReason Usage WireError after between in_seconds parse_span seconds

@@ -82,6 +82,15 @@ class Books:
         self.ended: dict[StepId, ProgramId] = {}
         self.programs_opened = 0
 
+    def set_limits(self, limits: Limits) -> None:
+        """Other ceilings from now on; what is above a lower one goes as it would have come."""
+        self.limits = limits
+        self.ready.set_bounds(wait_ns_max=limits.wait_ns_max, bypasses_max=limits.bypasses_max)
+        self.places.set_bounds(
+            wait_ns_max=limits.wait_ns_max,
+            patience=min(limits.engine_wait_ns_max, limits.wait_ns_max),
+        )
+
     # The World that policies see.
 
     @property
@@ -161,7 +170,7 @@ class Books:
             )
             self.programs_opened += 1
             self._programs[program] = record
-            self.shares.account(tenant).live[program] = None
+            self.shares.open_program(tenant, program)
         record.agent = agent or record.agent
         record.deadline = deadline if deadline is not None else record.deadline
         # Whoever closed it was too early: it may wake, as a parent does for a background child.
@@ -218,7 +227,7 @@ class Books:
         del self._programs[program]
         self._closing.pop(program, None)
         self._closable.pop(program, None)
-        del self.shares.account(record.tenant).live[program]
+        self.shares.drop_program(record.tenant, program)
 
     def close_when_idle(self, record: ProgramRecord) -> None:
         """Let a program go as soon as no step of it is active, unless it wakes again."""

@@ -1,8 +1,8 @@
 """When a tenant is charged: as its step is sent, again as it ends, and while its KV is kept.
 
 Between the first and the second the account holds an estimate: what the engine must compute as far
-as we know, and as many output tokens as the client expects or the tenant's steps had so far. Without
-it a tenant could have all that fits on the engines before it is charged for any of it.
+as we know, and as many output tokens as the client expects or the tenant's steps had so far.
+Without it a tenant could have all that fits on the engines before it is charged for any of it.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from agentsched.kernel.books import Books
+from agentsched.kernel.briefing import briefing
 from agentsched.kernel.records import EngineRecord, Pause, StepRecord
 from agentsched.kernel.turns import take_turns
 from agentsched.model import Command, Event, Instant, Nanos, TenantId
@@ -25,33 +26,57 @@ from agentsched.policy import (
     SortKey,
     TurnedAway,
 )
+from agentsched.policy.registry import POINTS
 
 _INT64: Final = 2**63
+
+
+class _Observe(Protocol):
+    def __call__(self, event: Event, *, now: Instant) -> None: ...
 
 
 class GuardedPolicies:
     """Asks the policies of a set; never raises what they raise."""
 
     def __init__(self, policies: PolicySet, *, books: Books) -> None:
-        self.names: Mapping[str, str] = policies.names
-        self._set = policies
         self._books = books
         #: How often each question failed, by `point.method`.
         self.errors: dict[str, int] = {}
         #: What was raised last, for the host's log.
         self.latest_error: Exception | None = None
+        self._set = policies
+        self._take(policies)
+
+    def adopt(self, policies: PolicySet, *, now: Instant) -> None:
+        """Ask these from now on. Those that are new are first told how things stand."""
+        old, self._set = self._set, policies
+        newcomers = [p for p in POINTS if getattr(policies, p) is not getattr(old, p)]
+        self._take(policies)
+        story = list(briefing(self._books)) if newcomers else []
+        for point in newcomers:
+            for event, at in story:
+                self._tell(f"{point}.observe", getattr(policies, point).observe, event, now=at)
+
+    def _take(self, policies: PolicySet) -> None:
+        self.names: Mapping[str, str] = policies.names
         self._has_room = getattr(policies.admit, "has_room", None)
         self._continues = getattr(policies.share, "may_continue", None)
         prices = getattr(policies.share, "prices", None)
         if isinstance(prices, Prices):
             self._books.shares.set_prices(prices, now=self._books.now)
-        learners = ("order", "admit", "place", "pin", "prefetch")
         self._observers = [
-            (f"{point}.observe", getattr(policies, point).observe) for point in learners
+            (f"{point}.observe", getattr(policies, point).observe) for point in POINTS
         ]
-        if books.graph_builder is not None:
-            self._observers.append(("graph.observe", books.graph_builder.observe))
-        self._decided = getattr(books.graph_builder, "decided", None)
+        if self._books.graph_builder is not None:
+            self._observers.append(("graph.observe", self._books.graph_builder.observe))
+        told = [*((point, getattr(policies, point)) for point in POINTS)]
+        told.append(("graph", self._books.graph_builder))
+        #: Whoever wants to know what was decided: policies keep accounts by engine with it.
+        self._told = [(f"{n}.decided", t.decided) for n, t in told if hasattr(t, "decided")]
+
+    def stop_learning(self) -> None:
+        """From now on only ask: for a dry run, whose policies are shared with the real one."""
+        self._observers, self._told = [], []
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Let every policy and the graph learn from an event."""
@@ -61,14 +86,21 @@ class GuardedPolicies:
             except Exception as error:
                 self._count(name, error)
 
-    def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
-        """Let the graph know what this turn decided, where it wants to."""
-        if self._decided is None or not commands:
-            return
+    def _tell(self, name: str, observe: _Observe, event: Event, *, now: Instant) -> None:
         try:
-            self._decided(commands, now=now)
+            observe(event, now=now)
         except Exception as error:
-            self._count("graph.decided", error)
+            self._count(name, error)
+
+    def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
+        """Let policies and the graph know what this turn decided, where they want to."""
+        if not commands:
+            return
+        for name, decided in self._told:
+            try:
+                decided(commands, now=now)
+            except Exception as error:
+                self._count(name, error)
 
     def in_turn(self, *, now: Instant) -> Iterable[StepRecord]:
         """The waiting steps, next one first: tenants by the share policy, steps by the order's.

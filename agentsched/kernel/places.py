@@ -33,10 +33,14 @@ class LeftPlaces:
     """
 
     def __init__(self, *, wait_ns_max: Nanos, patience: Nanos) -> None:
-        #: The longest time of the promised wait that a retry may find used up.
-        self._used_max = Nanos(max(0, wait_ns_max - patience))
+        self.set_bounds(wait_ns_max=wait_ns_max, patience=patience)
         #: The one that was left first comes first.
         self._places: OrderedDict[StepId, LeftPlace] = OrderedDict()
+
+    def set_bounds(self, *, wait_ns_max: Nanos, patience: Nanos) -> None:
+        """Another promise from now on."""
+        #: The longest time of the promised wait that a retry may find used up.
+        self._used_max = Nanos(max(0, wait_ns_max - patience))
 
     def __len__(self) -> int:
         return len(self._places)

@@ -29,6 +29,12 @@ class ReadySteps:
         #: No waiting step arrived after this.
         self._newest = Instant(0)
 
+    def set_bounds(self, *, wait_ns_max: Nanos, bypasses_max: int) -> None:
+        """Another promise from now on, also to those that wait already."""
+        self._wait_ns_max = wait_ns_max
+        self._bypasses_max = bypasses_max
+        self._overtaken = {s.step: s for s in self if s.bypassed >= bypasses_max}
+
     def __len__(self) -> int:
         return len(self._steps)
 

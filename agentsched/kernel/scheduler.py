@@ -8,7 +8,7 @@ half a decision, and the same events give the same commands again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -18,11 +18,13 @@ from agentsched.kernel.filling import Filler
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.journal import JournalEntry
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
+from agentsched.kernel.rehearsal import Plan, rehearse
 from agentsched.kernel.retention import Retention
 from agentsched.kernel.shares import TenantAccount
 from agentsched.kernel.story import pack, unpack
 from agentsched.kernel.transitions import next_state
 from agentsched.model import (
+    Choice,
     Command,
     EngineDrained,
     EngineId,
@@ -34,9 +36,11 @@ from agentsched.model import (
     Limits,
     Lineage,
     Nanos,
+    PolicyError,
     ProgramClosed,
     ProgramId,
     ProgramOpened,
+    Reconfigured,
     Reject,
     RejectReason,
     StepArrived,
@@ -56,6 +60,9 @@ from agentsched.model import (
     seconds,
 )
 from agentsched.policy import PolicySet, World
+
+#: Makes the policies of a profile and its choices; takes over those of the old set that stay.
+Remake = Callable[[PolicySet, str, Mapping[str, Choice]], PolicySet]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +90,11 @@ class Scheduler:
         policies: PolicySet,
         limits: Limits,
         graph: GraphBuilder | None = None,
+        remake: Remake | None = None,
     ) -> None:
+        """`remake` makes other policies at run time; without it they are what they are."""
         self._policies = policies
+        self._remake = remake
         self._books = Books(limits=limits, graph=graph)
         self._guarded = guarded = GuardedPolicies(policies, books=self._books)
         self._retention = Retention(books=self._books, policies=guarded)
@@ -131,6 +141,10 @@ class Scheduler:
     def next_seq(self) -> int:
         """The number that the next entry will have."""
         return self._seq
+
+    def plan(self, event: StepArrived, *, now: Instant) -> Plan:
+        """What would happen to this step if it came now. Changes nothing."""
+        return rehearse(self, event, now=max(self._now, now))
 
     def next_deadline(self) -> Instant | None:
         """When the host should feed a `TimerFired`; None while time alone changes nothing."""
@@ -248,15 +262,29 @@ class Scheduler:
             case HintAnswered():
                 return self._retention.answer(event, now=now)
             case TenantConfigured():
-                is_set = self._books.shares.configure(
-                    event.tenant, weight=event.weight, now=now
-                )
+                is_set = self._books.shares.configure(event.tenant, weight=event.weight, now=now)
                 self._ignored += not is_set
+            case Reconfigured():
+                self._reconfigure(event, now=now)
             case TimerFired():
                 pass  # what time brings about is done in every turn
             case _:
                 assert_never(event)
         return []
+
+    def _reconfigure(self, event: Reconfigured, *, now: Instant) -> None:
+        """Other policies and limits from this turn on. What waits and runs stays where it is."""
+        try:
+            if self._remake is None:
+                raise PolicyError("this scheduler was made with fixed policies")
+            policies = self._remake(self._policies, event.profile, event.choices)
+        except PolicyError:
+            self._ignored += 1
+            return
+        if event.limits is not None:
+            self._books.set_limits(event.limits)
+        self._policies = policies
+        self._guarded.adopt(policies, now=now)
 
     def _open(self, event: ProgramOpened, *, now: Instant) -> list[Command]:
         commands = self._make_room(event.program)

@@ -2,10 +2,10 @@
 
 A step is charged when it is sent, as an estimate, and settled when it ends: so the account is right
 at every instant, however many steps run. KV that a paused conversation keeps is charged by time.
-Weighted virtual service is the charge by the tenant's weight plus its *lift*: whoever begins to wait
-is lifted to the least served of those that wait already, or to the virtual time at which the last
-of them left. Without it, a tenant that was idle for an hour could then have the engines to itself
-for an hour (VTC, arXiv 2401.00588; start-time fair queueing, Goyal et al. 1996).
+Weighted virtual service is the charge by the tenant's weight plus its *lift*: whoever begins to
+wait is lifted to the least served of those that wait already, or to the virtual time at which the
+last of them left. Without it, a tenant that was idle for an hour could then have the engines to
+itself for an hour (VTC, arXiv 2401.00588; start-time fair queueing, Goyal et al. 1996).
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from agentsched.policy import Prices
 _OUTPUT_GUESS: Final = 256
 #: Accounts that are looked at to find one that may be forgotten.
 _FORGET_TRIES: Final = 8
+_START: Final = Instant(0)
 
 
 @dataclass(slots=True, kw_only=True)
 class TenantAccount:
     """One tenant's share: its weight and what it was charged; satisfies `policy.TenantView`."""
 
-    tenant: TenantId = TenantId("")
+    tenant: TenantId
     weight: float = 1.0
     prices: Prices = field(default_factory=Prices)
     prompt_tokens: int = 0
@@ -44,7 +45,7 @@ class TenantAccount:
     #: KV tokens that its paused conversations keep, and token-nanoseconds of them until `idle_at`.
     idle_tokens: int = 0
     idle_token_ns: int = 0
-    idle_at: Instant = field(default=Instant(0))
+    idle_at: Instant = _START
     lift: float = 0.0
     #: Live programs, the one opened first coming first.
     live: dict[ProgramId, None] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class ShareLedger:
         #: Virtual service of whoever was the last to wait, when it stopped waiting.
         self._virtual = 0.0
 
-    def configure(self, tenant: TenantId, *, weight: float, now: Instant = Instant(0)) -> bool:
+    def configure(self, tenant: TenantId, *, weight: float, now: Instant = _START) -> bool:
         """Set a tenant's weight; what it was served stays, and so does its virtual service.
 
         False, and nothing changes, when the weight is not a positive number, or when as many
@@ -206,15 +207,28 @@ class ShareLedger:
             self._accounts.move_to_end(tenant)
             return account
         account = self._accounts[tenant] = self._fresh(tenant)
+        self._forget_surplus(keeping=account)
+        return account
+
+    def open_program(self, tenant: TenantId, program: ProgramId) -> None:
+        """A program of this tenant lives from now on."""
+        self.account(tenant).live[program] = None
+
+    def drop_program(self, tenant: TenantId, program: ProgramId) -> None:
+        """A program of this tenant is gone."""
+        del self._accounts[tenant].live[program]
+        self._forget_surplus()
+
+    def _forget_surplus(self, *, keeping: TenantAccount | None = None) -> None:
+        """Keep no more idle tenants than there may be; busy ones are bounded by their programs."""
         for _ in range(_FORGET_TRIES):
             if len(self._accounts) <= self._tenants_max:
-                break
+                return
             # Its history is lost, and nothing with it: it would be lifted when it comes back. The
             # alternative is memory that grows with every key that anybody ever made up.
             oldest, forgotten = self._accounts.popitem(last=False)
-            if forgotten.is_busy or forgotten is account:
+            if forgotten.is_busy or forgotten is keeping:
                 self._accounts[oldest] = forgotten
-        return account
 
     def _fresh(self, tenant: TenantId) -> TenantAccount:
         weight = self._weights.get(tenant, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentsched.model.choice import Choice
 from agentsched.model.commands import (
     Cancel,
     CancelReason,
@@ -32,6 +33,7 @@ from agentsched.model.events import (
     HintAnswered,
     ProgramClosed,
     ProgramOpened,
+    Reconfigured,
     StepArrived,
     StepCancelled,
     StepFailed,
@@ -87,6 +89,7 @@ __all__ = [
     "Cancel",
     "CancelReason",
     "Capabilities",
+    "Choice",
     "Command",
     "ConfigError",
     "ConversationId",
@@ -116,6 +119,7 @@ __all__ = [
     "ProgramClosed",
     "ProgramId",
     "ProgramOpened",
+    "Reconfigured",
     "Reject",
     "RejectReason",
     "StepArrived",

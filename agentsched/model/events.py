@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from agentsched.model.choice import Choice
 from agentsched.model.ids import (
     CallId,
     ConversationId,
@@ -15,6 +17,7 @@ from agentsched.model.ids import (
     TenantId,
     ToolName,
 )
+from agentsched.model.limits import Limits
 from agentsched.model.program import (
     Capabilities,
     EngineLoad,
@@ -193,6 +196,19 @@ class TenantConfigured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reconfigured:
+    """An operator changed policies or limits while the scheduler runs. Nothing that waits is lost.
+
+    `choices` names the policy of each point; those whose choice stays go on with what they learnt.
+    `limits` None leaves them as they are.
+    """
+
+    profile: str
+    choices: Mapping[str, Choice]
+    limits: Limits | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimerFired:
     """The instant that the scheduler asked for has come."""
 
@@ -212,5 +228,6 @@ Event = (
     | EngineDrained
     | HintAnswered
     | TenantConfigured
+    | Reconfigured
     | TimerFired
 )

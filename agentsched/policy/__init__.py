@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from agentsched.model import Choice
 from agentsched.policy.points import (
     Admission,
     AdmitPolicy,
     Admitted,
-    Choice,
     Held,
     OrderPolicy,
     PinPolicy,

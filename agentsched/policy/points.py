@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Protocol
 
-from agentsched.model import ConversationId, Event, Instant, Nanos
+from agentsched.model import Choice, ConversationId, Event, Instant, Nanos, Prefix
 from agentsched.policy.views import EngineView, PauseView, StepView, TenantView, World
 
 #: Smaller is sooner. Keys of one policy have one length; the kernel breaks ties by arrival and id.
@@ -57,8 +57,8 @@ class Retention:
 
     ttl: Nanos
     value: float = 0.0
-
     prefix: Prefix | None = None
+
 
 class Policy(Protocol):
     """What all policies share."""
@@ -162,14 +162,6 @@ class SharePolicy(Policy, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A policy's name and the parameters it is made with."""
-
-    name: str
-    params: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A named set of policies. `source` is the paper or idea, `summary` one sentence for people.
 
@@ -189,7 +181,11 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySet:
-    """One policy for each question, and the names of the profile and policies that were chosen."""
+    """One policy for each question, and the names of the profile and policies that were chosen.
+
+    `choices` says with which parameters each was made, where it was made by name: a change at run
+    time keeps the policies whose choice stays, with all that they have learnt.
+    """
 
     profile: str
     names: Mapping[str, str]
@@ -199,3 +195,4 @@ class PolicySet:
     pin: PinPolicy
     prefetch: PrefetchPolicy
     share: SharePolicy
+    choices: Mapping[str, Choice] = field(default_factory=dict)
