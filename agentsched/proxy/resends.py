@@ -36,6 +36,15 @@ class Resends:
         if len(self._sent) > _SENT_MAX:
             self._sent.popitem(last=False)
 
+    def remember(self, turn: int, step: StepId) -> None:
+        """An earlier process had submitted it, and ended without an answer."""
+        self._sent[turn] = Sent(step, None)
+
+    def step_of(self, turn: int) -> StepId | None:
+        """The step of a request that has no answer, if it is known. Any thread may ask."""
+        sent = self._sent.get(turn)
+        return sent.step if sent is not None else None
+
     def answered(self, turn: int) -> None:
         """It has its answer: whoever asks again begins anew."""
         self._sent.pop(turn, None)
