@@ -168,14 +168,16 @@ def _take_rows(run: Run, result: Result, load: Load) -> None:
         for conversation in plan.conversations
         for index, call in enumerate(conversation.calls)
     }
-    run.programs = [_program(row) for row in result.programs]
+    run.programs = [program_of(row) for row in result.programs]
     run.calls = []
     for row in result.calls:
         call = planned[row.program, row.conversation, row.step]
-        run.calls.append(_call(row, known=call.keep_tokens + call.echo_tokens, tools=call.tools))
+        known = call.keep_tokens + call.echo_tokens
+        run.calls.append(call_of(row, known=known, tools=call.tools))
 
 
-def _program(row: ProgramRow) -> Program:
+def program_of(row: ProgramRow) -> Program:
+    """A replay's row as ours."""
     return Program(
         program=row.program,
         started_s=row.started_s,
@@ -185,7 +187,8 @@ def _program(row: ProgramRow) -> Program:
     )
 
 
-def _call(row: CallRow, *, known: int, tools: tuple[str, ...]) -> Call:
+def call_of(row: CallRow, *, known: int = 0, tools: tuple[str, ...] = ()) -> Call:
+    """A replay's row as ours; `known` and `tools` are the plan's."""
     said = row.decision or ""
     held = _WAIT.search(said)
     bypassed = _BYPASSED.search(said)

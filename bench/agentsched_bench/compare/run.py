@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from agentsched.model import in_seconds, parse_span
+from agentsched.model import EngineError, in_seconds, parse_span
 from agentsched_bench.compare import results
 from agentsched_bench.compare.agents import AgentLoad, run_agents
 from agentsched_bench.compare.arms import Side

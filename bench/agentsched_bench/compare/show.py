@@ -138,7 +138,13 @@ def _ratio(arm: ArmFigures) -> str:
         return "1"
     if not arm.jct.pairs:
         return "-"
-    return f"{arm.jct.value:.2f} [{arm.jct.low:.2f}, {arm.jct.high:.2f}]"
+    return f"{arm.jct.value:.2f}"
+
+
+def _interval(arm: ArmFigures) -> str:
+    if arm.jct is None or not arm.jct.pairs:
+        return "-"
+    return f"{arm.jct.low:.2f} to {arm.jct.high:.2f}"
 
 
 def _slowdown(arm: ArmFigures) -> str:
@@ -160,6 +166,7 @@ def _held(arm: ArmFigures) -> str:
 
 ROWS: Final[Sequence[tuple[str, Callable[[ArmFigures], str]]]] = (
     ("JCT ratio", _ratio),
+    ("  95 % interval", _interval),
     ("verdict", lambda a: str(a.verdict) if a.verdict else "baseline"),
     ("programs done", lambda a: f"{a.completed} of {a.completed + a.failed}"),
     ("JCT mean", lambda a: span(a.jct_s.mean)),
