@@ -70,7 +70,7 @@ def rehearse(scheduler: Scheduler, event: StepArrived, *, now: Instant) -> Plan:
     in_turn = [step.step for step in twin._guarded.in_turn(now=now)]
     return Plan(
         verdict=None,
-        held_for=record.held_for,
+        held_for=record.held_for or "no engine has room",
         ahead=in_turn.index(event.step) if event.step in in_turn else 0,
         due_at=books.ready.due_at(record),
         engines=engines,

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -28,6 +28,7 @@ from agentsched.proxy.plain import PlainRelay
 from agentsched.proxy.receive import check_length, request_id
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.sending import finish, hang_up
+from agentsched.proxy.steering import Steering
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 from agentsched_adapters.detect import detect
@@ -39,6 +40,7 @@ from agentsched_adapters.vllm import VllmEngine
 log = logging.getLogger(__name__)
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
+STEERING: Final = web.AppKey("steering", Steering)
 
 _GENERATING: Final = {
     "/v1/chat/completions": Dialect.CHAT,
@@ -81,13 +83,17 @@ def build_gateway(
     )
 
 
-def build_app(gateway: Gateway) -> web.Application:
-    """The application that serves a gateway; starting it starts the gateway."""
+def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -> web.Application:
+    """The application that serves a gateway; starting it starts the gateway.
+
+    `reread` reads the configuration again, where there is a file to read.
+    """
     app = web.Application(client_max_size=gateway.config.http.body_bytes_max)
     app[GATEWAY] = gateway
     for method, path, handler in _routes(gateway):
         app.router.add_route(method, path, handler, expect_handler=_expect)
-    app.router.add_routes(ControlPlane(gateway).routes())
+    app[STEERING] = steering = Steering(gateway, make_member=_member, reread=reread)
+    app.router.add_routes(ControlPlane(gateway, steering).routes())
     app.middlewares.append(_errors)
     app.cleanup_ctx.append(_running)
     app.on_response_prepare.append(_sign)
@@ -148,6 +154,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     gateway.draining.set()
     expiry.cancel()
     await asyncio.gather(expiry, return_exceptions=True)
+    await app[STEERING].aclose()
     await gateway.fleet.aclose()
     await gateway.host.aclose()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,7 @@ def serve(
 
     _tune_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server.serve(loaded))
+        runner.run(server.serve(loaded, reread=partial(load_config, config, options)))
 
 
 def _tune_collector() -> None:

@@ -20,6 +20,8 @@ from agentsched.proxy.errors import error_body
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.graphs import forecast, show_graph
 from agentsched.proxy.request import Dialect
+from agentsched.proxy.steering import Steering
+from agentsched.proxy.verbs import Verbs
 
 _PAGE_MAX: Final = 1_000
 
@@ -32,8 +34,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class ControlPlane:
     """Handlers of the control plane. All need the admin key, or a client on loopback."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, steering: Steering) -> None:
         self._gateway = gateway
+        self._verbs = Verbs(gateway, steering)
 
     def routes(self) -> list[web.RouteDef]:
         """The table of routes."""
@@ -45,6 +48,7 @@ class ControlPlane:
             "/programs/{program:.+}/graph": self._graph,
             "/programs/{program:.+}": self._program,
             "/engines": self._engines,
+            "/engines/{engine}": self._engine,
             "/tenants": self._tenants,
             "/statistics": self._statistics,
             "/policies": self._policies,
@@ -55,7 +59,15 @@ class ControlPlane:
             "/engines/{engine}/drain": self._drain,
             "/engines/{engine}/undrain": self._undrain,
         }
+        verbs = self._verbs
+        posts |= {
+            "/plan{path:.*}": verbs.plan,
+            "/policies": verbs.choose,
+            "/engines": verbs.add_engine,
+            "/reload": verbs.reload,
+        }
         return [
+            web.delete(base + "/engines/{engine}", self._guarded(verbs.remove_engine)),
             *(web.get(base + path, self._guarded(handler)) for path, handler in gets.items()),
             *(web.post(base + path, self._guarded(handler)) for path, handler in posts.items()),
         ]
@@ -143,6 +155,13 @@ class ControlPlane:
         records = self._gateway.host.scheduler.engines
         members = self._gateway.fleet.members.values()
         return _json({"engines": [shapes.engine(m, records.get(m.id)) for m in members]})
+
+    async def _engine(self, request: web.Request) -> web.Response:
+        member = self._gateway.fleet.members.get(EngineId(request.match_info["engine"]))
+        if member is None:
+            return _error(404, "unknown_engine", "No engine of this name is known.")
+        record = self._gateway.host.scheduler.engines.get(member.id)
+        return _json(shapes.engine(member, record))
 
     async def _drain(self, request: web.Request) -> web.Response:
         return self._set_draining(request, is_draining=True)

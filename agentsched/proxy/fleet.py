@@ -7,14 +7,17 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from agentsched.config import UpstreamConfig
 from agentsched.model import (
+    EngineDrained,
     EngineError,
     EngineId,
     EngineLost,
     EngineReported,
     EngineUnreachable,
+    Nanos,
     in_seconds,
 )
 from agentsched.ports import Engine
@@ -22,6 +25,8 @@ from agentsched.proxy.host import LiveHost
 
 log = logging.getLogger(__name__)
 
+#: How often an engine that goes is looked at for running steps.
+_LOOK_EVERY_S: Final = 0.02
 
 #: Finds out what answers at an engine's address, and makes the adapter for it.
 Connect = Callable[[], Awaitable[Engine]]
@@ -58,7 +63,7 @@ class Fleet:
         self._members = {member.id: member for member in members}
         self._host = host
         self._config = config
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers: dict[EngineId, asyncio.Task[None]] = {}
 
     @property
     def members(self) -> Mapping[EngineId, Member]:
@@ -82,10 +87,63 @@ class Fleet:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._watchers = [
-            asyncio.create_task(self._watch(member), name=f"watch {member.id}")
-            for member in self._members.values()
-        ]
+        for member in self._members.values():
+            self._begin(member)
+
+    def add(self, member: Member) -> None:
+        """Begin to watch one more engine."""
+        assert member.id not in self._members
+        self._members[member.id] = member
+        record = self._host.scheduler.engines.get(member.id)
+        if record is not None and record.is_draining:
+            # It was here before, and was drained to go.
+            self._host.feed(EngineDrained(engine=member.id, is_draining=False))
+        self._begin(member)
+
+    async def remove(self, engine: EngineId, *, patience: Nanos) -> None:
+        """Give an engine nothing new, and forget it when its steps have ended or `patience` has."""
+        member = self._members[engine]
+        self._host.feed(EngineDrained(engine=engine, is_draining=True))
+        await self._until_idle(engine, patience=patience)
+        await self._end(member)
+        if self._members.get(engine) is member:
+            del self._members[engine]
+        self._host.feed(EngineLost(engine=engine, reason="removed"))
+        log.info("engine %s is removed", engine)
+
+    async def replace(self, member: Member, *, patience: Nanos) -> None:
+        """The same engine at another address or with another key: running steps end as they are."""
+        old = self._members[member.id]
+        watcher = self._watchers.pop(member.id, None)
+        if watcher is not None:
+            watcher.cancel()
+        self._members[member.id] = member
+        self._begin(member)
+        await self._until_idle(member.id, patience=patience)
+        if old.engine is not None:
+            await old.engine.aclose()
+
+    async def _until_idle(self, engine: EngineId, *, patience: Nanos) -> None:
+        clock = asyncio.get_running_loop()
+        until = clock.time() + in_seconds(patience)
+        engines = self._host.scheduler.engines
+        while engine in engines and engines[engine].running_steps:
+            if clock.time() >= until:
+                log.warning("engine %s still runs %d steps", engine, engines[engine].running_steps)
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _end(self, member: Member) -> None:
+        watcher = self._watchers.pop(member.id, None)
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+        if member.engine is not None:
+            await member.engine.aclose()
+
+    def _begin(self, member: Member) -> None:
+        watcher = asyncio.create_task(self._watch(member), name=f"watch {member.id}")
+        self._watchers[member.id] = watcher
 
     async def looked_at_all(self) -> None:
         """Wait until every engine was looked at once, for the probe timeout at most."""
@@ -97,13 +155,16 @@ class Fleet:
     def suspect(self, engine: EngineId, reason: str) -> None:
         """A request could not reach this engine: look at it now."""
         log.info("engine %s is suspected: %s", engine, reason)
-        self._members[engine].wake.set()
+        member = self._members.get(engine)
+        if member is not None:
+            member.wake.set()
 
     async def aclose(self) -> None:
         """Stop watching and close all connections."""
-        for watcher in self._watchers:
+        watchers = list(self._watchers.values())
+        for watcher in watchers:
             watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        await asyncio.gather(*watchers, return_exceptions=True)
         for member in self._members.values():
             if member.engine is not None:
                 await member.engine.aclose()

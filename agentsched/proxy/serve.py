@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -14,12 +14,13 @@ from aiohttp import web
 from agentsched.compose import journal_header
 from agentsched.config import Config
 from agentsched.kernel import encode_header
-from agentsched.model import in_seconds
+from agentsched.model import AgentschedError, in_seconds
 from agentsched.ports import EventSink
-from agentsched.proxy.app import answer_in_shape, build_app, build_gateway
+from agentsched.proxy.app import STEERING, answer_in_shape, build_app, build_gateway
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.journal_file import JournalFile
 from agentsched.proxy.server import Connection, ConnectionGuard
+from agentsched.proxy.steering import Steering
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +34,29 @@ _LAST_WORDS_S: Final = 2.0
 
 @contextlib.asynccontextmanager
 async def running(
-    config: Config, *, sinks: Sequence[EventSink] = ()
+    config: Config,
+    *,
+    sinks: Sequence[EventSink] = (),
+    reread: Callable[[], Config] | None = None,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A listening proxy and its base URL; stopped on the way out, whatever runs.
+
+    `reread` reads the configuration again, for `SIGHUP` and `POST reload`.
 
     Raises:
         OSError: the address cannot be listened on.
     """
     gateway = build_gateway(config, sinks=sinks)
+    app = build_app(gateway, reread=reread)
     runner = web.AppRunner(
-        build_app(gateway),
+        app,
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=_LAST_WORDS_S,
     )
+    with contextlib.suppress(NotImplementedError):  # a loop that knows no signals
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, _reload, app[STEERING])
     try:
         await runner.setup()
         assert runner.server is not None
@@ -65,6 +75,13 @@ async def running(
             await asyncio.gather(guard, return_exceptions=True)
     finally:
         await runner.cleanup()
+
+
+def _reload(steering: Steering) -> None:
+    try:
+        steering.reload()
+    except AgentschedError as error:
+        log.error("the configuration stays as it was: %s", error)
 
 
 async def _listen(server: web.Server, config: Config) -> asyncio.Server:
@@ -115,10 +132,10 @@ async def drain(gateway: Gateway, *, hurry: asyncio.Event | None = None) -> None
         log.warning("stopping %d steps that took too long", gateway.host.live_steps)
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; running requests are given the drain timeout.
 
-    A second signal ends the wait.
+    A second signal ends the wait. SIGHUP reads the configuration again with `reread`.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -137,7 +154,7 @@ async def serve(config: Config) -> None:
                 backlog_max=config.limits.to_limits().journal_backlog_max,
             )
             sinks.append(await stack.enter_async_context(journal))
-        gateway, url = await stack.enter_async_context(running(config, sinks=sinks))
+        gateway, url = await stack.enter_async_context(running(config, sinks=sinks, reread=reread))
         up = len(gateway.fleet.up())
         total = len(gateway.fleet.members)
         print(

@@ -110,7 +110,7 @@ class TestPrograms:
         assert "a" not in proxy.gateway.index
         assert (await proxy.client.post(f"{BASE}/programs/a/release")).status_code == 404
 
-    @pytest.mark.parametrize("path", ["/programs/none", "/programs/none/story", "/engines/e0"])
+    @pytest.mark.parametrize("path", ["/programs/none", "/programs/none/story", "/engines/e9"])
     async def test_not_found(self, proxy: Any, path: str) -> None:
         response = await proxy.client.get(BASE + path)
         assert response.status_code == 404

@@ -1,0 +1,140 @@
+"""Changes at run time: other policies and limits, engines that come and go, a reread file.
+
+A change is checked whole before any of it is made: what is wrong changes nothing and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentsched.compose import SchedulerConfig, choices_of, remake_policies
+from agentsched.config import Config, EngineConfig
+from agentsched.model import ConfigError, EngineId, Limits, Reconfigured
+from agentsched.proxy.fleet import Member
+from agentsched.proxy.gateway import Gateway
+
+log = logging.getLogger(__name__)
+
+#: Parts of the configuration that a running proxy takes over from a reread file.
+_LIVE: Final = frozenset({"profile", "policies", "limits", "engines", "admin_key", "log_level"})
+#: Read at each request or probe: the new values count from the next one on.
+_READ_EACH_TIME: Final = frozenset({"http", "upstream"})
+
+MakeMember = Callable[[EngineConfig, Config], Member]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What a reread file changed, and what in it waits for a restart."""
+
+    changed: tuple[str, ...]
+    needs_restart: tuple[str, ...]
+
+
+class Steering:
+    """Makes changes to a running proxy. All methods are for the event loop's thread."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        make_member: MakeMember,
+        reread: Callable[[], Config] | None = None,
+    ) -> None:
+        self._gateway = gateway
+        self._make_member = make_member
+        self._reread = reread
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def choose(self, config: SchedulerConfig, *, limits: Limits | None = None) -> None:
+        """Put other policies in force; what waits is decided by them at once.
+
+        Raises:
+            PolicyError: a name is unknown or parameters are refused. Nothing has changed then.
+        """
+        host = self._gateway.host
+        choices = choices_of(config)
+        remake_policies(host.scheduler.policies, config.profile, choices)
+        host.feed(Reconfigured(profile=config.profile, choices=choices, limits=limits))
+        log.info("policies are now %s: %s", config.profile, dict(host.scheduler.policies.names))
+
+    def add_engine(self, engine: EngineConfig) -> None:
+        """Begin to watch an engine; it gets work once it answers.
+
+        Raises:
+            ConfigError: an engine of this name is there already.
+        """
+        key = EngineId(engine.name)
+        if key in self._gateway.fleet.members:
+            raise ConfigError(f"an engine is called {key} already")
+        self._gateway.fleet.add(self._make_member(engine, self._gateway.config))
+
+    def remove_engine(self, engine: EngineId) -> None:
+        """Give an engine no new work, and forget it when what runs there has ended.
+
+        Raises:
+            ConfigError: no engine has this name, or it is the last one.
+        """
+        members = self._gateway.fleet.members
+        if engine not in members:
+            raise ConfigError(f"no engine is called {engine}")
+        if len(members) == 1:
+            raise ConfigError("the last engine stays: without one every request would fail")
+        patience = self._gateway.config.http.drain_timeout
+        self._own(self._gateway.fleet.remove(engine, patience=patience), f"remove {engine}")
+
+    def reload(self) -> Reloaded:
+        """Read the configuration again and take over what a running proxy can.
+
+        Raises:
+            ConfigError: there is no file, or it is wrong; the old configuration stays in force.
+            PolicyError: it names policies that there are not; likewise.
+        """
+        if self._reread is None:
+            raise ConfigError("this proxy was started without a configuration file")
+        old, new = self._gateway.config, self._reread()
+        different = {key for key in Config.model_fields if getattr(old, key) != getattr(new, key)}
+        scheduler = new.scheduler()
+        if different & {"profile", "policies", "limits"}:
+            self.choose(scheduler, limits=scheduler.limits)
+        self._gateway.config = new
+        if "engines" in different:
+            self._match_engines(old, new)
+        if "log_level" in different:
+            logging.getLogger().setLevel(new.log_level.upper())
+        live = _LIVE | _READ_EACH_TIME
+        reloaded = Reloaded(
+            changed=tuple(sorted(different & live)), needs_restart=tuple(sorted(different - live))
+        )
+        log.info("configuration read again: %s", reloaded)
+        return reloaded
+
+    def _match_engines(self, old: Config, new: Config) -> None:
+        """New ones are added before old ones go; one that is described anew does both."""
+        before: Mapping[str, EngineConfig] = {engine.name: engine for engine in old.engines}
+        after: Mapping[str, EngineConfig] = {engine.name: engine for engine in new.engines}
+        for name, engine in after.items():
+            if name not in before and EngineId(name) not in self._gateway.fleet.members:
+                self.add_engine(engine)
+            elif name in before and before[name] != engine:
+                member = self._make_member(engine, new)
+                patience = new.http.drain_timeout
+                self._own(self._gateway.fleet.replace(member, patience=patience), f"move {name}")
+        for name in before:
+            if name not in after and EngineId(name) in self._gateway.fleet.members:
+                self.remove_engine(EngineId(name))
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Stop waiting for engines that go."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,220 @@
+"""The operator's verbs of the control plane: plan, other policies, engines that come and go."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+from pydantic import ValidationError
+
+from agentsched.compose import SchedulerConfig
+from agentsched.config import EngineConfig
+from agentsched.kernel.rehearsal import Plan
+from agentsched.model import (
+    Choice,
+    ConfigError,
+    Dispatch,
+    EngineId,
+    Instant,
+    Limits,
+    PolicyError,
+    Reject,
+    StepId,
+    Unpin,
+    between,
+    in_seconds,
+    parse_span,
+)
+from agentsched.policy.registry import POINTS
+from agentsched.proxy.errors import error_body
+from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.identity import Identity
+from agentsched.proxy.receive import receive
+from agentsched.proxy.request import Dialect
+from agentsched.proxy.steering import Steering
+from agentsched.proxy.wire import parse_request
+
+_DIALECTS: Final = {
+    "": Dialect.CHAT,
+    "/v1/chat/completions": Dialect.CHAT,
+    "/v1/completions": Dialect.COMPLETIONS,
+    "/v1/responses": Dialect.RESPONSES,
+    "/v1/messages": Dialect.MESSAGES,
+}
+
+
+class _Policy(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    params: dict[str, Any] = {}
+
+
+class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST policies`. What is left out stays as it is."""
+
+    profile: str | None = None
+    policies: dict[str, _Policy] = {}
+    max_wait: str | None = None
+    max_bypass: int | None = None
+
+
+class Verbs:
+    """Handlers that change a running proxy, or say what it would do."""
+
+    def __init__(self, gateway: Gateway, steering: Steering) -> None:
+        self._gateway = gateway
+        self._steering = steering
+
+    async def plan(self, request: web.Request) -> web.Response:
+        """`POST plan/v1/chat/completions` and the like: what would happen to this request now.
+
+        Headers and body are those of the request itself. Nothing is changed, nothing remembered.
+        """
+        dialect = _DIALECTS.get(request.match_info["path"])
+        if dialect is None:
+            return _error(404, "unknown_path", f"There are: {', '.join(filter(None, _DIALECTS))}")
+        gateway = self._gateway
+        received = await receive(request, gateway.config.http)
+        parsed = parse_request(dialect, received.body, gateway.wire_limits)
+        now = gateway.host.now()
+        identity = gateway.index.identify(
+            parsed,
+            received.headers,
+            tenant=gateway.tenant(received.headers),
+            now=now,
+            bytes_per_token=gateway.ratios.of(parsed.model),
+            is_dry=True,
+        )
+        arrived = gateway.arrival(StepId(secrets.token_hex(16)), identity, parsed, now=now)
+        plan = gateway.host.scheduler.plan(arrived, now=now)
+        return _json(_who(identity) | _plan(plan, now=now))
+
+    async def choose(self, request: web.Request) -> web.Response:
+        """`POST policies`: another profile, other policies, another bound; at once."""
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=_Wanted)
+            config, limits = self._wanted(wanted)
+            self._steering.choose(config, limits=limits)
+        except (msgspec.DecodeError, ConfigError, PolicyError) as error:
+            return _error(400, "bad_policies", str(error))
+        scheduler = self._gateway.host.scheduler
+        return _json(
+            {"profile": scheduler.policies.profile, "active": dict(scheduler.policies.names)}
+        )
+
+    def _wanted(self, wanted: _Wanted) -> tuple[SchedulerConfig, Limits | None]:
+        unknown = sorted(set(wanted.policies) - set(POINTS))
+        if unknown:
+            raise ConfigError(f"no policy point is called {unknown[0]} ({', '.join(POINTS)})")
+        scheduler = self._gateway.host.scheduler
+        active = scheduler.policies
+        given = {p: Choice(name=c.name, params=c.params) for p, c in wanted.policies.items()}
+        if wanted.profile is None:
+            given = dict(active.choices) | given
+        config = SchedulerConfig(profile=wanted.profile or active.profile, choices=given)
+        if wanted.max_wait is None and wanted.max_bypass is None:
+            return config, None
+        old = {name: getattr(scheduler.limits, name) for name in Limits.__slots__}
+        if wanted.max_wait is not None:
+            old["wait_ns_max"] = parse_span(wanted.max_wait)
+        if wanted.max_bypass is not None:
+            old["bypasses_max"] = wanted.max_bypass
+        return config, Limits(**old)
+
+    async def add_engine(self, request: web.Request) -> web.Response:
+        """`POST engines` with what `[[engines]]` takes: `{"url": ..., "id": ..., "kind": ...}`."""
+        try:
+            engine = EngineConfig.model_validate_json(await request.read())
+            self._steering.add_engine(engine)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            return _error(400, "bad_engine", f"{where}: {first['msg']}".lstrip(": "))
+        except ConfigError as error:
+            return _error(409, "engine_exists", str(error))
+        return _json({"engine": engine.name, "url": engine.base_url}, status=202)
+
+    async def remove_engine(self, request: web.Request) -> web.Response:
+        """`DELETE engines/NAME`: nothing new goes there; it is forgotten when it is idle."""
+        engine = EngineId(request.match_info["engine"])
+        if engine not in self._gateway.fleet.members:
+            return _error(404, "unknown_engine", "No engine of this name is known.")
+        try:
+            self._steering.remove_engine(engine)
+        except ConfigError as error:
+            return _error(409, "last_engine", str(error))
+        return _json({"engine": engine, "is_draining": True}, status=202)
+
+    async def reload(self, request: web.Request) -> web.Response:
+        """`POST reload`: read the configuration file again. A wrong one changes nothing."""
+        try:
+            reloaded = self._steering.reload()
+        except (ConfigError, PolicyError) as error:
+            return _error(400, "bad_configuration", str(error))
+        return _json({"changed": reloaded.changed, "needs_restart": reloaded.needs_restart})
+
+
+def _who(identity: Identity) -> dict[str, Any]:
+    return {
+        "program": identity.program,
+        "conversation": identity.conversation,
+        "tenant": identity.tenant,
+        "class": identity.step_class,
+        "lineage": identity.lineage,
+        "evidence": identity.evidence,
+        "prompt_tokens": identity.prompt_tokens,
+    }
+
+
+def _plan(plan: Plan, *, now: Instant) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "engines": [
+            {
+                "engine": outlook.engine,
+                "is_up": outlook.is_up,
+                "running_steps": outlook.running_steps,
+                "missing_tokens": outlook.missing_tokens,
+                "prefill_s": round(outlook.prefill_ns / 1e9, 4),
+            }
+            for outlook in plan.engines
+        ],
+        "releases": [c.pin for c in plan.commands if isinstance(c, Unpin)],
+    }
+    match plan.verdict:
+        case Dispatch() as sent:
+            verdict = {
+                "verdict": "dispatch",
+                "engine": sent.engine,
+                "order": sent.order,
+                "place": sent.place,
+                "pin": sent.pin,
+                "priority": sent.priority,
+            }
+        case Reject() as refused:
+            after = refused.retry_after
+            verdict = {
+                "verdict": "reject",
+                "reason": refused.reason,
+                "detail": refused.detail,
+                "retry_after_s": None if after is None else in_seconds(after),
+            }
+        case None:
+            due = plan.due_at
+            verdict = {
+                "verdict": "hold",
+                "reason": plan.held_for,
+                "ahead": plan.ahead,
+                "due_in_s": None if due is None else round(in_seconds(between(now, due)), 3),
+            }
+    return verdict | shown
+
+
+def _json(value: Any, *, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(value)
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    body = error_body(Dialect.OTHER, status=status, message=message, code=code)
+    return web.Response(status=status, body=body, content_type="application/json")
