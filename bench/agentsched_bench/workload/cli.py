@@ -12,6 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from agentsched_bench.workload.generate import generate
+from agentsched_bench.workload.importers import (
+    AUTO,
+    IMPORTERS,
+    ImportOptions,
+    ImportReport,
+    import_trace,
+)
 from agentsched_bench.workload.sample import sample_programs
 from agentsched_bench.workload.statistics import Spread, TraceStatistics, trace_statistics
 from agentsched_bench.workload.trace import (
@@ -26,7 +33,7 @@ from agentsched_bench.workload.validate import validate_trace
 
 app = typer.Typer(
     name="trace",
-    help="Check, describe, sample and make traces of recorded agent programs.",
+    help="Import, check, describe, sample, compose, export and make traces of agent programs.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -34,6 +41,71 @@ app = typer.Typer(
 TracePath = Annotated[Path, typer.Argument(help="A .jsonl, .jsonl.gz or .jsonl.xz file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write; .gz or .xz compresses.")]
+
+
+@app.command("import")
+def import_files(
+    format_name: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help=f"{AUTO} (by content), or {', '.join(known.name for known in IMPORTERS)}.",
+        ),
+    ],
+    files: Annotated[list[Path], typer.Argument(help="Files, or folders to look through.")],
+    *,
+    out: Out,
+    text: Annotated[
+        bool, typer.Option("--text", help="Keep messages where the source has them.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option(help="What recordings name as their source.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read other formats: SWE-agent, mini-swe-agent, OpenHands, Claude Code, OpenTelemetry, ...
+
+    Exit code 1 if something could not be read; each error names file and line, and the rest is
+    kept. Compressed files (gz, xz, bz2, zst) are known by their content.
+    """
+    report = import_trace(
+        files,
+        out,
+        format_name=format_name,
+        options=ImportOptions(keeps_text=text, source=source),
+        on_error=_warn,
+    )
+    if as_json:
+        typer.echo(msgspec.json.encode(_import_summary(report, out)))
+    else:
+        typer.echo(_import_line(report, out))
+    if report.errors_count or not report.recordings:
+        raise typer.Exit(1)
+
+
+def _import_summary(report: ImportReport, out: Path) -> dict[str, object]:
+    return {
+        "out": str(out) if report.recordings else None,
+        "formats": dict(report.files),
+        "recordings": report.recordings,
+        "programs": report.programs,
+        "calls": report.calls,
+        "errors": [str(error) for error in report.errors],
+        "errors_count": report.errors_count,
+        "skipped_files": report.skipped,
+    }
+
+
+def _import_line(report: ImportReport, out: Path) -> str:
+    formats = ", ".join(f"{count} {name}" for name, count in report.files.items())
+    notes = f"; {report.skipped} files of no known format" if report.skipped else ""
+    notes += f"; {report.errors_count} errors" if report.errors_count else ""
+    if not report.recordings:
+        return f"nothing was read, and nothing is written{notes}"
+    return (
+        f"{out}: {report.programs} programs, {report.recordings - report.programs} sub-agents, "
+        f"{report.calls} calls from {formats}{notes}"
+    )
 
 
 @app.command()

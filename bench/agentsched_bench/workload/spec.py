@@ -165,9 +165,10 @@ class Workload(_Strict):
         names = [tenant.name for tenant in self.tenants]
         if len(set(names)) < len(names):
             raise ValueError("two tenants have one name")
-        for part in (*self.sources, *self.background):
-            if part.tenant is not None and names and part.tenant not in names:
-                raise ValueError(f"no tenant is called {part.tenant!r} ({', '.join(names)})")
+        owners = [*(s.tenant for s in self.sources), *(b.tenant for b in self.background)]
+        for owner in owners:
+            if owner is not None and names and owner not in names:
+                raise ValueError(f"no tenant is called {owner!r} ({', '.join(names)})")
         counted = all(source.programs is not None for source in self.sources)
         if self.programs is None and self.duration_s is None and not counted:
             if isinstance(self.arrivals, RecordedArrivals):

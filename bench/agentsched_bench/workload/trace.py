@@ -2,19 +2,21 @@
 
 The files call a line a *session*. Here a line is a `Recording`: the main conversation of one
 program, or one of its sub-agents (then `parent` names the main recording). Field names are the
-files' own.
+files' own. A first line may be a `TraceHeader` that says how the file came about.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Final, cast
+from types import TracebackType
+from typing import IO, Annotated, Any, Final, cast
 
 import msgspec
 
@@ -22,6 +24,9 @@ from agentsched.model import AgentschedError
 
 #: A longer line is refused: no recording comes near, and a corrupt file must not fill the memory.
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
+#: Raised when a line of this version means something else than one of the version before.
+TRACE_VERSION: Final = 1
+_HEADER_BEGINS: Final = b'{"agentsched_trace":'
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -38,20 +43,62 @@ class TraceError(AgentschedError):
         self.message = message
 
 
-class RecordedTool(msgspec.Struct, frozen=True, kw_only=True):
-    """One tool call between two LLM calls. `duration_s` is None where it was not recorded."""
+class RecordedTool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One tool call between two LLM calls. `duration_s` is None where it was not recorded.
+
+    Several in one step were asked for at once. `command` is the first word of a shell command, or
+    the sub-command of a tool that has some. `child` is the `session_id` of the sub-agent that the
+    call started.
+    """
 
     name: str
     duration_s: Seconds | None = None
     result_tokens: Count | None = None
+    command: str | None = None
+    call_id: str | None = None
+    is_error: bool = False
+    child: str | None = None
 
 
-class RecordedStep(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool call as an answer words it; `arguments` is JSON in a string, as it was sent."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+class RecordedMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message. `text` None: it was not recorded, and something `tokens` long stands for it.
+
+    `tokens` is recorded or estimated, as `token_source` says; `call_id` is the tool call whose
+    result this is.
+    """
+
+    role: str
+    text: str | None = None
+    tokens: Count | None = None
+    tool_calls: tuple[RecordedToolCall, ...] = ()
+    call_id: str | None = None
+
+
+class ToolDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool that was offered to the model; `parameters` is its JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class RecordedStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One LLM call and the pause after it.
 
     `new_input_tokens` is what came from outside the model since the step before: None on the first
     step and where the prompt was cut or reasoning was dropped. `cycle_s` is the time from this call
-    to the next where calls and tools were not told apart.
+    to the next where calls and tools were not told apart. `reasoning_tokens` are among
+    `output_tokens` and come back in no later prompt. `prompt` are runs `[first, last]` of the
+    recording's messages, and `answer` is one of them. `is_compaction` marks the first step whose
+    prompt was rewritten to make it shorter.
     """
 
     step: Count
@@ -68,10 +115,20 @@ class RecordedStep(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: Count = 0
     tools: tuple[RecordedTool, ...] = ()
     hash_ids: tuple[tuple[Count, Count], ...] | None = None
+    prompt: tuple[tuple[Count, Count], ...] | None = None
+    answer: Count | None = None
+    is_compaction: bool = False
+    model: str | None = None
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of a trace. `synthetic` is true on what our own generator made."""
+    """One line of a trace. `synthetic` is true on what our own generator made.
+
+    `parent_step` is the parent's step after which a sub-agent starts and `join_step` the parent's
+    step that waits for it, where the source says so; else times decide. Hash ids are equal only
+    within `hash_scope` (None: within the source). `is_cut`: the source broke off in the middle.
+    `tenant`, `traffic` and `has_ids` are what a composed workload says about a program.
+    """
 
     session_id: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
     source: str
@@ -83,12 +140,31 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token_source: dict[str, str | None] = {}
     parent: str | None = None
     parent_t_s: Seconds | None = None
+    parent_step: Count | None = None
+    join_step: Count | None = None
     block_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    hash_scope: str | None = None
     tool_tokens: Count | None = None
     system_tokens: Count | None = None
     dataset: str | None = None
     group: str | None = None
+    exit_status: str | None = None
     synthetic: bool = False
+    is_cut: bool = False
+    tenant: str | None = None
+    traffic: str = "agent"
+    has_ids: bool = True
+    messages: tuple[RecordedMessage, ...] = ()
+    tool_definitions: tuple[ToolDefinition, ...] = ()
+
+
+class TraceHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """How a trace came about: the import, or the whole specification of a composed workload."""
+
+    agentsched_trace: int = TRACE_VERSION
+    made_by: str = ""
+    imported: dict[str, Any] | None = None
+    workload: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +180,8 @@ class RecordedProgram:
 
 
 _DECODER: Final = msgspec.json.Decoder(Recording)
+_HEADERS: Final = msgspec.json.Decoder(TraceHeader)
+_HEADER_ENCODER: Final = msgspec.json.Encoder()
 
 
 def open_trace(path: Path) -> IO[bytes]:
@@ -114,10 +192,30 @@ def open_trace(path: Path) -> IO[bytes]:
                 return cast("IO[bytes]", gzip.open(path, "rb"))
             case ".xz":
                 return lzma.open(path, "rb")
+            case ".zst":
+                return open_zstd(path)
             case _:
                 return path.open("rb")
     except OSError as error:
         raise TraceError(error.strerror or str(error), path=path) from error
+
+
+def open_zstd(path: Path) -> IO[bytes]:
+    """A Zstandard file, decompressed as it is read. Raises TraceError without the package."""
+    try:
+        import zstandard
+    except ImportError as error:
+        text = "Zstandard needs the package zstandard (pip install 'agentsched[zstd]')"
+        raise TraceError(text, path=path) from error
+    return cast("IO[bytes]", io.BufferedReader(zstandard.open(path, "rb"), 1 << 20))
+
+
+def _decompress_errors() -> tuple[type[Exception], ...]:
+    try:
+        import zstandard
+    except ImportError:
+        return (OSError, lzma.LZMAError, zlib.error)
+    return (OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -126,24 +224,51 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         TraceError: the file cannot be opened, is truncated or corrupt, or has too long a line.
     """
-    number = 0
     with open_trace(path) as file:
-        while True:
-            number += 1
-            try:
-                line = file.readline(LINE_BYTES_MAX + 1)
-            except EOFError as error:
-                message = "the compressed file is cut short"
-                raise TraceError(message, path=path, line=number) from error
-            except (OSError, lzma.LZMAError, zlib.error) as error:
-                message = f"cannot decompress: {error}"
-                raise TraceError(message, path=path, line=number) from error
-            if not line:
-                return
-            if len(line) > LINE_BYTES_MAX:
-                raise TraceError("the line is longer than 64 MiB", path=path, line=number)
-            if line.strip():
-                yield number, line
+        yield from lines_of(file, path=path)
+
+
+def lines_of(file: IO[bytes], *, path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each line of an open file with its number; see `read_lines`."""
+    number = 0
+    broken = _decompress_errors()
+    while True:
+        number += 1
+        try:
+            line = file.readline(LINE_BYTES_MAX + 1)
+        except EOFError as error:
+            message = "the compressed file is cut short"
+            raise TraceError(message, path=path, line=number) from error
+        except broken as error:
+            message = f"cannot decompress: {error}"
+            raise TraceError(message, path=path, line=number) from error
+        if not line:
+            return
+        if len(line) > LINE_BYTES_MAX:
+            raise TraceError("the line is longer than 64 MiB", path=path, line=number)
+        if line.strip():
+            yield number, line
+
+
+def is_header(line: bytes, *, number: int) -> bool:
+    """Whether the first line of a trace is its header, not a recording."""
+    return number == 1 and line.startswith(_HEADER_BEGINS)
+
+
+def read_header(path: Path) -> TraceHeader | None:
+    """The header of a trace, if it has one. Raises TraceError if the file cannot be read."""
+    for number, line in read_lines(path):
+        if not is_header(line, number=number):
+            return None
+        try:
+            header = _HEADERS.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise TraceError(str(error), path=path, line=number) from error
+        if header.agentsched_trace != TRACE_VERSION:
+            text = f"trace version {header.agentsched_trace}; this reads {TRACE_VERSION}"
+            raise TraceError(text, path=path, line=number)
+        return header
+    return None
 
 
 def decode_recording(line: bytes, *, path: Path | str, number: int) -> Recording:
@@ -172,6 +297,8 @@ def read_trace(
     while True:
         try:
             number, line = next(lines)
+            if is_header(line, number=number):
+                continue
             recording = decode_recording(line, path=path, number=number)
         except StopIteration:
             return
@@ -218,21 +345,72 @@ def encode_recording(recording: Recording) -> bytes:
     return msgspec.json.encode(recording) + b"\n"
 
 
-def write_trace(recordings: Iterable[Recording], path: Path) -> int:
-    """Write a trace, compressed by the file's name; returns the number of lines.
+class TraceWriter:
+    """Writes a trace a line at a time, compressed by the file's name.
 
     Equal recordings give equal bytes: no time or name goes into the gzip header.
     """
-    data = b"".join(encode_recording(recording) for recording in recordings)
-    match path.suffix:
+
+    def __init__(self, path: Path, *, header: TraceHeader | None = None) -> None:
+        """Make the file anew. Raises TraceError when it cannot be written."""
+        try:
+            self._raw = path.open("wb")
+        except OSError as error:
+            raise TraceError(error.strerror or str(error), path=path) from error
+        self._file: IO[bytes] = _compressing(self._raw, suffix=path.suffix, path=path)
+        #: Recordings written so far.
+        self.count = 0
+        if header is not None:
+            self._file.write(_HEADER_ENCODER.encode(header) + b"\n")
+
+    def write(self, recording: Recording) -> None:
+        self._file.write(encode_recording(recording))
+        self.count += 1
+
+    def close(self) -> None:
+        if self._file is not self._raw:
+            self._file.close()
+        self._raw.close()
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _compressing(raw: IO[bytes], *, suffix: str, path: Path) -> IO[bytes]:
+    match suffix:
         case ".gz":
-            packed = gzip.compress(data, compresslevel=9, mtime=0)
+            packed = gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0)
+            return cast("IO[bytes]", packed)
         case ".xz":
-            packed = lzma.compress(data)
+            return lzma.open(raw, "wb")
+        case ".zst":
+            try:
+                import zstandard
+            except ImportError as error:
+                text = "Zstandard needs the package zstandard (pip install 'agentsched[zstd]')"
+                raise TraceError(text, path=path) from error
+            writer = zstandard.ZstdCompressor(level=10).stream_writer(raw, closefd=False)
+            return cast("IO[bytes]", writer)
         case _:
-            packed = data
-    path.write_bytes(packed)
-    return data.count(b"\n")
+            return raw
+
+
+def write_trace(
+    recordings: Iterable[Recording], path: Path, *, header: TraceHeader | None = None
+) -> int:
+    """Write a trace, compressed by the file's name; returns the number of recordings."""
+    with TraceWriter(path, header=header) as writer:
+        for recording in recordings:
+            writer.write(recording)
+    return writer.count
 
 
 def sha256_of(path: Path) -> str:

@@ -11,6 +11,7 @@ from agentsched_bench.workload.trace import (
     Recording,
     TraceError,
     decode_recording,
+    is_header,
     read_lines,
 )
 
@@ -79,6 +80,8 @@ def _read(path: Path, result: Validation) -> Iterator[tuple[int, Recording]]:
     while True:
         try:
             number, line = next(lines)
+            if is_header(line, number=number):
+                continue
             recording = decode_recording(line, path=path, number=number)
         except StopIteration:
             return
@@ -112,6 +115,19 @@ def check_recording(recording: Recording) -> list[str]:
             if expected != step.input_tokens:
                 found.append(f"{at}.input_tokens is {step.input_tokens}, its parts give {expected}")
         found.extend(_check_hashes(recording, index))
+        found.extend(_check_messages(recording, index))
+    return found
+
+
+def _check_messages(recording: Recording, index: int) -> list[str]:
+    step, known = recording.steps[index], len(recording.messages)
+    found: list[str] = []
+    if step.prompt is not None and any(
+        last < first or last >= known for first, last in step.prompt
+    ):
+        found.append(f"steps[{index}].prompt names messages that the recording does not have")
+    if step.answer is not None and step.answer >= known:
+        found.append(f"steps[{index}].answer names a message that the recording does not have")
     return found
 
 

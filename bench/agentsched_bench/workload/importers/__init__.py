@@ -1,0 +1,263 @@
+"""Recordings from other people's formats: who reads what, and the import of many files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agentsched.model import ConfigError
+from agentsched_bench.workload.importers.agentic_mooncake import AgenticMooncake
+from agentsched_bench.workload.importers.base import Importer, ImportOptions
+from agentsched_bench.workload.importers.claude_code import ClaudeCode
+from agentsched_bench.workload.importers.draft import Imported
+from agentsched_bench.workload.importers.files import InputFile, OnError, probe
+from agentsched_bench.workload.importers.journal import Journal
+from agentsched_bench.workload.importers.kv_cache_tester import KvCacheTester
+from agentsched_bench.workload.importers.mini_swe_agent import MiniSweAgent
+from agentsched_bench.workload.importers.mooncake import Mooncake
+from agentsched_bench.workload.importers.native import Native
+from agentsched_bench.workload.importers.openhands import OpenHands
+from agentsched_bench.workload.importers.otel import Otel
+from agentsched_bench.workload.importers.swe_agent import SweAgent
+from agentsched_bench.workload.trace import (
+    Recording,
+    TraceError,
+    TraceHeader,
+    TraceWriter,
+    decode_recording,
+    encode_recording,
+    read_lines,
+)
+
+__all__ = ["AUTO", "IMPORTERS", "ImportOptions", "ImportReport", "Importer", "import_trace"]
+
+AUTO: Final = "auto"
+#: In the order in which they are asked whether a file is theirs: the most particular first.
+IMPORTERS: Final[tuple[Importer, ...]] = (
+    Native(),
+    Journal(),
+    Otel(),
+    SweAgent(),
+    MiniSweAgent(),
+    OpenHands(),
+    KvCacheTester(),
+    AgenticMooncake(),
+    Mooncake(),
+    ClaudeCode(),
+)
+#: In a folder these are looked at; a file that is named is looked at whatever it is called.
+_SUFFIXES: Final = (".traj", ".json", ".jsonl", ".ndjson")
+_PACKED: Final = (".gz", ".xz", ".bz2", ".zst")
+_ERRORS_KEPT: Final = 1000
+
+
+@dataclass(slots=True, kw_only=True)
+class ImportReport:
+    """What came of an import. `errors` holds the first ones; `errors_count` is complete."""
+
+    recordings: int = 0
+    programs: int = 0
+    calls: int = 0
+    files: Counter[str] = field(default_factory=Counter)
+    skipped: int = 0
+    errors_count: int = 0
+    errors: list[TraceError] = field(default_factory=list)
+
+    def note(self, error: TraceError) -> None:
+        self.errors_count += 1
+        if len(self.errors) < _ERRORS_KEPT:
+            self.errors.append(error)
+
+
+def importer(name: str) -> Importer:
+    """The importer called `name`. Raises ConfigError with the names there are."""
+    for known in IMPORTERS:
+        if known.name == name.lower().replace("_", "-"):
+            return known
+    names = ", ".join([AUTO, *(known.name for known in IMPORTERS)])
+    raise ConfigError(f"no format {name!r} (there are: {names})")
+
+
+def detect(file: InputFile) -> Importer | None:
+    """Whose format a file has, by its content; None if nobody's."""
+    head = probe(file)
+    if not head:
+        return None
+    return next((known for known in IMPORTERS if known.claims(head)), None)
+
+
+def input_files(paths: Iterable[Path]) -> list[InputFile]:
+    """The files that are named, and those below named folders that may be traces, sorted.
+
+    Raises:
+        ConfigError: a path does not exist, or nothing is left.
+    """
+    found: list[InputFile] = []
+    for path in paths:
+        if path.is_dir():
+            below = sorted(p for p in path.rglob("*") if p.is_file() and _may_be_trace(p))
+            found.extend(InputFile(path=p, is_named=False) for p in below)
+        elif path.exists():
+            found.append(InputFile(path=path))
+        else:
+            raise ConfigError(f"{path}: no such file or folder")
+    if not found:
+        raise ConfigError("nothing to import: no .traj, .json, .jsonl or .ndjson file in it")
+    return found
+
+
+def _may_be_trace(path: Path) -> bool:
+    name = path.name
+    for suffix in _PACKED:
+        name = name.removesuffix(suffix)
+    return name.endswith(_SUFFIXES) and not name.endswith(".meta.json")
+
+
+def read_all(
+    files: Sequence[InputFile], *, format_name: str, options: ImportOptions, report: ImportReport
+) -> Iterator[Imported]:
+    """The recordings of all files, format by format where each is to be detected."""
+    if format_name != AUTO:
+        chosen = importer(format_name)
+        report.files[chosen.name] += len(files)
+        yield from _read(chosen, files, options, report)
+        return
+    groups: dict[str, list[InputFile]] = {}
+    for file in files:
+        known = detect(file)
+        if known is not None:
+            groups.setdefault(known.name, []).append(file)
+        elif file.is_named:
+            text = _unknown(file)
+            report.note(TraceError(text, path=file.path))
+        else:
+            report.skipped += 1
+    for known in IMPORTERS:
+        if known.name in groups:
+            report.files[known.name] += len(groups[known.name])
+            yield from _read(known, groups[known.name], options, report)
+
+
+def _unknown(file: InputFile) -> str:
+    errors: list[TraceError] = []
+    from agentsched_bench.workload.importers.files import document
+
+    try:
+        document(file, on_error=errors.append)
+    except TraceError as error:
+        errors.append(error)
+    names = ", ".join(known.name for known in IMPORTERS)
+    why = f"; {errors[0].message}" if errors else ""
+    return f"of no format that is known ({names}){why}"
+
+
+def _read(
+    chosen: Importer, files: Sequence[InputFile], options: ImportOptions, report: ImportReport
+) -> Iterator[Imported]:
+    try:
+        yield from chosen.read(files, options, on_error=report.note)
+    except TraceError as error:
+        report.note(error)
+
+
+def import_trace(
+    paths: Iterable[Path],
+    out: Path,
+    *,
+    format_name: str = AUTO,
+    options: ImportOptions | None = None,
+    on_error: OnError | None = None,
+) -> ImportReport:
+    """Import files to a trace; memory holds one session (of OTel and agentic Mooncake: one input).
+
+    What cannot be read is in the report (and told to `on_error` as it is found); the rest is kept.
+    Nothing is written when nothing could be read. Starts count from the earliest session.
+
+    Raises:
+        ConfigError: an unknown format, or nothing to import.
+        TraceError: the trace cannot be written.
+    """
+    options = ImportOptions() if options is None else options
+    report = _Telling(on_error) if on_error is not None else ImportReport()
+    files = input_files(paths)
+    earliest: float | None = None
+    sources: dict[str, dict[str, str | None]] = {}
+    with tempfile.TemporaryDirectory(prefix="agentsched-import-") as folder:
+        spool = Path(folder) / "recordings.jsonl"
+        with spool.open("wb") as spooled:
+            for recording, epoch_s in _named_once(
+                read_all(files, format_name=format_name, options=options, report=report)
+            ):
+                if epoch_s is not None:
+                    earliest = epoch_s if earliest is None else min(earliest, epoch_s)
+                # The true instant; made relative below, when the earliest is known.
+                start = msgspec.structs.replace(recording, start_s=_positive(epoch_s))
+                spooled.write(encode_recording(start))
+                report.recordings += 1
+                report.programs += recording.parent is None
+                report.calls += len(recording.steps)
+                if len(sources) < 100:
+                    sources.setdefault(recording.source, dict(recording.token_source))
+        if report.recordings:
+            header = _header(report, options, sources)
+            _write(spool, out, header=header, earliest=earliest)
+    return report
+
+
+def _positive(epoch_s: float | None) -> float | None:
+    return None if epoch_s is None else max(0.0, epoch_s)
+
+
+def _write(spool: Path, out: Path, *, header: TraceHeader, earliest: float | None) -> None:
+    zero = max(0.0, earliest or 0.0)
+    with TraceWriter(out, header=header) as writer:
+        for number, line in read_lines(spool):
+            recording = decode_recording(line, path=spool, number=number)
+            if recording.start_s is not None:
+                start_s = round(max(0.0, recording.start_s - zero), 6)
+                recording = msgspec.structs.replace(recording, start_s=start_s)
+            writer.write(recording)
+
+
+def _header(
+    report: ImportReport, options: ImportOptions, sources: dict[str, dict[str, str | None]]
+) -> TraceHeader:
+    imported = {
+        "formats": dict(report.files),
+        "keeps_text": options.keeps_text,
+        "left_out": report.errors_count,
+        "token_sources": sources,
+    }
+    return TraceHeader(made_by="agentsched trace import", imported=imported)
+
+
+def _named_once(found: Iterable[Imported]) -> Iterator[tuple[Recording, float | None]]:
+    """Recordings with names that occur once: a second of the same name gets a number."""
+    used: Counter[str] = Counter()
+    for imported in found:
+        recording = imported.recording
+        used[recording.session_id] += 1
+        count = used[recording.session_id]
+        if count > 1:
+            name = f"{recording.session_id[:980]}#{count}"
+            used[name] += 1
+            recording = msgspec.structs.replace(recording, session_id=name)
+        yield recording, imported.epoch_s
+
+
+class _Telling(ImportReport):
+    """A report that tells each error at once."""
+
+    def __init__(self, on_error: OnError) -> None:
+        super().__init__()
+        self._tell = on_error
+
+    def note(self, error: TraceError) -> None:
+        super().note(error)
+        self._tell(error)

@@ -1,0 +1,61 @@
+"""Prefix blocks: runs of their numbers, and numbers for hashes of any kind."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+Runs = tuple[tuple[int, int], ...]
+#: Hashes that are remembered to give equal ones equal numbers; the longest unseen go first.
+HASHES_MAX: Final = 5_000_000
+
+
+def runs_of(blocks: Iterable[int]) -> Runs:
+    """Block numbers as runs `(first, last)` of numbers that follow each other."""
+    runs: list[tuple[int, int]] = []
+    for block in blocks:
+        if runs and runs[-1][1] + 1 == block:
+            runs[-1] = (runs[-1][0], block)
+        else:
+            runs.append((block, block))
+    return tuple(runs)
+
+
+def blocks_of(runs: Runs) -> Iterator[int]:
+    """The block numbers that runs stand for."""
+    for first, last in runs:
+        yield from range(first, last + 1)
+
+
+def prefix_blocks(one: Sequence[int], two: Sequence[int]) -> int:
+    """How many blocks two prompts begin with alike."""
+    count = 0
+    for left, right in zip(one, two, strict=False):
+        if left != right:
+            break
+        count += 1
+    return count
+
+
+class Numbers:
+    """Small numbers for hashes: the same for the same hash, in the order of their first use.
+
+    Only the last `limit` hashes are remembered; an older one that comes back gets a new number.
+    """
+
+    def __init__(self, limit: int = HASHES_MAX) -> None:
+        self._limit = limit
+        self._numbers: OrderedDict[object, int] = OrderedDict()
+        self._next = 0
+
+    def number(self, key: object) -> int:
+        found = self._numbers.get(key)
+        if found is not None:
+            self._numbers.move_to_end(key)
+            return found
+        self._next += 1
+        self._numbers[key] = self._next
+        if len(self._numbers) > self._limit:
+            self._numbers.popitem(last=False)
+        return self._next

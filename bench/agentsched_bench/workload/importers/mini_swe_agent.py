@@ -1,0 +1,299 @@
+"""mini-swe-agent's `.traj.json`, and plain lists of chat messages with or without usage.
+
+Version 1 has text answers with one command in a code block, and the provider's whole response with
+whole-second `created` times. Version 2 has tool calls, and `extra.timestamp` on every message (in
+fractions of a second: calls and tools are told apart), or items of the Responses API in the list. A
+line or a document with nothing but `messages` (and perhaps `usage`) is read in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from agentsched_bench.workload.importers.base import ImportOptions
+from agentsched_bench.workload.importers.chat import (
+    Usage,
+    fenced_command,
+    read_definitions,
+    read_tool_calls,
+    read_usage,
+    recorded_tool,
+    said,
+)
+from agentsched_bench.workload.importers.draft import (
+    Call,
+    Chain,
+    Conversation,
+    Imported,
+    command_word,
+)
+from agentsched_bench.workload.importers.files import (
+    InputFile,
+    OnError,
+    document,
+    is_lines,
+    objects,
+)
+from agentsched_bench.workload.importers.loose import (
+    Json,
+    Object,
+    as_count,
+    as_instant,
+    as_list,
+    as_name,
+    as_object,
+    as_objects,
+    as_text,
+    first,
+)
+from agentsched_bench.workload.trace import (
+    RecordedTool,
+    RecordedToolCall,
+    TraceError,
+)
+
+_NOT_SENT = frozenset({"exit"})
+
+
+@dataclass(frozen=True, slots=True)
+class MiniSweAgent:
+    """Reads mini-swe-agent trajectories and lists of chat messages."""
+
+    name: str = "mini-swe-agent"
+    title: str = "mini-swe-agent .traj.json, or chat messages (with usage)"
+
+    def claims(self, head: Sequence[Any]) -> bool:
+        value = as_object(head[0]) if head else {}
+        if as_name(value.get("trajectory_format")).startswith("mini-swe-agent"):
+            return True
+        messages = as_objects(value.get("messages"))
+        return bool(messages) and any("role" in message for message in messages)
+
+    def read(
+        self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
+    ) -> Iterator[Imported]:
+        for file in files:
+            if is_lines(file):
+                for number, value in objects(file, on_error=on_error):
+                    found = self._one(file, as_object(value), options, number=number)
+                    if found is None:
+                        on_error(_nothing(file, number))
+                    else:
+                        yield found
+                continue
+            whole = document(file, on_error=on_error)
+            if whole is None:
+                continue
+            found = self._one(file, as_object(whole.value), options, is_cut=whole.is_cut)
+            if found is None:
+                on_error(_nothing(file, None))
+            else:
+                yield found
+
+    def _one(
+        self,
+        file: InputFile,
+        value: Object,
+        options: ImportOptions,
+        *,
+        number: int | None = None,
+        is_cut: bool = False,
+    ) -> Imported | None:
+        reader = _Messages()
+        reader.read(value)
+        info = as_object(value.get("info"))
+        is_mini = "mini_version" in info or "trajectory_format" in value
+        default = _file_name(file) if number is None else f"{_file_name(file)}/{number}"
+        name = first(value.get("instance_id"), value.get("session_id"), value.get("id"))
+        recording = reader.conversation.recording(
+            session_id=as_name(name, default=default),
+            source=options.source or ("mini-swe-agent" if is_mini else "chat-messages"),
+            keeps_text=options.keeps_text,
+            workload="swe-bench" if is_mini else None,
+            agent="mini-swe-agent" if is_mini else as_name(value.get("agent")) or None,
+            model=_model(value, reader) or None,
+            token_source=reader.token_source(),
+            exit_status=as_name(info.get("exit_status")) or None,
+            is_cut=is_cut,
+        )
+        if recording is None:
+            return None
+        return Imported(recording=recording, epoch_s=reader.conversation.calls[0].begun_s)
+
+
+def _nothing(file: InputFile, line: int | None) -> TraceError:
+    return TraceError("no assistant's message in it", path=file.path, line=line)
+
+
+def _file_name(file: InputFile) -> str:
+    name = file.path.name
+    for suffix in (".gz", ".xz", ".bz2", ".zst", ".json", ".jsonl", ".traj"):
+        name = name.removesuffix(suffix)
+    return name or "messages"
+
+
+def _model(value: Object, reader: _Messages) -> str:
+    config = as_object(as_object(as_object(value.get("info")).get("config")).get("model"))
+    return as_name(first(reader.model or None, config.get("model_name"), value.get("model")))
+
+
+@dataclass(slots=True)
+class _Messages:
+    """A list of chat messages while it is read."""
+
+    conversation: Conversation = field(default_factory=Conversation)
+    model: str = ""
+    _chain: Chain = field(default_factory=Chain)
+    #: Tool calls of the last answer that still wait for their results, by id.
+    _open: dict[str, int] = field(default_factory=dict)
+    #: When what was last said to the model was there, and whether times are finer than a second.
+    _said_at: float | None = None
+    _usages: Sequence[Json] = ()
+    _counted: int = 0
+
+    def token_source(self) -> dict[str, str | None]:
+        whole = self._counted == len(self.conversation.calls)
+        counted = "recorded" if whole else ("recorded, partly" if self._counted else "estimated")
+        return {"input": counted, "output": counted, "result": "estimated"}
+
+    def read(self, value: Object) -> None:
+        self._usages = as_list(value.get("usage"))
+        self.conversation.tool_definitions = read_definitions(value.get("tools"))
+        for message in as_objects(value.get("messages")):
+            role = as_name(message.get("role"))
+            if message.get("object") == "response" or isinstance(message.get("output"), list):
+                self._answer(_from_response(message), response=message)
+            elif role in ("assistant", "model", "ai"):
+                extra = as_object(message.get("extra"))
+                self._answer(message, response=as_object(extra.get("response")))
+            elif role not in _NOT_SENT:
+                self._hear(message, role)
+        self._finish()
+
+    def _hear(self, message: Object, role: str) -> None:
+        """Something from outside the model: a task, a tool's result, an observation."""
+        extra = as_object(message.get("extra"))
+        at = as_instant(first(extra.get("timestamp"), message.get("timestamp")))
+        if message.get("type") == "function_call_output":
+            role = "tool"
+        text = as_text(message.get("output")) if "output" in message else said(message)
+        call_id = as_name(first(message.get("tool_call_id"), message.get("call_id"))) or None
+        blocks = [b for b in as_objects(message.get("content")) if b.get("type") == "tool_result"]
+        if blocks:
+            for block in blocks:
+                block_id = as_name(block.get("tool_use_id")) or None
+                self._result("tool", as_text(block.get("content")), call_id=block_id, at=at)
+            return
+        self._result(role or "user", text, call_id=call_id, at=at)
+
+    def _result(self, role: str, text: str, *, call_id: str | None, at: float | None) -> None:
+        number = self.conversation.add(role, text, call_id=call_id)
+        self._chain.append(number)
+        if self.conversation.calls:
+            last = self.conversation.calls[-1]
+            place = self._open.pop(call_id, None) if call_id else None
+            if place is None and self._open:
+                place = self._open.pop(next(iter(self._open)))
+            if place is not None:
+                took = None if at is None or last.ended_s is None else at - last.ended_s
+                last.tools[place] = msgspec.structs.replace(
+                    last.tools[place],
+                    result_tokens=self.conversation.tokens_of(number),
+                    duration_s=None if took is None else round(max(0.0, took), 6),
+                )
+        if at is not None:
+            self._said_at = at
+
+    def _answer(self, message: Object, *, response: Object) -> None:
+        extra = as_object(message.get("extra"))
+        usage = self._usage(message, response)
+        text = said(message)
+        calls = read_tool_calls(message)
+        prompt = self._chain.snapshot()
+        number = self.conversation.add("assistant", text, tool_calls=calls)
+        self._chain.append(number)
+        created = as_instant(
+            first(response.get("created"), response.get("created_at"), message.get("created"))
+        )
+        at = as_instant(first(extra.get("timestamp"), message.get("timestamp")))
+        begun, ended = (self._said_at, at) if at is not None else (created, None)
+        if at is not None and begun is None:
+            # Nothing before the first answer has a time; `created` is as near as one gets.
+            begun = created if created is not None and created <= at else at
+        completed = as_instant(response.get("completed_at"))
+        if at is None and created is not None and completed is not None:
+            ended = max(created, completed)
+        self.model = self.model or as_name(response.get("model"))
+        self._open = {}
+        self.conversation.calls.append(
+            Call(
+                prompt=prompt,
+                answer=number,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_tokens=usage.cached_tokens,
+                reasoning_tokens=usage.reasoning_tokens,
+                begun_s=begun,
+                ended_s=ended,
+                tools=self._tools(calls, text, extra),
+            )
+        )
+        if at is not None:
+            self._said_at = at
+
+    def _tools(
+        self, calls: Sequence[RecordedToolCall], text: str, extra: Object
+    ) -> list[RecordedTool]:
+        if calls:
+            self._open = {call.id: index for index, call in enumerate(calls)}
+            return [recorded_tool(call) for call in calls]
+        actions = as_objects(extra.get("actions"))
+        commands = [as_text(action.get("command")) for action in actions]
+        if not commands:
+            found = fenced_command(text)
+            commands = [found] if found else []
+        self._open = {f"#{index}": index for index in range(len(commands))}
+        return [RecordedTool(name="bash", command=command_word(c)) for c in commands]
+
+    def _usage(self, message: Object, response: Object) -> Usage:
+        usage = read_usage(first(response.get("usage"), message.get("usage")))
+        index = len(self.conversation.calls)
+        if usage.input_tokens is None and index < len(self._usages):
+            row = self._usages[index]
+            if isinstance(row, list) and len(row) >= 2:
+                # [prompt, answer, cached], as lists of texts beside recorded traces have it.
+                usage = Usage(
+                    input_tokens=as_count(row[0]) or None,
+                    output_tokens=as_count(row[1]),
+                    cached_tokens=as_count(row[2]) if len(row) > 2 else None,
+                )
+            else:
+                usage = read_usage(row)
+        self._counted += usage.input_tokens is not None
+        return usage
+
+    def _finish(self) -> None:
+        """Whole-second times of answers alone give cycles, not calls and pauses."""
+        calls = self.conversation.calls
+        for call, following in pairwise(calls):
+            if call.begun_s is not None and call.ended_s is None and following.begun_s is not None:
+                call.cycle_s = max(0.0, following.begun_s - call.begun_s)
+
+
+def _from_response(response: Object) -> Object:
+    """A Responses API object as a chat message."""
+    texts: list[str] = []
+    calls: list[Object] = []
+    for item in as_objects(response.get("output")):
+        if item.get("type") == "message":
+            texts.append(as_text(item.get("content")))
+        elif item.get("type") in ("function_call", "custom_tool_call"):
+            function = {"name": item.get("name"), "arguments": item.get("arguments")}
+            calls.append({"id": first(item.get("call_id"), item.get("id")), "function": function})
+    extra = as_object(response.get("extra"))
+    return {"content": "\n".join(texts), "tool_calls": calls, "extra": extra}

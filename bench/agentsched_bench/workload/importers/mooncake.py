@@ -1,0 +1,214 @@
+"""Mooncake's request traces (FAST'25): arrivals with lengths and prefix blocks of 512 tokens.
+
+The published files have no conversations. A request whose blocks go on from those of an earlier one
+(all of its full blocks, and room for its answer) is taken as the next turn of that conversation;
+a beginning that more than one conversation has does not count. Rows with a `session_id` say
+it themselves, and may give a `delay` after the turn before instead of a `timestamp` (both in ms).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agentsched_bench.workload.importers.base import ImportOptions
+from agentsched_bench.workload.importers.blocks import Numbers, runs_of
+from agentsched_bench.workload.importers.draft import Imported
+from agentsched_bench.workload.importers.files import InputFile, OnError, objects
+from agentsched_bench.workload.importers.loose import (
+    Object,
+    as_count,
+    as_list,
+    as_name,
+    as_number,
+    as_object,
+    as_seconds,
+    first,
+)
+from agentsched_bench.workload.trace import RecordedStep, Recording, TraceError
+
+BLOCK_SIZE: Final = 512
+#: Conversations that may still go on; beyond, the one that was longest silent is taken as over.
+OPEN_MAX: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Mooncake:
+    """Reads Mooncake JSONL; turns are joined to conversations."""
+
+    name: str = "mooncake"
+    title: str = "Mooncake JSONL (timestamp, input_length, output_length, hash_ids)"
+    block_size: int = BLOCK_SIZE
+
+    def claims(self, head: Sequence[Any]) -> bool:
+        return any(_is_row(as_object(value)) for value in head[:5])
+
+    def read(
+        self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
+    ) -> Iterator[Imported]:
+        for file in files:
+            yield from _File(self.block_size, file, options, on_error).read()
+
+
+def _is_row(row: Object) -> bool:
+    has_input = "input_length" in row or "input_tokens" in row
+    has_time = "timestamp" in row or "delay" in row or "delay_ms" in row or "created_time" in row
+    return has_input and (has_time or "hash_ids" in row)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Row:
+    input_tokens: int
+    output_tokens: int
+    blocks: tuple[int, ...]
+    at_s: float | None
+    delay_s: float | None
+
+
+@dataclass(slots=True)
+class _Open:
+    """A conversation that may go on."""
+
+    name: str
+    rows: list[_Row] = field(default_factory=list)
+    key: int | None = None
+
+
+class _File:
+    """One file's rows while they are joined."""
+
+    def __init__(
+        self, block_size: int, file: InputFile, options: ImportOptions, on_error: OnError
+    ) -> None:
+        self._block_size = block_size
+        self._file = file
+        self._options = options
+        self._on_error = on_error
+        self._numbers = Numbers()
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        #: By a prompt's last full block, which names all before it: who goes on from there.
+        self._ends: dict[int, str] = {}
+        self._count = 0
+
+    def read(self) -> Iterator[Imported]:
+        for number, value in objects(self._file, on_error=self._on_error):
+            row = self._row(as_object(value))
+            if row is None:
+                text = "not a request: it has no input_length"
+                self._on_error(TraceError(text, path=self._file.path, line=number))
+                continue
+            session = as_name(as_object(value).get("session_id"))
+            yield from self._take(row, session)
+        for conversation in self._open.values():
+            yield self._finished(conversation)
+
+    def _row(self, value: Object) -> _Row | None:
+        prompt = as_count(first(value.get("input_length"), value.get("input_tokens")))
+        if not prompt:
+            return None
+        at_ms = as_number(first(value.get("timestamp"), value.get("created_time")))
+        delay_ms = as_seconds(first(value.get("delay"), value.get("delay_ms")))
+        blocks = tuple(self._number(block) for block in as_list(value.get("hash_ids")))
+        return _Row(
+            input_tokens=prompt,
+            output_tokens=as_count(first(value.get("output_length"), value.get("output_tokens")))
+            or 0,
+            blocks=blocks,
+            at_s=None if at_ms is None or at_ms < 0 else at_ms / 1000,
+            delay_s=None if delay_ms is None else delay_ms / 1000,
+        )
+
+    def _number(self, block: Any) -> int:
+        # Published ids are small numbers already; runtime hashes are not.
+        if isinstance(block, int) and 0 <= block < 1 << 40:
+            return block
+        return (1 << 40) + self._numbers.number(str(block))
+
+    def _take(self, row: _Row, session: str) -> Iterator[Imported]:
+        name = session or self._goes_on(row)
+        conversation = self._open.get(name) if name else None
+        if conversation is None:
+            conversation = _Open(name or f"{_stem(self._file)}/{self._count}")
+            self._open[conversation.name] = conversation
+        self._count += 1
+        conversation.rows.append(row)
+        self._open.move_to_end(conversation.name)
+        if not session:
+            self._mark(conversation, row)
+        if len(self._open) > OPEN_MAX:
+            _, oldest = self._open.popitem(last=False)
+            if oldest.key is not None:
+                self._ends.pop(oldest.key, None)
+            yield self._finished(oldest)
+
+    def _goes_on(self, row: _Row) -> str:
+        for block in reversed(row.blocks[1:]):
+            name = self._ends.get(block)
+            if name is None or name not in self._open:
+                continue
+            last = self._open[name].rows[-1]
+            if row.input_tokens > last.input_tokens + last.output_tokens - self._block_size:
+                return name
+        return ""
+
+    def _mark(self, conversation: _Open, row: _Row) -> None:
+        if conversation.key is not None:
+            self._ends.pop(conversation.key, None)
+            conversation.key = None
+        full = row.input_tokens // self._block_size
+        # One block is a system prompt that many have; it names nobody.
+        if 2 <= full <= len(row.blocks):
+            conversation.key = row.blocks[full - 1]
+            self._ends[conversation.key] = conversation.name
+
+    def _finished(self, conversation: _Open) -> Imported:
+        rows = conversation.rows
+        zero = rows[0].at_s
+        has_blocks = any(row.blocks for row in rows)
+        recording = Recording(
+            session_id=conversation.name[:1000],
+            source=self._options.source or _stem(self._file),
+            workload="chat",
+            steps=tuple(_step(rows, index, zero=zero) for index in range(len(rows))),
+            token_source={"input": "recorded", "output": "recorded", "result": None},
+            block_size=self._block_size if has_blocks else None,
+        )
+        return Imported(recording=recording, epoch_s=zero)
+
+
+def _step(rows: Sequence[_Row], index: int, *, zero: float | None) -> RecordedStep:
+    row = rows[index]
+    following = rows[index + 1] if index + 1 < len(rows) else None
+    before = rows[index - 1] if index else None
+    new = None
+    if before is not None:
+        grown = row.input_tokens - before.input_tokens - before.output_tokens
+        new = grown if grown >= 0 else None
+    t_s = None if zero is None or row.at_s is None else round(max(0.0, row.at_s - zero), 6)
+    return RecordedStep(
+        step=index,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        t_s=t_s,
+        new_input_tokens=new,
+        prefix_tokens=None if before is None else min(before.input_tokens, row.input_tokens),
+        gap_s=None if following is None else following.delay_s,
+        gap_kind="user",
+        # No answer's time is recorded: from one request to the next is a cycle.
+        cycle_s=_cycle(row, following),
+        hash_ids=runs_of(row.blocks) if row.blocks else None,
+    )
+
+
+def _cycle(row: _Row, following: _Row | None) -> float | None:
+    if following is None or following.delay_s is not None:
+        return None
+    if row.at_s is None or following.at_s is None:
+        return None
+    return round(max(0.0, following.at_s - row.at_s), 6)
+
+
+def _stem(file: InputFile) -> str:
+    return file.path.name.split(".")[0] or "mooncake"

@@ -1,0 +1,268 @@
+"""SWE-agent's `.traj`: one JSON object with `trajectory` (what was done) and `history` (messages).
+
+Three shapes are in use. Before 1.0 an action is a text in a code block, and nothing is timed. From
+1.0 an action is a tool call with its `execution_time`, and each step has `messages` (the history up
+to its observation). From 1.1 a step has `query` instead: the very messages that were sent, with old
+observations elided. `query` is taken as the prompt where it is there; else a prompt is the history
+before the answer. Tokens are estimated, and scaled to the run's recorded totals where they count
+the same calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentsched_bench.workload.importers.base import ImportOptions
+from agentsched_bench.workload.importers.chat import (
+    command_of,
+    fenced_command,
+    read_tool_calls,
+    said,
+)
+from agentsched_bench.workload.importers.draft import (
+    Call,
+    Chain,
+    Conversation,
+    Imported,
+    Runs,
+    command_word,
+)
+from agentsched_bench.workload.importers.files import InputFile, OnError, document
+from agentsched_bench.workload.importers.loose import (
+    Json,
+    Object,
+    as_count,
+    as_list,
+    as_name,
+    as_object,
+    as_objects,
+    as_seconds,
+    as_text,
+    first,
+)
+from agentsched_bench.workload.importers.tokens import estimate_tokens
+from agentsched_bench.workload.trace import (
+    RecordedMessage,
+    RecordedTool,
+    RecordedToolCall,
+    TraceError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SweAgent:
+    """Reads SWE-agent trajectories of all versions."""
+
+    name: str = "swe-agent"
+    title: str = "SWE-agent .traj"
+
+    def claims(self, head: Sequence[Any]) -> bool:
+        value = as_object(head[0]) if head else {}
+        steps = as_objects(value.get("trajectory"))
+        named = any("action" in step or "response" in step for step in steps[:5])
+        return named or ("trajectory" in value and ("history" in value or "environment" in value))
+
+    def read(
+        self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
+    ) -> Iterator[Imported]:
+        for file in files:
+            found = document(file, on_error=on_error)
+            if found is None:
+                continue
+            reader = _Trajectory(as_object(found.value))
+            reader.read()
+            recording = reader.conversation.recording(
+                session_id=_session_id(file, as_object(found.value)),
+                source=options.source or "swe-agent",
+                keeps_text=options.keeps_text,
+                workload="swe-bench",
+                agent="SWE-agent",
+                model=_model(as_object(found.value)),
+                token_source=reader.token_source(),
+                exit_status=as_name(reader.info.get("exit_status")) or None,
+                is_cut=found.is_cut,
+            )
+            if recording is None:
+                on_error(TraceError("no step with an answer in it", path=file.path))
+                continue
+            yield Imported(recording=recording)
+
+
+def _session_id(file: InputFile, value: Object) -> str:
+    name = file.path.name
+    for suffix in (".gz", ".xz", ".bz2", ".zst", ".json", ".traj"):
+        name = name.removesuffix(suffix)
+    problem = as_object(as_object(value.get("replay_config")).get("problem_statement"))
+    return name or as_name(problem.get("id"), default="trajectory")
+
+
+def _model(value: Object) -> str | None:
+    config = as_object(value.get("replay_config"))
+    model = as_object(as_object(config.get("agent")).get("model"))
+    info = as_object(value.get("info"))
+    return as_name(first(model.get("name"), info.get("model_name"), value.get("model"))) or None
+
+
+@dataclass(slots=True)
+class _Trajectory:
+    """One trajectory while it is read."""
+
+    value: Object
+    conversation: Conversation = field(default_factory=Conversation)
+    is_scaled: bool = False
+    is_recorded: bool = False
+
+    @property
+    def info(self) -> Object:
+        return as_object(self.value.get("info"))
+
+    def token_source(self) -> dict[str, str | None]:
+        counted = "estimated, scaled to recorded totals" if self.is_scaled else "estimated"
+        return {"input": counted, "output": counted, "result": "estimated"}
+
+    def read(self) -> None:
+        steps = as_objects(self.value.get("trajectory"))
+        history = as_objects(self.value.get("history"))
+        if not history and steps:
+            # Cut off before the history: a step's messages begin as the history did.
+            history = _beginning(as_objects(steps[0].get("messages")))
+        if any(as_list(step.get("query")) for step in steps):
+            self._read_queries(steps)
+        else:
+            self._read_history(history, steps)
+        stats = as_object(self.info.get("model_stats"))
+        sent, received = as_count(stats.get("tokens_sent")), as_count(stats.get("tokens_received"))
+        calls = as_count(stats.get("api_calls"))
+        if sent and received and calls == len(self.conversation.calls):
+            self.is_scaled = self.conversation.scale_to(prompt_tokens=sent, output_tokens=received)
+
+    def _read_queries(self, steps: Sequence[Object]) -> None:
+        """Prompts as they were sent. Equal messages are kept once, so cuts show by themselves."""
+        for step in steps:
+            query = as_objects(step.get("query"))
+            calls = _calls_of(step)
+            answer = _message("assistant", _answer_text(step), tool_calls=tuple(calls))
+            if not query and not answer.text and not calls:
+                continue
+            chain = Chain()
+            for message in query:
+                chain.append(self.conversation.known(_known(message)))
+            self._call(chain.snapshot(), self.conversation.known(answer), step, calls)
+
+    def _read_history(self, history: Sequence[Object], steps: Sequence[Object]) -> None:
+        """Each answer in the history is a call, and what stands before it is its prompt."""
+        chain = Chain()
+        done = iter(steps)
+        for message in history:
+            role = as_name(message.get("role"), default="user")
+            if role != "assistant" or message.get("is_demo"):
+                chain.append(self._add(message, role))
+                continue
+            step = next(done, {})
+            calls = read_tool_calls(message) or _calls_of(step)
+            prompt = chain.snapshot()
+            # Text-only versions put the command in the answer; its action repeats it.
+            text = said(message) or _answer_text(step)
+            answer = self.conversation.add("assistant", text, tool_calls=read_tool_calls(message))
+            chain.append(answer)
+            step = step or {"action": message.get("action")}
+            self._call(prompt, answer, step, calls)
+        self._read_rest(done, chain)
+
+    def _read_rest(self, steps: Iterator[Object], chain: Chain) -> None:
+        """Steps that the history does not reach, because the file was cut off in it."""
+        for step in steps:
+            text, calls = _answer_text(step), _calls_of(step)
+            if not text and not calls:
+                continue
+            prompt = chain.snapshot()
+            answer = self.conversation.add("assistant", text, tool_calls=calls)
+            chain.append(answer)
+            self._call(prompt, answer, step, calls)
+            chain.append(self.conversation.add("user", as_text(step.get("observation"))))
+
+    def _add(self, message: Object, role: str) -> int:
+        ids = as_list(message.get("tool_call_ids"))
+        call_id = as_name(first(message.get("tool_call_id"), ids[0] if ids else None)) or None
+        return self.conversation.add(role, said(message), call_id=call_id)
+
+    def _call(
+        self, prompt: Runs, answer: int, step: Object, calls: Sequence[RecordedToolCall]
+    ) -> None:
+        duration_s = as_seconds(step.get("execution_time"))
+        result = step.get("observation")
+        tokens = estimate_tokens(as_text(result)) if isinstance(result, str) else None
+        tools = _tools(step, calls, duration_s=duration_s, result_tokens=tokens)
+        self.conversation.calls.append(
+            Call(prompt=prompt, answer=answer, tools=tools, gap_s=duration_s if tools else None)
+        )
+
+
+def _beginning(messages: Sequence[Object]) -> list[Object]:
+    """What stands before the first answer."""
+    found: list[Object] = []
+    for message in messages:
+        if message.get("role") == "assistant" and not message.get("is_demo"):
+            break
+        found.append(message)
+    return found
+
+
+def _answer_text(step: Object) -> str:
+    return as_text(first(step.get("response"), step.get("thought"), ""))
+
+
+def _message(role: str, text: str, *, tool_calls: tuple[RecordedToolCall, ...]) -> RecordedMessage:
+    return RecordedMessage(role=role, text=text, tool_calls=tool_calls)
+
+
+def _known(message: Object) -> RecordedMessage:
+    ids: Json = as_list(message.get("tool_call_ids"))
+    role = as_name(message.get("role"), default="user")
+    call_id = as_name(first(message.get("tool_call_id"), ids[0] if ids else None)) or None
+    calls = tuple(read_tool_calls(message)) if role == "assistant" else ()
+    return RecordedMessage(role=role, text=said(message), tool_calls=calls, call_id=call_id)
+
+
+def _calls_of(step: Object) -> list[RecordedToolCall]:
+    calls = read_tool_calls(step)
+    if calls:
+        return calls
+    for message in reversed(as_objects(step.get("messages"))):
+        if message.get("role") == "assistant":
+            return read_tool_calls(message)
+    return []
+
+
+def _tools(
+    step: Object,
+    calls: Sequence[RecordedToolCall],
+    *,
+    duration_s: float | None,
+    result_tokens: int | None,
+) -> list[RecordedTool]:
+    """The tools of a step. One time is recorded for all calls of a step: the last one has it."""
+    action = as_text(step.get("action"))
+    if not calls:
+        command = action or fenced_command(_answer_text(step)) or ""
+        if not command.strip():
+            return []
+        word = command_word(command)
+        return [
+            RecordedTool(
+                name="bash", duration_s=duration_s, result_tokens=result_tokens, command=word
+            )
+        ]
+    last = len(calls) - 1
+    return [
+        RecordedTool(
+            name=call.name,
+            duration_s=duration_s if index == last else None,
+            result_tokens=result_tokens if index == last else None,
+            command=command_of(call) or (command_word(action) if last == 0 else None),
+            call_id=call.id or None,
+        )
+        for index, call in enumerate(calls)
+    ]
