@@ -1,0 +1,294 @@
+"""Programs that outlive the process: turns as bytes without any text, and an index made of them.
+
+A turn is told when it begins and when it ends, and again when a later one changes it. Kept are the
+keyed hashes by which `match` knows a prompt again, ids that we handed out, and counts. Texts that
+were given out and are looked for in later prompts (`needles`) are not kept: a sub-agent that begins
+right after a restart, without any id, is a program of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from agentsched.model import ConversationId, Instant, Prefix, ProgramId, StepClass, StepId, TenantId
+from agentsched.proxy.answer import Answer
+from agentsched.proxy.identity.index import BYTES_PER_TOKEN, IdentityIndex
+from agentsched.proxy.identity.model import Identity
+from agentsched.proxy.identity.records import (
+    Book,
+    Conversation,
+    Program,
+    TextEnd,
+    Turn,
+    TurnState,
+)
+from agentsched.proxy.request import ParsedRequest
+
+_FLAGS: Final = (
+    "has_tools",
+    "is_continued",
+    "is_handed",
+    "is_first",
+    "is_solid",
+    "retaken",
+)
+
+
+class _Kept(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """One turn, with what it takes to make its conversation and its program again."""
+
+    handle: int
+    at: int
+    tenant: str
+    program: str
+    is_declared: bool
+    program_agent: str
+    parent: str | None
+    program_steps: int
+    branches: int
+    heads: int
+    conversation: str
+    thread: str
+    is_exact: bool
+    conversation_head: bytes
+    is_subagent: bool
+    agent: str
+    first: bytes
+    prompt: bytes
+    head: bytes
+    answer: bytes
+    calls: tuple[str, ...]
+    said: bytes
+    response_id: str
+    state: int
+    step: int
+    step_class: str
+    size: int
+    flags: int
+    boundary: bytes
+    length: int
+    chains: tuple[bytes, ...]
+    places: tuple[tuple[bytes, int], ...]
+    step_id: str
+
+
+_ENCODE: Final = msgspec.msgpack.Encoder().encode
+_DECODE: Final = msgspec.msgpack.Decoder(_Kept).decode
+
+
+def encode_turn(turn: Any, *, step_id: str = "") -> tuple[int, int, bytes]:
+    """A turn as (handle, instant, bytes). It may change meanwhile: then it is told again."""
+    conversation: Conversation = turn.conversation
+    program = conversation.program
+    end: TextEnd | None = turn.text
+    kept = _Kept(
+        handle=turn.handle,
+        at=turn.at,
+        tenant=program.book.name,
+        program=program.id,
+        is_declared=program.is_declared,
+        program_agent=program.agent,
+        parent=program.parent,
+        program_steps=program.steps,
+        branches=program.branches,
+        heads=program.heads,
+        conversation=conversation.id,
+        thread=conversation.thread,
+        is_exact=program.book.threads.get(conversation.thread) == program.id,
+        conversation_head=conversation.head,
+        is_subagent=conversation.is_subagent,
+        agent=conversation.agent,
+        first=conversation.first,
+        prompt=turn.prompt,
+        head=turn.head,
+        answer=turn.answer,
+        calls=turn.calls,
+        said=turn.said,
+        response_id=turn.response_id,
+        state=int(turn.state),
+        step=turn.step,
+        step_class=turn.step_class.value,
+        size=turn.size,
+        flags=sum(getattr(turn, name) << bit for bit, name in enumerate(_FLAGS)),
+        boundary=end.boundary if end is not None else b"",
+        length=end.length if end is not None else 0,
+        chains=tuple(end.chains) if end is not None else (),
+        places=tuple(end.places) if end is not None else (),
+        step_id=step_id,
+    )
+    return turn.handle, turn.at, _ENCODE(kept)
+
+
+class KeptIndex(IdentityIndex):
+    """An index that tells `keep` of every turn that is new or has changed."""
+
+    def __init__(self, *, keep: Callable[[Turn], None], first_handle: int, **given: Any) -> None:
+        super().__init__(**given)
+        self._keep = keep
+        # Handles, and the names of programs that are made of them, are never given twice.
+        self._next = first_handle
+
+    def identify(
+        self,
+        request: ParsedRequest,
+        headers: Mapping[str, str],
+        *,
+        tenant: TenantId,
+        now: Instant,
+        bytes_per_token: float = BYTES_PER_TOKEN,
+        is_dry: bool = False,
+    ) -> Identity:
+        identity = super().identify(
+            request,
+            headers,
+            tenant=tenant,
+            now=now,
+            bytes_per_token=bytes_per_token,
+            is_dry=is_dry,
+        )
+        program = self._programs.get(identity.program) if identity.turn else None
+        turn = program.open.get(identity.turn) if program is not None else None
+        if turn is not None:
+            self._keep(turn)
+            if turn.origin is not None:
+                self._keep(turn.origin)
+            if identity.retries:
+                self._keep_retaken(turn, identity.retries)
+        return identity
+
+    def _keep_retaken(self, turn: Turn, handle: int) -> None:
+        for earlier in reversed(turn.conversation.program.turns):
+            if earlier.handle == handle:
+                self._keep(earlier)
+                return
+
+    def answered(
+        self,
+        identity: Identity,
+        answer: Answer,
+        *,
+        now: Instant,
+        bytes_per_token: float = BYTES_PER_TOKEN,
+    ) -> Prefix | None:
+        turn = self._open_turn(identity)
+        prefix = super().answered(identity, answer, now=now, bytes_per_token=bytes_per_token)
+        if turn is not None:
+            self._keep(turn)
+        return prefix
+
+    def abandoned(self, identity: Identity, *, now: Instant) -> None:
+        turn = self._open_turn(identity)
+        origin = turn.origin if turn is not None else None
+        super().abandoned(identity, now=now)
+        for changed in (turn, origin):
+            if changed is not None:
+                self._keep(changed)
+
+    def _open_turn(self, identity: Identity) -> Turn | None:
+        program = self._programs.get(identity.program)
+        return program.open.get(identity.turn) if program is not None else None
+
+    # After a restart.
+
+    def bring_back(self, kept: Iterable[bytes], *, now: Instant) -> dict[int, StepId]:
+        """Make the index anew of turns in the order of their coming.
+
+        Turns without an answer count as abandoned now: whoever sends one of them again retries it.
+        Returns the steps of those, by handle, where they are known.
+        """
+        unanswered: dict[int, StepId] = {}
+        for data in kept:
+            try:
+                told = _DECODE(data)
+                step_class = StepClass(told.step_class)
+                state = TurnState(told.state)
+            except (msgspec.DecodeError, ValueError):
+                continue  # of another version: its client is known by its other turns
+            turn = self._turn(told, step_class)
+            turn.state = state
+            if state is not TurnState.ANSWERED:
+                if state is TurnState.OPEN:
+                    turn.state, turn.at = TurnState.ABANDONED, now
+                if told.step_id:
+                    unanswered[turn.handle] = StepId(told.step_id)
+        for program in self._programs.values():
+            for conversation in program.conversations.values():
+                self._cookies.issue(program.book.name, program.id, conversation.id)
+        ordered = sorted(self._programs.values(), key=lambda p: p.last_at)
+        for program in ordered:
+            self._programs.move_to_end(program.id)
+        return unanswered
+
+    def _turn(self, told: _Kept, step_class: StepClass) -> Turn:
+        program = self._program(told)
+        conversation = self._conversation(program, told)
+        turn = Turn(
+            conversation=conversation, prompt=told.prompt, head=told.head, at=Instant(told.at)
+        )
+        turn.handle = told.handle
+        turn.step_class, turn.step, turn.size = step_class, told.step, told.size
+        turn.calls = tuple(sys.intern(call) for call in told.calls)
+        turn.answer, turn.said, turn.response_id = told.answer, told.said, told.response_id
+        for bit, name in enumerate(_FLAGS):
+            setattr(turn, name, bool(told.flags >> bit & 1))
+        if told.boundary:
+            end = turn.text = TextEnd(boundary=told.boundary, length=told.length, tail=b"")
+            end.chains, end.places = list(told.chains), list(told.places)
+        self._enter(turn, program.book)
+        program.turns.append(turn)
+        self._turns += 1
+        self._next = max(self._next, told.handle + 1)
+        self._make_room(program)
+        return turn
+
+    def _enter(self, turn: Turn, book: Book) -> None:
+        """Make a turn known under everything that names it."""
+        room = self._limits.candidates_max
+        ends = turn.text
+        for chain in (turn.prompt, turn.answer, *(ends.chains if ends else ())):
+            if chain:
+                book.add_point(chain, turn, candidates_max=room)
+        for boundary, length in ends.places if ends else ():
+            book.add_length(boundary, length)
+        for call_id in turn.calls:
+            book.add_call(call_id, turn)
+        if turn.said:
+            book.add_said(turn.said, turn)
+        if turn.response_id:
+            book.responses.setdefault(turn.response_id, turn)
+
+    def _program(self, told: _Kept) -> Program:
+        tenant, key = TenantId(told.tenant), ProgramId(told.program)
+        program = self._programs.get(key)
+        if program is None:
+            book = self._books.get(tenant)
+            if book is None:
+                book = Book(name=tenant, needles_max=self._limits.needles_per_tenant_max)
+            program = self._open(book, key, now=Instant(told.at))
+            program.is_declared = told.is_declared
+        program.agent = told.program_agent or program.agent
+        program.parent = ProgramId(told.parent) if told.parent else program.parent
+        program.steps = max(program.steps, told.program_steps)
+        program.branches = max(program.branches, told.branches)
+        program.heads = max(program.heads, told.heads)
+        program.last_at = max(program.last_at, Instant(told.at))
+        return program
+
+    def _conversation(self, program: Program, told: _Kept) -> Conversation:
+        key = ConversationId(told.conversation)
+        conversation = program.conversations.get(key)
+        if conversation is None:
+            conversation = program.conversations[key] = Conversation(
+                program=program, conversation=key, thread=told.thread, head=told.conversation_head
+            )
+            conversation.first = told.first
+        conversation.head = told.conversation_head
+        conversation.is_subagent = told.is_subagent
+        conversation.agent = told.agent or conversation.agent
+        if told.is_exact and told.thread:
+            program.book.threads[told.thread] = program.id
+        return conversation

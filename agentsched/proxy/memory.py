@@ -1,0 +1,86 @@
+"""What a proxy remembers of the process before it, and leaves to the one after it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agentsched.clock import Clock
+from agentsched.config import Config
+from agentsched.kernel import Scheduler
+from agentsched.ports import EventSink
+from agentsched.proxy.identity.keeping import KeptIndex, encode_turn
+from agentsched.proxy.resends import Resends
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from agentsched.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Memory:
+    """The parts of a gateway that go on from an earlier process. `secret` keys prompts' hashes."""
+
+    scheduler: Scheduler
+    clock: Clock
+    secret: int
+    sink: EventSink
+    resends: Resends
+    collector: Collector
+    _store: Store
+
+    def index(self, **given: Any) -> KeptIndex:
+        """The index of programs, with those of the earlier process; call it once."""
+        restored = self._store.restored
+        index = KeptIndex(keep=self._store.writer.keep, first_handle=_first_handle(), **given)
+        began = time.monotonic()
+        unanswered = index.bring_back(restored.turns, now=self.clock.now())
+        restored.turns.clear()
+        for turn, step in unanswered.items():
+            self.resends.remember(turn, step)
+        log.info("%d programs are known again (%.2f s)", len(index), time.monotonic() - began)
+        return index
+
+
+@contextlib.asynccontextmanager
+async def remembered(config: Config) -> AsyncIterator[Memory | None]:
+    """The memory that the configuration asks for; None: it asks for none.
+
+    Raises:
+        ConfigError: the store is not configured as it can be, or its packages are not installed.
+    """
+    if config.store.url is None:
+        yield None
+        return
+    # Imported late: SQLAlchemy takes longer to import than all the rest.
+    from agentsched.store.metrics import StoreCollector
+    from agentsched.store.store import open_store
+
+    resends = Resends()
+
+    def encode(turn: Any) -> tuple[int, int, bytes]:
+        return encode_turn(turn, step_id=resends.step_of(turn.handle) or "")
+
+    async with open_store(config, encode_turn=encode) as store:
+        yield Memory(
+            scheduler=store.restored.scheduler,
+            clock=store.restored.clock,
+            secret=store.secret,
+            sink=store.writer,
+            resends=resends,
+            collector=StoreCollector(store.writer),
+            _store=store,
+        )
+
+
+def _first_handle() -> int:
+    """Greater than those of all processes before, and no other replica's."""
+    return (time.time_ns() // 1_000 << 10) | secrets.randbits(10)

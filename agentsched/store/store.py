@@ -1,0 +1,223 @@
+"""The store of one proxy: opened before it listens, closed after its last word.
+
+Nothing here ends the proxy: a database that is away, damaged or of a later version costs what it
+should have kept, and is told in the log and in the metrics. A wrong configuration does end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agentsched.config import Config, StoreConfig
+from agentsched.model import EngineId, in_seconds
+from agentsched.store.database import Database, StoreError, read_url
+from agentsched.store.keeper import KeeperSettings
+from agentsched.store.migrate import upgrade
+from agentsched.store.reader import shared_secret
+from agentsched.store.records import EncodeTurn
+from agentsched.store.restore import RestoreConfig, Restored, begin, restore, told
+from agentsched.store.spool import Spool
+from agentsched.store.writer import StoreWriter, WriterConfig
+from agentsched.store.writing import Rows
+
+log = logging.getLogger(__name__)
+
+_SECRET: Final = "prompts"  # its name in the table, and of its copy in the spool's folder
+_SECRET_BYTES: Final = 8
+_RETRY_S: Final = 0.5
+_KEEPER_S_MAX: Final = 600.0
+
+
+class Store:
+    """An open store: what was brought back, and the writer of what comes."""
+
+    def __init__(
+        self, *, config: StoreConfig, restored: Restored, secret: int, writer: StoreWriter
+    ) -> None:
+        self.restored = restored
+        self.writer = writer
+        #: Keys the hashes of prompts.
+        self.secret = secret
+        self._config = config
+
+    async def keep_images(self, settings: KeeperSettings) -> None:
+        """Let a process beside this one make images, time and again. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(in_seconds(self._config.image_interval))
+            if self.writer.statistics().is_up:
+                try:
+                    await _run_keeper(settings)
+                except OSError as error:
+                    log.error("no image of the scheduler: %s", error)
+
+
+@contextlib.asynccontextmanager
+async def open_store(config: Config, *, encode_turn: EncodeTurn) -> AsyncIterator[Store]:
+    """Open the configured store, bring back what was, and write from then on.
+
+    `encode_turn` is called on another thread.
+
+    Raises:
+        ConfigError: the URL is none, or the spool cannot be used.
+    """
+    given = config.store
+    assert given.url is not None
+    url = given.url.get_secret_value()
+    database = Database(read_url(url))
+    spool = Spool(_spool_folder(config, database), bytes_max=given.spool_bytes_max)
+    spool.acquire()
+    try:
+        owner = f"{socket.gethostname()}-{secrets.token_hex(8)}"
+        restored, secret = await _start(database, spool, config, owner)
+        writer = StoreWriter(
+            Database(database.url),
+            spool,
+            WriterConfig(
+                stream=restored.stream,
+                owner=owner,
+                epoch_ns=restored.epoch_ns,
+                backlog_max=given.backlog_max,
+                flush_s=in_seconds(given.flush_interval),
+                opening=restored.opening,
+            ),
+            encode_turn=encode_turn,
+        )
+        store = Store(config=given, restored=restored, secret=secret, writer=writer)
+        if restored.is_continued:
+            for entry in restored.entries:
+                writer.write(entry)
+        writer.start()
+        settings = KeeperSettings(
+            url=url,
+            stream=restored.stream,
+            keep_ns=given.journal_retention,
+            turns_keep_ns=config.identity.idle_max,
+        )
+        images = asyncio.create_task(store.keep_images(settings), name="images of the scheduler")
+        try:
+            yield store
+        finally:
+            images.cancel()
+            await asyncio.gather(images, return_exceptions=True)
+            await asyncio.to_thread(writer.stop, timeout_s=in_seconds(given.shutdown_timeout))
+    finally:
+        spool.release()
+        await database.aclose()
+
+
+async def _start(
+    database: Database, spool: Spool, config: Config, owner: str
+) -> tuple[Restored, int]:
+    """What was, or a beginning; and the secret. Bounded by the configured time."""
+    given = config.store
+    timeout_s = in_seconds(given.restore_timeout)
+    began = time.monotonic()
+    wanted = RestoreConfig(
+        scheduler=config.scheduler(),
+        engines=frozenset(EngineId(engine.name) for engine in config.engines),
+        replica=given.replica or socket.gethostname(),
+        owner=owner,
+        timeout_s=timeout_s,
+        events_max=given.restore_events_max,
+        idle_ns=config.identity.idle_max,
+    )
+    while True:
+        try:
+            await upgrade(database)
+            secret = await _secret(database, spool)
+            await _bring_home(database, spool)
+            restored = await restore(database, wanted)
+            log.info("%s", told(restored, seconds=time.monotonic() - began))
+            return restored, secret
+        except StoreError as error:
+            # A server may be starting beside us; a file that is damaged will not mend.
+            if database.is_postgres and time.monotonic() - began < timeout_s:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            log.error("nothing is brought back, the store cannot be read: %s", error)
+            return begin(wanted), _known_secret(spool)
+
+
+async def _bring_home(database: Database, spool: Spool) -> None:
+    """Write what an earlier process left in the spool, before the journal is read."""
+    rows = Rows(database)
+    while (segment := spool.oldest()) is not None:
+        records = spool.read(segment)
+        try:
+            await rows.insert(records, timeout_s=rows.timeout_s)
+        except StoreError as error:
+            if not error.is_data:
+                raise
+            return  # the writer finds out which record it is
+        spool.remove(segment)
+
+
+async def _secret(database: Database, spool: Spool) -> int:
+    proposed = _known_secret(spool).to_bytes(_SECRET_BYTES)
+    secret = await shared_secret(database, _SECRET, proposed=proposed)
+    if secret != proposed:
+        _write_secret(spool, secret)
+    return int.from_bytes(secret[:_SECRET_BYTES])
+
+
+def _known_secret(spool: Spool) -> int:
+    """The copy beside the spool, for a start without the database; made when there is none."""
+    with contextlib.suppress(OSError):
+        secret = (spool.folder / _SECRET).read_bytes()
+        if len(secret) == _SECRET_BYTES:
+            return int.from_bytes(secret)
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    _write_secret(spool, secret)
+    return int.from_bytes(secret)
+
+
+def _write_secret(spool: Spool, secret: bytes) -> None:
+    path = spool.folder / _SECRET
+    try:
+        path.touch(mode=0o600)
+        path.write_bytes(secret)
+    except OSError as error:
+        log.warning("%s cannot be written: %s", path, error)
+
+
+def _spool_folder(config: Config, database: Database) -> Path:
+    if config.store.spool is not None:
+        return config.store.spool
+    if database.file is not None:
+        return database.file.with_name(database.file.name + ".spool")
+    replica = config.store.replica or socket.gethostname()
+    return Path(tempfile.gettempdir()) / "agentsched-spool" / replica
+
+
+async def _run_keeper(settings: KeeperSettings) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "agentsched.store.keeper"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_KEEPER_S_MAX):
+            _, said = await process.communicate(msgspec.json.encode(settings))
+    except TimeoutError:
+        log.error("no image of the scheduler: it took more than %d s", _KEEPER_S_MAX)
+        return
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        log.error("no image of the scheduler: %s", said.decode(errors="replace").strip()[-500:])
