@@ -152,6 +152,13 @@ class Fleet:
                 for member in self._members.values():
                     await member.was_looked_at.wait()
 
+    def give_up_absent(self) -> None:
+        """Tell the scheduler of engines that it knows from before and that do not answer."""
+        known = self._host.scheduler.engines
+        for member in self._members.values():
+            if not member.is_up and member.id in known and known[member.id].is_alive:
+                self._host.feed(EngineLost(engine=member.id, reason=member.last_error))
+
     def suspect(self, engine: EngineId, reason: str) -> None:
         """A request could not reach this engine: look at it now."""
         log.info("engine %s is suspected: %s", engine, reason)
