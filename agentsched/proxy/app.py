@@ -24,9 +24,11 @@ from agentsched.proxy.gateway import ANONYMOUS, Gateway
 from agentsched.proxy.generation import serve_generation
 from agentsched.proxy.host import LiveHost
 from agentsched.proxy.identity import IdentityIndex, IdentityLimits
+from agentsched.proxy.memory import Memory
 from agentsched.proxy.plain import PlainRelay
 from agentsched.proxy.receive import check_length, request_id
 from agentsched.proxy.request import Dialect
+from agentsched.proxy.resends import Resends
 from agentsched.proxy.sending import finish, hang_up
 from agentsched.proxy.steering import Steering
 from agentsched.proxy.wire import WireLimits
@@ -51,31 +53,41 @@ _GENERATING: Final = {
 
 
 def build_gateway(
-    config: Config, *, clock: Clock | None = None, sinks: Sequence[EventSink] = ()
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    sinks: Sequence[EventSink] = (),
+    memory: Memory | None = None,
 ) -> Gateway:
-    """Wire up one proxy; must be called on its event loop. Nothing is started yet."""
-    scheduler = build_scheduler(config.scheduler())
+    """Wire up one proxy; must be called on its event loop. Nothing is started yet.
+
+    With a `memory` it goes on from where an earlier process was.
+    """
+    scheduler = memory.scheduler if memory is not None else build_scheduler(config.scheduler())
     meters = MeterSink(scheduler)
     members = [_member(engine, config) for engine in config.engines]
     host = LiveHost(
         scheduler=scheduler,
-        clock=clock or MonotonicClock(),
+        clock=clock or (memory.clock if memory is not None else MonotonicClock()),
         hints={member.id: NoHints() for member in members},
-        sinks=[meters, *sinks],
+        sinks=[meters, *([memory.sink] if memory is not None else ()), *sinks],
     )
     identity = config.identity
+    if memory is not None:
+        meters.registry.register(memory.collector)
     return Gateway(
         config=config,
         host=host,
         fleet=Fleet(members=members, host=host, config=config.upstream),
-        index=IdentityIndex(
+        index=(memory.index if memory is not None else IdentityIndex)(
             limits=IdentityLimits(
                 programs_max=identity.programs_max, program_idle_ns_max=identity.idle_max
             ),
             extra_headers=identity.extra_headers,
-            secret=_secret(config),
+            secret=_secret(config, memory),
             default_tenant=ANONYMOUS,
         ),
+        resends=memory.resends if memory is not None else Resends(),
         meters=meters,
         wire_limits=WireLimits(
             body_bytes_max=config.http.body_bytes_max, messages_max=config.http.messages_max
@@ -149,6 +161,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     gateway.fleet.start()
     # Readiness is asked for from the first moment on: better late than wrong.
     await gateway.fleet.looked_at_all()
+    gateway.fleet.give_up_absent()
     expiry = asyncio.create_task(_expire(gateway), name="expire identities")
     yield
     gateway.draining.set()
@@ -194,11 +207,11 @@ def _member(engine: EngineConfig, config: Config) -> Member:
     return Member(id=key, url=engine.base_url, connect=connect, has_key=api_key is not None)
 
 
-def _secret(config: Config) -> int:
+def _secret(config: Config, memory: Memory | None) -> int:
     """What keys the hashes of prompts, so that no client can make two prompts collide."""
     given = config.identity.secret
     if given is None:
-        return secrets.randbits(64)
+        return memory.secret if memory is not None else secrets.randbits(64)
     return int.from_bytes(hashlib.sha256(given.get_secret_value().encode()).digest()[:8])
 
 
