@@ -19,6 +19,7 @@ from agentsched.ports import EventSink
 from agentsched.proxy.app import STEERING, answer_in_shape, build_app, build_gateway
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.journal_file import JournalFile
+from agentsched.proxy.memory import Memory, remembered
 from agentsched.proxy.server import Connection, ConnectionGuard
 from agentsched.proxy.steering import Steering
 
@@ -38,15 +39,18 @@ async def running(
     *,
     sinks: Sequence[EventSink] = (),
     reread: Callable[[], Config] | None = None,
+    memory: Memory | None = None,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A listening proxy and its base URL; stopped on the way out, whatever runs.
+
+    With a `memory` (see `remembered`) it goes on from where an earlier process was.
 
     `reread` reads the configuration again, for `SIGHUP` and `POST reload`.
 
     Raises:
         OSError: the address cannot be listened on.
     """
-    gateway = build_gateway(config, sinks=sinks)
+    gateway = build_gateway(config, sinks=sinks, memory=memory)
     app = build_app(gateway, reread=reread)
     runner = web.AppRunner(
         app,
@@ -154,7 +158,10 @@ async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -
                 backlog_max=config.limits.to_limits().journal_backlog_max,
             )
             sinks.append(await stack.enter_async_context(journal))
-        gateway, url = await stack.enter_async_context(running(config, sinks=sinks, reread=reread))
+        memory = await stack.enter_async_context(remembered(config))
+        gateway, url = await stack.enter_async_context(
+            running(config, sinks=sinks, reread=reread, memory=memory)
+        )
         up = len(gateway.fleet.up())
         total = len(gateway.fleet.members)
         print(
