@@ -314,7 +314,6 @@ class EngineModel:
         cache = self._batch.cache
         size = cache.block_size
         borders = self._borders()
-        takers = [sum(takes for _, takes in phase) for phase in borders]
         decodes = len(running)
         context = sum(live.computed for live in running)
         steps = 0
@@ -324,11 +323,10 @@ class EngineModel:
         base_ns, per_context_ns = cost.base_ns, cost.per_decode_context_ns
         decode_ns = decodes * cost.per_decode_ns
         while steps < limit and now < until:
-            phase = steps % size
-            crossing = borders[phase]
+            crossing = borders.get(steps % size)
             met = False
-            if crossing:
-                if takers[phase] > cache.free:
+            if crossing is not None:
+                if sum(takes for _, takes in crossing) > cache.free:
                     break
                 met = self._cross(crossing)
             span = round(base_ns + (decode_ns + context * per_context_ns))
@@ -360,17 +358,17 @@ class EngineModel:
         full = live.computed // self.config.block_size
         return live.registered == full or not self.config.prefix_caching
 
-    def _borders(self) -> list[list[tuple[Live, bool]]]:
+    def _borders(self) -> dict[int, list[tuple[Live, bool]]]:
         """Per step to come, modulo the block size: who takes a block, or fills one up.
 
         A pair is a generation and whether it takes; with blocks of one token it does both.
         """
         size = self.config.block_size
-        borders: list[list[tuple[Live, bool]]] = [[] for _ in range(size)]
+        borders: dict[int, list[tuple[Live, bool]]] = {}
         for live in self._batch.running:
-            borders[-live.computed % size].append((live, True))
+            borders.setdefault(-live.computed % size, []).append((live, True))
             if size > 1:
-                borders[(-live.computed - 1) % size].append((live, False))
+                borders.setdefault((-live.computed - 1) % size, []).append((live, False))
         return borders
 
     def _cross(self, crossing: list[tuple[Live, bool]]) -> bool:
