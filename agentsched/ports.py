@@ -92,8 +92,19 @@ class Engine(Protocol):
         """Read its gauges. Raises `EngineError` when it does not answer."""
         ...
 
-    def admission_fields(self, *, priority: int, session: str) -> Mapping[str, object]:
-        """Body fields that tell this engine about order and identity; only what it takes."""
+    def admission_fields(
+        self,
+        *,
+        priority: int,
+        session: str,
+        program: str = "",
+        tenant: str = "",
+        is_kept: bool = True,
+    ) -> Mapping[str, object]:
+        """Body fields that tell this engine about order and identity; only what it takes.
+
+        `session` is the conversation; `is_kept` false says that nobody will extend this prompt.
+        """
         ...
 
     async def aclose(self) -> None: ...

@@ -209,7 +209,15 @@ class FakeEngine:
         self._check_up()
         return self._gauges()
 
-    def admission_fields(self, *, priority: int, session: str) -> Mapping[str, object]:
+    def admission_fields(
+        self,
+        *,
+        priority: int,
+        session: str,
+        program: str = "",
+        tenant: str = "",
+        is_kept: bool = True,
+    ) -> Mapping[str, object]:
         fields: dict[str, object] = {}
         if priority and self._can.priority:
             fields["priority"] = priority

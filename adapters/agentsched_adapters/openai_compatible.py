@@ -71,7 +71,15 @@ class OpenAiCompatibleEngine:
         await self._models()
         return EngineLoad()
 
-    def admission_fields(self, *, priority: int, session: str) -> Mapping[str, object]:
+    def admission_fields(
+        self,
+        *,
+        priority: int,
+        session: str,
+        program: str = "",
+        tenant: str = "",
+        is_kept: bool = True,
+    ) -> Mapping[str, object]:
         return {}
 
     async def aclose(self) -> None:

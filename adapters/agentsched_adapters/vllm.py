@@ -1,4 +1,4 @@
-"""Stock vLLM: what it can do is found out by asking it, since flags and versions decide.
+"""vLLM, stock or with our plugin: what it can do is found out by asking, since flags decide.
 
 What its HTTP surface tells, as tried with 0.32:
 
@@ -8,6 +8,8 @@ What its HTTP surface tells, as tried with 0.32:
   priority under another policy; newer ones take and ignore it. Only the development route
   `/server_info` says it outright. So three answers are kept: refused (never sent), taken (sent,
   not relied on) and confirmed (sent; `Capabilities.priority`), and the operator may confirm it.
+- Our plugin answers at routes of its own (`vllm_plugin.endpoints`). Where it does, requests carry
+  whose they are in `vllm_xargs`, and pins are performed.
 - Gauges were renamed between versions; both names are read, and an old one is warned of once.
 """
 
@@ -21,7 +23,17 @@ from typing import Any, Final
 
 import msgspec
 
-from agentsched.model import Capabilities, EngineError, EngineId, EngineLoad, EngineTimeout
+from agentsched.model import (
+    Capabilities,
+    EngineError,
+    EngineId,
+    EngineLoad,
+    EngineTimeout,
+    HintOutcome,
+    Pin,
+    Prefetch,
+    Unpin,
+)
 from agentsched_adapters.openai_compatible import (
     PROBE_TIMEOUT_S,
     OpenAiCompatibleEngine,
@@ -29,6 +41,8 @@ from agentsched_adapters.openai_compatible import (
 )
 from agentsched_adapters.openai_http import HttpLimits
 from agentsched_adapters.prometheus import samples, total
+from agentsched_adapters.vllm_plugin.hints import PluginHints, engine_arguments
+from agentsched_adapters.vllm_plugin.wire import State
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +116,7 @@ class _ServerInfo(msgspec.Struct):
 
 
 class VllmEngine(OpenAiCompatibleEngine):
-    """One stock vLLM server. Implements `agentsched.ports.Engine`.
+    """One vLLM server. Implements `agentsched.ports.Engine` and `HintSink`.
 
     `priority`: the operator's word on `--scheduling-policy`; None asks the engine.
     """
@@ -124,6 +138,8 @@ class VllmEngine(OpenAiCompatibleEngine):
         #: The process that `_trials` and `_server` are true of; None: nothing to rely on.
         self._process: tuple[str, float] | None = None
         self._warned: set[str] = set()
+        self._plugin = PluginHints(self._http)
+        self._has_plugin = False
 
     @property
     def version(self) -> str:
@@ -153,8 +169,10 @@ class VllmEngine(OpenAiCompatibleEngine):
             self._server = await self._ask_server_info()
             self._trials = await self._try(models[0], cache)
             self._process = process if self._trials.is_complete else None
+        self._has_plugin = await self._find_plugin()
         self._capabilities = Capabilities(
             prefix_cache=cache.prefix_cache,
+            pins=self._has_plugin,
             priority=self.priority_answer is PriorityAnswer.CONFIRMED,
             session_id=self._trials.session_id,
             cached_tokens=self._trials.cached_tokens,
@@ -179,13 +197,51 @@ class VllmEngine(OpenAiCompatibleEngine):
             preemptions=_count(self._named(page, *_PREEMPTIONS)),
         )
 
-    def admission_fields(self, *, priority: int, session: str) -> Mapping[str, object]:
+    def admission_fields(
+        self,
+        *,
+        priority: int,
+        session: str,
+        program: str = "",
+        tenant: str = "",
+        is_kept: bool = True,
+    ) -> Mapping[str, object]:
         fields: dict[str, object] = {}
         if priority and self.priority_answer in (PriorityAnswer.TAKEN, PriorityAnswer.CONFIRMED):
             fields["priority"] = priority
         if session and self._trials.session_id:
             fields["session_id"] = session
+        if session and self._has_plugin:
+            fields["vllm_xargs"] = engine_arguments(
+                program=program, conversation=session, tenant=tenant, is_kept=is_kept
+            )
         return fields
+
+    async def hint(self, hint: Pin | Unpin | Prefetch) -> HintOutcome:
+        """Retain for real where our plugin is in the engine; else UNSUPPORTED."""
+        if not self._has_plugin:
+            return HintOutcome.UNSUPPORTED
+        return await self._plugin.hint(hint)
+
+    async def retained(self) -> State | None:
+        """What the plugin says of blocks, pins and what is cached; None where there is none.
+
+        Raises:
+            EngineError: the engine did not answer.
+        """
+        return await self._plugin.state() if self._has_plugin else None
+
+    async def _find_plugin(self) -> bool:
+        """Whether our plugin is in the engine, and works in each of its processes."""
+        try:
+            state = await self._plugin.state(is_brief=True)
+        except EngineError as error:
+            _log.info("engine %s: no word from a plugin (%s)", self.id, error)
+            return False
+        is_active = state is not None and all(one.is_active for one in state.engines)
+        if state is not None and not is_active:
+            self._warn_once("agentsched plugin", "is there but gave up: this engine runs as stock")
+        return is_active
 
     def _process_of(self, page: bytes) -> tuple[str, float] | None:
         started = total(page, "process_start_time_seconds")

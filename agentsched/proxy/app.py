@@ -20,6 +20,7 @@ from agentsched.ports import Engine, EventSink
 from agentsched.proxy import refusal
 from agentsched.proxy.control import ControlPlane, Handler
 from agentsched.proxy.fleet import Fleet, Member
+from agentsched.proxy.fleet_hints import FleetHints
 from agentsched.proxy.gateway import ANONYMOUS, Gateway
 from agentsched.proxy.generation import serve_generation
 from agentsched.proxy.host import LiveHost
@@ -34,7 +35,6 @@ from agentsched.proxy.steering import Steering
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 from agentsched_adapters.detect import detect
-from agentsched_adapters.hints import NoHints
 from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
 from agentsched_adapters.openai_http import HttpLimits
 from agentsched_adapters.vllm import VllmEngine
@@ -66,19 +66,23 @@ def build_gateway(
     scheduler = memory.scheduler if memory is not None else build_scheduler(config.scheduler())
     meters = MeterSink(scheduler)
     members = [_member(engine, config) for engine in config.engines]
+    clock = clock or (memory.clock if memory is not None else MonotonicClock())
+    hints = FleetHints(clock)
     host = LiveHost(
         scheduler=scheduler,
-        clock=clock or (memory.clock if memory is not None else MonotonicClock()),
-        hints={member.id: NoHints() for member in members},
+        clock=clock,
+        hints=hints,
         sinks=[meters, *([memory.sink] if memory is not None else ()), *sinks],
     )
+    fleet = Fleet(members=members, host=host, config=config.upstream)
+    hints.follow(fleet)
     identity = config.identity
     if memory is not None:
         meters.registry.register(memory.collector)
     return Gateway(
         config=config,
         host=host,
-        fleet=Fleet(members=members, host=host, config=config.upstream),
+        fleet=fleet,
         index=(memory.index if memory is not None else IdentityIndex)(
             limits=IdentityLimits(
                 programs_max=identity.programs_max, program_idle_ns_max=identity.idle_max

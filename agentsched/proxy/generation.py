@@ -241,8 +241,13 @@ class Generation:
             await answer.aclose()
 
     def _outgoing(self, engine: Engine, verdict: Dispatch) -> EngineRequest:
+        identity = self._identity
         fields = engine.admission_fields(
-            priority=verdict.priority, session=str(self._identity.conversation)
+            priority=verdict.priority,
+            session=str(identity.conversation),
+            program=str(identity.program),
+            tenant=str(identity.tenant),
+            is_kept=identity.step_class.is_work,
         )
         headers = header_rules.to_engine(
             self._received.pairs,

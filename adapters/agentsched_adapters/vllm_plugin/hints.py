@@ -20,6 +20,10 @@ from agentsched.model import (
 from agentsched_adapters.openai_http import OpenAiHttp
 from agentsched_adapters.vllm_plugin.wire import (
     PATH,
+    XARG_CONVERSATION,
+    XARG_GRACE,
+    XARG_PROGRAM,
+    XARG_TENANT,
     PinAnswer,
     PinRequest,
     ReleaseRequest,
@@ -30,6 +34,20 @@ _TIMEOUT_S: Final = 5.0
 _OUTCOMES: Final = {outcome.value: outcome for outcome in HintOutcome}
 #: The engine ends these by itself, at the same moment or before.
 _ENDED_THERE: Final = frozenset({UnpinReason.RESUMED, UnpinReason.EXPIRED, UnpinReason.REFUSED})
+
+
+def engine_arguments(
+    *, program: str, conversation: str, tenant: str, is_kept: bool
+) -> dict[str, object]:
+    """The `vllm_xargs` by which the plugin knows whose a request is."""
+    arguments: dict[str, object] = {XARG_CONVERSATION: conversation}
+    if program:
+        arguments[XARG_PROGRAM] = program
+    if tenant:
+        arguments[XARG_TENANT] = tenant
+    if not is_kept:
+        arguments[XARG_GRACE] = 0
+    return arguments
 
 
 class PluginHints:

@@ -1,0 +1,56 @@
+"""Hints go to the adapter of the engine that they are for, where it can do anything with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from agentsched.clock import Clock, MonotonicClock
+from agentsched.model import EngineId, HintOutcome, Pin, Prefetch, Unpin, after, between
+from agentsched.ports import HintSink
+from agentsched.proxy.fleet import Fleet
+from agentsched_adapters.hints import NoHints
+
+
+class FleetHints(Mapping[EngineId, HintSink]):
+    """The hint sink of each engine, engines that were added at run time included.
+
+    Made before the fleet, which needs the host that needs this: see `follow`. `clock` is the
+    host's, which need not be the process's own (it may go on from an earlier process).
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._fleet: Fleet | None = None
+        self._none = NoHints()
+
+    def follow(self, fleet: Fleet) -> None:
+        """From now on, this fleet's adapters are asked."""
+        self._fleet = fleet
+
+    def __getitem__(self, engine: EngineId) -> HintSink:
+        member = self._fleet.members[engine] if self._fleet is not None else None
+        adapter = member.engine if member is not None else None
+        hint = getattr(adapter, "hint", None)
+        return self._none if hint is None else _OnOwnClock(adapter, self._clock)
+
+    def __iter__(self) -> Iterator[EngineId]:
+        return iter(self._fleet.members if self._fleet is not None else ())
+
+    def __len__(self) -> int:
+        return len(self._fleet.members) if self._fleet is not None else 0
+
+
+class _OnOwnClock:
+    """Tells a sink instants of the process's clock, in which adapters count."""
+
+    def __init__(self, sink: HintSink, clock: Clock) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._own = MonotonicClock()
+
+    async def hint(self, hint: Pin | Unpin | Prefetch) -> HintOutcome:
+        if isinstance(hint, Pin):
+            left = between(self._clock.now(), hint.expires_at)
+            hint = replace(hint, expires_at=after(self._own.now(), left))
+        return await self._sink.hint(hint)
