@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from alembic.config import Config as AlembicConfig
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext, MigrationInfo
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from agentsched.store.database import Database, StoreError
-from agentsched.store.migrations import STEPS
+from agentsched.store.migrations import REVISIONS
 from agentsched.store.tables import METADATA
+
+# Each start would otherwise tell ten lines of how it was done; `upgrade` returns what was.
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 _STEPS_AT: Final = Path(__file__).parent / "migrations"
 #: The advisory lock of upgrades: any number, the same for all replicas.
 _LOCK: Final = 0x6167656E74
 _UPGRADE_S: Final = 600.0
+_VERSIONS: Final = "alembic_version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,39 +66,39 @@ async def upgrade(database: Database, *, to: str = "head") -> tuple[str, ...]:
         await slow.aclose()
 
 
-def _scripts() -> ScriptDirectory:
-    scripts = ScriptDirectory(str(_STEPS_AT), version_locations=[str(_STEPS_AT)])
-    assert len(list(scripts.walk_revisions())) == len(STEPS)
-    return scripts
-
-
 def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table(_VERSIONS):
+        return None
+    revision = connection.execute(text(f"SELECT version_num FROM {_VERSIONS}")).scalar()
+    return None if revision is None else str(revision)
 
 
 def _status(connection: Connection, shown: str) -> SchemaStatus:
-    scripts, current = _scripts(), _current(connection)
-    head = scripts.get_current_head()
-    assert head is not None
-    path = [script.revision for script in scripts.walk_revisions()][::-1]
-    if current is not None and current not in path:
+    current = _current(connection)
+    if current is not None and current not in REVISIONS:
         raise StoreError(
             f"{shown} is at revision {current}, which this version does not know (its own is "
-            f"{head}): a later agentsched made it"
+            f"{REVISIONS[-1]}): a later agentsched made it"
         )
-    pending = path if current is None else path[path.index(current) + 1 :]
-    return SchemaStatus(current=current, head=head, pending=tuple(pending))
+    done = 0 if current is None else REVISIONS.index(current) + 1
+    return SchemaStatus(current=current, head=REVISIONS[-1], pending=REVISIONS[done:])
 
 
 def _upgrade(connection: Connection, shown: str, to: str) -> tuple[str, ...]:
-    _status(connection, shown)  # refuses what a later version made
-    scripts = _scripts()
+    if _status(connection, shown).is_current:
+        return ()
+    # Imported late: most starts have nothing to upgrade, and Alembic takes half a second.
+    from alembic.config import Config as AlembicConfig
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory(str(_STEPS_AT), version_locations=[str(_STEPS_AT)])
     taken: list[str] = []
 
-    def note(*, step: MigrationInfo, **_: object) -> None:
+    def note(*, step: Any, **_: object) -> None:
         taken.extend(step.up_revision_ids)
 
-    def steps(revision: Any, context: MigrationContext) -> Sequence[Any]:
+    def steps(revision: Any, context: object) -> Sequence[Any]:
         return scripts._upgrade_revs(to, revision)
 
     with EnvironmentContext(AlembicConfig(), scripts, fn=steps, destination_rev=to) as environment:

@@ -15,11 +15,10 @@ from sqlalchemy import Connection, text
 
 from agentsched.store.database import Database, StoreError
 from agentsched.store.migrate import schema_status, upgrade
-from agentsched.store.migrations import STEPS
+from agentsched.store.migrations import REVISIONS, STEPS
 from agentsched.store.tables import METADATA
 
 Open = Callable[[str], AbstractAsyncContextManager[Database]]
-REVISIONS = tuple(name.split("_")[1] for name in STEPS)
 
 
 def differences(connection: Connection) -> list[Any]:

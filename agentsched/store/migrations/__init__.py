@@ -6,3 +6,4 @@ from typing import Final
 
 #: One file each, beside this one. What was released is never changed: a new step is added.
 STEPS: Final = ("step_0001_journal.py", "step_0002_projections.py", "step_0003_api_keys.py")
+REVISIONS: Final = tuple(name.split("_")[1] for name in STEPS)
