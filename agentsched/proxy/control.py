@@ -21,6 +21,7 @@ from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.graphs import forecast, show_graph
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.steering import Steering
+from agentsched.proxy.tool_reports import ToolReports
 from agentsched.proxy.verbs import Verbs
 
 _PAGE_MAX: Final = 1_000
@@ -66,7 +67,10 @@ class ControlPlane:
             "/engines": verbs.add_engine,
             "/reload": verbs.reload,
         }
+        # For agents and tool runners, who are no operators: as open as the data plane.
+        reports = web.post(base + "/tools", ToolReports(self._gateway).post)
         return [
+            reports,
             web.delete(base + "/engines/{engine}", self._guarded(verbs.remove_engine)),
             *(web.get(base + path, self._guarded(handler)) for path, handler in gets.items()),
             *(web.post(base + path, self._guarded(handler)) for path, handler in posts.items()),

@@ -191,7 +191,12 @@ class ExecutionGraph:
     def start_tool(self, event: ToolStarted, *, now: Instant) -> None:
         """A tool's start was reported; one that nobody asked for hangs on the latest step."""
         tool = self._reported(event, now=now)
-        if tool is not None and tool.started_at is None:
+        if tool is None:
+            return
+        if event.expected is not None:
+            # Told again while it runs, the later word counts.
+            tool.expected_at = Instant(now + max(0, event.expected))
+        if tool.started_at is None:
             tool.started_at = now
             if tool.state is ToolState.ASKED:
                 tool.state = ToolState.RUNNING

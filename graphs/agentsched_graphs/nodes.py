@@ -60,6 +60,8 @@ class ToolNode:
     answered_by: StepId | None = None
     answered_at: Instant | None = None
     is_error: bool = False
+    #: When its runner thinks that it ends, where it said so.
+    expected_at: Instant | None = None
 
 
 @dataclass(slots=True)

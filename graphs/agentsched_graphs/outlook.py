@@ -99,11 +99,15 @@ class Outlook:
     def expected_return(self, conversation: ConversationId, *, now: Instant) -> Instant | None:
         """When it should come back: as declared where it is, else at the forecast's middle.
 
-        None where neither says; in the past where it is overdue.
+        What its tools' runners report comes first. None where nobody says; in the past where it is
+        overdue.
         """
         thread = self.graph.threads.get(conversation)
         if thread is None or thread.paused_at is None:
             return None
+        reported = _as_reported(thread)
+        if reported is not None:
+            return reported
         workflow = self._workflow_of(thread)
         if workflow is not None and thread.place is not None:
             declared = workflow.steps[thread.place].expected
@@ -130,3 +134,11 @@ class Outlook:
         if workflow is None or thread.is_astray or thread.parent is not None:
             return None
         return workflow
+
+
+def _as_reported(thread: Thread) -> Instant | None:
+    """When the last of the tools that it waits for ends, where each was told of."""
+    tools = thread.latest.tools if thread.latest is not None else []
+    ends = [tool.finished_at or tool.expected_at for tool in tools]
+    told = [end for end in ends if end is not None]
+    return max(told) if told and len(told) == len(ends) else None

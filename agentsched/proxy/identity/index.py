@@ -243,7 +243,7 @@ class IdentityIndex:
 
     # -- names -----------------------------------------------------------------------------------
 
-    def _program_id(self, tenant: TenantId, name: str) -> ProgramId:
+    def program_id(self, tenant: TenantId, name: str) -> ProgramId:
         """A program's id over all tenants. What we showed to a client may come back as it was."""
         owner = "" if tenant == self._default else _quoted(tenant) + "/"
         if owner and name.startswith(owner):
@@ -253,19 +253,19 @@ class IdentityIndex:
     def _fresh(self, tenant: TenantId) -> ProgramId:
         self._next += 1
         token = xxhash.xxh3_64_hexdigest(self._next.to_bytes(8), seed=self._secret ^ 0x9E3779B9)
-        return self._program_id(tenant, "p-" + token)
+        return self.program_id(tenant, "p-" + token)
 
     def _named(self, book: Book, claim: Claim | None) -> ProgramId | None:
         """The program that the client named: outright, or as that of a parent's thread."""
         if claim is None:
             return None
         if claim.root:
-            return self._program_id(book.name, claim.root)
+            return self.program_id(book.name, claim.root)
         for thread in (claim.thread, claim.parent_thread):
             if thread and thread in book.threads:
                 return book.threads[thread]
         name = claim.parent_thread or claim.thread
-        return self._program_id(book.name, name) if name else None
+        return self.program_id(book.name, name) if name else None
 
     # -- finding ---------------------------------------------------------------------------------
 
@@ -519,7 +519,7 @@ class IdentityIndex:
         if claim.is_subagent and conversation.thread != AUXILIARY:
             conversation.is_subagent = True
         if claim.parent_program:
-            program.parent = self._program_id(program.book.name, claim.parent_program)
+            program.parent = self.program_id(program.book.name, claim.parent_program)
         if claim.thread and claim.is_exact:
             threads = program.book.threads
             threads[claim.thread] = program.id

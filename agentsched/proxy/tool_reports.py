@@ -1,0 +1,177 @@
+"""What agents and tool runners tell about tools: `POST /agentsched/v1/tools`, the bus likewise.
+
+A report is a hint: it makes forecasts exact and lets the next step be warmed the moment its tool
+ends. One about a program that is not known here, or not the reporter's own, is counted and changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final, Literal
+
+import msgspec
+from aiohttp import web
+
+from agentsched.kernel.records import ProgramRecord
+from agentsched.model import (
+    CallId,
+    ConversationId,
+    Event,
+    Nanos,
+    ProgramClosed,
+    ProgramId,
+    TenantId,
+    ToolFinished,
+    ToolName,
+    ToolStarted,
+    WireError,
+    seconds,
+)
+from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.identity.atoms import call_ref
+from agentsched.proxy.receive import receive
+
+_REPORTS_MAX: Final = 1_000
+_BYTES_MAX: Final = 1 << 20
+_NAME_CHARS_MAX: Final = 64
+#: Longer than any tool; what is beyond is a unit that was mistaken.
+_SECONDS_MAX: Final = 7 * 86_400.0
+
+
+class ToolReport(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One thing that happened to a tool call, or to its program.
+
+    `program` is the id that the agent sends, or that `x-agentsched-program` of an answer showed.
+    `call_id` is the model's; without it the oldest open call of that tool is meant. `expected_s`
+    is how long the tool will still take, `took_s` how long it took. `closed` ends the program.
+    """
+
+    event: Literal["started", "progress", "finished", "closed"]
+    program: str
+    tool: str = ""
+    call_id: str = ""
+    conversation: str = ""
+    expected_s: float | None = None
+    took_s: float | None = None
+    is_error: bool = False
+
+
+class _Batch(msgspec.Struct):
+    events: list[ToolReport]
+
+
+_DECODER: Final = msgspec.json.Decoder(_Batch | list[ToolReport])
+_ONE: Final = msgspec.json.Decoder(ToolReport)
+
+
+def decode_reports(body: bytes) -> list[ToolReport]:
+    """A list of reports, an object with `events`, or one report alone.
+
+    Raises:
+        WireError: none of these, or too many.
+    """
+    if len(body) > _BYTES_MAX:
+        raise WireError(f"more than {_BYTES_MAX} bytes of reports", status=413)
+    try:
+        if body.lstrip()[:1] == b"[" or b'"events"' in body[:64]:
+            found = _DECODER.decode(body)
+            reports = found if isinstance(found, list) else found.events
+        else:
+            reports = [_ONE.decode(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"not a report of a tool: {error}", code="bad_report") from error
+    if len(reports) > _REPORTS_MAX:
+        raise WireError(f"more than {_REPORTS_MAX} reports at once", status=413)
+    return reports
+
+
+class ToolReports:
+    """Feeds reports to the scheduler, as far as they are about programs of their reporter."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        #: Reports by what became of them: accepted, or why not.
+        self.counts: Counter[str] = Counter()
+
+    async def post(self, request: web.Request) -> web.Response:
+        """`POST tools`: 202 with counts. A wrong body is 400, an unknown program no error."""
+        received = await receive(request, self._gateway.config.http)
+        reports = decode_reports(received.body)
+        tenant = self._gateway.tenant(received.headers)
+        became = Counter(self.take(report, tenant=tenant) for report in reports)
+        body = msgspec.json.encode({"accepted": became.pop("accepted", 0), "ignored": became})
+        return web.Response(status=202, body=body, content_type="application/json")
+
+    def take(self, report: ToolReport, *, tenant: TenantId | None) -> str:
+        """Feed one report; says what became of it. `tenant` None trusts the reporter."""
+        outcome = self._take(report, tenant)
+        self.counts[outcome] += 1
+        return outcome
+
+    def _take(self, report: ToolReport, tenant: TenantId | None) -> str:
+        host = self._gateway.host
+        program = self._program(report.program, tenant)
+        if program is None:
+            return "unknown_program"
+        if report.event == "closed":
+            host.feed(ProgramClosed(program=program.program, reason="said so"))
+            return "accepted"
+        event = _event(report, program)
+        if event is None:
+            return "no_tool"
+        host.feed(event)
+        return "accepted"
+
+    def _program(self, name: str, tenant: TenantId | None) -> ProgramRecord | None:
+        programs = self._gateway.host.scheduler.programs
+        if tenant is None:
+            return programs.get(ProgramId(name))
+        found = programs.get(self._gateway.index.program_id(tenant, name))
+        return found if found is not None and found.tenant == tenant else None
+
+
+def _event(report: ToolReport, program: ProgramRecord) -> Event | None:
+    call = CallId(call_ref(report.call_id)) if report.call_id else None
+    found = _open_call(program, call, report.tool[:_NAME_CHARS_MAX])
+    if found is not None:
+        call, tool, conversation = found
+    elif report.tool:
+        tool, conversation = ToolName(report.tool[:_NAME_CHARS_MAX]), None
+        call = call or CallId(f"report:{tool}")
+    else:
+        return None
+    if report.event == "finished":
+        return ToolFinished(
+            program=program.program,
+            call_id=call,
+            tool=tool,
+            conversation=conversation,
+            took=_span(report.took_s),
+            is_error=report.is_error,
+        )
+    return ToolStarted(
+        program=program.program,
+        call_id=call,
+        tool=tool,
+        conversation=conversation,
+        expected=_span(report.expected_s),
+    )
+
+
+def _open_call(
+    program: ProgramRecord, call: CallId | None, tool: str
+) -> tuple[CallId, ToolName, ConversationId] | None:
+    """The call that is meant among those that the program waits for; the model named the tool."""
+    for conversation in program.conversations.values():
+        for key, name in conversation.tools.items():
+            is_meant = key == call if call else name == tool or name.startswith(tool + " ")
+            if is_meant:
+                return key, name, conversation.conversation
+    return None
+
+
+def _span(value: float | None) -> Nanos | None:
+    if value is None or not 0 <= value <= _SECONDS_MAX:
+        return None
+    return seconds(value)

@@ -1,0 +1,121 @@
+"""Reports of tools: what they change, and what they must not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from proxy_upstream import Upstream
+
+from agentsched.model import ProgramClosed, ToolFinished, ToolStarted
+from agentsched_graphs.export import from_json
+
+TOOLS = "/agentsched/v1/tools"
+
+
+def calling(*names: str) -> Any:
+    """An engine that asks for these tools."""
+    calls = [
+        {
+            "id": f"call-{n}",
+            "type": "function",
+            "function": {"name": name, "arguments": '{"command": "git status"}'},
+        }
+        for n, name in enumerate(names)
+    ]
+
+    async def script(exchange: Any) -> None:
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        await exchange.json(
+            {"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}
+        )
+
+    return script
+
+
+@pytest.fixture
+async def program(proxy: Any, upstream: Upstream) -> str:
+    upstream.script = calling("bash", "edit")
+    response = await proxy.chat(headers={"x-agentsched-program": "p1"})
+    assert response.status_code == 200
+    return str(response.headers["x-agentsched-program"])
+
+
+async def report(proxy: Any, *events: Any, status: int = 202, **headers: str) -> Any:
+    response = await proxy.client.post(TOOLS, json={"events": list(events)}, headers=headers)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+async def test_a_call_by_its_id(proxy: Any, program: str) -> None:
+    said = {"event": "started", "program": program, "call_id": "call-0", "expected_s": 3}
+    assert await report(proxy, said) == {"accepted": 1, "ignored": {}}
+    [started] = proxy.turns.events(ToolStarted)
+    assert (started.call_id, started.tool) == ("call-0", "bash git")
+    assert started.expected == 3_000_000_000
+    ended = {"event": "finished", "program": program, "call_id": "call-0", "took_s": 0.5}
+    await report(proxy, ended | {"is_error": True})
+    [finished] = proxy.turns.events(ToolFinished)
+    assert (finished.took, finished.is_error) == (500_000_000, True)
+    response = await proxy.client.get(f"/agentsched/v1/programs/{program}/graph?format=json")
+    tools = [n for n in from_json(response.content).nodes if n.kind == "tool"]
+    assert [n.state for n in tools] == ["failed", "asked"]
+
+
+async def test_a_call_by_its_tool(proxy: Any, program: str) -> None:
+    await report(proxy, {"event": "finished", "program": program, "tool": "edit"})
+    [finished] = proxy.turns.events(ToolFinished)
+    assert finished.call_id == "call-1"
+
+
+async def test_the_return_is_expected_when_the_last_tool_ends(proxy: Any, program: str) -> None:
+    await report(
+        proxy,
+        {"event": "started", "program": program, "call_id": "call-0", "expected_s": 100},
+        {"event": "started", "program": program, "call_id": "call-1", "expected_s": 300},
+        {"event": "progress", "program": program, "call_id": "call-1", "expected_s": 200},
+    )
+    outlook = proxy.scheduler.world.graph(program)
+    [conversation] = proxy.scheduler.programs[program].conversations
+    last = proxy.turns.entries[-1].now
+    back = outlook.expected_return(conversation, now=last)
+    assert back == last + 200_000_000_000
+
+
+async def test_the_end_of_a_program(proxy: Any, program: str) -> None:
+    await report(proxy, {"event": "closed", "program": program})
+    [closed] = proxy.turns.events(ProgramClosed)
+    assert closed.program == program
+    assert program not in proxy.scheduler.programs
+
+
+async def test_strangers_change_nothing(proxy: Any, program: str) -> None:
+    said = {"event": "finished", "program": program, "call_id": "call-0"}
+    other = await report(proxy, said, **{"x-agentsched-tenant": "other"})
+    assert other == {"accepted": 0, "ignored": {"unknown_program": 1}}
+    assert await report(proxy, said | {"program": "none"}) == other
+    lost = await report(proxy, {"event": "finished", "program": program, "call_id": "unheard-of"})
+    assert lost == {"accepted": 0, "ignored": {"no_tool": 1}}
+    assert not proxy.turns.events(ToolFinished)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[1]", b'{"events": 1}', b'{"event": "exploded", "program": "p"}', b"\xff\xfe"],
+)
+async def test_what_is_no_report(proxy: Any, body: bytes) -> None:
+    response = await proxy.client.post(TOOLS, content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+
+
+async def test_a_list_and_one_alone_are_reports_too(proxy: Any, program: str) -> None:
+    said = {"event": "progress", "program": program, "tool": "bash", "expected_s": -1}
+    for body in ([said], said):
+        response = await proxy.client.post(TOOLS, json=body)
+        assert response.json()["accepted"] == 1
+    assert [e.expected for e in proxy.turns.events(ToolStarted)] == [None, None]
+    many = await proxy.client.post(TOOLS, json=[said] * 1_001)
+    assert many.status_code == 413
