@@ -134,9 +134,8 @@ def _finish(
         typer.echo(f"results: {path}")
     if report is not None and result.summary:
         from agentsched_bench.report.page import write_page
-        from agentsched_bench.report.sources import from_comparison
 
-        size = write_page([from_comparison(result)], report)
+        size = write_page([result], report)
         if not as_json:
             typer.echo(f"report: {report} ({size / 1024:.0f} KB)")
     if was_stopped:

@@ -55,6 +55,8 @@ class _Talk:
 
     known_tokens: int = 0
     steps: int = 0
+    #: A call that was turned away: its client will try again, and that is the same call.
+    refused: Call | None = None
 
 
 def tell(entries: Iterable[JournalEntry], *, origin: Instant | None = None) -> Told:
@@ -108,6 +110,12 @@ class _Reader:
 
     def _arrived(self, event: StepArrived, *, at_s: float) -> None:
         talk = self._talks.setdefault((event.program, event.conversation), _Talk())
+        if talk.refused is not None:
+            again, talk.refused = talk.refused, None
+            again.attempts += 1
+            again.error = ""
+            self._calls[event.step] = again
+            return
         call = Call(
             program=event.program,
             conversation=event.conversation,
@@ -147,6 +155,7 @@ class _Reader:
                 if call is not None:
                     call.latency_s = at_s - call.sent_s
                     call.error = f"rejected: {command.reason}"
+                    self._talks[call.program, call.conversation].refused = call
                     self._say(at_s, "reject", f"{command.reason} {command.detail}", call.program)
             case Pin():
                 self._pins[command.pin] = Pinned(

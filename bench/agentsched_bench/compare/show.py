@@ -47,10 +47,9 @@ def span(value_s: float) -> str:
     """A length of time for people."""
     if value_s < 1:
         return f"{value_s * 1000:.0f} ms"
-    if value_s < 90:
+    if value_s < 300:
         return f"{value_s:.1f} s" if value_s < 10 else f"{value_s:.0f} s"
-    minutes = round(value_s / 60)
-    return f"{minutes} min" if minutes < 90 else f"{value_s / 3600:.1f} h"
+    return f"{value_s / 60:.0f} min" if value_s < 5400 else f"{value_s / 3600:.1f} h"
 
 
 class _Terminal:
