@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agentsched_bench.workload.compose import compose
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.importers import (
     AUTO,
@@ -20,6 +21,7 @@ from agentsched_bench.workload.importers import (
     import_trace,
 )
 from agentsched_bench.workload.sample import sample_programs
+from agentsched_bench.workload.spec import load_workload
 from agentsched_bench.workload.statistics import Spread, TraceStatistics, trace_statistics
 from agentsched_bench.workload.trace import (
     RecordedProgram,
@@ -215,6 +217,32 @@ def sample(
 
 def _rows(program: RecordedProgram) -> tuple[Recording, ...]:
     return (program.main, *program.children)
+
+
+@app.command("compose")
+def compose_trace(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", help="A file with a [workload].")],
+    *,
+    out: Out,
+    seed: Annotated[int | None, typer.Option(help="Instead of the specification's.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Keep recorded messages.")] = False,
+) -> None:
+    """Mix traces into a workload: arrivals, tenants, background traffic, scales.
+
+    The specification is written into the trace; a replay of it needs no more options.
+    """
+    workload = load_workload(spec)
+    if seed is not None:
+        workload = workload.model_copy(update={"seed": seed})
+    if text:
+        workload = workload.model_copy(update={"text": True})
+    composition = compose(workload, folder=spec.parent)
+    count = write_trace(composition.recordings(), out, header=composition.header())
+    loops = ", ".join(f"{name} {size} at a time" for name, size in composition.pools.items())
+    typer.echo(
+        f"{out}: {len(composition.programs)} programs, {count} recordings"
+        + (f"; closed loops: {loops}" if loops else "")
+    )
 
 
 @app.command("generate")

@@ -77,7 +77,7 @@ def scaled_prompt(recording: Recording, step: RecordedStep, *, scale: float) -> 
     if step.hash_ids is None or recording.block_size is None:
         return None
     return HashedPrompt(
-        source=recording.source,
+        source=recording.hash_scope or recording.source,
         runs=step.hash_ids,
         block_tokens=max(1, round(recording.block_size / scale)),
         tokens=max(1, round(step.input_tokens / scale)),

@@ -109,12 +109,20 @@ class PlannedConversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedProgram:
-    """One agent run. `arrival_s` is the scaled recorded start, None where it was not recorded."""
+    """One agent run. `arrival_s` is the scaled recorded start, None where it was not recorded.
+
+    The rest is what a composed workload says: whose it is, what it is (agent, chat or batch), if
+    its calls say who they are, and the closed loop that it belongs to.
+    """
 
     program: str
     main: PlannedConversation
     children: tuple[PlannedConversation, ...] = ()
     arrival_s: float | None = None
+    tenant: str | None = None
+    traffic: str = "agent"
+    has_ids: bool = True
+    pool: str | None = None
 
     @property
     def conversations(self) -> tuple[PlannedConversation, ...]:
@@ -177,7 +185,15 @@ def plan_programs(
 def plan_program(
     program: RecordedProgram, options: ShapeOptions, *, shared: SharedPrompts
 ) -> PlannedProgram:
-    """The plan of one program with its sub-agents."""
+    """The plan of one program with its sub-agents. What a composed workload says goes first."""
+    load = program.main.load
+    if load is not None:
+        options = replace(
+            options,
+            scale_tokens=load.scale_tokens,
+            scale_time=load.scale_time,
+            gap_cap_s=options.gap_cap_s if load.gap_cap_s is None else load.gap_cap_s,
+        )
     main = _plan_conversation(program.main, options, shared=shared)
     planned = {main.conversation: main}
     sources = {program.main.session_id: program.main}
@@ -195,11 +211,16 @@ def plan_program(
     children = tuple(c for c in planned.values() if c.parent is not None)
     main, children = _share_pauses(main, children, sources=sources, options=options)
     start_s = program.main.start_s
+    arrival_s = start_s if start_s is None or load is not None else start_s / options.scale_time
     return PlannedProgram(
         program=program.main.session_id,
         main=main,
         children=children,
-        arrival_s=None if start_s is None else start_s / options.scale_time,
+        arrival_s=arrival_s,
+        tenant=program.main.tenant,
+        traffic="agent" if load is None else load.traffic,
+        has_ids=load is None or load.has_ids,
+        pool=None if load is None else load.pool,
     )
 
 
@@ -207,6 +228,13 @@ def _place(
     plan: PlannedConversation, *, child: Recording, parent: Recording, options: ShapeOptions
 ) -> PlannedConversation:
     """Tie a sub-agent to the call of its parent that started it."""
+    if child.parent_step is not None:
+        return replace(
+            plan,
+            parent=parent.session_id,
+            parent_call=child.parent_step,
+            joins=child.join_step is not None and child.join_step >= child.parent_step,
+        )
     offset_s = _offset_in_parent(child, parent)
     starts = [step.t_s for step in parent.steps if step.t_s is not None]
     if offset_s is None or len(starts) != len(parent.steps):
@@ -251,6 +279,9 @@ def _share_pauses(
     for child in children:
         if child.joins and child.parent is not None and child.parent_call is not None:
             recording, parent = sources[child.conversation], sources[child.parent]
+            if recording.parent_step is not None:
+                # The source tells the pause after the join, not the time from end to beginning.
+                continue
             step = parent.steps[child.parent_call]
             begun_s = (_offset_in_parent(recording, parent) or 0.0) - (step.t_s or 0.0)
             busy_s = begun_s - (step.llm_s or 0.0) + _length_s(recording)

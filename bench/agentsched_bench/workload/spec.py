@@ -56,7 +56,7 @@ class Regular(_Strict):
 
 
 class RecordedArrivals(_Strict):
-    """The recorded starts, in time divided by `speed`, the first program at 0."""
+    """The recorded starts, divided by `scale_time` and by `speed`, the first program at 0."""
 
     process: Literal["recorded"] = "recorded"
     speed: Positive = 1.0

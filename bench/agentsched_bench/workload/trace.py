@@ -121,13 +121,28 @@ class RecordedStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     model: str | None = None
 
 
+class RecordedLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a composed workload wants a recording replayed; it goes before a command's options.
+
+    `start_s` of such a recording is in seconds of the replay. Without one it belongs to a closed
+    loop, called `pool`. `has_ids` false: its calls do not say whose they are.
+    """
+
+    traffic: str = "agent"
+    has_ids: bool = True
+    pool: str | None = None
+    scale_tokens: float = 1.0
+    scale_time: float = 1.0
+    gap_cap_s: Seconds | None = None
+
+
 class Recording(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of a trace. `synthetic` is true on what our own generator made.
 
     `parent_step` is the parent's step after which a sub-agent starts and `join_step` the parent's
     step that waits for it, where the source says so; else times decide. Hash ids are equal only
     within `hash_scope` (None: within the source). `is_cut`: the source broke off in the middle.
-    `tenant`, `traffic` and `has_ids` are what a composed workload says about a program.
+    `load` is there on what a composed workload asks for.
     """
 
     session_id: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
@@ -152,8 +167,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     synthetic: bool = False
     is_cut: bool = False
     tenant: str | None = None
-    traffic: str = "agent"
-    has_ids: bool = True
+    load: RecordedLoad | None = None
     messages: tuple[RecordedMessage, ...] = ()
     tool_definitions: tuple[ToolDefinition, ...] = ()
 
