@@ -412,5 +412,5 @@ def test_samples_keep_the_latest() -> None:
     ],
 )
 def test_nonsense_is_refused(policy: Any, params: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"is|are|<"):
+    with pytest.raises(ValueError, match=r"is|are|must|<"):
         policy(**params)

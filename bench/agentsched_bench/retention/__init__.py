@@ -1,0 +1,1 @@
+"""What retention policies cost in computed tokens, against the clairvoyant optimum."""
