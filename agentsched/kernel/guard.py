@@ -61,9 +61,10 @@ class GuardedPolicies:
         self.names: Mapping[str, str] = policies.names
         self._has_room = getattr(policies.admit, "has_room", None)
         self._continues = getattr(policies.share, "may_continue", None)
-        prices = getattr(policies.share, "prices", None)
-        if isinstance(prices, Prices):
-            self._books.shares.set_prices(prices, now=self._books.now)
+        prices = getattr(policies.share, "prices", Prices())
+        is_asked = not getattr(policies.share, "is_neutral", False)
+        prices = prices if isinstance(prices, Prices) else Prices()
+        self._books.shares.set_policy(prices if is_asked else None, now=self._books.now)
         self._observers = [
             (f"{point}.observe", getattr(policies, point).observe) for point in POINTS
         ]
@@ -108,7 +109,8 @@ class GuardedPolicies:
         To be walked while steps are sent, since each that is changes whose turn it is.
         """
         ordered = self.in_order(now=now)
-        if self._books.shares.waiting_tenants < 2 or not self._has_shares(now=now):
+        shares = self._books.shares
+        if shares.waiting_tenants < 2 or not shares.is_active or not self._has_shares(now=now):
             return ordered
         return take_turns(
             ordered,

@@ -3,9 +3,9 @@
 A step is charged when it is sent, as an estimate, and settled when it ends: so the account is right
 at every instant, however many steps run. KV that a paused conversation keeps is charged by time.
 Weighted virtual service is the charge by the tenant's weight plus its *lift*: whoever begins to
-wait is lifted to the least served of those that wait already, or to the virtual time at which the
-last of them left. Without it, a tenant that was idle for an hour could then have the engines to
-itself for an hour (VTC, arXiv 2401.00588; start-time fair queueing, Goyal et al. 1996).
+wait is lifted to the virtual time, which is the greatest least service that any tenants that waited
+had so far. Without it, a tenant that was idle for an hour could then have the engines to itself for
+an hour (VTC, arXiv 2401.00588; start-time fair queueing, Goyal et al. 1996).
 """
 
 from __future__ import annotations
@@ -104,8 +104,10 @@ class ShareLedger:
         self._accounts: OrderedDict[TenantId, TenantAccount] = OrderedDict()
         #: All and only accounts of tenants that have a step waiting.
         self._waiting: dict[TenantId, TenantAccount] = {}
-        #: Virtual service of whoever was the last to wait, when it stopped waiting.
+        #: The virtual time; it never goes back, though a settled estimate may take service back.
         self._virtual = 0.0
+        #: Whether anybody asks whose turn it is; if not, virtual time does not run.
+        self._is_active = False
 
     def configure(self, tenant: TenantId, *, weight: float, now: Instant = _START) -> bool:
         """Set a tenant's weight; what it was served stays, and so does its virtual service.
@@ -127,13 +129,15 @@ class ShareLedger:
         account.lift += before - account.service(now=now)
         return True
 
-    def set_prices(self, prices: Prices, *, now: Instant) -> None:
-        """Other prices from now on; everybody's virtual service stays as it is."""
-        if prices == self._prices:
-            return
-        self._prices = prices
+    def set_policy(self, prices: Prices | None, *, now: Instant) -> None:
+        """Charge these prices from now on; None where no policy asks for shares.
+
+        Everybody starts level when the first policy comes, and stays where he is at the next.
+        """
+        was_active, self._is_active = self._is_active, prices is not None
+        self._prices = prices = prices or self._prices
         for account in self._accounts.values():
-            before = account.service(now=now)
+            before = account.service(now=now) if was_active else self._virtual
             account.prices = prices
             account.lift += before - account.service(now=now)
 
@@ -174,6 +178,11 @@ class ShareLedger:
         return account if account is not None else self._fresh(tenant)
 
     @property
+    def is_active(self) -> bool:
+        """Whether a policy asks whose turn it is."""
+        return self._is_active
+
+    @property
     def waiting_tenants(self) -> int:
         """How many tenants have a step waiting."""
         return len(self._waiting)
@@ -186,19 +195,26 @@ class ShareLedger:
         """A step of this tenant begins to wait."""
         account = self.account(tenant)
         if not account.waiting_steps:
-            floor = self.least_service(now=now) if self._waiting else self._virtual
-            account.lift += max(0.0, floor - account.service(now=now))
             self._waiting[tenant] = account
+            if self._is_active:
+                self._run_on(now=now, leaving_out=account)
+                account.lift += max(0.0, self._virtual - account.service(now=now))
         account.waiting_steps += 1
 
     def leave(self, tenant: TenantId, *, now: Instant) -> None:
         """A step of this tenant waits no more. Called before it is charged."""
         account = self._waiting[tenant]
+        if self._is_active:
+            self._run_on(now=now)
         account.waiting_steps -= 1
         if not account.waiting_steps:
             del self._waiting[tenant]
-            if not self._waiting:
-                self._virtual = max(self._virtual, account.service(now=now))
+
+    def _run_on(self, *, now: Instant, leaving_out: TenantAccount | None = None) -> None:
+        """Virtual time goes on to the least service of those that wait."""
+        services = [a.service(now=now) for a in self._waiting.values() if a is not leaving_out]
+        if services:
+            self._virtual = max(self._virtual, min(services))
 
     def account(self, tenant: TenantId) -> TenantAccount:
         """The tenant's account, made where there is none; it counts as used just now."""

@@ -147,9 +147,10 @@ class Prices:
 class SharePolicy(Policy, Protocol):
     """Which tenant is served next. The order of its programs is the order policy's.
 
-    A policy may say its own `prices` (an attribute); else a tenant is charged the usual ones. One
-    that has a method `may_continue(tenant, world, *, now) -> bool` lets conversations whose KV is
-    resident go before the turn of other tenants, as long as it says True.
+    Optional attributes: `prices`, where a tenant is to be charged other than the usual ones;
+    `is_neutral`, true where tenants do not matter and nobody need ask; and a method
+    `may_continue(tenant, world, *, now) -> bool`, which lets a tenant's conversations whose KV is
+    resident go before the turn of other tenants as long as it says True.
     """
 
     def rank_tenant(self, tenant: TenantView, world: World, *, now: Instant) -> SortKey | None:

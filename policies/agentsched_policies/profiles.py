@@ -24,6 +24,7 @@ AGENTSCHED: Final = Profile(
     order=Choice(name="remaining-work"),
     admit=Choice(name="working-set"),
     place=Choice(name="session-affinity"),
+    share=Choice(name="weighted"),
 )
 
 FCFS: Final = Profile(

@@ -510,7 +510,7 @@ class Host(RuleBasedStateMachine):
         assert statistics.pins == len(self.pins)
         assert statistics.programs <= self.limits.programs_max
         busy = sum(account.is_busy for account in self.scheduler.tenants.values())
-        assert len(self.scheduler.tenants) <= max(self.limits.tenants_max, busy)
+        assert len(self.scheduler.tenants) <= max(self.limits.tenants_max, busy + 1)
 
     @invariant()
     def asking_changes_nothing(self) -> None:

@@ -12,6 +12,8 @@ from agentsched.policy import SortKey, TenantView, World
 class Nobody:
     """Tenants do not matter."""
 
+    is_neutral = True
+
     def observe(self, event: Event, *, now: Instant) -> None:
         """Nothing to learn."""
 

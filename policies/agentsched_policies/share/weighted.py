@@ -1,9 +1,10 @@
 """Weighted fair share: the tenant that was served least for its weight is next.
 
 Served is what it was charged (`Prices`): computed prompt tokens, output tokens, and KV kept while
-it pauses. A step is charged when it is sent, as an estimate, and settled when it ends; so ten steps
-that are sent at one instant count as ten. A tenant that comes back from idle starts level with
-those that waited (the ledger lifts it), so that nobody saves up a claim (VTC, arXiv 2401.00588; SFQ).
+it pauses. A step is charged when it is sent, as an estimate, and settled when it ends; so ten
+steps that are sent at one instant count as ten. A tenant that comes back from idle starts level
+with those that waited (the ledger lifts it), so that nobody saves up a claim (VTC, arXiv
+2401.00588; start-time fair queueing).
 
 A conversation whose KV is resident holds its memory anyway, and every moment that it waits is
 wasted. It therefore goes before other tenants' turn, but only while its tenant is at most `burst`
