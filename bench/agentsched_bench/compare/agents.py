@@ -154,7 +154,7 @@ async def _run_each(load: Load, witness: Witness, folder: Path, run_: Run) -> No
 
     async with asyncio.TaskGroup() as tasks:
         for number, start_s in enumerate(load.starts_s):
-            tasks.create_task(one(number, start_s), name=f"agent {number}")
+            tasks.create_task(one(number, start_s or 0.0), name=f"agent {number}")
 
 
 def _take(run_: Run, witness: Witness, load: Load) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import typer
@@ -18,6 +19,7 @@ from agentsched.model import ConfigError
 from agentsched_bench.compare import results
 from agentsched_bench.compare.agents import with_playback
 from agentsched_bench.compare.arms import PEERS, Side, sides_of
+from agentsched_bench.compare.capacity import at_rate, capacity, print_capacity
 from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.results import ArmRow, CompareResult
 from agentsched_bench.compare.run import Plan, Store, run_all, simulate_all
@@ -47,6 +49,13 @@ Changes = Annotated[
 Variant = Annotated[str | None, typer.Option(help="A variant that the scenario has, as in full.")]
 Repeat = Annotated[int | None, typer.Option(min=1, help="Runs of each arm.")]
 Seed = Annotated[int | None, typer.Option(help="Of programs and arrivals; each repeat adds one.")]
+Rates = Annotated[
+    list[float] | None,
+    typer.Option(
+        min=0.0001,
+        help="Programs per second. Several: a comparison for each, and what each arm carries.",
+    ),
+]
 Simulate = Annotated[bool, typer.Option("--simulate", help="In the simulator, not live.")]
 Out = Annotated[
     Path | None,
@@ -72,6 +81,7 @@ def compare(
     variant: Variant = None,
     repeat: Repeat = None,
     seed: Seed = None,
+    rate: Rates = None,
     simulate: Simulate = False,
     out: Out = None,
     fresh: Fresh = False,
@@ -86,61 +96,125 @@ def compare(
     Starts and stops what it needs. Ctrl-C stops it and keeps every finished run; the same command
     goes on from there.
     """
-    scenario, beside = _scenario(what, variant=variant, changes=_changes(change, arm, repeat, seed))
-    sides = sides_of(scenario, only=only or (), peers=peers)
-    if simulate:
-        sides = simulated_sides(sides)
-    loads = [
-        make_load(scenario.workload, seed=number, beside=beside)
-        for number in range(scenario.measure.repeat)
-    ]
-    how = "simulated" if simulate else "live"
-    path = out or Path(f"{scenario.name}.{how}.json")
-    folder = logs or path.with_name(f"{path.name.split('.json')[0]}.logs")
-    alone_s = {} if scenario.measure.alone == "none" else alone_seconds(loads, scenario.engine)
-    result = _new_result(scenario, sides, loads, how=how, alone_s=alone_s)
-    result = _resumed(result, path, fresh=fresh)
-    store = Store(result, path=path)
-    if not simulate and not dry_run:
-        folder.mkdir(parents=True, exist_ok=True)
-        scenario = with_playback(scenario, loads[0], logs=folder, sides=sides)
-    plan = Plan(
-        scenario=scenario, sides=sides, loads=loads, logs=folder, peers=peers, salt=new_salt()
+    changes = _changes(change, arm, repeat, seed)
+    scenario, beside = _scenario(what, variant=variant, changes=changes)
+    rates = tuple(rate or ()) or scenario.measure.rates
+    options = _Options(
+        beside=beside,
+        only=tuple(only or ()),
+        is_simulated=simulate,
+        fresh=fresh,
+        peers=peers,
+        dry_run=dry_run,
+        is_quiet=as_json,
     )
-    order = plan.order(store)
-    expected_s = _expected_s(plan, alone_s, is_simulated=simulate)
-    if dry_run:
+    wanted = [at_rate(scenario, each) for each in rates] or [scenario]
+    found: list[CompareResult] = []
+    was_stopped = False
+    for number, each in enumerate(wanted):
+        path = _path(out, each, options, is_one=len(wanted) == 1)
+        result, was_stopped = _compare(each, path, logs or _logs(path), options)
+        found.append(result)
+        if was_stopped:
+            break
+        if number + 1 < len(wanted) and not as_json and not dry_run:
+            print_comparison(result, console=Console())
+    if not dry_run:
+        _finish(found, rates, scenario, report=report, as_json=as_json, was_stopped=was_stopped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """What all comparisons of one invocation have in common."""
+
+    beside: Path
+    only: tuple[str, ...]
+    is_simulated: bool
+    fresh: bool
+    peers: Path
+    dry_run: bool
+    is_quiet: bool
+
+    @property
+    def how(self) -> Literal["live", "simulated"]:
+        return "simulated" if self.is_simulated else "live"
+
+
+def _path(out: Path | None, scenario: Scenario, options: _Options, *, is_one: bool) -> Path:
+    if out is None:
+        return Path(f"{scenario.name}.{options.how}.json")
+    return out if is_one else out.with_name(f"{scenario.name}.{out.name}")
+
+
+def _logs(path: Path) -> Path:
+    return path.with_name(f"{path.name.partition('.json')[0]}.logs")
+
+
+def _compare(
+    scenario: Scenario, path: Path, logs: Path, options: _Options
+) -> tuple[CompareResult, bool]:
+    """Run what is still to be run; the result, and whether a signal ended it."""
+    sides = sides_of(scenario, only=options.only, peers=options.peers)
+    if options.is_simulated:
+        sides = simulated_sides(sides)
+    repeats = range(scenario.measure.repeat)
+    loads = [make_load(scenario.workload, seed=n, beside=options.beside) for n in repeats]
+    alone_s = {} if scenario.measure.alone == "none" else alone_seconds(loads, scenario.engine)
+    result = _new_result(scenario, sides, loads, how=options.how, alone_s=alone_s)
+    store = Store(_resumed(result, path, fresh=options.fresh), path=path)
+    if not options.is_simulated and not options.dry_run:
+        logs.mkdir(parents=True, exist_ok=True)
+        scenario = with_playback(scenario, loads[0], logs=logs, sides=sides)
+    plan = Plan(
+        scenario=scenario,
+        sides=sides,
+        loads=loads,
+        logs=logs,
+        peers=options.peers,
+        salt=new_salt(),
+    )
+    expected_s = _expected_s(plan, alone_s, is_simulated=options.is_simulated)
+    if options.dry_run:
         _say_plan(plan, store, expected_s=expected_s)
-        return
+        return store.result, False
     # Before anything is measured: a file that cannot be written must not cost a run.
     store.save()
-    estimate = Estimate([side.name for _, side in order], expected_s=expected_s)
-    was_stopped = False
-    with showing(estimate, is_quiet=as_json) as show:
-        if simulate:
+    estimate = Estimate([side.name for _, side in plan.order(store)], expected_s=expected_s)
+    with showing(estimate, is_quiet=options.is_quiet) as show:
+        if options.is_simulated:
             simulate_all(plan, store, show)
-        else:
-            was_stopped = asyncio.run(until_signal(run_all(plan, store, show)))
-    _finish(store.result, path=path, report=report, as_json=as_json, was_stopped=was_stopped)
+            return store.result, False
+        return store.result, asyncio.run(until_signal(run_all(plan, store, show)))
 
 
 def _finish(
-    result: CompareResult, *, path: Path, report: Path | None, as_json: bool, was_stopped: bool
+    found: Sequence[CompareResult],
+    rates: Sequence[float],
+    scenario: Scenario,
+    *,
+    report: Path | None,
+    as_json: bool,
+    was_stopped: bool,
 ) -> None:
+    rows = capacity(dict(zip(rates, found, strict=False)), scenario) if rates else []
     if as_json:
-        typer.echo(msgspec.json.encode(result.summary))
+        figures = [result.summary for result in found]
+        shown = {"capacity": rows, "rates": figures} if rates else figures[0]
+        typer.echo(msgspec.json.encode(shown))
     else:
-        print_comparison(result, console=Console())
-        typer.echo(f"results: {path}")
-    if report is not None and result.summary:
+        console = Console()
+        print_comparison(found[-1], console=console)
+        if rows:
+            print_capacity(rows, scenario, console=console)
+    if report is not None and found[0].summary:
         from agentsched_bench.report.page import write_page
 
-        size = write_page([result], report)
+        size = write_page([each for each in found if each.summary], report)
         if not as_json:
             typer.echo(f"report: {report} ({size / 1024:.0f} KB)")
     if was_stopped:
         raise typer.Exit(INTERRUPTED)
-    if any(figures.errors for figures in result.summary):
+    if any(figures.errors for result in found for figures in result.summary):
         raise typer.Exit(1)
 
 
@@ -291,7 +365,7 @@ def _expected_s(plan: Plan, alone_s: dict[str, float], *, is_simulated: bool) ->
         return load.calls / 1_500
     longest = max((alone_s.get(p.program, 30.0) for p in load.plans), default=30.0)
     work = sum(alone_s.get(p.program, 30.0) for p in load.plans) / (load.concurrency or 6)
-    return (max(load.starts_s) + max(2.5 * longest, work)) / plan.scenario.engine.speed
+    return (load.last_start_s + max(2.5 * longest, work)) / plan.scenario.engine.speed
 
 
 def _say_plan(plan: Plan, store: Store, *, expected_s: float) -> None:

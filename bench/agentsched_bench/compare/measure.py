@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -137,15 +137,20 @@ def rescale(run: Run, *, speed: float) -> None:
 
 def _options(scenario: Scenario, *, load: Load | None = None, salt: str = "") -> live.ReplayOptions:
     measure = scenario.measure
-    concurrency = load.concurrency if load is not None else None
-    process = Process.CLOSED if concurrency else Process.RECORDED
-    return live.ReplayOptions(
+    options = live.ReplayOptions(
         dialect=Dialect(measure.dialect),
-        arrivals=Arrivals(process=process, value=float(concurrency or 0)),
+        arrivals=Arrivals(process=Process.RECORDED),
         salt=salt,
         patience=Patience(timeout_s=measure.timeout_s, attempts_max=measure.attempts),
-        starts_s=load.starts_s if load is not None else None,
-        tenants=load.tenants if load is not None else {},
+    )
+    if load is None:
+        return options
+    return replace(
+        options,
+        starts_s=load.starts_s,
+        tenants=load.tenants,
+        pools=load.pools,
+        without_ids=load.without_ids,
     )
 
 

@@ -248,7 +248,8 @@ def paced(load: Load, *, speed: float) -> Load:
         )
         for plan in load.plans
     ]
-    return replace(load, plans=plans, starts_s=[at / speed for at in load.starts_s])
+    starts = [None if at is None else at / speed for at in load.starts_s]
+    return replace(load, plans=plans, starts_s=starts)
 
 
 def _paced(conversation: PlannedConversation, speed: float) -> PlannedConversation:

@@ -9,6 +9,7 @@ from typing import Final
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
+    ConfigError,
     Instant,
     Limits,
     Nanos,
@@ -22,10 +23,11 @@ from agentsched_bench.compare.journals import Told, tell
 from agentsched_bench.compare.load import Load
 from agentsched_bench.compare.results import Run
 from agentsched_bench.compare.scenario import EngineKind, EngineSpec, Scenario
+from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.engine.tier import read_tier
 from agentsched_bench.live.arrivals import Arrivals, Process
 from agentsched_bench.sim import arms as sim_arms
-from agentsched_bench.sim.cli import engine_of
 from agentsched_bench.sim.host import SimHost, Start
 
 _UNHURRIED: Final = 1_000_000
@@ -33,13 +35,18 @@ _UNHURRIED: Final = 1_000_000
 
 def engine_config(spec: EngineSpec) -> EngineConfig:
     """The engine's model. A real vLLM on this CPU is modelled by the preset fitted to one."""
-    preset = "cpu-2core" if spec.kind is EngineKind.VLLM else spec.preset
-    config = engine_of(preset, blocks=spec.blocks, block_size=spec.block_size, tier=spec.tier)
-    if spec.max_num_seqs is not None:
-        config = replace(config, max_num_seqs=spec.max_num_seqs)
-    if spec.max_model_len is not None:
-        config = replace(config, max_model_len=spec.max_model_len)
-    return config
+    name = "cpu-2core" if spec.kind is EngineKind.VLLM else spec.preset
+    base = EngineConfig.from_preset(preset(name))
+    blocks, size = spec.blocks or base.blocks, spec.block_size or base.block_size
+    room = (blocks - 1) * size
+    return replace(
+        base,
+        blocks=blocks,
+        block_size=size,
+        max_model_len=min(spec.max_model_len or base.max_model_len, room),
+        max_num_seqs=spec.max_num_seqs or base.max_num_seqs,
+        tier=read_tier(spec.tier) if spec.tier is not None else None,
+    )
 
 
 def why_not(side: Side) -> str:
@@ -105,10 +112,12 @@ def _host(
 
 
 def _starts(load: Load) -> list[Start]:
-    return [
-        Start(plan=plan, at=Instant(seconds(at)), agent="agent")
-        for plan, at in zip(load.plans, load.starts_s, strict=True)
-    ]
+    starts = []
+    for plan, at in zip(load.plans, load.starts_s, strict=True):
+        if at is None:
+            raise ConfigError("the simulator has no closed arrivals: use poisson or regular")
+        starts.append(Start(plan=plan, at=Instant(seconds(at)), agent="agent"))
+    return starts
 
 
 def _outages(scenario: Scenario) -> list[sim_arms.Outage]:

@@ -103,6 +103,7 @@ async def _embedded(
             for flag, value in (
                 ("--max-model-len", spec.max_model_len),
                 ("--max-num-seqs", spec.max_num_seqs),
+                ("--tier", spec.tier),
             ):
                 arguments += [flag, str(value)] if value is not None else []
             name = f"engine-{variant}-{number}"

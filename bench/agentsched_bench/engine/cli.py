@@ -16,6 +16,7 @@ from agentsched_bench.engine.cost import PRESETS, preset, read_cost
 from agentsched_bench.engine.playback import Playback, read_playback
 from agentsched_bench.engine.requests import EngineConfig, Scheduling
 from agentsched_bench.engine.server import ServerConfig, running_engine
+from agentsched_bench.engine.tier import read_tier
 
 _PRESETS = ", ".join(sorted(PRESETS))
 
@@ -48,6 +49,10 @@ def sim(
     seed: Annotated[int, typer.Option(help="Decides answers and ids.")] = 0,
     playback: Annotated[Path | None, typer.Option(help="Scripted answers, JSON Lines.")] = None,
     cost: Annotated[Path | None, typer.Option(help="Cost model, JSON.")] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(metavar="BLOCKS@TOKENS/S", help="A host tier below the engine's memory."),
+    ] = None,
 ) -> None:
     """Serve the embedded engine: vLLM's API over a model of its scheduler and prefix cache."""
     try:
@@ -64,6 +69,8 @@ def sim(
             },
             scheduling=scheduling,
         )
+        if tier is not None:
+            engine = replace(engine, tier=read_tier(tier))
         if not speed > 0:
             raise ConfigError(f"--speed must be above 0, not {speed}")
         config = ServerConfig(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from agentsched.model.errors import ConfigError
 from agentsched.model.time import SECOND, Instant, Nanos, after
 
 
@@ -20,6 +21,19 @@ class TierConfig:
         assert self.blocks >= 0
         assert self.tokens_per_second > 0
         assert self.latency_ns >= 0
+
+
+def read_tier(text: str) -> TierConfig:
+    """Read `BLOCKS@TOKENS_PER_SECOND`.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    size, _, speed = text.partition("@")
+    try:
+        return TierConfig(blocks=int(size), tokens_per_second=float(speed))
+    except (ValueError, AssertionError):
+        raise ConfigError(f"not a tier: {text!r} (write BLOCKS@TOKENS_PER_SECOND)") from None
 
 
 class HostTier:

@@ -15,7 +15,7 @@ from agentsched.proxy.request import Dialect
 from agentsched_bench.live.arrivals import Arrivals
 from agentsched_bench.live.calibrate import Calibration, calibrate
 from agentsched_bench.live.client import Client, Outcome, Patience
-from agentsched_bench.live.identity import CallIdentity, style
+from agentsched_bench.live.identity import CallIdentity, Spoken, style
 from agentsched_bench.live.prompts import PromptMaker, Prompts
 from agentsched_bench.live.results import (
     COMPLETED,
@@ -55,7 +55,9 @@ class ReplayOptions:
     own, so that none finds in a cache what another left there; None: all have the same content.
     With `echoes_whole`, prompts hold whole answers (see `PromptMaker`); completions are token ids
     and go by the recording. `starts_s`, one for each program, overrides `arrivals`. `tenants` says
-    whose a program is (by its name); those in it send `x-agentsched-tenant`.
+    whose a program is (by its name); those in it send `x-agentsched-tenant`. Programs of a pool
+    (`PlannedProgram.pool`) run so many at a time as `pools` says; those of `without_ids` never say
+    who they are.
     """
 
     dialect: Dialect = Dialect.CHAT
@@ -68,8 +70,10 @@ class ReplayOptions:
     api_key: str | None = None
     patience: Patience = field(default_factory=Patience)
     echoes_whole: bool = False
-    starts_s: Sequence[float] | None = None
+    starts_s: Sequence[float | None] | None = None
     tenants: Mapping[str, str] = field(default_factory=dict)
+    pools: Mapping[str, int] = field(default_factory=dict)
+    without_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +259,7 @@ class _Run:
         rng = random.Random(f"arrivals/{self._options.seed}")
         starts = self._options.starts_s or arrivals.starts_s(programs, rng=rng)
         slots = asyncio.Semaphore(arrivals.concurrency or len(programs))
+        pools = {name: asyncio.Semaphore(size) for name, size in self._options.pools.items()}
         try:
             await self._reset()
             self._begun = time.perf_counter()
@@ -262,7 +267,8 @@ class _Run:
             async with asyncio.TaskGroup() as tasks:
                 for program, start_s in zip(programs, starts, strict=True):
                     name = f"program {program.program}"
-                    tasks.create_task(self._arrive(program, start_s, slots), name=name)
+                    room = slots if program.pool is None else pools.get(program.pool, slots)
+                    tasks.create_task(self._arrive(program, start_s or 0.0, room), name=name)
             self._row.is_complete = True
         finally:
             self._row.duration_s = time.perf_counter() - self._begun if self._begun else 0.0
@@ -325,7 +331,8 @@ class _Run:
         self, who: CallIdentity, conversation: PlannedConversation, prompts: Prompts
     ) -> Outcome:
         """Make one call and record it, also when it is interrupted."""
-        spoken = self._identify(self._salted(who))
+        is_silent = who.program in self._options.without_ids
+        spoken = Spoken() if is_silent else self._identify(self._salted(who))
         body = prompts.body(who.step, model=self._model) | dict(spoken.body)
         headers = dict(spoken.headers)
         tenant = self._options.tenants.get(who.program)

@@ -261,9 +261,10 @@ def _segment(call: Call) -> Segment:
 def occupancy(calls: Sequence[Call]) -> Layers | None:
     """Tokens of KV that each program has in the engines' caches over time, as its calls tell.
 
-    While a call computes it holds its prompt, and its answer as well at its end. While its program
-    pauses, what counts is what turned out to be kept: the cached tokens of the next call. What
-    stays after a last call is of no use to anybody and is left out. None without such counts.
+    From its first token on a call holds its prompt and its answer. Before that, and while its
+    program pauses, what counts is what turned out to be there: the cached tokens of that call, or
+    of the next one. A prefix that several share counts for each of them. What stays after a last
+    call is of no use to anybody and is left out. None without such counts.
     """
     spans = list(_holdings(calls))
     if not spans:
@@ -289,13 +290,12 @@ def _holdings(calls: Sequence[Call]) -> Iterable[tuple[str, float, float, int]]:
     for (program, _), talk in talks.items():
         for index, call in enumerate(talk):
             end = call.sent_s + call.latency_s
-            # A call that is held or queued holds what its program had kept.
-            starts = call.sent_s + (call.held_s or 0.0)
-            yield program, starts, end, (call.prompt_tokens or 0) + (call.output_tokens or 0)
-            following = talk[index + 1] if index + 1 < len(talk) else None
-            if following is not None and following.cached_tokens:
-                until = following.sent_s + (following.held_s or 0.0)
-                yield program, end, until, following.cached_tokens
+            first = end if call.ttft_s is None else call.sent_s + call.ttft_s
+            tokens = (call.prompt_tokens or 0) + (call.output_tokens or 0)
+            if call.cached_tokens:
+                begun = talk[index - 1].sent_s + talk[index - 1].latency_s if index else call.sent_s
+                yield program, begun, first, call.cached_tokens
+            yield program, first, end, tokens
 
 
 def shares(calls: Sequence[Call]) -> Layers | None:
