@@ -157,6 +157,9 @@ def _clear_errors(database: Database) -> Any:
         yield
     except SQLAlchemyError as error:
         raise StoreError(_told(database, error), is_data=_is_data(error)) from error
+    except (OverflowError, UnicodeError) as error:
+        # Of the driver, before anything was sent: what was given fits into no column.
+        raise StoreError(f"{database.shown}: {error}", is_data=True) from error
     except TimeoutError as error:
         raise StoreError(f"{database.shown}: no answer in time") from error
     except (OSError, EOFError, sqlite3.Error) as error:
@@ -200,7 +203,6 @@ def _is_data(error: SQLAlchemyError) -> bool:
     """Whether a row is at fault, so that the same would be refused for ever."""
     if not isinstance(error, DBAPIError) or error.connection_invalidated:
         return False
-    names = {cls.__name__ for cls in type(error).__mro__}
-    return bool(names & {"DataError", "IntegrityError", "InterfaceError"}) or (
-        "invalid byte sequence" in str(error.orig) or "unsupported Unicode" in str(error.orig)
-    )
+    # The adapter of asyncpg names its own errors anew; the driver's are their cause.
+    kinds = {*type(error).__mro__, *type(getattr(error.orig, "__cause__", None)).__mro__}
+    return bool({kind.__name__ for kind in kinds} & {"DataError", "IntegrityError"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -161,7 +161,7 @@ async def read_turns(
             .order_by(TurnRow.at_ns.desc(), TurnRow.handle.desc())
             .limit(turns_max)
         )
-        rows: Sequence[tuple[int, bytes]] = (await connection.execute(latest)).tuples().all()
+        rows = [(handle, data) for handle, data in await connection.execute(latest)]
     return [data for _, data in sorted(rows)]
 
 

@@ -1,0 +1,311 @@
+"""A start: exact where it can be, bounded, and never in the way of serving."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text, update
+
+from agentsched.compose import SchedulerConfig, build_scheduler, journal_header
+from agentsched.kernel import JournalEntry, Scheduler, decode, encode_header
+from agentsched.model import EngineId, Reconfigured, StepCancelled
+from agentsched.model.time import MINUTE
+from agentsched.store.database import Database
+from agentsched.store.image import take_image
+from agentsched.store.keeper import KeeperSettings, keep, run
+from agentsched.store.pruning import partitions, prune
+from agentsched.store.reader import Image, read_images, read_lines, read_streams, save_image
+from agentsched.store.records import Record, StreamRecord, journal_record
+from agentsched.store.restore import RestoreConfig, Restored, restore
+from agentsched.store.tables import ImageRow, StreamRow
+from agentsched.store.writing import Rows, renew_lease
+from agentsched_bench.replay.swarm import Swarm, SwarmShape
+
+CONFIG = SchedulerConfig(profile="agentsched")
+WANTED = RestoreConfig(
+    scheduler=CONFIG,
+    engines=frozenset({EngineId("e0"), EngineId("e1")}),
+    replica="r1",
+    owner="new",
+    timeout_s=30.0,
+    events_max=100_000,
+    idle_ns=60 * MINUTE,
+)
+SHAPE = SwarmShape(programs=8)
+
+pytestmark = pytest.mark.slow
+
+
+class Past:
+    """A process that was here before: its scheduler, and its journal in the database."""
+
+    def __init__(self, *, seed: int = 1, stream: str = "a" * 32, replica: str = "r1") -> None:
+        self.stream, self.replica = stream, replica
+        self.scheduler = build_scheduler(CONFIG)
+        self.entries: list[JournalEntry] = []
+        Swarm(self.scheduler, seed=seed, shape=SHAPE, on_turn=self.entries.append).run()
+        self.epoch_ns = time.time_ns() - 10 * MINUTE - self.entries[-1].now
+
+    @property
+    def opening(self) -> StreamRecord:
+        return StreamRecord(
+            stream=self.stream,
+            replica=self.replica,
+            header=encode_header(journal_header(CONFIG)).decode(),
+            epoch_ns=self.epoch_ns,
+            opened_ns=self.epoch_ns,
+            owner="old",
+        )
+
+    async def store(self, database: Database, entries: Sequence[JournalEntry]) -> None:
+        rows: list[Record] = [self.opening]
+        rows += [journal_record(e, stream=self.stream, epoch_ns=self.epoch_ns) for e in entries]
+        await Rows(database).insert(rows, timeout_s=30)
+
+
+@pytest.fixture
+def past() -> Past:
+    return Past()
+
+
+def served(scheduler: Scheduler) -> Any:
+    return (
+        {key: (p.steps_done, p.served_tokens) for key, p in scheduler.programs.items()},
+        {key: (a.steps, a.served_tokens) for key, a in scheduler.tenants.items()},
+    )
+
+
+async def write_on(database: Database, restored: Restored) -> None:
+    """What the writer would do with a start's entries."""
+    rows: list[Record] = [restored.opening] if restored.opening else []
+    entries = restored.entries if restored.is_continued else []
+    rows += [journal_record(e, stream=restored.stream, epoch_ns=restored.epoch_ns) for e in entries]
+    await Rows(database).insert(rows, timeout_s=30)
+
+
+async def test_an_empty_database_is_a_beginning(database: Database) -> None:
+    restored = await restore(database, WANTED)
+    assert not restored.is_continued
+    assert restored.scheduler.next_seq == 0
+    assert abs(restored.epoch_ns + restored.clock.now() - time.time_ns()) < 10**9
+
+
+async def test_the_stream_goes_on(database: Database, past: Past) -> None:
+    await past.store(database, past.entries)
+    restored = await restore(database, WANTED)
+    assert restored.is_continued
+    assert restored.stream == past.stream
+    assert served(restored.scheduler) == served(past.scheduler)
+    assert restored.report.unlike == restored.report.missing == 0
+    # Ten minutes have passed for it, too.
+    spent = restored.clock.now() - past.entries[-1].now
+    assert 9.9 * MINUTE < spent < 12 * MINUTE
+    assert restored.scheduler.next_seq == len(past.entries) + len(restored.entries)
+
+
+async def test_a_crash_in_the_middle(database: Database, past: Past) -> None:
+    half = past.entries[: len(past.entries) // 2]
+    await past.store(database, half)
+    restored = await restore(database, WANTED)
+    assert not restored.scheduler.steps
+    ended = [e for e in restored.entries if isinstance(e.event, StepCancelled)]
+    assert ended
+    await write_on(database, restored)
+    # The journal over the restart replays exactly: the next start finds nothing to say.
+    again = await restore(database, WANTED)
+    assert (again.report.unlike, again.report.missing) == (0, 0)
+    assert again.entries == []
+    assert served(again.scheduler) == served(restored.scheduler)
+
+
+async def test_an_image_saves_the_replay(database: Database, past: Past) -> None:
+    cut = len(past.entries) * 2 // 3
+    await past.store(database, past.entries[:cut])
+    done = await keep(database, past.stream)
+    assert done.entries == cut
+    assert done.image_bytes > 1_000
+    await past.store(database, past.entries[cut:])
+    restored = await restore(database, WANTED)
+    assert restored.report.entries == len(past.entries) - cut
+    assert served(restored.scheduler) == served(past.scheduler)
+
+
+async def test_images_of_other_code_are_passed_over(database: Database, past: Past) -> None:
+    await past.store(database, past.entries)
+    await keep(database, past.stream)
+    async with database.writing() as connection:
+        await connection.execute(update(ImageRow).values(code="an older version"))
+    assert await read_images(database, past.stream) == []
+    restored = await restore(database, WANTED)
+    assert restored.report.entries == len(past.entries)
+    assert served(restored.scheduler) == served(past.scheduler)
+
+
+async def test_a_damaged_image_is_passed_over(database: Database, past: Past) -> None:
+    await past.store(database, past.entries)
+    await keep(database, past.stream)
+    await save_image(database, past.stream, Image(seq=len(past.entries) + 1, data=b"damaged"))
+    restored = await restore(database, WANTED)
+    assert restored.report.entries == 0  # the older image will do
+    assert served(restored.scheduler) == served(past.scheduler)
+
+
+async def test_two_images_are_kept(database: Database, past: Past) -> None:
+    data = take_image(past.scheduler)
+    for seq in (5, 6, 7, 6):
+        await save_image(database, past.stream, Image(seq=seq, data=data))
+    assert [image.seq for image in await read_images(database, past.stream)] == [7, 6]
+
+
+async def test_too_much_journal_is_left_out(database: Database, past: Past) -> None:
+    await past.store(database, past.entries)
+    restored = await restore(database, replace(WANTED, events_max=100))
+    assert restored.report.entries == 100
+    assert not restored.is_continued  # for it is not what folding the old stream gives
+    await write_on(database, restored)
+    again = await restore(database, WANTED)
+    assert again.stream == restored.stream
+    assert served(again.scheduler) == served(restored.scheduler)
+    assert again.report.entries == 0
+
+
+async def test_there_is_an_end_to_the_time(database: Database, past: Past) -> None:
+    await past.store(database, past.entries)
+    restored = await restore(database, replace(WANTED, timeout_s=0.0))
+    assert not restored.is_continued
+    assert restored.report.entries < len(past.entries)
+    assert not restored.scheduler.steps
+    restored.scheduler.check()
+
+
+async def test_missing_entries_are_bridged(database: Database, past: Past) -> None:
+    third = len(past.entries) // 3
+    await past.store(database, [*past.entries[:third], *past.entries[third + 15 :]])
+    restored = await restore(database, WANTED)
+    assert restored.is_continued
+    assert restored.report.missing == 15
+    await write_on(database, restored)
+    again = await restore(database, WANTED)
+    assert served(again.scheduler) == served(restored.scheduler)
+
+
+async def test_another_profile_goes_on_with_what_was(database: Database, past: Past) -> None:
+    await past.store(database, past.entries)
+    wanted = replace(WANTED, scheduler=SchedulerConfig(profile="fcfs"))
+    restored = await restore(database, wanted)
+    assert restored.is_continued
+    assert restored.scheduler.policies.profile == "fcfs"
+    assert isinstance(restored.entries[-1].event, Reconfigured)
+    assert served(restored.scheduler)[1] == served(past.scheduler)[1]
+    await write_on(database, restored)
+    again = await restore(database, wanted)
+    assert again.entries == []
+    assert again.scheduler.policies.profile == "fcfs"
+
+
+async def test_engines_that_are_gone_are_lost(database: Database, past: Past) -> None:
+    await past.store(database, past.entries)
+    restored = await restore(database, replace(WANTED, engines=frozenset({EngineId("e1")})))
+    assert not restored.scheduler.engines[EngineId("e0")].is_alive
+
+
+async def test_who_died_lately_is_taken_over(database: Database) -> None:
+    past = Past(replica="other")
+    await past.store(database, past.entries)
+    await renew_lease(database, past.stream, owner="old")
+    assert not (await restore(database, WANTED)).is_continued  # it lives
+    await renew_lease(database, past.stream, owner="old", seconds=-60)
+    restored = await restore(database, replace(WANTED, replica="r2"))
+    assert restored.stream == past.stream
+    [found] = [s for s in await read_streams(database) if s.stream == past.stream]
+    assert (found.replica, found.owner) == ("r2", "new")
+    assert not await renew_lease(database, past.stream, owner="old")
+    # Nobody else gets it, though two ask at once.
+    others = [replace(WANTED, replica=f"x{n}", owner=f"o{n}") for n in range(3)]
+    found_by = await asyncio.gather(*(restore(database, other) for other in others))
+    assert not any(r.is_continued for r in found_by)
+
+
+async def test_one_orphan_has_one_heir(database: Database) -> None:
+    past = Past(replica="other")
+    await past.store(database, past.entries)
+    await renew_lease(database, past.stream, owner="old", seconds=-60)
+    wanted = [replace(WANTED, replica=f"x{n}", owner=f"o{n}") for n in range(3)]
+    found_by = await asyncio.gather(*(restore(database, one) for one in wanted))
+    assert sorted(r.is_continued for r in found_by) == [False, False, True]
+
+
+async def test_who_died_long_ago_is_left_in_peace(database: Database) -> None:
+    past = Past(replica="other")
+    await past.store(database, past.entries)
+    await renew_lease(database, past.stream, owner="old", seconds=-7_200)
+    assert not (await restore(database, WANTED)).is_continued
+
+
+async def test_a_header_of_another_version_is_a_beginning(database: Database, past: Past) -> None:
+    await past.store(database, past.entries)
+    async with database.writing() as connection:
+        await connection.execute(update(StreamRow).values(header='{"journal": 99}'))
+    assert not (await restore(database, WANTED)).is_continued
+
+
+async def test_the_keeper_draws_what_people_ask_for(database: Database, past: Past) -> None:
+    await past.store(database, past.entries)
+    settings = KeeperSettings(
+        url=database.url.render_as_string(hide_password=False).replace("+aiosqlite", ""),
+        keep_ns=7 * 24 * 60 * MINUTE,
+        turns_keep_ns=60 * MINUTE,
+    )
+    [done] = await run(settings)
+    opened = {e.event.program for e in past.entries if hasattr(e.event, "agent")}
+    assert done.programs == len(opened)
+
+    async def count(table: str) -> int:
+        async with database.reading() as connection:
+            found = await connection.execute(text(f"SELECT count(*) FROM {table}"))
+            return int(found.scalar_one())
+
+    assert await count("programs") == len(opened)
+    assert await count("graphs") == len(opened)
+    assert await count("learned") == 2
+    async with database.reading() as connection:
+        rows = await connection.execute(
+            text("SELECT tenant, steps, output_tokens FROM tenant_usage")
+        )
+        usage = {tenant: (steps, tokens) for tenant, steps, tokens in rows}
+    assert usage == {key: (a.steps, a.output_tokens) for key, a in past.scheduler.tenants.items()}
+    [again] = await run(settings)
+    assert again.entries == 0
+    assert await count("programs") == len(opened)
+
+
+async def test_old_days_are_forgotten(database: Database) -> None:
+    past = Past()
+    past.epoch_ns -= 3 * 24 * 60 * MINUTE
+    await past.store(database, past.entries)
+    await keep(database, past.stream)
+    fresh = Past(seed=2, stream="b" * 32, replica="r2")
+    await fresh.store(database, fresh.entries)
+    days = await partitions(database)
+    await renew_lease(database, past.stream, owner="old")
+    done = await prune(database, keep=timedelta(days=2), turns_keep=timedelta(hours=1))
+    assert done.entries == len(past.entries)
+    assert done.programs == 8
+    left = await partitions(database)
+    assert left == [day for day in days if day >= (datetime.now(UTC) - timedelta(days=2)).date()]
+    lines = [line async for some in read_lines(database, fresh.stream) for line in some]
+    assert [decode(line.encode()) for line in lines] == fresh.entries
+    # The image is of before; a start of the pruned stream still has it.
+    restored = await restore(database, replace(WANTED, owner="newer"))
+    assert served(restored.scheduler)[1] == served(past.scheduler)[1]
+    gone = await prune(database, keep=timedelta(0), turns_keep=timedelta(0))
+    assert gone.streams == 0  # they are held
+    await renew_lease(database, past.stream, owner="newer", seconds=-3 * 24 * 3_600)
+    gone = await prune(database, keep=timedelta(days=1), turns_keep=timedelta(0))
+    assert gone.streams == 1
