@@ -48,6 +48,7 @@ class EngineSpec(_Strict):
     speed: Annotated[float, Field(gt=0)] = 1.0
     tier: str | None = None
     arguments: tuple[str, ...] = ()
+    plugin_settings: tuple[tuple[str, str], ...] = ()
     outages: tuple[str, ...] = ()
 
 

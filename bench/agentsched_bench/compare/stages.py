@@ -28,11 +28,6 @@ from agentsched_bench.overhead.processes import started, until_healthy
 from agentsched_bench.vllm_local import LocalVllm, LocalVllmConfig
 
 _MAIN: Final = "import sys; from agentsched.cli import main; sys.exit(main())"
-#: vLLM's own class is given by its path; ours decides order and retention inside the engine.
-_PLUGIN_ARGUMENTS: Final = (
-    "--scheduler-cls",
-    "agentsched_adapters.vllm_plugin.AgentschedScheduler",
-)
 _ENGINE_READY_S: Final = 60.0
 _VLLM_READY_S: Final = 300.0
 _PROXY_READY_S: Final = 90.0
@@ -119,7 +114,7 @@ async def _embedded(
 @contextlib.asynccontextmanager
 async def _vllm(spec: EngineSpec, *, variant: str, logs: Path) -> AsyncIterator[Engines]:
     blocks, size = spec.blocks or 1024, spec.block_size or _BLOCK_SIZE
-    extra = [*spec.arguments, *(_PLUGIN_ARGUMENTS if variant == Kind.PLUGIN else ())]
+    extra = list(spec.arguments)
     if spec.max_num_seqs is not None:
         extra += ["--max-num-seqs", str(spec.max_num_seqs)]
     async with contextlib.AsyncExitStack() as stack:
@@ -131,6 +126,8 @@ async def _vllm(spec: EngineSpec, *, variant: str, logs: Path) -> AsyncIterator[
                 max_model_len=spec.max_model_len or 8192,
                 dev_routes=True,
                 extra_args=tuple(extra),
+                plugin=variant == Kind.PLUGIN,
+                plugin_settings=spec.plugin_settings,
                 log=logs / f"vllm-{variant}-{number}.log",
                 start_timeout_s=_VLLM_READY_S,
             )

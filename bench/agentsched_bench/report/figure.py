@@ -102,6 +102,8 @@ def _tokens(axes: Any, summary: Sequence[ArmFigures]) -> None:
 
 
 def _curves(axes: Any, curves: Sequence[Curve], *, title: str, is_log: bool) -> None:
+    from matplotlib.ticker import NullLocator
+
     _plain(axes, title)
     for number, curve in enumerate(curves):
         if not curve.values:
@@ -111,6 +113,8 @@ def _curves(axes: Any, curves: Sequence[Curve], *, title: str, is_log: bool) -> 
                   linestyle=_DASHES[number % len(_DASHES)])  # fmt: skip
     if is_log and any(curve.values for curve in curves):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0, 102)
     axes.yaxis.set_major_formatter("{x:.0f} %")
     axes.grid(visible=True, axis="y", color="#e7e8eb", linewidth=0.8)

@@ -248,7 +248,7 @@
     const rows = bar.lanes.flatMap((lane) => lane.calls.map((call) => [lane, call])).sort((a, b) => a[1][0] - b[1][0]);
     const head = ["step", "sent", "held", "to first token", "answering", "prompt", "cached", "answer", "engine", "then"];
     const table = html("table", {}, html("thead", {}, html("tr", {}, ...head.map((text) => html("th", { scope: "col", text })))), html("tbody", {}, ...rows.map(([lane, call]) => html("tr", {}, ...[
-      bar.lanes.length > 1 ? `${call[8]} · ${lane.name.slice(-14)}` : String(call[8]), span(call[0]), span(call[1] - call[0]), span(call[2] - call[1]), span(call[3] - call[2]),
+      bar.lanes.indexOf(lane) ? `sub ${bar.lanes.indexOf(lane)}, ${call[8]}` : String(call[8]), span(call[0]), span(call[1] - call[0]), span(call[2] - call[1]), span(call[3] - call[2]),
       call[4].toLocaleString("en"), call[5] < 0 ? "-" : call[5].toLocaleString("en"), call[6].toLocaleString("en"), call[9] || "-", call[10] || call[11] || "-",
     ].map((text) => html("td", { text }))))));
     place.replaceChildren(html("div", { class: "detail" }, heading, facts, field, html("div", { class: "scroll tall" }, table)));
@@ -319,7 +319,7 @@
       if (run.occupancy) {
         const field = html("div");
         kept.append(field);
-        stack(field, run.occupancy, { format: amount, title: "KV tokens by program over time", line: run.arm.startsWith("unlimited") ? 0 : view.capacity, paint: (i) => `color-mix(in oklab, ${color(1 + i % 7)} ${i < 7 ? 85 : 50}%, var(--card))` });
+        stack(field, run.occupancy, { format: amount, title: "KV tokens by program over time", line: run.arm.startsWith("unlimited") ? 0 : view.capacity, paint: (i) => run.occupancy.names[i] === "shared by several" ? "var(--unknown)" : `color-mix(in oklab, ${color(1 + i % 7)} ${i < 7 ? 85 : 50}%, var(--card))` });
       } else kept.append(html("p", { class: "soft", text: "The engine did not say how many tokens came from its cache." }));
       root.querySelector('[data-part="shares-panel"]').hidden = !run.shares;
       if (run.shares) {

@@ -383,7 +383,8 @@ calls.</p>
 <p class="soft" data-part="left"></p><div data-part="program"></div></div>
 <div class="two"><div class="panel"><h3>Who holds the cache</h3>
 <p class="soft">KV tokens by program, as far as they were of use: prompts and answers of running
-calls, and of paused programs what was still there when they came back.</p>
+calls, and of paused programs what was still there when they came back. What several share counts
+once.</p>
 <div data-part="occupancy"></div></div>
 <div class="panel" data-part="shares-panel"><h3>Who gets the engines</h3>
 <p class="soft">Each tenant's share of the tokens computed (an answer's count twice).</p>

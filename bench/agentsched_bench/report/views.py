@@ -20,6 +20,8 @@ _LAYERS_MAX: Final = 14
 _DECISIONS_MAX: Final = 150
 #: With fewer calls in all, every repeat is on the page; else the first of each arm.
 _CALLS_MAX: Final = 6_000
+#: The layer of what programs have in common.
+SHARED: Final = "shared by several"
 #: Of what a conversation had in the cache before a pause, this much back means that it was kept.
 KEPT_SHARE: Final = 0.8
 
@@ -263,39 +265,62 @@ def occupancy(calls: Sequence[Call]) -> Layers | None:
 
     From its first token on a call holds its prompt and its answer. Before that, and while its
     program pauses, what counts is what turned out to be there: the cached tokens of that call, or
-    of the next one. A prefix that several share counts for each of them. What stays after a last
-    call is of no use to anybody and is left out. None without such counts.
+    of the next one. What a first prompt found in the cache is shared, and counts once. What stays
+    after a last call is of no use to anybody and is left out. None without such counts.
     """
     spans = list(_holdings(calls))
     if not spans:
         return None
-    length = max(end for _, _, end, _ in spans)
+    length = max(span.end for span in spans)
     times = [length * index / (_TIME_POINTS - 1) for index in range(_TIME_POINTS)]
     rows: dict[str, list[float]] = {}
+    common = [0.0] * _TIME_POINTS
     step = length / (_TIME_POINTS - 1) or 1.0
-    for program, start, end, tokens in spans:
-        row = rows.setdefault(program, [0.0] * _TIME_POINTS)
-        low = max(0, int(-(-start // step)))
-        for index in range(low, min(_TIME_POINTS - 1, int(end // step)) + 1):
-            row[index] += tokens
-    return _layers(times, rows)
+    for span in spans:
+        row = rows.setdefault(span.program, [0.0] * _TIME_POINTS)
+        low = max(0, int(-(-span.start // step)))
+        for index in range(low, min(_TIME_POINTS - 1, int(span.end // step)) + 1):
+            row[index] += span.tokens
+            common[index] = max(common[index], span.shared)
+    layers = _layers(times, rows)
+    if any(common):
+        layers.names.insert(0, SHARED)
+        layers.values.insert(0, [_short(value) for value in common])
+    return layers
 
 
-def _holdings(calls: Sequence[Call]) -> Iterable[tuple[str, float, float, int]]:
-    """(program, from, to, tokens) of each stretch in which a program holds something."""
+class _Holding(msgspec.Struct):
+    """A stretch in which a program holds `tokens` of its own beside `shared` ones."""
+
+    program: str
+    start: float
+    end: float
+    tokens: int
+    shared: int
+
+
+def _holdings(calls: Sequence[Call]) -> Iterable[_Holding]:
     talks: dict[tuple[str, str], list[Call]] = {}
     for call in calls:
         if not call.error and call.prompt_tokens is not None:
             talks.setdefault((call.program, call.conversation), []).append(call)
     for (program, _), talk in talks.items():
+        # What a first prompt found in the cache, somebody else had put there.
+        shared = talk[0].cached_tokens or 0
+
+        def held(
+            start: float, end: float, tokens: int, program: str = program, shared: int = shared
+        ) -> _Holding:
+            own = max(0, tokens - shared)
+            return _Holding(program=program, start=start, end=end, tokens=own, shared=shared)
+
         for index, call in enumerate(talk):
             end = call.sent_s + call.latency_s
             first = end if call.ttft_s is None else call.sent_s + call.ttft_s
-            tokens = (call.prompt_tokens or 0) + (call.output_tokens or 0)
             if call.cached_tokens:
                 begun = talk[index - 1].sent_s + talk[index - 1].latency_s if index else call.sent_s
-                yield program, begun, first, call.cached_tokens
-            yield program, first, end, tokens
+                yield held(begun, first, call.cached_tokens)
+            yield held(first, end, (call.prompt_tokens or 0) + (call.output_tokens or 0))
 
 
 def shares(calls: Sequence[Call]) -> Layers | None:
