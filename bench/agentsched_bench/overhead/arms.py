@@ -85,9 +85,10 @@ NGINX: Final = "nginx"
 PASSTHROUGH: Final = "agentsched-passthrough"
 INFERRED: Final = "agentsched"
 WITH_IDS: Final = "agentsched-ids"
+STORE: Final = "agentsched-store"
 ROUND_ROBIN: Final = "vllm-router"
 PROGRAMS: Final = "vllm-router-programs"
-NAMES: Final = (DIRECT, NGINX, PASSTHROUGH, INFERRED, WITH_IDS, ROUND_ROBIN, PROGRAMS)
+NAMES: Final = (DIRECT, NGINX, PASSTHROUGH, INFERRED, WITH_IDS, STORE, ROUND_ROBIN, PROGRAMS)
 
 
 def all_arms(peers: Path) -> list[Arm]:
@@ -98,6 +99,7 @@ def all_arms(peers: Path) -> list[Arm]:
         _ours(PASSTHROUGH, "profile passthrough, no ids", profile="passthrough"),
         _ours(INFERRED, "profile fcfs, programs recognised without ids", profile="fcfs"),
         _ours(WITH_IDS, "profile fcfs, x-session-id", profile="fcfs", with_ids=True),
+        _ours(STORE, "as agentsched, with a store in SQLite", profile="fcfs", with_store=True),
         _router(peers, ROUND_ROBIN, "policy round_robin", with_ids=False),
         _router(peers, PROGRAMS, "program scheduling, x-session-id", with_ids=True),
     ]
@@ -111,9 +113,15 @@ def free_port() -> int:
         return port
 
 
-def _ours(name: str, about: str, *, profile: str, with_ids: bool = False) -> Arm:
+def _ours(
+    name: str, about: str, *, profile: str, with_ids: bool = False, with_store: bool = False
+) -> Arm:
     def command(site: Site) -> list[str]:
         serve = [sys.executable, "-c", _MAIN, "serve", "--engine", site.engine]
+        if with_store:
+            file = site.folder / "store.toml"
+            file.write_text(f'[store]\nurl = "sqlite:///{site.folder}/store.db"\n')
+            serve += ["--config", str(file)]
         return [*serve, "--port", str(site.port), "--profile", profile]
 
     return Arm(
