@@ -11,14 +11,74 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from agentsched.model.errors import AgentschedError
+    from agentsched.sdk.clients import (
+        anthropic,
+        async_anthropic,
+        async_httpx_hooks,
+        async_openai,
+        httpx_hooks,
+        openai,
+        with_headers,
+    )
+    from agentsched.sdk.context import (
+        Program,
+        carry,
+        current_headers,
+        current_program,
+        current_step,
+    )
+    from agentsched.sdk.decorators import agent_step, declared_workflow, program, tool_call
+    from agentsched.sdk.reporter import configure
 
-__all__ = ["AgentschedError", "__version__"]
+__all__ = [
+    "AgentschedError",
+    "Program",
+    "__version__",
+    "agent_step",
+    "anthropic",
+    "async_anthropic",
+    "async_httpx_hooks",
+    "async_openai",
+    "carry",
+    "configure",
+    "current_headers",
+    "current_program",
+    "current_step",
+    "declared_workflow",
+    "httpx_hooks",
+    "openai",
+    "program",
+    "tool_call",
+    "with_headers",
+]
 
 #: The one place of the version; the build reads it here.
 __version__ = "0.1.0"
 
 #: Exported name -> the module that has it.
-_EXPORTS: Final = {"AgentschedError": "agentsched.model.errors"}
+_EXPORTS: Final = {
+    "AgentschedError": "agentsched.model.errors",
+    **dict.fromkeys(
+        (
+            "anthropic",
+            "async_anthropic",
+            "async_httpx_hooks",
+            "async_openai",
+            "httpx_hooks",
+            "openai",
+            "with_headers",
+        ),
+        "agentsched.sdk.clients",
+    ),
+    **dict.fromkeys(
+        ("Program", "carry", "current_headers", "current_program", "current_step"),
+        "agentsched.sdk.context",
+    ),
+    **dict.fromkeys(
+        ("agent_step", "declared_workflow", "program", "tool_call"), "agentsched.sdk.decorators"
+    ),
+    "configure": "agentsched.sdk.reporter",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,9 @@ import pytest
 
 STABLE = {
     "agentsched": """
-        AgentschedError __version__
+        AgentschedError Program __version__ agent_step anthropic async_anthropic async_httpx_hooks
+        async_openai carry configure current_headers current_program current_step
+        declared_workflow httpx_hooks openai program tool_call with_headers
     """,
     "agentsched.model": """
         AgentschedError CallId Cancel CancelReason Capabilities Choice Command ConfigError ConversationId
@@ -17,7 +19,7 @@ STABLE = {
         Limits Lineage MILLISECOND MINUTE Nanos Pin PinId PolicyError Prefetch Prefix PrefixId
         ProgramClosed ProgramId ProgramOpened Reconfigured Reject RejectReason SECOND StepArrived
         StepCancelled StepClass StepFailed StepFinished StepId StepStarted StepState
-        TenantConfigured TenantId TimerFired ToolCall ToolFinished ToolName ToolStarted Unpin
+        TenantConfigured TenantId TenantLimits TimerFired ToolCall ToolFinished ToolName ToolStarted Unpin
         UnpinReason Usage WireError after between in_seconds parse_span seconds
     """,
     "agentsched.policy": """

@@ -1,0 +1,151 @@
+"""Official clients that carry the program at hand, and hooks for any client on `httpx`.
+
+The libraries are imported when somebody asks for their client.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from agentsched.sdk.context import current_headers, current_program
+from agentsched.sdk.reporter import reporter
+
+if TYPE_CHECKING:
+    import anthropic as anthropic_library
+    import httpx
+    import openai as openai_library
+
+_DEFAULT_URL: Final = "http://127.0.0.1:8900"
+#: Clients insist on a key; a proxy without keys takes any.
+_NO_KEY: Final = "none"
+#: Headers that carry a key, as the proxy looks for them.
+_KEYS: Final = ("authorization", "x-api-key")
+
+
+def _url(given: str | None) -> str:
+    url = given or reporter().settings.url or _DEFAULT_URL
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _key(given: str | None, variable: str) -> str:
+    return given or reporter().settings.api_key or os.environ.get(variable) or _NO_KEY
+
+
+def _adding(root: str) -> Callable[[httpx.Request], None]:
+    """Adds the context's headers to requests for the proxy, and to nobody else's."""
+    mine = urlsplit(root)
+
+    def add(request: httpx.Request) -> None:
+        url = request.url
+        if (url.scheme, url.host, url.port) != (mine.scheme, mine.hostname, mine.port):
+            return  # a redirect, or another service: it must not learn whose call this is
+        for name, value in current_headers().items():
+            request.headers.setdefault(name, value)
+        program = current_program()
+        if program is not None:
+            carriers = ((name, request.headers.get(name)) for name in _KEYS)
+            program.credential = next(((n, v) for n, v in carriers if v), None)
+
+    return add
+
+
+def httpx_hooks(url: str | None = None) -> dict[str, list[Callable[..., Any]]]:
+    """`httpx.Client(event_hooks=httpx_hooks())`. `url` is the proxy's, else the configured one."""
+    return {"request": [_adding(_url(url))]}
+
+
+def async_httpx_hooks(url: str | None = None) -> dict[str, list[Callable[..., Any]]]:
+    """The same for `httpx.AsyncClient`."""
+    add = _adding(_url(url))
+
+    async def add_async(request: httpx.Request) -> None:
+        add(request)
+
+    return {"request": [add_async]}
+
+
+def openai(
+    url: str | None = None, *, api_key: str | None = None, **options: Any
+) -> openai_library.OpenAI:
+    """`openai.OpenAI` for the proxy; `options` are that class's own.
+
+    Raises:
+        ImportError: the package `openai` is not installed.
+    """
+    library = _library("openai")
+    client = library.DefaultHttpxClient(event_hooks=httpx_hooks(url))
+    made: openai_library.OpenAI = library.OpenAI(
+        base_url=_url(url) + "/v1",
+        api_key=_key(api_key, "OPENAI_API_KEY"),
+        http_client=client,
+        **options,
+    )
+    return made
+
+
+def async_openai(
+    url: str | None = None, *, api_key: str | None = None, **options: Any
+) -> openai_library.AsyncOpenAI:
+    """`openai.AsyncOpenAI` for the proxy. Raises as `openai` does."""
+    library = _library("openai")
+    client = library.DefaultAsyncHttpxClient(event_hooks=async_httpx_hooks(url))
+    made: openai_library.AsyncOpenAI = library.AsyncOpenAI(
+        base_url=_url(url) + "/v1",
+        api_key=_key(api_key, "OPENAI_API_KEY"),
+        http_client=client,
+        **options,
+    )
+    return made
+
+
+def anthropic(
+    url: str | None = None, *, api_key: str | None = None, **options: Any
+) -> anthropic_library.Anthropic:
+    """`anthropic.Anthropic` for the proxy; `options` are that class's own.
+
+    Raises:
+        ImportError: the package `anthropic` is not installed.
+    """
+    library = _library("anthropic")
+    client = library.DefaultHttpxClient(event_hooks=httpx_hooks(url))
+    made: anthropic_library.Anthropic = library.Anthropic(
+        base_url=_url(url),
+        api_key=_key(api_key, "ANTHROPIC_API_KEY"),
+        http_client=client,
+        **options,
+    )
+    return made
+
+
+def async_anthropic(
+    url: str | None = None, *, api_key: str | None = None, **options: Any
+) -> anthropic_library.AsyncAnthropic:
+    """`anthropic.AsyncAnthropic` for the proxy. Raises as `anthropic` does."""
+    library = _library("anthropic")
+    client = library.DefaultAsyncHttpxClient(event_hooks=async_httpx_hooks(url))
+    made: anthropic_library.AsyncAnthropic = library.AsyncAnthropic(
+        base_url=_url(url),
+        api_key=_key(api_key, "ANTHROPIC_API_KEY"),
+        http_client=client,
+        **options,
+    )
+    return made
+
+
+def with_headers(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """`given` and the context's headers: `extra_headers=with_headers()` in any library's call."""
+    return current_headers() | dict(given or {})
+
+
+def _library(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"agentsched.{name}() needs the package {name}: pip install {name}"
+        ) from error

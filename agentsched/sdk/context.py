@@ -1,0 +1,158 @@
+"""Whose call this is: the program and step that the code at hand runs for.
+
+Kept in context variables, so asyncio tasks and `asyncio.to_thread` carry it; `carry` does it for
+other threads. What goes over the wire are headers of LLM calls and reports of tools.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Final, ParamSpec, TypeVar
+
+from agentsched.sdk.reporter import reporter
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PREFIX: Final = "x-agentsched-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What is declared of an agent's step: the tools that its answer may call, and what follows.
+
+    `expects` is how long each tool takes, in seconds.
+    """
+
+    name: str
+    tools: tuple[str, ...] = ()
+    expects: Mapping[str, float] = field(default_factory=dict)
+    next: tuple[str, ...] = ()
+    priority: int | None = None
+    output_tokens: int | None = None
+    deadline_s: float | None = None
+
+    @property
+    def resume_s(self) -> float | None:
+        """How long the program is away after the answer, where the declaration tells.
+
+        The longest of the tools that may come: one that is back early is a cheap surprise.
+        """
+        times = [self.expects[tool] for tool in self.tools or self.expects if tool in self.expects]
+        return max(times, default=None)
+
+    def headers(self) -> dict[str, str]:
+        """What the proxy is told with an LLM call of this step."""
+        given = {
+            "resume": self.resume_s,
+            "priority": self.priority,
+            "output-tokens": self.output_tokens,
+            "deadline": self.deadline_s,
+        }
+        return {_PREFIX + name: f"{value:g}" for name, value in given.items() if value is not None}
+
+
+class Program:
+    """One agent's program, as its LLM calls name it.
+
+    One that is opened inside another is its sub-program: it has its parent's tenant and no later
+    deadline.
+    """
+
+    __slots__ = ("_deadline", "_is_closed", "agent", "credential", "id", "parent", "tenant")
+
+    def __init__(
+        self,
+        *,
+        id: str | None = None,
+        tenant: str | None = None,
+        agent: str = "",
+        deadline_s: float | None = None,
+    ) -> None:
+        outer = _PROGRAM.get()
+        self.id = id or f"sdk-{secrets.token_hex(8)}"
+        self.parent = outer.id if outer is not None and outer.id != self.id else None
+        self.tenant = tenant or (outer.tenant if outer is not None else None)
+        self.agent = agent
+        #: The header with the key that its LLM calls carried: reports come from the same tenant.
+        self.credential: tuple[str, str] | None = outer.credential if outer is not None else None
+        self._is_closed = False
+        #: On the clock of `time.monotonic`.
+        self._deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        if outer is not None and outer._deadline is not None:
+            own = self._deadline
+            self._deadline = outer._deadline if own is None else min(own, outer._deadline)
+
+    @property
+    def deadline_s(self) -> float | None:
+        """Seconds until it should be done; None for no deadline, never below a millisecond."""
+        left = None if self._deadline is None else self._deadline - time.monotonic()
+        return None if left is None else max(0.001, left)
+
+    def headers(self) -> dict[str, str]:
+        """What the proxy is told with each LLM call of this program."""
+        deadline = self.deadline_s
+        given = {
+            "program": self.id,
+            "tenant": self.tenant,
+            "parent": self.parent,
+            "agent": self.agent,
+            "deadline": None if deadline is None else f"{deadline:.3f}",
+        }
+        return {_PREFIX + name: value for name, value in given.items() if value}
+
+    def sender(self) -> dict[str, str]:
+        """Headers that say whose program this is, for reports about it."""
+        said = dict([self.credential]) if self.credential else {}
+        return said | ({_PREFIX + "tenant": self.tenant} if self.tenant else {})
+
+    def close(self) -> None:
+        """Say that no step will follow; the proxy lets go of its KV. Done once."""
+        if not self._is_closed:
+            self._is_closed = True
+            reporter().put({"event": "closed", "program": self.id}, sender=self.sender())
+
+    def __repr__(self) -> str:
+        return f"Program({self.id!r})"
+
+
+_PROGRAM: ContextVar[Program | None] = ContextVar("agentsched_program", default=None)
+_STEP: ContextVar[Step | None] = ContextVar("agentsched_step", default=None)
+
+
+def current_program() -> Program | None:
+    """The program that the code at hand runs for; None outside any."""
+    return _PROGRAM.get()
+
+
+def current_step() -> Step | None:
+    """What is declared of the step that runs; None outside any."""
+    return _STEP.get()
+
+
+def current_headers() -> dict[str, str]:
+    """Headers that tell the proxy whose an LLM call at this point is; empty outside any program."""
+    program, step = _PROGRAM.get(), _STEP.get()
+    # The program's own deadline is the stricter promise, so it comes last.
+    return (step.headers() if step else {}) | (program.headers() if program else {})
+
+
+def carry(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` with the program at hand, for threads that do not inherit it.
+
+    `pool.submit(carry(work), x)`: executors run what they are given in a context of their own. May
+    be called from several threads at once.
+    """
+    context = copy_context()
+
+    @wraps(function)
+    def carried(*args: P.args, **kwargs: P.kwargs) -> R:
+        # A context can be entered by one thread at a time; copies cost next to nothing.
+        return context.copy().run(function, *args, **kwargs)
+
+    return carried

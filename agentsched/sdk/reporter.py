@@ -1,0 +1,246 @@
+"""Tells the proxy about tools: in batches, from a thread of its own, never in the agent's way.
+
+Off until a proxy is known (`configure` or `AGENTSCHED_URL`). What cannot be sent is dropped: a
+report that comes late is worth nothing, and an agent must not feel that its proxy is away.
+"""
+
+from __future__ import annotations
+
+import atexit
+import http.client
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+_QUEUE_MAX: Final = 10_000
+_BATCH_MAX: Final = 500
+#: Reports that come together are sent together.
+_GATHER_S: Final = 0.01
+_TIMEOUT_S: Final = 2.0
+_BACK_OFF_S: Final = (0.5, 2.0, 8.0, 30.0)
+#: What is older when it could be sent is dropped.
+_STALE_S: Final = 30.0
+#: For what is left when the process ends.
+_LAST_S: Final = 0.5
+_PATH: Final = "/agentsched/v1/tools"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where the proxy is, and who asks it."""
+
+    url: str = ""
+    api_key: str = ""
+    tenant: str = ""
+
+
+class Reporter:
+    """A bounded queue and the thread that empties it. Safe to use from any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        #: Reports that were thrown away: too many, too old, or refused.
+        self.dropped = 0
+        self.sent = 0
+        #: When it was told, as whom, and what.
+        self._queue: deque[tuple[float, Mapping[str, str], Mapping[str, Any]]] = deque()
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._connection: http.client.HTTPConnection | None = None
+        self._is_stopping = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a proxy to tell."""
+        return bool(self.settings.url)
+
+    def put(self, report: Mapping[str, Any], *, sender: Mapping[str, str] | None = None) -> None:
+        """Queue a report. Never blocks, never raises; the oldest goes when there are too many.
+
+        `sender` are headers that say whose program it is, as its LLM calls do; else the settings'.
+        """
+        if not self.settings.url:
+            return
+        if len(self._queue) >= _QUEUE_MAX:
+            self._queue.popleft()
+            self.dropped += 1
+        self._queue.append((time.monotonic(), sender or {}, report))
+        if self._thread is None:
+            self._begin()
+        if not self._wake.is_set():
+            self._idle.clear()
+            self._wake.set()
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until all that was queued is sent or dropped; False when that took too long."""
+        return self._thread is None or self._idle.wait(timeout_s)
+
+    def stop(self, timeout_s: float = _LAST_S) -> None:
+        """Send what is left, for so long at most."""
+        self._is_stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._is_stopping:
+                thread = threading.Thread(target=self._run, name="agentsched-reports", daemon=True)
+                self._thread = thread
+                thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the connection; the next report opens one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _work(self) -> None:
+        failures = 0
+        while True:
+            self._wake.wait()
+            if not self._is_stopping:
+                time.sleep(_GATHER_S)
+            self._wake.clear()
+            while self._queue:
+                sender, batch = self._take()
+                if not batch or self._send(batch, sender):
+                    failures = 0
+                    continue
+                self.dropped += len(batch)
+                if self._is_stopping:
+                    return
+                self._wait_out(failures)
+                failures += 1
+            if self._is_stopping:
+                return
+            if not self._queue and not self._wake.is_set():
+                self._idle.set()
+
+    def _wait_out(self, failures: int) -> None:
+        """The proxy is away: knock again later. What is queued meanwhile is bounded."""
+        self._idle.set()
+        until = time.monotonic() + _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
+        while not self._is_stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    def _take(self) -> tuple[Mapping[str, str], list[Mapping[str, Any]]]:
+        """The oldest reports, of one sender."""
+        batch: list[Mapping[str, Any]] = []
+        owner = self._queue[0][1]
+        oldest = time.monotonic() - _STALE_S
+        while self._queue and len(batch) < _BATCH_MAX and self._queue[0][1] == owner:
+            at, _, report = self._queue.popleft()
+            if at < oldest:
+                self.dropped += 1
+            else:
+                batch.append(report)
+        return owner, batch
+
+    def _send(self, batch: list[Mapping[str, Any]], sender: Mapping[str, str]) -> bool:
+        headers = {"content-type": "application/json"}
+        if self.settings.api_key:
+            headers["authorization"] = f"Bearer {self.settings.api_key}"
+        if self.settings.tenant:
+            headers["x-agentsched-tenant"] = self.settings.tenant
+        headers.update(sender)
+        try:
+            connection = self._connected()
+            path = urlsplit(self.settings.url).path.rstrip("/") + _PATH
+            connection.request("POST", path, json.dumps({"events": batch}), headers)
+            answer = connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException):
+            self.hang_up()
+            return False
+        if answer.status >= 300:
+            return False
+        self.sent += len(batch)
+        return True
+
+    def _connected(self) -> http.client.HTTPConnection:
+        if self._connection is None:
+            parts = urlsplit(self.settings.url)
+            kind = (
+                http.client.HTTPSConnection
+                if parts.scheme == "https"
+                else http.client.HTTPConnection
+            )
+            self._connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+        return self._connection
+
+
+def _from_environment() -> Settings:
+    return Settings(
+        url=_root(os.environ.get("AGENTSCHED_URL", "")),
+        api_key=os.environ.get("AGENTSCHED_API_KEY", ""),
+        tenant=os.environ.get("AGENTSCHED_TENANT", ""),
+    )
+
+
+def _root(url: str) -> str:
+    """The proxy's own root, also where somebody wrote the `/v1` that clients need."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+_reporter = Reporter(_from_environment())
+
+
+def configure(
+    url: str | None = None, *, api_key: str | None = None, tenant: str | None = None
+) -> None:
+    """Say where the proxy is; without an argument, what the environment says counts.
+
+    `url` as `http://127.0.0.1:8900`; an empty one turns all reporting off.
+
+    Raises:
+        ValueError: not an http or https URL.
+    """
+    global _reporter
+    base = _from_environment()
+    root = base.url if url is None else _root(url)
+    if root and (urlsplit(root).scheme not in ("http", "https") or not urlsplit(root).hostname):
+        raise ValueError(f"not the URL of a proxy: {url!r} (write http://127.0.0.1:8900)")
+    settings = Settings(
+        url=root,
+        api_key=base.api_key if api_key is None else api_key,
+        tenant=base.tenant if tenant is None else tenant,
+    )
+    old, _reporter = _reporter, Reporter(settings)
+    old.stop()
+
+
+def reporter() -> Reporter:
+    """The reporter in use."""
+    return _reporter
+
+
+def _after_fork() -> None:
+    # The child has no thread; its parent sends what the parent queued.
+    global _reporter
+    _reporter.hang_up()
+    _reporter = Reporter(_reporter.settings)
+
+
+def _at_exit() -> None:
+    _reporter.stop()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

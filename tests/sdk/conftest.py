@@ -1,0 +1,73 @@
+"""A place that reports are sent to, and nothing left configured behind a test."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import agentsched
+
+
+class Inbox(http.server.ThreadingHTTPServer):
+    """Takes reports over real HTTP; answers with `status`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.status = 202
+        self.posts: queue.Queue[tuple[str, dict[str, str], Any]] = queue.Queue()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def events(self, count: int) -> list[dict[str, Any]]:
+        """The next so many reports."""
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            found += self.posts.get(timeout=10)[2]["events"]
+        return found
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Inbox)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+        self.server.posts.put((self.path, headers, json.loads(body)))
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    with Inbox() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        agentsched.configure(server.url)
+        yield server
+        agentsched.configure("")
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _off(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("AGENTSCHED_URL", "AGENTSCHED_API_KEY", "AGENTSCHED_TENANT"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    agentsched.configure("")

@@ -1,0 +1,138 @@
+"""The official clients, through a real proxy in front of the embedded engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+import agentsched
+from agentsched.config import Config
+from agentsched.model import ToolFinished, ToolStarted
+from agentsched.proxy.serve import running
+from agentsched_bench.engine.cost import CPU_2CORE
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.engine.server import ServerConfig, running_engine
+
+ASK: list[Any] = [{"role": "user", "content": "hello"}]
+
+
+class Turns:
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def write(self, entry: Any) -> None:
+        self.events.append(entry.event)
+
+
+@pytest.fixture
+async def turns() -> AsyncIterator[Turns]:
+    """A proxy with an engine behind it; the SDK is told of it."""
+    heard = Turns()
+    engine = EngineConfig(
+        cost=CPU_2CORE,
+        blocks=513,
+        block_size=32,
+        max_num_seqs=8,
+        max_num_batched_tokens=2_048,
+        max_model_len=2_048,
+    )
+    async with running_engine(ServerConfig(engine=engine, models=("sim",), speed=100)) as sim:
+        config = Config(port=0, engines=[{"url": sim.url, "id": "e0"}], profile="fcfs")
+        async with running(config, sinks=[heard]) as (gateway, proxy):
+            agentsched.configure(proxy)
+            yield heard
+            await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush)
+            assert not gateway.host.scheduler.steps
+
+
+async def test_async_openai_is_one_program(turns: Turns) -> None:
+    async with agentsched.async_openai() as client:
+        async with agentsched.program(id="mine", tenant="red"):
+            seen = []
+            for _ in range(2):
+                raw = await client.chat.completions.with_raw_response.create(
+                    model="sim", messages=ASK, max_tokens=4
+                )
+                assert raw.parse().choices[0].message.content
+                seen.append(raw.headers["x-agentsched-program"])
+            assert seen == ["red/mine"] * 2
+        outside = await client.chat.completions.with_raw_response.create(
+            model="sim", messages=ASK, max_tokens=4
+        )
+        assert outside.headers["x-agentsched-program"] != "red/mine"
+
+
+async def test_sync_clients_in_threads(turns: Turns) -> None:
+    def work(name: str) -> tuple[str, str]:
+        with agentsched.program(id=name):
+            with agentsched.openai() as client:
+                chat = client.chat.completions.with_raw_response.create(
+                    model="sim", messages=ASK, max_tokens=4
+                )
+            with agentsched.anthropic() as other:
+                message = other.messages.with_raw_response.create(
+                    model="sim", messages=ASK, max_tokens=4
+                )
+            return (
+                chat.headers["x-agentsched-program"],
+                message.headers["x-agentsched-program"],
+            )
+
+    both = await asyncio.gather(asyncio.to_thread(work, "a"), asyncio.to_thread(work, "b"))
+    # Both carriers of one key are one tenant, whose programs have names of their own.
+    assert [{name.rpartition("/")[2] for name in pair} for pair in both] == [{"a"}, {"b"}]
+    assert len({name.partition("/")[0] for pair in both for name in pair}) == 1
+
+
+async def test_async_anthropic_and_tools(turns: Turns) -> None:
+    async with agentsched.async_anthropic() as client, agentsched.program(id="p"):
+        message = await client.messages.create(model="sim", messages=ASK, max_tokens=4)
+        assert message.usage.output_tokens == 4
+        with agentsched.tool_call("bash", expects_s=3):
+            pass
+        assert await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush)
+    started = [e for e in turns.events if isinstance(e, ToolStarted)]
+    finished = [e for e in turns.events if isinstance(e, ToolFinished)]
+    assert [(e.tool, e.expected) for e in started] == [("bash", 3_000_000_000)]
+    assert started[0].program.endswith("/p")
+    assert len(finished) == 1
+
+
+def test_hooks_tell_nobody_but_the_proxy() -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200)
+
+    hooks = agentsched.httpx_hooks("http://proxy:8900")
+    transport = httpx.MockTransport(answer)
+    with httpx.Client(transport=transport, event_hooks=hooks) as client, agentsched.program(id="p"):
+        client.get("http://proxy:8900/v1/models")
+        client.get("http://elsewhere:8900/v1/models")
+        client.get("http://proxy:8900/x", headers={"x-agentsched-program": "chosen"})
+    names = [r.headers.get("x-agentsched-program") for r in asked]
+    assert names == ["p", None, "chosen"]
+
+
+async def test_async_hooks() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text=request.headers.get("x-agentsched-program", ""))
+
+    hooks = agentsched.async_httpx_hooks("http://proxy:8900/v1")
+    transport = httpx.MockTransport(answer)
+    async with httpx.AsyncClient(transport=transport, event_hooks=hooks) as client:
+        with agentsched.program(id="p"):
+            assert (await client.get("http://proxy:8900/v1")).text == "p"
+
+
+def test_headers_for_any_library() -> None:
+    with agentsched.program(id="p"):
+        assert agentsched.with_headers({"x-mine": "1"}) == {
+            "x-agentsched-program": "p",
+            "x-mine": "1",
+        }

@@ -1,0 +1,261 @@
+"""What agents' code says about itself, and that it leaks nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import agentsched
+from agentsched import (
+    agent_step,
+    carry,
+    current_headers,
+    current_program,
+    current_step,
+    declared_workflow,
+    program,
+    tool_call,
+)
+from agentsched_graphs.workflow import read_workflow
+
+
+class TestProgram:
+    def test_names_its_calls(self) -> None:
+        with program(id="p1", tenant="team-a", agent="fixer", deadline_s=60) as opened:
+            assert current_program() is opened
+            headers = current_headers()
+            assert float(headers.pop("x-agentsched-deadline")) == pytest.approx(60, abs=1)
+            assert headers == {
+                "x-agentsched-program": "p1",
+                "x-agentsched-tenant": "team-a",
+                "x-agentsched-agent": "fixer",
+            }
+        assert current_program() is None
+        assert current_headers() == {}
+
+    def test_one_inside_another_is_its_child(self) -> None:
+        with (
+            program(id="outer", tenant="t", deadline_s=10),
+            program(agent="child", deadline_s=99) as inner,
+        ):
+            assert inner.parent == "outer"
+            assert inner.tenant == "t"
+            assert inner.id.startswith("sdk-")
+            assert inner.deadline_s is not None
+            assert inner.deadline_s <= 10
+
+    def test_a_passed_deadline_is_not_below_nothing(self) -> None:
+        with program(deadline_s=-5) as late:
+            assert late.deadline_s == 0.001
+
+    async def test_tasks_carry_it_and_keep_theirs(self) -> None:
+        async def work(name: str) -> tuple[str, str | None]:
+            async with program(id=name) as mine:
+                await asyncio.sleep(0)
+                inner = await asyncio.to_thread(lambda: current_program())
+                assert inner is mine
+                return mine.id, mine.parent
+
+        async with program(id="outer"):
+            both = await asyncio.gather(work("a"), work("b"))
+            assert current_headers()["x-agentsched-program"] == "outer"
+        assert both == [("a", "outer"), ("b", "outer")]
+
+    def test_threads_get_it_by_carry(self) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            with program(id="p") as mine:
+                assert pool.submit(current_program).result() is None
+                carried = carry(current_program)
+                found = [pool.submit(carried) for _ in range(20)]
+                assert {f.result() for f in found} == {mine}
+            assert pool.submit(current_program).result() is None
+
+    async def test_a_decorator_opens_one_for_each_call(self) -> None:
+        @program(agent="reviewer")
+        async def review() -> str:
+            mine = current_program()
+            assert mine is not None
+            return mine.id
+
+        first, second = await asyncio.gather(review(), review())
+        assert first != second
+
+    def test_one_scope_is_not_two_programs(self) -> None:
+        scope = program()
+        with scope, pytest.raises(RuntimeError), scope:
+            pass
+        with scope as again:
+            assert again is current_program()
+
+
+class TestAgentStep:
+    def test_bare_and_with_knowledge(self) -> None:
+        @agent_step
+        def bare(x: int) -> int:
+            step = current_step()
+            assert step is not None
+            assert step.name == "bare"
+            return x
+
+        @agent_step(name="think", tools=["bash", "edit"], expects={"bash": 2.0, "edit": 0.1})
+        def think() -> dict[str, str]:
+            return current_headers()
+
+        assert bare(3) == 3
+        assert think() == {"x-agentsched-resume": "2"}
+        with program(id="p", deadline_s=5):
+            headers = think()
+            assert headers["x-agentsched-program"] == "p"
+            assert headers["x-agentsched-resume"] == "2"
+        assert current_step() is None
+
+    def test_all_that_may_be_said(self) -> None:
+        @agent_step(priority=-1, output_tokens=300, deadline_s=4)
+        def think() -> dict[str, str]:
+            return current_headers()
+
+        assert think() == {
+            "x-agentsched-priority": "-1",
+            "x-agentsched-output-tokens": "300",
+            "x-agentsched-deadline": "4",
+        }
+
+    async def test_generators_do_not_leak_it(self) -> None:
+        @agent_step
+        def tokens() -> Generator[str | None]:
+            step = current_step()
+            yield step.name if step else None
+
+        @agent_step
+        async def stream() -> AsyncGenerator[str | None]:
+            step = current_step()
+            yield step.name if step else None
+
+        for item in tokens():
+            assert item == "tokens"
+            assert current_step() is None
+        async for item in stream():
+            assert item == "stream"
+            assert current_step() is None
+
+    def test_wrong_times(self) -> None:
+        with pytest.raises(ValueError, match="bash"):
+            agent_step(expects={"bash": -1.0})
+
+    def test_declared_steps_are_a_workflow(self) -> None:
+        @agent_step(tools=["grep"], next=["edit", "done"], expects={"grep": 0.5})
+        def explore() -> None: ...
+
+        @agent_step(tools=["edit"], next=["explore"])
+        def edit() -> None: ...
+
+        @agent_step
+        def done() -> None: ...
+
+        declared = declared_workflow("fix", explore, edit, done, agent="fixer")
+        workflow = read_workflow(declared)
+        assert (workflow.agent, workflow.start) == ("fixer", "explore")
+        assert workflow.steps["explore"].expected == 500_000_000
+        with pytest.raises(ValueError, match="agent_step"):
+            declared_workflow("x", print)
+        with pytest.raises(ValueError, match="two steps"):
+            declared_workflow("x", done, done)
+        with pytest.raises(ValueError, match="at least one"):
+            declared_workflow("x")
+
+
+class TestToolCall:
+    async def test_start_and_end_are_told(self, inbox: Any) -> None:
+        @tool_call(name="bash", call_id="call")
+        async def run(command: str, call: str) -> str:
+            return command
+
+        @agent_step(tools=["bash"], expects={"bash": 2.0})
+        async def think() -> None:
+            assert await run("ls", call="call-7") == "ls"
+            assert await run("ls", "call-8") == "ls"
+
+        async with program(id="p"):
+            await think()
+        started, finished, second, _, closed = inbox.events(5)
+        took = finished.pop("took_s")
+        assert 0 <= took < 5
+        assert started == {
+            "event": "started",
+            "program": "p",
+            "tool": "bash",
+            "call_id": "call-7",
+            "expected_s": 2.0,
+        }
+        assert finished == {
+            "event": "finished",
+            "program": "p",
+            "tool": "bash",
+            "call_id": "call-7",
+        }
+        assert second["call_id"] == "call-8"
+        assert closed == {"event": "closed", "program": "p"}
+
+    def test_around_a_block_and_bare(self, inbox: Any) -> None:
+        @tool_call
+        def edit() -> None:
+            raise KeyError
+
+        with program(id="p"):
+            with tool_call("bash", call_id="c1", expects_s=9):
+                pass
+            with pytest.raises(KeyError):
+                edit()
+        events = inbox.events(5)
+        assert [(e["event"], e.get("tool")) for e in events] == [
+            ("started", "bash"),
+            ("finished", "bash"),
+            ("started", "edit"),
+            ("finished", "edit"),
+            ("closed", None),
+        ]
+        assert events[0]["expected_s"] == 9
+        assert events[3]["is_error"] is True
+
+    async def test_around_an_async_block(self, inbox: Any) -> None:
+        async with program(id="p"), tool_call("bash"):
+            pass
+        assert [e["event"] for e in inbox.events(3)] == ["started", "finished", "closed"]
+
+    def test_outside_a_program_there_is_nobody_to_tell_of(self, inbox: Any) -> None:
+        with tool_call("bash"):
+            pass
+        with program(id="later"):
+            pass
+        assert inbox.events(1) == [{"event": "closed", "program": "later"}]
+
+    def test_wrong_uses(self) -> None:
+        with pytest.raises(ValueError, match="no argument"):
+            tool_call(call_id="nowhere")(lambda: None)
+        with pytest.raises(TypeError, match="neither"):
+            tool_call(3)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="name"), tool_call():
+            pass
+
+
+@pytest.mark.slow
+def test_the_package_is_light() -> None:
+    code = (
+        "import sys, agentsched\n"
+        "agentsched.agent_step(lambda: None); agentsched.tool_call('x'); agentsched.program()\n"
+        "heavy = {'networkx', 'msgspec', 'pydantic', 'httpx', 'aiohttp', 'openai', 'typer'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_names_are_exported() -> None:
+    assert agentsched.program is program
+    assert "agent_step" in dir(agentsched)

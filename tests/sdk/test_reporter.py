@@ -1,0 +1,106 @@
+"""Reports go out in batches, and never get into the agent's way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+import agentsched
+from agentsched.sdk import reporter as module
+from agentsched.sdk.reporter import Reporter, Settings, reporter
+
+
+def test_off_without_a_proxy() -> None:
+    agentsched.configure("")
+    reporter().put({"event": "started"})
+    assert not reporter().is_on
+    assert reporter().flush(0)
+
+
+def test_where_the_proxy_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTSCHED_URL", "http://proxy:8900/v1/")
+    monkeypatch.setenv("AGENTSCHED_API_KEY", "k")
+    agentsched.configure()
+    assert reporter().settings == Settings(url="http://proxy:8900", api_key="k")
+    with pytest.raises(ValueError, match="proxy"):
+        agentsched.configure("proxy:8900")
+
+
+def test_batches_with_key_and_tenant(inbox: Any) -> None:
+    agentsched.configure(inbox.url + "/v1", api_key="secret", tenant="red")
+    for n in range(100):
+        reporter().put({"event": "started", "program": str(n)})
+    assert reporter().flush()
+    sender = {"x-agentsched-tenant": "blue", "authorization": "Bearer other"}
+    reporter().put({"event": "started", "program": "x"}, sender=sender)
+    assert reporter().flush()
+    posts = []
+    while not inbox.posts.empty():
+        posts.append(inbox.posts.get())
+    assert sum(len(body["events"]) for _, _, body in posts) == 101
+    assert len(posts) < 10
+    assert {path for path, _, _ in posts} == {"/agentsched/v1/tools"}
+    assert [p[1]["authorization"] for p in (posts[0], posts[-1])] == [
+        "Bearer secret",
+        "Bearer other",
+    ]
+    assert [p[1]["x-agentsched-tenant"] for p in (posts[0], posts[-1])] == ["red", "blue"]
+    assert reporter().sent == 101
+
+
+def test_too_many_push_out_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_QUEUE_MAX", 10)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        idle = Reporter(Settings(url=f"http://127.0.0.1:{taken.getsockname()[1]}"))
+        for n in range(50):
+            idle.put({"n": n})
+        assert idle.dropped >= 30
+        idle.stop()
+
+
+def test_a_proxy_that_is_away_costs_no_time() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(1)  # takes the connection and says nothing
+        agentsched.configure(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        began = time.perf_counter()
+        for _ in range(1_000):
+            with agentsched.program(id="p"), agentsched.tool_call("bash"):
+                pass
+        assert time.perf_counter() - began < 2.0
+        agentsched.configure("")
+
+
+def test_what_is_refused_is_dropped(inbox: Any) -> None:
+    inbox.status = 403
+    reporter().put({"event": "started"})
+    inbox.posts.get(timeout=10)
+    assert reporter().flush()
+    assert reporter().dropped == 1
+
+
+def test_a_forked_child_sends_its_own(inbox: Any) -> None:
+    reporter().put({"event": "started", "program": "parent"})
+    assert reporter().flush()
+    child = os.fork()
+    if not child:
+        reporter().put({"event": "started", "program": "child"})
+        os._exit(0 if reporter().flush() else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert [e["program"] for e in inbox.events(2)] == ["parent", "child"]
+
+
+@pytest.mark.slow
+def test_what_is_left_goes_out_at_exit(inbox: Any) -> None:
+    code = "import agentsched\nwith agentsched.program(id='last'): pass\n"
+    environment = os.environ | {"AGENTSCHED_URL": inbox.url}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=20)
+    assert inbox.events(1) == [{"event": "closed", "program": "last"}]
