@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from agentsched.version import __version__
+
 if TYPE_CHECKING:
     from agentsched.model.errors import AgentschedError
     from agentsched.sdk.clients import (
@@ -51,9 +53,6 @@ __all__ = [
     "tool_call",
     "with_headers",
 ]
-
-#: The one place of the version; the build reads it here.
-__version__ = "0.1.0"
 
 #: Exported name -> the module that has it.
 _EXPORTS: Final = {

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-from agentsched import __version__
 from agentsched.kernel import GraphBuilder, JournalHeader, Scheduler
 from agentsched.model import Limits, PolicyError
 from agentsched.policy import (
@@ -22,6 +21,7 @@ from agentsched.policy import (
     load_profile,
 )
 from agentsched.policy.registry import POINTS
+from agentsched.version import __version__
 from agentsched_graphs.builder import GraphBuilder as ExecutionGraphs
 from agentsched_graphs.graph import GraphLimits
 from agentsched_graphs.workflow import Workflow, read_workflow, write_workflow

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from agentsched import __version__, cli
 from agentsched.cli.verbs import JoinedGroup
+from agentsched.version import __version__, cli
 
 app = typer.Typer(
     cls=JoinedGroup,

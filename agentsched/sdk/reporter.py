@@ -7,7 +7,6 @@ report that comes late is worth nothing, and an agent must not feel that its pro
 from __future__ import annotations
 
 import atexit
-import http.client
 import json
 import os
 import threading
@@ -15,8 +14,11 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import http.client
 
 _QUEUE_MAX: Final = 10_000
 _BATCH_MAX: Final = 500
@@ -153,6 +155,9 @@ class Reporter:
         return owner, batch
 
     def _send(self, batch: list[Mapping[str, Any]], sender: Mapping[str, str]) -> bool:
+        # Here, because it takes longer to import than all of the SDK.
+        from http.client import HTTPException
+
         headers = {"content-type": "application/json"}
         if self.settings.api_key:
             headers["authorization"] = f"Bearer {self.settings.api_key}"
@@ -165,7 +170,7 @@ class Reporter:
             connection.request("POST", path, json.dumps({"events": batch}), headers)
             answer = connection.getresponse()
             answer.read()
-        except (OSError, http.client.HTTPException):
+        except (OSError, HTTPException):
             self.hang_up()
             return False
         if answer.status >= 300:
@@ -175,12 +180,10 @@ class Reporter:
 
     def _connected(self) -> http.client.HTTPConnection:
         if self._connection is None:
+            from http.client import HTTPConnection, HTTPSConnection
+
             parts = urlsplit(self.settings.url)
-            kind = (
-                http.client.HTTPSConnection
-                if parts.scheme == "https"
-                else http.client.HTTPConnection
-            )
+            kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
             self._connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
         return self._connection
 

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from agentsched import __version__
 from agentsched.model.errors import WireError
+from agentsched.version import __version__
 from agentsched_bench.engine import tokenizer
 from agentsched_bench.engine.generate import json_response, openai_failure
 from agentsched_bench.engine.metrics import exposition

@@ -20,7 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from agentsched import __version__
+from agentsched.version import __version__
 from agentsched_bench.forecast.cases import read_cases, split
 from agentsched_bench.forecast.evaluate import Report, evaluate
 
