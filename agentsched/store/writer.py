@@ -82,6 +82,8 @@ class StoreWriter:
         self._encode_turn = encode_turn
         #: Appended to by the data plane, taken from by the thread; both are atomic.
         self._waiting: deque[JournalEntry | Turn] = deque()
+        #: Of them those that the thread is writing.
+        self._in_hand = 0
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending = threading.Event()
@@ -118,7 +120,7 @@ class StoreWriter:
             refused_total=self._refused,
             spooled_total=self._spooled,
             failures_total=self._failures,
-            backlog=len(self._waiting),
+            backlog=len(self._waiting) + self._in_hand,
             spool_bytes=self._spool.size,
             is_up=self._is_up,
             last_error=self._last_error,
@@ -177,7 +179,10 @@ class StoreWriter:
     async def _turn(self) -> None:
         """One round: write what waits, then what the spool holds."""
         while self._waiting:
+            # Counted before they leave the queue, so that at no time they seem to be done.
+            self._in_hand = min(_BATCH_MAX, len(self._waiting))
             await self._put(self._take())
+            self._in_hand = 0
         if not self._spool.is_empty:
             await self._heal()
         if self._is_up and time.monotonic() >= self._lease_at:
@@ -187,7 +192,7 @@ class StoreWriter:
         entries: list[Record] = []
         turns: dict[int, Turn] = {}
         waiting, config = self._waiting, self._config
-        for _ in range(min(_BATCH_MAX, len(waiting))):
+        for _ in range(self._in_hand):
             item = waiting.popleft()
             if isinstance(item, JournalEntry):
                 entries.append(journal_record(item, stream=config.stream, epoch_ns=config.epoch_ns))

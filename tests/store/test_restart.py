@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ async def started(log: Path, *arguments: str) -> AsyncIterator[Process]:
         assert process.stdout is not None
         async with asyncio.timeout(60):
             line = (await process.stdout.readline()).decode()
-        assert " ready on http://" in line, log.read_text()
+        assert " ready on http://" in line, log
         yield Process(process, next(word for word in line.split() if word.startswith("http")))
     finally:
         if process.returncode is None:
@@ -120,6 +120,13 @@ async def play(agents: list[Agent], url: str, *, turns: int) -> None:
         await asyncio.gather(*(run(agent) for agent in agents))
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other tasks bring about."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 -- requests under way are all there is to wait for
+            await asyncio.sleep(0.01)
+
+
 async def get(url: str, path: str) -> Any:
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         return (await client.get(path)).json()
@@ -130,14 +137,18 @@ async def usage(url: str) -> dict[str, int]:
     return {row["tenant"]: row["steps"] for row in told["tenants"]}
 
 
-async def settled(url: str) -> None:
-    """Wait until the writer has nothing left."""
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client, asyncio.timeout(30):
+async def shown(url: str, line: str) -> str:
+    """Wait until the metrics have this line; all of them."""
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client, asyncio.timeout(60):
         while True:
             metrics = (await client.get("/metrics")).text
-            if "agentsched_store_backlog 0.0" in metrics:
-                await asyncio.sleep(0.3)  # what was taken is being written
-                return
+            if line in metrics:
+                return metrics
+
+
+async def settled(url: str) -> None:
+    """Wait until the writer has written everything."""
+    await shown(url, "agentsched_store_backlog 0.0")
 
 
 def configured(folder: Path, url: str) -> Path:
@@ -161,9 +172,7 @@ async def restart_under_load(folder: Path, url: str) -> None:
             assert before == {"default": 24, "t0": 6, "t1": 6}
             # Killed in the middle of what they ask next.
             load = asyncio.create_task(play(agents, proxy.url, turns=1_000))
-            async with asyncio.timeout(60):
-                while sum(agent.answers for agent in agents) < 60:
-                    await asyncio.sleep(0.01)
+            await until(lambda: sum(agent.answers for agent in agents) >= 60)
             await proxy.kill()
             await load
         assert all(agent.cut == 1 for agent in agents)
@@ -220,20 +229,13 @@ async def test_the_database_is_killed_under_load(
         options = ("--engine", f"e0={engine.url}", "--port", "0", "--config", str(config))
         async with started(log, "serve", *options) as proxy:
             load = asyncio.create_task(play(agents, proxy.url, turns=12))
-            for answers in (30, 90):
-                async with asyncio.timeout(60):
-                    while sum(agent.answers for agent in agents) < answers:
-                        await asyncio.sleep(0.01)
-                if answers == 30:
-                    own_postgres.kill()
+            await until(lambda: sum(agent.answers for agent in agents) >= 30)
+            own_postgres.kill()
+            await until(lambda: sum(agent.answers for agent in agents) >= 90)
             await asyncio.to_thread(own_postgres.start)
             await load
             assert [agent.answers for agent in agents] == [12] * len(agents)
-            async with httpx.AsyncClient(base_url=proxy.url) as client, asyncio.timeout(60):
-                while "agentsched_store_spool_bytes 0.0" not in (
-                    metrics := (await client.get("/metrics")).text
-                ):
-                    await asyncio.sleep(0.1)
+            metrics = await shown(proxy.url, "agentsched_store_spool_bytes 0.0")
             assert 'agentsched_store_records_total{outcome="dropped"} 0.0' in metrics
             assert 'agentsched_store_records_total{outcome="spooled"} 0.0' not in metrics
             assert await proxy.end() == 0
