@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
+from agentsched import cli
 from agentsched.cli.verbs import JoinedGroup
-from agentsched.version import __version__, cli
+from agentsched.version import __version__
 
 app = typer.Typer(
     cls=JoinedGroup,
