@@ -82,10 +82,8 @@ class ActivePrograms:
         return self._capacity.get(engine, 0) - self._used(engine)
 
     def is_queue_empty_but_for(self, program: ProgramId) -> bool:
-        """Whether no other program's step waits to be resumed or begun."""
-        return not any(
-            p.is_paused and p.waiting and key != program for key, p in self._programs.items()
-        )
+        """Whether no other program is paused or waits to be begun."""
+        return not any(p.is_paused and key != program for key, p in self._programs.items())
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Learn, and tick when it is time."""

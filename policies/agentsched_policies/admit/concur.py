@@ -73,6 +73,7 @@ class Concur:
         self._increase, self._decrease = increase, decrease
         self._start = start
         self._interval = seconds(interval_s)
+        #: When the windows adapt next; 0 before anything has happened.
         self._next = Instant(0)
         self._log = StepLog()
         self._engines: dict[EngineId, _Engine] = {}
@@ -99,7 +100,8 @@ class Concur:
         if ended is not None and isinstance(event, StepFinished) and event.is_last_word:
             self._active.pop(ended.program)
         if now >= self._next:
-            self._adapt()
+            if self._next:
+                self._adapt()
             self._next = after(now, self._interval)
 
     def decided(self, commands: Sequence[Command], *, now: Instant) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentsched.model import Command, Dispatch, EngineId, EngineLost, Event, Instant, TenantId
+from agentsched.model import Command, EngineId, EngineLost, EngineReported, Event, Instant, TenantId
 from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.bounded import Bounded
 from agentsched_policies.uncached import UncachedLog
@@ -36,16 +36,15 @@ class Dlpm:
         charge = self._log.observe(event, now=now)
         if charge is not None and charge.engine is not None:
             self._charge(charge.tenant, charge.engine, charge.tokens)
-        if isinstance(event, EngineLost):
+        if isinstance(event, EngineReported):
+            self._engines[event.engine] = None
+        elif isinstance(event, EngineLost):
             self._engines.pop(event.engine, None)
 
     def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
         for charge in self._log.decided(commands, now=now):
             if charge.engine is not None:
                 self._charge(charge.tenant, charge.engine, charge.tokens)
-        for command in commands:
-            if isinstance(command, Dispatch):
-                self._engines[command.engine] = None
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
         used = (self._used.get(step.tenant) or {}).get(engine.engine, 0.0)

@@ -2,13 +2,14 @@
 
     cost(e) = uncached prompt tokens x price          price of computing, or of reloading at home
             + prefill in flight there
-            + answer tokens x decode price x (1 + how full it is)
+            + steps x answer tokens x decode price x (1 + crowd x how full it is)
             + tokens that would be evicted for it x price of reloading them
             + spread x prompt x prefill price x rendezvous hash of (program, e)
 
-All prices are learnt per engine, so fast and slow, large and small engines and those with a tier
-need no configuration. How full an engine is counts the live conversations that are at home there,
-whether they compute or pause: they will all be back.
+`steps` is this one and those that are expected to follow, at most `horizon`: a faster engine pays
+off over several. All prices are learnt per engine, so fast and slow, large and small engines and
+those with a tier need no configuration. How full an engine is counts the live conversations that
+are at home there, whether they compute or pause: they will all be back.
 
 A conversation moves at turn boundaries only, and only where that saves `margin` more than the
 prefix that it loses. Conversations that lost their KV anyway are free to go wherever is best, and a
@@ -43,23 +44,26 @@ class Rendezvous:
     """Least seconds. `spread`: weight of the hash, in prefills of the whole prompt.
 
     `margin`: how much more than the lost prefix a move must save, as a share of it. `crowd`: weight
-    of how full an engine is. `evict`: weight of what would be evicted.
+    of how full an engine is, for whoever has no KV anywhere. `evict`: weight of what would be
+    evicted. `horizon`: for how many steps at most an engine is chosen.
     """
 
     def __init__(
         self,
         *,
         spread: float = 0.1,
-        margin: float = 0.5,
-        crowd: float = 1.0,
+        margin: float = 2.0,
+        crowd: float = 2.0,
         evict: float = 1.0,
+        horizon: float = 4.0,
     ) -> None:
-        if min(spread, margin, crowd, evict) < 0:
+        if min(spread, margin, crowd, evict, horizon) < 0:
             raise ValueError("spread, margin, crowd and evict are 0 or more")
         self._spread = spread
         self._margin = margin
         self._crowd = crowd
         self._evict = evict
+        self._horizon = horizon
         self._homes = Homes()
         #: KV tokens of each engine that reported, to weigh them against each other.
         self._pools: dict[EngineId, int] = {}
@@ -91,13 +95,22 @@ class Rendezvous:
         if not is_home and conversation.is_resident:
             cost += self._margin * missing * engine.prefill_ns
         pool = engine.capabilities.kv_tokens
-        full = self._homes.tokens(engine.engine) / (pool or _POOL)
+        # Whoever has its KV somewhere moves for what waits there now, not for what may come.
+        is_free = not conversation.is_resident
+        full = self._homes.tokens(engine.engine) / (pool or _POOL) if is_free else 0.0
         output = step.output_tokens_expected or self._homes.output_tokens
-        cost += output * engine.decode_ns * (1.0 + self._crowd * full)
+        steps = self._steps(step, world)
+        cost += steps * output * engine.decode_ns * (1.0 + self._crowd * full)
         if pool is not None and not is_resident:
             over = self._homes.tokens(engine.engine) + missing - pool
             cost += self._evict * max(0.0, over) * engine.reload_ns
         return -cost - self._jitter(step, engine, conversation)
+
+    def _steps(self, step: StepView, world: World) -> float:
+        """How many steps the choice is for: this one and those that will probably follow it."""
+        graph = world.graph(step.program)
+        left = graph.steps_left() if graph is not None else None
+        return min(self._horizon, 1.0 + left) if left is not None else self._horizon
 
     def _jitter(self, step: StepView, engine: EngineView, conversation: ConversationView) -> float:
         """Nanoseconds by which replicas tell equal engines apart, all of them alike."""

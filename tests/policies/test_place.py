@@ -1,0 +1,270 @@
+"""Placement policies, each by its own formula with numbers worked by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agentsched.model import PolicyError
+from agentsched.policy import Choice, load
+
+Floors = Callable[..., Any]
+
+
+def place(name: str, **params: object) -> Choice:
+    return Choice(name=name, params=params)
+
+
+class TestLeastLoaded:
+    def test_fewest_steps_then_fewest_tokens(self, floor: Floors) -> None:
+        f = floor(engines=3, place=place("least-loaded"))
+        assert f.ask("a", "pa", 900) == {"a": "e1"}
+        assert f.ask("b", "pb", 100) == {"b": "e2"}
+        assert f.ask("c", "pc", 500) == {"c": "e3"}
+        assert f.ask("d", "pd", 500) == {"d": "e2"}
+
+    def test_a_conversation_wanders(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("least-loaded"))
+        f.ask("a", "pa")
+        f.answer("a")
+        f.ask("b", "pb")
+        assert f.ask("a2", "pa") == {"a2": "e2"}
+
+
+class TestPrefixAware:
+    def test_the_longest_match_wins_above_the_threshold(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("prefix-aware", threshold=0.5))
+        f.ask("a", "pa", 1_000)
+        f.answer("a")
+        f.ask("b", "pb", 1_000, head="other")
+        f.ask("c", "pc", 1_000, head="other")
+        assert f.ask("a2", "pa", 1_500) == {"a2": "e1"}
+
+    def test_a_short_match_counts_for_nothing(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("prefix-aware", threshold=0.5))
+        f.ask("a", "pa", 1_000)
+        # 100 of 1,000 tokens are a tenth: the idle engine is better.
+        assert f.ask("b", "pb", 1_000) == {"b": "e2"}
+
+    def test_out_of_balance_the_load_decides(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("prefix-aware", threshold=0.05, balance_steps=2))
+        homes = [f.ask(f"s{n}", f"p{n}", 1_000)[f"s{n}"] for n in range(4)]
+        assert homes == ["e1", "e1", "e1", "e2"]
+
+
+class TestAutellix:
+    def test_short_calls_go_where_least_is_used(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("autellix"))
+        f.ask("a", "pa", 2_048)
+        f.answer("a")
+        f.ask("b", "pb", 2_048)
+        assert f.ask("a2", "pa", 2_048) == {"a2": "e2"}
+
+    def test_long_calls_stay_with_their_program(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("autellix"))
+        f.ask("a", "pa", 2_049)
+        f.answer("a")
+        f.ask("b", "pb", 100)
+        assert f.ask("a2", "pa", 2_049) == {"a2": "e1"}
+
+    def test_a_lost_engine_is_nobodys_home(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("autellix"))
+        f.ask("a", "pa", 2_049)
+        f.answer("a")
+        f.lose("e1")
+        f.report("e1", kv_tokens=10_000)
+        f.ask("b", "pb", 100)
+        assert f.ask("a2", "pa", 2_049) == {"a2": "e2"}
+
+
+class TestDualMap:
+    def test_equal_beginnings_have_equal_candidates(self, floor: Floors) -> None:
+        f = floor(engines=8, place=place("dualmap"))
+        homes = {f.ask(f"s{n}", f"p{n}", head="shared")[f"s{n}"] for n in range(12)}
+        assert len(homes) <= 2
+
+    def test_the_cached_candidate_unless_it_breaks_the_objective(self, floor: Floors) -> None:
+        # A first guess of 100 us a token: 9,000 tokens in flight are 0.9 s.
+        slow = floor(engines=4, place=place("dualmap", ttft_slo_s=0.5))
+        fine = floor(engines=4, place=place("dualmap", ttft_slo_s=5.0))
+        for f in (slow, fine):
+            [first] = f.ask("a", "pa", 9_000).values()
+            [second] = f.ask("b", "pb", 9_000).values()
+            assert (second == first) == (f is fine)
+
+    def test_a_hot_beginning_is_lengthened(self, floor: Floors) -> None:
+        f = floor(engines=8, place=place("dualmap", hot_share=0.25))
+        homes = [f.ask(f"s{n}", f"p{n}", head="shared")[f"s{n}"] for n in range(60)]
+        assert len(set(homes[:12])) <= 2
+        assert len(set(homes[20:])) >= 4
+
+
+class TestSaga:
+    def test_affinity_while_the_load_is_low(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("saga"))
+        f.ask("a", "pa", 1_000)
+        f.answer("a")
+        assert f.ask("a2", "pa", 1_100) == {"a2": "e1"}
+
+    def test_half_of_the_load_is_memory(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("saga"), capabilities={"running_max": 10})
+        f.ask("a", "pa", 5_000)
+        f.ask("b", "pb", 1_000)
+        # 0.5 x 1/10 + 0.5 x 5,000/10,000 + 0.01 x 1 starting
+        assert f.score("b", "e1") == pytest.approx(-(0.05 + 0.25 + 0.01))
+
+    def test_an_engine_of_half_the_load_steals_once(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("saga"), capabilities={"running_max": 4})
+        f.ask("a", "pa", 3_000)
+        f.answer("a", prompt=3_000)
+        f.ask("x", "px", 6_000)  # least loaded: e2
+        f.answer("x", prompt=6_000)
+        f.ask("x2", "px", 6_000)
+        assert f.scheduler.steps["x2"].engine == "e2"
+        # e1 holds 3,000 of 10,000, e2 6,000 and runs a step: over twice as much.
+        assert f.ask("x3", "px", 6_100, branch="") == {"x3": "e1"}
+        f.answer("x2", prompt=6_000)
+        f.answer("x3", prompt=6_100)
+        f.ask("b", "pb", 100)
+        f.ask("c", "pc", 100)
+        assert f.ask("x4", "px", 6_200) == {"x4": "e1"}
+
+
+class TestHexgen:
+    def test_speed_against_backlog(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("hexgen", alpha=0.5))
+        assert f.ask("a", "pa", at=0) == {"a": "e1"}
+        assert f.ask("b", "pb", at=0) == {"b": "e2"}
+        f.answer("a", at=1)  # 1 s on e1
+        f.answer("b", at=4)  # 4 s on e2: the base is 2.5 s
+        assert f.ask("c", "pc", at=4) == {"c": "e1"}
+        # e1 has 1 s to do, e2 nothing: on average half a second.
+        assert f.score("c", "e1") == pytest.approx(0.5 * 2.5 / 1 - 0.5 * 1 / 0.5)
+        assert f.score("c", "e2") == pytest.approx(0.5 * 2.5 / 4)
+        assert f.ask("d", "pd", at=4) == {"d": "e2"}
+
+    def test_all_speed_or_all_backlog(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("hexgen", alpha=0.0))
+        assert [f.ask(f"s{n}", f"p{n}")[f"s{n}"] for n in range(4)] == ["e1", "e2", "e1", "e2"]
+
+
+class TestDlpm:
+    def test_the_match_wins_until_the_quantum_is_used_up(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("dlpm", quantum=2_500))
+        assert f.ask("a", "pa", 1_000) == {"a": "e1"}  # charged 1,000
+        f.answer("a", prompt=1_000, output=0)
+        assert f.ask("a2", "pa", 2_000) == {"a2": "e1"}  # 1,000 known: charged 1,000
+        f.answer("a2", prompt=2_000, cached=1_000, output=0)
+        assert f.ask("a3", "pa", 3_000) == {"a3": "e1"}  # 3,000 used: beyond the quantum
+        assert f.ask("b", "pb", 500) == {"b": "e2"}
+        assert f.ask("c", "pc", 500, tenant="other") == {"c": "e1"}
+
+
+class TestThunderAgent:
+    def test_new_programs_go_where_most_room_is(self, floor: Floors) -> None:
+        f = floor(engines=2, profile="thunderagent")
+        assert f.ask("a", "pa", 3_000) == {"a": "e1"}
+        assert f.ask("b", "pb", 1_000) == {"b": "e2"}
+        # Room: 10,000 - 3,100 against 10,000 - 1,100.
+        assert f.score("b", "e1") == 10_000 - 3_100
+        assert f.ask("c", "pc", 1_000) == {"c": "e2"}
+
+    def test_an_active_program_stays(self, floor: Floors) -> None:
+        f = floor(engines=2, profile="thunderagent")
+        f.ask("a", "pa", 3_000)
+        f.answer("a", prompt=3_000)
+        assert f.ask("a2", "pa", 3_100) == {"a2": "e1"}
+
+
+class TestRendezvous:
+    def build(self, floor: Floors, engines: int = 4, **params: object) -> Any:
+        return floor(engines=engines, place=place("rendezvous", **params))
+
+    def test_it_is_seconds_of_work(self, floor: Floors) -> None:
+        f = self.build(floor, 2, spread=0.0, crowd=0.0)
+        f.ask("a", "pa", 1_000, output_tokens_expected=100)
+        # First guesses: 100 us a prompt token, 20 ms an output token. a's own prompt is in flight.
+        score = -f.score("a", "e2") / 1e9
+        assert score == pytest.approx(1_000 * (1 + 2.0) * 100e-6 + 4 * 100 * 20e-3)
+
+    def test_a_conversation_stays_and_a_newcomer_spreads(self, floor: Floors) -> None:
+        f = self.build(floor)
+        homes = {}
+        for number in range(12):
+            [homes[number]] = f.ask(f"s{number}", f"p{number}", 800).values()
+        assert sorted(set(homes.values())) == ["e1", "e2", "e3", "e4"]
+        for number in range(12):
+            f.start(f"s{number}", at=0.08)
+        for number in range(12):
+            f.answer(f"s{number}", at=0.28, prompt=800)
+        for number in range(12):
+            assert list(f.ask(f"r{number}", f"p{number}", 850).values()) == [homes[number]]
+
+    def test_replicas_agree_without_asking(self, floor: Floors) -> None:
+        one, two = self.build(floor, 8), self.build(floor, 8)
+        for number in range(20):
+            name = f"p{number}"
+            assert one.ask("s", name) == two.ask("s", name)
+            for f in (one, two):
+                f.answer("s", is_last=True)
+                f.close(name)
+
+    def test_a_lost_engine_moves_only_its_own(self, floor: Floors) -> None:
+        whole, short = self.build(floor, 8), self.build(floor, 8)
+        short.lose("e3")
+        moved = 0
+        for number in range(40):
+            name = f"p{number}"
+            [before] = whole.ask("s", name).values()
+            [after] = short.ask("s", name).values()
+            assert after == before or before == "e3"
+            moved += after != before
+            for f in (whole, short):
+                f.answer("s", is_last=True)
+                f.close(name)
+        assert 0 < moved < 15
+
+    def test_siblings_come_together(self, floor: Floors) -> None:
+        f = self.build(floor, spread=0.01)
+        [home] = f.ask("a", "pa", 150, head="pa").values()
+        f.start("a", at=0.001)
+        f.answer("a", at=0.01, prompt=150, output=1)
+        # 100 of its 150 tokens are there already.
+        found = f.ask("b", "pa", 150, head="pa", branch="/sub", output_tokens_expected=1)
+        assert list(found.values()) == [home]
+
+    def test_a_move_must_pay(self, floor: Floors) -> None:
+        """4,100 tokens of its own at 100 us: to move costs 0.41 s and half of that as a margin."""
+        for waiting, home in ((5_000, "e1"), (7_000, "e2")):
+            f = self.build(floor, 1, spread=0.0, margin=0.5)
+            f.ask("a", "pa", 4_000, at=0, head="a")
+            f.answer("a", prompt=4_000, at=1)
+            f.ask("x", "px", waiting, at=1, head="x")
+            f.report("e2", kv_tokens=10_000)
+            assert f.ask("a2", "pa", 4_100, at=1, head="a") == {"a2": home}
+
+    def test_a_prompt_that_cannot_fit_goes_elsewhere(self, floor: Floors) -> None:
+        f = floor(engines=0, place=place("rendezvous"))
+        f.report("small", kv_tokens=2_000)
+        f.report("large", kv_tokens=9_000)
+        assert f.ask("a", "pa", 5_000) == {"a": "large"}
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("prefix-aware", {"threshold": 2}),
+        ("autellix", {"short_tokens": -1}),
+        ("dualmap", {"ttft_slo_s": 0}),
+        ("saga", {"theta": 0}),
+        ("hexgen", {"alpha": 2}),
+        ("dlpm", {"quantum": 0}),
+        ("thunderagent", {"tick_s": 0}),
+        ("rendezvous", {"spread": -1}),
+    ],
+)
+def test_parameters_that_make_no_sense(name: str, params: dict[str, object]) -> None:
+    with pytest.raises(PolicyError, match="bad parameters"):
+        load("place", name, params)
