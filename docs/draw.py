@@ -59,6 +59,7 @@ _TABLES: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("[http]", config.HttpConfig),
     ("[upstream]", config.UpstreamConfig),
     ("[identity]", config.IdentityConfig),
+    ("[store]", config.StoreConfig),
     ("[policies.POINT]", config.PolicyChoice),
 )
 _UNITS: Final = (("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000))
