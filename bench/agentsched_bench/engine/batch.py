@@ -9,6 +9,7 @@ let in, strictly in order, each only if all of its known tokens fit beside what 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agentsched.model.time import Instant
@@ -50,7 +51,7 @@ class Tally:
 class Batcher:
     """The running batch and the queue in front of it."""
 
-    __slots__ = ("_blocked", "_config", "cache", "running", "tally", "waiting")
+    __slots__ = ("_blocked", "_config", "_holds", "cache", "running", "tally", "waiting")
 
     def __init__(self, config: EngineConfig, cache: PagedCache) -> None:
         self._config = config
@@ -63,6 +64,34 @@ class Batcher:
         #: and the cache's count of releases then. Until one of the three changes it stays out:
         #: what others take only shrinks the room, and what it would find only shrinks too.
         self._blocked: tuple[Live, int | None, int] | None = None
+        #: Blocks that are kept though no generation needs them now, by the key of their pin, with
+        #: what they are worth. They give way when room is needed: cheapest first, then oldest.
+        self._holds: dict[str, tuple[float, list[int]]] = {}
+
+    def use(self, config: EngineConfig) -> None:
+        """Go on with other costs; sizes stay."""
+        self._config = config
+
+    def hold(self, key: str, hashes: Sequence[int], *, blocks: int, value: float) -> int:
+        """Keep what is cached of the first `blocks` blocks; how many that are."""
+        self.let_go(key)
+        hit = self.cache.lookup(hashes, limit=blocks)
+        if hit.blocks:
+            self.cache.touch(hit.blocks)
+            self._holds[key] = (value, list(hit.blocks))
+        return len(hit.blocks)
+
+    def let_go(self, key: str) -> bool:
+        """End a hold; False when there is none (any more)."""
+        found = self._holds.pop(key, None)
+        if found is None:
+            return False
+        self.cache.release(found[1])
+        return True
+
+    def holds(self) -> Mapping[str, tuple[float, list[int]]]:
+        """What is kept, by pin. Read only."""
+        return self._holds
 
     def plan(self, *, now: Instant) -> Plan:
         """Choose and allocate the next step's tokens; an empty plan when nothing can run now."""
@@ -111,6 +140,8 @@ class Batcher:
             tokens = min(live.known - live.computed, plan.budget)
             assert tokens > 0
             while not self._grow(live, tokens):
+                if self._give_way():
+                    continue
                 victim_index = self._victim()
                 victim = self.running.pop(victim_index)
                 if victim_index < index:
@@ -120,6 +151,13 @@ class Batcher:
                     return
             self._schedule(live, tokens, plan)
             index += 1
+
+    def _give_way(self) -> bool:
+        """End the cheapest hold; False when nothing is held."""
+        if not self._holds:
+            return False
+        # Equal values: `min` takes the first, which is the oldest.
+        return self.let_go(min(self._holds, key=lambda key: self._holds[key][0]))
 
     def _victim(self) -> int:
         if self._config.scheduling is Scheduling.FCFS:
@@ -145,6 +183,8 @@ class Batcher:
             size = self.cache.block_size
             needed = -(-live.known // size) - len(hit.blocks) + hit.free_blocks
             if needed > self.cache.free:
+                if self._give_way():
+                    continue
                 self._blocked = (live, hit.missing, self.cache.frees)
                 return
             self.waiting.remove(live.generation.id)

@@ -187,19 +187,7 @@ class PagedCache:
         before = len(used)
         used.difference_update(gone)
         assert len(used) == before - len(gone), "a block was released that nobody refers to"
-        self._number += 1
-        self._released.update(dict.fromkeys(gone, self._number))
-        # A request's blocks without content are its last ones.
-        empty = 0
-        while empty < len(gone) and self._hash_of[gone[empty]] is None:
-            empty += 1
-        if empty:
-            self._queue.appendleft(_Strip(self._number, gone[:empty]))
-        if empty < len(gone):
-            self._queue.append(_Strip(self._number, gone[empty:] if empty else gone))
-        self._queued += len(gone)
-        if self._queued > 2 * self.total + _STALE_SLACK:
-            self._sweep()
+        self._queue_up(gone)
 
     def reset(self) -> bool:
         """Forget all content, here and in the tier; refused (False) while any block is in use."""
@@ -258,6 +246,22 @@ class PagedCache:
             else:
                 high = middle - 1
         return low
+
+    def _queue_up(self, blocks: Sequence[int]) -> None:
+        """Free blocks of one release, in eviction order, take their places in the free queue."""
+        self._number += 1
+        self._released.update(dict.fromkeys(blocks, self._number))
+        # A request's blocks without content are its last ones.
+        empty = 0
+        while empty < len(blocks) and self._hash_of[blocks[empty]] is None:
+            empty += 1
+        if empty:
+            self._queue.appendleft(_Strip(self._number, blocks[:empty]))
+        if empty < len(blocks):
+            self._queue.append(_Strip(self._number, blocks[empty:] if empty else blocks))
+        self._queued += len(blocks)
+        if self._queued > 2 * self.total + _STALE_SLACK:
+            self._sweep()
 
     def _dropped(self, blocks: Sequence[int]) -> Sequence[int]:
         """Those of `blocks` that have no reference left, in the same order."""

@@ -14,7 +14,7 @@ cores. The GPU presets are roofline estimates, not measurements: see `roofline`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,17 @@ class CostModel:
             value = getattr(self, field.name)
             if not 0 <= value < 1e15:
                 raise ConfigError(f"cost model: {field.name} must be 0 or more, not {value!r}")
+
+    def slower(self, factor: float) -> CostModel:
+        """The same engine, whose steps take `factor` times as long; its calls do not."""
+        return replace(
+            self,
+            base_ns=self.base_ns * factor,
+            per_prefill_token_ns=self.per_prefill_token_ns * factor,
+            per_prefill_position_ns=self.per_prefill_position_ns * factor,
+            per_decode_ns=self.per_decode_ns * factor,
+            per_decode_context_ns=self.per_decode_context_ns * factor,
+        )
 
     def prefill_ns(self, *, start: int, tokens: int) -> float:
         """The time of prefilling `tokens` tokens of one request from position `start` on."""

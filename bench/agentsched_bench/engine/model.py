@@ -13,10 +13,13 @@ results identical to single steps. No randomness: equal calls give equal answers
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 from agentsched.model.time import Instant, Nanos, after
 from agentsched_bench.engine.batch import Batcher, Plan
 from agentsched_bench.engine.cache import PagedCache
+from agentsched_bench.engine.cost import CostModel
 from agentsched_bench.engine.requests import (
     EngineConfig,
     Finished,
@@ -43,10 +46,10 @@ class EngineModel:
         "config",
     )
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, cache_type: type[PagedCache] = PagedCache) -> None:
         self.config = config
         tier = HostTier(config.tier) if config.tier is not None else None
-        cache = PagedCache(blocks=config.blocks - 1, block_size=config.block_size, tier=tier)
+        cache = cache_type(blocks=config.blocks - 1, block_size=config.block_size, tier=tier)
         self._batch = Batcher(config, cache)
         #: Everything waiting or running.
         self._by_id: dict[str, Live] = {}
@@ -212,6 +215,24 @@ class EngineModel:
         """What a live generation's first admission found in the cache; None before it."""
         return self._by_id[key].cached_tokens
 
+    def use_cost(self, cost: CostModel) -> None:
+        """From the next step on, steps take as long as `cost` says."""
+        self.config = replace(self.config, cost=cost)
+        self._batch.use(self.config)
+
+    def pin(self, key: str, hashes: Sequence[int], *, tokens: int, value: float = 0.0) -> int:
+        """Keep the cached part of a prefix until `unpin`, or until room is needed.
+
+        Returns how many tokens are kept; 0 when none of it is here.
+        """
+        size = self.config.block_size
+        blocks = min(tokens // size, len(hashes))
+        return self._batch.hold(key, hashes, blocks=blocks, value=value) * size
+
+    def unpin(self, key: str) -> bool:
+        """Keep it no longer; False when it had given way."""
+        return self._batch.let_go(key)
+
     def reset_cache(self) -> bool:
         """Forget all cached content; refused (False) while anything holds blocks, as in vLLM."""
         return self._batch.cache.reset()
@@ -251,6 +272,8 @@ class EngineModel:
             assert self._by_id[live.generation.id] is live
             self._check_live(live)
             holders.update(live.blocks)
+        for _, blocks in batch.holds().values():
+            holders.update(blocks)
         for block, references in enumerate(batch.cache.references()):
             assert holders[block] == references
         for live in batch.waiting.members():

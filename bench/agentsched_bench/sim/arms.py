@@ -5,17 +5,34 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from itertools import islice
 from typing import Final
 
-from agentsched.compose import SchedulerConfig, build_scheduler
-from agentsched.model import ConfigError, Instant, Limits, Nanos, after, in_seconds, seconds
+from agentsched.compose import SchedulerConfig, build_graphs, build_policies, build_scheduler
+from agentsched.kernel import Scheduler
+from agentsched.model import (
+    ConfigError,
+    ConversationId,
+    Instant,
+    Limits,
+    Nanos,
+    ProgramId,
+    in_seconds,
+    seconds,
+)
 from agentsched.policy import Choice, load_profile
 from agentsched.policy.registry import POINTS
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import Arrivals, Process
-from agentsched_bench.sim.clients import Endings, ProgramRun
-from agentsched_bench.sim.host import Outage, SimHost, Start, Tally
+from agentsched_bench.oracles.bound import Bound, bound_of
+from agentsched_bench.oracles.knowledge import TrueGraphs, TrueOrder
+from agentsched_bench.sim.clients import Clients, Endings, ProgramRun
+from agentsched_bench.sim.engines import EngineTraits
+from agentsched_bench.sim.faults import NO_FAULTS, Faults
+from agentsched_bench.sim.faults import Outage as Outage
+from agentsched_bench.sim.faults import outage as outage
+from agentsched_bench.sim.host import SimHost, Start, Tally
 from agentsched_bench.workload.shape import PlannedProgram
 
 #: Arms that are no profile: engines alone, and engines alone whose cache holds everything.
@@ -33,15 +50,32 @@ class Arm:
     profile: str
     choices: Mapping[str, Choice] = field(default_factory=dict)
     is_unlimited: bool = False
+    #: What the arm knows that nobody can know; such an arm is an oracle.
+    knows: frozenset[Knows] = frozenset()
+
+
+class Knows(StrEnum):
+    """What an oracle is told."""
+
+    STEPS = "steps"  # how many calls a program has left, in place of the graph's forecast
+    RETURNS = "returns"  # when a paused conversation comes back, likewise
+    SRPT = "srpt"  # the exact work left: the shortest goes first
+    BELADY = "belady"  # the engines' caches know the returns
 
 
 def parse_arm(text: str) -> Arm:
-    """Read `PROFILE[,POINT=POLICY][,POINT.PARAMETER=VALUE]...`, `direct` or `unlimited`.
+    """Read `PROFILE[+ORACLE]...[,POINT=POLICY][,POINT.PARAMETER=VALUE]...`, `direct`, `unlimited`.
 
     Raises:
         ConfigError: it is none of these.
     """
-    name, *changes = text.split(",")
+    head, *changes = text.split(",")
+    name, *told = head.split("+")
+    try:
+        knows = frozenset(Knows(word) for word in told)
+    except ValueError:
+        known = ", ".join(Knows)
+        raise ConfigError(f"{text!r}: after + comes one of {known}") from None
     is_bare = name in (DIRECT, UNLIMITED)
     profile = "passthrough" if is_bare else name
     chosen = load_profile(profile)
@@ -57,7 +91,13 @@ def parse_arm(text: str) -> Arm:
             choices[point] = replace(before, params=params)
         else:
             choices[point] = Choice(name=value)
-    return Arm(text=text, profile=profile, choices=choices, is_unlimited=name == UNLIMITED)
+    return Arm(
+        text=text,
+        profile=profile,
+        choices=choices,
+        is_unlimited=name == UNLIMITED,
+        knows=knows,
+    )
 
 
 def _value(text: str) -> object:
@@ -86,6 +126,11 @@ class Scenario:
     token_error: float = 0.0
     streams: bool = True
     outages: Sequence[Outage] = ()
+    faults: Faults = NO_FAULTS
+    #: What each engine can do beside generating; none given: nothing.
+    traits: Sequence[EngineTraits] = ()
+    #: Tenants by name and share of the programs; none given: one tenant.
+    tenants: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +142,7 @@ class Outcome:
     makespan_ns: Nanos
     busy_ns: int
     engines: int
+    bound: Bound
 
 
 def starts_of(scenario: Scenario, *, seed: int) -> list[Start]:
@@ -111,8 +157,17 @@ def starts_of(scenario: Scenario, *, seed: int) -> list[Start]:
         copy = len(order) // len(lap)
         order.extend((copy, plan) for plan in islice(lap, count - len(order)))
     at_s = scenario.arrivals.starts_s([plan for _, plan in order], rng=rng)
+    models = [model for traits in scenario.traits for model in traits.models]
+    tenants, shares = list(scenario.tenants), list(scenario.tenants.values())
     return [
-        Start(plan=plan, at=Instant(seconds(at)), copy=str(copy) if copy else "", agent="agent")
+        Start(
+            plan=plan,
+            at=Instant(seconds(at)),
+            copy=str(copy) if copy else "",
+            agent="agent",
+            tenant=rng.choices(tenants, shares)[0] if tenants else "",
+            model=rng.choice(models) if models else "",
+        )
         for (copy, plan), at in zip(order, at_s, strict=True)
     ]
 
@@ -133,21 +188,60 @@ def play(
     """Simulate these programs on these engines."""
     limits = Limits(wait_ns_max=scenario.wait_ns_max, bypasses_max=1_000_000)
     config = SchedulerConfig(profile=arm.profile, choices=arm.choices, limits=limits)
+    future = _Future()
+    traits = scenario.traits or [EngineTraits()] * len(engines)
+    if Knows.BELADY in arm.knows:
+        traits = [replace(one, is_clairvoyant=True) for one in traits]
     host = SimHost(
-        build_scheduler(config),
+        _scheduler(arm, config, future),
         engines=engines,
         endings=scenario.endings,
         token_error=scenario.token_error,
         streams=scenario.streams,
+        traits=traits[: len(engines)],
+        renew=lambda: _scheduler(arm, config, future),
     )
-    runs = host.run(starts, outages=scenario.outages)
+    future.clients = host.clients
+    runs = host.run(starts, outages=scenario.outages, faults=scenario.faults)
     return Outcome(
         runs=runs,
         tally=host.tally,
         makespan_ns=Nanos(host.now),
         busy_ns=sum(engine.busy_ns for engine in host.engines.values()),
         engines=len(engines),
+        bound=bound_of([(start.plan, start.copy) for start in starts], engines),
     )
+
+
+class _Future:
+    """The clients of a simulation, who know what they will do. They are there once it is set up."""
+
+    clients: Clients
+
+    def steps_left(self, program: ProgramId) -> int | None:
+        return self.clients.steps_left(program)
+
+    def work_left_s(self, program: ProgramId) -> float | None:
+        return self.clients.work_left_s(program)
+
+    def returns_at(self, conversation: ConversationId) -> Instant | None:
+        return self.clients.returns_at(conversation)
+
+
+def _scheduler(arm: Arm, config: SchedulerConfig, future: _Future) -> Scheduler:
+    """The proxy's scheduler, or that of an oracle."""
+    if not arm.knows - {Knows.BELADY}:
+        return build_scheduler(config)
+    policies = build_policies(config)
+    if Knows.SRPT in arm.knows:
+        policies = replace(policies, order=TrueOrder(future))
+    graphs = TrueGraphs(
+        build_graphs(config),
+        future,
+        steps=Knows.STEPS in arm.knows,
+        returns=Knows.RETURNS in arm.knows,
+    )
+    return Scheduler(policies=policies, limits=config.limits, graph=graphs)
 
 
 def alone(scenario: Scenario) -> dict[str, float]:
@@ -155,8 +249,9 @@ def alone(scenario: Scenario) -> dict[str, float]:
     arm = parse_arm(DIRECT)
     found: dict[str, float] = {}
     for plan in scenario.plans:
-        quiet = replace(scenario, outages=(), token_error=0.0)
-        start = Start(plan=plan, at=Instant(0))
+        quiet = replace(scenario, outages=(), faults=NO_FAULTS, token_error=0.0)
+        models = scenario.traits[0].models if scenario.traits else ()
+        start = Start(plan=plan, at=Instant(0), model=models[0] if models else "")
         outcome = play(arm, quiet, [start], engines=scenario.engines[:1])
         run = outcome.runs[0]
         assert run.ended_at is not None
@@ -177,18 +272,3 @@ def _unlimited(config: EngineConfig, *, tokens: int) -> EngineConfig:
     # Blocks that are only partly shared are held twice, hence the half more.
     blocks = max(config.blocks, 3 * tokens // (2 * config.block_size) + config.blocks)
     return replace(config, blocks=blocks, tier=None)
-
-
-def outage(text: str) -> Outage:
-    """Read `ENGINE@START+LENGTH`, seconds: `0@30+20`.
-
-    Raises:
-        ConfigError: it is not of that form.
-    """
-    try:
-        engine, _, times = text.partition("@")
-        start, _, length = times.partition("+")
-        at = Instant(seconds(float(start)))
-        return Outage(engine=int(engine), at=at, back_at=after(at, seconds(float(length))))
-    except ValueError:
-        raise ConfigError(f"not an outage: {text!r} (write ENGINE@START+SECONDS)") from None

@@ -17,16 +17,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from agentsched.model import ConfigError, parse_span
-from agentsched_bench.engine.cost import preset
-from agentsched_bench.engine.requests import EngineConfig
-from agentsched_bench.engine.tier import TierConfig
+from agentsched.model import ConfigError, parse_span, seconds
 from agentsched_bench.live import options
 from agentsched_bench.live.arrivals import Process, parse_arrivals
 from agentsched_bench.live.results import TraceRow
-from agentsched_bench.sim.arms import Arm, Scenario, alone, outage, parse_arm, run_arm
+from agentsched_bench.sim.arms import Arm, Scenario, alone, parse_arm, run_arm
 from agentsched_bench.sim.clients import Endings
-from agentsched_bench.sim.host import Outage
+from agentsched_bench.sim.faults import Faults, draw_faults, outage, restart, slowdown
 from agentsched_bench.sim.results import (
     SCHEMA,
     SimResult,
@@ -35,6 +32,8 @@ from agentsched_bench.sim.results import (
     summarise,
 )
 from agentsched_bench.sim.shared import limit_shared
+from agentsched_bench.sim.specs import Fleet, fleet_of
+from agentsched_bench.sim.specs import engine_of as engine_of
 from agentsched_bench.workload.sample import sample_programs
 from agentsched_bench.workload.shape import (
     PlannedProgram,
@@ -49,7 +48,8 @@ Arms = Annotated[
     typer.Option(
         "--profile",
         metavar="ARM",
-        help="PROFILE[,POINT=POLICY][,POINT.PARAMETER=VALUE], direct or unlimited. Repeatable.",
+        help="PROFILE[,POINT=POLICY][,POINT.PARAMETER=VALUE], direct or unlimited. Repeatable. "
+        "Oracles: PROFILE+steps, +returns, +srpt, +belady.",
     ),
 ]
 Copies = Annotated[
@@ -68,6 +68,42 @@ Shared = Annotated[
     typer.Option(min=0, help="Let programs share only so many (scaled) tokens of their prompts."),
 ]
 Engines = Annotated[int, typer.Option(min=1, help="How many engines.")]
+Specs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine",
+        metavar="SPEC",
+        help="[NUMBERx]PRESET|FILE[,blocks=N][,tier=BLOCKS@TOKENS/S][,slow=FACTOR][,model=NAME]: "
+        "a mixed fleet in place of --engines, --preset, --model, --blocks, --tier. Repeatable.",
+    ),
+]
+ModelFiles = Annotated[
+    Path | None,
+    typer.Option("--model", help="An engine fitted by `agentsched calibrate`, for --preset."),
+]
+Pins = Annotated[bool, typer.Option("--pins", help="Engines keep prefixes, as with our plugin.")]
+Warm = Annotated[bool, typer.Option("--warm", help="Engines take one-token requests that warm.")]
+Priority = Annotated[bool, typer.Option("--priority", help="Engines queue by priority.")]
+Tenants = Annotated[
+    str | None, typer.Option(metavar="NAME=SHARE,...", help="Tenants, by share of the programs.")
+]
+Slowdowns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slowdown", metavar="ENGINE@START+SECONDSxFACTOR", help="An engine is slow. Repeatable."
+    ),
+]
+Restarts = Annotated[
+    list[str] | None,
+    typer.Option("--restart", metavar="START+SECONDS", help="The proxy is restarted. Repeatable."),
+]
+Chaos = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SEED[:RATE[:SECONDS]]",
+        help="Faults of every kind, drawn from a seed over so many seconds (3600).",
+    ),
+]
 Presets = Annotated[str, typer.Option("--preset", help="Speed and sizes of an engine.")]
 Blocks = Annotated[int | None, typer.Option(min=2, help="KV blocks of each engine.")]
 BlockSize = Annotated[
@@ -116,6 +152,15 @@ def simulate(
     token_error: TokenError = 0.0,
     stream: Streaming = True,
     outages: Outages = None,
+    engine: Specs = None,
+    model: ModelFiles = None,
+    pins: Pins = False,
+    warm: Warm = False,
+    priority: Priority = False,
+    tenants: Tenants = None,
+    slowdown: Slowdowns = None,
+    restart: Restarts = None,
+    chaos: Chaos = None,
     out: options.Out = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -125,13 +170,14 @@ def simulate(
     arm, and the same result on every machine.
     """
     arms = [parse_arm(text) for text in profile or ("direct", "agentsched", "unlimited")]
-    engine = engine_of(preset_name, blocks=blocks, block_size=block_size, tier=tier)
+    specs = engine or [_spec(str(model) if model else preset_name, engines, blocks, tier)]
+    fleet = fleet_of(specs, block_size=block_size, pins=pins, warm=warm, priority=priority)
     shape = ShapeOptions(
         scale_tokens=scale_tokens,
         scale_time=scale_time,
         gap_cap_s=gap_cap,
         steps_max=steps,
-        context_tokens_max=engine.max_model_len,
+        context_tokens_max=min(one.max_model_len for one in fleet.engines),
     )
     plans, row = load(trace, shape, only=only or (), sessions=sessions, half=half, shared=shared)
     process = parse_arrivals(arrivals)
@@ -139,21 +185,23 @@ def simulate(
         raise ConfigError("a simulation has no closed arrivals: use burst, poisson or recorded")
     scenario = Scenario(
         plans=plans,
-        engines=[engine] * engines,
+        engines=fleet.engines,
+        traits=fleet.traits,
         arrivals=process,
         programs=programs,
         wait_ns_max=parse_span(max_wait),
         endings=endings,
         token_error=token_error,
         streams=stream,
-        outages=[_outage(text, engines) for text in outages or ()],
+        faults=_faults(len(fleet.engines), outages, slowdown, restart, chaos),
+        tenants=_tenants(tenants),
     )
     result = SimResult(
         schema=SCHEMA,
         command=["agentsched", *sys.argv[1:]],
         versions=_versions(),
         trace=row,
-        options=_described(scenario, engine, preset_name=preset_name, tier=tier, max_wait=max_wait),
+        options=_described(scenario, fleet, specs=specs, max_wait=max_wait, chaos=chaos),
         seeds=_seeds(seeds),
     )
     run_all(arms, scenario, result, is_quiet=as_json)
@@ -195,32 +243,6 @@ def _progress(total: int, *, is_quiet: bool) -> Iterator[Any]:
         yield lambda: bar.advance(task)
 
 
-def engine_of(
-    name: str, *, blocks: int | None = None, block_size: int | None = None, tier: str | None = None
-) -> EngineConfig:
-    """The preset with another size. A context may take all of the cache, as in vLLM.
-
-    Raises:
-        ConfigError: no such preset, or the tier is not `BLOCKS@TOKENS_PER_SECOND`.
-    """
-    chosen = EngineConfig.from_preset(preset(name))
-    if blocks is not None:
-        longest = min(chosen.max_model_len, (blocks - 1) * chosen.block_size)
-        chosen = replace(chosen, blocks=blocks, max_model_len=longest)
-    if block_size is not None:
-        tokens = (chosen.blocks - 1) * chosen.block_size
-        count = -(-tokens // block_size) + 1
-        chosen = replace(chosen, blocks=count, block_size=block_size)
-    if tier is None:
-        return chosen
-    size, _, speed = tier.partition("@")
-    try:
-        below = TierConfig(blocks=int(size), tokens_per_second=float(speed))
-    except (ValueError, AssertionError):
-        raise ConfigError(f"not a tier: {tier!r} (write BLOCKS@TOKENS_PER_SECOND)") from None
-    return replace(chosen, tier=below)
-
-
 def load(
     trace: Path,
     shape: ShapeOptions,
@@ -251,10 +273,55 @@ def load(
     )
 
 
-def _outage(text: str, engines: int) -> Outage:
-    found = outage(text)
-    if not 0 <= found.engine < engines:
-        raise ConfigError(f"{text!r}: there are engines 0 to {engines - 1}")
+def _spec(name: str, engines: int, blocks: int | None, tier: str | None) -> str:
+    size = f",blocks={blocks}" if blocks is not None else ""
+    return f"{engines}x{name}{size}" + (f",tier={tier}" if tier is not None else "")
+
+
+def _faults(
+    engines: int,
+    outages: Sequence[str] | None,
+    slowdowns: Sequence[str] | None,
+    restarts: Sequence[str] | None,
+    chaos: str | None,
+) -> Faults:
+    found = Faults(
+        outages=tuple(outage(text) for text in outages or ()),
+        slowdowns=tuple(slowdown(text) for text in slowdowns or ()),
+        restarts=tuple(restart(text) for text in restarts or ()),
+    )
+    for fault in (*found.outages, *found.slowdowns):
+        if fault.engine >= engines:
+            raise ConfigError(f"no engine {fault.engine}: there are engines 0 to {engines - 1}")
+    if chaos is None:
+        return found
+    try:
+        seed, rate, length, *more = [*chaos.split(":"), *("", "1", "3600")[chaos.count(":") + 1 :]]
+        if more:
+            raise ValueError(chaos)
+        drawn = draw_faults(
+            int(seed), engines=engines, length=seconds(float(length)), rate=float(rate)
+        )
+    except ValueError:
+        raise ConfigError(
+            f"not chaos: {chaos!r} (write SEED, SEED:RATE or SEED:RATE:SECONDS)"
+        ) from None
+    return replace(
+        drawn,
+        outages=(*found.outages, *drawn.outages),
+        slowdowns=(*found.slowdowns, *drawn.slowdowns),
+        restarts=(*found.restarts, *drawn.restarts),
+    )
+
+
+def _tenants(text: str | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in text.split(",") if text else ():
+        name, _, share = part.partition("=")
+        try:
+            found[name] = float(share or 1)
+        except ValueError:
+            raise ConfigError(f"not tenants: {text!r} (write NAME=SHARE,...)") from None
     return found
 
 
@@ -270,17 +337,26 @@ def _versions() -> dict[str, str]:
 
 
 def _described(
-    scenario: Scenario, engine: EngineConfig, *, preset_name: str, tier: str | None, max_wait: str
+    scenario: Scenario, fleet: Fleet, *, specs: list[str], max_wait: str, chaos: str | None
 ) -> dict[str, object]:
+    engine = fleet.engines[0]
     return {
         "programs": scenario.programs or len(scenario.plans),
         "engines": len(scenario.engines),
-        "preset": preset_name,
+        "fleet": specs,
         "kv_tokens": (engine.blocks - 1) * engine.block_size,
-        "tier": tier,
+        "block_size": engine.block_size,
+        "pins": fleet.traits[0].pins,
+        "warm": fleet.traits[0].warm,
+        "scheduling": str(engine.scheduling),
         "arrivals": str(scenario.arrivals),
         "max_wait": max_wait,
         "endings": str(scenario.endings),
         "token_error": scenario.token_error,
         "streams": scenario.streams,
+        "tenants": dict(scenario.tenants),
+        "chaos": chaos,
+        "outages": len(scenario.faults.outages),
+        "slowdowns": len(scenario.faults.slowdowns),
+        "restarts": len(scenario.faults.restarts),
     }

@@ -32,7 +32,10 @@ from agentsched.model import (
     after,
     seconds,
 )
+from agentsched_bench.engine.cost import CostModel
 from agentsched_bench.engine.requests import Generation
+from agentsched_bench.engine.tokens import RunChain
+from agentsched_bench.oracles.bound import call_s
 from agentsched_bench.sim.prompts import SimPrompts
 from agentsched_bench.workload.shape import PlannedCall, PlannedConversation, PlannedProgram
 
@@ -75,6 +78,8 @@ class Talk:
     awaited: int = 0
     #: It was called, or is about to be.
     is_begun: bool = False
+    #: When it calls again, while it pauses; None where that hangs on sub-agents, or on its answer.
+    returns_at: Instant | None = None
     is_over: bool = False
 
     @property
@@ -96,6 +101,8 @@ class ProgramRun:
     is_failed: bool = False
     calls: int = 0
     first_token_wait_max: Nanos = _NO_TIME
+    tenant: TenantId = _TENANT
+    model: str = ""
 
 
 Later = Callable[[Instant, Callable[[Instant], None]], None]
@@ -112,7 +119,11 @@ class Clients:
         send: Callable[[CallState, StepArrived, Instant], None],
         endings: Endings = Endings.SPOKEN,
         token_error: float = 0.0,
+        cost: CostModel | None = None,
     ) -> None:
+        self._cost = cost
+        #: Seconds of the calls of a conversation from each on, for those who may know.
+        self._tails: dict[str, list[float]] = {}
         self._block_size = block_size
         self._later = later
         self._send = send
@@ -121,18 +132,41 @@ class Clients:
         self.runs: list[ProgramRun] = []
         self.unfinished = 0
         self._calls = 0
+        #: Conversations of running programs.
+        self._talks: dict[ConversationId, Talk] = {}
 
-    def start(self, plan: PlannedProgram, *, agent: str, copy: str, at: Instant) -> None:
+    def start(
+        self,
+        plan: PlannedProgram,
+        *,
+        agent: str,
+        copy: str,
+        at: Instant,
+        tenant: str = "",
+        model: str = "",
+    ) -> None:
         """Let a program begin then."""
         number = len(self.runs)
         run = ProgramRun(
-            number=number, plan=plan, program=ProgramId(f"p{number}"), agent=agent, started_at=at
+            number=number,
+            plan=plan,
+            program=ProgramId(f"p{number}"),
+            agent=agent,
+            started_at=at,
+            tenant=TenantId(tenant) if tenant else _TENANT,
+            model=model,
         )
-        for index, conversation in enumerate(plan.conversations):
+        self.runs.append(run)
+        self.unfinished += 1
+        self._later(at, partial(self._begin, run, copy))
+
+    def _begin(self, run: ProgramRun, copy: str, now: Instant) -> None:
+        """What a program says is kept only while it runs."""
+        for index, conversation in enumerate(run.plan.conversations):
             run.talks[conversation.conversation] = Talk(
                 plan=conversation,
                 run=run,
-                key=ConversationId(f"p{number}/{index}"),
+                key=ConversationId(f"{run.program}/{index}"),
                 prompts=SimPrompts(
                     conversation,
                     copy=copy,
@@ -140,13 +174,23 @@ class Clients:
                     token_error=self._token_error,
                 ),
             )
-        self.runs.append(run)
-        self.unfinished += 1
-        main = run.talks[plan.main.conversation]
+            self._talks[run.talks[conversation.conversation].key] = run.talks[
+                conversation.conversation
+            ]
+        main = run.talks[run.plan.main.conversation]
         main.is_begun = True
-        self._later(at, partial(self._call, main))
+        self._call(main, now)
 
-    def generation(self, call: CallState) -> Generation:
+    def prefix_of(self, conversation: ConversationId) -> tuple[RunChain, int] | None:
+        """All of a conversation so far, prompt and answer of its latest call; None before one."""
+        talk = self._talks.get(conversation)
+        if talk is None or not talk.next_call:
+            return None
+        planned = talk.plan.calls[talk.next_call - 1]
+        tokens = planned.prompt_tokens + planned.output_tokens
+        return talk.prompts.chain(talk.next_call - 1), tokens
+
+    def generation(self, call: CallState, *, priority: int = 0) -> Generation:
         """What the engine is asked."""
         planned = self._planned(call)
         return Generation(
@@ -154,6 +198,7 @@ class Clients:
             chain=call.talk.prompts.chain(call.index),
             prompt_tokens=planned.prompt_tokens,
             output_tokens=planned.output_tokens,
+            priority=priority,
         )
 
     def finished(self, call: CallState, *, usage: Usage) -> StepFinished:
@@ -180,6 +225,51 @@ class Clients:
             ToolCall(call_id=_call_id(call.talk, call.index, number), tool=ToolName(tool))
             for number, tool in enumerate(tools)
         )
+
+    # What only an oracle may ask.
+
+    def foresee(self, call: CallState, *, now: Instant) -> None:
+        """Fix the end of the pause that an answer begins, before anyone decides on it."""
+        talk, plan = call.talk, call.talk.plan
+        waits = any(
+            child.joins and child.parent == plan.conversation and child.parent_call == call.index
+            for child in talk.run.plan.children
+        )
+        if not waits and call.index + 1 < len(plan.calls):
+            talk.returns_at = after(now, seconds(self._planned(call).pause_s))
+
+    def returns_at(self, conversation: ConversationId) -> Instant | None:
+        """When a paused conversation calls again, where that is certain."""
+        talk = self._talks.get(conversation)
+        return talk.returns_at if talk is not None else None
+
+    def steps_left(self, program: ProgramId) -> int | None:
+        """Calls that a running program has not sent yet."""
+        run = self.runs[int(program[1:])]
+        if not run.talks:
+            return None
+        return sum(len(talk.plan.calls) - talk.next_call for talk in run.talks.values())
+
+    def work_left_s(self, program: ProgramId) -> float | None:
+        """Seconds that all calls which are not answered yet take alone, prefixes cached."""
+        run = self.runs[int(program[1:])]
+        if self._cost is None:
+            return None
+        return sum(
+            self._tail_s(talk.plan, talk.next_call - bool(talk.returns_at is None))
+            for talk in run.talks.values()
+        )
+
+    def _tail_s(self, plan: PlannedConversation, first: int) -> float:
+        known = self._tails.get(plan.conversation)
+        if known is None:
+            assert self._cost is not None
+            known = [0.0]
+            for call in reversed(plan.calls):
+                known.append(known[-1] + call_s(call, self._cost))
+            known.reverse()
+            self._tails[plan.conversation] = known
+        return known[max(0, first)]
 
     def answered(self, call: CallState, *, now: Instant) -> None:
         """The client has its answer: its tools begin to run, and sub-agents with them."""
@@ -223,8 +313,12 @@ class Clients:
         if all(talk.is_over for talk in run.talks.values() if talk.is_begun):
             run.ended_at = now
             self.unfinished -= 1
+            for over in run.talks.values():
+                del self._talks[over.key]
+            run.talks = {}
 
     def _call(self, talk: Talk, now: Instant) -> None:
+        talk.returns_at = None
         call = CallState(step=self._mint(), talk=talk, index=talk.next_call, sent_at=now)
         talk.next_call += 1
         self._send(call, self._arrival(call), now)
@@ -251,13 +345,14 @@ class Clients:
             step=call.step,
             program=run.program,
             conversation=talk.key,
-            tenant=_TENANT,
+            tenant=run.tenant,
             prompt_tokens=talk.prompts.prompt_tokens(call.index),
             prefixes=talk.prompts.prefixes(call.index),
             step_class=StepClass.STEP if talk.is_main else StepClass.SUBAGENT,
             lineage=_lineage(talk, call.index),
             parent_conversation=parent,
             answers=tuple(answers),
+            model=run.model,
             agent=run.agent,
             is_last=self._endings is Endings.DECLARED and self._is_last(call),
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from agentsched.model import (
     Capabilities,
     EngineId,
@@ -10,23 +13,47 @@ from agentsched.model import (
     Instant,
     Nanos,
 )
+from agentsched_bench.engine.cache import PagedCache
 from agentsched_bench.engine.model import EngineModel
-from agentsched_bench.engine.requests import EngineConfig, Generation, Refusal, StepOutcome
+from agentsched_bench.engine.requests import (
+    EngineConfig,
+    Generation,
+    Refusal,
+    Scheduling,
+    StepOutcome,
+)
+from agentsched_bench.oracles.belady import BeladyCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTraits:
+    """What an engine does beside generating: keep prefixes on request (our plugin), warm them up
+    by a request of one token; and which models it serves (none named: all). `is_clairvoyant`: its
+    cache knows when conversations come back, as no cache does."""
+
+    is_clairvoyant: bool = False
+    pins: bool = False
+    warm: bool = False
+    models: tuple[str, ...] = ()
 
 
 class SimEngine:
     """One engine: its model, and how far in time that has come."""
 
-    def __init__(self, engine: EngineId, config: EngineConfig) -> None:
+    def __init__(
+        self, engine: EngineId, config: EngineConfig, *, traits: EngineTraits | None = None
+    ) -> None:
         self.engine = engine
         self.config = config
-        self.model = EngineModel(config)
+        self.traits = traits or EngineTraits()
+        self.model = self._fresh()
         #: The model's state is that of this instant; a step that began before may end after it.
         self.at = Instant(0)
         #: Number of its latest entry in the agenda; older ones are stale.
         self.wake = 0
         self.is_lost = False
         self._busy_before = 0
+        self._slowness = 1.0
 
     @property
     def busy_ns(self) -> int:
@@ -46,7 +73,10 @@ class SimEngine:
             capabilities=Capabilities(
                 prefix_cache=True,
                 cached_tokens=True,
-                warm=False,
+                priority=self.config.scheduling is Scheduling.PRIORITY,
+                pins=self.traits.pins,
+                warm=self.traits.warm,
+                models=self.traits.models,
                 block_size=self.config.block_size,
                 kv_tokens=tokens,
                 running_max=self.config.max_num_seqs,
@@ -81,6 +111,30 @@ class SimEngine:
         """It dies: everything in it is gone. The ids of what it was doing."""
         live = self.model.live()
         self._busy_before = self.busy_ns
-        self.model = EngineModel(self.config)
+        self.model = self._fresh()
+        self.slow(1.0)
         self.is_lost = True
         return live
+
+    def claim(self, conversation: str, hashes: Sequence[int], *, at: Instant | None) -> None:
+        """Where the cache is clairvoyant: when this conversation comes back."""
+        if isinstance(self.model.cache, BeladyCache):
+            self.model.cache.claim(conversation, hashes, needed_at=at)
+
+    def unclaim(self, conversation: str) -> None:
+        """Where the cache is clairvoyant: it is back."""
+        if isinstance(self.model.cache, BeladyCache):
+            self.model.cache.unclaim(conversation)
+
+    def _fresh(self) -> EngineModel:
+        cache_type = BeladyCache if self.traits.is_clairvoyant else PagedCache
+        return EngineModel(self.config, cache_type=cache_type)
+
+    def slow(self, factor: float) -> None:
+        """Steps take `factor` times as long as until now."""
+        self._slowness *= factor
+        # Two slowdowns that end give the very numbers that were there before them.
+        if abs(self._slowness - 1.0) < 1e-9:
+            self._slowness = 1.0
+        cost = self.config.cost
+        self.model.use_cost(cost if self._slowness == 1.0 else cost.slower(self._slowness))

@@ -1,5 +1,8 @@
 """SimHost: the scheduler's host in virtual time. It performs commands on modelled engines.
 
+Engines may differ, die and come back, or be slow for a while; what the proxy is told may be late,
+lost or told twice; and the proxy itself may be started anew (`agentsched_bench.sim.faults`).
+
 One agenda holds everything that is going to happen. An engine is advanced only up to the next thing
 on it, so nothing ever reaches an engine in its past; while an engine merely decodes, it is left
 alone until something can start or end.
@@ -8,6 +11,7 @@ alone until something can start or end.
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +36,7 @@ from agentsched.model import (
     Reject,
     StepArrived,
     StepFailed,
+    StepFinished,
     StepId,
     StepStarted,
     TimerFired,
@@ -40,9 +45,16 @@ from agentsched.model import (
     after,
     between,
 )
-from agentsched_bench.engine.requests import EngineConfig, Finished, Refusal, StepOutcome
+from agentsched_bench.engine.requests import (
+    EngineConfig,
+    Finished,
+    Generation,
+    Refusal,
+    StepOutcome,
+)
 from agentsched_bench.sim.clients import CallState, Clients, Endings, ProgramRun
-from agentsched_bench.sim.engines import SimEngine
+from agentsched_bench.sim.engines import EngineTraits, SimEngine
+from agentsched_bench.sim.faults import NO_FAULTS, Faults, Outage, Restart, Slowdown
 from agentsched_bench.workload.shape import PlannedProgram
 
 
@@ -54,15 +66,8 @@ class Start:
     at: Instant
     agent: str = ""
     copy: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outage:
-    """An engine dies and is back, empty, after a while."""
-
-    engine: int
-    at: Instant
-    back_at: Instant
+    tenant: str = ""
+    model: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,8 +83,13 @@ class Tally:
     #: Prompt tokens that were computed though an earlier call of the conversation had done so.
     again_tokens: int = 0
     forced: int = 0
-    first_token_waits: list[Nanos] = field(default_factory=list)
-    held: list[Nanos] = field(default_factory=list)
+    #: Steps of the proxy's past lives that were lost with it.
+    lost: int = 0
+    pins: int = 0
+    warmed_tokens: int = 0
+    #: Nanoseconds, one for each call.
+    first_token_waits: array[int] = field(default_factory=lambda: array("q"))
+    held: array[int] = field(default_factory=lambda: array("q"))
 
 
 Deed = Callable[[Instant], None]
@@ -97,8 +107,21 @@ class SimHost:
         token_error: float = 0.0,
         streams: bool = True,
         on_turn: Callable[[JournalEntry], None] | None = None,
+        traits: Sequence[EngineTraits] = (),
+        renew: Callable[[], Scheduler] | None = None,
     ) -> None:
+        """Take a fresh scheduler; `renew` makes the one that serves after a restart.
+
+        Engines have blocks of one size. `traits`, where given, are one for each engine.
+        """
+        assert len({config.block_size for config in engines}) == 1
         self._scheduler = scheduler
+        self._renew = renew
+        self._faults = NO_FAULTS
+        #: The proxy is down; clients cannot connect.
+        self._is_down = False
+        #: How often it was started anew: what an earlier life was told does not reach this one.
+        self._life = 0
         self._on_turn = on_turn
         self._streams = streams
         self._agenda: list[tuple[Instant, int, Deed]] = []
@@ -106,32 +129,53 @@ class SimHost:
         self._timer: Instant | None = None
         self.now = Instant(0)
         self.engines = {
-            EngineId(f"e{number:03d}"): SimEngine(EngineId(f"e{number:03d}"), config)
+            EngineId(f"e{number:03d}"): SimEngine(
+                EngineId(f"e{number:03d}"),
+                config,
+                traits=traits[number] if traits else EngineTraits(),
+            )
             for number, config in enumerate(engines)
         }
         #: When calls reach an engine that are on their way to it.
         self._inbound: dict[EngineId, deque[Instant]] = {key: deque() for key in self.engines}
         self._in_flight: dict[StepId, tuple[CallState, EngineId | None]] = {}
+        self.block_size = engines[0].block_size
         self.clients = Clients(
-            block_size=engines[0].block_size,
+            block_size=self.block_size,
             later=self._later,
             send=self._send,
             endings=endings,
             token_error=token_error,
+            cost=engines[0].cost,
         )
         self.tally = Tally()
 
-    def run(self, starts: Sequence[Start], *, outages: Sequence[Outage] = ()) -> list[ProgramRun]:
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler that serves now."""
+        return self._scheduler
+
+    def run(
+        self,
+        starts: Sequence[Start],
+        *,
+        outages: Sequence[Outage] = (),
+        faults: Faults = NO_FAULTS,
+    ) -> list[ProgramRun]:
         """Play everything to its end."""
+        self._faults = faults
         for engine in self.engines.values():
             self._feed(engine.report())
         for start in starts:
-            self.clients.start(start.plan, agent=start.agent, copy=start.copy, at=start.at)
-        keys = list(self.engines)
-        for outage in outages:
-            engine = self.engines[keys[outage.engine]]
-            self._later(outage.at, partial(self._lose, engine))
-            self._later(outage.back_at, partial(self._return, engine))
+            self.clients.start(
+                start.plan,
+                agent=start.agent,
+                copy=start.copy,
+                at=start.at,
+                tenant=start.tenant,
+                model=start.model,
+            )
+        self._plan_faults([*outages, *faults.outages, *faults.slowdowns, *faults.restarts])
         agenda = self._agenda
         # What the scheduler might still do about programs that are over is of no interest.
         while agenda and self.clients.unfinished:
@@ -140,6 +184,25 @@ class SimHost:
             deed(self.now)
         return self.clients.runs
 
+    def _plan_faults(self, faults: Sequence[Outage | Slowdown | Restart]) -> None:
+        engines = list(self.engines.values())
+        for fault in faults:
+            match fault:
+                case Outage():
+                    self._later(fault.at, partial(self._lose, engines[fault.engine]))
+                    self._later(fault.back_at, partial(self._return, engines[fault.engine]))
+                case Slowdown():
+                    slow = partial(self._slow, engines[fault.engine], fault.factor)
+                    self._later(fault.at, slow)
+                    well = partial(self._slow, engines[fault.engine], 1 / fault.factor)
+                    self._later(fault.until, well)
+                case Restart():
+                    assert self._renew is not None, "a restart needs a way to make a scheduler"
+                    self._later(fault.at, self._go_down)
+                    self._later(fault.back_at, self._come_back)
+                case _:
+                    assert_never(fault)
+
     def _later(self, at: Instant, deed: Deed) -> None:
         self._number += 1
         heapq.heappush(self._agenda, (at, self._number, deed))
@@ -147,6 +210,8 @@ class SimHost:
     # The scheduler.
 
     def _feed(self, event: Event) -> None:
+        if self._is_down:
+            return
         commands = self._scheduler.handle(event, now=self.now)
         if self._on_turn is not None:
             assert self._scheduler.latest is not None
@@ -182,16 +247,59 @@ class SimHost:
             case Cancel():
                 self._cancel(command.step)
             case Pin() | Prefetch():
-                answer = HintAnswered(pin=command.pin, outcome=HintOutcome.UNSUPPORTED)
-                self._later(self.now, lambda now: self._feed(answer))
+                self._hint(command)
             case Unpin():
-                pass
+                self.engines[command.engine].model.unpin(command.pin)
             case _:
                 assert_never(command)
+
+    def _hint(self, command: Pin | Prefetch) -> None:
+        """Retain or warm on an engine that can; the answer comes as an event of its own."""
+        engine = self.engines[command.engine]
+        asked = self.clients.prefix_of(command.conversation)
+        outcome = HintOutcome.UNSUPPORTED
+        if asked is not None and not engine.is_lost:
+            chain, tokens = asked
+            if isinstance(command, Pin) and engine.traits.pins:
+                kept = engine.model.pin(
+                    command.pin,
+                    chain.hashes(tokens // chain.block_size),
+                    tokens=tokens,
+                    value=command.value,
+                )
+                outcome = HintOutcome.ACCEPTED if kept else HintOutcome.REFUSED
+                self.tally.pins += kept > 0
+                # A lease: it ends by itself, also when nobody is there to end it.
+                self._later(command.expires_at, lambda now: self._end_lease(engine, command.pin))
+            elif isinstance(command, Prefetch) and engine.traits.warm:
+                outcome = HintOutcome.ACCEPTED
+                warm = Generation(
+                    id=command.pin, chain=chain, prompt_tokens=tokens - 1, output_tokens=1
+                )
+                at = after(self.now, engine.request_ns)
+                self._inbound[engine.engine].append(at)
+                self._later(at, lambda now: self._deliver_warm(engine, warm, now=now))
+        answer = HintAnswered(pin=command.pin, outcome=outcome)
+        self._later(self.now, lambda now: self._feed(answer))
+
+    def _end_lease(self, engine: SimEngine, pin: str) -> None:
+        engine.model.unpin(pin)
+
+    def _deliver_warm(self, engine: SimEngine, warm: Generation, *, now: Instant) -> None:
+        self._inbound[engine.engine].popleft()
+        if engine.is_lost:
+            return
+        self._advance(engine, until=now)
+        if engine.add(warm, now=now) is None:
+            self.tally.warmed_tokens += warm.prompt_tokens
+        self._watch(engine)
 
     def _send(self, call: CallState, event: StepArrived, now: Instant) -> None:
         if call.tries == 1:
             self.tally.calls += 1
+        if self._is_down:
+            self.clients.turned_away(call, wait=None, now=now)
+            return
         self._in_flight[call.step] = (call, None)
         self._feed(event)
 
@@ -205,10 +313,10 @@ class SimHost:
         engine = self.engines[command.engine]
         at = after(self.now, engine.request_ns)
         self._inbound[engine.engine].append(at)
-        step = command.step
-        self._later(at, lambda now: self._deliver(engine, step, now=now))
+        step, priority = command.step, command.priority
+        self._later(at, lambda now: self._deliver(engine, step, now=now, priority=priority))
 
-    def _deliver(self, engine: SimEngine, step: StepId, *, now: Instant) -> None:
+    def _deliver(self, engine: SimEngine, step: StepId, *, now: Instant, priority: int = 0) -> None:
         self._inbound[engine.engine].popleft()
         found = self._in_flight.get(step)
         if found is None or found[1] != engine.engine:
@@ -217,7 +325,8 @@ class SimHost:
             self._fail(step, reason="connection refused")
             return
         self._advance(engine, until=now)
-        refusal = engine.add(self.clients.generation(found[0]), now=now)
+        engine.unclaim(found[0].talk.key)
+        refusal = engine.add(self.clients.generation(found[0], priority=priority), now=now)
         if refusal is Refusal.QUEUE_FULL:
             self._fail(step, reason=str(refusal))
             return
@@ -269,25 +378,49 @@ class SimHost:
         self.tally.first_token_waits.append(waited)
         run = call.talk.run
         run.first_token_wait_max = max(run.first_token_wait_max, waited)
-        if self._streams:
-            self._feed(StepStarted(step=call.step))
+        if self._streams and not self._faults.strikes("lost", call.step, self._faults.lost):
+            self._tell(StepStarted(step=call.step))
 
     def _finish(self, call: CallState, finished: Finished, *, now: Instant) -> None:
-        del self._in_flight[call.step]
+        _, key = self._in_flight.pop(call.step)
+        assert key is not None
         tally = self.tally
         tally.prompt_tokens += finished.prompt_tokens
         tally.cached_tokens += finished.cached_tokens
         tally.output_tokens += finished.output_tokens
         seen = call.talk.prompts.seen_tokens(call.index)
-        size = next(iter(self.engines.values())).config.block_size
+        size = self.block_size
         tally.again_tokens += max(0, seen // size * size - finished.cached_tokens)
         usage = Usage(
             prompt_tokens=finished.prompt_tokens,
             cached_tokens=finished.cached_tokens,
             output_tokens=finished.output_tokens,
         )
-        self._feed(self.clients.finished(call, usage=usage))
+        self.clients.foresee(call, now=now)
+        self._tell(self.clients.finished(call, usage=usage))
         self.clients.answered(call, now=now)
+        engine = self.engines[key]
+        asked = self.clients.prefix_of(call.talk.key) if engine.traits.is_clairvoyant else None
+        if asked is not None:
+            hashes = asked[0].hashes(asked[1] // self.block_size)
+            engine.claim(call.talk.key, hashes, at=self.clients.returns_at(call.talk.key))
+
+    def _tell(self, event: StepStarted | StepFinished) -> None:
+        """Let the proxy know what came of a step, now or late, once or twice."""
+        faults = self._faults
+        key = f"{type(event).__name__}/{event.step}"
+        times = 1 + faults.strikes("twice", key, faults.twice)
+        life = self._life
+
+        def tell(now: Instant) -> None:
+            if life == self._life:
+                self._feed(event)
+
+        for number in range(times):
+            if faults.strikes("late", f"{key}/{number}", faults.late):
+                self._later(after(self.now, faults.delay(f"{key}/{number}")), tell)
+            else:
+                self._feed(event)
 
     def _cancel(self, step: StepId) -> None:
         call, key = self._in_flight.pop(step)
@@ -316,6 +449,31 @@ class SimHost:
         for step, (_, key) in list(self._in_flight.items()):
             if key == engine.engine and step in self._in_flight:
                 self._fail(step, reason="connection reset")
+
+    def _slow(self, engine: SimEngine, factor: float, now: Instant) -> None:
+        engine.slow(factor)
+
+    def _go_down(self, now: Instant) -> None:
+        """The proxy dies: all connections break, on both sides."""
+        for step, (call, key) in list(self._in_flight.items()):
+            if key is not None and not self.engines[key].is_lost:
+                self.engines[key].model.abort(step)
+                self._watch(self.engines[key])
+            self.tally.lost += 1
+            call.started_at = None
+            del self._in_flight[step]
+            self.clients.turned_away(call, wait=None, now=now)
+        self._is_down = True
+        self._life += 1
+
+    def _come_back(self, now: Instant) -> None:
+        assert self._renew is not None
+        self._scheduler = self._renew()
+        self._is_down = False
+        self._timer = None
+        for engine in self.engines.values():
+            if not engine.is_lost:
+                self._feed(engine.report())
 
     def _return(self, engine: SimEngine, now: Instant) -> None:
         engine.is_lost = False

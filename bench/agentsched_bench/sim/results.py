@@ -18,6 +18,14 @@ from agentsched_bench.workload.statistics import Spread, spread
 SCHEMA: Final = "agentsched.simulation/1"
 
 
+class TenantRow(msgspec.Struct, kw_only=True):
+    """One tenant's programs."""
+
+    programs: int
+    jct_mean_s: float
+    slowdown: Spread
+
+
 class SimRow(msgspec.Struct, kw_only=True):
     """One arm under one seed.
 
@@ -43,6 +51,13 @@ class SimRow(msgspec.Struct, kw_only=True):
     makespan_s: float
     forced: int
     rejected: int
+    #: Of programs under the oracle's lower bound, of the least time for all, and of tokens computed
+    #: against those that had to be (`agentsched_bench.oracles.bound`); 1 cannot be beaten.
+    jct_of_bound: float = 0.0
+    makespan_of_bound: float = 0.0
+    computed_of_bound: float = 0.0
+    #: By tenant, where there are several: programs, mean completion time, slowdown.
+    tenants: dict[str, TenantRow] = {}
 
 
 class SimSummary(msgspec.Struct, kw_only=True):
@@ -61,6 +76,8 @@ class SimSummary(msgspec.Struct, kw_only=True):
     busy_share: float
     forced: float
     failed: int
+    jct_of_bound: float = 0.0
+    computed_of_bound: float = 0.0
 
 
 class SimResult(msgspec.Struct, kw_only=True):
@@ -81,11 +98,15 @@ def row_of(arm: str, seed: int, outcome: Outcome, *, alone_s: Mapping[str, float
     done = [run for run in outcome.runs if run.ended_at is not None and not run.is_failed]
     jct: list[float] = []
     slow: list[float] = []
+    tenants: dict[str, list[tuple[float, float]]] = {}
     for run in done:
         assert run.ended_at is not None
         jct.append(in_seconds(between(run.started_at, run.ended_at)))
         slow.append(jct[-1] / alone_s[run.plan.program])
+        tenants.setdefault(run.tenant, []).append((jct[-1], slow[-1]))
     tally = outcome.tally
+    bound = outcome.bound
+    least = sum(bound.programs_s[run.plan.program] for run in done)
     return SimRow(
         arm=arm,
         seed=seed,
@@ -104,6 +125,19 @@ def row_of(arm: str, seed: int, outcome: Outcome, *, alone_s: Mapping[str, float
         makespan_s=in_seconds(outcome.makespan_ns),
         forced=tally.forced,
         rejected=tally.rejected,
+        jct_of_bound=sum(jct) / max(1e-9, least),
+        makespan_of_bound=in_seconds(outcome.makespan_ns) / max(1e-9, bound.makespan_s),
+        computed_of_bound=(tally.prompt_tokens - tally.cached_tokens)
+        / max(1, bound.computed_tokens),
+        tenants={
+            tenant: TenantRow(
+                programs=len(rows),
+                jct_mean_s=_mean(row[0] for row in rows),
+                slowdown=spread(row[1] for row in rows),
+            )
+            for tenant, rows in sorted(tenants.items())
+            if len(tenants) > 1
+        },
     )
 
 
@@ -132,6 +166,8 @@ def _summary(arm: str, rows: Sequence[SimRow]) -> SimSummary:
         busy_share=_mean(row.busy_share for row in rows),
         forced=_mean(row.forced for row in rows),
         failed=sum(row.failed for row in rows),
+        jct_of_bound=_mean(row.jct_of_bound for row in rows),
+        computed_of_bound=_mean(row.computed_of_bound for row in rows),
     )
 
 
@@ -140,8 +176,8 @@ def _mean(values: Iterable[float]) -> float:
     return sum(known) / len(known)
 
 
-def _seconds(spans: Iterable[Nanos]) -> Spread:
-    return spread(in_seconds(span) for span in spans)
+def _seconds(spans: Iterable[int]) -> Spread:
+    return spread(in_seconds(Nanos(span)) for span in spans)
 
 
 def print_simulation(result: SimResult, *, console: Console) -> None:
@@ -151,7 +187,7 @@ def print_simulation(result: SimResult, *, console: Console) -> None:
     table.add_column("arm", overflow="fold", min_width=12)
     # Short enough for a terminal of 80 columns.
     columns: tuple[str, ...] = ("JCT s", "p50", "p95", "slow p95", "wait s", "cached")
-    columns = (*columns, "again k", "busy", "forced")
+    columns = (*columns, "x bound", "x comp", "busy", "forced")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for arm in result.summary:
@@ -163,14 +199,16 @@ def print_simulation(result: SimResult, *, console: Console) -> None:
             f"{arm.slowdown_p95:.2f}",
             f"{arm.first_token_wait_max_s:.1f}",
             f"{arm.cached_share:.3f}",
-            f"{arm.again_tokens / 1000:,.0f}",
+            f"{arm.jct_of_bound:.2f}",
+            f"{arm.computed_of_bound:.2f}",
             f"{arm.busy_share:.2f}",
             f"{arm.forced:.0f}",
         )
     console.print(table)
     console.print(
-        "slow: over the time alone on an idle engine; wait: longest for a first token; again: "
-        "thousands of tokens\ncomputed again; forced: steps that went at their wait bound only",
+        "slow: over the time alone on an idle engine; wait: longest for a first token; x bound: "
+        "JCT over\nthe least that programs could take; x comp: prompt tokens computed over those "
+        "that had to be;\nforced: steps that went at their wait bound only",
         highlight=False,
     )
     failed = sum(arm.failed for arm in result.summary)

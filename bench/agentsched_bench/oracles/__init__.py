@@ -1,0 +1,1 @@
+"""What a scheduler could do that knew the future: yardsticks, never rivals."""
