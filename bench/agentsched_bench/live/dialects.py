@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from agentsched.proxy.request import Dialect
+from agentsched_bench.workload.trace import RecordedToolCall, ToolDefinition
 
 REPLAYED: Final = (Dialect.CHAT, Dialect.COMPLETIONS, Dialect.RESPONSES, Dialect.MESSAGES)
 PATHS: Final[Mapping[Dialect, str]] = {
@@ -24,39 +25,149 @@ PATHS: Final[Mapping[Dialect, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message of a prompt; `tokens` is what it is counted as."""
+    """One message of a prompt; `tokens` is what it is counted as.
+
+    `tool_calls` are those of an assistant's message; `call_id` is the one that a tool's result
+    (role `tool`) answers.
+    """
 
     role: str
     text: str
     tokens: float = 0.0
+    tool_calls: tuple[RecordedToolCall, ...] = ()
+    call_id: str | None = None
 
 
 def chat_body(
-    dialect: Dialect, prompt: Sequence[Message], *, model: str, output_tokens: int
+    dialect: Dialect,
+    prompt: Sequence[Message],
+    *,
+    model: str,
+    output_tokens: int,
+    tools: Sequence[ToolDefinition] = (),
 ) -> dict[str, object]:
     """A streamed request of exactly `output_tokens` where the dialect can say so.
 
     `/v1/messages` has no way to forbid an early end: there `output_tokens` is an upper bound.
+    `tools` are offered and may not be called: what the model writes is no call that anybody runs.
     """
     common: dict[str, object] = {"model": model, "stream": True, "temperature": 0}
     exact = {"ignore_eos": True, "min_tokens": output_tokens}
+    offered = _offered(dialect, tools)
+    system = "\n".join(m.text for m in prompt if m.role == "system")
     match dialect:
         case Dialect.CHAT:
-            messages = [{"role": m.role, "content": m.text} for m in prompt]
+            messages = [_chat_message(message) for message in prompt]
             usage = {"stream_options": {"include_usage": True}}
-            return common | exact | usage | {"messages": messages, "max_tokens": output_tokens}
+            body = common | exact | usage | offered
+            return body | {"messages": messages, "max_tokens": output_tokens}
         case Dialect.RESPONSES:
-            items = [{"role": m.role, "content": m.text} for m in prompt if m.role != "system"]
-            system = "\n".join(m.text for m in prompt if m.role == "system")
+            items = [item for m in prompt if m.role != "system" for item in _response_items(m)]
             body = common | {"input": items, "max_output_tokens": output_tokens, "store": False}
-            return body | {"ignore_eos": True} | ({"instructions": system} if system else {})
+            body = body | {"ignore_eos": True} | offered
+            return body | ({"instructions": system} if system else {})
         case Dialect.MESSAGES:
-            turns = [{"role": m.role, "content": m.text} for m in prompt if m.role != "system"]
-            system = "\n".join(m.text for m in prompt if m.role == "system")
-            body = common | {"messages": turns, "max_tokens": output_tokens}
+            turns = _anthropic_turns([m for m in prompt if m.role != "system"])
+            body = common | {"messages": turns, "max_tokens": output_tokens} | offered
             return body | ({"system": system} if system else {})
         case _:
             raise AssertionError(f"{dialect} has no messages")
+
+
+def _offered(dialect: Dialect, tools: Sequence[ToolDefinition]) -> dict[str, object]:
+    if not tools:
+        return {}
+    if dialect is Dialect.MESSAGES:
+        found = [
+            {"name": t.name, "description": t.description, "input_schema": _schema(t)}
+            for t in tools
+        ]
+        return {"tools": found, "tool_choice": {"type": "none"}}
+    functions: list[dict[str, object]] = [
+        {"name": t.name, "description": t.description, "parameters": _schema(t)} for t in tools
+    ]
+    if dialect is Dialect.RESPONSES:
+        return {"tools": [{"type": "function"} | f for f in functions], "tool_choice": "none"}
+    wrapped = [{"type": "function", "function": f} for f in functions]
+    return {"tools": wrapped, "tool_choice": "none"}
+
+
+def _schema(tool: ToolDefinition) -> dict[str, object]:
+    return tool.parameters or {"type": "object", "properties": {}}
+
+
+def _chat_message(message: Message) -> dict[str, object]:
+    if message.role == "tool" and message.call_id is not None:
+        return {"role": "tool", "tool_call_id": message.call_id, "content": message.text}
+    role = "user" if message.role == "tool" else message.role
+    if not message.tool_calls:
+        return {"role": role, "content": message.text}
+    calls = [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for call in message.tool_calls
+    ]
+    return {"role": role, "content": message.text, "tool_calls": calls}
+
+
+def _response_items(message: Message) -> list[dict[str, object]]:
+    if message.role == "tool" and message.call_id is not None:
+        output = message.text
+        return [{"type": "function_call_output", "call_id": message.call_id, "output": output}]
+    role = "user" if message.role == "tool" else message.role
+    items: list[dict[str, object]] = [{"role": role, "content": message.text}]
+    items.extend(
+        {
+            "type": "function_call",
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": call.arguments,
+        }
+        for call in message.tool_calls
+    )
+    return items
+
+
+def _anthropic_turns(prompt: Sequence[Message]) -> list[dict[str, object]]:
+    """Turns as Anthropic takes them: results are the user's, and those of one answer together."""
+    turns: list[dict[str, object]] = []
+    results: list[dict[str, object]] | None = None
+    for message in prompt:
+        if message.role == "tool" and message.call_id is not None:
+            block: dict[str, object] = {
+                "type": "tool_result",
+                "tool_use_id": message.call_id,
+                "content": message.text,
+            }
+            if results is None:
+                results = []
+                turns.append({"role": "user", "content": results})
+            results.append(block)
+            continue
+        results = None
+        role = "user" if message.role == "tool" else message.role
+        if not message.tool_calls:
+            turns.append({"role": role, "content": message.text})
+            continue
+        blocks: list[dict[str, object]] = [{"type": "text", "text": message.text}]
+        blocks.extend(
+            {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call)}
+            for call in message.tool_calls
+        )
+        turns.append({"role": role, "content": blocks})
+    return turns
+
+
+def _input(call: RecordedToolCall) -> dict[str, object]:
+    """The arguments as an object; what is none is one argument."""
+    try:
+        found = msgspec.json.decode(call.arguments or "{}")
+    except (msgspec.MsgspecError, UnicodeError):
+        return {"input": call.arguments}
+    return found if isinstance(found, dict) else {"input": found}
 
 
 def completions_body(prompt: Sequence[int], *, model: str, output_tokens: int) -> dict[str, object]:

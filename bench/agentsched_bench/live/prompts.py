@@ -10,6 +10,7 @@ from agentsched.proxy.request import Dialect
 from agentsched_bench.live.calibrate import Calibration
 from agentsched_bench.live.client import Outcome
 from agentsched_bench.live.dialects import Message, chat_body, completions_body
+from agentsched_bench.live.recorded_prompts import RecordedPrompts
 from agentsched_bench.workload.shape import Piece, PlannedCall, PlannedConversation
 from agentsched_bench.workload.text import token_ids, words
 
@@ -31,17 +32,28 @@ class PromptMaker:
     """Makes the prompts of conversations for one run. `salt` separates its content from others'.
 
     With `echoes_whole`, messages hold the whole answers before them, also where the recorded client
-    sent back only a part (because the rest was reasoning, which no client sends back).
+    sent back only a part (because the rest was reasoning, which no client sends back). With
+    `uses_text`, recorded messages are sent where a conversation has them; completions are token ids
+    all the same.
     """
 
     dialect: Dialect
     calibration: Calibration
     salt: str
     echoes_whole: bool = False
+    uses_text: bool = True
 
     def prompts(self, plan: PlannedConversation) -> Prompts:
         if self.dialect is Dialect.COMPLETIONS:
             return TokenPrompts(plan, salt=self.salt)
+        if plan.text is not None and self.uses_text:
+            return RecordedPrompts(
+                plan,
+                plan.text,
+                dialect=self.dialect,
+                calibration=self.calibration,
+                salt=self.salt,
+            )
         return TextPrompts(
             plan,
             dialect=self.dialect,

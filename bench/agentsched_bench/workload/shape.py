@@ -16,7 +16,13 @@ from typing import Final
 
 from agentsched.model import ConfigError
 from agentsched_bench.workload.hashes import HashedPrompt, scaled_prompt
-from agentsched_bench.workload.trace import RecordedProgram, RecordedStep, Recording
+from agentsched_bench.workload.trace import (
+    RecordedMessage,
+    RecordedProgram,
+    RecordedStep,
+    Recording,
+    ToolDefinition,
+)
 
 #: A sub-agent that ended at most this long after its parent went on is taken as waited for:
 #: several sources record whole seconds.
@@ -76,7 +82,8 @@ class PlannedCall:
 
     The prompt is the first `keep_tokens` of the prompt of call `base` (None: a fresh prompt), then
     `echo_tokens` of the answer to `base` (only if all of its prompt was kept), then `pieces`.
-    `pause_s` is the time the tools take after it, without sub-agents that are waited for.
+    `pause_s` is the time the tools take after it, without sub-agents that are waited for. Where
+    texts were recorded, `prompt` are runs of the conversation's messages, and `answer` is one.
     """
 
     base: int | None
@@ -87,6 +94,22 @@ class PlannedCall:
     output_tokens: int
     pause_s: float
     tools: tuple[str, ...] = ()
+    prompt: tuple[tuple[int, int], ...] = ()
+    answer: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedText:
+    """The messages of a conversation as they were recorded, unscaled.
+
+    `shared_stream` names the tokens that stand for what was not recorded and all programs of the
+    kind have in common: the system prompt of some clients.
+    """
+
+    messages: tuple[RecordedMessage, ...]
+    scale_tokens: float
+    shared_stream: str
+    tool_definitions: tuple[ToolDefinition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +119,7 @@ class PlannedConversation:
     A sub-agent starts `start_delay_s` after its parent's call number `parent_call` has ended. If
     `joins`, the parent's next call waits for it, and only then does the rest of the pause begin.
     `system_tokens` is how much of the first prompt is the agent's own (system prompt, tools).
+    `text` is there where every prompt's messages were recorded.
     """
 
     conversation: str
@@ -105,6 +129,7 @@ class PlannedConversation:
     parent_call: int | None = None
     start_delay_s: float = 0.0
     joins: bool = False
+    text: RecordedText | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,6 +380,8 @@ def _plan_conversation(
                 output_tokens=output_tokens,
                 pause_s=options.pause(_gap_s(step, options)),
                 tools=tuple(tool.name for tool in step.tools),
+                prompt=step.prompt or (),
+                answer=step.answer,
             )
         )
     system = recording.tool_tokens, recording.system_tokens
@@ -364,6 +391,18 @@ def _plan_conversation(
         conversation=recording.session_id,
         calls=tuple(calls),
         system_tokens=max(0, options.tokens(system_tokens)),
+        text=_text_of(recording, options),
+    )
+
+
+def _text_of(recording: Recording, options: ShapeOptions) -> RecordedText | None:
+    if not recording.messages or not all(step.prompt for step in recording.steps):
+        return None
+    return RecordedText(
+        messages=recording.messages,
+        scale_tokens=options.scale_tokens,
+        shared_stream=f"shared/{_kind(recording)}",
+        tool_definitions=recording.tool_definitions,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from agentsched_bench.workload.importers.tokens import estimate_tokens
+from agentsched_bench.workload.token_estimate import estimate_tokens
 from agentsched_bench.workload.trace import (
     RecordedMessage,
     RecordedStep,

@@ -45,7 +45,7 @@ from agentsched_bench.workload.importers.loose import (
     as_text,
     first,
 )
-from agentsched_bench.workload.importers.tokens import estimate_tokens
+from agentsched_bench.workload.token_estimate import estimate_tokens
 from agentsched_bench.workload.trace import RecordedToolCall, TraceError
 
 #: Actions by which nothing is asked of a tool.

@@ -42,7 +42,7 @@ from agentsched_bench.workload.importers.loose import (
     as_text,
     first,
 )
-from agentsched_bench.workload.importers.tokens import estimate_tokens
+from agentsched_bench.workload.token_estimate import estimate_tokens
 from agentsched_bench.workload.trace import (
     RecordedMessage,
     RecordedTool,
