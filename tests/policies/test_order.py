@@ -249,3 +249,33 @@ def programs(**ordinals: int) -> tuple[Any, dict[str, Any]]:
 def test_parameters_that_make_no_sense(name: str, params: dict[str, object]) -> None:
     with pytest.raises(PolicyError, match="bad parameters"):
         load("order", name, params)
+
+
+class TestRemainingWork:
+    """Steps left x tokens; a share of 0.36 of the time that is left is worth a factor of 0.6."""
+
+    def build(self, floor: Floors, **more: Any) -> Any:
+        f = floor(order=order("remaining-work"), admit=ONE, **more)
+        f.ask("x", "px", 50, at=0)
+        return f
+
+    def test_a_deadline_makes_work_smaller_as_it_comes_near(self, floor: Floors) -> None:
+        f = self.build(floor)
+        f.ask("a", "pa", 1_000, at=0)
+        f.ask("b", "pb", 1_000, at=0, deadline=Instant(100 * SECOND))
+        f.tick(at=64)
+        assert f.rank("b")[-1] == pytest.approx(0.6 * f.rank("a")[-1])
+
+    def test_a_deadline_that_has_passed_is_no_reason(self, floor: Floors) -> None:
+        f = self.build(floor)
+        f.ask("a", "pa", 1_000, at=0)
+        f.ask("b", "pb", 1_000, at=0, deadline=Instant(10 * SECOND))
+        f.tick(at=11)
+        assert f.rank("b") == f.rank("a")
+
+    def test_work_is_steps_by_tokens_and_shrinks_with_the_wait(self, floor: Floors) -> None:
+        f = self.build(floor, wait_s=100)
+        f.ask("a", "pa", 1_000, at=0)
+        assert f.rank("a")[-1] == pytest.approx(10 * 1_000)
+        f.tick(at=67.5)  # three quarters of 0.9 x 100 s
+        assert f.rank("a")[-1] == pytest.approx(10 * 1_000 * 0.5)

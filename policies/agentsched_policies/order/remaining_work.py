@@ -1,6 +1,10 @@
 """Shortest remaining work first, where work is memory held for steps to come, with ageing.
 
-Key: expected remaining steps x context tokens x sqrt(1 - wait / bound). Among programs that compete
+    work = expected remaining steps x context tokens x sqrt(1 - wait / bound) x sqrt(time left)
+
+`time left` is the share that is left of the time that a declared deadline gives, 1 without one. A
+deadline that has passed is no reason any more: what is lost anyway must not take from those that
+are still in time. Among programs that compete
 for memory this is what minimises mean completion time (SRPT, with memory x time as the work). The
 forecast is the execution graph's; the true count would gain 10 to 20 % over the mean residual life
 of finished programs, which itself beats "most steps done first" by up to 8 %, and that FCFS by 4 %.
@@ -43,7 +47,20 @@ class RemainingWork:
         left = graph.steps_left() if graph is not None else None
         steps_left = _STEPS_LEFT if left is None else max(1.0, left)
         work = steps_left * max(1, step.prompt_tokens) * sqrt(1.0 - waited)
+        work *= sqrt(self._time_left(step, world, now=now))
         return (float(is_background), float(not conversation.is_resident), work)
+
+    def _time_left(self, step: StepView, world: World, *, now: Instant) -> float:
+        """The share of the time to the deadline that is left; 1 when there is none, or none left.
+
+        Not below a hundredth, so that the order among the urgent is still that of their work.
+        """
+        program = world.programs[step.program]
+        deadline = program.deadline if program.deadline is not None else step.deadline
+        if deadline is None or deadline <= now:
+            return 1.0
+        whole = between(program.opened_at, deadline)
+        return max(0.01, between(now, deadline) / whole) if whole > 0 else 1.0
 
     def priority(self, step: StepView, world: World, *, now: Instant) -> int:
         # Whatever is let in is to run now: the order of the waiting is kept here, not there.
