@@ -40,6 +40,9 @@ from agentsched.model import (
     ConfigError,
     Limits,
     Nanos,
+    TenantConfigured,
+    TenantId,
+    TenantLimits,
     in_seconds,
     parse_span,
     seconds,
@@ -342,6 +345,54 @@ LIMIT_NAMES: Final = {
 }
 
 
+class TenantConfig(_Part):
+    """One tenant, as `[tenants.NAME]`. NAME is what the tenant header says, or `key-` and the
+    first twelve digits of the API key's SHA-256. What is left out is as for everybody."""
+
+    weight: float = Field(
+        default=1.0, gt=0, le=1e6, allow_inf_nan=False, description="its share, relative to others"
+    )
+    held_steps_max: _Count | None = Field(
+        default=None, description="of its steps that may be held; else 429"
+    )
+    programs_max: _Count | None = Field(
+        default=None, description="of its programs that may live; a further one: 429"
+    )
+    pins_max: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="retained prefixes"
+    )
+    pinned_tokens_max: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="tokens of those"
+    )
+    warm_max: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="conversations that are kept warm by requests"
+    )
+    priority_min: int = Field(
+        default=0, ge=-(2**31), description="the soonest that its requests may ask for"
+    )
+    priority_max: int = Field(
+        default=2**31 - 1, lt=2**31, description="the latest; what is beyond is the nearer one"
+    )
+    deadline: Span | None = Field(
+        default=None, description="for programs that name no deadline of their own"
+    )
+
+    @model_validator(mode="after")
+    def _priorities_are_a_range(self) -> TenantConfig:
+        if self.priority_min > self.priority_max:
+            raise ValueError("priority_min is at most priority_max")
+        return self
+
+    def configured(self, tenant: str) -> TenantConfigured:
+        """The event that sets this."""
+        given = self.model_dump(exclude={"weight", "deadline"})
+        limits = TenantLimits(**given, deadline_ns=self.deadline)
+        return TenantConfigured(tenant=TenantId(tenant), weight=self.weight, limits=limits)
+
+
+_TenantName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x20-\x7e]+$")]
+
+
 class Config(BaseSettings):
     """The whole configuration of `agentsched serve`."""
 
@@ -363,6 +414,9 @@ class Config(BaseSettings):
         default_factory=dict, description="policies in place of the profile's"
     )
     limits: LimitsConfig = LimitsConfig()
+    tenants: dict[_TenantName, TenantConfig] = Field(
+        default_factory=dict, description="shares and ceilings of tenants"
+    )
     http: HttpConfig = HttpConfig()
     upstream: UpstreamConfig = UpstreamConfig()
     identity: IdentityConfig = IdentityConfig()

@@ -61,6 +61,7 @@ _TABLES: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("[identity]", config.IdentityConfig),
     ("[store]", config.StoreConfig),
     ("[policies.POINT]", config.PolicyChoice),
+    ("[tenants.NAME]", config.TenantConfig),
 )
 _UNITS: Final = (("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000))
 
@@ -73,7 +74,7 @@ def options() -> str:
         lines += [" ".join((part.__doc__ or "").split()), "", "| key | default | meaning |"]
         lines += ["|---|---|---|"]
         for name, field in part.model_fields.items():
-            if name != "policies" and not _is_table(field):
+            if name not in ("policies", "tenants") and not _is_table(field):
                 meaning = (field.description or "").replace("|", "\\|")
                 lines.append(f"| `{name}` | {_default(name, field)} | {meaning}{_choices(field)} |")
         lines.append("")

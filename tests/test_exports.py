@@ -16,11 +16,11 @@ STABLE = {
         AgentschedError CallId Cancel CancelReason Capabilities Choice Command ConfigError ConversationId
         Dispatch EngineDrained EngineError EngineId EngineLoad EngineLost EngineRefused
         EngineReported EngineTimeout EngineUnreachable Event HintAnswered HintOutcome Instant
-        Limits Lineage MILLISECOND MINUTE Nanos Pin PinId PolicyError Prefetch Prefix PrefixId
-        ProgramClosed ProgramId ProgramOpened Reconfigured Reject RejectReason SECOND StepArrived
+        Limits Lineage MILLISECOND MINUTE Nanos PeerReported Pin PinId PolicyError Prefetch Prefix PrefixId
+        ProgramClosed ProgramId ProgramOpened Reconfigured Reject RejectReason SECOND ServedElsewhere StepArrived
         StepCancelled StepClass StepFailed StepFinished StepId StepStarted StepState
         TenantConfigured TenantId TenantLimits TimerFired ToolCall ToolFinished ToolName ToolStarted Unpin
-        UnpinReason Usage WireError after between in_seconds parse_span seconds
+        UnpinReason Usage WireError WorkflowDeclared after between in_seconds parse_span seconds
     """,
     "agentsched.policy": """
         Admission AdmitPolicy Admitted Choice ConversationView EngineView GraphView Held

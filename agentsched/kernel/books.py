@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from agentsched.kernel.charging import start_keeping, stop_keeping
+from agentsched.kernel.pace import Pace
 from agentsched.kernel.pins import PinLedger
 from agentsched.kernel.places import LeftPlaces
 from agentsched.kernel.ready import ReadySteps
@@ -72,6 +73,7 @@ class Books:
         )
         #: What lies in each engine's cache, as far as we know.
         self.residency = Residency()
+        self.pace = Pace()
         #: Conversations of all live programs; an id belongs to one program.
         self.conversations: dict[ConversationId, ConversationRecord] = {}
         #: Programs that go when their last active step ends.
@@ -155,14 +157,23 @@ class Books:
     ) -> ProgramRecord:
         """The program's record; made if it is new, touched if it is known.
 
-        A program stays its first tenant's. Room for a new one is made beforehand (`idlest`).
+        A program stays its first tenant's, a child is its parent's tenant's. Room for a new one is
+        made beforehand (`idlest`).
         """
         record = self._programs.get(program)
         if record is None:
+            elder = self._programs.get(parent) if parent is not None else None
+            if elder is not None:
+                # A child does its parent's work: for the same tenant, by the same deadline, and
+                # with the same place in the order of arrival.
+                tenant = elder.tenant
+                deadline = deadline if deadline is not None else elder.deadline
+            if deadline is None:
+                deadline = self.shares.deadline(tenant, now=now)
             record = ProgramRecord(
                 program=program,
                 tenant=tenant,
-                ordinal=self.programs_opened,
+                ordinal=self.programs_opened if elder is None else elder.ordinal,
                 opened_at=now,
                 last_at=now,
                 parent=parent,

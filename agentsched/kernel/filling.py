@@ -206,6 +206,7 @@ class Filler:
         step.held_for = ""
         books.settle(step, engine, now=now)
         charge_sent(books.shares, step)
+        books.pace.sent(is_backlogged=len(books.ready) > 0, now=now)
         engine.take(step)
         return [command]
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol, cast
 
 from agentsched.kernel.books import Books
 from agentsched.kernel.briefing import briefing
+from agentsched.kernel.doors import may_pin, may_warm
 from agentsched.kernel.records import EngineRecord, Pause, StepRecord
 from agentsched.kernel.turns import take_turns
 from agentsched.model import Command, Event, Instant, Nanos, TenantId
@@ -195,6 +196,8 @@ class GuardedPolicies:
     def retain(self, pause: Pause, *, now: Instant) -> Retention | None:
         """What the pin policy wants kept; nothing when it fails."""
         try:
+            if not may_pin(pause, self._books):
+                return None
             retention = self._set.pin.retain(pause, self._books, now=now)
             if retention is not None:
                 _int64(retention.ttl)
@@ -207,6 +210,8 @@ class GuardedPolicies:
     def warm_at(self, pause: Pause, *, now: Instant) -> Instant | None:
         """When the prefetch policy wants a warm-up; never when it fails."""
         try:
+            if not may_warm(pause, self._books):
+                return None
             at = self._set.prefetch.warm_at(pause, self._books, now=now)
             return None if at is None else Instant(_int64(at))
         except Exception as error:

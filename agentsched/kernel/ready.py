@@ -84,8 +84,10 @@ class ReadySteps:
         return min(overtaken, key=lambda s: (s.arrived_at, s.step), default=None)
 
     def in_order(self, rank: Callable[[StepRecord], SortKey]) -> list[StepRecord]:
-        """All waiting steps by `rank`, ties by arrival and then by id: a total order."""
-        return sorted(self._steps.values(), key=lambda s: (rank(s), s.arrived_at, s.step))
+        """All waiting steps by priority, then `rank`, arrival and id: a total order."""
+        return sorted(
+            self._steps.values(), key=lambda s: (s.priority, rank(s), s.arrived_at, s.step)
+        )
 
     def count_bypasses(self, dispatched: StepRecord, engine: EngineRecord) -> None:
         """`dispatched` goes to `engine` now: count it for each older step that could go there."""

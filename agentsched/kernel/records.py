@@ -36,6 +36,10 @@ class StepRecord:
     arrived_at: Instant
     #: When it began to wait: arrival, or the failure that put it back.
     waiting_since: Instant
+    #: What it asked for, as far as its tenant may.
+    priority: int = 0
+    #: Its program's.
+    deadline: Instant | None = None
     state: StepState = StepState.WAITING
     bypassed: int = 0
     attempts: int = 0
@@ -87,14 +91,6 @@ class StepRecord:
     @property
     def model(self) -> str:
         return self.arrived.model
-
-    @property
-    def priority(self) -> int:
-        return self.arrived.priority
-
-    @property
-    def deadline(self) -> Instant | None:
-        return self.arrived.deadline
 
     @property
     def output_tokens_expected(self) -> int | None:

@@ -14,6 +14,7 @@ from typing import assert_never
 
 from agentsched.kernel.books import Books, GraphBuilder
 from agentsched.kernel.charging import charge_unfinished, take_back
+from agentsched.kernel.doors import refusal, turn_away
 from agentsched.kernel.filling import Filler
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.journal import JournalEntry
@@ -35,7 +36,6 @@ from agentsched.model import (
     Instant,
     Limits,
     Lineage,
-    Nanos,
     PolicyError,
     ProgramClosed,
     ProgramId,
@@ -57,7 +57,6 @@ from agentsched.model import (
     ToolStarted,
     UnpinReason,
     between,
-    seconds,
 )
 from agentsched.policy import PolicySet, World
 
@@ -262,7 +261,9 @@ class Scheduler:
             case HintAnswered():
                 return self._retention.answer(event, now=now)
             case TenantConfigured():
-                is_set = self._books.shares.configure(event.tenant, weight=event.weight, now=now)
+                is_set = self._books.shares.configure(
+                    event.tenant, weight=event.weight, limits=event.limits, now=now
+                )
                 self._ignored += not is_set
             case Reconfigured():
                 self._reconfigure(event, now=now)
@@ -336,6 +337,8 @@ class Scheduler:
             arrived_at=arrived_at,
             waiting_since=now,
             bypassed=bypassed,
+            priority=books.tenant(program.tenant).limits.priority(event.priority),
+            deadline=program.deadline,
         )
         books.begin_step(record, program, now=now)
         if event.is_last:
@@ -344,15 +347,12 @@ class Scheduler:
 
     def _let_in(self, event: StepArrived) -> list[Command] | Reject:
         """Make room for a step that arrives, or say why there is none."""
-        books = self._books
-        if len(books.ready) >= books.limits.ready_steps_max:
-            return _turn_away(event, RejectReason.QUEUE_FULL, "the queue is full")
-        owner = books.conversations.get(event.conversation)
-        if owner is not None and owner.program != event.program:
-            return _turn_away(event, RejectReason.REFUSED, "another program's conversation")
+        no = refusal(event, self._books)
+        if no is not None:
+            return no
         commands = self._make_room(event.program)
         if commands is None:
-            return _turn_away(event, RejectReason.PROGRAMS_FULL, "every program is busy")
+            return turn_away(event, RejectReason.PROGRAMS_FULL, "every program is busy")
         return commands
 
     def _start(self, event: StepStarted, *, now: Instant) -> list[Command]:
@@ -410,7 +410,7 @@ class Scheduler:
         if step.attempts > self._books.limits.retries_max:
             self._books.end_step(step, now=now)
             detail = f"tried {step.attempts} times"
-            return [_turn_away(step.arrived, RejectReason.ENGINE_FAILED, detail)]
+            return [turn_away(step.arrived, RejectReason.ENGINE_FAILED, detail)]
         self._retried += 1
         step.state = StepState.WAITING
         step.waiting_since = now
@@ -561,10 +561,6 @@ class Scheduler:
             if record is not None:
                 packed = packed or pack(entry)
                 record.story.append(packed)
-
-
-def _turn_away(event: StepArrived, reason: RejectReason, detail: str) -> Reject:
-    return Reject(step=event.step, reason=reason, retry_after=Nanos(seconds(2)), detail=detail)
 
 
 def _program_of(event: Event, books: Books) -> ProgramId | None:

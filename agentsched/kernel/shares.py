@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Final
 
-from agentsched.model import SECOND, Instant, ProgramId, TenantId, Usage
+from agentsched.model import (
+    SECOND,
+    Instant,
+    ProgramId,
+    ServedElsewhere,
+    TenantId,
+    TenantLimits,
+    Usage,
+)
 from agentsched.policy import Prices
 
 #: Until a tenant's own mean is known.
@@ -24,6 +32,7 @@ _OUTPUT_GUESS: Final = 256
 #: Accounts that are looked at to find one that may be forgotten.
 _FORGET_TRIES: Final = 8
 _START: Final = Instant(0)
+NO_LIMITS: Final = TenantLimits()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +42,7 @@ class TenantAccount:
     tenant: TenantId
     weight: float = 1.0
     prices: Prices = field(default_factory=Prices)
+    limits: TenantLimits = NO_LIMITS
     prompt_tokens: int = 0
     uncached_tokens: int = 0
     output_tokens: int = 0
@@ -97,9 +107,9 @@ class ShareLedger:
     def __init__(self, *, tenants_max: int, prices: Prices | None = None) -> None:
         self._tenants_max = tenants_max
         self._prices = prices or Prices()
-        #: Weights other than 1 that an operator set. They outlive the accounts, whose number
-        #: anybody can drive up by making up tenants.
-        self._weights: dict[TenantId, float] = {}
+        #: Weights and limits that an operator set, other than the usual ones. They outlive the
+        #: accounts, whose number anybody can drive up by making up tenants.
+        self._configured: dict[TenantId, tuple[float, TenantLimits]] = {}
         #: Least recently charged first.
         self._accounts: OrderedDict[TenantId, TenantAccount] = OrderedDict()
         #: All and only accounts of tenants that have a step waiting.
@@ -109,21 +119,30 @@ class ShareLedger:
         #: Whether anybody asks whose turn it is; if not, virtual time does not run.
         self._is_active = False
 
-    def configure(self, tenant: TenantId, *, weight: float, now: Instant = _START) -> bool:
-        """Set a tenant's weight; what it was served stays, and so does its virtual service.
+    def configure(
+        self,
+        tenant: TenantId,
+        *,
+        weight: float,
+        limits: TenantLimits | None = None,
+        now: Instant = _START,
+    ) -> bool:
+        """Set a tenant's weight and ceilings; what it was served stays, and its virtual service.
 
         False, and nothing changes, when the weight is not a positive number, or when as many
-        tenants as there may be have weights already.
+        tenants as there may be are configured already.
         """
         if not (weight > 0 and isfinite(weight)):
             return False
-        if weight == 1.0:
-            self._weights.pop(tenant, None)
-        elif tenant in self._weights or len(self._weights) < self._tenants_max:
-            self._weights[tenant] = weight
+        limits = limits if limits is not None else self.view(tenant).limits
+        if weight == 1.0 and limits == NO_LIMITS:
+            self._configured.pop(tenant, None)
+        elif tenant in self._configured or len(self._configured) < self._tenants_max:
+            self._configured[tenant] = (weight, limits)
         else:
             return False
         account = self.account(tenant)
+        account.limits = limits
         before = account.service(now=now)
         account.weight = weight
         account.lift += before - account.service(now=now)
@@ -162,6 +181,17 @@ class ShareLedger:
         account = self.account(tenant)
         account.uncached_tokens += uncached_tokens
         account.output_tokens += output_tokens
+
+    def charge_elsewhere(self, event: ServedElsewhere) -> None:
+        """Charge what another replica served; shares hold over all of them."""
+        account = self.account(event.tenant)
+        account.uncached_tokens += max(0, event.uncached_tokens)
+        account.output_tokens += max(0, event.output_tokens)
+
+    def deadline(self, tenant: TenantId, *, now: Instant) -> Instant | None:
+        """The deadline of a program of this tenant that begins now and names none."""
+        span = self.view(tenant).limits.deadline_ns
+        return Instant(now + span) if span is not None else None
 
     def served(self, tenant: TenantId) -> float:
         """Weighted service: served tokens divided by the tenant's weight."""
@@ -247,8 +277,8 @@ class ShareLedger:
                 self._accounts[oldest] = forgotten
 
     def _fresh(self, tenant: TenantId) -> TenantAccount:
-        weight = self._weights.get(tenant, 1.0)
-        return TenantAccount(tenant=tenant, weight=weight, prices=self._prices)
+        weight, limits = self._configured.get(tenant, (1.0, NO_LIMITS))
+        return TenantAccount(tenant=tenant, weight=weight, prices=self._prices, limits=limits)
 
     def check(self) -> None:
         """Assert that the accounts agree with each other."""

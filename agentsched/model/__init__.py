@@ -31,9 +31,11 @@ from agentsched.model.events import (
     EngineReported,
     Event,
     HintAnswered,
+    PeerReported,
     ProgramClosed,
     ProgramOpened,
     Reconfigured,
+    ServedElsewhere,
     StepArrived,
     StepCancelled,
     StepFailed,
@@ -43,6 +45,7 @@ from agentsched.model.events import (
     TimerFired,
     ToolFinished,
     ToolStarted,
+    WorkflowDeclared,
 )
 from agentsched.model.ids import (
     CallId,
@@ -67,6 +70,7 @@ from agentsched.model.program import (
     ToolCall,
     Usage,
 )
+from agentsched.model.tenant_limits import TenantLimits
 from agentsched.model.time import (
     MILLISECOND,
     MINUTE,
@@ -110,6 +114,7 @@ __all__ = [
     "Limits",
     "Lineage",
     "Nanos",
+    "PeerReported",
     "Pin",
     "PinId",
     "PolicyError",
@@ -122,6 +127,7 @@ __all__ = [
     "Reconfigured",
     "Reject",
     "RejectReason",
+    "ServedElsewhere",
     "StepArrived",
     "StepCancelled",
     "StepClass",
@@ -132,6 +138,7 @@ __all__ = [
     "StepState",
     "TenantConfigured",
     "TenantId",
+    "TenantLimits",
     "TimerFired",
     "ToolCall",
     "ToolFinished",
@@ -141,6 +148,7 @@ __all__ = [
     "UnpinReason",
     "Usage",
     "WireError",
+    "WorkflowDeclared",
     "after",
     "between",
     "in_seconds",

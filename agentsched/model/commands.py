@@ -15,6 +15,8 @@ class RejectReason(StrEnum):
 
     QUEUE_FULL = "queue_full"  # 429
     PROGRAMS_FULL = "programs_full"  # 429
+    TENANT_QUEUE = "tenant_queue"  # 429: as many steps of this tenant wait as may
+    TENANT_PROGRAMS = "tenant_programs"  # 429: it has as many programs as it may
     WAIT_BOUND = "wait_bound"  # 429: could not be served within the promised wait
     NO_ENGINE = "no_engine"  # 503
     UNKNOWN_MODEL = "unknown_model"  # 404: no engine serves this model

@@ -28,6 +28,7 @@ from agentsched.model.program import (
     ToolCall,
     Usage,
 )
+from agentsched.model.tenant_limits import TenantLimits
 from agentsched.model.time import Instant, Nanos
 
 #: Finish reasons of an answer that ends a turn by itself, in the three dialects.
@@ -189,10 +190,14 @@ class HintAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantConfigured:
-    """An operator set a tenant's share. Weights are relative; 1.0 is ordinary."""
+    """An operator set a tenant's share and ceilings. Weights are relative; 1.0 is ordinary.
+
+    `limits` None leaves them as they are.
+    """
 
     tenant: TenantId
     weight: float = 1.0
+    limits: TenantLimits | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +211,32 @@ class Reconfigured:
     profile: str
     choices: Mapping[str, Choice]
     limits: Limits | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerReported:
+    """Another replica of this proxy says what it has on an engine: all of it, at this moment."""
+
+    engine: EngineId
+    peer: str
+    running_steps: int
+    resident_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedElsewhere:
+    """Another replica served so much more to a tenant; it is charged as if it had been here."""
+
+    tenant: TenantId
+    uncached_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowDeclared:
+    """Somebody declared an agent's workflow (text as `agentsched_graphs.workflow` reads it)."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,5 +260,8 @@ Event = (
     | HintAnswered
     | TenantConfigured
     | Reconfigured
+    | PeerReported
+    | ServedElsewhere
+    | WorkflowDeclared
     | TimerFired
 )

@@ -32,6 +32,7 @@ from agentsched.proxy.request import Dialect
 from agentsched.proxy.resends import Resends
 from agentsched.proxy.sending import finish, hang_up
 from agentsched.proxy.steering import Steering
+from agentsched.proxy.tenants import apply_tenants
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 from agentsched_adapters.detect import detect
@@ -162,6 +163,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
 
 async def _running(app: web.Application) -> AsyncIterator[None]:
     gateway = app[GATEWAY]
+    apply_tenants(gateway, {}, gateway.config.tenants)
     gateway.fleet.start()
     # Readiness is asked for from the first moment on: better late than wrong.
     await gateway.fleet.looked_at_all()

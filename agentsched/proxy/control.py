@@ -21,6 +21,7 @@ from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.graphs import forecast, show_graph
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.steering import Steering
+from agentsched.proxy.tenants import TenantVerbs
 from agentsched.proxy.tool_reports import ToolReports
 from agentsched.proxy.verbs import Verbs
 
@@ -38,6 +39,7 @@ class ControlPlane:
     def __init__(self, gateway: Gateway, steering: Steering) -> None:
         self._gateway = gateway
         self._verbs = Verbs(gateway, steering)
+        self._shares = TenantVerbs(gateway)
 
     def routes(self) -> list[web.RouteDef]:
         """The table of routes."""
@@ -69,8 +71,10 @@ class ControlPlane:
         }
         # For agents and tool runners, who are no operators: as open as the data plane.
         reports = web.post(base + "/tools", ToolReports(self._gateway).post)
+        share = self._guarded(self._shares.put)
         return [
             reports,
+            web.put(base + "/tenants/{tenant:.+}", share),
             web.delete(base + "/engines/{engine}", self._guarded(verbs.remove_engine)),
             *(web.get(base + path, self._guarded(handler)) for path, handler in gets.items()),
             *(web.post(base + path, self._guarded(handler)) for path, handler in posts.items()),
@@ -181,8 +185,9 @@ class ControlPlane:
         return _json({"engine": key, "is_draining": is_draining})
 
     async def _tenants(self, request: web.Request) -> web.Response:
-        accounts = self._gateway.host.scheduler.tenants
-        return _json({"tenants": [shapes.tenant(k, a) for k, a in accounts.items()]})
+        host = self._gateway.host
+        shown = [shapes.tenant(a, now=host.now()) for a in host.scheduler.tenants.values()]
+        return _json({"tenants": shown})
 
     async def _statistics(self, request: web.Request) -> web.Response:
         host = self._gateway.host

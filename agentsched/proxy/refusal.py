@@ -53,6 +53,8 @@ class Refusal:
 _REJECTS: Final[Mapping[RejectReason, tuple[int, str]]] = {
     RejectReason.QUEUE_FULL: (429, "The queue is full. Try again later or lower the load."),
     RejectReason.PROGRAMS_FULL: (429, "Too many programs are active. Try again later."),
+    RejectReason.TENANT_QUEUE: (429, "Too many of your requests wait. Try again later."),
+    RejectReason.TENANT_PROGRAMS: (429, "Too many of your programs are live. Try again later."),
     RejectReason.WAIT_BOUND: (429, "No engine had room within the promised wait. Try again later."),
     RejectReason.REFUSED: (429, "This request is not admitted now. Try again later."),
     RejectReason.NO_ENGINE: (503, "No engine is up. Try again later; operators: see /readyz."),

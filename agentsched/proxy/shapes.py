@@ -9,7 +9,7 @@ import msgspec
 from agentsched.kernel import JournalEntry, encode
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.shares import TenantAccount
-from agentsched.model import Instant, TenantId, between, in_seconds
+from agentsched.model import Instant, between, in_seconds
 from agentsched.proxy.fleet import Member
 
 
@@ -89,10 +89,17 @@ def engine(member: Member, record: EngineRecord | None) -> dict[str, Any]:
     return shown
 
 
-def tenant(key: TenantId, account: TenantAccount) -> dict[str, Any]:
-    """One tenant's account."""
+def tenant(account: TenantAccount, *, now: Instant) -> dict[str, Any]:
+    """One tenant's account. `charged_tokens` and `service` as in docs/fairness.md."""
     return {
-        "tenant": key,
+        "tenant": account.tenant,
+        "charged_tokens": round(account.charged(now=now), 1),
+        "service": round(account.service(now=now), 1),
+        "idle_kv_tokens": account.idle_tokens,
+        "live_programs": len(account.live),
+        "waiting_steps": account.waiting_steps,
+        "running_steps": account.running_steps,
+        "limits": msgspec.to_builtins(account.limits),
         "weight": account.weight,
         "steps": account.steps,
         "prompt_tokens": account.prompt_tokens,

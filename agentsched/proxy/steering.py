@@ -16,11 +16,14 @@ from agentsched.config import Config, EngineConfig
 from agentsched.model import ConfigError, EngineId, Limits, Reconfigured
 from agentsched.proxy.fleet import Member
 from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.tenants import apply_tenants
 
 log = logging.getLogger(__name__)
 
 #: Parts of the configuration that a running proxy takes over from a reread file.
-_LIVE: Final = frozenset({"profile", "policies", "limits", "engines", "admin_key", "log_level"})
+_LIVE: Final = frozenset(
+    {"profile", "policies", "limits", "tenants", "engines", "admin_key", "log_level"}
+)
 #: Read at each request or probe: the new values count from the next one on.
 _READ_EACH_TIME: Final = frozenset({"http", "upstream"})
 
@@ -102,6 +105,7 @@ class Steering:
         if different & {"profile", "policies", "limits"}:
             self.choose(scheduler, limits=scheduler.limits)
         self._gateway.config = new
+        apply_tenants(self._gateway, old.tenants, new.tenants)
         if "engines" in different:
             self._match_engines(old, new)
         if "log_level" in different:
