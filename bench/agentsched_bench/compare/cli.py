@@ -110,9 +110,11 @@ def compare(
     )
     wanted = [at_rate(scenario, each) for each in rates] or [scenario]
     found: list[CompareResult] = []
+    paths: list[Path] = []
     was_stopped = False
     for number, each in enumerate(wanted):
         path = _path(out, each, options, is_one=len(wanted) == 1)
+        paths.append(path)
         result, was_stopped = _compare(each, path, logs or _logs(path), options)
         found.append(result)
         if was_stopped:
@@ -120,7 +122,15 @@ def compare(
         if number + 1 < len(wanted) and not as_json and not dry_run:
             print_comparison(result, console=Console())
     if not dry_run:
-        _finish(found, rates, scenario, report=report, as_json=as_json, was_stopped=was_stopped)
+        _finish(
+            found,
+            rates,
+            scenario,
+            paths=paths,
+            report=report,
+            as_json=as_json,
+            was_stopped=was_stopped,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +169,9 @@ def _compare(
         sides = simulated_sides(sides)
     repeats = range(scenario.measure.repeat)
     loads = [make_load(scenario.workload, seed=n, beside=options.beside) for n in repeats]
-    alone_s = {} if scenario.measure.alone == "none" else alone_seconds(loads, scenario.engine)
+    # A real agent's programs are not those of the trace: nothing is known of them alone.
+    is_known = scenario.measure.alone == "model" and all(s.client == "replay" for s in sides)
+    alone_s = alone_seconds(loads, scenario.engine) if is_known else {}
     result = _new_result(scenario, sides, loads, how=options.how, alone_s=alone_s)
     store = Store(_resumed(result, path, fresh=options.fresh), path=path)
     if not options.is_simulated and not options.dry_run:
@@ -192,6 +204,7 @@ def _finish(
     rates: Sequence[float],
     scenario: Scenario,
     *,
+    paths: Sequence[Path],
     report: Path | None,
     as_json: bool,
     was_stopped: bool,
@@ -206,6 +219,8 @@ def _finish(
         print_comparison(found[-1], console=console)
         if rows:
             print_capacity(rows, scenario, console=console)
+        for path in paths:
+            typer.echo(f"results: {path}")
     if report is not None and found[0].summary:
         from agentsched_bench.report.page import write_page
 

@@ -23,12 +23,18 @@ from agentsched_bench.workload.statistics import quantile
 
 CONFIDENCE: Final = 0.95
 _DRAWS: Final = 2_000
+#: How repeats differ where there is only one to tell (standard deviation of the logarithm): a burst
+#: moves by about 15 % from one repeat to the next, on either arm.
+_LUCK_ASSUMED: Final = 0.2
 #: Beyond this many values in all, fewer draws are as good: the interval is narrow then.
 _VALUES_MAX: Final = 400_000
 #: An interval inside this share around 1 says that the arms are the same for all that matters.
 SAME_WITHIN: Final = 0.05
 #: With more of an arm's programs missing than this, those that are left are no fair sample.
 _LOST_SHARE_MAX: Final = 0.05
+
+#: In place of infinity, which JSON does not have.
+_NO_BOUND: Final = 1e9
 
 Pair = tuple[int, str]
 
@@ -87,7 +93,7 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
                 text = "no difference seen"
             case Verdict.BETTER | Verdict.WORSE:
                 text = "better" if self.verdict is Verdict.BETTER else "worse"
-        alone = "" if self.repeats > 1 else "; one repeat says nothing of how repeats differ"
+        alone = "" if self.repeats > 1 else "; how repeats differ is assumed, for there is one"
         return f"{text}: {figures}, {rests}{alone}"
 
 
@@ -109,7 +115,9 @@ def paired_ratio(
         logs.setdefault(repeat, {})[program] = math.log(values[key] / baseline[key])
     lost = len(values.keys() ^ baseline.keys())
     if not logs:
-        return Ratio(value=1.0, low=0.0, high=math.inf, pairs=0, lost=lost, repeats=0, by_repeat=())
+        return Ratio(
+            value=1.0, low=0.0, high=_NO_BOUND, pairs=0, lost=lost, repeats=0, by_repeat=()
+        )
     means = [math.fsum(row.values()) / len(row) for row in logs.values()]
     value = math.fsum(log for row in logs.values() for log in row.values()) / len(common)
     low, high = _interval(logs, means, value=value, rng=random.Random(f"ratio/{seed}"))
@@ -146,7 +154,10 @@ def _interval(
     for _ in range(number):
         taken = rng.choices(programs, k=len(programs))
         mean = math.fsum(part for part, _ in taken) / sum(count for _, count in taken)
-        shift = spread * _student(len(means) - 1, rng) if len(means) > 1 else 0.0
+        if len(means) > 1:
+            shift = spread * _student(len(means) - 1, rng)
+        else:
+            shift = rng.gauss(0, _LUCK_ASSUMED)
         draws.append(value + widen * (mean - value) + shift)
     draws.sort()
     tail = (1 - CONFIDENCE) / 2

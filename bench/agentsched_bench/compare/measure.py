@@ -31,6 +31,8 @@ from agentsched_bench.live.results import (
 )
 from agentsched_bench.replay.journal_file import open_journal
 
+_WARM_PROGRAMS: Final = 4
+_WARM_CALLS: Final = 4
 _WAIT: Final = re.compile(r"\bwait_ms=(\d+)")
 _BYPASSED: Final = re.compile(r"\bbypassed=(\d+)")
 
@@ -52,6 +54,39 @@ async def prepare(engines: Engines, scenario: Scenario) -> Target:
     arm = live.Arm(name="engine", url=engines.urls[0])
     model, calibration = await live.prepare([arm], _options(scenario))
     return Target(model=model, calibration=calibration)
+
+
+async def warm_up(engines: Engines, load: Load, scenario: Scenario, target: Target) -> None:
+    """Have every engine do a little of the load, unmeasured.
+
+    What an engine does for the first time (compiling, allocating) must not be charged to the arm
+    that happens to come first.
+    """
+    plans = [
+        replace(
+            plan,
+            main=replace(
+                plan.main,
+                calls=tuple(replace(call, pause_s=0.0) for call in plan.main.calls[:_WARM_CALLS]),
+            ),
+            children=(),
+            pool=None,
+        )
+        for plan in load.plans[:_WARM_PROGRAMS]
+    ]
+    for number, url in enumerate(engines.urls):
+        row = RunRow(run=number, arm="warm-up", repeat=0, started_at="", salt=f"warm/{number}")
+        recorder = Recorder(_scratch(), path=None)
+        recorder.result.runs.append(row)
+        await live.replay_run(
+            plans,
+            live.Arm(name="warm-up", url=url),
+            row,
+            replace(_options(scenario), starts_s=[0.0] * len(plans)),
+            recorder,
+            model=target.model,
+            calibration=target.calibration,
+        )
 
 
 async def measure(

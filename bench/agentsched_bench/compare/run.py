@@ -15,9 +15,16 @@ from agentsched_bench.compare.agents import AgentLoad, run_agents
 from agentsched_bench.compare.arms import Side
 from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.load import Load
-from agentsched_bench.compare.measure import Target, measure, prepare, read_journal, rescale
+from agentsched_bench.compare.measure import (
+    Target,
+    measure,
+    prepare,
+    read_journal,
+    rescale,
+    warm_up,
+)
 from agentsched_bench.compare.results import ArmRow, CompareResult, Run
-from agentsched_bench.compare.scenario import Scenario
+from agentsched_bench.compare.scenario import EngineKind, Scenario
 from agentsched_bench.compare.simulated import simulate_run
 from agentsched_bench.compare.stages import (
     Engines,
@@ -184,7 +191,10 @@ class _Stage:
                 logs=self._plan.logs,
             )
         )
-        self._now = engines, await prepare(engines, scenario)
+        target = await prepare(engines, scenario)
+        if scenario.engine.kind is EngineKind.VLLM:
+            await warm_up(engines, self._plan.loads[0], scenario, target)
+        self._now = engines, target
         await empty_caches(engines)
         return self._now
 

@@ -76,7 +76,7 @@ class MeasureSpec(_Strict):
     ids: str = "none"
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
     attempts: Annotated[int, Field(ge=1)] = 6
-    alone: Literal["model", "measured", "none"] = "model"
+    alone: Literal["model", "none"] = "model"
     sample_s: Annotated[float, Field(gt=0)] = 0.5
     client: str = "replay"
     slowdown_max: Annotated[float, Field(gt=1)] = 3.0
@@ -124,7 +124,7 @@ def load_scenario(
 def make_scenario(table: Mapping[str, Any], *, where: str, changes: Sequence[str] = ()) -> Scenario:
     """A scenario of its tables. Raises ConfigError."""
     for change in changes:
-        table = _merged(table, _change(change))
+        table = _changed(table, change)
     try:
         return Scenario.model_validate(table)
     except ValidationError as error:
@@ -135,19 +135,25 @@ def make_scenario(table: Mapping[str, Any], *, where: str, changes: Sequence[str
         raise ConfigError(f"{where}: {'; '.join(problems)}") from error
 
 
-def _change(text: str) -> dict[str, Any]:
-    key, found, value = text.partition("=")
+def _changed(table: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The tables with `KEY=VALUE`; the value takes the place of what was there."""
+    key, found, written = text.partition("=")
+    path = key.strip().split(".")
+    if not found or not all(path):
+        raise ConfigError(f"not a change: {text!r} (write engine.blocks=700)")
     try:
-        if not found:
-            raise ValueError(text)
-        try:
-            return tomllib.loads(f"{key} = {value}")
-        except tomllib.TOMLDecodeError:
-            # A bare word is a text: nobody wants to quote twice in a shell.
-            quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-            return tomllib.loads(f'{key} = "{quoted}"')
-    except (tomllib.TOMLDecodeError, ValueError):
-        raise ConfigError(f"not a change: {text!r} (write engine.blocks=700)") from None
+        value: Any = tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = written  # a bare word is a text: nobody wants to quote twice in a shell
+    return _put(table, path, value)
+
+
+def _put(table: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    first, *rest = path
+    old = table.get(first)
+    if rest:
+        value = _put(old if isinstance(old, Mapping) else {}, rest, value)
+    return {**table, first: value}
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

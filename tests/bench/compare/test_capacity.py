@@ -1,0 +1,53 @@
+"""What an arm carries: bounds on slowdown and waits, and the highest rate below the first miss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentsched.model import ConfigError
+from agentsched_bench.compare.capacity import at_rate, capacity, said
+from agentsched_bench.compare.figures import summarise
+from agentsched_bench.compare.results import CompareResult
+from agentsched_bench.compare.scenario import load_scenario
+
+Make = Callable[..., CompareResult]
+
+
+def _at(comparison: Make, slowdown: float, *, held_s: float = 0.0) -> CompareResult:
+    made = comparison({"direct": [{"a": slowdown, "b": slowdown}]})
+    made.alone_s = {"a": 1.0, "b": 1.0}
+    made.runs[0].calls[0].held_s = held_s
+    made.summary = summarise(made)
+    return made
+
+
+def test_the_highest_rate_before_the_first_miss_counts(comparison: Make, small: Path) -> None:
+    scenario = load_scenario(small)
+    # One lucky rate beyond the knee is luck.
+    found = {0.1: 1.2, 0.2: 2.9, 0.3: 7.0, 0.4: 2.5}
+    (row,) = capacity({r: _at(comparison, s) for r, s in found.items()}, scenario)
+
+    assert (row.rate, row.is_limit) == (0.2, True)
+    assert said(row) == "0.2/s"
+
+
+def test_a_wait_beyond_its_bound_is_not_carried(comparison: Make, small: Path) -> None:
+    scenario = load_scenario(small)  # at most 15 s
+    (late,) = capacity({0.1: _at(comparison, 1.1, held_s=20.0)}, scenario)
+    (fine,) = capacity({0.1: _at(comparison, 1.1, held_s=15.2)}, scenario)
+
+    assert said(late) == "none of them"
+    assert said(fine) == "0.1/s or more"
+
+
+def test_only_arrivals_with_a_rate_have_one(small: Path) -> None:
+    changed = at_rate(load_scenario(small), 0.5)
+    closed = load_scenario(small, changes=['workload.arrivals={process="closed", concurrency=2}'])
+
+    assert changed.name == "small-0.5"
+    assert changed.workload.arrivals.rate == 0.5  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="no rate"):
+        at_rate(closed, 0.5)

@@ -1,0 +1,122 @@
+"""Figures of arms: tokens, tenants, gaps, and what unfinished runs must not do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from agentsched_bench.compare.figures import service, share_gap, summarise
+from agentsched_bench.compare.inference import Verdict
+from agentsched_bench.compare.results import Call, CompareResult
+
+Make = Callable[..., CompareResult]
+
+
+def test_arms_are_compared_program_by_program(comparison: Make) -> None:
+    rows = {f"p{n}": 10.0 + n for n in range(8)}
+    halves = {name: value / 2 for name, value in rows.items()}
+
+    direct, ours = summarise(comparison({"direct": [rows, rows], "ours": [halves, halves]}))
+
+    assert direct.jct is None
+    assert direct.noise is not None
+    assert direct.noise.value == pytest.approx(1.0)
+    assert ours.jct is not None
+    assert ours.jct.value == pytest.approx(0.5)
+    assert ours.verdict is Verdict.BETTER
+    assert "0.50 x direct's job completion time" in ours.sentence
+
+
+def test_tokens_are_told_apart(comparison: Make) -> None:
+    (direct,) = summarise(comparison({"direct": [{"a": 1.0, "b": 2.0}]}))
+
+    assert direct.prompt_tokens == 200
+    assert direct.cached_tokens == 80
+    assert direct.cached_share == pytest.approx(0.4)
+    assert direct.computed_tokens == 120
+    # 60 of each prompt were known, 40 still cached.
+    assert direct.again_tokens == 40
+    assert direct.output_tokens == 20
+
+
+def test_runs_that_were_interrupted_count_for_nothing(comparison: Make) -> None:
+    made = comparison({"direct": [{"a": 1.0}], "ours": [{"a": 9.0}]})
+    made.runs[1].is_complete = False
+
+    assert [arm.arm for arm in summarise(made)] == ["direct"]
+
+
+def test_repeats_that_only_one_arm_has_are_not_compared(comparison: Make) -> None:
+    made = comparison({"direct": [{"a": 2.0}], "ours": [{"a": 1.0}, {"a": 100.0}]})
+
+    ours = summarise(made)[1]
+
+    assert ours.jct is not None
+    assert (ours.jct.pairs, ours.jct.lost) == (1, 0)
+    assert ours.jct.value == pytest.approx(0.5)
+
+
+def test_slowdown_is_over_the_time_alone(comparison: Make) -> None:
+    made = comparison({"direct": [{"a": 3.0, "b": 8.0}]})
+    made.alone_s = {"a": 1.0, "b": 2.0}
+
+    (direct,) = summarise(made)
+
+    assert direct.slowdown is not None
+    assert direct.slowdown.max == pytest.approx(4.0)
+    assert direct.slowdown.mean == pytest.approx(3.5)
+
+
+def _call(tenant: str, sent_s: float, first_s: float, prompt: int, output: int = 0) -> Call:
+    return Call(
+        program=tenant,
+        conversation=tenant,
+        step=0,
+        sent_s=sent_s,
+        ttft_s=first_s - sent_s,
+        latency_s=first_s - sent_s,
+        prompt_tokens=prompt,
+        cached_tokens=0,
+        output_tokens=output,
+        tenant=tenant,
+    )
+
+
+def test_service_counts_what_is_computed_and_answers_twice() -> None:
+    call = _call("a", 0, 1, 100, 10)
+    call.cached_tokens = 40
+
+    assert service(call) == 60 + 2 * 10
+
+
+def test_the_gap_grows_while_both_wait_and_only_then() -> None:
+    # b waits from 0 to 10; a gets 300 tokens meanwhile, always with another call waiting.
+    calls = [_call("b", 0, 10, 50)]
+    calls += [_call("a", 0, 1, 100), _call("a", 0, 2, 100), _call("a", 0, 3, 100)]
+    calls += [_call("a", 0, 11, 5)]
+
+    assert share_gap(calls) == 300
+
+
+def test_a_tenant_that_asks_for_nothing_loses_nothing() -> None:
+    calls = [_call("a", 0, 1, 100), _call("a", 1, 2, 100), _call("b", 5, 6, 10)]
+
+    assert share_gap(calls) == 0
+
+
+def test_one_tenant_has_no_gap() -> None:
+    assert share_gap([_call("a", 0, 1, 10)]) is None
+
+
+def test_tenants_are_judged_where_there_are_several(comparison: Make) -> None:
+    made = comparison({"direct": [{"a": 2.0, "b": 6.0}]})
+    made.alone_s = {"a": 1.0, "b": 1.0}
+    for row in (*made.runs[0].programs, *made.runs[0].calls):
+        row.tenant = f"team-{row.program}"
+
+    (direct,) = summarise(made)
+
+    assert [t.tenant for t in direct.tenants] == ["team-a", "team-b"]
+    assert direct.jain == pytest.approx((2 + 6) ** 2 / (2 * (4 + 36)))
+    assert direct.share_gap_tokens is not None

@@ -1,0 +1,161 @@
+"""Journals become calls, programs, pins and decisions, with times from the first arrival."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentsched.kernel import JournalEntry
+from agentsched.model import (
+    CallId,
+    Command,
+    ConversationId,
+    Dispatch,
+    EngineId,
+    Event,
+    Instant,
+    Pin,
+    PinId,
+    Prefix,
+    PrefixId,
+    ProgramId,
+    Reject,
+    RejectReason,
+    StepArrived,
+    StepFailed,
+    StepFinished,
+    StepId,
+    StepStarted,
+    TenantId,
+    TimerFired,
+    ToolCall,
+    ToolName,
+    Unpin,
+    UnpinReason,
+    Usage,
+    seconds,
+)
+from agentsched_bench.compare.journals import tell
+
+ENGINE = EngineId("e0")
+
+
+class Book:
+    """Writes entries, one after the other."""
+
+    def __init__(self) -> None:
+        self.entries: list[JournalEntry] = []
+
+    def at(self, second: float, event: Event, *commands: Command) -> None:
+        now = Instant(seconds(100 + second))
+        self.entries.append(
+            JournalEntry(seq=len(self.entries), now=now, event=event, commands=commands)
+        )
+
+
+def arrived(step: str, program: str = "p") -> StepArrived:
+    return StepArrived(
+        step=StepId(step),
+        program=ProgramId(program),
+        conversation=ConversationId(program),
+        tenant=TenantId("team"),
+        prompt_tokens=90,
+    )
+
+
+def finished(step: str, *, cached: int, tool: str = "") -> StepFinished:
+    calls = (ToolCall(call_id=CallId("c"), tool=ToolName(tool)),) if tool else ()
+    usage = Usage(prompt_tokens=100, cached_tokens=cached, output_tokens=20)
+    return StepFinished(step=StepId(step), usage=usage, tool_calls=calls)
+
+
+def dispatch(step: str) -> Dispatch:
+    return Dispatch(step=StepId(step), engine=ENGINE, order="work", bypassed=2)
+
+
+def test_a_step_is_told_from_arrival_to_end() -> None:
+    book = Book()
+    book.at(0, arrived("s1"))
+    book.at(2, TimerFired(), dispatch("s1"))
+    book.at(3, StepStarted(step=StepId("s1")))
+    book.at(5, finished("s1", cached=0, tool="bash"))
+    book.at(8, arrived("s2"), dispatch("s2"))
+    book.at(9, finished("s2", cached=64))
+
+    told = tell(book.entries)
+
+    first, second = told.calls
+    assert (first.sent_s, first.held_s, first.ttft_s, first.latency_s) == (0, 2, 3, 5)
+    assert (first.prompt_tokens, first.cached_tokens, first.output_tokens) == (100, 0, 20)
+    assert first.tools == ("bash",)
+    assert first.bypassed == 2
+    # Prompt and answer of the first were known, as far as the second's prompt reaches.
+    assert second.known_tokens == 100
+    assert second.step == 1
+    (program,) = told.programs
+    assert (program.started_s, program.jct_s, program.outcome) == (0, 9, "completed")
+    assert program.tenant == "team"
+    assert told.totals == {"Dispatch": 2}
+    assert "held 2.0 s" in told.decisions[0].text
+
+
+def test_a_call_that_is_turned_away_and_tried_again_is_one_call() -> None:
+    book = Book()
+    book.at(0, arrived("s1"), Reject(step=StepId("s1"), reason=RejectReason.WAIT_BOUND))
+    book.at(4, arrived("s2"), dispatch("s2"))
+    book.at(6, finished("s2", cached=0))
+
+    (call,) = tell(book.entries).calls
+
+    assert (call.attempts, call.error) == (2, "")
+    assert (call.sent_s, call.latency_s, call.held_s) == (0, 6, 4)
+
+
+def test_failures_are_kept_as_what_they_are() -> None:
+    book = Book()
+    book.at(0, arrived("s1"), dispatch("s1"))
+    book.at(1, StepFailed(step=StepId("s1"), reason="engine gone"))
+
+    told = tell(book.entries)
+
+    assert told.calls[0].error == "engine gone"
+    assert told.programs[0].outcome == "failed"
+    assert told.programs[0].jct_s is None
+
+
+def test_pins_last_until_they_are_ended_or_the_journal_is() -> None:
+    def pin(name: str) -> Pin:
+        return Pin(
+            pin=PinId(name),
+            program=ProgramId("p"),
+            conversation=ConversationId("p"),
+            engine=ENGINE,
+            prefix=Prefix(prefix=PrefixId("x"), tokens=10),
+            expires_at=Instant(seconds(500)),
+        )
+
+    book = Book()
+    book.at(0, arrived("s1"), dispatch("s1"))
+    book.at(1, finished("s1", cached=0), pin("a"), pin("b"))
+    expired = Unpin(pin=PinId("a"), engine=ENGINE, reason=UnpinReason.EXPIRED)
+    book.at(4, TimerFired(), expired)
+    book.at(7, TimerFired())
+
+    told = tell(book.entries)
+
+    assert [(p.from_s, p.to_s, p.end) for p in told.pins] == [(1, 4, "expired"), (1, 7, "open")]
+    assert [d.kind for d in told.decisions] == ["unpin"]
+
+
+def test_an_empty_journal_tells_nothing() -> None:
+    told = tell([])
+
+    assert (told.calls, told.programs, told.length_s) == ([], [], 0.0)
+
+
+def test_times_count_from_a_given_origin() -> None:
+    book = Book()
+    book.at(3, arrived("s1"), dispatch("s1"))
+
+    (call,) = tell(book.entries, origin=Instant(seconds(100))).calls
+
+    assert call.sent_s == pytest.approx(3)
