@@ -1,0 +1,239 @@
+"""Fitting an engine's cost constants to calls that it served: by feeding them to its model.
+
+The calls go into the engine model when they went into the engine, with the same contents, and what
+the model says about first tokens and ends is compared with what was seen. So calls may overlap as
+they like: batching, chunked prefill and queues inside the engine are the model's. The constants are
+searched one at a time, in ever finer steps; the error is the mean of absolute logarithms, so that
+being twice too long costs as much as half too long, and a few outliers do not decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import exp, log
+from statistics import median
+from typing import Final
+
+from agentsched.model import ConfigError, Instant, Nanos, after
+from agentsched_bench.calibrate.model_file import FitRow
+from agentsched_bench.engine.cost import CostModel
+from agentsched_bench.engine.model import EngineModel
+from agentsched_bench.engine.requests import EngineConfig, Generation
+from agentsched_bench.engine.tokens import BlockChain
+
+#: Fitting looks at so many calls at most, which keeps it to seconds.
+_CALLS_MAX: Final = 400
+#: Times shorter than this are as good as this: timers and event loops are no finer.
+_FLOOR_NS: Final = 2e6
+_FACTORS: Final = (2.0, 1.4, 1.15, 1.05)
+_ROUNDS_MAX: Final = 4
+_CALLS_MIN: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """One call as seen from outside the engine: sent, first token after, last token after.
+
+    `chain` says what prompt and answer consist of, so that the model's cache finds what the
+    engine's found. `first_ns` None: it was not streamed.
+    """
+
+    engine: str
+    sent_at: Instant
+    chain: BlockChain
+    prompt_tokens: int
+    output_tokens: int
+    first_ns: int | None
+    last_ns: int
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Fitted costs, and how far modelled times are off on the calls that were not used."""
+
+    cost: CostModel
+    row: FitRow
+
+
+Report = Callable[[float], None]
+
+
+def fit_costs(
+    served: Sequence[Served], config: EngineConfig, *, on_progress: Report | None = None
+) -> Fit:
+    """The constants under which the engine model reproduces these calls best.
+
+    Raises:
+        ConfigError: too few calls to say anything.
+    """
+    if len(served) < _CALLS_MIN:
+        raise ConfigError(
+            f"{len(served)} calls are too few to fit an engine: {_CALLS_MIN} at least"
+        )
+    ordered = sorted(served, key=lambda call: call.sent_at)
+    window = ordered[:_CALLS_MAX]
+    # Every second call is kept out of the loss; all go through the model, since all were there.
+    judged = set(range(0, len(window), 2))
+    cost = _first_guess(window)
+    best = _loss(window, config, cost, judged)
+    names = list(asdict(cost))
+    done, total = 0, len(_FACTORS) * _ROUNDS_MAX * len(names)
+    for factor in _FACTORS:
+        for _ in range(_ROUNDS_MAX):
+            improved = False
+            for name in names:
+                cost, best, better = _try(window, config, cost, best, judged, name, factor)
+                improved = improved or better
+            done += len(names)
+            if on_progress is not None:
+                on_progress(done / total)
+            if not improved:
+                break
+    held = set(range(1, len(window), 2))
+    first, last = errors(window, replace(config, cost=cost), held)
+    row = FitRow(
+        calls=len(judged),
+        held_out=len(held),
+        first_token_error=round(first, 4),
+        answer_error=round(last, 4),
+    )
+    return Fit(cost=cost, row=row)
+
+
+def errors(served: Sequence[Served], config: EngineConfig, chosen: set[int]) -> tuple[float, float]:
+    """Medians of |modelled - seen| / seen for first tokens and whole answers of the chosen ones."""
+    times = feed(served, config)
+    first: list[float] = []
+    last: list[float] = []
+    for index in sorted(chosen):
+        call, found = served[index], times[index]
+        if found is None:
+            continue
+        if call.first_ns is not None:
+            first.append(abs(found[0] - call.first_ns) / max(_FLOOR_NS, call.first_ns))
+        last.append(abs(found[1] - call.last_ns) / max(_FLOOR_NS, call.last_ns))
+    return (median(first) if first else 0.0, median(last) if last else 0.0)
+
+
+def feed(served: Sequence[Served], config: EngineConfig) -> list[tuple[int, int] | None]:
+    """First and last token of each call after it was sent, by the model; None: it was refused."""
+    by_engine: dict[str, list[int]] = {}
+    for index, call in enumerate(served):
+        by_engine.setdefault(call.engine, []).append(index)
+    found: list[tuple[int, int] | None] = [None] * len(served)
+    for indices in by_engine.values():
+        _feed_one(served, indices, config, found)
+    return found
+
+
+def _feed_one(
+    served: Sequence[Served],
+    indices: Sequence[int],
+    config: EngineConfig,
+    found: list[tuple[int, int] | None],
+) -> None:
+    model = EngineModel(config)
+    way = Nanos(round(config.cost.per_call_ns / 2))
+    firsts: dict[str, Instant] = {}
+    now = Instant(0)
+
+    def advance(until: Instant) -> None:
+        nonlocal now
+        while len(model) and now < until:
+            stretch = model.run_until(now=now, until=until)
+            if stretch.outcome is None:
+                now = max(until, stretch.at)
+                return
+            now = stretch.at
+            for key in stretch.outcome.first:
+                firsts[key] = now
+            for done in stretch.outcome.finished:
+                sent = served[int(done.id)].sent_at
+                found[int(done.id)] = (firsts[done.id] + way - sent, now + way - sent)
+
+    for index in indices:
+        call = served[index]
+        at = after(call.sent_at, way)
+        advance(at)
+        now = max(now, at)
+        generation = Generation(
+            id=str(index),
+            chain=call.chain,
+            prompt_tokens=call.prompt_tokens,
+            output_tokens=call.output_tokens,
+        )
+        model.add(generation, now=at)
+    advance(Instant(now + 10**18))
+
+
+def _loss(
+    served: Sequence[Served], config: EngineConfig, cost: CostModel, judged: set[int]
+) -> float:
+    times = feed(served, replace(config, cost=cost))
+    total, count = 0.0, 0
+    for index in sorted(judged):
+        call, found = served[index], times[index]
+        if found is None:
+            continue
+        if call.first_ns is not None:
+            total += abs(log(max(_FLOOR_NS, found[0]) / max(_FLOOR_NS, call.first_ns)))
+            count += 1
+        total += abs(log(max(_FLOOR_NS, found[1]) / max(_FLOOR_NS, call.last_ns)))
+        count += 1
+    return total / max(1, count)
+
+
+def _try(
+    served: Sequence[Served],
+    config: EngineConfig,
+    cost: CostModel,
+    best: float,
+    judged: set[int],
+    name: str,
+    factor: float,
+) -> tuple[CostModel, float, bool]:
+    improved = False
+    for times in (factor, 1 / factor):
+        other = replace(cost, **{name: getattr(cost, name) * times})
+        loss = _loss(served, config, other, judged)
+        # A change that tells nothing is not made: what calls do not show stays as it was guessed.
+        if loss < best - 1e-4:
+            cost, best, improved = other, loss, True
+            break
+    return cost, best, improved
+
+
+def _first_guess(served: Sequence[Served]) -> CostModel:
+    """Constants of the right order of magnitude, from low quantiles of plain ratios."""
+    prefill = [
+        call.first_ns / max(1, call.prompt_tokens - (call.cached_tokens or 0))
+        for call in served
+        if call.first_ns and call.prompt_tokens - (call.cached_tokens or 0) > 128
+    ]
+    decode = [
+        (call.last_ns - call.first_ns) / (call.output_tokens - 1)
+        for call in served
+        if call.first_ns and call.output_tokens > 4
+    ]
+    shortest = min((call.first_ns or call.last_ns) for call in served)
+    step = _low(decode, default=shortest / 4)
+    token = _low(prefill, default=step / 50)
+    return CostModel(
+        base_ns=0.7 * step,
+        per_prefill_token_ns=max(1.0, 0.8 * token),
+        per_prefill_position_ns=max(1e-3, token / 4_000),
+        per_decode_ns=max(1.0, step / 20),
+        per_decode_context_ns=max(1e-3, step / 20_000),
+        per_call_ns=max(1e5, 0.5 * shortest),
+    )
+
+
+def _low(values: Sequence[float], *, default: float) -> float:
+    """About the lowest tenth, in logarithms, of what is there."""
+    if not values:
+        return default
+    ordered = sorted(values)
+    few = ordered[: max(1, len(ordered) // 10)]
+    return exp(sum(log(max(1.0, value)) for value in few) / len(few))

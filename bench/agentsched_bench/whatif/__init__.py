@@ -1,0 +1,1 @@
+"""What would have happened under another policy: answered from a journal."""

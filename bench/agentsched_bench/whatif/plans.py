@@ -1,0 +1,198 @@
+"""From what clients did to plans that the simulator plays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentsched.model import (
+    ConversationId,
+    Instant,
+    Nanos,
+    PrefixId,
+    ProgramId,
+    between,
+    in_seconds,
+)
+from agentsched_bench.sim.host import Start
+from agentsched_bench.whatif.past import Past, PastStep
+from agentsched_bench.workload.shape import (
+    Piece,
+    PlannedCall,
+    PlannedConversation,
+    PlannedProgram,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastPlan:
+    """A program as a plan, when it began, and how long it took."""
+
+    start: Start
+    jct_s: float
+    steps: Sequence[PastStep]
+
+
+def plans_of(past: Past) -> list[PastPlan]:
+    """One plan for each program with at least one answered call, in the order of their starts."""
+    shared = _shared_names(past)
+    found: list[PastPlan] = []
+    for program, conversations in past.programs.items():
+        found.append(_program(program, conversations, shared, past))
+    return sorted(found, key=lambda plan: (plan.start.at, plan.start.plan.program))
+
+
+def _shared_names(past: Past) -> frozenset[PrefixId]:
+    """Beginnings that several conversations had."""
+    seen: Counter[PrefixId] = Counter()
+    for conversations in past.programs.values():
+        for steps in conversations.values():
+            seen.update({prefix.prefix for step in steps for prefix in step.arrived.prefixes})
+    return frozenset(name for name, count in seen.items() if count > 1)
+
+
+def _program(
+    program: ProgramId,
+    conversations: dict[ConversationId, list[PastStep]],
+    shared: frozenset[PrefixId],
+    past: Past,
+) -> PastPlan:
+    ordered = sorted(conversations.items(), key=lambda item: (item[1][0].asked_at, item[0]))
+    main_key, main_steps = ordered[0]
+    main = _conversation(str(main_key), main_steps, shared)
+    children: list[PlannedConversation] = []
+    joined: dict[int, float] = {}
+    for key, steps in ordered[1:]:
+        child = _child(_conversation(str(key), steps, shared), main, main_steps, steps)
+        children.append(child)
+        if child.joins and child.parent_call is not None:
+            length_s = _span(main_steps[child.parent_call], steps[-1])
+            joined[child.parent_call] = max(joined.get(child.parent_call, 0.0), length_s)
+    calls = tuple(_less(call, joined.get(index, 0.0)) for index, call in enumerate(main.calls))
+    main = PlannedConversation(
+        conversation=main.conversation, calls=calls, system_tokens=main.system_tokens
+    )
+    everything = [step for steps in conversations.values() for step in steps]
+    first = min(step.asked_at for step in everything)
+    last = max(step.finished_at for step in everything)
+    arrived = main_steps[0].arrived
+    start = Start(
+        plan=PlannedProgram(program=str(program), main=main, children=tuple(children)),
+        at=Instant(first - past.began_at),
+        agent=arrived.agent,
+        tenant=str(arrived.tenant),
+        model=arrived.model,
+    )
+    return PastPlan(start=start, jct_s=in_seconds(between(first, last)), steps=everything)
+
+
+def _less(call: PlannedCall, joined_s: float) -> PlannedCall:
+    """The pause that is left after sub-agents that were waited for."""
+    if not joined_s:
+        return call
+    return PlannedCall(
+        base=call.base,
+        keep_tokens=call.keep_tokens,
+        echo_tokens=call.echo_tokens,
+        pieces=call.pieces,
+        prompt_tokens=call.prompt_tokens,
+        output_tokens=call.output_tokens,
+        pause_s=max(0.0, call.pause_s - joined_s),
+        tools=call.tools,
+    )
+
+
+def _span(begin: PastStep, end: PastStep) -> float:
+    return max(0.0, in_seconds(Nanos(end.finished_at - begin.finished_at)))
+
+
+def _child(
+    child: PlannedConversation,
+    main: PlannedConversation,
+    main_steps: Sequence[PastStep],
+    steps: Sequence[PastStep],
+) -> PlannedConversation:
+    """Tie a further conversation to the call of the main one after whose answer it began."""
+    call = 0
+    for index, step in enumerate(main_steps):
+        if step.finished_at <= steps[0].asked_at:
+            call = index
+    delay_s = in_seconds(Nanos(max(0, steps[0].asked_at - main_steps[call].finished_at)))
+    has_next = call + 1 < len(main_steps)
+    joins = has_next and steps[-1].finished_at <= main_steps[call + 1].asked_at
+    return PlannedConversation(
+        conversation=child.conversation,
+        calls=child.calls,
+        system_tokens=child.system_tokens,
+        parent=main.conversation,
+        parent_call=call,
+        start_delay_s=delay_s,
+        joins=joins,
+    )
+
+
+def _conversation(
+    name: str, steps: Sequence[PastStep], shared: frozenset[PrefixId]
+) -> PlannedConversation:
+    calls: list[PlannedCall] = []
+    for index, step in enumerate(steps):
+        base, keep, echo = _lineage(index, steps, calls)
+        prompt = max(step.prompt_tokens, keep + echo + 1)
+        pieces = (
+            _first_pieces(name, step, prompt, shared)
+            if base is None
+            else (Piece(stream=f"own/{name}/{index}", tokens=prompt - keep - echo),)
+        )
+        following = steps[index + 1] if index + 1 < len(steps) else None
+        pause = following.asked_at - step.finished_at if following is not None else 0
+        calls.append(
+            PlannedCall(
+                base=base,
+                keep_tokens=keep,
+                echo_tokens=echo,
+                pieces=pieces,
+                prompt_tokens=prompt,
+                output_tokens=max(1, step.finished.usage.output_tokens),
+                pause_s=in_seconds(Nanos(max(0, pause))),
+                tools=tuple(str(call.tool) for call in step.finished.tool_calls),
+            )
+        )
+    common = sum(p.tokens for p in calls[0].pieces if p.stream.startswith("shared/"))
+    return PlannedConversation(conversation=name, calls=tuple(calls), system_tokens=common)
+
+
+def _lineage(
+    index: int, steps: Sequence[PastStep], calls: Sequence[PlannedCall]
+) -> tuple[int | None, int, int]:
+    """What the prompt took over from the call before it: base, kept and echoed tokens."""
+    if index == 0:
+        return None, 0, 0
+    step, before = steps[index], calls[-1]
+    whole = before.prompt_tokens + before.output_tokens
+    if step.prompt_tokens > whole:
+        return index - 1, before.prompt_tokens, before.output_tokens
+    if step.prompt_tokens > before.prompt_tokens:
+        # Reasoning was dropped from the answer: it came back shorter.
+        return index - 1, before.prompt_tokens, step.prompt_tokens - before.prompt_tokens - 1
+    known = {prefix.prefix: prefix.tokens for prefix in steps[index - 1].arrived.prefixes}
+    kept = [prefix.tokens for prefix in step.arrived.prefixes if prefix.prefix in known]
+    keep = min(max(kept, default=0), before.prompt_tokens, step.prompt_tokens - 1)
+    return index - 1, max(0, keep), 0
+
+
+def _first_pieces(
+    name: str, step: PastStep, prompt: int, shared: frozenset[PrefixId]
+) -> tuple[Piece, ...]:
+    """The first prompt as stretches between its named beginnings, true to their shares of it."""
+    scale = prompt / max(1, step.arrived.prompt_tokens)
+    pieces: list[Piece] = []
+    at = 0
+    for prefix in step.arrived.prefixes:
+        end = min(prompt - 1, round(prefix.tokens * scale))
+        if prefix.prefix not in shared or end <= at:
+            continue
+        pieces.append(Piece(stream=f"shared/{prefix.prefix}", tokens=end - at))
+        at = end
+    pieces.append(Piece(stream=f"own/{name}/0", tokens=prompt - at))
+    return tuple(pieces)

@@ -1,0 +1,344 @@
+"""Replay a journal, fit the engines to it, predict it and then other policies, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Final
+
+import msgspec
+
+from agentsched.compose import SchedulerConfig, build_scheduler, config_of
+from agentsched.kernel import JournalHeader
+from agentsched.model import Capabilities, ConfigError, Nanos, between, in_seconds
+from agentsched_bench.calibrate.fit import Fit, Served, fit_costs
+from agentsched_bench.calibrate.model_file import FitRow
+from agentsched_bench.engine.cost import CPU_2CORE
+from agentsched_bench.engine.requests import EngineConfig, Scheduling
+from agentsched_bench.replay.host import ReplayHost
+from agentsched_bench.replay.journal_file import JournalReader
+from agentsched_bench.sim.arms import Arm
+from agentsched_bench.sim.engines import EngineTraits
+from agentsched_bench.sim.host import SimHost
+from agentsched_bench.sim.prompts import SimPrompts
+from agentsched_bench.whatif.past import Past, PastReader
+from agentsched_bench.whatif.plans import PastPlan, plans_of
+from agentsched_bench.workload.statistics import Spread, spread
+
+SCHEMA: Final = "agentsched.whatif/1"
+
+#: What vLLM has where nothing else is said.
+_RUNNING_MAX: Final = 256
+_STEP_TOKENS: Final = 2048
+_BLOCK_SIZE: Final = 16
+
+
+class TenantPart(msgspec.Struct, kw_only=True):
+    """One tenant's programs."""
+
+    programs: int
+    jct_mean_s: float
+    wait_max_s: float
+
+
+class Course(msgspec.Struct, kw_only=True):
+    """One course of events: as recorded, or as the model has it under some policy."""
+
+    name: str
+    programs: int
+    calls: int
+    jct_s: Spread
+    first_token_s: Spread
+    held_s: Spread
+    prompt_tokens: int
+    cached_tokens: int
+    tenants: dict[str, TenantPart]
+    failed: int = 0
+
+    @property
+    def cached_share(self) -> float:
+        return self.cached_tokens / max(1, self.prompt_tokens)
+
+
+class Trust(msgspec.Struct, kw_only=True):
+    """How far a prediction may be believed.
+
+    `entries` of the journal were replayed; `diverged_at` is the first that decided otherwise (then
+    `divergence` says how). `fit` is how well engine times are reproduced call by call.
+    `self_error`: predicted mean completion time under the recorded policy over the recorded one,
+    less 1. `program_error`: median of |predicted - recorded| / recorded of single programs.
+    """
+
+    entries: int
+    diverged_at: int | None
+    divergence: str
+    fit: FitRow
+    self_error: float
+    program_error: float
+    cached_error: float
+    unfinished: int
+
+    @property
+    def noise(self) -> float:
+        """Differences in mean completion time below this mean nothing."""
+        return max(0.05, abs(self.self_error))
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """What a journal says about other policies, as it lies in the file.
+
+    `ratios` are mean completion times over that of the recorded policy, both by the model.
+    """
+
+    schema: str = SCHEMA
+    journal: str
+    policy: str
+    trust: Trust
+    recorded: Course
+    same: Course
+    others: list[Course]
+    ratios: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What a journal does not tell about engines; None: what vLLM has by default."""
+
+    kv_tokens: int | None = None
+    block_size: int | None = None
+    running_max: int | None = None
+    step_tokens: int | None = None
+
+
+def read_and_replay(journal: JournalReader) -> tuple[Past, int, int | None, str]:
+    """Replay an open journal while reading it: the past, turns, first divergence and its text.
+
+    After a divergence the rest is read but not replayed: it could not but differ.
+    """
+    host: ReplayHost | None = ReplayHost(build_scheduler(config_of(journal.header)))
+    reader = PastReader()
+    entries, diverged_at, text = 0, None, ""
+    for entry in journal:
+        reader.feed(entry)
+        entries += 1
+        if host is None:
+            continue
+        divergence = host.feed(entry)
+        if divergence is not None:
+            host, diverged_at, text = None, entry.seq, str(divergence)
+    return reader.end(), entries, diverged_at, text
+
+
+def engines_of(past: Past, sizes: Sizes) -> list[EngineConfig]:
+    """The engines of a journal, with costs still to be fitted.
+
+    Raises:
+        ConfigError: the size of a cache is told neither by the journal nor by `sizes`.
+    """
+    if not past.engines:
+        raise ConfigError("the journal knows no engine")
+    return [_engine(found, sizes, key) for key, found in past.engines.items()]
+
+
+def _engine(found: Capabilities, sizes: Sizes, key: str) -> EngineConfig:
+    tokens = sizes.kv_tokens or found.kv_tokens
+    if tokens is None:
+        raise ConfigError(f"engine {key} did not say what its cache holds: give --kv-tokens")
+    size = sizes.block_size or found.block_size or _BLOCK_SIZE
+    blocks = tokens // size + 1
+    return EngineConfig(
+        cost=CPU_2CORE,
+        blocks=blocks,
+        block_size=size,
+        max_num_seqs=sizes.running_max or found.running_max or _RUNNING_MAX,
+        max_num_batched_tokens=sizes.step_tokens or _STEP_TOKENS,
+        max_model_len=min(found.context_max or tokens, (blocks - 1) * size),
+        scheduling=Scheduling.PRIORITY if found.priority else Scheduling.FCFS,
+    )
+
+
+def served_of(plans: Sequence[PastPlan], *, block_size: int) -> list[Served]:
+    """The calls as the engines had them."""
+    found: list[Served] = []
+    for past in plans:
+        steps = {
+            str(key): [step for step in past.steps if step.arrived.conversation == key]
+            for key in dict.fromkeys(step.arrived.conversation for step in past.steps)
+        }
+        for conversation in past.start.plan.conversations:
+            prompts = SimPrompts(conversation, copy="", block_size=block_size)
+            for index, step in enumerate(steps[conversation.conversation]):
+                call = conversation.calls[index]
+                first = None if step.started_at is None else step.started_at - step.sent_at
+                found.append(
+                    Served(
+                        engine=str(step.engine),
+                        sent_at=step.sent_at,
+                        chain=prompts.chain(index),
+                        prompt_tokens=call.prompt_tokens,
+                        output_tokens=call.output_tokens,
+                        first_ns=first if first else None,
+                        last_ns=max(1, step.finished_at - step.sent_at),
+                        cached_tokens=step.finished.usage.cached_tokens,
+                    )
+                )
+    return found
+
+
+def recorded_course(plans: Sequence[PastPlan]) -> Course:
+    """What happened."""
+    steps = [step for plan in plans for step in plan.steps]
+    waits = [
+        in_seconds(between(step.asked_at, step.started_at or step.finished_at)) for step in steps
+    ]
+    tenants: dict[str, list[tuple[float, float]]] = {}
+    for plan in plans:
+        worst = max(
+            in_seconds(between(s.asked_at, s.started_at or s.finished_at)) for s in plan.steps
+        )
+        tenants.setdefault(plan.start.tenant, []).append((plan.jct_s, worst))
+    return Course(
+        name="recorded",
+        programs=len(plans),
+        calls=len(steps),
+        jct_s=spread(plan.jct_s for plan in plans),
+        first_token_s=spread(waits),
+        held_s=spread(in_seconds(between(step.asked_at, step.sent_at)) for step in steps),
+        prompt_tokens=sum(step.prompt_tokens for step in steps),
+        cached_tokens=sum(step.finished.usage.cached_tokens or 0 for step in steps),
+        tenants=_tenant_parts(tenants),
+    )
+
+
+def _tenant_parts(rows: dict[str, list[tuple[float, float]]]) -> dict[str, TenantPart]:
+    return {
+        tenant: TenantPart(
+            programs=len(found),
+            jct_mean_s=sum(row[0] for row in found) / len(found),
+            wait_max_s=max(row[1] for row in found),
+        )
+        for tenant, found in sorted(rows.items())
+    }
+
+
+def predict(
+    name: str,
+    config: SchedulerConfig,
+    plans: Sequence[PastPlan],
+    engines: Sequence[EngineConfig],
+    *,
+    traits: Sequence[EngineTraits],
+) -> tuple[Course, dict[str, float]]:
+    """The same clients under a policy, on modelled engines; completion times by program."""
+    streams = any(step.started_at is not None for plan in plans for step in plan.steps)
+    host = SimHost(build_scheduler(config), engines=engines, traits=traits, streams=streams)
+    runs = host.run([plan.start for plan in plans])
+    jct: dict[str, float] = {}
+    tenants: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        if run.ended_at is None or run.is_failed:
+            continue
+        took = in_seconds(between(run.started_at, run.ended_at))
+        jct[run.plan.program] = took
+        wait_s = in_seconds(run.first_token_wait_max)
+        tenants.setdefault(str(run.tenant), []).append((took, wait_s))
+    tally = host.tally
+    course = Course(
+        name=name,
+        programs=len(jct),
+        calls=tally.calls,
+        jct_s=spread(jct.values()),
+        first_token_s=spread(in_seconds(Nanos(w)) for w in tally.first_token_waits),
+        held_s=spread(in_seconds(Nanos(held)) for held in tally.held),
+        prompt_tokens=tally.prompt_tokens,
+        cached_tokens=tally.cached_tokens,
+        tenants=_tenant_parts(tenants),
+        failed=len(runs) - len(jct),
+    )
+    return course, jct
+
+
+def answer(
+    name: str,
+    journal: JournalReader,
+    arms: Sequence[Arm],
+    *,
+    sizes: Sizes,
+    on_progress: Callable[[str, float], None] = lambda _what, _share: None,
+) -> Answer:
+    """What the journal says about these arms.
+
+    Raises:
+        ConfigError: the journal holds too little, or not what its engines are.
+        JournalError: it cannot be read, or begins in the middle.
+    """
+    on_progress("replaying", 0.0)
+    past, entries, diverged_at, text = read_and_replay(journal)
+    plans = plans_of(past)
+    if not plans:
+        raise ConfigError("no call in the journal was answered")
+    blank = engines_of(past, sizes)
+    served = served_of(plans, block_size=blank[0].block_size)
+    fit = fit_costs(served, blank[0], on_progress=lambda share: on_progress("fitting", share))
+    engines = [replace(engine, cost=fit.cost) for engine in blank]
+    traits = [EngineTraits(pins=c.pins, warm=c.warm) for c in past.engines.values()]
+    own = config_of(journal.header)
+    on_progress("predicting", 0.0)
+    same, jct = predict("same policy", own, plans, engines, traits=traits)
+    recorded = recorded_course(plans)
+    others: list[Course] = []
+    for number, arm in enumerate(arms):
+        on_progress("predicting", (number + 1) / (len(arms) + 1))
+        config = other_config(arm, journal.header)
+        others.append(predict(arm.text, config, plans, engines, traits=traits)[0])
+    return Answer(
+        journal=name,
+        policy=journal.header.profile,
+        trust=_trust(plans, recorded, same, jct, fit, past, entries, diverged_at, text),
+        recorded=recorded,
+        same=same,
+        others=others,
+        ratios={c.name: c.jct_s.mean / max(1e-9, same.jct_s.mean) for c in others},
+    )
+
+
+def other_config(arm: Arm, header: JournalHeader) -> SchedulerConfig:
+    """Another policy under the limits and workflows of the journal.
+
+    Raises:
+        ConfigError: the arm is an oracle, or has another cache.
+    """
+    if arm.knows or arm.is_unlimited:
+        raise ConfigError(
+            f"{arm.text!r} is no policy: a what-if has engines and clients as recorded"
+        )
+    return replace(config_of(header), profile=arm.profile, choices=arm.choices)
+
+
+def _trust(
+    plans: Sequence[PastPlan],
+    recorded: Course,
+    same: Course,
+    jct: dict[str, float],
+    fit: Fit,
+    past: Past,
+    entries: int,
+    diverged_at: int | None,
+    text: str,
+) -> Trust:
+    off = [
+        abs(jct[plan.start.plan.program] - plan.jct_s) / max(1e-3, plan.jct_s)
+        for plan in plans
+        if plan.start.plan.program in jct
+    ]
+    return Trust(
+        entries=entries,
+        diverged_at=diverged_at,
+        divergence=text,
+        fit=fit.row,
+        self_error=same.jct_s.mean / max(1e-9, recorded.jct_s.mean) - 1.0,
+        program_error=median(off) if off else 0.0,
+        cached_error=same.cached_share - recorded.cached_share,
+        unfinished=past.unfinished,
+    )
