@@ -132,6 +132,10 @@ def paired_ratio(
     )
 
 
+def _nothing(*, lost: int) -> Ratio:
+    return Ratio(value=1.0, low=0.0, high=_NO_BOUND, pairs=0, lost=lost, repeats=0, by_repeat=())
+
+
 def _interval(
     logs: Mapping[int, Mapping[str, float]],
     means: Sequence[float],

@@ -18,7 +18,7 @@ from agentsched.model import (
     parse_span,
     seconds,
 )
-from agentsched_bench.compare.arms import Kind, Side
+from agentsched_bench.compare.arms import Kind, Side, parse_side
 from agentsched_bench.compare.journals import Told, tell
 from agentsched_bench.compare.load import Load
 from agentsched_bench.compare.results import Run
@@ -95,6 +95,14 @@ def simulate_run(
     )
     _fill(run, tell(entries, origin=Instant(0)), host, load)
     return run
+
+
+def journal_of(profile: str, load: Load, scenario: Scenario) -> list[JournalEntry]:
+    """The journal that our proxy would write under this load, by the simulator."""
+    side = parse_side(profile, engine=scenario.engine)
+    entries: list[JournalEntry] = []
+    _host(side, load, scenario, on_turn=entries.append).run(_starts(load))
+    return entries
 
 
 def _host(

@@ -1,0 +1,115 @@
+"""The page: what it says, that it loads nothing, and that names cannot break it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentsched_bench.compare.results import CompareResult
+from agentsched_bench.report.page import render, write_page
+
+Read = Callable[[str], Any]
+GOLDEN = Path(__file__).with_name("outline.golden.txt")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def test_the_structure_is_as_agreed(comparison: CompareResult, outline: Read) -> None:
+    """`AGENTSCHED_UPDATE_GOLDEN=1` writes the file anew; the change is then a diff to review."""
+    page = render([comparison], now="2026-11-21")
+    lines = "\n".join(outline(page).lines) + "\n"
+    lines = re.sub(r"agentsched \d+\.\d+\S*", "agentsched VERSION", lines)
+    if os.environ.get("AGENTSCHED_UPDATE_GOLDEN"):
+        GOLDEN.write_text(lines, encoding="utf-8")
+
+    assert lines == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_nothing_is_loaded_from_anywhere(comparison: CompareResult, outline: Read) -> None:
+    page = render([comparison])
+
+    assert all(address.startswith("#") for address in outline(page).addresses)
+    assert "url(" not in page
+    assert "@import" not in page
+    # The only address is the name of a namespace.
+    assert set(re.findall(r"https?://[^\s\"'<]+", page)) == {"http://www.w3.org/2000/svg"}
+    assert "default-src &#x27;none&#x27;" in page or "default-src 'none'" in page
+
+
+def test_names_are_text_and_never_markup(comparison: CompareResult) -> None:
+    comparison.name = "<img src=x>"
+    comparison.arms[0].about = "<i>"
+    page = render([comparison])
+
+    assert "<img" not in page
+    assert "<i>" not in page.partition("<script")[0]
+    # One end for the data and one for the program, and none inside.
+    assert page.count("</script>") == 2
+
+
+def test_verdicts_stand_in_the_page_without_any_script(comparison: CompareResult) -> None:
+    text = render([comparison]).partition('<script type="application/json"')[0]
+
+    assert "0.49×" in text
+    assert "faster" in text
+    assert "litellm: left out, not installed" in text
+    assert "synthetic programs" in text
+
+
+def test_several_results_have_an_overview(comparison: CompareResult, outline: Read) -> None:
+    page = render([comparison, comparison])
+
+    assert "<section overview>" in outline(page).lines
+    assert 'id="result-1"' in page
+
+
+def test_a_result_without_calls_has_no_timeline(comparison: CompareResult) -> None:
+    for run in comparison.runs:
+        run.calls = []
+
+    page = render([comparison]).partition("<script>")[0]
+
+    assert 'data-part="timeline"' not in page
+    assert 'data-part="jct"' in page
+
+
+@pytest.mark.services
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_browser_draws_every_picture(
+    comparison: CompareResult, tmp_path: Path, width: int
+) -> None:
+    assert CHROMIUM is not None, "Chromium is not installed (scripts/install-services)"
+    path = tmp_path / "page.html"
+    write_page([comparison], path)
+    probe = (
+        "<script>addEventListener('error', e => document.title = 'broken ' + e.message);"
+        "setTimeout(() => { const s = document.querySelectorAll('svg');"
+        "document.querySelectorAll('.names button')[0].click();"
+        "document.body.dataset.svgs = s.length;"
+        "document.body.dataset.wide = document.documentElement.scrollWidth - innerWidth; }, 500)"
+        "</script></body>"
+    )
+    page = path.read_text(encoding="utf-8").replace("</body>", probe)
+    path.write_text(page, encoding="utf-8")
+
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900",
+         "--virtual-time-budget=3000", "--dump-dom", path.as_uri()],
+        capture_output=True, text=True, timeout=90, check=True,
+    )  # fmt: skip
+
+    assert "<title>broken" not in done.stdout
+    drawn = re.search(r'data-svgs="(\d+)" data-wide="(-?\d+)"', done.stdout)
+    assert drawn is not None
+    # Ratios, two distributions, a timeline, the cache and the tenants.
+    assert int(drawn[1]) == 6
+    assert int(drawn[2]) <= 0, "the page is wider than the screen"
+    assert "completed after" in done.stdout

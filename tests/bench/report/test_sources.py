@@ -1,0 +1,175 @@
+"""Every kind of result becomes a report: comparisons, replays, simulations, journals, stories."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agentsched.kernel import JournalHeader, encode
+from agentsched.model import AgentschedError, ConfigError, Limits
+from agentsched.policy import Choice
+from agentsched_bench.compare import results
+from agentsched_bench.compare.results import CompareResult
+from agentsched_bench.replay.journal_file import JournalWriter, open_journal
+from agentsched_bench.report.csv_files import write_csv
+from agentsched_bench.report.figure import write_png
+from agentsched_bench.report.page import render
+from agentsched_bench.report.sources import from_story, load, only_program
+
+ROOT = Path(__file__).parents[3]
+_MAIN = "import sys; from agentsched.cli import main; sys.exit(main())"
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _MAIN, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.json.gz"])
+def test_comparisons_are_read(comparison: CompareResult, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    results.write(comparison, path)
+
+    assert load(path) == comparison
+
+
+def test_recorded_replays_are_read() -> None:
+    made = load(ROOT / "bench/results/burst-vllm.json")
+
+    assert made.how == "live"
+    assert [arm.arm for arm in made.summary] == ["direct", "agentsched"]
+    ours = made.summary[1]
+    assert ours.jct is not None
+    assert ours.jct.pairs == 24
+    assert ours.jct.value < 0.8
+    assert "agentsched" in render([made])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench/results").glob("sim-*.json")), ids=str)
+def test_recorded_simulations_are_read(path: Path) -> None:
+    made = load(path)
+
+    assert made.how == "simulated"
+    assert made.summary[0].jct is None
+    assert all(arm.jct is not None and arm.jct.repeats == 3 for arm in made.summary[1:])
+    assert render([made])
+
+
+def _journal(path: Path, tmp_path: Path) -> None:
+    """A journal of a simulation, as a proxy writes it."""
+    from agentsched_bench.compare.load import make_load
+    from agentsched_bench.compare.scenario import make_scenario
+    from agentsched_bench.compare.simulated import journal_of
+
+    scenario = make_scenario(
+        {
+            "name": "j",
+            "engine": {"blocks": 300},
+            "workload": {
+                "programs": 3,
+                "steps_max": 3,
+                "arrivals": {"process": "regular", "rate": 1.0},
+                "sources": [{"trace": "sample"}],
+            },
+        },
+        where="test",
+    )
+    load = make_load(scenario.workload, seed=0, beside=tmp_path)
+    header = JournalHeader(
+        profile="agentsched", choices={"order": Choice(name="fcfs")}, limits=Limits()
+    )
+    with JournalWriter(path, header) as writer:
+        for entry in journal_of("agentsched", load, scenario):
+            writer.write(entry)
+
+
+@pytest.mark.parametrize("name", ["j.ndjson", "j.journal.gz"])
+def test_journals_are_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    _journal(path, tmp_path)
+
+    made = load(path)
+
+    assert made.how == "journal"
+    assert made.arms[0].about == "profile agentsched"
+    (run,) = made.runs
+    assert len(run.programs) == 3
+    assert len(run.calls) == 9
+    assert all(call.held_s is not None and call.ttft_s is not None for call in run.calls)
+    assert "read from a journal" in render([made])
+
+
+def test_a_story_becomes_the_gantt_of_its_program(tmp_path: Path) -> None:
+    path = tmp_path / "j.ndjson"
+    _journal(path, tmp_path)
+    with open_journal(path) as reader:
+        entries = [msgspec.json.decode(encode(entry)) for entry in reader]
+
+    made = from_story(entries, program="p1")
+
+    assert {call.program for call in made.runs[0].calls} == {"p1"}
+    assert len(made.runs[0].calls) == 3
+    with pytest.raises(ConfigError, match="nothing about program 'p9'"):
+        from_story(entries, program="p9")
+
+
+def test_one_program_of_a_result(comparison: CompareResult) -> None:
+    made = only_program(comparison, "p1")
+
+    assert {call.program for run in made.runs for call in run.calls} == {"p1"}
+    with pytest.raises(ConfigError, match="no program 'nobody'"):
+        only_program(made, "nobody")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"not json", b'{"schema": "other/1"}', gzip.compress(b"{}")[:9]]
+)
+def test_what_is_no_result_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+
+    with pytest.raises(AgentschedError, match=r"bad\.json"):
+        load(path)
+
+
+def test_tables_hold_every_program_and_call(comparison: CompareResult, tmp_path: Path) -> None:
+    paths = write_csv([comparison], tmp_path / "csv")
+
+    rows = {path.name: path.read_text().splitlines() for path in paths}
+    assert len(rows["summary.csv"]) == 1 + 2
+    assert len(rows["programs.csv"]) == 1 + 4 * 2
+    assert len(rows["calls.csv"]) == 1 + 4 * 7
+    assert "jct_s.p95" in rows["summary.csv"][0]
+
+
+@pytest.mark.slow
+def test_a_picture_is_drawn(comparison: CompareResult, tmp_path: Path) -> None:
+    write_png(comparison, tmp_path / "p.png")
+
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_command_writes_all_of_it(comparison: CompareResult, tmp_path: Path) -> None:
+    results.write(comparison, tmp_path / "c.json")
+
+    done = run("report", "c.json", "--csv", "tables", "--png", "c.png", folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "c.html").exists()
+    assert (tmp_path / "c.png").exists()
+    assert (tmp_path / "tables/calls.csv").exists()
+    nothing = run("report", folder=tmp_path)
+    assert nothing.returncode == 2
+    assert "nothing to report on" in nothing.stderr
