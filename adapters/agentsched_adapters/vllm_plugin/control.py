@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from agentsched import __version__
 from agentsched.model import HintOutcome, Nanos, UnpinReason, between, in_seconds, seconds
+from agentsched.version import __version__
 from agentsched_adapters.vllm_plugin.blocks import Keeper
 from agentsched_adapters.vllm_plugin.host import EngineHost
 from agentsched_adapters.vllm_plugin.wire import (

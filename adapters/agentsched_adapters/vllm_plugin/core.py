@@ -29,7 +29,6 @@ from agentsched.model import (
     EngineReported,
     Instant,
     Limits,
-    Pin,
     Prefix,
     PrefixId,
     ProgramId,
@@ -75,10 +74,10 @@ class Core:
         report = EngineReported(engine=_ENGINE, capabilities=capabilities, load=EngineLoad())
         self._scheduler.handle(report, now=Instant(0))
 
-    def arrived(self, request: Any, caller: Caller, *, now: Instant) -> None:
-        """A request came in."""
+    def arrived(self, request: Any, caller: Caller, *, now: Instant) -> Sequence[Command]:
+        """A request came in. As all that change something: what follows for pins."""
         key = request.request_id
-        self._scheduler.handle(
+        return self._scheduler.handle(
             StepArrived(
                 step=StepId(key),
                 program=ProgramId(caller.program or key),
@@ -94,11 +93,11 @@ class Core:
 
     def finished(
         self, request: Any, caller: Caller, *, cached_tokens: int, now: Instant
-    ) -> Pin | None:
-        """A request gave its whole answer; the pin that the policy wants for it, if any."""
+    ) -> Sequence[Command]:
+        """A request gave its whole answer."""
         key = request.request_id
         calls = (ToolCall(call_id=CallId(key), tool=_UNKNOWN_TOOL),) if caller.is_known else ()
-        commands = self._scheduler.handle(
+        return self._scheduler.handle(
             StepFinished(
                 step=StepId(key),
                 usage=Usage(
@@ -111,17 +110,18 @@ class Core:
             ),
             now=now,
         )
-        return _pin_of(commands, caller)
 
-    def cancelled(self, request_id: str, *, now: Instant) -> None:
+    def cancelled(self, request_id: str, *, now: Instant) -> Sequence[Command]:
         """A request ended without its whole answer."""
-        self._scheduler.handle(StepCancelled(step=StepId(request_id), reason="aborted"), now=now)
+        event = StepCancelled(step=StepId(request_id), reason="aborted")
+        return self._scheduler.handle(event, now=now)
 
-    def tick(self, *, now: Instant) -> None:
+    def tick(self, *, now: Instant) -> Sequence[Command]:
         """Whatever time alone brings about."""
         deadline = self._scheduler.next_deadline()
-        if deadline is not None and deadline <= now:
-            self._scheduler.handle(TimerFired(), now=now)
+        if deadline is None or deadline > now:
+            return ()
+        return self._scheduler.handle(TimerFired(), now=now)
 
     def rank(self, request_id: str, now: Instant) -> tuple[float, ...]:
         """A waiting request's place; last where the core turned it away."""
@@ -152,10 +152,3 @@ class Core:
             Prefix(prefix=PrefixId(bytes(hashes[at - 1]).hex()), tokens=at * self._block_size)
             for at in places
         )
-
-
-def _pin_of(commands: Sequence[Command], caller: Caller) -> Pin | None:
-    for command in commands:
-        if isinstance(command, Pin) and command.conversation == caller.conversation:
-            return command
-    return None

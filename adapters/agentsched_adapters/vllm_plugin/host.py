@@ -10,11 +10,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from agentsched.model import HintOutcome, Instant, Nanos, UnpinReason, between
+from agentsched.model import (
+    Command,
+    HintOutcome,
+    Instant,
+    Nanos,
+    Pin,
+    Unpin,
+    UnpinReason,
+    between,
+)
 from agentsched_adapters.vllm_plugin import LOGGER
 from agentsched_adapters.vllm_plugin.blocks import BlockPins, Keeper
 from agentsched_adapters.vllm_plugin.caller import Caller, caller_of
@@ -23,6 +32,9 @@ from agentsched_adapters.vllm_plugin.queue import ProgramQueue
 from agentsched_adapters.vllm_plugin.settings import PluginSettings
 
 log = logging.getLogger(LOGGER)
+
+#: Pins end for these here as well, at the moment when the engine sees it.
+_ENDS_BY_ITSELF: Final = frozenset({UnpinReason.RESUMED, UnpinReason.EXPIRED})
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +78,7 @@ class EngineHost:
                 wait_max=settings.wait_max,
                 bypasses_max=settings.bypasses_max,
                 budget=settings.order_budget,
+                now=self.now,
             )
 
     def now(self) -> Instant:
@@ -85,7 +98,7 @@ class EngineHost:
             if caller.is_known:
                 self._active[caller.conversation] = self._active.get(caller.conversation, 0) + 1
             if self.core is not None:
-                self.core.arrived(request, caller, now=self.now())
+                self._perform(self.core.arrived(request, caller, now=self.now()))
         except Exception:
             self.fail("arrived")
 
@@ -97,7 +110,7 @@ class EngineHost:
             now = self.now()
             self.pins.expire(now=now)
             if self.core is not None:
-                self.core.tick(now=now)
+                self._perform(self.core.tick(now=now))
             if self.queue is not None:
                 self.queue.refresh(now=now)
         except Exception:
@@ -129,9 +142,12 @@ class EngineHost:
             return
         try:
             self._leave(live.caller)
-            pin = self._end_in_core(live, is_whole=is_whole)
+            commands = self._end_in_core(live, is_whole=is_whole)
+            own = None
             if live.caller.is_known and is_whole:
-                self._keep(live, pin)
+                own = _pin_for(live.caller.conversation, commands)
+                self._keep(live, own)
+            self._perform(command for command in commands if command is not own)
         except Exception:
             self.fail("ends")
 
@@ -214,19 +230,33 @@ class EngineHost:
         else:
             del self._active[caller.conversation]
 
-    def _end_in_core(self, live: _Live, *, is_whole: bool) -> Any:
+    def _end_in_core(self, live: _Live, *, is_whole: bool) -> Sequence[Command]:
         if self.queue is not None:
             self.queue.world_changed()
         if self.core is None:
-            return None
-        if is_whole:
-            return self.core.finished(
-                live.request, live.caller, cached_tokens=live.cached_tokens, now=self.now()
-            )
-        self.core.cancelled(live.request.request_id, now=self.now())
-        return None
+            return ()
+        now = self.now()
+        if not is_whole:
+            return self.core.cancelled(live.request.request_id, now=now)
+        cached = live.cached_tokens
+        return self.core.finished(live.request, live.caller, cached_tokens=cached, now=now)
 
-    def _keep(self, live: _Live, pin: Any) -> None:
+    def _perform(self, commands: Iterable[Command]) -> None:
+        """Pins and unpins of the core; its other commands are vLLM's affair (see `core`)."""
+        for command in commands:
+            if isinstance(command, Pin):
+                keeper = Keeper(
+                    pin=command.pin,
+                    conversation=command.conversation,
+                    program=command.program,
+                    value=command.value,
+                )
+                self.refine(keeper, ttl=between(self.now(), command.expires_at))
+            elif isinstance(command, Unpin) and command.reason not in _ENDS_BY_ITSELF:
+                name = command.pin
+                self.pins.release_where(lambda pin, name=name: pin.pin == name, command.reason)
+
+    def _keep(self, live: _Live, pin: Pin | None) -> None:
         """Pin what a whole answer leaves behind, until somebody says more about it."""
         now, caller = self.now(), live.caller
         if caller.conversation in self._active:
@@ -238,7 +268,7 @@ class EngineHost:
         grace = self.settings.grace if caller.grace is None else caller.grace
         ttl = grace if pin is None else between(now, pin.expires_at)
         keeper = Keeper(
-            pin=f"{'grace' if pin is None else 'own'}-{self._minted}",
+            pin=f"grace-{self._minted}" if pin is None else pin.pin,
             conversation=caller.conversation,
             program=caller.program,
             tenant=caller.tenant,
@@ -246,3 +276,10 @@ class EngineHost:
             is_grace=pin is None,
         )
         self.pins.hold_request(keeper, live.request.request_id, ttl=ttl, now=now)
+
+
+def _pin_for(conversation: str, commands: Sequence[Command]) -> Pin | None:
+    for command in commands:
+        if isinstance(command, Pin) and command.conversation == conversation:
+            return command
+    return None

@@ -52,7 +52,8 @@ class ProgramQueue:
     """A waiting queue in the order of `rank`. Satisfies vLLM's `RequestQueue`.
 
     `rank` gives the sort key of a request id (smaller is sooner); should it raise, requests go as
-    they came from then on, and `failed` is told. `clock` measures what ordering costs, in ns.
+    they came from then on, and `failed` is told. `now` is the host's clock, by which waits are
+    measured; `clock` measures what ordering costs, in ns.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ProgramQueue:
         wait_max: Nanos,
         bypasses_max: int,
         budget: Nanos,
+        now: Callable[[], Instant],
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._rank: Rank | None = rank
@@ -86,7 +88,7 @@ class ProgramQueue:
         self._is_dirty = False
         self._seq = 0
         self._front = 0
-        self._now = Instant(0)
+        self._now = now
         self._refreshed_at = Instant(0)
         self._fcfs_until: Instant | None = None
         #: What a refresh costs, in ns: the running mean, and the most so far.
@@ -101,7 +103,7 @@ class ProgramQueue:
         """At the end, until the next refresh gives it its place."""
         assert request.request_id not in self._entries
         self._seq += 1
-        entry = _Entry(request, self._seq, self._now)
+        entry = _Entry(request, self._seq, self._now())
         self._entries[request.request_id] = entry
         self._order.append(entry)
         self._new.append(entry)
@@ -115,7 +117,7 @@ class ProgramQueue:
         if entry is None:
             self._seq += 1
             self._front -= 1
-            entry = _Entry(request, self._seq, self._now, front=self._front)
+            entry = _Entry(request, self._seq, self._now(), front=self._front)
         else:
             self._went.remove(entry.seq)
             self._ranked.append(entry)
@@ -179,7 +181,6 @@ class ProgramQueue:
 
     def refresh(self, *, now: Instant) -> None:
         """Bring the order up to date; at the beginning of each engine step."""
-        self._now = now
         self._taken.clear()
         if len(self._entries) < 2:
             self._went.clear()

@@ -1,0 +1,344 @@
+"""Single situations on vLLM's real scheduler; run by vLLM's Python. Prints one JSON line per trial.
+
+python trials.py
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lab import BLOCK_SIZE, Lab
+
+from agentsched.model import HintOutcome, Nanos, UnpinReason
+from agentsched_adapters.vllm_plugin.blocks import Keeper
+
+TRIALS: list[Callable[[], None]] = []
+LONG = {"grace": "600s", "budget": "1.0", "tenant_budget": "1.0"}
+
+
+def trial(function: Callable[[], None]) -> Callable[[], None]:
+    TRIALS.append(function)
+    return function
+
+
+def words(seed: int, blocks: int) -> list[int]:
+    return [100 + (seed * 997 + i * 31) % 2_800 for i in range(blocks * BLOCK_SIZE)]
+
+
+def of(conversation: str, **more: object) -> dict[str, object]:
+    return {"agentsched_conversation": conversation, "agentsched_program": conversation, **more}
+
+
+def seconds(value: float) -> Nanos:
+    return Nanos(round(value * 1e9))
+
+
+def flood(lab: Lab, count: int = 8, blocks: int = 12) -> None:
+    """Other traffic that nobody will come back to, more than the pool holds."""
+    for index in range(count):
+        lab.add(f"flood{index}-{lab.now_ns}", words(500 + index, blocks), tokens=2)
+        lab.run()
+
+
+@trial
+def a_paused_session_returns_to_its_cache() -> None:
+    cached = {}
+    for name, settings in (("stock", None), ("plugin", LONG)):
+        lab = Lab(settings)
+        lab.add("first", words(1, 10), tokens=3, xargs=of("a"))
+        lab.run()
+        flood(lab)
+        lab.add("second", [*words(1, 10), 7, 8, 9], tokens=3, xargs=of("a"))
+        lab.run()
+        cached[name] = lab.cached["second"]
+        if name == "plugin":
+            lab.check_quiet()
+    assert cached == {"stock": 0, "plugin": 10 * BLOCK_SIZE}, cached
+
+
+@trial
+def pins_change_nothing_for_prompts_that_share_nothing() -> None:
+    """The same schedule, step by step, as without a plugin: pins delay nobody at all."""
+    for seed in range(25):
+        rng = random.Random(seed)
+        # Two of them always fit, so nobody is preempted: what is left of a preempted one's own
+        # blocks in the cache would be the one thing that pins may change.
+        stock, ours = Lab(None, running_max=2), Lab(LONG, running_max=2)
+        steps = pinned = 0
+        for number in range(40):
+            if rng.random() < 0.6:
+                prompt = words(40 * seed + number, rng.randint(1, 9))
+                tokens = rng.randint(1, 8)
+                for lab in (stock, ours):
+                    lab.add(f"r{number}", prompt, tokens=tokens, xargs=of(f"c{number}"))
+            for _ in range(rng.randint(1, 4)):
+                expected, found = stock.step(), ours.step()
+                assert found == expected, f"seed {seed}, step {steps}: {found} != {expected}"
+                ours.check()
+                steps += 1
+                pinned += ours.host.pins.held
+        assert stock.run() == ours.run()
+        assert pinned > 0
+        ours.check_quiet()
+
+
+@trial
+def the_least_value_gives_way_first_and_tails_before_heads() -> None:
+    lab = Lab(LONG)  # 27 blocks
+    for number, value in ((1, 1.0), (2, 3.0), (3, 2.0)):
+        lab.add(f"r{number}", words(number, 7), tokens=2, xargs=of(f"c{number}"))
+        lab.run()
+        lab.host.refine(Keeper(pin="p", conversation=f"c{number}", value=value), ttl=seconds(500))
+    assert lab.host.pins.held == 21
+    # 6 blocks are free; 10 more are needed than that.
+    lab.add("big", words(9, 15), tokens=4)
+    lab.run()
+    held = {pin.conversation: len(pin.blocks) for pin in lab.host.pins}
+    assert "c1" not in held, held
+    assert held["c2"] == 7, held
+    assert 0 < held["c3"] < 7, held
+    lab.add("again", [*words(3, 7), 5], tokens=1, xargs=of("c3"))
+    lab.step()
+    # What was given up of it was its end, so the beginning is there.
+    assert lab.cached["again"] >= held["c3"] * BLOCK_SIZE
+    lab.check_quiet()
+
+
+@trial
+def a_request_that_cannot_fit_costs_no_pin_anything() -> None:
+    lab = Lab(LONG)
+    lab.add("kept", words(1, 6), tokens=2, xargs=of("a"))
+    lab.run()
+    lab.add("runs", words(2, 14), tokens=40)
+    lab.step()
+    held = lab.host.pins.held
+    lab.add("waits", words(3, 22), tokens=2)  # 27 blocks less the running one's
+    for _ in range(4):
+        assert "waits" not in lab.step()
+    assert lab.host.pins.held == held == 6
+    lab.check_quiet()
+
+
+@trial
+def shared_blocks_count_once_and_stay_for_the_last() -> None:
+    lab = Lab(LONG)
+    for name in ("a", "b"):
+        lab.add(name, [*words(1, 5), *words(ord(name), 3)], tokens=1, xargs=of(name))
+        lab.run()
+    assert lab.host.pins.held == 5 + 3 + 3
+    lab.host.pins.release("a", UnpinReason.RELEASED)
+    assert lab.host.pins.held == 5 + 3
+    flood(lab)
+    lab.add("again", [*words(1, 5), 1, 2], tokens=1)
+    lab.run()
+    assert lab.cached["again"] == 5 * BLOCK_SIZE
+    lab.check_quiet()
+
+
+@trial
+def budgets_hold_for_all_and_for_each_tenant() -> None:
+    lab = Lab({"grace": "600s", "budget": "0.6", "tenant_budget": "0.3"})
+    for number in range(6):
+        tenant = "t1" if number < 3 else "t2"
+        xargs = of(f"c{number}", agentsched_tenant=tenant)
+        lab.add(f"r{number}", words(number, 6), tokens=1, xargs=xargs)
+        lab.run()
+        lab.check()
+    assert lab.host.pins.held <= 16
+    assert 0 < lab.host.pins._ledger.tenant_held("t1") <= 8
+    lab.check_quiet()
+
+
+@trial
+def a_pin_does_not_expire_while_its_next_turn_waits() -> None:
+    lab = Lab(LONG | {"grace": "1s"}, running_max=1)
+    lab.add("first", words(1, 6), tokens=1, xargs=of("a"))
+    lab.run()
+    lab.add("other", words(2, 6), tokens=20)
+    lab.step()
+    lab.add("second", [*words(1, 6), 5], tokens=1, xargs=of("a"))
+    lab.advance(60)
+    lab.step()
+    assert lab.host.pins.of_conversation("a") is not None
+    lab.run()
+    assert lab.cached["second"] == 6 * BLOCK_SIZE
+    assert lab.host.pins.ended_total == {"resumed": 1}
+    lab.advance(60)
+    lab.schedule()
+    lab.update()
+    assert lab.host.pins.of_conversation("a") is None
+    lab.check_quiet()
+
+
+@trial
+def a_newer_turn_ends_the_older_pin_and_an_aborted_one_leaves_none() -> None:
+    lab = Lab(LONG)
+    lab.add("t1", words(1, 4), tokens=1, xargs=of("a"))
+    lab.run()
+    lab.add("t2", words(1, 4) + words(7, 4), tokens=1, xargs=of("a"))
+    lab.run()
+    pin = lab.host.pins.of_conversation("a")
+    assert pin is not None
+    assert len(pin.blocks) == 8
+    lab.add("t3", words(2, 20), tokens=5, xargs=of("a"))  # several prefill steps
+    lab.schedule()
+    lab.abort("t3")
+    lab.update()
+    lab.abort("t3")
+    assert lab.host.pins.of_conversation("a") is None
+    lab.check()
+    lab.check_quiet()
+
+
+@trial
+def a_late_pin_finds_what_is_still_cached_and_nothing_else() -> None:
+    lab = Lab(LONG | {"grace": "1s"})
+    lab.add("r", words(1, 8), tokens=1, xargs=of("a"))
+    lab.run()
+    lab.advance(5)
+    lab.step()
+    assert len(lab.host.pins) == 0
+    keeper = Keeper(pin="late", conversation="a")
+    outcome, ttl, blocks = lab.host.refine(keeper, ttl=seconds(3))
+    assert (outcome, ttl, blocks) == (HintOutcome.ACCEPTED, seconds(3), 8)
+    lab.host.pins.release("a", UnpinReason.RELEASED)
+    flood(lab)
+    assert lab.host.refine(keeper, ttl=seconds(3))[0] is HintOutcome.REFUSED
+    assert lab.host.refine(Keeper(pin="x", conversation="b"), ttl=seconds(3))[2] == 0
+    lab.check_quiet()
+
+
+@trial
+def a_pin_is_clipped_by_the_greatest_time_and_refused_under_a_running_turn() -> None:
+    lab = Lab(LONG | {"ttl_max": "10s"})
+    lab.add("r", words(1, 8), tokens=1, xargs=of("a"))
+    lab.run()
+    keeper = Keeper(pin="p", conversation="a")
+    assert lab.host.refine(keeper, ttl=seconds(60))[:2] == (HintOutcome.CLIPPED, seconds(10))
+    lab.add("next", [*words(1, 8), 4], tokens=9, xargs=of("a"))
+    lab.step()
+    assert lab.host.refine(keeper, ttl=seconds(5))[0] is HintOutcome.REFUSED
+    lab.check_quiet()
+
+
+@trial
+def a_clock_that_jumps_loses_nothing() -> None:
+    lab = Lab(LONG | {"grace": "5s"})
+    lab.add("r", words(1, 8), tokens=1, xargs=of("a"))
+    lab.run()
+    lab.advance(-100)
+    lab.step()
+    assert len(lab.host.pins) == 1
+    lab.advance(100 + 86_400)
+    lab.step()
+    assert len(lab.host.pins) == 0
+    lab.check_quiet()
+
+
+@trial
+def an_error_of_ours_leaves_a_stock_engine() -> None:
+    lab = Lab(LONG | {"order": "program-fcfs"})
+    for number in range(3):
+        lab.add(f"r{number}", words(number, 6), tokens=2, xargs=of(f"c{number}"))
+    lab.run()
+    assert lab.host.pins.held > 0
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("on purpose")
+
+    lab.host.pins.expire = broken
+    for number in range(3, 8):
+        lab.add(f"r{number}", words(number, 6), tokens=2, xargs=of(f"c{number}"))
+    lab.run()
+    assert not lab.host.is_active
+    assert lab.host.failures == {"step": 1}
+    assert "allocate_slots" not in vars(lab.scheduler.kv_cache_manager)
+    assert lab.pool.get_num_free_blocks() == lab.blocks - 1
+    assert lab.scheduler.reset_prefix_cache()
+    assert lab.host.refine(Keeper(pin="p", conversation="c1"), ttl=seconds(1))[2] == 0
+
+
+@trial
+def an_order_policy_orders_the_waiting_and_a_bound_ends_every_wait() -> None:
+    lab = Lab(LONG | {"order": "program-fcfs", "wait_max": "30s"}, running_max=1)
+    for name in ("old", "young"):
+        lab.add(f"{name}1", words(ord(name[0]), 2), tokens=1, xargs=of(name))
+        lab.run()
+    lab.add("busy", words(3, 2), tokens=8)
+    lab.step()
+    lab.add("young2", words(4, 2), tokens=1, xargs=of("young"))
+    lab.add("old2", words(5, 2), tokens=1, xargs=of("old"))
+    order = served(lab)
+    assert order == ["busy", "old2", "young2"], order
+    # The one that waited for longer than the bound goes before whatever the policy prefers.
+    lab.add("busy2", words(3, 2), tokens=8)
+    lab.step()
+    lab.add("young3", words(6, 2), tokens=1, xargs=of("young"))
+    lab.advance(31)
+    lab.add("old3", words(7, 2), tokens=1, xargs=of("old"))
+    order = served(lab)
+    assert order == ["busy2", "young3", "old3"], order
+    assert lab.host.queue.forced_total == 1
+    lab.check_quiet()
+
+
+@trial
+def an_emptied_cache_takes_the_pins_along() -> None:
+    lab = Lab(LONG)
+    lab.add("r", words(1, 8), tokens=1, xargs=of("a"))
+    lab.run()
+    assert lab.scheduler.reset_prefix_cache()
+    assert len(lab.host.pins) == 0
+    assert lab.host.refine(Keeper(pin="p", conversation="a"), ttl=seconds(9))[2] == 0
+    lab.check_quiet()
+
+
+@trial
+def a_pin_policy_of_the_proxy_decides_here_too() -> None:
+    lab = Lab({"grace": "0s", "pin": "fixed", "pin_params": '{"ttl_s": 7.0}', "budget": "1.0"})
+    for number in range(8):
+        lab.add(f"r{number}", words(number, 8), tokens=1, xargs=of(f"c{number}"))
+        lab.run()
+    lab.add("nobody", words(90, 8), tokens=1)
+    lab.run()
+    # The core asks its policy when more conversations want to stay than the pool has room for.
+    pin = lab.host.pins.of_conversation("c7")
+    assert pin is not None
+    assert not pin.is_grace
+    assert pin.expires_at - lab.now_ns == seconds(7)
+    lab.check_quiet()
+
+
+def served(lab: Lab) -> list[str]:
+    """The requests in the order in which they end."""
+    order: list[str] = []
+    while lab.scheduler.has_unfinished_requests():
+        before = set(lab.scheduler.requests)
+        lab.step()
+        order += sorted(before - set(lab.scheduler.requests))
+        lab.check()
+    return order
+
+
+def main() -> None:
+    wanted = sys.argv[1:]
+    for function in TRIALS:
+        if wanted and function.__name__ not in wanted:
+            continue
+        error = ""
+        try:
+            function()
+        except Exception:
+            error = traceback.format_exc()
+        print("TRIAL " + json.dumps({"name": function.__name__, "error": error}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
