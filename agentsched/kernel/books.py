@@ -28,6 +28,7 @@ from agentsched.model import (
     Limits,
     ProgramId,
     StepArrived,
+    StepClass,
     StepId,
     StepState,
     TenantId,
@@ -70,6 +71,7 @@ class Books:
         self.pins = PinLedger(
             pins_per_engine_max=limits.pins_per_engine_max,
             tokens_per_engine_max=limits.pinned_tokens_per_engine_max,
+            tokens_per_tenant_max=limits.pinned_tokens_per_tenant_max,
         )
         #: What lies in each engine's cache, as far as we know.
         self.residency = Residency()
@@ -130,7 +132,8 @@ class Books:
         return (self.conversations[key] for key in self.residency.conversations(engine))
 
     def resident_tokens(self, engine: EngineId) -> int:
-        return self.residency.tokens(engine)
+        peers = self._engines[engine].peer_tokens if engine in self._engines else 0
+        return self.residency.tokens(engine) + peers
 
     def own_tokens(self, conversation: ConversationId) -> int:
         return self.residency.own_tokens(conversation)
@@ -321,6 +324,21 @@ class Books:
                 if self.residency.tokens(engine.engine) <= capacity:
                     return
 
+    def warm(self, conversation: ConversationRecord, engine: EngineId) -> None:
+        """A conversation's context was computed again ahead of its next step."""
+        if conversation.engine != engine:
+            return  # it went on elsewhere meanwhile
+        was_resident, conversation.is_resident = conversation.is_resident, True
+        self.residency.place(
+            conversation.conversation,
+            engine,
+            prefixes=conversation.prefixes,
+            context_tokens=conversation.context_tokens,
+        )
+        if not was_resident and conversation.paused_at is not None:
+            self.keep(conversation)
+        self._follow_eviction(self._engines[engine])
+
     def evict(self, conversation: ConversationRecord) -> None:
         """Stop counting a conversation's KV as held."""
         self._stop_keeping(conversation)
@@ -433,6 +451,8 @@ class Books:
             assert all(s.engine == record.engine for s in running)
             assert all(s.state in (StepState.DISPATCHED, StepState.RUNNING) for s in running)
             assert record.running_tokens == sum(s.prompt_tokens for s in running)
+            background = [s for s in running if s.step_class is StepClass.BATCH]
+            assert record.background_steps == len(background)
             starting = [s for s in running if s.state is StepState.DISPATCHED]
             assert record.starting_tokens == sum(s.prompt_tokens for s in starting)
             assert record.pinned_tokens == self.pins.tokens(record.engine)

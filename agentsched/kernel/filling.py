@@ -8,6 +8,7 @@ from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.records import EngineRecord, StepRecord
 from agentsched.kernel.retention import Retention
 from agentsched.kernel.transitions import next_state
+from agentsched.kernel.yielding import make_way
 from agentsched.model import (
     Command,
     ConversationId,
@@ -17,6 +18,7 @@ from agentsched.model import (
     Nanos,
     Reject,
     RejectReason,
+    StepClass,
     StepId,
     StepState,
     UnpinReason,
@@ -34,11 +36,18 @@ class Filler:
         self._retention = retention
         #: When an admission policy wants to be asked again though nothing happens.
         self._ask_again: Instant | None = None
+        #: Engines that work other than batch is held for, found once a turn.
+        self._wanted: set[EngineId] = set()
         #: Engines that are up and serve a model, found once a turn.
         self._fit: dict[str, list[EngineRecord]] = {}
 
     def fill(self, *, now: Instant) -> list[Command]:
-        """Dispatch or turn away whatever can be decided now."""
+        """Dispatch or turn away whatever can be decided now; background work makes way."""
+        self._wanted.clear()
+        commands = self._fill(now=now)
+        return commands + make_way(self._books, self._wanted, now=now) if self._wanted else commands
+
+    def _fill(self, *, now: Instant) -> list[Command]:
         self._ask_again = None
         self._fit.clear()
         if not len(self._books.ready):
@@ -50,6 +59,7 @@ class Filler:
             e.engine for e in up if self._is_full(e) or not self._policies.has_room(e, now=now)
         }
         if not len(self._books.ready) or (up and len(blocked) == len(up)):
+            self._wanted |= blocked
             return commands
         for step in self._policies.in_turn(now=now) if up else list(self._books.ready):
             if up and len(blocked) == len(up):
@@ -57,6 +67,8 @@ class Filler:
             if step.state is not StepState.WAITING:
                 continue  # it became due meanwhile
             dispatched = self._try(step, blocked, now=now)
+            if step.state is StepState.WAITING and step.step_class is not StepClass.BATCH:
+                self._wanted |= blocked
             commands += dispatched
             if dispatched:
                 commands += self._force_due(passing, now=now)
@@ -207,8 +219,9 @@ class Filler:
         books.settle(step, engine, now=now)
         charge_sent(books.shares, step)
         books.pace.sent(is_backlogged=len(books.ready) > 0, now=now)
+        stopped = self._retention.dispatched(step, engine, now=now)
         engine.take(step)
-        return [command]
+        return [*stopped, command]
 
     def _reject(
         self,

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 from agentsched.kernel.alarms import Alarms
-from agentsched.model import ConversationId, EngineId, Instant, Pin, PinId
+from agentsched.kernel.residency import Residency
+from agentsched.model import ConversationId, EngineId, Instant, Pin, PinId, Prefix, TenantId
+
+_NOBODY: Final = TenantId("")
 
 
 class PinLedger:
     """All pins that were granted and not yet ended.
 
-    Each pin leaves exactly once, through `release`. A conversation holds at most one pin.
+    Each pin leaves exactly once, through `release`. A conversation holds at most one pin. Tokens
+    of prefixes that pins share count once on their engine, and in full for each tenant's own cap.
     """
 
-    def __init__(self, *, pins_per_engine_max: int, tokens_per_engine_max: int) -> None:
+    def __init__(
+        self,
+        *,
+        pins_per_engine_max: int,
+        tokens_per_engine_max: int,
+        tokens_per_tenant_max: int | None = None,
+    ) -> None:
         self._pins_max = pins_per_engine_max
         self._tokens_max = tokens_per_engine_max
+        self._tenant_max = tokens_per_tenant_max
+        #: What an operator set for single tenants.
+        self._caps: dict[TenantId, int] = {}
         #: All and only live pins, oldest first.
         self._pins: dict[PinId, Pin] = {}
         self._by_conversation: dict[ConversationId, PinId] = {}
         self._by_engine: dict[EngineId, dict[PinId, Pin]] = {}
-        self._tokens: dict[EngineId, int] = {}
+        #: Pinned tokens, named by conversation, what is shared counted once.
+        self._account = Residency()
+        self._tenant_of: dict[PinId, TenantId] = {}
+        self._of_tenant: dict[tuple[EngineId, TenantId], int] = {}
         #: When each live pin expires: as granted, or earlier where its engine said so.
         self._expiry: Alarms[PinId] = Alarms()
 
@@ -41,41 +59,85 @@ class PinLedger:
         return tuple(self._by_engine.get(engine, {}).values())
 
     def tokens(self, engine: EngineId) -> int:
-        """Tokens pinned on an engine."""
-        return self._tokens.get(engine, 0)
+        """Tokens pinned on an engine, what pins share counted once."""
+        return self._account.tokens(engine)
 
-    def room_for(self, pin: Pin) -> tuple[Pin, ...] | None:
-        """Pins that must go for `pin` to fit its engine's budget, least value first.
+    def tenant_tokens(self, engine: EngineId, tenant: TenantId) -> int:
+        """Tokens pinned on an engine for a tenant, each pin in full."""
+        return self._of_tenant.get((engine, tenant), 0)
 
-        None when it cannot or should not fit: it alone exceeds the budget, or only dearer pins
-        could make room.
+    def cap(self, tenant: TenantId, tokens: int | None) -> None:
+        """Set how much of an engine a tenant's pins may take; None for the usual."""
+        if tokens is None:
+            self._caps.pop(tenant, None)
+        else:
+            self._caps[tenant] = tokens
+
+    def room_for(
+        self, pin: Pin, *, tenant: TenantId = _NOBODY, prefixes: Sequence[Prefix] = ()
+    ) -> tuple[Pin, ...] | None:
+        """Pins that must go for `pin` to fit its engine's and its tenant's budget.
+
+        Least value first; where the tenant's budget is short, only the tenant's own. None when it
+        cannot or should not fit: it alone exceeds a budget, or only dearer pins could make room.
         """
         if pin.prefix.tokens > self._tokens_max:
             return None
         held = self._by_engine.get(pin.engine, {})
-        count, tokens = len(held), self.tokens(pin.engine)
-        if count < self._pins_max and tokens + pin.prefix.tokens <= self._tokens_max:
-            return ()
-        victims: list[Pin] = []
         cheapest = sorted(held.values(), key=lambda p: (p.value, p.expires_at, p.pin))
-        for victim in cheapest:
-            if count < self._pins_max and tokens + pin.prefix.tokens <= self._tokens_max:
-                break
-            if victim.value > pin.value:
+        victims: list[Pin] = []
+        cap = self._caps.get(tenant, self._tenant_max)
+        if cap is not None:
+            own = self.tenant_tokens(pin.engine, tenant) + pin.prefix.tokens
+            for victim in cheapest:
+                if own <= cap:
+                    break
+                if self._tenant_of[victim.pin] == tenant and victim.value <= pin.value:
+                    victims.append(victim)
+                    own -= victim.prefix.tokens
+            if own > cap:
                 return None
-            victims.append(victim)
-            count -= 1
-            tokens -= victim.prefix.tokens
-        return tuple(victims)
+        rest = [victim for victim in cheapest if victim not in victims]
+        return self._make_room(pin, prefixes, victims, rest)
 
-    def hold(self, pin: Pin) -> None:
+    def _make_room(
+        self, pin: Pin, prefixes: Sequence[Prefix], victims: list[Pin], rest: Sequence[Pin]
+    ) -> tuple[Pin, ...] | None:
+        """`victims`, and as many of `rest` as the engine's budget wants."""
+        account = self._account
+        taken = [(v, account.take_out(v.conversation)) for v in victims]
+        fits = False
+        for victim in (*rest, None):
+            missing = account.missing_tokens(
+                pin.engine, prefixes=prefixes, prompt_tokens=pin.prefix.tokens
+            )
+            count = len(self._by_engine.get(pin.engine, {})) - len(taken)
+            fits = count < self._pins_max and account.tokens(pin.engine) + missing <= (
+                self._tokens_max
+            )
+            if fits or victim is None or victim.value > pin.value:
+                break
+            taken.append((victim, account.take_out(victim.conversation)))
+        for gone, chain in reversed(taken):
+            account.put_back(gone.conversation, pin.engine, chain)
+        return tuple(victim for victim, _ in taken) if fits else None
+
+    def hold(
+        self, pin: Pin, *, tenant: TenantId = _NOBODY, prefixes: Sequence[Prefix] = ()
+    ) -> None:
         """Enter a pin that fits (see `room_for`) into the books."""
         assert pin.pin not in self._pins
         assert pin.conversation not in self._by_conversation
         self._pins[pin.pin] = pin
         self._by_conversation[pin.conversation] = pin.pin
         self._by_engine.setdefault(pin.engine, {})[pin.pin] = pin
-        self._tokens[pin.engine] = self.tokens(pin.engine) + pin.prefix.tokens
+        self._account.place(
+            pin.conversation, pin.engine, prefixes=prefixes, context_tokens=pin.prefix.tokens
+        )
+        self._tenant_of[pin.pin] = tenant
+        self._of_tenant[pin.engine, tenant] = (
+            self.tenant_tokens(pin.engine, tenant) + pin.prefix.tokens
+        )
         self._expiry.set(pin.pin, pin.expires_at)
 
     def release(self, pin: PinId) -> Pin | None:
@@ -85,8 +147,19 @@ class PinLedger:
             return None
         del self._by_conversation[held.conversation]
         del self._by_engine[held.engine][pin]
-        self._tokens[held.engine] -= held.prefix.tokens
+        self._account.remove(held.conversation)
+        key = held.engine, self._tenant_of.pop(pin)
+        self._of_tenant[key] -= held.prefix.tokens
+        if not self._of_tenant[key]:
+            del self._of_tenant[key]
         self._expiry.cancel(pin)
+        return held
+
+    def extend(self, pin: PinId, *, expires_at: Instant) -> Pin:
+        """Let a held pin expire later."""
+        held = replace(self._pins[pin], expires_at=expires_at)
+        self._pins[pin] = self._by_engine[held.engine][pin] = held
+        self._expiry.set(pin, expires_at)
         return held
 
     def get(self, pin: PinId) -> Pin | None:
@@ -113,6 +186,13 @@ class PinLedger:
         by_engine: Mapping[EngineId, dict[PinId, Pin]] = self._by_engine
         assert sum(len(pins) for pins in by_engine.values()) == len(self._pins)
         for engine, pins in by_engine.items():
-            assert self.tokens(engine) == sum(p.prefix.tokens for p in pins.values())
+            assert self.tokens(engine) <= sum(p.prefix.tokens for p in pins.values())
             assert self.tokens(engine) <= self._tokens_max
             assert len(pins) <= self._pins_max
+        of_tenant: dict[tuple[EngineId, TenantId], int] = {}
+        for pin, held in self._pins.items():
+            key = held.engine, self._tenant_of[pin]
+            of_tenant[key] = of_tenant.get(key, 0) + held.prefix.tokens
+        assert of_tenant == self._of_tenant
+        assert set(self._tenant_of) == set(self._pins)
+        self._account.check()

@@ -14,6 +14,7 @@ from agentsched.model import (
     EngineLoad,
     Instant,
     Lineage,
+    PeerReported,
     Prefix,
     ProgramId,
     StepArrived,
@@ -41,6 +42,8 @@ class StepRecord:
     #: Its program's.
     deadline: Instant | None = None
     state: StepState = StepState.WAITING
+    #: Whether it was asked to make way for other work, and its host has not answered yet.
+    is_yielding: bool = False
     bypassed: int = 0
     attempts: int = 0
     #: Engines that failed this step; avoided while another one is up.
@@ -170,12 +173,21 @@ class EngineRecord:
     is_draining: bool = False
     #: Steps that we sent and that have not ended, in the order of dispatch.
     running: dict[StepId, StepRecord] = field(default_factory=dict)
+    #: Batch steps among them.
+    background_steps: int = 0
     running_tokens: int = 0
     starting_tokens: int = 0
     pinned_tokens: int = 0
     #: Steps sent to it, plus what others had been sent when it joined.
     dispatched_total: int = 0
     lost_reason: str = ""
+    #: What other replicas have here: steps and resident tokens, by replica.
+    peers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: The pressure gate: programs under way want more of its cache than it has.
+    is_contended: bool = False
+    wanted_tokens: int = 0
+    #: The share of warmed tokens that were used, lately.
+    warm_paid: float = 1.0
     cost: EngineCost = field(default_factory=EngineCost)
 
     @property
@@ -210,6 +222,21 @@ class EngineRecord:
     def running_steps(self) -> int:
         return len(self.running)
 
+    @property
+    def peer_steps(self) -> int:
+        return sum(steps for steps, _ in self.peers.values())
+
+    @property
+    def peer_tokens(self) -> int:
+        return sum(tokens for _, tokens in self.peers.values())
+
+    def hear(self, event: PeerReported) -> None:
+        """Take in what another replica has here; one that has nothing is forgotten."""
+        if event.running_steps or event.resident_tokens:
+            self.peers[event.peer] = (event.running_steps, event.resident_tokens)
+        else:
+            self.peers.pop(event.peer, None)
+
     def serves(self, model: str) -> bool:
         """Whether it has this model; an engine that lists none is taken to have it."""
         models = self.capabilities.models
@@ -219,6 +246,7 @@ class EngineRecord:
         """Count a step as running here."""
         assert step.step not in self.running
         self.running[step.step] = step
+        self.background_steps += step.step_class is StepClass.BATCH
         self.running_tokens += step.prompt_tokens
         self.starting_tokens += step.prompt_tokens
         self.dispatched_total += 1
@@ -230,6 +258,7 @@ class EngineRecord:
     def give_back(self, step: StepRecord) -> None:
         """Count a step out; it ended, or never got through."""
         del self.running[step.step]
+        self.background_steps -= step.step_class is StepClass.BATCH
         self.running_tokens -= step.prompt_tokens
         if step.started_at is None:
             self.starting_tokens -= step.prompt_tokens

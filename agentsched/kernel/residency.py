@@ -93,6 +93,25 @@ class Residency:
                 cache.tokens -= segment.tokens
                 del cache.segments[name]
 
+    def take_out(self, conversation: ConversationId) -> tuple[list[Prefix], int]:
+        """Stop counting a conversation; what `put_back` needs to undo that."""
+        cache = self._caches[self._home[conversation]]
+        names, tail = cache.held[conversation]
+        prefixes: list[Prefix] = []
+        tokens = 0
+        for name in names:
+            tokens += cache.segments[name].tokens
+            prefixes.append(Prefix(prefix=name, tokens=tokens))
+        self.remove(conversation)
+        return prefixes, tokens + tail
+
+    def put_back(
+        self, conversation: ConversationId, engine: EngineId, chain: tuple[list[Prefix], int]
+    ) -> None:
+        """Undo `take_out`."""
+        prefixes, tokens = chain
+        self.place(conversation, engine, prefixes=prefixes, context_tokens=tokens)
+
     def lose(self, engine: EngineId) -> None:
         """The engine's cache is gone."""
         cache = self._caches.pop(engine, None)

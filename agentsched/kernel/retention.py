@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Final
+
 from agentsched.kernel.alarms import Alarms
 from agentsched.kernel.books import Books
 from agentsched.kernel.guard import GuardedPolicies
-from agentsched.kernel.records import ConversationRecord, EngineRecord, Pause, ProgramRecord
+from agentsched.kernel.pressure import Pressure
+from agentsched.kernel.records import (
+    ConversationRecord,
+    EngineRecord,
+    Pause,
+    ProgramRecord,
+    StepRecord,
+)
+from agentsched.kernel.warming import WarmLedger, WarmUp
 from agentsched.model import (
     Command,
     ConversationId,
@@ -19,8 +30,12 @@ from agentsched.model import (
     Prefix,
     Unpin,
     UnpinReason,
+    Usage,
     after,
 )
+
+#: Further warm-ups that wait for slack are not made: the oldest is dropped.
+_POSTPONED_MAX: Final = 256
 
 
 class Retention:
@@ -32,33 +47,71 @@ class Retention:
         self._minted = 0
         #: Warm-ups to come, of conversations that pause.
         self._warm: Alarms[ConversationId] = Alarms()
+        #: Those whose time has come, but not the engine's slack; oldest first.
+        self._postponed: OrderedDict[ConversationId, None] = OrderedDict()
+        self.warm_ups = WarmLedger()
+        self.pressure = Pressure()
 
     def pause(
         self, program: ProgramRecord, conversation: ConversationRecord, *, now: Instant
     ) -> list[Command]:
         """A conversation has no active step any more: keep its KV, plan its warm-up."""
-        commands: list[Command] = []
         pause = self._pause_of(program, conversation)
         if pause is None:
-            return commands
+            return []
         engine = self._books.engines[pause.engine]
-        retention = None
-        if engine.capabilities.pins and engine.is_up:
-            retention = self._policies.retain(pause, now=now)
-        if retention is not None and retention.ttl > 0:
-            ttl = min(retention.ttl, self._books.limits.pin_ttl_ns_max)
-            pin = Pin(
-                pin=self._mint("pin"),
-                program=pause.program,
-                conversation=pause.conversation,
-                engine=pause.engine,
-                prefix=pause.prefix,
-                expires_at=after(now, ttl),
-                value=retention.value,
-            )
-            commands += self._hold(pin, engine)
-        commands += self.plan_warm_up(program, conversation, now=now)
+        if conversation.is_over:
+            self._unwant(pause.conversation)
+        elif self.pressure.want(
+            pause.conversation,
+            engine,
+            prefixes=conversation.prefixes,
+            tokens=conversation.context_tokens,
+        ):
+            # Those that paused while there was room have not been asked yet, this one included.
+            return self._gate_opened(engine, now=now)
+        if not engine.is_contended:
+            return []
+        return self._retain(pause, conversation, engine, now=now) + self.plan_warm_up(
+            program, conversation, now=now
+        )
+
+    def _gate_opened(self, engine: EngineRecord, *, now: Instant) -> list[Command]:
+        commands: list[Command] = []
+        for key in list(self._books.residency.conversations(engine.engine)):
+            conversation = self._books.conversations[key]
+            program = self._books.programs[conversation.program]
+            pause = self._pause_of(program, conversation)
+            if pause is not None and self._books.pins.of_conversation(key) is None:
+                commands += self._retain(pause, conversation, engine, now=now)
+                commands += self.plan_warm_up(program, conversation, now=now)
         return commands
+
+    def _retain(
+        self,
+        pause: Pause,
+        conversation: ConversationRecord,
+        engine: EngineRecord,
+        *,
+        now: Instant,
+    ) -> list[Command]:
+        """Ask the pin policy, and hold what it wants kept."""
+        if not (engine.capabilities.pins and engine.is_up):
+            return []
+        retention = self._policies.retain(pause, now=now)
+        if retention is None or retention.ttl <= 0:
+            return []
+        ttl = min(retention.ttl, self._books.limits.pin_ttl_ns_max)
+        pin = Pin(
+            pin=self._mint("pin"),
+            program=pause.program,
+            conversation=pause.conversation,
+            engine=pause.engine,
+            prefix=retention.prefix or pause.prefix,
+            expires_at=after(now, ttl),
+            value=retention.value,
+        )
+        return self._hold(pin, engine, pause, conversation)
 
     def plan_warm_up(
         self, program: ProgramRecord, conversation: ConversationRecord, *, now: Instant
@@ -67,7 +120,9 @@ class Retention:
         pause = self._pause_of(program, conversation)
         if pause is None or conversation.is_warmed:
             return []
-        self._warm.cancel(pause.conversation)
+        self._unplan(pause.conversation)
+        if not self._books.engines[pause.engine].is_contended:
+            return []
         at = self._policies.warm_at(pause, now=now)
         if at is None:
             return []
@@ -76,9 +131,41 @@ class Retention:
         self._warm.set(pause.conversation, at)
         return []
 
+    def dispatched(self, step: StepRecord, engine: EngineRecord, *, now: Instant) -> list[Command]:
+        """Real work goes to an engine: its warm-ups stop, and the step's memory is wanted there.
+
+        What a warm-up has computed so far stays in the engine's cache.
+        """
+        commands: list[Command] = []
+        context = self._books.conversation(step).context_tokens
+        if step.step_class.is_work and self.pressure.want(
+            step.conversation,
+            engine,
+            prefixes=step.prefixes,
+            tokens=max(step.prompt_tokens, context),
+        ):
+            commands += self._gate_opened(engine, now=now)
+        commands += [
+            self._stop(
+                warm,
+                UnpinReason.RESUMED
+                if warm.conversation == step.conversation
+                else UnpinReason.YIELDED,
+            )
+            for warm in self.warm_ups.on_engine(engine.engine)
+        ]
+        return commands
+
+    def finished(self, step: StepRecord, usage: Usage) -> None:
+        """A step ended well: if its prompt had been warmed, this shows whether it paid."""
+        if step.engine is not None:
+            cached = usage.cached_tokens
+            self.warm_ups.used(step.conversation, step.engine, cached=cached)
+            self._books.engines[step.engine].warm_paid = self.warm_ups.account(step.engine).paid
+
     def resume(self, conversation: ConversationId) -> None:
-        """A conversation's next step is here: a warm-up would come too late."""
-        self._warm.cancel(conversation)
+        """A conversation's next step is here: a warm-up that has not begun would come too late."""
+        self._unplan(conversation)
 
     def release(self, conversation: ConversationId, reason: UnpinReason) -> list[Command]:
         """End the pin that a conversation holds, where it holds one."""
@@ -87,8 +174,12 @@ class Retention:
 
     def forget(self, conversation: ConversationId, reason: UnpinReason) -> list[Command]:
         """Nobody will come back to a conversation: end its pin, plan nothing for it."""
-        self._warm.cancel(conversation)
-        return self.release(conversation, reason)
+        self._unplan(conversation)
+        self._unwant(conversation)
+        warm = self.warm_ups.of_conversation(conversation)
+        stopped = [self._stop(warm, reason)] if warm is not None else []
+        self.warm_ups.forget(conversation)
+        return [*self.release(conversation, reason), *stopped]
 
     def forget_program(self, program: ProgramRecord, reason: UnpinReason) -> list[Command]:
         """The same for all conversations of a program."""
@@ -99,6 +190,10 @@ class Retention:
         ended: list[Command] = [
             self._end(pin, UnpinReason.ENGINE_LOST) for pin in self._books.pins.on_engine(engine)
         ]
+        ended += [
+            self._stop(warm, UnpinReason.ENGINE_LOST) for warm in self.warm_ups.on_engine(engine)
+        ]
+        self.pressure.lose(engine)
         for program in self._books.programs.values():
             for conversation in program.conversations.values():
                 if conversation.engine == engine:
@@ -107,6 +202,10 @@ class Retention:
 
     def answer(self, event: HintAnswered, *, now: Instant) -> list[Command]:
         """An engine answered a hint: a refused pin ends, a clipped one ends earlier."""
+        if event.outcome is HintOutcome.ACCEPTED:
+            self._warmed(event.pin)
+        elif self.warm_ups.failed(event.pin) is not None:
+            return []
         pin = self._books.pins.get(event.pin)
         if pin is None or event.outcome is HintOutcome.ACCEPTED:
             return []
@@ -118,28 +217,45 @@ class Retention:
     def tick(self, *, now: Instant) -> list[Command]:
         """Whatever time alone brings about: expiries and planned warm-ups."""
         commands: list[Command] = [
-            self._end(pin, UnpinReason.EXPIRED) for pin in self._books.pins.expired(now=now)
+            self._expire(pin, now=now) for pin in self._books.pins.expired(now=now)
         ]
-        for key in self._warm.ring(now=now):
+        due = self._warm.ring(now=now)
+        if self._postponed:
+            due = [*self._postponed, *due]
+            self._postponed.clear()
+        for key in due:
             conversation = self._books.conversations[key]
             pause = self._pause_of(self._books.programs[conversation.program], conversation)
             if pause is not None and not conversation.is_warmed:
                 commands += self._warm_up(pause, conversation, now=now)
         return commands
 
+    def _expire(self, pin: Pin, *, now: Instant) -> Command:
+        """A pin's time is over; while its own next step waits, it is kept for that."""
+        conversation = self._books.conversations[pin.conversation]
+        if not conversation.active_steps or conversation.running_steps:
+            return self._end(pin, UnpinReason.EXPIRED)
+        limits = self._books.limits
+        until = after(now, min(limits.wait_ns_max, limits.pin_ttl_ns_max))
+        return self._books.pins.extend(pin.pin, expires_at=until)
+
     def next_deadline(self) -> Instant | None:
         """When `tick` will have something to do."""
         instants = (self._books.pins.earliest(), self._warm.earliest())
         return min((i for i in instants if i is not None), default=None)
 
-    def _hold(self, pin: Pin, engine: EngineRecord) -> list[Command]:
+    def _hold(
+        self, pin: Pin, engine: EngineRecord, pause: Pause, conversation: ConversationRecord
+    ) -> list[Command]:
         ended = self.release(pin.conversation, UnpinReason.SUPERSEDED)
-        victims = self._books.pins.room_for(pin)
+        pins, tenant = self._books.pins, pause.tenant
+        prefixes = [p for p in conversation.prefixes if p.tokens <= pin.prefix.tokens]
+        victims = pins.room_for(pin, tenant=tenant, prefixes=prefixes)
         if victims is None:
             return ended
         ended += [self._end(victim, UnpinReason.BUDGET) for victim in victims]
-        self._books.pins.hold(pin)
-        engine.pinned_tokens = self._books.pins.tokens(engine.engine)
+        pins.hold(pin, tenant=tenant, prefixes=prefixes)
+        engine.pinned_tokens = pins.tokens(pin.engine)
         return [*ended, pin]
 
     def _end(self, pin: Pin, reason: UnpinReason) -> Unpin:
@@ -153,19 +269,61 @@ class Retention:
         self, pause: Pause, conversation: ConversationRecord, *, now: Instant
     ) -> list[Command]:
         engine = self._books.engines[pause.engine]
-        if not engine.is_up or not engine.capabilities.warm:
+        if not engine.is_up or not engine.capabilities.warm or conversation.is_over:
+            return []
+        if not self._has_slack(engine, pause, now=now):
+            self._postponed[pause.conversation] = None
+            if len(self._postponed) > _POSTPONED_MAX:
+                self._postponed.popitem(last=False)
             return []
         conversation.is_warmed = True
-        return [
-            Prefetch(
-                pin=self._mint("warm"),
-                program=pause.program,
-                conversation=pause.conversation,
-                engine=pause.engine,
-                prefix=pause.prefix,
-                wanted_by=now,
-            )
-        ]
+        command = Prefetch(
+            pin=self._mint("warm"),
+            program=pause.program,
+            conversation=pause.conversation,
+            engine=pause.engine,
+            prefix=pause.prefix,
+            wanted_by=now,
+        )
+        self.warm_ups.begin(command, tenant=pause.tenant, now=now)
+        return [command]
+
+    def _has_slack(self, engine: EngineRecord, pause: Pause, *, now: Instant) -> bool:
+        """Nobody waits, nobody's prompt is being computed there, and the bounds allow one more."""
+        limits, warm_ups = self._books.limits, self.warm_ups
+        return (
+            not len(self._books.ready)
+            and not engine.cold_tokens(now=now)
+            and len(warm_ups.on_engine(engine.engine)) < limits.warm_ups_per_engine_max
+            and warm_ups.of_tenant(pause.tenant) < limits.warm_ups_per_tenant_max
+        )
+
+    def _warmed(self, pin: PinId) -> None:
+        """An engine has computed a prefix: it lies in its cache, as the latest used."""
+        warm = self.warm_ups.done(pin)
+        if warm is not None:
+            self._books.warm(self._books.conversations[warm.conversation], warm.engine)
+
+    def _stop(self, warm: WarmUp, reason: UnpinReason) -> Unpin:
+        self.warm_ups.stop(warm)
+        return Unpin(pin=warm.pin, engine=warm.engine, reason=reason)
+
+    def _unwant(self, conversation: ConversationId) -> None:
+        home = self.pressure.forget(conversation)
+        if home is not None:
+            self.pressure.look(self._books.engines[home])
+
+    def _unplan(self, conversation: ConversationId) -> None:
+        self._warm.cancel(conversation)
+        self._postponed.pop(conversation, None)
+
+    def check(self) -> None:
+        """Assert that what is planned and under way adds up."""
+        self.pressure.check()
+        self.warm_ups.check()
+        assert len(self._postponed) <= _POSTPONED_MAX
+        for warm in self.warm_ups.under_way():
+            assert warm.conversation in self._books.conversations
 
     def _pause_of(self, program: ProgramRecord, conversation: ConversationRecord) -> Pause | None:
         if conversation.paused_at is None or conversation.engine is None:

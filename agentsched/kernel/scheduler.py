@@ -24,6 +24,7 @@ from agentsched.kernel.retention import Retention
 from agentsched.kernel.shares import TenantAccount
 from agentsched.kernel.story import pack, unpack
 from agentsched.kernel.transitions import next_state
+from agentsched.kernel.warming import WarmAccount
 from agentsched.model import (
     Choice,
     Command,
@@ -36,6 +37,7 @@ from agentsched.model import (
     Instant,
     Limits,
     Lineage,
+    PeerReported,
     PolicyError,
     ProgramClosed,
     ProgramId,
@@ -43,6 +45,7 @@ from agentsched.model import (
     Reconfigured,
     Reject,
     RejectReason,
+    ServedElsewhere,
     StepArrived,
     StepCancelled,
     StepFailed,
@@ -56,6 +59,7 @@ from agentsched.model import (
     ToolFinished,
     ToolStarted,
     UnpinReason,
+    WorkflowDeclared,
     between,
 )
 from agentsched.policy import PolicySet, World
@@ -73,6 +77,7 @@ class SchedulerStatistics:
     steps_total: int
     rejected_total: int
     retried_total: int
+    yielded_total: int
     policy_errors_total: int
     programs: int
     waiting_steps: int
@@ -107,6 +112,7 @@ class Scheduler:
         self._steps_total = 0
         self._rejected = 0
         self._retried = 0
+        self._yielded = 0
 
     def handle(self, event: Event, *, now: Instant) -> tuple[Command, ...]:
         """Take in one event and say what is to be done.
@@ -201,6 +207,11 @@ class Scheduler:
         return self._books
 
     @property
+    def warm_accounts(self) -> Mapping[EngineId, WarmAccount]:
+        """What came of each engine's warm-ups. Read only."""
+        return self._retention.warm_ups.accounts
+
+    @property
     def graphs(self) -> GraphBuilder | None:
         """The execution graphs, where they are built. Read only."""
         return self._books.graph_builder
@@ -223,6 +234,7 @@ class Scheduler:
             steps_total=self._steps_total,
             rejected_total=self._rejected,
             retried_total=self._retried,
+            yielded_total=self._yielded,
             policy_errors_total=sum(self._guarded.errors.values()),
             programs=len(books.programs),
             waiting_steps=len(books.ready),
@@ -233,6 +245,7 @@ class Scheduler:
     def check(self) -> None:
         """Assert every invariant; cheap enough for tests, too dear for every turn in production."""
         self._books.check()
+        self._retention.check()
 
     # 1. Apply the event to the books.
 
@@ -267,6 +280,12 @@ class Scheduler:
                 self._ignored += not is_set
             case Reconfigured():
                 self._reconfigure(event, now=now)
+            case PeerReported():
+                self._books.engine(event.engine).hear(event)
+            case ServedElsewhere():
+                self._books.shares.charge_elsewhere(event)
+            case WorkflowDeclared():
+                pass  # the graphs' matter
             case TimerFired():
                 pass  # what time brings about is done in every turn
             case _:
@@ -396,6 +415,7 @@ class Scheduler:
         if not isinstance(event, StepFinished):
             return []
         self._account(step, event, conversation)
+        self._retention.finished(step, event.usage)
         if step.step_class.is_work and not conversation.active_steps:
             self._paused = conversation
             books.keep(conversation)
@@ -405,7 +425,13 @@ class Scheduler:
     def _put_back(self, step: StepRecord, *, now: Instant) -> list[Command]:
         """No byte reached the client: the same step may be tried again, elsewhere first."""
         assert step.engine is not None
-        step.failed_on = (*step.failed_on, step.engine)
+        if step.is_yielding:  # it made way, and nothing is wrong with its engine
+            step.is_yielding = False
+            step.attempts -= 1
+            self._yielded += 1
+            self._retried -= 1
+        else:
+            step.failed_on = (*step.failed_on, step.engine)
         step.engine = step.dispatched_at = step.started_at = None
         if step.attempts > self._books.limits.retries_max:
             self._books.end_step(step, now=now)

@@ -28,7 +28,7 @@ class CancelReason(StrEnum):
     """Why a running step must stop."""
 
     PROGRAM_CLOSED = "program_closed"
-    YIELDED = "yielded"  # a warm-up gave way to real work
+    YIELDED = "yielded"  # background work gave way to other work; it waits again
 
 
 class UnpinReason(StrEnum):
@@ -42,6 +42,7 @@ class UnpinReason(StrEnum):
     ENGINE_LOST = "engine_lost"
     REFUSED = "refused"
     RELEASED = "released"
+    YIELDED = "yielded"  # a warm-up gave way to real work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,11 @@ class Reject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """Abort this step upstream; its client gets an error where it still listens."""
+    """Abort this step upstream; its client gets an error where it still listens.
+
+    With reason YIELDED it is to be sent again later: the host answers with a `StepFailed` that is
+    retryable, unless the answer has begun to reach the client by then; in that case it goes on.
+    """
 
     step: StepId
     reason: CancelReason
@@ -104,7 +109,10 @@ class Unpin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefetch:
-    """Warm this prefix on this engine, so that it is ready at `wanted_by`."""
+    """Warm this prefix on this engine, so that it is ready at `wanted_by`.
+
+    Ends with `HintAnswered`, or before that with an `Unpin` of the same id: then it must stop.
+    """
 
     pin: PinId
     program: ProgramId

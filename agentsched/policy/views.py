@@ -163,6 +163,11 @@ class EngineView(Protocol):
         ...
 
     @property
+    def peer_steps(self) -> int:
+        """Steps that other replicas of this proxy have there."""
+        ...
+
+    @property
     def running_tokens(self) -> int:
         """Prompt tokens of those steps."""
         ...
@@ -174,6 +179,21 @@ class EngineView(Protocol):
 
     @property
     def pinned_tokens(self) -> int: ...
+    @property
+    def is_contended(self) -> bool:
+        """Whether programs under way want more of its cache than it has; True when unknown."""
+        ...
+
+    @property
+    def wanted_tokens(self) -> int:
+        """What they want, shared prefixes counted once."""
+        ...
+
+    @property
+    def warm_paid(self) -> float:
+        """The share of lately warmed tokens that a next step found cached; 1 at first."""
+        ...
+
     @property
     def dispatched_total(self) -> int:
         """Steps sent to it so far; one that joins late starts level with the others."""
@@ -352,7 +372,7 @@ class World(Protocol):
         ...
 
     def resident_tokens(self, engine: EngineId) -> int:
-        """Tokens of those, shared prefixes counted once."""
+        """Tokens of those, shared prefixes counted once, and of what other replicas keep there."""
         ...
 
     def own_tokens(self, conversation: ConversationId) -> int:

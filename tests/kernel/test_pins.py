@@ -12,6 +12,7 @@ from agentsched.model import (
     Prefix,
     PrefixId,
     ProgramId,
+    TenantId,
 )
 
 E1, E2 = EngineId("e1"), EngineId("e2")
@@ -93,3 +94,66 @@ def test_an_engine_may_have_it_end_earlier(ledger: PinLedger) -> None:
     ledger.reschedule(pin.pin, expires_at=Instant(7))
     assert ledger.earliest() == 7
     ledger.check()
+
+
+def shared_pin(name: str, *, tokens: int = 500, value: float = 1.0) -> tuple[Pin, list[Prefix]]:
+    """A pin of a conversation that begins with 400 tokens that all share."""
+    whole = Prefix(prefix=PrefixId(f"x-{name}"), tokens=tokens)
+    pin = Pin(
+        pin=PinId(name),
+        program=ProgramId(name),
+        conversation=ConversationId(name),
+        engine=EngineId("e"),
+        prefix=whole,
+        expires_at=Instant(10),
+        value=value,
+    )
+    return pin, [Prefix(prefix=PrefixId("head"), tokens=400), whole]
+
+
+def test_shared_prefixes_are_paid_for_once() -> None:
+    ledger = PinLedger(pins_per_engine_max=99, tokens_per_engine_max=800)
+    for name in "abcd":
+        pin, prefixes = shared_pin(name)
+        assert ledger.room_for(pin, prefixes=prefixes) == ()
+        ledger.hold(pin, prefixes=prefixes)
+        ledger.check()
+    assert ledger.tokens(EngineId("e")) == 800
+    late, prefixes = shared_pin("e", value=2.0)
+    assert [p.pin for p in ledger.room_for(late, prefixes=prefixes) or ()] == ["a"]
+    ledger.check()
+    # One that shares nothing needs all of its own: even all four give up only so much.
+    alone, _ = shared_pin("f", tokens=790, value=2.0)
+    assert len(ledger.room_for(alone, prefixes=[]) or ()) == 4
+    ledger.check()
+
+
+def test_a_tenant_has_a_cap_of_its_own() -> None:
+    ledger = PinLedger(
+        pins_per_engine_max=99, tokens_per_engine_max=9_000, tokens_per_tenant_max=1_200
+    )
+    rich, poor = TenantId("rich"), TenantId("poor")
+    ledger.cap(poor, 600)
+    for name, tenant, value in (("a", rich, 1.0), ("b", rich, 3.0), ("c", poor, 0.5)):
+        pin, _ = shared_pin(name, value=value)
+        assert ledger.room_for(pin, tenant=tenant) == ()
+        ledger.hold(pin, tenant=tenant)
+    second, _ = shared_pin("d", value=2.0)
+    assert [p.pin for p in ledger.room_for(second, tenant=rich) or ()] == ["a"]
+    assert [p.pin for p in ledger.room_for(second, tenant=poor) or ()] == ["c"]
+    cheap, _ = shared_pin("e", value=0.1)
+    assert ledger.room_for(cheap, tenant=poor) is None
+    ledger.cap(poor, None)
+    assert ledger.room_for(cheap, tenant=poor) == ()
+    ledger.release(PinId("a"))
+    assert ledger.tenant_tokens(EngineId("e"), rich) == 500
+    ledger.check()
+
+
+def test_an_extended_pin_is_the_same_pin() -> None:
+    ledger = PinLedger(pins_per_engine_max=9, tokens_per_engine_max=9_000)
+    pin, _ = shared_pin("a")
+    ledger.hold(pin)
+    assert ledger.extend(pin.pin, expires_at=Instant(20)).expires_at == 20
+    assert ledger.expired(now=Instant(15)) == ()
+    assert [p.pin for p in ledger.expired(now=Instant(20))] == ["a"]

@@ -8,16 +8,20 @@ import pytest
 
 from agentsched.model import (
     SECOND,
+    ConversationId,
     EngineDrained,
     EngineId,
     EngineLost,
     HintAnswered,
     HintOutcome,
     Instant,
+    Lineage,
     Nanos,
     Pin,
     PinId,
     Prefetch,
+    Prefix,
+    PrefixId,
     ProgramClosed,
     ProgramId,
     StepCancelled,
@@ -242,3 +246,50 @@ def test_pins_and_warm_ups_have_ids_of_their_own(rig: Any) -> None:
     rig.arrive("s1")
     pin, prefetch = rig.finish("s1")
     assert {pin.pin, prefetch.pin} == {PinId("pin-1"), PinId("warm-2")}
+
+
+def test_a_pin_outlives_its_time_while_its_program_waits(pinned: Any) -> None:
+    pinned.policy.room = lambda engine: False
+    pinned.arrive("s2", at=5)
+    [extended] = pinned.timer(at=12)
+    assert isinstance(extended, Pin)
+    assert extended.pin == pinned.pin.pin
+    assert extended.expires_at > 12 * SECOND
+    pinned.policy.room = lambda engine: True
+    pinned.timer(at=13)
+    assert ended(pinned.start("s2", at=14)) == [UnpinReason.RESUMED]
+
+
+def test_a_part_of_the_context_may_be_kept(rig: Any) -> None:
+    head = Prefix(prefix=PrefixId("head"), tokens=40)
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND), prefix=head)
+    rig.engine()
+    rig.arrive("s1", prefixes=(head, Prefix(prefix=PrefixId("x"), tokens=100)))
+    [pin] = rig.finish("s1", tools={"k": "bash"})
+    assert pin.prefix == head
+    assert rig.scheduler.engines["e1"].pinned_tokens == 40
+
+
+def test_a_compaction_ends_what_is_kept_of_the_old_prefix(pinned: Any) -> None:
+    commands = pinned.arrive(
+        "s2",
+        at=3,
+        conversation="p1/new",
+        lineage=Lineage.COMPACTS,
+        parent_conversation=ConversationId("p1/main"),
+    )
+    assert ended(commands) == [UnpinReason.SUPERSEDED]
+
+
+def test_a_fork_that_is_over_keeps_nothing_and_its_sibling_does(pinned: Any) -> None:
+    pinned.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND)) if pause.tools else None
+    pinned.arrive("s2", at=3, conversation="p1/fork", lineage=Lineage.FORKS)
+    assert ended(pinned.finish("s2", at=4)) == []  # it had none, and gets none
+    assert pinned.scheduler.statistics().pins == 1
+
+
+def test_a_newer_turn_replaces_the_pin_of_the_older(pinned: Any) -> None:
+    pinned.arrive("s2", at=5)
+    commands = pinned.finish("s2", at=6, tools={"k2": "bash"}, prompt=200)
+    assert ended(commands) == [UnpinReason.RESUMED]
+    assert [c.prefix.tokens for c in commands if isinstance(c, Pin)] == [210]
