@@ -1,0 +1,150 @@
+"""Warm-ups: only with slack, within bounds, and never in the way of real work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.model import (
+    CallId,
+    EngineId,
+    EngineLost,
+    HintAnswered,
+    HintOutcome,
+    Instant,
+    Prefetch,
+    ProgramClosed,
+    ProgramId,
+    StepFinished,
+    StepId,
+    ToolFinished,
+    ToolName,
+    Unpin,
+    UnpinReason,
+    Usage,
+)
+
+
+@pytest.fixture
+def warm(rig: Any) -> Any:
+    """A rig that would warm every pause at once; the engine's capacity is not known."""
+    rig.policy.warm = lambda pause: Instant(0)
+    rig.engine(pins=False)
+    return rig
+
+
+def pause(rig: Any, name: str, *, tenant: str = "t1", tokens: int = 500) -> Any:
+    rig.arrive(name, program=name, tenant=tenant, tokens=tokens)
+    return rig.finish(name, tools={f"k-{name}": "bash"}, prompt=tokens, output=10)
+
+
+def answer(rig: Any, command: Any, outcome: HintOutcome = HintOutcome.ACCEPTED) -> Any:
+    return rig.push(HintAnswered(pin=command.pin, outcome=outcome))
+
+
+def account(rig: Any) -> tuple[int, int, int, int, int]:
+    a = rig.scheduler.warm_accounts[EngineId("e1")]
+    return a.issued, a.hit, a.wasted, a.cancelled, a.failed
+
+
+def come_back(rig: Any, name: str, *, cached: int) -> None:
+    rig.arrive(f"{name}2", program=name, tokens=600)
+    usage = Usage(prompt_tokens=600, cached_tokens=cached, output_tokens=5)
+    rig.push(StepFinished(step=StepId(f"{name}2"), usage=usage, finish_reason="stop"))
+
+
+def test_one_at_a_time_and_the_next_when_it_is_done(warm: Any) -> None:
+    [first] = pause(warm, "a")
+    assert pause(warm, "b")[:-1] == ()  # dispatching b stops a's; then b's own begins
+    stopped = [c for c in warm.commands if isinstance(c, Unpin)]
+    assert [(c.pin, c.reason) for c in stopped] == [(first.pin, UnpinReason.YIELDED)]
+    assert account(warm) == (1_020, 0, 0, 510, 0)
+
+
+def test_it_waits_for_slack(warm: Any) -> None:
+    warm.arrive("busy", program="busy", tokens=4_000)
+    warm.arrive("a", program="a")
+    assert warm.finish("a", tools={"k": "bash"}) == ()  # somebody's prompt is being computed
+    [begun] = warm.start("busy")
+    assert isinstance(begun, Prefetch)
+    assert begun.program == "a"
+
+
+def test_it_is_dropped_when_its_program_was_faster(warm: Any) -> None:
+    warm.arrive("busy", program="busy", tokens=4_000)
+    warm.arrive("a", program="a")
+    warm.finish("a", tools={"k": "bash"})
+    warm.arrive("a2", program="a")
+    assert not [c for c in warm.start("busy") if isinstance(c, Prefetch)]
+
+
+def test_its_own_step_ends_it_too(warm: Any) -> None:
+    [begun] = pause(warm, "a")
+    commands = warm.arrive("a2", program="a")
+    assert [c for c in commands if isinstance(c, Unpin)] == [
+        Unpin(pin=begun.pin, engine=EngineId("e1"), reason=UnpinReason.RESUMED)
+    ]
+    assert answer(warm, begun) == ()  # too late: it has ended once
+
+
+@pytest.mark.parametrize(("cached", "hit"), [(400, 510), (100, 0)])
+def test_whether_it_paid_is_seen_with_the_next_step(warm: Any, cached: int, hit: int) -> None:
+    [begun] = pause(warm, "a")
+    answer(warm, begun)
+    warm.policy.warm = lambda pause: None
+    come_back(warm, "a", cached=cached)
+    assert account(warm) == (510, hit, 510 - hit, 0, 0)
+    assert (warm.scheduler.engines[EngineId("e1")].warm_paid == 1.0) == bool(hit)
+
+
+def test_what_nobody_came_for_is_waste(warm: Any) -> None:
+    [begun] = pause(warm, "a")
+    answer(warm, begun)
+    warm.push(ProgramClosed(program=ProgramId("a"), reason="done"))
+    assert account(warm) == (510, 0, 510, 0, 0)
+
+
+def test_a_refusal_is_counted_and_not_repeated(warm: Any) -> None:
+    [begun] = pause(warm, "a")
+    assert answer(warm, begun, HintOutcome.UNSUPPORTED) == ()
+    assert account(warm) == (510, 0, 0, 0, 510)
+
+
+def test_it_ends_with_its_program_and_with_its_engine(warm: Any) -> None:
+    [begun] = pause(warm, "a")
+    [ended] = warm.push(ProgramClosed(program=ProgramId("a"), reason="done"))
+    assert (ended.pin, ended.reason) == (begun.pin, UnpinReason.CLOSED)
+    [again] = pause(warm, "b")
+    [lost] = warm.push(EngineLost(engine=EngineId("e1"), reason="crash"))
+    assert (lost.pin, lost.reason) == (again.pin, UnpinReason.ENGINE_LOST)
+
+
+def test_a_tenant_has_so_many_under_way(make_rig: Any) -> None:
+    rig = make_rig(warm_ups_per_engine_max=9, warm_ups_per_tenant_max=1)
+    rig.engine(pins=False)
+    for name, tenant in (("a", "t1"), ("b", "t1"), ("c", "t2")):
+        pause(rig, name, tenant=tenant)
+    rig.policy.warm = lambda pause: Instant(0)
+    begun = []
+    for name in "abc":
+        event = ToolFinished(
+            program=ProgramId(name), call_id=CallId(f"k-{name}"), tool=ToolName("bash")
+        )
+        begun += [c.program for c in rig.push(event) if isinstance(c, Prefetch)]
+    assert begun == ["a", "c"]
+
+
+def test_a_done_one_makes_the_conversation_resident(make_rig: Any) -> None:
+    rig = make_rig()
+    rig.engine(pins=False, kv_tokens=1_000)
+    for name in "abc":
+        pause(rig, name)
+    talk = rig.scheduler.programs[ProgramId("a")].conversations["a/main"]
+    assert not talk.is_resident
+    rig.policy.warm = lambda pause: Instant(0)
+    event = ToolFinished(program=ProgramId("a"), call_id=CallId("k-a"), tool=ToolName("bash"))
+    [begun] = rig.push(event)
+    assert not talk.is_resident
+    answer(rig, begun)
+    assert talk.is_resident
