@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
 from agentsched.kernel.records import EngineRecord, StepRecord
-from agentsched.model import Instant, Nanos, StepId, after
+from agentsched.model import Instant, Nanos, StepClass, StepId, after
 from agentsched.policy import SortKey
 
 
@@ -84,10 +84,13 @@ class ReadySteps:
         return min(overtaken, key=lambda s: (s.arrived_at, s.step), default=None)
 
     def in_order(self, rank: Callable[[StepRecord], SortKey]) -> list[StepRecord]:
-        """All waiting steps by priority, then `rank`, arrival and id: a total order."""
-        return sorted(
-            self._steps.values(), key=lambda s: (s.priority, rank(s), s.arrived_at, s.step)
-        )
+        """All waiting steps, batch last, by priority, `rank`, arrival and id: a total order."""
+
+        def key(step: StepRecord) -> tuple[bool, int, SortKey, Instant, StepId]:
+            is_batch = step.step_class is StepClass.BATCH
+            return is_batch, step.priority, rank(step), step.arrived_at, step.step
+
+        return sorted(self._steps.values(), key=key)
 
     def count_bypasses(self, dispatched: StepRecord, engine: EngineRecord) -> None:
         """`dispatched` goes to `engine` now: count it for each older step that could go there."""

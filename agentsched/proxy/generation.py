@@ -191,7 +191,7 @@ class Generation:
                     return await self._attempt(verdict)  # 7. forward
             except Interrupted as error:
                 no, reason = refusal.of_interruption(error), str(error)
-                can_retry = error.stop is Stop.ENGINE_LOST
+                can_retry = error.stop in (Stop.ENGINE_LOST, Stop.YIELDED)
             except EngineError as error:
                 assert verdict is not None
                 self._gateway.fleet.suspect(verdict.engine, str(error))
@@ -278,6 +278,8 @@ class Generation:
             raise EngineUnreachable("the answer ended before it began")
         response = await self._opened()
         self._is_committed = True
+        if self._ticket is not None:
+            self._ticket.is_firm = True
         if response is None:
             response = self._response = web.StreamResponse(
                 status=answer.status, headers=self._headers(answer, verdict)

@@ -18,6 +18,7 @@ from agentsched.clock import Clock
 from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.model import (
     Cancel,
+    CancelReason,
     Command,
     Dispatch,
     EngineId,
@@ -50,6 +51,7 @@ class Stop(StrEnum):
 
     ENGINE_LOST = "engine_lost"  # before its answer began: another engine may be tried
     CANCELLED = "cancelled"  # the scheduler asked for it
+    YIELDED = "yielded"  # background work makes way before its answer began; it waits again
     PATIENCE = "patience"  # its client would not wait any longer
     DRAINING = "draining"  # this proxy ends, and the step took longer than it may
 
@@ -70,6 +72,8 @@ class Ticket:
         self._loop = loop
         self._verdict: asyncio.Future[Dispatch | Reject] = loop.create_future()
         self._worker: asyncio.Task[Any] | None = None
+        #: Whether an answer has begun to reach the client, so that no other can take its place.
+        self.is_firm = False
         #: A stop that was asked for and has not been raised yet.
         self._interruption: Interrupted | None = None
 
@@ -243,6 +247,10 @@ class LiveHost:
                 self._tickets[command.step].tell(command)
             case Reject():
                 self._tickets.pop(command.step).tell(command)
+            case Cancel(reason=CancelReason.YIELDED):
+                ticket = self._tickets.get(command.step)
+                if ticket is not None and not ticket.is_firm:
+                    ticket.interrupt(Interrupted(Stop.YIELDED, "other work came"))
             case Cancel():
                 if command.step in self._tickets:
                     stop = Interrupted(Stop.CANCELLED, command.reason.value)

@@ -121,7 +121,7 @@ def of_interruption(error: Interrupted) -> Refusal:
                 message="No engine had room before this client would give up. Try again.",
                 retry_after_s=1,
             )
-        case Stop.ENGINE_LOST:
+        case Stop.ENGINE_LOST | Stop.YIELDED:
             return of_engine_error(error)
 
 

@@ -1,4 +1,4 @@
-"""Shares and ceilings of tenants: from the configuration, and by the operator's word at run time."""
+"""Shares and ceilings of tenants: from the configuration, and at run time by the operator."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from agentsched.model import (
     SECOND,
     CallId,
     Cancel,
+    CancelReason,
     Capabilities,
     Command,
     ConversationId,
@@ -49,6 +50,7 @@ from agentsched.model import (
     StepFinished,
     StepId,
     StepStarted,
+    StepState,
     TenantConfigured,
     TenantId,
     TimerFired,
@@ -268,6 +270,8 @@ class Swarm:
                 self.outcome.rejects += 1
                 self._waited(step)
                 self._answered(step)
+            case Cancel(step=step, reason=CancelReason.YIELDED):
+                self._soon(partial(self._give_way, step), ms_max=10)
             case Cancel(step=step):
                 self._soon(StepCancelled(step=step, reason="asked for"), ms_max=10)
             case Pin(pin=pin):
@@ -321,6 +325,13 @@ class Swarm:
                 self._answered(step)
         # Otherwise it comes too late, and must change nothing.
         return StepFailed(step=step, reason="connection reset", is_retryable=is_retryable)
+
+    def _give_way(self, step: StepId) -> Event | None:
+        record = self._scheduler.steps.get(step)
+        if record is None or record.state is not StepState.DISPATCHED:
+            return None  # its answer has begun meanwhile
+        self._waiting_since[step] = self._now
+        return StepFailed(step=step, reason="made way", is_retryable=True)
 
     def _break(self, engine: EngineId) -> None:
         """An engine goes away with all that runs on it, and comes back; or it is drained."""

@@ -22,6 +22,7 @@ from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.model import (
     SECOND,
     Cancel,
+    CancelReason,
     Command,
     Dispatch,
     EngineId,
@@ -244,6 +245,8 @@ class SimHost:
                 call, _ = self._in_flight.pop(command.step)
                 self.tally.rejected += 1
                 self.clients.turned_away(call, wait=command.retry_after, now=self.now)
+            case Cancel(reason=CancelReason.YIELDED):
+                self._make_way(command.step)
             case Cancel():
                 self._cancel(command.step)
             case Pin() | Prefetch():
@@ -428,6 +431,17 @@ class SimHost:
             self.engines[key].model.abort(step)
             self._watch(self.engines[key])
         self.clients.turned_away(call, wait=None, now=self.now)
+
+    def _make_way(self, step: StepId) -> None:
+        """Background work goes back into the queue, unless its client has a part of its answer."""
+        call, key = self._in_flight[step]
+        if call.started_at is not None or key is None:
+            return
+        self.engines[key].model.abort(step)
+        self._watch(self.engines[key])
+        self._in_flight[step] = (call, None)
+        made_way = StepFailed(step=step, reason="made way", is_retryable=True)
+        self._later(self.now, lambda now: self._feed(made_way))
 
     def _fail(self, step: StepId, *, reason: str) -> None:
         """An engine gave no answer. Without a token out, the scheduler may try elsewhere."""

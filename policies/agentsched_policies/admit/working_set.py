@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from agentsched.model import ConversationId, Event, Instant, Nanos, after, between
+from agentsched.model import ConversationId, Event, Instant, Nanos, StepClass, after, between
 from agentsched.policy import (
     Admission,
     Admitted,
@@ -38,6 +38,8 @@ from agentsched.policy import (
     World,
 )
 from agentsched_policies.live_programs import LivePrograms
+
+_CHEAP = frozenset({StepClass.AUXILIARY, StepClass.PROBE, StepClass.TOKEN_COUNT})
 
 
 class WorkingSet:
@@ -97,7 +99,9 @@ class WorkingSet:
             victims = self._victims(engine, world, need - free, now=now, threshold=0.0)
             return Admitted(releases=tuple(victims))
         cold = engine.cold_tokens(now=now)
-        is_cold_limited = bool(cold) and cold + self._work(missing, step, engine, world) > (
+        # Titles and the like are too small to be worth a place in the line of cold starts.
+        is_cheap = step.step_class in _CHEAP
+        is_cold_limited = bool(cold) and not is_cheap and cold + self._work(missing, step, engine, world) > (
             self._cold_tokens
         )
         if need <= free:

@@ -22,6 +22,13 @@ from agentsched.policy import SortKey, StepView, World
 
 #: Without a graph's opinion.
 _STEPS_LEFT = 10.0
+#: What is cheap goes first and holds nobody up; background work goes last.
+_CLASSES = {
+    StepClass.AUXILIARY: -1.0,
+    StepClass.PROBE: -1.0,
+    StepClass.TOKEN_COUNT: -1.0,
+    StepClass.BATCH: 1.0,
+}
 
 
 class RemainingWork:
@@ -41,14 +48,13 @@ class RemainingWork:
 
     def rank(self, step: StepView, world: World, *, now: Instant) -> SortKey:
         conversation = world.conversation(step)
-        is_background = step.step_class is StepClass.BATCH
         waited = min(1.0, between(step.arrived_at, now) / (self._ageing * world.wait_ns_max))
         graph = world.graph(step.program)
         left = graph.steps_left() if graph is not None else None
         steps_left = _STEPS_LEFT if left is None else max(1.0, left)
         work = steps_left * max(1, step.prompt_tokens) * sqrt(1.0 - waited)
         work *= sqrt(self._time_left(step, world, now=now))
-        return (float(is_background), float(not conversation.is_resident), work)
+        return (_CLASSES.get(step.step_class, 0.0), float(not conversation.is_resident), work)
 
     def _time_left(self, step: StepView, world: World, *, now: Instant) -> float:
         """The share of the time to the deadline that is left; 1 when there is none, or none left.

@@ -1,0 +1,89 @@
+"""Background work gives way, and is not lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentsched.model import (
+    SECOND,
+    Cancel,
+    CancelReason,
+    Dispatch,
+    Nanos,
+    StepClass,
+    StepFailed,
+    StepId,
+)
+
+BATCH = StepClass.BATCH
+
+
+def sent(commands: Any) -> list[str]:
+    return [c.step for c in commands if isinstance(c, Dispatch)]
+
+
+def make_way(rig: Any, step: str) -> Any:
+    return rig.push(StepFailed(step=StepId(step), reason="made way", is_retryable=True))
+
+
+def test_batch_work_is_stopped_when_other_work_is_held_and_goes_on_later(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=2, retries_max=0)
+    rig.engine()
+    rig.arrive("b1", program="b1", step_class=BATCH)
+    rig.arrive("b2", program="b2", step_class=BATCH)
+    [cancel] = rig.arrive("s1")
+    assert cancel == Cancel(step=StepId("b2"), reason=CancelReason.YIELDED)
+    assert rig.timer(at=0.1) == ()  # asked once
+    [dispatch] = make_way(rig, "b2")
+    assert dispatch.step == "s1"
+    statistics = rig.scheduler.statistics()
+    assert (statistics.yielded_total, statistics.retried_total) == (1, 0)
+    # It made way for nothing that was its engine's fault: neither a try nor an engine is used up.
+    again = rig.finish("s1")
+    assert sent(again) == ["b2"]
+    assert rig.scheduler.steps["b2"].attempts == 1
+    assert rig.scheduler.steps["b2"].failed_on == ()
+
+
+def test_what_began_to_answer_runs_on(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=1)
+    rig.engine()
+    rig.arrive("b1", program="b1", step_class=BATCH)
+    rig.start("b1")
+    assert rig.arrive("s1") == ()
+    assert sent(rig.finish("b1")) == ["s1"]
+
+
+def test_an_answer_that_comes_after_all_is_taken(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=1)
+    rig.engine()
+    rig.arrive("b1", program="b1", step_class=BATCH)
+    assert isinstance(rig.arrive("s1")[0], Cancel)
+    rig.start("b1")
+    assert sent(rig.finish("b1")) == ["s1"]
+    assert rig.scheduler.statistics().yielded_total == 0
+
+
+def test_batch_work_goes_last_whatever_the_policy_says(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=1)
+    rig.arrive("b1", program="b1", step_class=BATCH, at=0)
+    rig.arrive("s1", at=1)
+    assert sent(rig.engine()) == ["s1"]
+
+
+def test_the_promise_of_a_bounded_wait_holds_for_batch_work(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=1, wait_ns_max=Nanos(5 * SECOND))
+    rig.engine()
+    rig.arrive("s1", at=0)
+    rig.arrive("b1", program="b1", step_class=BATCH, at=1)
+    rig.arrive("s2", program="p2", at=2)
+    assert sent(rig.finish("s1", at=3)) == ["s2"]
+    assert sent(rig.finish("s2", at=6)) == ["b1"]
+    # Forced in at its bound, it does not make way any more.
+    assert not [c for c in rig.arrive("s3", program="p3", at=6.5) if isinstance(c, Cancel)]
+
+
+def test_with_room_nobody_makes_way(rig: Any) -> None:
+    rig.engine()
+    rig.arrive("b1", program="b1", step_class=BATCH)
+    assert sent(rig.arrive("s1")) == ["s1"]
