@@ -1,0 +1,281 @@
+"""`agentsched tune`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agentsched.model import ConfigError, parse_span
+from agentsched_bench.live import options
+from agentsched_bench.live.arrivals import parse_arrivals
+from agentsched_bench.sim.arms import Scenario
+from agentsched_bench.sim.cli import load
+from agentsched_bench.sim.specs import fleet_of
+from agentsched_bench.tune.sweep import (
+    METRICS,
+    SCHEMA,
+    Trial,
+    Tuning,
+    candidates,
+    halves,
+    judge,
+    score_of,
+    try_arm,
+)
+from agentsched_bench.workload.shape import ShapeOptions
+
+INTERRUPTED: Final = 130
+
+Sweeps = Annotated[
+    list[str],
+    typer.Option("--sweep", metavar="POINT.PARAMETER=V1|V2", help="What to vary. Repeatable."),
+]
+Profile = Annotated[str, typer.Option(help="The profile whose parameters are varied.")]
+Metric = Annotated[str, typer.Option(help=f"What to make small: {', '.join(METRICS)}.")]
+Sample = Annotated[int | None, typer.Option(min=1, help="Try so many combinations, by lot.")]
+Specs = Annotated[
+    list[str] | None,
+    typer.Option("--engine", metavar="SPEC", help="As in `simulate`; default cpu-2core."),
+]
+Blocks = Annotated[int | None, typer.Option(min=1, help="Tokens per block.")]
+Copies = Annotated[int | None, typer.Option(min=1, help="Programs in each simulation.")]
+MaxWait = Annotated[str, typer.Option(help="The bound on a held step's wait.")]
+Seeds = Annotated[str, typer.Option(help="Comma-separated; a run of every candidate for each.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes.")]
+
+
+def tune(
+    trace: options.Trace,
+    *,
+    sweep: Sweeps,
+    profile: Profile = "agentsched",
+    metric: Metric = "slowdown_p95",
+    sample: Sample = None,
+    engine: Specs = None,
+    block_size: Blocks = None,
+    arrivals: options.ArrivalsText = "poisson:0.25",
+    programs: Copies = None,
+    only: options.Only = None,
+    steps: options.Steps = None,
+    scale_tokens: options.ScaleTokens = 8.0,
+    scale_time: options.ScaleTime = 2.0,
+    gap_cap: options.GapCap = 60.0,
+    max_wait: MaxWait = "15s",
+    seeds: Seeds = "1,2,3",
+    jobs: Jobs = 1,
+    out: options.Out = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Sweep policy parameters in the simulator; the best is judged on programs kept aside.
+
+    With --out the sweep can be stopped and goes on where it was when called again.
+    """
+    if metric not in METRICS:
+        raise ConfigError(f"no metric {metric!r} (there are: {', '.join(METRICS)})")
+    fleet = fleet_of(engine or ["cpu-2core"], block_size=block_size)
+    shape = ShapeOptions(
+        scale_tokens=scale_tokens,
+        scale_time=scale_time,
+        gap_cap_s=gap_cap,
+        steps_max=steps,
+        context_tokens_max=min(one.max_model_len for one in fleet.engines),
+    )
+    plans, row = load(trace, shape, only=only or ())
+    scenario = Scenario(
+        plans=plans,
+        engines=fleet.engines,
+        traits=fleet.traits,
+        arrivals=parse_arrivals(arrivals),
+        programs=programs,
+        wait_ns_max=parse_span(max_wait),
+    )
+    known = {
+        "trace": row.sha256,
+        "engines": engine or ["cpu-2core"],
+        "block_size": block_size,
+        "arrivals": arrivals,
+        "programs": programs,
+        "only": list(only or ()),
+        "steps": steps,
+        "scale_tokens": scale_tokens,
+        "scale_time": scale_time,
+        "gap_cap": gap_cap,
+        "max_wait": max_wait,
+        "profile": profile,
+    }
+    fresh = Tuning(
+        command=["agentsched", *sys.argv[1:]],
+        options=known,
+        metric=metric,
+        candidates=candidates(profile, sweep, sample=sample, seed=0),
+    )
+    tuning = _resumed(fresh, out)
+    was_stopped = run(tuning, scenario, _seeds(seeds), jobs=jobs, out=out, is_quiet=as_json)
+    if as_json:
+        typer.echo(msgspec.json.encode(tuning.verdict))
+    else:
+        print_tuning(tuning, console=Console())
+    if was_stopped:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"not seeds: {text!r} (write 1,2,3)") from None
+
+
+def _resumed(fresh: Tuning, out: Path | None) -> Tuning:
+    """What an earlier call had found, if it asked the same."""
+    if out is None or not out.exists():
+        return fresh
+    try:
+        old = msgspec.json.decode(out.read_bytes(), type=Tuning)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{out} is no tuning result: {error}") from error
+    if old.schema != SCHEMA or old.options != fresh.options:
+        raise ConfigError(f"{out} is of another sweep: choose another file")
+    for trial in old.trials:
+        trial.score = score_of(trial.row, fresh.metric) if not trial.row.failed else float("inf")
+    fresh.trials = [trial for trial in old.trials if trial.arm in fresh.candidates]
+    return fresh
+
+
+def run(
+    tuning: Tuning,
+    scenario: Scenario,
+    seeds: Sequence[int],
+    *,
+    jobs: int = 1,
+    out: Path | None = None,
+    is_quiet: bool = True,
+) -> bool:
+    """Try every candidate, then judge the best; whether it was stopped by Ctrl-C."""
+    default = tuning.candidates[0]
+    parts = halves(scenario)
+    total = len(seeds) * (len(tuning.candidates) + 2)
+    try:
+        with _progress(total, is_quiet=is_quiet) as step:
+            _try_all(tuning, tuning.candidates, "tune", seeds, parts, jobs, out, step)
+            best = min(tuning.candidates, key=lambda arm: tuning.mean(arm, "tune"))
+            finalists = list(dict.fromkeys([best, default]))
+            _try_all(tuning, finalists, "held-out", seeds, parts, jobs, out, step)
+    except KeyboardInterrupt:
+        _save(tuning, out)
+        return True
+    tuning.verdict = judge(tuning, best, default)
+    _save(tuning, out)
+    return False
+
+
+def _try_all(
+    tuning: Tuning,
+    arms: Sequence[str],
+    half: str,
+    seeds: Sequence[int],
+    parts: dict[str, tuple[Scenario, dict[str, float]]],
+    jobs: int,
+    out: Path | None,
+    step: Callable[[], None],
+) -> None:
+    done = tuning.done()
+    wanted = [(arm, seed) for seed in seeds for arm in arms]
+    left = [pair for pair in wanted if (pair[0], half, pair[1]) not in done]
+    for _ in range(len(wanted) - len(left)):
+        step()
+    scenario, alone_s = parts[half]
+
+    def keep(trial: Trial) -> None:
+        tuning.trials.append(trial)
+        _save(tuning, out)
+        step()
+
+    if jobs == 1:
+        for arm, seed in left:
+            keep(try_arm(arm, half, seed, scenario, alone_s, tuning.metric))
+        return
+    with ProcessPoolExecutor(max_workers=jobs, initializer=_ignore_interrupts) as pool:
+        running: set[Future[Trial]] = {
+            pool.submit(try_arm, arm, half, seed, scenario, alone_s, tuning.metric)
+            for arm, seed in left
+        }
+        try:
+            while running:
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    keep(future.result())
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _save(tuning: Tuning, out: Path | None) -> None:
+    """Written beside and moved into place: a stop in the middle loses nothing."""
+    if out is None:
+        return
+    tuning.trials.sort(key=lambda t: (t.half, tuning.candidates.index(t.arm), t.seed))
+    beside = out.with_name(out.name + ".part")
+    beside.write_bytes(msgspec.json.format(msgspec.json.encode(tuning), indent=1) + b"\n")
+    beside.replace(out)
+
+
+def print_tuning(tuning: Tuning, *, console: Console, rows: int = 12) -> None:
+    """The best candidates, and what is to be thought of the very best."""
+    complete = [
+        arm
+        for arm in tuning.candidates
+        if any(t.arm == arm and t.half == "tune" for t in tuning.trials)
+    ]
+    ranked = sorted(complete, key=lambda arm: tuning.mean(arm, "tune"))
+    table = Table(title=tuning.metric, title_justify="left", box=box.SIMPLE)
+    table.add_column("candidate", overflow="fold")
+    table.add_column("tuning half", justify="right")
+    table.add_column("held out", justify="right")
+    held = {trial.arm for trial in tuning.trials if trial.half == "held-out"}
+    shown = ranked[:rows] + [arm for arm in tuning.candidates[:1] if arm in ranked[rows:]]
+    for arm in shown:
+        aside = f"{tuning.mean(arm, 'held-out'):.3f}" if arm in held else ""
+        table.add_row(arm, f"{tuning.mean(arm, 'tune'):.3f}", aside)
+    console.print(table)
+    if tuning.verdict is not None:
+        verdict = tuning.verdict
+        console.print(
+            f"{verdict.text} (ratio {verdict.ratio:.3f}, 95 % between {verdict.ratio_low:.3f} and "
+            f"{verdict.ratio_high:.3f})",
+            highlight=False,
+        )
+
+
+@contextmanager
+def _progress(total: int, *, is_quiet: bool) -> Iterator[Callable[[], None]]:
+    console = Console(stderr=True)
+    if is_quiet or not console.is_terminal:
+        yield lambda: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} simulations"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("tuning", total=total)
+        yield lambda: bar.advance(task)

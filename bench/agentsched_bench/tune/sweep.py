@@ -1,0 +1,202 @@
+"""Which values of which parameters, on which programs, and what came of it.
+
+Programs are split by a hash of their id, so the halves do not depend on order or seed. Every
+candidate is simulated on the tuning half under every seed; only the best of them, and the default,
+are then judged on the held-out half. The best is said to be *within noise* when the confidence
+interval of its ratio to the default there, paired by seed, holds 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+import xxhash
+
+from agentsched.model import ConfigError
+from agentsched_bench.sim.arms import Scenario, alone, parse_arm, run_arm
+from agentsched_bench.sim.results import SimRow, row_of
+from agentsched_bench.workload.shape import PlannedProgram
+
+SCHEMA: Final = "agentsched.tuning/1"
+
+_RESAMPLES: Final = 2_000
+_CANDIDATES_MAX: Final = 10_000
+
+
+class Trial(msgspec.Struct, kw_only=True):
+    """One candidate under one seed on one half of the programs: `tune` or `held-out`."""
+
+    arm: str
+    half: str
+    seed: int
+    score: float
+    row: SimRow
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """The best candidate against the default, on programs that neither was chosen on.
+
+    `ratio` is the mean over seeds of best / default; below 1 the best is better. The interval holds
+    95 % of its bootstrap over seeds.
+    """
+
+    best: str
+    default: str
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    is_within_noise: bool
+    text: str
+
+
+class Tuning(msgspec.Struct, kw_only=True):
+    """A sweep as it lies in its file; with `trials` in it, it goes on where it stopped."""
+
+    schema: str = SCHEMA
+    command: list[str]
+    options: dict[str, object]
+    metric: str
+    candidates: list[str]
+    trials: list[Trial] = []
+    verdict: Verdict | None = None
+
+    def done(self) -> set[tuple[str, str, int]]:
+        """What needs not be simulated again."""
+        return {(trial.arm, trial.half, trial.seed) for trial in self.trials}
+
+    def mean(self, arm: str, half: str) -> float:
+        """An arm's mean score over its seeds."""
+        scores = [t.score for t in self.trials if t.arm == arm and t.half == half]
+        return sum(scores) / len(scores)
+
+
+METRICS: Final = ("jct_mean", "jct_p95", "slowdown_p95", "wait_max", "computed")
+
+
+def score_of(row: SimRow, metric: str) -> float:
+    """One number to be made small."""
+    match metric:
+        case "jct_mean":
+            return row.jct_s.mean
+        case "jct_p95":
+            return row.jct_s.p95
+        case "slowdown_p95":
+            return row.slowdown.p95
+        case "wait_max":
+            return row.first_token_wait_s.max
+        case "computed":
+            return row.computed_of_bound
+        case _:
+            raise ConfigError(f"no metric {metric!r} (there are: {', '.join(METRICS)})")
+
+
+def candidates(profile: str, sweeps: Sequence[str], *, sample: int | None, seed: int) -> list[str]:
+    """The default first, then each combination of the values, or so many of them by lot.
+
+    A sweep is written `POINT.PARAMETER=V1|V2|...` or `POINT=NAME|NAME`.
+
+    Raises:
+        ConfigError: a sweep is not of that form, or there are too many combinations.
+    """
+    axes: list[list[str]] = []
+    for sweep in sweeps:
+        key, found, values = sweep.partition("=")
+        if not found or not values:
+            raise ConfigError(f"not a sweep: {sweep!r} (write POINT.PARAMETER=V1|V2)")
+        axes.append([f"{key}={value}" for value in values.split("|")])
+    count = 1
+    for axis in axes:
+        count *= len(axis)
+    if count > _CANDIDATES_MAX and sample is None:
+        raise ConfigError(f"{count} combinations: take some of them with --sample")
+    if sample is not None and sample < count:
+        rng = random.Random(f"tune/{seed}")
+        drawn = {",".join(rng.choice(axis) for axis in axes) for _ in range(4 * sample)}
+        combined: Iterable[str] = sorted(drawn, key=lambda text: _hash(text, seed))[:sample]
+    else:
+        combined = (",".join(chosen) for chosen in itertools.product(*axes))
+    arms = [profile, *(f"{profile},{changes}" for changes in combined if changes)]
+    for arm in arms:
+        parse_arm(arm)
+    return list(dict.fromkeys(arms))
+
+
+def split_programs(
+    plans: Sequence[PlannedProgram],
+) -> tuple[list[PlannedProgram], list[PlannedProgram]]:
+    """The tuning half and the held-out half, by a hash of the program's id.
+
+    Raises:
+        ConfigError: one of them is empty.
+    """
+    tune = [plan for plan in plans if _hash(plan.program, 0) % 2 == 0]
+    held = [plan for plan in plans if _hash(plan.program, 0) % 2 == 1]
+    if not tune or not held:
+        raise ConfigError("too few programs to keep some aside")
+    return tune, held
+
+
+def _hash(text: str, seed: int) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode(), seed=seed) >> 7
+
+
+def try_arm(
+    arm: str,
+    half: str,
+    seed: int,
+    scenario: Scenario,
+    alone_s: dict[str, float],
+    metric: str,
+) -> Trial:
+    """Simulate one candidate under one seed."""
+    row = row_of(arm, seed, run_arm(parse_arm(arm), scenario, seed=seed), alone_s=alone_s)
+    # A program that gave up would make its arm look fast.
+    score = score_of(row, metric) if not row.failed else float("inf")
+    return Trial(arm=arm, half=half, seed=seed, score=score, row=row)
+
+
+def halves(scenario: Scenario) -> dict[str, tuple[Scenario, dict[str, float]]]:
+    """Both halves of a scenario, with the times that their programs take alone."""
+    tune, held = split_programs(scenario.plans)
+    found = {}
+    for name, plans in (("tune", tune), ("held-out", held)):
+        half = replace(scenario, plans=plans)
+        found[name] = (half, alone(half))
+    return found
+
+
+def judge(tuning: Tuning, best: str, default: str) -> Verdict:
+    """Compare both on the held-out half, paired by seed."""
+    scores: dict[int, dict[str, float]] = {}
+    for trial in tuning.trials:
+        if trial.half == "held-out":
+            scores.setdefault(trial.seed, {})[trial.arm] = trial.score
+    ratios = [pair[best] / max(1e-9, pair[default]) for _, pair in sorted(scores.items())]
+    mean = sum(ratios) / len(ratios)
+    rng = random.Random("bootstrap")
+    means = sorted(sum(rng.choice(ratios) for _ in ratios) / len(ratios) for _ in range(_RESAMPLES))
+    low, high = means[round(0.025 * _RESAMPLES)], means[round(0.975 * _RESAMPLES) - 1]
+    # One seed says nothing about spread.
+    noise = best == default or len(ratios) < 3 or low <= 1.0 <= high
+    if best == default:
+        text = "the default is best"
+    elif noise:
+        text = f"{best} is within noise of the default on programs kept aside"
+    elif mean < 1:
+        text = f"{best} is {1 - mean:.1%} better than the default on programs kept aside"
+    else:
+        text = f"{best} is {mean - 1:.1%} worse than the default on programs kept aside"
+    return Verdict(
+        best=best,
+        default=default,
+        ratio=mean,
+        ratio_low=low,
+        ratio_high=high,
+        is_within_noise=noise,
+        text=text,
+    )
