@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentsched_bench.workload.compose import compose
+from agentsched_bench.workload.exporters import Format, export_trace
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.importers import (
     AUTO,
@@ -21,6 +22,7 @@ from agentsched_bench.workload.importers import (
     import_trace,
 )
 from agentsched_bench.workload.sample import sample_programs
+from agentsched_bench.workload.shape import SharedPrompts
 from agentsched_bench.workload.spec import load_workload
 from agentsched_bench.workload.statistics import Spread, TraceStatistics, trace_statistics
 from agentsched_bench.workload.trace import (
@@ -217,6 +219,32 @@ def sample(
 
 def _rows(program: RecordedProgram) -> tuple[Recording, ...]:
     return (program.main, *program.children)
+
+
+@app.command("export")
+def export(
+    format_: Annotated[Format, typer.Argument(metavar="FORMAT", help=", ".join(Format))],
+    trace: TracePath,
+    *,
+    out: Out,
+    block_size: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per prefix block; default the format's own.")
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Write messages, where otel has them.")
+    ] = False,
+) -> None:
+    """Write a trace in another tool's format."""
+    programs = group_programs(read_trace(trace))
+    count = export_trace(
+        programs,
+        out,
+        format_,
+        shared=SharedPrompts.learn(row for program in programs for row in _rows(program)),
+        block_size=block_size,
+        keeps_text=text,
+    )
+    typer.echo(f"{out}: {len(programs)} programs, {count} lines of {format_}")
 
 
 @app.command("compose")

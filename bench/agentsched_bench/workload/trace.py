@@ -381,6 +381,10 @@ class TraceWriter:
         self._file.write(encode_recording(recording))
         self.count += 1
 
+    def write_line(self, line: bytes) -> None:
+        """Write a line as it is; it is not counted as a recording."""
+        self._file.write(line)
+
     def close(self) -> None:
         if self._file is not self._raw:
             self._file.close()
@@ -425,6 +429,16 @@ def write_trace(
         for recording in recordings:
             writer.write(recording)
     return writer.count
+
+
+def write_lines(lines: Iterable[bytes], path: Path) -> int:
+    """Write lines of any format, compressed by the file's name; returns how many."""
+    count = 0
+    with TraceWriter(path) as writer:
+        for line in lines:
+            writer.write_line(line)
+            count += 1
+    return count
 
 
 def sha256_of(path: Path) -> str:

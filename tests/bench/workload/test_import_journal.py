@@ -1,0 +1,131 @@
+"""Our own journal as a trace: what the proxy saw, without a word of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agentsched.kernel import JournalEntry, JournalHeader, encode, encode_header
+from agentsched.model import (
+    CallId,
+    Command,
+    ConversationId,
+    Dispatch,
+    EngineId,
+    Event,
+    Instant,
+    Limits,
+    Lineage,
+    Nanos,
+    Prefix,
+    PrefixId,
+    ProgramClosed,
+    ProgramId,
+    StepArrived,
+    StepCancelled,
+    StepFinished,
+    StepId,
+    StepStarted,
+    TenantId,
+    ToolCall,
+    ToolFinished,
+    ToolName,
+    Usage,
+)
+from agentsched_bench.workload.importers import import_trace
+from agentsched_bench.workload.trace import read_trace
+from agentsched_bench.workload.validate import validate_trace
+
+_SECOND = 1_000_000_000
+
+
+class _Journal:
+    """Entries with their instants in seconds."""
+
+    def __init__(self) -> None:
+        self.lines = [encode_header(JournalHeader(profile="fcfs", choices={}, limits=Limits()))]
+
+    def add(self, at: float, event: Event, *commands: Command) -> None:
+        now = Instant(round(at * _SECOND))
+        entry = JournalEntry(seq=len(self.lines), now=now, event=event, commands=commands)
+        self.lines.append(encode(entry))
+
+    def step(
+        self, name: str, at: float, *, prefixes: list[tuple[str, int]], **more: object
+    ) -> None:
+        given = {
+            "program": ProgramId("p"),
+            "conversation": ConversationId("p"),
+            "tenant": TenantId("team"),
+            "prompt_tokens": prefixes[-1][1],
+            "prefixes": tuple(Prefix(prefix=PrefixId(p), tokens=t) for p, t in prefixes),
+        } | more
+        arrived = StepArrived(step=StepId(name), **given)  # type: ignore[arg-type]
+        self.add(at, arrived)
+
+    def answer(self, name: str, at: float, *, prompt: int, output: int, tools: str = "") -> None:
+        step = StepId(name)
+        self.add(at - 1.0, StepStarted(step=step), Dispatch(step=step, engine=EngineId("e")))
+        calls = tuple(
+            ToolCall(call_id=CallId(f"{name}-{tool}"), tool=ToolName(tool))
+            for tool in tools.split()
+        )
+        usage = Usage(prompt_tokens=prompt, output_tokens=output)
+        self.add(at, StepFinished(step=step, usage=usage, tool_calls=calls))
+
+    def write(self, path: Path) -> Path:
+        path.write_bytes(b"\n".join(self.lines) + b"\n")
+        return path
+
+
+def test_steps_tools_and_sub_agents_come_back(tmp_path: Path) -> None:
+    journal = _Journal()
+    journal.step("s1", 10.0, prefixes=[("sys", 64), ("a", 128)])
+    journal.answer("s1", 13.0, prompt=128, output=20, tools="bash task")
+    journal.step(
+        "k1",
+        14.0,
+        prefixes=[("sys", 64), ("k", 96)],
+        conversation=ConversationId("kid"),
+        parent_conversation=ConversationId("p"),
+        lineage=Lineage.SPAWNED,
+    )
+    journal.answer("k1", 16.0, prompt=96, output=5)
+    took = Nanos(2 * _SECOND)
+    tool = ToolFinished(
+        program=ProgramId("p"), call_id=CallId("s1-bash"), tool=ToolName("bash"), took=took
+    )
+    journal.add(17.0, tool)
+    journal.step("gone", 17.5, prefixes=[("x", 30)])
+    journal.add(17.6, StepCancelled(step=StepId("gone"), reason="client left"))
+    more = [("sys", 64), ("a", 128), ("b", 200)]
+    journal.step("s2", 18.0, prefixes=more, lineage=Lineage.EXTENDS)
+    journal.answer("s2", 20.0, prompt=200, output=10)
+    journal.add(21.0, ProgramClosed(program=ProgramId("p"), reason="final"))
+
+    report = import_trace([journal.write(tmp_path / "j.ndjson")], tmp_path / "t.jsonl")
+    assert (report.errors_count, dict(report.files)) == (0, {"journal": 1})
+    assert validate_trace(tmp_path / "t.jsonl").errors == 0
+    main, child = read_trace(tmp_path / "t.jsonl")
+    assert (main.tenant, main.start_s) == ("team", 0.0)
+    one, two = main.steps
+    assert (one.llm_s, one.ttft_s, one.gap_s) == (1.0, 0.0, 5.0)
+    assert [(t.name, t.duration_s) for t in one.tools] == [("bash", 2.0), ("task", None)]
+    assert (two.new_input_tokens, two.prefix_tokens) == (52, 128)
+    assert (child.parent, child.parent_t_s) == ("p", 4.0)
+    # The system prompt is shared block by block, and what follows it is not.
+    assert one.hash_ids is not None
+    assert child.steps[0].hash_ids is not None
+    assert one.hash_ids == ((1, 8),)
+    assert child.steps[0].hash_ids == ((1, 4), (13, 14))
+
+
+def test_a_journal_that_breaks_off_keeps_its_finished_steps(tmp_path: Path) -> None:
+    journal = _Journal()
+    journal.step("s1", 1.0, prefixes=[("a", 32)])
+    journal.answer("s1", 3.0, prompt=32, output=4)
+    path = journal.write(tmp_path / "j.ndjson")
+    with path.open("ab") as file:
+        file.write(b'{"seq": 9, "now": 1, "ev')
+    report = import_trace([path], tmp_path / "t.jsonl")
+    assert (report.calls, report.errors_count) == (1, 1)
+    assert report.errors[0].line == len(journal.lines) + 1
