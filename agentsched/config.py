@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -236,6 +237,36 @@ class IdentityConfig(_Part):
     )
 
 
+def _broker_url(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/"):
+        raise ValueError("write mqtt://HOST:PORT or mqtts://USER:PASSWORD@HOST:PORT")
+    return url
+
+
+class BusConfig(_Part):
+    """An MQTT broker for tool events and for several replicas (`[bus]`); none is needed for one."""
+
+    url: Annotated[SecretStr, AfterValidator(_broker_url)] | None = Field(
+        default=None, description="`mqtt://[USER:PASSWORD@]HOST[:1883]`, `mqtts://` for TLS"
+    )
+    cluster: str = Field(
+        default="default",
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="replicas of one cluster hear each other: `agentsched/CLUSTER/...`",
+    )
+    replica: str = Field(
+        default="",
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="this proxy's name on the bus; else the host's and the port",
+    )
+    tls_ca: Path | None = Field(default=None, description="file of authorities, for `mqtts://`")
+    tls_certificate: Path | None = Field(default=None, description="file of our own certificate")
+    tls_key: Path | None = Field(default=None, description="file of its key")
+
+
 class StoreConfig(_Part):
     """Where the journal, programs, graphs and what was learnt outlive the process (`[store]`)."""
 
@@ -421,6 +452,7 @@ class Config(BaseSettings):
     upstream: UpstreamConfig = UpstreamConfig()
     identity: IdentityConfig = IdentityConfig()
     store: StoreConfig = StoreConfig()
+    bus: BusConfig = BusConfig()
     admin_key: SecretStr | None = Field(
         default=None, description="bearer token of the control plane; needed off loopback"
     )

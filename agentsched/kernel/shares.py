@@ -46,6 +46,8 @@ class TenantAccount:
     prompt_tokens: int = 0
     uncached_tokens: int = 0
     output_tokens: int = 0
+    #: Of those, uncached and output tokens that other replicas served.
+    elsewhere: tuple[int, int] = (0, 0)
     steps: int = 0
     waiting_steps: int = 0
     running_steps: int = 0
@@ -187,6 +189,10 @@ class ShareLedger:
         account = self.account(event.tenant)
         account.uncached_tokens += max(0, event.uncached_tokens)
         account.output_tokens += max(0, event.output_tokens)
+        account.elsewhere = (
+            account.elsewhere[0] + max(0, event.uncached_tokens),
+            account.elsewhere[1] + max(0, event.output_tokens),
+        )
 
     def deadline(self, tenant: TenantId, *, now: Instant) -> Instant | None:
         """The deadline of a program of this tenant that begins now and names none."""

@@ -19,6 +19,7 @@ from agentsched.ports import EventSink
 from agentsched.proxy.app import STEERING, answer_in_shape, build_app, build_gateway
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.journal_file import JournalFile
+from agentsched.proxy.on_bus import joined
 from agentsched.proxy.memory import Memory, remembered
 from agentsched.proxy.server import Connection, ConnectionGuard
 from agentsched.proxy.steering import Steering
@@ -162,6 +163,7 @@ async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -
         gateway, url = await stack.enter_async_context(
             running(config, sinks=sinks, reread=reread, memory=memory)
         )
+        await stack.enter_async_context(joined(config, gateway, url=url))
         up = len(gateway.fleet.up())
         total = len(gateway.fleet.members)
         print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler, encode
 from agentsched.model import (
     Capabilities,
+    Choice,
     ConversationId,
     Dispatch,
     EngineId,
@@ -52,8 +54,8 @@ def arrived(number: int, program: int, tokens: int) -> StepArrived:
     )
 
 
-def made(profile: str, limits: Limits | None = None) -> Scheduler:
-    config = SchedulerConfig(profile=profile, limits=limits or Limits())
+def made(profile: str, limits: Limits | None = None, **choices: Choice) -> Scheduler:
+    config = SchedulerConfig(profile=profile, limits=limits or Limits(), choices=choices)
     scheduler = build_scheduler(config)
     scheduler.handle(engine("a"), now=Instant(0))
     scheduler.handle(engine("b"), now=Instant(0))
@@ -65,6 +67,7 @@ ACTIONS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(profile=st.sampled_from(["passthrough", "fcfs", "agentsched"]), actions=ACTIONS)
 def test_the_turn_is_as_it_was_planned(profile: str, actions: list[tuple[str, int, int]]) -> None:
@@ -100,7 +103,8 @@ def test_the_turn_is_as_it_was_planned(profile: str, actions: list[tuple[str, in
 
 
 def test_a_step_that_would_wait_is_told_why_and_for_how_long() -> None:
-    scheduler = made("agentsched", Limits(wait_ns_max=seconds(10)))
+    one_each = Choice(name="depth", params={"depth": 1})
+    scheduler = made("fcfs", Limits(wait_ns_max=seconds(10)), admit=one_each)
     for number in range(12):
         scheduler.handle(arrived(number, number, 1_400), now=Instant(number))
     plan = scheduler.plan(arrived(50, 50, 1_400), now=Instant(100))

@@ -1,0 +1,195 @@
+"""The bus of one proxy: what is heard becomes events, what it holds is told to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentsched.bus.connection import Broker, Connection, Letter
+from agentsched.bus.messages import (
+    EngineMessage,
+    ReplicaMessage,
+    TenantMessage,
+    ToolMessage,
+    read_message,
+    write_message,
+)
+from agentsched.bus.peers import Peers
+from agentsched.bus.topics import (
+    EngineTopic,
+    ReplicaTopic,
+    TenantTopic,
+    ToolTopic,
+    read_topic,
+    subscriptions,
+    write_topic,
+)
+from agentsched.model import EngineId, Event, Instant, Nanos, TenantId, seconds
+from agentsched.version import __version__
+
+log = logging.getLogger(__name__)
+
+#: States are told this often where they changed, and this often in any case.
+TELL_EVERY_S: Final = 0.5
+_TELL_AGAIN_S: Final = 3.0
+#: A peer that is silent for so long counts as gone.
+SILENCE: Final = Nanos(seconds(10))
+_STATE_EXPIRY_S: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What this replica holds and has served, at one moment."""
+
+    engines: Mapping[EngineId, EngineMessage] = field(default_factory=dict)
+    #: Uncached prompt tokens and output tokens since it began.
+    tenants: Mapping[TenantId, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """What the bus needs of its proxy. All are called on the event loop, and must not block."""
+
+    now: Callable[[], Instant]
+    feed: Callable[[Event], None]
+    state: Callable[[], State]
+    #: Takes a tool's message; says what became of it.
+    tool: Callable[[ToolTopic, ToolMessage], str]
+
+
+class Bus:
+    """Speaks for one replica. `async with bus.running(): ...`"""
+
+    def __init__(
+        self, broker: Broker, wiring: Wiring, *, cluster: str, replica: str, url: str = ""
+    ) -> None:
+        self.replica = replica
+        self._cluster = cluster
+        self._url = url
+        self._wiring = wiring
+        self._epoch = secrets.token_hex(8)
+        self.peers = Peers(silence=SILENCE)
+        #: What was told last, by topic, and when.
+        self._told: dict[str, tuple[bytes, float]] = {}
+        #: Messages heard, by what became of them.
+        self.counts: Counter[str] = Counter()
+        self.connection = Connection(
+            broker,
+            name=f"{cluster}-{replica}",
+            subscriptions=subscriptions(cluster),
+            hear=self._hear,
+            on_up=self._introduce,
+            on_down=self._alone,
+            will=self._presence("gone"),
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Bus]:
+        """Connected as well as can be while inside; the others are told of the end."""
+        tasks = [
+            asyncio.create_task(self.connection.run(), name="bus"),
+            asyncio.create_task(self._tell(), name="bus states"),
+        ]
+        try:
+            yield self
+        finally:
+            tasks[1].cancel()
+            await self.connection.farewell(self._presence("gone"))
+            tasks[0].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- hearing -----------------------------------------------------------------------------------
+
+    def _hear(self, name: str, payload: bytes) -> None:
+        topic = read_topic(self._cluster, name)
+        message = read_message(topic, payload) if topic is not None else None
+        if topic is None or message is None:
+            self.counts["malformed" if topic is not None else "foreign"] += 1
+            return
+        now = self._wiring.now()
+        match topic, message:
+            case ToolTopic(), ToolMessage():
+                self.counts[f"tool_{self._wiring.tool(topic, message)}"] += 1
+            case EngineTopic(engine, replica), EngineMessage() if replica != self.replica:
+                self._feed(self.peers.engine(replica, EngineId(engine), message, now=now))
+            case TenantTopic(tenant, replica), TenantMessage() if replica != self.replica:
+                self._feed(self.peers.tenant(replica, TenantId(tenant), message, now=now))
+            case ReplicaTopic(replica), ReplicaMessage() if replica != self.replica:
+                self._met(replica, message)
+            case _:
+                self.counts["own"] += 1
+
+    def _met(self, replica: str, message: ReplicaMessage) -> None:
+        self.counts["replica"] += 1
+        if message.state == "gone":
+            log.info("replica %s is gone", replica)
+            self._feed(self.peers.gone(replica))
+
+    def _feed(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.counts["fed"] += 1
+            self._wiring.feed(event)
+
+    def _alone(self) -> None:
+        """The broker is away: what the others hold is not known any more."""
+        self._told.clear()
+        self._feed(self.peers.lost())
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def _introduce(self) -> list[Letter]:
+        return [self._presence("up")]
+
+    def _presence(self, state: str) -> Letter:
+        message = ReplicaMessage.model_validate(
+            {"state": state, "epoch": self._epoch, "url": self._url, "version": __version__}
+        )
+        return Letter(
+            topic=write_topic(self._cluster, ReplicaTopic(self.replica)),
+            payload=write_message(message),
+            qos=1,
+            is_retained=True,
+        )
+
+    async def _tell(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self.connection.is_up.wait()
+            try:
+                for letter in self._letters(self._wiring.state(), at=loop.time()):
+                    self.connection.publish(letter)
+                self._feed(self.peers.expire(now=self._wiring.now()))
+            except Exception:
+                log.exception("a defect while telling other replicas")
+            await asyncio.sleep(TELL_EVERY_S)
+
+    def _letters(self, state: State, *, at: float) -> Iterable[Letter]:
+        """What changed since it was told, and what was told too long ago to be believed."""
+        said = {
+            write_topic(self._cluster, EngineTopic(engine, self.replica)): write_message(message)
+            for engine, message in state.engines.items()
+        }
+        again = set(said)
+        for tenant, (uncached, output) in state.tenants.items():
+            message = TenantMessage(
+                epoch=self._epoch, uncached_tokens=uncached, output_tokens=output
+            )
+            topic = write_topic(self._cluster, TenantTopic(tenant, self.replica))
+            said[topic] = write_message(message)
+        for topic in self._told.keys() - said.keys():
+            del self._told[topic]
+        for topic, payload in said.items():
+            known = self._told.get(topic)
+            is_known = known is not None and known[0] == payload
+            # Totals repair themselves with the next step; what an engine holds is only believed
+            # while it is repeated.
+            if is_known and (topic not in again or at - self._told[topic][1] < _TELL_AGAIN_S):
+                continue
+            self._told[topic] = (payload, at)
+            yield Letter(topic=topic, payload=payload, expiry_s=_STATE_EXPIRY_S)

@@ -1,0 +1,101 @@
+"""This proxy on the bus: what it tells, and what becomes of what it hears."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from urllib.parse import unquote, urlsplit
+
+from agentsched.bus.connection import Broker
+from agentsched.bus.messages import EngineMessage, ToolMessage
+from agentsched.bus.service import Bus, State, Wiring
+from agentsched.bus.topics import ToolTopic
+from agentsched.config import BusConfig, Config
+from agentsched.model import ConfigError
+from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.tool_reports import ToolReport, ToolReports
+
+
+@contextlib.asynccontextmanager
+async def joined(config: Config, gateway: Gateway, *, url: str) -> AsyncIterator[Bus | None]:
+    """On the bus while inside, where there is one.
+
+    Raises:
+        ConfigError: a file of certificates cannot be read.
+    """
+    broker = _broker(config.bus)
+    if broker is None:
+        yield None
+        return
+    reports = ToolReports(gateway)
+
+    def take(topic: ToolTopic, said: ToolMessage) -> str:
+        report = ToolReport(
+            event=topic.verb,
+            program=topic.program,
+            tool=said.tool,
+            call_id=topic.call_id,
+            expected_s=said.expected_s,
+            took_s=said.took_s,
+            is_error=said.is_error,
+        )
+        # Who may publish about which programs is the broker's access list to say.
+        return reports.take(report, tenant=None)
+
+    wiring = Wiring(
+        now=gateway.host.now,
+        feed=gateway.host.feed,
+        state=lambda: _state(gateway),
+        tool=take,
+    )
+    replica = config.bus.replica or f"{socket.gethostname()}-{url.rpartition(':')[2]}"
+    bus = Bus(broker, wiring, cluster=config.bus.cluster, replica=replica, url=url)
+    async with bus.running():
+        yield bus
+
+
+def _state(gateway: Gateway) -> State:
+    scheduler = gateway.host.scheduler
+    engines = {
+        engine.engine: EngineMessage(
+            running_steps=engine.running_steps,
+            # Ours alone: what we heard of the others' must not come back to them.
+            resident_tokens=scheduler.world.resident_tokens(engine.engine) - engine.peer_tokens,
+        )
+        for engine in scheduler.engines.values()
+        if engine.is_alive
+    }
+    tenants = {}
+    for tenant, account in scheduler.tenants.items():
+        uncached = account.uncached_tokens - account.elsewhere[0]
+        output = account.output_tokens - account.elsewhere[1]
+        if uncached or output:
+            tenants[tenant] = (uncached, output)
+    return State(engines=engines, tenants=tenants)
+
+
+def _broker(config: BusConfig) -> Broker | None:
+    if config.url is None:
+        return None
+    parts = urlsplit(config.url.get_secret_value())
+    assert parts.hostname is not None
+    is_safe = parts.scheme == "mqtts"
+    return Broker(
+        host=parts.hostname,
+        port=parts.port or (8883 if is_safe else 1883),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        tls=_tls(config) if is_safe else None,
+    )
+
+
+def _tls(config: BusConfig) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=config.tls_ca)
+        if config.tls_certificate is not None:
+            context.load_cert_chain(config.tls_certificate, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"bus: its certificates cannot be read: {error}") from error
+    return context

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsched.bus.messages import EngineMessage, TenantMessage
+from agentsched.bus.peers import Peers
+from agentsched.model import (
+    EngineId,
+    Event,
+    Instant,
+    PeerReported,
+    ServedElsewhere,
+    TenantId,
+    seconds,
+)
+
+E, T = EngineId("e"), TenantId("t")
+
+
+def peers() -> Peers:
+    return Peers(silence=seconds(10))
+
+
+def engine(running: int, tokens: int) -> EngineMessage:
+    return EngineMessage(running_steps=running, resident_tokens=tokens)
+
+
+def tenant(uncached: int, output: int = 0, epoch: str = "1") -> TenantMessage:
+    return TenantMessage(epoch=epoch, uncached_tokens=uncached, output_tokens=output)
+
+
+def served(events: list[Event]) -> tuple[int, int]:
+    told = [e for e in events if isinstance(e, ServedElsewhere)]
+    return sum(e.uncached_tokens for e in told), sum(e.output_tokens for e in told)
+
+
+def test_engines_are_told_when_they_change() -> None:
+    known = peers()
+    [first] = known.engine("r", E, engine(1, 100), now=Instant(0))
+    assert first == PeerReported(engine=E, peer="r", running_steps=1, resident_tokens=100)
+    assert not list(known.engine("r", E, engine(1, 100), now=Instant(1)))
+    assert len(list(known.engine("r", E, engine(2, 100), now=Instant(2)))) == 1
+
+
+def test_a_peer_that_goes_holds_nothing() -> None:
+    known = peers()
+    list(known.engine("r", E, engine(1, 100), now=Instant(0)))
+    [gone] = known.gone("r")
+    assert gone == PeerReported(engine=E, peer="r", running_steps=0, resident_tokens=0)
+    assert not list(known.gone("r"))
+
+
+def test_silence_and_a_lost_broker() -> None:
+    known = peers()
+    list(known.engine("r", E, engine(1, 100), now=Instant(0)))
+    list(known.engine("s", E, engine(1, 100), now=Instant(seconds(5))))
+    assert not list(known.expire(now=Instant(seconds(10))))
+    assert len(list(known.expire(now=Instant(seconds(12))))) == 1
+    assert known.names == ("s",)
+    assert len(list(known.lost())) == 1
+    assert not len(known)
+
+
+def test_service_begins_level_and_survives_a_new_life() -> None:
+    known = peers()
+    assert not list(known.tenant("r", T, tenant(1_000), now=Instant(0)))
+    assert served(list(known.tenant("r", T, tenant(1_500, 10), now=Instant(1)))) == (500, 10)
+    assert served(list(known.tenant("r", T, tenant(70, 7, "2"), now=Instant(2)))) == (70, 7)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.randoms(use_true_random=False))
+def test_loss_repetition_and_disorder_never_charge_twice(steps: list[int], rng: object) -> None:
+    totals = [sum(steps[: n + 1]) for n in range(len(steps))]
+    heard = [total for total in totals for _ in range(rng.randint(0, 2))]  # type: ignore[attr-defined]
+    rng.shuffle(heard)  # type: ignore[attr-defined]
+    known = peers()
+    events = list(known.tenant("r", T, tenant(0), now=Instant(0)))
+    for total in [*heard, totals[-1]]:
+        events += known.tenant("r", T, tenant(total), now=Instant(1))
+    assert served(events)[0] == totals[-1]

@@ -1,0 +1,203 @@
+"""The bus over a real mosquitto: replicas hear each other, and a broker may come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+
+import aiomqtt
+import pytest
+
+from agentsched.bus.connection import Broker
+from agentsched.bus.messages import EngineMessage, ToolMessage
+from agentsched.bus.service import Bus, State, Wiring
+from agentsched.bus.topics import ToolTopic
+from agentsched.clock import MonotonicClock
+from agentsched.model import EngineId, Event, PeerReported, ServedElsewhere, TenantId
+from agentsched_bench.services.mosquitto import LocalMosquitto
+
+pytestmark = pytest.mark.services
+
+E, T = EngineId("e"), TenantId("team/a")
+
+
+@pytest.fixture
+def broker() -> Iterator[LocalMosquitto]:
+    with LocalMosquitto() as started:
+        yield started
+
+
+@dataclass
+class Replica:
+    """One end of the bus with nothing behind it."""
+
+    name: str
+    running: int = 0
+    tokens: int = 0
+    served: int = 0
+    events: list[Event] = field(default_factory=list)
+    tools: list[tuple[ToolTopic, ToolMessage]] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    bus: Bus | None = None
+
+    def state(self) -> State:
+        held = EngineMessage(running_steps=self.running, resident_tokens=self.tokens)
+        return State(engines={E: held}, tenants={T: (self.served, 0)})
+
+    def feed(self, event: Event) -> None:
+        self.events.append(event)
+        self.changed.set()
+
+    def tool(self, topic: ToolTopic, said: ToolMessage) -> str:
+        self.tools.append((topic, said))
+        self.changed.set()
+        return "accepted"
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+    def latest(self, peer: str) -> int | None:
+        said = [e for e in self.events if isinstance(e, PeerReported) and e.peer == peer]
+        return said[-1].resident_tokens if said else None
+
+    def charged(self) -> int:
+        return sum(e.uncached_tokens for e in self.events if isinstance(e, ServedElsewhere))
+
+    @contextlib.asynccontextmanager
+    async def on(self, broker: Broker) -> AsyncIterator[Bus]:
+        wiring = Wiring(now=MonotonicClock().now, feed=self.feed, state=self.state, tool=self.tool)
+        async with Bus(broker, wiring, cluster="c", replica=self.name).running() as bus:
+            self.bus = bus
+            async with asyncio.timeout(20):
+                await bus.connection.is_up.wait()
+            yield bus
+
+
+def at(broker: LocalMosquitto) -> Broker:
+    return Broker(host="127.0.0.1", port=broker.port)
+
+
+async def test_replicas_hear_what_others_hold_and_serve(broker: LocalMosquitto) -> None:
+    one, two = Replica("one", running=2, tokens=700), Replica("two")
+    async with one.on(at(broker)), two.on(at(broker)):
+        await two.until(lambda: two.latest("one") == 700)
+        one.tokens, one.served = 900, 50
+        await two.until(lambda: two.latest("one") == 900 and two.charged() == 50)
+        assert not one.charged()  # nobody hears an echo of what it served itself
+    assert two.bus is not None
+    assert not two.bus.counts["malformed"]
+
+
+async def test_one_that_leaves_and_one_that_dies_hold_nothing(broker: LocalMosquitto) -> None:
+    one, two, three = (Replica(n, running=1, tokens=100) for n in ("one", "two", "three"))
+    async with one.on(at(broker)):
+        async with two.on(at(broker)):
+            await one.until(lambda: one.latest("two") == 100)
+        await one.until(lambda: one.latest("two") == 0)
+        async with relay(broker) as (port, cut), three.on(Broker(host="127.0.0.1", port=port)):
+            await one.until(lambda: one.latest("three") == 100)
+            # Its connection breaks without a goodbye: the broker speaks its last will.
+            cut()
+            await one.until(lambda: one.latest("three") == 0)
+
+
+@contextlib.asynccontextmanager
+async def relay(broker: LocalMosquitto) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    """A way to the broker, and what breaks all connections that go by it for good."""
+    open_now: list[asyncio.StreamWriter] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection("127.0.0.1", broker.port)
+        open_now.extend((writer, outer))
+        tasks.add(asyncio.ensure_future(copy(reader, outer)))
+        tasks.add(asyncio.ensure_future(copy(inner, writer)))
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+
+    def cut() -> None:
+        server.close()
+        for writer in open_now:
+            writer.transport.abort()
+
+    try:
+        yield server.sockets[0].getsockname()[1], cut
+    finally:
+        cut()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_tools_come_from_anybody_who_may_publish(broker: LocalMosquitto) -> None:
+    hearer = Replica("one")
+    async with (
+        hearer.on(at(broker)) as bus,
+        aiomqtt.Client("127.0.0.1", broker.port) as runner,
+    ):
+        base = "agentsched/c/tools/team%2Fa/call-1"
+        await runner.publish(f"{base}/started", json.dumps({"tool": "bash", "expected_s": 3}), 1)
+        await runner.publish(f"{base}/finished", json.dumps({"took_s": 2.5}), 1)
+        await runner.publish(f"{base}/finished", b"{nonsense", 1)
+        await runner.publish("agentsched/c/tools/p/c/exploded", b"{}", 1)
+        await runner.publish(f"{base}/progress", b"", 1)
+        await hearer.until(lambda: len(hearer.tools) == 3)
+        assert [topic.verb for topic, _ in hearer.tools] == ["started", "finished", "progress"]
+        assert hearer.tools[0] == (
+            ToolTopic("team/a", "call-1", "started"),
+            ToolMessage(tool="bash", expected_s=3),
+        )
+        assert bus.counts["malformed"] == 1
+        assert bus.counts["foreign"] == 1
+        assert bus.counts["tool_accepted"] == 3
+
+
+async def test_a_broker_that_dies_and_comes_back(broker: LocalMosquitto) -> None:
+    one, two = Replica("one", running=1, tokens=100), Replica("two", running=1, tokens=50)
+    async with one.on(at(broker)) as bus, two.on(at(broker)):
+        await one.until(lambda: one.latest("two") == 50)
+        await two.until(lambda: two.latest("one") == 100)
+        broker.kill()
+        # Alone: what the others hold is not known, so it does not count.
+        await one.until(lambda: one.latest("two") == 0)
+        assert not bus.connection.is_up.is_set()
+        two.tokens, two.served = 70, 30
+        broker.start()
+        await one.until(lambda: one.latest("two") == 70)
+        await two.until(lambda: two.latest("one") == 100)
+        assert bus.connection.counts["connected"] == 2
+
+
+async def test_no_broker_at_the_start() -> None:
+    with LocalMosquitto() as found:
+        port = found.port
+    alone = Replica("one", running=1)
+    wiring = Wiring(now=MonotonicClock().now, feed=alone.feed, state=alone.state, tool=alone.tool)
+    bus = Bus(Broker(host="127.0.0.1", port=port), wiring, cluster="c", replica="one")
+    async with bus.running():
+        assert not bus.connection.is_up.is_set()
+    assert not alone.events
+
+
+async def test_a_password_is_asked_for() -> None:
+    settings = ("allow_anonymous false",)
+    replica = Replica("one")
+    with LocalMosquitto(settings=settings) as closed:
+        wiring = Wiring(
+            now=MonotonicClock().now, feed=replica.feed, state=replica.state, tool=replica.tool
+        )
+        bus = Bus(at(closed), wiring, cluster="c", replica="one")
+        async with bus.running(), asyncio.timeout(20):
+            while not bus.connection.counts["away"]:  # noqa: ASYNC110  # nothing tells of it
+                await asyncio.sleep(0)
+            assert not bus.connection.counts["connected"]
