@@ -26,6 +26,8 @@ from agentsched_bench.live.cli import (
 )
 from agentsched_bench.live.processes import running
 from agentsched_bench.live.results import ArmRow, Recorder, Result
+from agentsched_bench.report.page import write_page
+from agentsched_bench.report.sources import from_replay
 from agentsched_bench.vllm_local import LocalVllm, LocalVllmConfig
 from agentsched_bench.workload.generate import sample_path
 from agentsched_bench.workload.shape import PlannedProgram, ShapeOptions
@@ -102,6 +104,9 @@ def demo(
     repeat: options.Repeat = 1,
     seed: options.Seed = 0,
     out: options.Out = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page about it (HTML): timelines, who had the KV.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Replay agent programs on an engine, direct and through the proxy, side by side.
@@ -128,6 +133,11 @@ def demo(
         work = _compare(plans, setting, chosen, recorder, on_progress=show)
         was_stopped = asyncio.run(until_signal(work))
     note = _explain(result, setting)
+    if report is not None and result.calls:
+        size = write_page([from_replay(result)], report, title="agentsched demo")
+        note += f" The page about it: {report} ({size / 1024:.0f} KB)."
+    elif not as_json:
+        note += " With --report FILE.html it becomes a page with timelines."
     finish(result, out=out, as_json=as_json, was_stopped=was_stopped, note=note)
 
 

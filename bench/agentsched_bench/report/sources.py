@@ -18,7 +18,7 @@ from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.inference import Ratio, paired_ratio
 from agentsched_bench.compare.journals import tell
 from agentsched_bench.compare.measure import call_of, program_of
-from agentsched_bench.compare.results import ArmFigures, ArmRow, CompareResult, Run
+from agentsched_bench.compare.results import ArmFigures, ArmRow, Call, CompareResult, Run
 from agentsched_bench.live.results import SCHEMA as REPLAY
 from agentsched_bench.live.results import Result, TraceRow
 from agentsched_bench.replay.journal_file import open_journal
@@ -97,7 +97,7 @@ def from_replay(result: Result) -> CompareResult:
                 started_at=row.started_at,
                 duration_s=row.duration_s,
                 is_complete=row.is_complete,
-                calls=[call_of(call) for call in result.calls if call.run == row.run],
+                calls=_with_known([call_of(c) for c in result.calls if c.run == row.run]),
                 programs=[program_of(p) for p in result.programs if p.run == row.run],
             )
         )
@@ -115,6 +115,17 @@ def from_replay(result: Result) -> CompareResult:
     made.is_complete = result.is_complete
     made.summary = summarise(made)
     return made
+
+
+def _with_known(calls: list[Call]) -> list[Call]:
+    """A replay does not keep its plan; each call had brought at least the prompt before it."""
+    before: dict[tuple[str, str], int] = {}
+    for call in sorted(calls, key=lambda call: call.sent_s):
+        key = (call.program, call.conversation)
+        prompt = call.prompt_tokens or 0
+        call.known_tokens = min(before.get(key, 0), prompt)
+        before[key] = prompt
+    return calls
 
 
 def from_simulation(result: SimResult) -> CompareResult:
