@@ -26,6 +26,7 @@ from agentsched.model import (
     Event,
     Instant,
     Limits,
+    Lineage,
     ProgramId,
     StepArrived,
     StepClass,
@@ -185,6 +186,8 @@ class Books:
             self.programs_opened += 1
             self._programs[program] = record
             self.shares.open_program(tenant, program)
+            if elder is not None:
+                elder.children[program] = None
         record.agent = agent or record.agent
         record.deadline = deadline if deadline is not None else record.deadline
         # Whoever closed it was too early: it may wake, as a parent does for a background child.
@@ -212,6 +215,7 @@ class Books:
                 program=program.program,
                 parent=event.parent_conversation,
                 last_at=now,
+                is_spawned=event.lineage is Lineage.SPAWNED,
             )
             self.conversations[event.conversation] = record
         record.last_at = now
@@ -242,6 +246,9 @@ class Books:
         self._closing.pop(program, None)
         self._closable.pop(program, None)
         self.shares.drop_program(record.tenant, program)
+        elder = self._programs.get(record.parent) if record.parent is not None else None
+        if elder is not None:
+            elder.children.pop(program, None)
 
     def close_when_idle(self, record: ProgramRecord) -> None:
         """Let a program go as soon as no step of it is active, unless it wakes again."""
@@ -493,6 +500,7 @@ class Books:
             assert step.conversation in self._programs[step.program].conversations
             active[step.conversation] = active.get(step.conversation, 0) + 1
         for program in self._programs.values():
+            assert all(self._programs[key].parent == program.program for key in program.children)
             conversations = program.conversations.values()
             assert program.active_steps == sum(c.active_steps for c in conversations)
             for conversation in conversations:

@@ -126,6 +126,8 @@ class ConversationRecord:
     tools: dict[CallId, ToolName] = field(default_factory=dict)
     is_warmed: bool = False
     is_over: bool = False
+    #: Whether it began as a sub-agent of `parent`.
+    is_spawned: bool = False
     #: Tokens of KV that its tenant is charged for while it pauses.
     kept_tokens: int = 0
 
@@ -157,6 +159,8 @@ class ProgramRecord:
     output_tokens: int = 0
     served_tokens: int = 0
     conversations: dict[ConversationId, ConversationRecord] = field(default_factory=dict)
+    #: Live programs that named it as their parent, the one opened first coming first.
+    children: dict[ProgramId, None] = field(default_factory=dict)
     #: Its latest journal entries, packed: a small part of the size of the objects.
     story: deque[bytes]
 

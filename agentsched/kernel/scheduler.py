@@ -17,6 +17,7 @@ from agentsched.kernel.charging import charge_unfinished, take_back
 from agentsched.kernel.doors import refusal, turn_away
 from agentsched.kernel.filling import Filler
 from agentsched.kernel.guard import GuardedPolicies
+from agentsched.kernel.joins import children_done
 from agentsched.kernel.journal import JournalEntry
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.rehearsal import Plan, rehearse
@@ -347,6 +348,9 @@ class Scheduler:
         if event.lineage is Lineage.COMPACTS and old in program.conversations:
             # The old prefix will not be extended again: whatever is kept for it is wasted.
             commands += self._retention.forget(old, UnpinReason.SUPERSEDED)
+        for child in children_done(books, program, conversation):
+            commands += self._retention.forget(child.conversation, UnpinReason.SUPERSEDED)
+            books.evict(child)
         self._retention.resume(event.conversation)
         for call in event.answers:
             conversation.tools.pop(call, None)

@@ -155,12 +155,14 @@ class Rig:
         prompt: int = 100,
         cached: int | None = 0,
         output: int = 10,
+        finish_reason: str = "",
     ) -> tuple[Command, ...]:
         calls = (tools or {}).items()
         event = StepFinished(
             step=StepId(step),
             usage=Usage(prompt_tokens=prompt, cached_tokens=cached, output_tokens=output),
             tool_calls=tuple(ToolCall(call_id=CallId(c), tool=ToolName(t)) for c, t in calls),
+            finish_reason=finish_reason,
         )
         return self.push(event, at=at)
 

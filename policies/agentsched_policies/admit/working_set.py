@@ -39,6 +39,8 @@ from agentsched.policy import (
 )
 from agentsched_policies.live_programs import LivePrograms
 
+#: Units of its reload time, more than any pause will be.
+_LONG = 1e9
 _CHEAP = frozenset({StepClass.AUXILIARY, StepClass.PROBE, StepClass.TOKEN_COUNT})
 
 
@@ -101,9 +103,8 @@ class WorkingSet:
         cold = engine.cold_tokens(now=now)
         # Titles and the like are too small to be worth a place in the line of cold starts.
         is_cheap = step.step_class in _CHEAP
-        is_cold_limited = bool(cold) and not is_cheap and cold + self._work(missing, step, engine, world) > (
-            self._cold_tokens
-        )
+        work = self._work(missing, step, engine, world)
+        is_cold_limited = bool(cold) and not is_cheap and cold + work > self._cold_tokens
         if need <= free:
             # With room to spare the engine's own queue does as well as ours.
             if is_cold_limited and self._is_contended(world, engine, capacity):
@@ -194,8 +195,20 @@ class WorkingSet:
         assert conversation.paused_at is not None
         if conversation.is_over:
             return inf
+        if self._waits_for_children(conversation, world):
+            return _LONG
         reload_ns = max(1.0, world.own_tokens(conversation.conversation) * engine.reload_ns)
         return between(conversation.paused_at, now) / reload_ns
+
+    def _waits_for_children(self, conversation: ConversationView, world: World) -> bool:
+        """Whether its pause lasts until its sub-agents are done: longer than any tool's."""
+        graph = world.graph(conversation.program)
+        if graph is None or not graph.is_waiting_for_children():
+            return False
+        if conversation.parent is None:
+            return True
+        program = world.programs[conversation.program]
+        return any(c.parent == conversation.conversation for c in program.conversations.values())
 
     def _next_crossing(
         self, engine: EngineView, world: World, threshold: float, *, now: Instant

@@ -22,6 +22,8 @@ from agentsched.policy import SortKey, StepView, World
 
 #: Without a graph's opinion.
 _STEPS_LEFT = 10.0
+#: What is left of the work of the last child that a join waits for: its parent's comes with it.
+_STRAGGLER = 0.1
 #: What is cheap goes first and holds nobody up; background work goes last.
 _CLASSES = {
     StepClass.AUXILIARY: -1.0,
@@ -54,7 +56,17 @@ class RemainingWork:
         steps_left = _STEPS_LEFT if left is None else max(1.0, left)
         work = steps_left * max(1, step.prompt_tokens) * sqrt(1.0 - waited)
         work *= sqrt(self._time_left(step, world, now=now))
+        if self._is_straggler(step, world):
+            work *= _STRAGGLER
         return (_CLASSES.get(step.step_class, 0.0), float(not conversation.is_resident), work)
+
+    def _is_straggler(self, step: StepView, world: World) -> bool:
+        """Whether a join waits for this step's conversation alone: all the others are done."""
+        parent = world.programs[step.program].parent
+        if parent is None and step.step_class is not StepClass.SUBAGENT:
+            return False
+        graph = world.graph(step.program if parent is None else parent)
+        return graph is not None and graph.is_waiting_for_children() and graph.fan_out() <= 1
 
     def _time_left(self, step: StepView, world: World, *, now: Instant) -> float:
         """The share of the time to the deadline that is left; 1 when there is none, or none left.
