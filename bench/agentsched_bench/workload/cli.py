@@ -21,6 +21,7 @@ from agentsched_bench.workload.importers import (
     ImportReport,
     import_trace,
 )
+from agentsched_bench.workload.picture import draw
 from agentsched_bench.workload.sample import sample_programs
 from agentsched_bench.workload.shape import SharedPrompts
 from agentsched_bench.workload.spec import load_workload
@@ -137,14 +138,24 @@ def stats(
     trace: TracePath,
     *,
     skip_bad: Annotated[bool, typer.Option(help="Leave bad lines out and name them.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw it as well: a .png, .svg or .pdf file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Describe a trace: steps, tokens, tool times, shared prefixes."""
+    """Describe a trace: steps, tokens, tool times and shares, shared prefixes."""
     figures = trace_statistics(read_trace(trace, on_error=_warn if skip_bad else None))
     if as_json:
         typer.echo(msgspec.json.encode(figures))
     else:
         _print_statistics(trace, figures)
+    if picture is not None:
+        draw(read_trace(trace, on_error=_ignore if skip_bad else None), picture, title=trace.name)
+        typer.echo(f"picture: {picture}", err=as_json)
+
+
+def _ignore(_: TraceError) -> None:
+    """It was named when the figures were made."""
 
 
 def _warn(error: TraceError) -> None:
@@ -167,6 +178,10 @@ def _print_statistics(trace: Path, figures: TraceStatistics) -> None:
     for name, values in rows.items():
         table.add_row(name, *_cells(values))
     console.print(table)
+    if figures.tools:
+        whole = sum(figures.tools.values())
+        listed = ", ".join(f"{n} {c / whole:.1%}" for n, c in list(figures.tools.items())[:12])
+        console.print(f"tool calls: {whole}: {listed}", highlight=False, markup=False)
     console.print(
         f"{figures.programs} programs, {figures.recordings - figures.programs} sub-agents, "
         f"{figures.calls} calls; agents: "

@@ -27,7 +27,9 @@ class TraceStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     `reused_share` is prefix tokens over prompt tokens on the steps that record both;
     `shared_first_share` the same on first steps alone: what programs have in common.
-    `tool_share` is pauses over pauses and LLM time, where both were recorded.
+    `tool_share` is pauses over pauses and LLM time, where both were recorded. `tools` counts calls
+    by tool and command, busiest first; `parallel_share` is the share of steps with tools that asked
+    for several at once. `texts` counts recordings with their messages.
     """
 
     recordings: int
@@ -41,6 +43,10 @@ class TraceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: Spread
     pause_s: Spread
     tool_s: dict[str, Spread]
+    tools: dict[str, int]
+    parallel_share: float
+    compactions: int
+    texts: int
     reused_share: float | None
     shared_first_share: float | None
     tool_share: float | None
@@ -95,6 +101,8 @@ class _Figures:
         self.outputs: list[float] = []
         self.pauses: list[float] = []
         self.tools: dict[str, list[float]] = {}
+        self.tool_calls: Counter[str] = Counter()
+        self.with_tools = self.parallel = self.compactions = self.texts = 0
         self.reused = [0, 0]
         self.first = [0, 0]
         self.paused_s = self.llm_s = 0.0
@@ -105,6 +113,7 @@ class _Figures:
         self.synthetic += recording.synthetic
         self.sources[recording.source] += 1
         self.agents[recording.agent or "-"] += 1
+        self.texts += bool(recording.messages)
         self.steps.append(len(recording.steps))
         for index, step in enumerate(recording.steps):
             self.prompts.append(step.input_tokens)
@@ -120,7 +129,13 @@ class _Figures:
                 if step.llm_s is not None:
                     self.paused_s += step.gap_s
                     self.llm_s += step.llm_s
+            self.with_tools += bool(step.tools)
+            self.parallel += len(step.tools) > 1
+            self.compactions += step.is_compaction
             for tool in step.tools:
+                self.tool_calls[
+                    tool.name if tool.command is None else f"{tool.name} {tool.command}"
+                ] += 1
                 if tool.duration_s is not None:
                     self.tools.setdefault(tool.name, []).append(tool.duration_s)
 
@@ -139,6 +154,10 @@ class _Figures:
             output_tokens=spread(self.outputs),
             pause_s=spread(self.pauses),
             tool_s={name: spread(values) for name, values in busiest},
+            tools=dict(sorted(self.tool_calls.items(), key=lambda item: (-item[1], item[0]))),
+            parallel_share=self.parallel / self.with_tools if self.with_tools else 0.0,
+            compactions=self.compactions,
+            texts=self.texts,
             reused_share=_share(self.reused),
             shared_first_share=_share(self.first),
             tool_share=_share([self.paused_s, self.paused_s + self.llm_s]),

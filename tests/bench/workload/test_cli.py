@@ -82,3 +82,47 @@ def test_a_sample_is_a_trace(made: Path, tmp_path: Path) -> None:
 
     assert _RUN.invoke(app, arguments).exit_code == 0
     assert {row.agent for row in read_trace(path)} == {"shell-agent"}
+
+
+def test_import_names_what_it_could_not_read(tmp_path: Path) -> None:
+    good = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}
+    path = tmp_path / "m.jsonl"
+    path.write_text(json.dumps(good) + "\nbroken\n")
+    out = tmp_path / "t.jsonl.gz"
+
+    result = _RUN.invoke(app, ["import", "auto", str(path), "-o", str(out)])
+
+    assert result.exit_code == 1
+    assert f"left out: {path}:2: not JSON" in result.output
+    assert "1 programs, 0 sub-agents, 1 calls from 1 mooncake; 1 errors" in result.output
+    assert len(list(read_trace(out))) == 1
+    machine = _RUN.invoke(app, ["import", "mooncake", str(path), "-o", str(out), "--json"])
+    told = json.loads(machine.stdout)
+    assert (told["calls"], told["errors_count"]) == (1, 1)
+
+
+def test_a_trace_is_drawn(made: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "p.png"
+    result = _RUN.invoke(app, ["stats", str(made), "--picture", str(picture)])
+
+    assert result.exit_code == 0
+    assert "tool calls:" in result.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    wrong = _RUN.invoke(app, ["stats", str(made), "--picture", str(tmp_path / "p.doc")])
+    assert wrong.exit_code != 0
+
+
+def test_compose_and_export(made: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "s.toml"
+    spec.write_text(f'[workload]\nprograms = 9\n[[workload.sources]]\ntrace = "{made.name}"\n')
+    out = tmp_path / "w.jsonl"
+    result = _RUN.invoke(app, ["compose", str(spec), "-o", str(out), "--seed", "3"])
+
+    assert result.exit_code == 0
+    assert "9 programs" in result.output
+    assert "main 8 at a time" in result.output
+    assert _RUN.invoke(app, ["validate", str(out)]).exit_code == 0
+    spans = tmp_path / "spans.jsonl"
+    result = _RUN.invoke(app, ["export", "otel", str(out), "-o", str(spans)])
+    assert result.exit_code == 0
+    assert "9 programs, 9 lines of otel" in result.output
