@@ -49,7 +49,7 @@ from agentsched_adapters.vllm_plugin.settings import PluginSettings
 _ENGINE: Final = EngineId("this")
 _UNKNOWN_TOOL: Final = ToolName("unknown")
 #: Beginnings of a prompt that are told to the books, at most.
-_PREFIXES_MAX: Final = 16
+_PREFIXES_MAX: Final = 4
 _LAST: Final = (float("inf"),)
 
 

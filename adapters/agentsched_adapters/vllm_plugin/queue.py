@@ -7,8 +7,8 @@ loses entries: `peek` and `pop` cost nothing.
 
 Ordering has a budget of time per step. While half of it lasts, new requests are ranked, then others
 again, those ranked longest ago first; a request without a rank waits behind those that have one.
-Should a step still take longer than the budget in the running mean, requests go in the order of
-their arrival for a second, and then it is tried again.
+Should steps still take longer than the budget in the median, requests go in the order of their
+arrival for a second, and then it is tried again.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from typing import Any, Final
 
 from agentsched.model import SECOND, Instant, Nanos
 
-#: How far a new measurement moves the mean cost of a refresh.
-_FORGETTING: Final = 0.2
+#: Refreshes whose median cost counts: a machine that does something else once is no reason.
+_COSTS: Final = 15
 _COOL_DOWN: Final = Nanos(SECOND)
 #: Ranks depend on time; older ones are made anew also where nothing happened.
 _STALE: Final = Nanos(SECOND // 20)
+
+#: Ranks between two looks at the clock.
+_LOOK_EVERY: Final = 16
 
 Key = tuple[Any, ...]
 Rank = Callable[[str, Instant], tuple[float, ...]]
@@ -91,8 +94,9 @@ class ProgramQueue:
         self._now = now
         self._refreshed_at = Instant(0)
         self._fcfs_until: Instant | None = None
-        #: What a refresh costs, in ns: the running mean, and the most so far.
-        self.cost_ns = 0.0
+        self._costs: deque[int] = deque(maxlen=_COSTS)
+        #: What a refresh costs, in ns: the median of the latest ones, and the most so far.
+        self.cost_ns = 0
         self.cost_ns_max = 0
         self.fallbacks_total = 0
         self.forced_total = 0
@@ -190,7 +194,8 @@ class ProgramQueue:
         began = self._clock()
         self._refreshed_at, self._is_dirty = now, False
         if self._fcfs_until is not None and now >= self._fcfs_until:
-            self._fcfs_until, self.cost_ns = None, 0.0
+            self._fcfs_until = None
+            self._costs.clear()
         self._count_bypasses()
         if self.is_ordered:
             self._make_ranks(began + self._budget // 2, now=now)
@@ -213,15 +218,11 @@ class ProgramQueue:
         rank = self._rank
         assert rank is not None
         try:
-            while self._new and self._clock() < until:
-                entry = self._new.popleft()
-                if self._waits(entry):
-                    entry.rank = rank(entry.request.request_id, now)
-                    self._ranked.append(entry)
-            for _ in range(len(self._ranked)):
-                if self._clock() >= until:
+            # The new ones first; each of the others once at most.
+            for done in range(len(self._new) + len(self._ranked)):
+                if not done % _LOOK_EVERY and self._clock() >= until:
                     break
-                entry = self._ranked.popleft()
+                entry = (self._new or self._ranked).popleft()
                 if self._waits(entry):
                     entry.rank = rank(entry.request.request_id, now)
                     self._ranked.append(entry)
@@ -247,8 +248,9 @@ class ProgramQueue:
 
     def _account(self, took: int, *, now: Instant) -> None:
         self.cost_ns_max = max(self.cost_ns_max, took)
-        self.cost_ns += _FORGETTING * (took - self.cost_ns)
-        if self.is_ordered and self.cost_ns > self._budget:
+        self._costs.append(took)
+        self.cost_ns = sorted(self._costs)[len(self._costs) // 2]
+        if self.is_ordered and len(self._costs) == _COSTS and self.cost_ns > self._budget:
             self.fallbacks_total += 1
             self._fcfs_until = Instant(now + _COOL_DOWN)
 

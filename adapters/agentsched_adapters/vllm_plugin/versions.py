@@ -11,6 +11,8 @@ from typing import Final
 SUPPORTED: Final = frozenset({(0, 32)})
 #: `1` lets the plugin work on any version, at the operator's own risk.
 OVERRIDE_VARIABLE: Final = "AGENTSCHED_PLUGIN_ANY_VERSION"
+#: `1` treats every version as untested: to see beforehand what an upgrade of vLLM will do.
+UNTESTED_VARIABLE: Final = "AGENTSCHED_PLUGIN_UNTESTED"
 
 
 def refusal(version: str | None = None, environ: Mapping[str, str] | None = None) -> str | None:
@@ -22,7 +24,8 @@ def refusal(version: str | None = None, environ: Mapping[str, str] | None = None
     if version is None:
         from vllm import __version__ as version  # type: ignore[import-not-found, no-redef]
     assert version is not None
-    if _minor(version) in SUPPORTED or environ.get(OVERRIDE_VARIABLE, "") == "1":
+    is_tested = _minor(version) in SUPPORTED and environ.get(UNTESTED_VARIABLE, "") != "1"
+    if is_tested or environ.get(OVERRIDE_VARIABLE, "") == "1":
         return None
     tested = ", ".join(f"{major}.{minor}" for major, minor in sorted(SUPPORTED))
     return (

@@ -86,7 +86,7 @@ class ProgramState(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class OrderState(msgspec.Struct, kw_only=True, frozen=True):
-    """The waiting queue. `cost_us` is what ordering takes per engine step, as a running mean."""
+    """The waiting queue. `cost_us` is what ordering takes per engine step, in the median."""
 
     policy: str
     waiting: int

@@ -1,4 +1,4 @@
-"""The plugin in vLLM's real scheduler, block pool included; no model. See `trials` and `machine`."""
+"""The plugin in vLLM's real scheduler and block pool, without a model: `trials` and `machine`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,217 @@
+"""The waiting queue by itself: vLLM's verbs, the order, the two bounds, the budget of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsched.model import MILLISECOND, SECOND, Instant, Nanos
+from agentsched_adapters.vllm_plugin.queue import ProgramQueue
+
+
+@dataclass(eq=False)
+class Request:
+    request_id: str
+
+
+class Bench:
+    """A queue, a clock for waits and one for costs, and ranks by name."""
+
+    def __init__(self, *, wait_s: int = 100, bypasses_max: int = 1_000) -> None:
+        self.now = Instant(SECOND)
+        self.spent = 0
+        self.rank_costs = 0
+        self.ranks: dict[str, float] = {}
+        self.failed: list[str] = []
+        self.queue = ProgramQueue(
+            rank=self.rank,
+            failed=self.failed.append,
+            wait_max=Nanos(wait_s * SECOND),
+            bypasses_max=bypasses_max,
+            budget=MILLISECOND,
+            now=lambda: self.now,
+            clock=lambda: self.spent,
+        )
+
+    def rank(self, request: str, now: Instant) -> tuple[float, ...]:
+        self.spent += self.rank_costs
+        return (self.ranks[request],)
+
+    def add(self, name: str, rank: float = 0.0) -> Request:
+        self.ranks[name] = rank
+        request = Request(name)
+        self.queue.add_request(request)
+        return request
+
+    def refresh(self, seconds: float = 0.0) -> list[str]:
+        self.now = Instant(self.now + round(seconds * SECOND))
+        self.queue.refresh(now=self.now)
+        self.queue.check()
+        return [request.request_id for request in self.queue]
+
+
+def test_smaller_ranks_go_first_and_ties_as_they_came() -> None:
+    bench = Bench()
+    for name, rank in (("a", 2.0), ("b", 1.0), ("c", 1.0), ("d", 0.5)):
+        bench.add(name, rank)
+    assert bench.refresh() == ["d", "b", "c", "a"]
+    assert bench.queue.peek_request().request_id == "d"
+    assert bench.queue.pop_request().request_id == "d"
+    assert len(bench.queue) == 3
+
+
+def test_what_changes_in_the_world_changes_the_order() -> None:
+    bench = Bench()
+    bench.add("a", 1.0)
+    bench.add("b", 2.0)
+    assert bench.refresh() == ["a", "b"]
+    bench.ranks["b"] = 0.0
+    assert bench.refresh() == ["a", "b"]  # nobody said so, and ranks are young
+    bench.queue.world_changed()
+    assert bench.refresh() == ["b", "a"]
+
+
+def test_a_preempted_request_comes_first_the_latest_before_the_others() -> None:
+    bench = Bench()
+    bench.add("a", -9.0)
+    bench.queue.prepend_request(Request("p1"))
+    bench.queue.prepend_request(Request("p2"))
+    assert bench.refresh() == ["p2", "p1", "a"]
+
+
+def test_a_request_that_was_skipped_keeps_its_place_and_its_wait() -> None:
+    bench = Bench(wait_s=10)
+    skipped = bench.add("a", 1.0)
+    bench.add("b", 2.0)
+    bench.refresh()
+    assert bench.queue.pop_request() is skipped
+    bench.queue.prepend_requests([skipped])
+    assert bench.refresh() == ["a", "b"]
+    bench.ranks["a"] = 5.0
+    bench.queue.world_changed()
+    assert bench.refresh() == ["b", "a"]
+    assert bench.refresh(11) == ["a", "b"]  # both waited too long: as they came
+
+
+def test_a_request_that_waited_long_enough_is_next() -> None:
+    bench = Bench(wait_s=10)
+    bench.add("old", 9.0)
+    bench.now = Instant(bench.now + 5 * SECOND)
+    bench.add("new", 1.0)
+    assert bench.refresh() == ["new", "old"]
+    assert bench.refresh(6) == ["old", "new"]
+    assert bench.queue.forced_total == 1
+
+
+def test_a_request_that_was_overtaken_often_enough_is_next() -> None:
+    bench = Bench(bypasses_max=3)
+    bench.add("old", 9.0)
+    for number in range(3):
+        bench.add(f"n{number}", 1.0)
+        assert bench.refresh()[0] == f"n{number}"
+        bench.queue.pop_request()
+    bench.add("n3", 1.0)
+    assert bench.refresh() == ["old", "n3"]
+
+
+def test_those_that_came_before_do_not_count_as_overtaking() -> None:
+    bench = Bench(bypasses_max=1)
+    bench.add("first", 2.0)
+    bench.add("second", 3.0)
+    bench.add("third", 2.5)
+    bench.refresh()
+    bench.queue.pop_request()
+    assert bench.refresh() == ["third", "second"]
+
+
+def test_removal_leaves_the_rest_in_order() -> None:
+    bench = Bench()
+    requests = [bench.add(f"r{n}", float(n)) for n in range(5)]
+    bench.refresh()
+    bench.queue.remove_requests([requests[1], requests[3], Request("stranger")])
+    bench.queue.remove_request(requests[0])
+    assert bench.refresh() == ["r2", "r4"]
+
+
+def test_beyond_its_budget_it_is_first_come_first_served_until_it_recovers() -> None:
+    bench = Bench()
+    for number in range(40):
+        bench.add(f"r{number}", float(-number))
+    bench.rank_costs = MILLISECOND
+    for _ in range(20):
+        bench.queue.world_changed()
+        order = bench.refresh(0.01)
+    assert not bench.queue.is_ordered
+    assert bench.queue.fallbacks_total == 1
+    assert order == [f"r{number}" for number in range(40)]
+    bench.rank_costs = 0
+    assert bench.refresh(1.1) == [f"r{number}" for number in reversed(range(40))]
+    assert bench.queue.is_ordered
+
+
+def test_ranking_stops_at_half_of_the_budget() -> None:
+    bench = Bench()
+    for number in range(200):
+        bench.add(f"r{number}", float(-number))
+    bench.rank_costs = MILLISECOND // 64
+    bench.refresh()
+    assert bench.spent <= MILLISECOND // 2 + 16 * bench.rank_costs
+    # The rest is ranked in later steps.
+    for _ in range(10):
+        bench.queue.world_changed()
+        order = bench.refresh(0.01)
+    assert order[0] == "r199"
+
+
+def test_a_rank_that_raises_leaves_arrival_order() -> None:
+    bench = Bench()
+    bench.add("a", 2.0)
+    bench.add("b", 1.0)
+    del bench.ranks["b"]
+    assert bench.refresh() == ["a", "b"]
+    assert bench.failed == ["order.rank"]
+    bench.add("c", 0.0)
+    assert bench.refresh() == ["a", "b", "c"]
+
+
+def test_an_empty_queue_says_so() -> None:
+    bench = Bench()
+    assert not bench.queue
+    with pytest.raises(IndexError):
+        bench.queue.peek_request()
+    with pytest.raises(IndexError):
+        bench.queue.pop_request()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("add"), st.integers(-3, 3)),
+            st.tuples(st.sampled_from(["pop", "skip", "preempt", "refresh"]), st.integers(0, 9)),
+        ),
+        max_size=60,
+    )
+)
+def test_every_request_leaves_exactly_once(actions: list[tuple[str, int]]) -> None:
+    bench = Bench(bypasses_max=2)
+    names = 0
+    left: list[str] = []
+    for action, number in actions:
+        if action == "add":
+            names += 1
+            bench.add(f"r{names}", float(number))
+        elif action == "refresh":
+            bench.refresh(number / 10)
+        elif action == "pop" and bench.queue:
+            left.append(bench.queue.pop_request().request_id)
+        elif action == "skip" and bench.queue:
+            bench.queue.prepend_requests([bench.queue.pop_request()])
+        elif action == "preempt" and left:
+            bench.queue.prepend_request(Request(left.pop()))
+        bench.queue.check()
+    while bench.queue:
+        left.append(bench.queue.pop_request().request_id)
+    assert sorted(left) == sorted(f"r{n}" for n in range(1, names + 1))
