@@ -224,6 +224,12 @@ class IdentityConfig(_Part):
     secret: SecretStr | None = Field(
         default=None, description="keys the hashes of prompts; replicas share it"
     )
+    cache_salt_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="a secret; with it each tenant gets a prefix cache of its own in vLLM, by"
+        " `cache_salt`. Beginnings that tenants share are then computed and kept once for each",
+    )
     programs_max: _Count = Field(
         default=20_000, description="programs remembered; the idlest is forgotten"
     )

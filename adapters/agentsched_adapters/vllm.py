@@ -175,6 +175,7 @@ class VllmEngine(OpenAiCompatibleEngine):
             pins=self._has_plugin,
             priority=self.priority_answer is PriorityAnswer.CONFIRMED,
             session_id=self._trials.session_id,
+            cache_salt=True,
             cached_tokens=self._trials.cached_tokens,
             block_size=cache.block_size,
             kv_tokens=cache.kv_tokens,

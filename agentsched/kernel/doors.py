@@ -7,6 +7,7 @@ that what was begun can be brought to its end.
 from __future__ import annotations
 
 from agentsched.kernel.books import Books
+from agentsched.kernel.bounds import is_hopeless
 from agentsched.kernel.records import Pause
 from agentsched.model import Nanos, Reject, RejectReason, StepArrived, seconds
 
@@ -23,6 +24,9 @@ def refusal(event: StepArrived, books: Books) -> Reject | None:
     owner = books.conversations.get(event.conversation)
     if owner is not None and owner.program != event.program:
         return turn_away(event, RejectReason.REFUSED, "another program's conversation")
+    if program is None and waiting and is_hopeless(event, books, now=books.now):
+        wait = books.pace.until_sent(waiting)
+        return turn_away(event, RejectReason.WAIT_BOUND, "too many wait already", wait)
     return _tenants_refusal(event, books, is_new=is_new)
 
 

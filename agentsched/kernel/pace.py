@@ -19,6 +19,13 @@ class Pace:
     def __init__(self) -> None:
         self.ns_per_step = _FIRST_NS
         self._latest: Instant | None = None
+        #: Mean time from a step's dispatch to its end; None before the first.
+        self.turn_ns: float | None = None
+
+    def ended(self, took: Nanos) -> None:
+        """A step ended so long after it was sent."""
+        mean = self.turn_ns if self.turn_ns is not None else took
+        self.turn_ns = mean + _RATE * (took - mean)
 
     def sent(self, *, is_backlogged: bool, now: Instant) -> None:
         """A step is sent; `is_backlogged` when others wait on."""

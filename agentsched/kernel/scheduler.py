@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from agentsched.kernel.books import Books, GraphBuilder
+from agentsched.kernel.bounds import sensible_wait
 from agentsched.kernel.charging import charge_unfinished, take_back
 from agentsched.kernel.doors import refusal, turn_away
 from agentsched.kernel.filling import Filler
@@ -38,6 +39,7 @@ from agentsched.model import (
     Instant,
     Limits,
     Lineage,
+    Nanos,
     PeerReported,
     PolicyError,
     ProgramClosed,
@@ -225,6 +227,10 @@ class Scheduler:
         step = self._books.steps.get(StepId(key))
         program = self._books.programs.get(step.program if step else ProgramId(key))
         return tuple(unpack(packed) for packed in program.story) if program else ()
+
+    def sensible_wait(self) -> Nanos | None:
+        """The least `wait_ns_max` that this load allows; None while too little is known."""
+        return sensible_wait(self._books)
 
     def statistics(self) -> SchedulerStatistics:
         """An immutable record of counts."""
@@ -460,6 +466,8 @@ class Scheduler:
         )
         if not step.step_class.is_work:
             return
+        assert step.dispatched_at is not None
+        self._books.pace.ended(between(step.dispatched_at, self._now))
         program.steps_done += 1
         prompt_tokens = usage.prompt_tokens or step.prompt_tokens
         conversation.grow(context_tokens=prompt_tokens + usage.output_tokens)

@@ -95,6 +95,7 @@ class Capabilities:
     prefix_cache: bool = False
     priority: bool = False  # honours a per-request priority, lower first
     session_id: bool = False  # takes a `session_id` body field
+    cache_salt: bool = False  # takes a `cache_salt` body field
     cached_tokens: bool = False  # reports cached prompt tokens in its usage
     pins: bool = False  # our plugin, or another sink that retains for real
     warm: bool = True  # a one-token request makes a prefix recent

@@ -17,7 +17,7 @@ from agentsched.compose import build_scheduler
 from agentsched.config import Config, EngineConfig
 from agentsched.model import EngineId, ProgramClosed, WireError, in_seconds
 from agentsched.ports import Engine, EventSink
-from agentsched.proxy import refusal
+from agentsched.proxy import refusal, shapes
 from agentsched.proxy.control import ControlPlane, Handler
 from agentsched.proxy.fleet import Fleet, Member
 from agentsched.proxy.fleet_hints import FleetHints
@@ -178,12 +178,23 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     await gateway.host.aclose()
 
 
+def _warn_of_tight_bound(gateway: Gateway, *, warned: bool) -> bool:
+    """Say once that the operator's wait bound cannot be held, until it can be again."""
+    bound = shapes.wait_bound(gateway.host.scheduler)
+    if bound["is_too_tight"] and not warned:
+        text = "max_wait of %g s is tighter than this load allows (about %g s): docs/fairness.md"
+        log.warning(text, bound["max_wait_s"], bound["sensible_s"])
+    return bool(bound["is_too_tight"])
+
+
 async def _expire(gateway: Gateway) -> None:
     """Forget programs that were idle for too long, a few times within that time."""
     period = max(1.0, in_seconds(gateway.config.identity.idle_max) / 20)
+    warned = False
     while True:
         await asyncio.sleep(min(period, 60.0))
         try:
+            warned = _warn_of_tight_bound(gateway, warned=warned)
             for program in gateway.index.expire(now=gateway.host.now()):
                 if program in gateway.host.scheduler.programs:
                     gateway.host.feed(ProgramClosed(program=program, reason="idle"))

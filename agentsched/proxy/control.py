@@ -199,6 +199,7 @@ class ControlPlane:
                 "profile": host.scheduler.policies.profile,
                 "policies": dict(host.scheduler.policies.names),
                 "limits": asdict(host.scheduler.limits),
+                "wait_bound": shapes.wait_bound(host.scheduler),
             }
         )
 

@@ -17,6 +17,7 @@ from agentsched.proxy.identity import Identity, IdentityIndex
 from agentsched.proxy.ratios import TokenRatios
 from agentsched.proxy.request import ParsedRequest
 from agentsched.proxy.resends import Resends
+from agentsched.proxy.salting import isolated
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 
@@ -89,7 +90,7 @@ class Gateway:
         """The event that enters a request into the scheduler."""
         declared = identity.declared
         deadline = declared.deadline_s
-        return StepArrived(
+        arrived = StepArrived(
             step=step,
             program=identity.program,
             conversation=identity.conversation,
@@ -110,3 +111,4 @@ class Gateway:
             is_last=declared.is_last,
             retries=retries,
         )
+        return isolated(self.config, arrived)

@@ -46,6 +46,7 @@ from agentsched.proxy.identity import Evidence, Identity
 from agentsched.proxy.identity.cookie import TURN_STATE, takes_cookies
 from agentsched.proxy.receive import Received, receive, request_id
 from agentsched.proxy.request import Dialect, ParsedRequest
+from agentsched.proxy.salting import cache_salt
 from agentsched.proxy.sending import send
 from agentsched.proxy.splicing import forward_body
 from agentsched.proxy.sse import SseTap
@@ -249,6 +250,9 @@ class Generation:
             tenant=str(identity.tenant),
             is_kept=identity.step_class.is_work,
         )
+        if engine.capabilities.cache_salt:
+            own = self._parsed.fields.get("cache_salt")
+            fields = {**fields, **cache_salt(self._gateway.config, identity.tenant, own=own)}
         headers = header_rules.to_engine(
             self._received.pairs,
             request_id=self._received.request_id,

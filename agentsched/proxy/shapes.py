@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from agentsched.kernel import JournalEntry, encode
+from agentsched.kernel import JournalEntry, Scheduler, encode
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.shares import TenantAccount
 from agentsched.model import Instant, between, in_seconds
@@ -87,6 +87,16 @@ def engine(member: Member, record: EngineRecord | None) -> dict[str, Any]:
             "pinned_tokens": record.pinned_tokens,
         }
     return shown
+
+
+def wait_bound(scheduler: Scheduler) -> dict[str, Any]:
+    """The operator's wait bound, and the least one that the present load allows, in seconds."""
+    bound, sensible = scheduler.limits.wait_ns_max, scheduler.sensible_wait()
+    return {
+        "max_wait_s": in_seconds(bound),
+        "sensible_s": None if sensible is None else round(in_seconds(sensible), 1),
+        "is_too_tight": sensible is not None and bound < sensible,
+    }
 
 
 def tenant(account: TenantAccount, *, now: Instant) -> dict[str, Any]:

@@ -181,6 +181,12 @@ class _Gauges(Collector):
             ("running_steps", "Steps at engines.", statistics.running_steps),
             ("live_pins", "Retentions in force.", statistics.pins),
         ]
+        sensible = self._scheduler.sensible_wait()
+        if sensible is not None:
+            text = "The least wait bound that this load allows."
+            now.append(("sensible_wait_seconds", text, in_seconds(sensible)))
+        bound = in_seconds(self._scheduler.limits.wait_ns_max)
+        now.append(("wait_bound_seconds", "The operator's wait bound.", bound))
         for name, text, value in now:
             yield GaugeMetricFamily(f"agentsched_{name}", text, value=value)
         totals: list[tuple[str, str, float]] = [

@@ -1,0 +1,95 @@
+"""The sensible wait bound, and newcomers that it cannot be kept for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.model import (
+    SECOND,
+    Nanos,
+    Reject,
+    RejectReason,
+    TenantConfigured,
+    TenantId,
+    TenantLimits,
+)
+from agentsched.policy import Held
+
+
+def test_nothing_is_said_while_nothing_is_known(rig: Any) -> None:
+    assert rig.scheduler.sensible_wait() is None
+    rig.engine()
+    rig.arrive("s1")
+    rig.finish("s1", at=1)
+    assert rig.scheduler.sensible_wait() is None, "the engine's capacity is unknown"
+
+
+def test_a_sensible_bound_lets_all_that_fit_come_in_once(rig: Any) -> None:
+    rig.engine(kv_tokens=10_000)
+    rig.arrive("s1", at=0, tokens=990)
+    rig.finish("s1", at=2, prompt=990, output=10)
+    # Ten programs of 1,000 tokens fit; each costs 0.1 s of prefill at the first guess, and a turn.
+    assert rig.scheduler.sensible_wait() == pytest.approx(2 * 10 * 2.1 * SECOND)
+
+
+def test_a_newcomer_that_could_not_be_served_in_time_is_told_so(make_rig: Any) -> None:
+    rig = make_rig(wait_ns_max=Nanos(3 * SECOND), ready_steps_max=1_000)
+    rig.engine()
+    rig.policy.admission = lambda step, engine: Held(reason="never")
+    # Forced in one after the other, at their bounds: one each second.
+    for number in range(12):
+        rig.arrive(f"s{number}", program=f"p{number}", at=number)
+        while (at := rig.scheduler.next_deadline()) is not None and at <= number * SECOND:
+            rig.timer()
+    for number in range(12, 40):
+        [*_, last] = rig.arrive(f"s{number}", program=f"p{number}", at=12) or [None]
+        if isinstance(last, Reject):
+            break
+    assert last.reason is RejectReason.WAIT_BOUND
+    waiting = rig.scheduler.statistics().waiting_steps
+    pace = rig.scheduler._books.pace.ns_per_step
+    assert waiting * pace > 2 * 3 * SECOND
+    assert SECOND <= last.retry_after <= 60 * SECOND
+    # A program that is known is never told this.
+    assert not [c for c in rig.arrive("more", program="p0") if isinstance(c, Reject)]
+
+
+@pytest.fixture
+def capped(make_rig: Any) -> Any:
+    rig = make_rig()
+    limits = TenantLimits(held_steps_max=2, programs_max=3, pins_max=1, priority_max=5)
+    rig.push(TenantConfigured(tenant=TenantId("t1"), weight=2.0, limits=limits))
+    return rig
+
+
+def test_a_tenants_queue_is_its_own(capped: Any) -> None:
+    for number in range(2):
+        assert capped.arrive(f"s{number}", program=f"p{number}") == ()
+    [reject] = capped.arrive("s2", program="p2")
+    assert reject.reason is RejectReason.TENANT_QUEUE
+    assert SECOND <= reject.retry_after <= 60 * SECOND
+    assert capped.arrive("s3", program="p3", tenant="t2") == ()
+
+
+def test_a_tenants_programs_are_counted(capped: Any) -> None:
+    capped.engine()
+    for number in range(3):
+        capped.arrive(f"s{number}", program=f"p{number}")
+        capped.finish(f"s{number}")
+    [reject] = capped.arrive("s3", program="p3")
+    assert reject.reason is RejectReason.TENANT_PROGRAMS
+    assert not isinstance(capped.arrive("s4", program="p0")[0], Reject)
+
+
+@pytest.mark.parametrize(("asked", "granted"), [(-3, 0), (2, 2), (9, 5)])
+def test_a_priority_is_clipped(capped: Any, asked: int, granted: int) -> None:
+    capped.arrive("s1", priority=asked)
+    assert capped.scheduler.steps["s1"].priority == granted
+
+
+def test_priorities_order_what_waits(rig: Any) -> None:
+    rig.arrive("s1", program="p1", at=0, priority=1)
+    rig.arrive("s2", program="p2", at=1)
+    assert [c.step for c in rig.engine()] == ["s2", "s1"]
