@@ -1,0 +1,191 @@
+"""The proxy's side: what goes over the wire for a pin, and what an adapter makes of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from agentsched.model import (
+    ConversationId,
+    EngineId,
+    HintOutcome,
+    Instant,
+    Pin,
+    PinId,
+    Prefetch,
+    Prefix,
+    PrefixId,
+    ProgramId,
+    Unpin,
+    UnpinReason,
+    seconds,
+)
+from agentsched_adapters.openai_http import OpenAiHttp
+from agentsched_adapters.vllm_plugin.hints import PluginHints, engine_arguments
+from agentsched_adapters.vllm_plugin.wire import EngineState, State
+
+NOW = Instant(1_000_000_000_000)
+ENGINE = EngineId("e")
+
+
+class Still:
+    """A clock that stands."""
+
+    def now(self) -> Instant:
+        return NOW
+
+
+class Engine:
+    """Answers as it is told, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.answer: Any = {"outcome": "accepted", "ttl_s": 3.0, "tokens": 64}
+        self.asked: list[tuple[str, Any, str]] = []
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        asked = msgspec.json.decode(body) if body else None
+        self.asked.append((request.path_qs, asked, request.headers.get("authorization", "")))
+        return web.json_response(self.answer, status=self.status)
+
+
+@pytest.fixture
+async def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+async def hints(engine: Engine) -> AsyncIterator[PluginHints]:
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", engine.handle)
+    async with TestServer(app) as server:
+        http = OpenAiHttp(str(server.make_url("")), api_key="k")
+        yield PluginHints(http, clock=Still())
+        await http.aclose()
+
+
+def pin(*, left_s: float = 3.0) -> Pin:
+    return Pin(
+        pin=PinId("pin-1"),
+        program=ProgramId("p"),
+        conversation=ConversationId("c"),
+        engine=ENGINE,
+        prefix=Prefix(prefix=PrefixId("x"), tokens=64),
+        expires_at=Instant(NOW + seconds(left_s)),
+        value=2.5,
+    )
+
+
+async def test_a_pin_is_sent_as_what_is_left_of_its_time(
+    engine: Engine, hints: PluginHints
+) -> None:
+    assert await hints.hint(pin()) is HintOutcome.ACCEPTED
+    ((path, asked, key),) = engine.asked
+    assert path == "/v1/agentsched/pin"
+    assert key == "Bearer k"
+    assert asked == {
+        "pin": "pin-1",
+        "conversation": "c",
+        "program": "p",
+        "tenant": "",
+        "ttl_s": 3.0,
+        "value": 2.5,
+    }
+
+
+async def test_a_pin_that_is_over_is_not_sent(engine: Engine, hints: PluginHints) -> None:
+    assert await hints.hint(pin(left_s=-1)) is HintOutcome.REFUSED
+    assert not engine.asked
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "outcome"),
+    [
+        (200, {"outcome": "clipped", "ttl_s": 1.0, "tokens": 32}, HintOutcome.CLIPPED),
+        (200, {"outcome": "refused"}, HintOutcome.REFUSED),
+        (200, {"outcome": "perhaps"}, HintOutcome.FAILED),
+        (200, ["what"], HintOutcome.FAILED),
+        (501, {}, HintOutcome.FAILED),
+    ],
+)
+async def test_what_the_engine_says_comes_back(
+    engine: Engine, hints: PluginHints, status: int, answer: Any, outcome: HintOutcome
+) -> None:
+    engine.status, engine.answer = status, answer
+    assert await hints.hint(pin()) is outcome
+
+
+async def test_an_engine_that_is_gone_fails_the_hint_and_nothing_else() -> None:
+    http = OpenAiHttp("http://127.0.0.1:9")
+    assert await PluginHints(http, clock=Still()).hint(pin()) is HintOutcome.FAILED
+    await http.aclose()
+
+
+@pytest.mark.parametrize("reason", list(UnpinReason))
+async def test_only_ends_that_the_engine_cannot_know_are_sent(
+    engine: Engine, hints: PluginHints, reason: UnpinReason
+) -> None:
+    engine.answer = {"released": 1}
+    unpin = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=reason)
+    assert await hints.hint(unpin) is HintOutcome.ACCEPTED
+    known = {UnpinReason.RESUMED, UnpinReason.EXPIRED, UnpinReason.REFUSED}
+    assert [path for path, _, _ in engine.asked] == (
+        [] if reason in known else ["/v1/agentsched/release"]
+    )
+
+
+async def test_it_does_not_prefetch(hints: PluginHints) -> None:
+    given = pin()
+    wanted = Prefetch(
+        pin=given.pin,
+        program=given.program,
+        conversation=given.conversation,
+        engine=ENGINE,
+        prefix=given.prefix,
+        wanted_by=NOW,
+    )
+    assert await hints.hint(wanted) is HintOutcome.UNSUPPORTED
+
+
+async def test_the_state_is_read_and_its_absence_is_no_error(
+    engine: Engine, hints: PluginHints
+) -> None:
+    one = EngineState(
+        engine="1",
+        plugin="0",
+        vllm="0.32.0",
+        is_active=True,
+        failures={},
+        block_size=16,
+        blocks=100,
+        free_blocks=90,
+        pinned_blocks=10,
+        reclaimable_blocks=10,
+        pinned_blocks_max=80,
+        running=0,
+        waiting=0,
+    )
+    engine.answer = msgspec.to_builtins(State(engines=(one,)))
+    found = await hints.state(is_brief=True)
+    assert found == State(engines=(one,))
+    assert engine.asked[0][0] == "/v1/agentsched/state?brief=1"
+    engine.status = 404
+    assert await hints.state() is None
+
+
+def test_requests_carry_scalars_only() -> None:
+    full = engine_arguments(program="p", conversation="c", tenant="t", is_kept=False)
+    assert full == {
+        "agentsched_program": "p",
+        "agentsched_conversation": "c",
+        "agentsched_tenant": "t",
+        "agentsched_grace_s": 0,
+    }
+    least = engine_arguments(program="", conversation="c", tenant="", is_kept=True)
+    assert least == {"agentsched_conversation": "c"}
