@@ -66,6 +66,10 @@ class PinLedger:
         """Tokens pinned on an engine for a tenant, each pin in full."""
         return self._of_tenant.get((engine, tenant), 0)
 
+    def of_tenant(self, tenant: TenantId) -> int:
+        """How many pins a tenant holds."""
+        return sum(1 for owner in self._tenant_of.values() if owner == tenant)
+
     def cap(self, tenant: TenantId, tokens: int | None) -> None:
         """Set how much of an engine a tenant's pins may take; None for the usual."""
         if tokens is None:

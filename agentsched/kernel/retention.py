@@ -18,6 +18,7 @@ from agentsched.kernel.records import (
 )
 from agentsched.kernel.warming import WarmLedger, WarmUp
 from agentsched.model import (
+    CallId,
     Command,
     ConversationId,
     EngineId,
@@ -28,6 +29,7 @@ from agentsched.model import (
     PinId,
     Prefetch,
     Prefix,
+    ToolStarted,
     Unpin,
     UnpinReason,
     Usage,
@@ -49,6 +51,8 @@ class Retention:
         self._warm: Alarms[ConversationId] = Alarms()
         #: Those whose time has come, but not the engine's slack; oldest first.
         self._postponed: OrderedDict[ConversationId, None] = OrderedDict()
+        #: The latest tool of a conversation that only its runner spoke of.
+        self._told: dict[ConversationId, CallId] = {}
         self.warm_ups = WarmLedger()
         self.pressure = Pressure()
 
@@ -131,6 +135,27 @@ class Retention:
         self._warm.set(pause.conversation, at)
         return []
 
+    def tool_told(self, event: ToolStarted, *, now: Instant) -> list[Command]:
+        """A tool began. Where no answer was seen to call it (agents that call tools in prose, or
+        models whose calls cannot be read), its conversation waits for it from now on."""
+        program = self._books.programs.get(event.program)
+        if program is None:
+            return []
+        talks = program.conversations.values()
+        if any(event.call_id in talk.tools for talk in talks):
+            return []
+        named = program.conversations.get(event.conversation) if event.conversation else None
+        paused = [talk for talk in talks if talk.paused_at is not None]
+        talk = named or max(paused, key=lambda t: (t.last_at, t.conversation), default=None)
+        if talk is None or talk.paused_at is None:
+            return []
+        talk.tools[event.call_id] = event.tool
+        if len(talk.tools) > self._books.limits.tools_per_program_max:
+            del talk.tools[next(iter(talk.tools))]
+        self._told[talk.conversation] = event.call_id
+        talk.is_over = False
+        return self.pause(program, talk, now=now)
+
     def dispatched(self, step: StepRecord, engine: EngineRecord, *, now: Instant) -> list[Command]:
         """Real work goes to an engine: its warm-ups stop, and the step's memory is wanted there.
 
@@ -166,6 +191,11 @@ class Retention:
     def resume(self, conversation: ConversationId) -> None:
         """A conversation's next step is here: a warm-up that has not begun would come too late."""
         self._unplan(conversation)
+        # No request will say that it answers this one.
+        told = self._told.pop(conversation, None)
+        talk = self._books.conversations.get(conversation)
+        if told is not None and talk is not None:
+            talk.tools.pop(told, None)
 
     def release(self, conversation: ConversationId, reason: UnpinReason) -> list[Command]:
         """End the pin that a conversation holds, where it holds one."""
@@ -175,6 +205,7 @@ class Retention:
     def forget(self, conversation: ConversationId, reason: UnpinReason) -> list[Command]:
         """Nobody will come back to a conversation: end its pin, plan nothing for it."""
         self._unplan(conversation)
+        self._told.pop(conversation, None)
         self._unwant(conversation)
         warm = self.warm_ups.of_conversation(conversation)
         stopped = [self._stop(warm, reason)] if warm is not None else []
@@ -249,6 +280,10 @@ class Retention:
     ) -> list[Command]:
         ended = self.release(pin.conversation, UnpinReason.SUPERSEDED)
         pins, tenant = self._books.pins, pause.tenant
+        limits = self._books.shares.view(tenant).limits
+        pins.cap(tenant, limits.pinned_tokens_max)
+        if limits.pins_max is not None and pins.of_tenant(tenant) >= limits.pins_max:
+            return ended
         prefixes = [p for p in conversation.prefixes if p.tokens <= pin.prefix.tokens]
         victims = pins.room_for(pin, tenant=tenant, prefixes=prefixes)
         if victims is None:
@@ -291,11 +326,13 @@ class Retention:
     def _has_slack(self, engine: EngineRecord, pause: Pause, *, now: Instant) -> bool:
         """Nobody waits, nobody's prompt is being computed there, and the bounds allow one more."""
         limits, warm_ups = self._books.limits, self.warm_ups
+        own = self._books.shares.view(pause.tenant).limits.warm_max
+        most = limits.warm_ups_per_tenant_max
         return (
             not len(self._books.ready)
             and not engine.cold_tokens(now=now)
             and len(warm_ups.on_engine(engine.engine)) < limits.warm_ups_per_engine_max
-            and warm_ups.of_tenant(pause.tenant) < limits.warm_ups_per_tenant_max
+            and warm_ups.of_tenant(pause.tenant) < (most if own is None else min(own, most))
         )
 
     def _warmed(self, pin: PinId) -> None:

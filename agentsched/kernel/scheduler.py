@@ -538,6 +538,8 @@ class Scheduler:
                 commands += self._retention.pause(program, conversation, now=now)
         if isinstance(event, ToolFinished):
             commands += self._tool_is_done(event, now=now)
+        elif isinstance(event, ToolStarted):
+            commands += self._retention.tool_told(event, now=now)
         commands += self._finish_closing()
         return commands
 

@@ -33,6 +33,7 @@ from agentsched.proxy.resends import Resends
 from agentsched.proxy.sending import finish, hang_up
 from agentsched.proxy.steering import Steering
 from agentsched.proxy.tenants import apply_tenants
+from agentsched.proxy.warming import WarmBodies
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 from agentsched_adapters.detect import detect
@@ -78,6 +79,14 @@ def build_gateway(
     fleet = Fleet(members=members, host=host, config=config.upstream)
     hints.follow(fleet)
     identity = config.identity
+    wire_limits = WireLimits(
+        body_bytes_max=config.http.body_bytes_max, messages_max=config.http.messages_max
+    )
+    warm_bodies = WarmBodies(
+        limits=wire_limits, is_on=lambda: scheduler.policies.names["prefetch"] != "never"
+    )
+    hints.warm_with(warm_bodies)
+    meters.registry.register(warm_bodies)
     if memory is not None:
         meters.registry.register(memory.collector)
     return Gateway(
@@ -94,9 +103,8 @@ def build_gateway(
         ),
         resends=memory.resends if memory is not None else Resends(),
         meters=meters,
-        wire_limits=WireLimits(
-            body_bytes_max=config.http.body_bytes_max, messages_max=config.http.messages_max
-        ),
+        wire_limits=wire_limits,
+        warm_bodies=warm_bodies,
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import cast
 
 from agentsched.clock import Clock, MonotonicClock
 from agentsched.model import EngineId, HintOutcome, Pin, Prefetch, Unpin, after, between
 from agentsched.ports import HintSink
 from agentsched.proxy.fleet import Fleet
-from agentsched_adapters.hints import NoHints
+from agentsched_adapters.hints import NoHints, WarmHints, WarmSource
 
 
 class FleetHints(Mapping[EngineId, HintSink]):
@@ -23,22 +24,42 @@ class FleetHints(Mapping[EngineId, HintSink]):
         self._clock = clock
         self._fleet: Fleet | None = None
         self._none = NoHints()
+        self._source: WarmSource | None = None
 
     def follow(self, fleet: Fleet) -> None:
         """From now on, this fleet's adapters are asked."""
         self._fleet = fleet
 
+    def warm_with(self, source: WarmSource) -> None:
+        """From now on, prefixes are warmed with the requests of `source`."""
+        self._source = source
+
     def __getitem__(self, engine: EngineId) -> HintSink:
         member = self._fleet.members[engine] if self._fleet is not None else None
         adapter = member.engine if member is not None else None
-        hint = getattr(adapter, "hint", None)
-        return self._none if hint is None else _OnOwnClock(adapter, self._clock)
+        has_hints = getattr(adapter, "hint", None) is not None
+        own = _OnOwnClock(cast("HintSink", adapter), self._clock) if has_hints else self._none
+        if adapter is None or self._source is None:
+            return own
+        return _Warming(own, WarmHints(adapter, self._source))
 
     def __iter__(self) -> Iterator[EngineId]:
         return iter(self._fleet.members if self._fleet is not None else ())
 
     def __len__(self) -> int:
         return len(self._fleet.members) if self._fleet is not None else 0
+
+
+class _Warming:
+    """Warm-ups by requests, which every engine understands; all else goes to its own sink."""
+
+    def __init__(self, own: HintSink, warming: HintSink) -> None:
+        self._own = own
+        self._warming = warming
+
+    async def hint(self, hint: Pin | Unpin | Prefetch) -> HintOutcome:
+        sink = self._warming if isinstance(hint, Prefetch) else self._own
+        return await sink.hint(hint)
 
 
 class _OnOwnClock:

@@ -18,6 +18,7 @@ from agentsched.proxy.ratios import TokenRatios
 from agentsched.proxy.request import ParsedRequest
 from agentsched.proxy.resends import Resends
 from agentsched.proxy.salting import isolated
+from agentsched.proxy.warming import WarmBodies
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 
@@ -48,6 +49,8 @@ class Gateway:
     #: Requests by the family of their client.
     clients: Counter[str] = field(default_factory=Counter)
     wire_limits: WireLimits
+    #: Last requests of paused conversations, for warm-ups.
+    warm_bodies: WarmBodies
     #: Set when SIGTERM came: readiness says no, new requests are refused, running ones go on.
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     #: Requests that are being relayed beside the scheduler.

@@ -113,6 +113,8 @@ class Generation:
         self._has_started = False
         self._has_ended = False
         self._ticket: Ticket | None = None
+        #: What its engine was sent.
+        self._sent: EngineRequest | None = None
         self._response: web.StreamResponse | None = None
         self._tap: SseTap | None = None
         #: An engine's bytes are on their way to the client: no other engine can take over.
@@ -153,6 +155,8 @@ class Generation:
             now=self._arrived_at,
             retries=old.step if old is not None else None,
         )
+        if self._identity.step_class.is_work:
+            self._gateway.warm_bodies.forget(self._identity.conversation)
         self._ticket = self._host.submit(arrived)  # 3. submit
         resends.begin(turn, self._step, self._give_way)
         if old is not None and old.give_way is not None and self._is_certain_retry():
@@ -260,7 +264,8 @@ class Generation:
         )
         body = self._call_ids.request(forward_body(self._parsed, fields=fields))
         target = self._received.target
-        return EngineRequest(method="POST", target=target, headers=headers, body=body)
+        self._sent = EngineRequest(method="POST", target=target, headers=headers, body=body)
+        return self._sent
 
     async def _whole(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
         if await self._opened() is not None:
@@ -363,7 +368,7 @@ class Generation:
             self._host.feed(StepStarted(step=self._step))
 
     def _finish(self, answer: Answer, engine: EngineId) -> None:
-        answer = self._call_ids.answer(answer)
+        in_engine, answer = answer, self._call_ids.answer(answer)
         if answer.error:
             # Engines close also a stream that ended in an error with the usual last event.
             answer = replace(answer, is_complete=False)
@@ -375,6 +380,7 @@ class Generation:
             reason = answer.error or "the answer was cut short"
             self._end(StepFailed(step=self._step, reason=reason[:256]))
             return
+        self._keep_for_warming(in_engine)
         usage = answer.usage or Usage()
         self._gateway.ratios.learn(
             self._parsed.model,
@@ -393,6 +399,19 @@ class Generation:
         )
         if self._parsed.dialect is Dialect.RESPONSES and answer.response_id:
             self._gateway.homes.remember(answer.response_id, engine)
+
+    def _keep_for_warming(self, answer: Answer) -> None:
+        """Its conversation will probably come back for what it was sent and answered."""
+        identity = self._identity
+        if self._sent is not None and identity.step_class.is_work:
+            self._gateway.warm_bodies.keep(
+                identity.conversation,
+                self._sent,
+                answer,
+                dialect=self._parsed.dialect,
+                program=str(identity.program),
+                tenant=str(identity.tenant),
+            )
 
     def _end(self, event: StepFinished | StepFailed | StepCancelled) -> None:
         if self._has_ended:

@@ -28,6 +28,7 @@ from agentsched.model import (
     HintOutcome,
     Instant,
     Pin,
+    PinId,
     Prefetch,
     Reject,
     StepArrived,
@@ -171,6 +172,8 @@ class LiveHost:
         #: Tickets of all live steps.
         self._tickets: dict[StepId, Ticket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Those of them that carry out a warm-up, until it is done or stopped.
+        self._warming: dict[PinId, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for: Instant | None = None
         self._is_closed = False
@@ -255,12 +258,17 @@ class LiveHost:
                 if command.step in self._tickets:
                     stop = Interrupted(Stop.CANCELLED, command.reason.value)
                     self._tickets[command.step].stop(stop)
+            case Unpin() if command.pin in self._warming:
+                # Cancelled, it closes its request, which stops the work in the engine.
+                self._warming.pop(command.pin).cancel()
             case Pin() | Unpin() | Prefetch():
                 if self._is_closed:
                     return
                 task = self.loop.create_task(self._hint(command), name=f"hint {command.pin}")
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+                if isinstance(command, Prefetch):
+                    self._warming[command.pin] = task
             case _:
                 assert_never(command)
 
@@ -275,6 +283,7 @@ class LiveHost:
             except Exception:
                 log.exception("a hint failed: %s", hint)
                 outcome = HintOutcome.FAILED
+        self._warming.pop(hint.pin, None)
         if not isinstance(hint, Unpin):
             self.feed(HintAnswered(pin=hint.pin, outcome=outcome))
 

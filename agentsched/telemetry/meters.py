@@ -198,6 +198,18 @@ class _Gauges(Collector):
         for name, text, value in totals:
             yield CounterMetricFamily(f"agentsched_{name}", text, value=value)
         yield from self._engines()
+        yield from self._warm_ups()
+
+    def _warm_ups(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "agentsched_warm_tokens",
+            "Tokens of warm-ups, by outcome.",
+            labels=["engine", "outcome"],
+        )
+        for engine, account in self._scheduler.warm_accounts.items():
+            for outcome in ("issued", "hit", "wasted", "cancelled", "failed"):
+                family.add_metric([engine, outcome], getattr(account, outcome))
+        yield family
 
     def _engines(self) -> Iterator[GaugeMetricFamily]:
         engines = list(self._scheduler.engines.values())
@@ -206,6 +218,8 @@ class _Gauges(Collector):
             ("running_steps", "Our steps there.", lambda e: e.running_steps),
             ("running_tokens", "Their prompts.", lambda e: e.running_tokens),
             ("pinned_tokens", "Retained tokens.", lambda e: e.pinned_tokens),
+            ("contended", "1 while the pressure gate is open.", lambda e: float(e.is_contended)),
+            ("wanted_tokens", "Working set of live programs.", lambda e: e.wanted_tokens),
             ("kv_usage", "Its own gauge, 0 to 1.", lambda e: e.load.kv_usage),
         ]
         for name, text, read in readings:

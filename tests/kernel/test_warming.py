@@ -20,6 +20,7 @@ from agentsched.model import (
     StepId,
     ToolFinished,
     ToolName,
+    ToolStarted,
     Unpin,
     UnpinReason,
     Usage,
@@ -148,3 +149,16 @@ def test_a_done_one_makes_the_conversation_resident(make_rig: Any) -> None:
     assert not talk.is_resident
     answer(rig, begun)
     assert talk.is_resident
+
+
+def test_a_tool_that_only_its_runner_spoke_of_warms_as_well(rig: Any) -> None:
+    rig.engine(pins=False)
+    rig.arrive("a", program="a")
+    rig.finish("a")
+    call = {"program": ProgramId("a"), "call_id": CallId("told"), "tool": ToolName("bash")}
+    assert rig.push(ToolStarted(**call)) == ()
+    rig.policy.warm = lambda pause: Instant(0)
+    [begun] = rig.push(ToolFinished(**call))
+    assert isinstance(begun, Prefetch)
+    rig.arrive("a2", program="a")
+    assert not rig.scheduler.programs[ProgramId("a")].conversations["a/main"].tools

@@ -26,8 +26,8 @@ import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from agentsched import __version__
 from agentsched.policy import Choice
+from agentsched.version import __version__
 from agentsched_bench.retention.reference import Reference, make_reference
 from agentsched_bench.retention.study import ARMS, BELADY, Arm, play
 from agentsched_bench.workload.shape import (

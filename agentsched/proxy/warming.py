@@ -1,0 +1,236 @@
+"""What warm-ups send: the last request of a paused conversation with its answer, for one token.
+
+The bodies are kept only while a prefetch policy is chosen, in bounded memory; the one that was kept
+first is dropped for a new one. A body goes to no other engine than a real request would, with that
+request's headers, its client's key included, and is forgotten when its conversation goes on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from agentsched.model import ConversationId, Prefetch, WireError
+from agentsched.ports import Engine, EngineRequest
+from agentsched.proxy.answer import Answer
+from agentsched.proxy.fields import BROKEN, first_byte
+from agentsched.proxy.request import Dialect, ParsedRequest
+from agentsched.proxy.splicing import splice
+from agentsched.proxy.wire import WireLimits, parse_request
+from agentsched_adapters.hints import LOWEST_PRIORITY
+
+_BYTES_MAX: Final = 64 << 20
+#: They concern the answer and not the prompt, and one token could break what they promise.
+_DROPPED: Final = (
+    "max_completion_tokens",
+    "min_tokens",
+    "stream_options",
+    "response_format",
+    "text",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "best_of",
+    "stop",
+    "stop_sequences",
+)
+_NO_CHOICE: Final = (b'"none"', b'{"type":"none"}')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    dialect: Dialect
+    request: EngineRequest
+    answer: Answer
+    program: str
+    tenant: str
+
+    @property
+    def size(self) -> int:
+        calls = sum(len(call.arguments) for call in self.answer.calls)
+        return len(self.request.body) + len(self.answer.text) + calls + 512
+
+
+class WarmBodies(Collector):
+    """The last request of each paused conversation. Implements `WarmSource`.
+
+    Nothing is kept while `is_on` says no.
+    """
+
+    def __init__(
+        self, *, limits: WireLimits, is_on: Callable[[], bool], bytes_max: int = _BYTES_MAX
+    ) -> None:
+        self._limits = limits
+        self._bytes_max = bytes_max
+        #: The one kept first comes first.
+        self._kept: OrderedDict[ConversationId, _Kept] = OrderedDict()
+        self.bytes = 0
+        self.dropped = 0
+        self._is_on = is_on
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(
+        self,
+        conversation: ConversationId,
+        request: EngineRequest,
+        answer: Answer,
+        *,
+        dialect: Dialect,
+        program: str,
+        tenant: str,
+    ) -> None:
+        """A conversation pauses; `request` is what its engine was sent."""
+        self.forget(conversation)
+        if not self._is_on():
+            return
+        kept = _Kept(
+            dialect=dialect, request=request, answer=answer, program=program, tenant=tenant
+        )
+        if kept.size > self._bytes_max:
+            self.dropped += 1
+            return
+        self._kept[conversation] = kept
+        self.bytes += kept.size
+        while self.bytes > self._bytes_max:
+            self.forget(next(iter(self._kept)))
+            self.dropped += 1
+
+    def forget(self, conversation: ConversationId) -> None:
+        """It goes on, or is over; idempotent."""
+        kept = self._kept.pop(conversation, None)
+        if kept is not None:
+            self.bytes -= kept.size
+
+    def warm_requests(self, hint: Prefetch, engine: Engine) -> Sequence[EngineRequest]:
+        """With the answer first; without it where the engine will not take it back."""
+        kept = self._kept.get(hint.conversation)
+        if kept is None:
+            return ()
+        fields = engine.admission_fields(
+            priority=LOWEST_PRIORITY,
+            session=str(hint.conversation),
+            program=kept.program,
+            tenant=kept.tenant,
+            is_kept=False,
+        )
+        try:
+            parsed = parse_request(kept.dialect, kept.request.body, self._limits)
+        except WireError:
+            return ()
+        bodies = [warm_body(parsed, answer, fields) for answer in (kept.answer, None)]
+        return [
+            EngineRequest(
+                method="POST", target=kept.request.target, headers=kept.request.headers, body=body
+            )
+            for body in dict.fromkeys(bodies)
+        ]
+
+    def collect(self) -> Iterator[Metric]:
+        """For Prometheus."""
+        yield GaugeMetricFamily(
+            "agentsched_warm_bodies_bytes", "Kept for warm-ups.", value=self.bytes
+        )
+        yield CounterMetricFamily(
+            "agentsched_warm_bodies_dropped", "Dropped for room.", value=self.dropped
+        )
+
+
+def warm_body(request: ParsedRequest, answer: Answer | None, fields: Any) -> bytes:
+    """The body that computes a request's prompt, and the answer to it, for one token."""
+    put: dict[str, object] = dict(fields)
+    put |= {"stream": False, _LENGTH[request.dialect]: 1}
+    if "n" in request.fields:
+        put["n"] = 1
+    if request.dialect is Dialect.RESPONSES:
+        put |= {"store": False}
+        if "background" in request.fields:
+            put["background"] = False
+    drop = [name for name in _DROPPED if name in request.fields]
+    choice = request.fields.get("tool_choice")
+    if choice is not None and bytes(choice).replace(b" ", b"") not in _NO_CHOICE:
+        drop.append("tool_choice")
+    if answer is not None and not answer.is_truncated and (answer.text or answer.calls):
+        put |= _WITH_ANSWER[request.dialect](request, answer)
+    return splice(request, put=put, drop=drop)
+
+
+def _chat(request: ParsedRequest, answer: Answer) -> dict[str, object]:
+    message: dict[str, object] = {"role": "assistant", "content": answer.text}
+    if answer.calls:
+        message["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in answer.calls
+        ]
+    return {"messages": [*request.messages, message]}
+
+
+def _messages(request: ParsedRequest, answer: Answer) -> dict[str, object]:
+    blocks: list[object] = [{"type": "text", "text": answer.text}] if answer.text else []
+    for call in answer.calls:
+        blocks.append(
+            {"type": "tool_use", "id": call.call_id, "name": call.name, "input": _object(call)}
+        )
+    return {"messages": [*request.messages, {"role": "assistant", "content": blocks}]}
+
+
+def _responses(request: ParsedRequest, answer: Answer) -> dict[str, object]:
+    items: list[object] = [
+        {"role": "user", "content": item} if first_byte(item) == ord('"') else item
+        for item in request.messages
+    ]
+    if answer.text:
+        part = {"type": "output_text", "text": answer.text, "annotations": []}
+        items.append({"type": "message", "role": "assistant", "content": [part]})
+    for call in answer.calls:
+        items.append(
+            {
+                "type": "function_call",
+                "call_id": call.call_id,
+                "name": call.name,
+                "arguments": call.arguments,
+            }
+        )
+    return {"input": items}
+
+
+def _completion(request: ParsedRequest, answer: Answer) -> dict[str, object]:
+    prompt = request.fields.get("prompt")
+    if prompt is None or first_byte(prompt) != ord('"'):
+        return {}
+    return {"prompt": msgspec.json.decode(prompt, type=str) + answer.text}
+
+
+def _object(call: Any) -> Raw:
+    try:
+        msgspec.json.decode(call.arguments, type=dict[str, Any])
+    except BROKEN:
+        return Raw(b"{}")
+    return Raw(call.arguments.encode())
+
+
+_LENGTH: Final = {
+    Dialect.CHAT: "max_tokens",
+    Dialect.COMPLETIONS: "max_tokens",
+    Dialect.MESSAGES: "max_tokens",
+    Dialect.RESPONSES: "max_output_tokens",
+}
+_WITH_ANSWER: Final = {
+    Dialect.CHAT: _chat,
+    Dialect.COMPLETIONS: _completion,
+    Dialect.MESSAGES: _messages,
+    Dialect.RESPONSES: _responses,
+}
