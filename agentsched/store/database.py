@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from agentsched.model import AgentschedError, ConfigError
 
@@ -25,6 +25,9 @@ _CONNECT_S: Final = 5.0
 _BUSY_MS: Final = 5_000
 #: For one transaction; the server's own limits for one statement lie below.
 TRANSACTION_S: Final = 15.0
+
+
+_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON")
 
 
 class StoreError(AgentschedError):
@@ -63,6 +66,8 @@ class Database:
         self.url = url
         self.is_postgres = url.get_backend_name() == "postgresql"
         self._statement_s = statement_s
+        #: Of the file that connections are open to, where that is known.
+        self._file_number: int | None = None
         self._engine = self._connect_engine()
 
     @property
@@ -89,9 +94,12 @@ class Database:
                 pool_timeout=_CONNECT_S,
                 connect_args=settings,
             )
-        # A connection of SQLite is cheap; one that saw its file vanish must not be kept.
         engine = create_async_engine(
-            self.url, poolclass=NullPool, connect_args={"timeout": _BUSY_MS / 1_000}
+            self.url,
+            pool_size=1,
+            max_overflow=4,
+            pool_timeout=_CONNECT_S,
+            connect_args={"timeout": _BUSY_MS / 1_000},
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
@@ -104,6 +112,7 @@ class Database:
         Raises:
             StoreError: the database does not answer in time, refuses, or is broken.
         """
+        await self._follow_file()
         with _clear_errors(self):
             async with asyncio.timeout(timeout_s), self._engine.begin() as connection:
                 yield connection
@@ -115,6 +124,7 @@ class Database:
         Raises:
             StoreError: as for `writing`.
         """
+        await self._follow_file()
         with _clear_errors(self):
             async with asyncio.timeout(timeout_s), self._engine.connect() as connection:
                 level = "REPEATABLE READ" if self.is_postgres else None
@@ -125,8 +135,21 @@ class Database:
                 async with connection.begin():
                     yield connection
 
+    async def _follow_file(self) -> None:
+        """Let go of a file that was moved away: what is written into it would be lost."""
+        if self.file is None:
+            return
+        try:
+            number = os.stat(self.file).st_ino
+        except OSError:
+            number = 0  # made with the first connection
+        if number != self._file_number:
+            if self._file_number is not None:
+                await self.aclose()
+            self._file_number = number or None
+
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections; the next use opens new ones."""
         with contextlib.suppress(Exception):  # they may be broken: closing is all that is left
             await asyncio.wait_for(self._engine.dispose(), _CONNECT_S)
 
@@ -134,15 +157,14 @@ class Database:
 def _prepare_sqlite(connection: Any, record: object) -> None:
     # SQLAlchemy begins transactions itself (below), so that tables change in them, too.
     connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout = {_BUSY_MS}",
-        "journal_mode = WAL",
-        "synchronous = NORMAL",
-        "foreign_keys = ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    try:
+        cursor = connection.cursor()
+        for pragma in (f"busy_timeout = {_BUSY_MS}", *_PRAGMAS):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except BaseException:
+        connection.close()  # nobody else has it yet
+        raise
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Final, Protocol
 
 import msgspec
@@ -11,6 +12,8 @@ import msgspec
 from agentsched.kernel import JournalEntry, encode
 
 NANOS_PER_SECOND: Final = 1_000_000_000
+_DAY_NS: Final = 86_400 * NANOS_PER_SECOND
+_DAY_ONE: Final = date(1970, 1, 1).toordinal()
 
 
 class JournalRecord(msgspec.Struct, frozen=True, array_like=True, tag="j"):
@@ -64,6 +67,12 @@ def at_time(ns: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1_000)
 
 
+@lru_cache(maxsize=8)
+def _day(number: int) -> date:
+    """A day by its number since 1970."""
+    return date.fromordinal(_DAY_ONE + number)
+
+
 def journal_record(entry: JournalEntry, *, stream: str, epoch_ns: int) -> JournalRecord:
     """A journal entry for the table; its day is that of its own instant, in UTC."""
     program: str | None = getattr(entry.event, "program", None)
@@ -72,7 +81,7 @@ def journal_record(entry: JournalEntry, *, stream: str, epoch_ns: int) -> Journa
     return JournalRecord(
         stream=stream,
         seq=entry.seq,
-        day=at_time(epoch_ns + entry.now).date(),
+        day=_day((epoch_ns + entry.now) // _DAY_NS),
         now=entry.now,
         kind=type(entry.event).__name__,
         program=program,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 
 from agentsched.compose import SchedulerConfig, build_scheduler, journal_header
 from agentsched.kernel import JournalEntry, decode, encode_header
@@ -284,13 +284,11 @@ async def test_a_full_disk_is_an_outage(tmp_path: Path, journal: Journal) -> Non
     await ready(url)
     pages = 60
 
-    def limit(connection: Any, record: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA max_page_count = {pages}")
-        cursor.close()
+    def limit(connection: Connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
     with writing(url, tmp_path) as writer:
-        event.listen(writer._database._engine.sync_engine, "connect", limit)
+        event.listen(writer._database._engine.sync_engine, "begin", limit)
         for entry in journal.more(3_000):
             writer.write(entry)
         await until(lambda: not writer.statistics().is_up)
