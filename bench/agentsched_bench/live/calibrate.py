@@ -13,21 +13,38 @@ from agentsched.proxy.request import Dialect
 from agentsched_bench.live.client import Client
 from agentsched_bench.live.dialects import Message, chat_body
 from agentsched_bench.workload.text import WORDS
+from agentsched_bench.workload.token_estimate import estimate_tokens
 
 _WORDS_MIN: Final = 16
 _PROBE_WORDS: Final = 96
+#: What agents send, in small: a task, code, a listing, a failure.
+_TEXT: Final = """\
+The function below returns the wrong result when the list is empty. Please find out why, and fix it
+without changing the public interface; then run the tests in tests/unit/test_collector.py.
+
+    def collect_values(rows: list[dict[str, int]], *, key: str = "value") -> list[int]:
+        found = [row[key] for row in rows if key in row and row[key] >= 0]
+        return sorted(found)[: len(found) // 2 + 1]
+
+-rw-r--r-- 1 user group  4821 Mar 14 09:26 collector.py
+drwxr-xr-x 7 user group   224 Mar 14 09:31 __pycache__
+FAILED tests/unit/test_collector.py::test_empty - AssertionError: assert [1, 2] == [1]
+=================== 1 failed, 37 passed, 2 skipped in 3.52s ===================
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """How a target counts: a prompt of messages with n words in all has about
-    `fixed_tokens + messages x message_tokens + n x word_tokens` tokens.
+    `fixed_tokens + messages x message_tokens + n x word_tokens` tokens. Of other text it makes
+    about `text_rate` times as many as `estimate_tokens` says.
     """
 
     vocabulary: tuple[str, ...] = WORDS
     word_tokens: float = 1.0
     message_tokens: float = 5.0
     fixed_tokens: float = 3.0
+    text_rate: float = 1.0
 
     def words_for(self, tokens: float) -> int:
         """How many words make about `tokens` tokens; at least 1."""
@@ -42,7 +59,7 @@ class _Tokenized(msgspec.Struct):
 async def calibrate(client: Client, *, dialect: Dialect, model: str) -> Calibration:
     """Ask the target: which words are one token (where it can say), and what a message costs.
 
-    Makes one `/tokenize` request and three short calls.
+    Makes one `/tokenize` request and four short calls.
 
     Raises:
         EngineError: the target does not answer, or sends no token counts.
@@ -64,14 +81,18 @@ async def calibrate(client: Client, *, dialect: Dialect, model: str) -> Calibrat
             raise EngineError(f"{client.base_url} sends no usage: prompts cannot be sized")
         return outcome.prompt_tokens
 
+    text = await count([_TEXT])
     one, two, three = await count([half]), await count([whole]), await count(parts)
     word_tokens = max(0.05, (two - one) / _PROBE_WORDS)
     message_tokens = max(0.0, (three - two) / 2)
+    fixed_tokens = max(0.0, two - message_tokens - 2 * _PROBE_WORDS * word_tokens)
+    text_tokens = text - fixed_tokens - message_tokens
     return Calibration(
         vocabulary=vocabulary,
         word_tokens=word_tokens,
         message_tokens=message_tokens,
-        fixed_tokens=max(0.0, two - message_tokens - 2 * _PROBE_WORDS * word_tokens),
+        fixed_tokens=fixed_tokens,
+        text_rate=max(0.05, text_tokens / estimate_tokens(_TEXT)),
     )
 
 

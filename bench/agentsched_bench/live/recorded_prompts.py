@@ -28,7 +28,7 @@ from agentsched_bench.workload.trace import RecordedToolCall, ToolDefinition
 #: Recorded arguments are sent if they take at most this share of the answer that they were in.
 _ARGUMENTS_SHARE_MAX: Final = 0.9
 #: How far one count of the server's may change what we take a text to cost.
-_CORRECTION: Final = (0.5, 2.0)
+_CORRECTION: Final = (0.25, 4.0)
 
 
 class RecordedPrompts:
@@ -49,7 +49,7 @@ class RecordedPrompts:
         self._calibration = calibration
         self._salt = salt
         #: Tokens of the target for one of our estimate's.
-        self._rate = calibration.word_tokens
+        self._rate = calibration.text_rate
         #: Messages as they were first sent, by number.
         self._made: dict[int, Message] = {}
         self._numbers: list[list[int]] = []
@@ -106,8 +106,7 @@ class RecordedPrompts:
         recorded = self._text.messages
         sized = [number for number in numbers if recorded[number].role == "system"]
         for number in sized:
-            tokens = (recorded[number].tokens or 1) / self._text.scale_tokens
-            self._made[number] = self._worded(number, tokens, fills=False)
+            self._made[number] = self._system(number)
             room -= self._made[number].tokens
         rest = [number for number in numbers if number not in self._made]
         overhead = self._calibration.message_tokens
@@ -121,6 +120,18 @@ class RecordedPrompts:
             self._made[number] = made
             left -= made.tokens - overhead
             whole -= size
+
+    def _system(self, number: int) -> Message:
+        """A system prompt: so much of its text as the scale leaves, whatever the server counts."""
+        recorded, scale = self._text.messages[number], max(1.0, self._text.scale_tokens)
+        overhead = self._calibration.message_tokens
+        if recorded.text is None:
+            text, cost = self._filler(self._stream(number), (recorded.tokens or 1) / scale)
+        else:
+            text = f"[{self._salt}]\n{recorded.text}"
+            text = text[: max(1, int(len(text) / scale))]
+            cost = estimate_tokens(text) * self._rate
+        return Message(role="system", text=text if text.strip() else "...", tokens=cost + overhead)
 
     def _worded(self, number: int, tokens: float, *, fills: bool) -> Message:
         """A message of at most about `tokens` tokens; with `fills` of just so many."""

@@ -301,12 +301,22 @@ def read_trace(
 ) -> Iterator[Recording]:
     """The recordings of a file, one at a time: memory is bounded by the longest line.
 
+    A folder, or a file of another tool's format, is imported on the way.
+
     With `on_error`, a bad line is reported there and the rest is kept; a file that breaks off is
     reported too, and what came before it has been yielded. Without it the first error is raised.
 
     Raises:
         TraceError: the file cannot be opened, or (without `on_error`) a line is bad.
     """
+    # The importers stand on this module.
+    from agentsched_bench.workload.importers import as_trace
+
+    with as_trace(path, on_error=on_error) as own:
+        yield from _read_own(own, on_error=on_error)
+
+
+def _read_own(path: Path, *, on_error: Callable[[TraceError], None] | None) -> Iterator[Recording]:
     lines = read_lines(path)
     while True:
         try:
@@ -442,6 +452,11 @@ def write_lines(lines: Iterable[bytes], path: Path) -> int:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of the file as it lies on disk, in hexadecimal."""
+    """The SHA-256 of the file as it lies on disk, in hexadecimal; of a folder, of all in it."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            whole.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
+        return whole.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,7 +24,14 @@ from agentsched_bench.workload.importers import (
     importer,
 )
 from agentsched_bench.workload.importers.files import InputFile, salvage
-from agentsched_bench.workload.trace import Recording, read_header, read_trace, write_trace
+from agentsched_bench.workload.trace import (
+    Recording,
+    TraceError,
+    read_header,
+    read_trace,
+    sha256_of,
+    write_trace,
+)
 from agentsched_bench.workload.validate import validate_trace
 
 
@@ -693,6 +700,20 @@ def test_our_own_traces_are_merged(tmp_path: Path) -> None:
     assert [msgspec.structs.replace(row, start_s=None).steps for row in merged[:2]] == [
         row.steps for row in rows
     ]
+
+
+def test_a_folder_of_another_format_is_read_like_a_trace(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    lines(folder / "a.jsonl", *_agentic())
+    assert [row.session_id for row in read_trace(folder)] == ["main", "child"]
+    assert sha256_of(folder) == sha256_of(folder)
+    (folder / "b.jsonl").write_text((folder / "a.jsonl").read_text() + "broken\n")
+    with pytest.raises(TraceError, match=r"b\.jsonl:5"):
+        list(read_trace(folder))
+    told: list[TraceError] = []
+    assert len(list(read_trace(folder, on_error=told.append))) == 4
+    assert len(told) == 1
 
 
 def test_every_importer_is_found_by_its_name() -> None:

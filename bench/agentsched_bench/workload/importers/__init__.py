@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -35,7 +36,15 @@ from agentsched_bench.workload.trace import (
     read_lines,
 )
 
-__all__ = ["AUTO", "IMPORTERS", "ImportOptions", "ImportReport", "Importer", "import_trace"]
+__all__ = [
+    "AUTO",
+    "IMPORTERS",
+    "ImportOptions",
+    "ImportReport",
+    "Importer",
+    "as_trace",
+    "import_trace",
+]
 
 AUTO: Final = "auto"
 #: In the order in which they are asked whether a file is theirs: the most particular first.
@@ -249,6 +258,31 @@ def _named_once(found: Iterable[Imported]) -> Iterator[tuple[Recording, float | 
             used[name] += 1
             recording = msgspec.structs.replace(recording, session_id=name)
         yield recording, imported.epoch_s
+
+
+@contextmanager
+def as_trace(path: Path, *, on_error: OnError | None = None) -> Iterator[Path]:
+    """A trace of our own format for `path`: itself, or what the import makes of it, for a while.
+
+    Folders and files of other formats are imported with their texts. What is of no known format is
+    passed on as it is: whoever reads it says what is wrong. Without `on_error` the first thing that
+    cannot be read is raised (TraceError).
+    """
+    if not path.is_dir():
+        known = detect(InputFile(path=path)) if path.exists() else None
+        if known is None or known.name == Native().name:
+            yield path
+            return
+    with tempfile.TemporaryDirectory(prefix="agentsched-trace-") as folder:
+        out = Path(folder) / "imported.jsonl"
+        report = import_trace(
+            [path], out, options=ImportOptions(keeps_text=True), on_error=on_error
+        )
+        if report.errors and on_error is None:
+            raise report.errors[0]
+        if not report.recordings:
+            raise ConfigError(f"{path}: nothing in it could be read as a trace")
+        yield out
 
 
 class _Telling(ImportReport):
