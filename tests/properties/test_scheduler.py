@@ -25,6 +25,8 @@ from agentsched.kernel.records import Pause
 from agentsched.model import (
     SECOND,
     CallId,
+    Cancel,
+    CancelReason,
     Capabilities,
     Command,
     ConversationId,
@@ -263,6 +265,7 @@ class Host(RuleBasedStateMachine):
         self.arrivals: dict[str, StepArrived] = {}
         self.bypassed: dict[str, int] = {}
         self.answered: set[str] = set()
+        self.yielding: list[StepId] = []
         #: Steps that ended without an answer and whose place a retry took over.
         self.inherited: set[str] = set()
         self.pins: dict[str, Pin] = {}
@@ -299,7 +302,9 @@ class Host(RuleBasedStateMachine):
         tenant=TENANTS,
         tokens=TOKENS,
         model=MODELS,
-        step_class=st.sampled_from([StepClass.STEP, StepClass.STEP, StepClass.AUXILIARY]),
+        step_class=st.sampled_from(
+            [StepClass.STEP, StepClass.STEP, StepClass.AUXILIARY, StepClass.BATCH]
+        ),
         lineage=st.sampled_from(Lineage),
         has_prefix=st.sampled_from([True, True, True, False]),
         is_last=st.booleans(),
@@ -448,9 +453,18 @@ class Host(RuleBasedStateMachine):
         for command in commands:
             self.judge(command)
         self.within_capacity()
+        while self.yielding:
+            self.make_way(self.yielding.pop())
         deadline = self.scheduler.next_deadline()
         assert deadline is None or deadline > self.now, "the timer would spin"
         return commands
+
+    def make_way(self, step: StepId) -> None:
+        """Some do at once; the others' answers have begun to reach their clients."""
+        if crc32(step.encode()) % 2:
+            del self.running[step]
+            self.waiting[step] = self.arrivals[step]
+            self.feed(StepFailed(step=step, reason="made way", is_retryable=True))
 
     def judge(self, command: Command) -> None:
         match command:
@@ -473,6 +487,12 @@ class Host(RuleBasedStateMachine):
                 self.ended_pins.add(pin)
             case Prefetch():
                 assert command.pin not in self.pins
+            case Cancel(step=step):
+                assert command.reason is CancelReason.YIELDED
+                assert self.arrivals[step].step_class is StepClass.BATCH
+                assert step in self.running
+                assert self.now - self.arrived_at[step] < self.limits.wait_ns_max
+                self.yielding.append(step)
             case _:
                 raise AssertionError(command)
 
