@@ -187,7 +187,7 @@ class TestRendezvous:
         f.ask("a", "pa", 1_000, output_tokens_expected=100)
         # First guesses: 100 us a prompt token, 20 ms an output token. a's own prompt is in flight.
         score = -f.score("a", "e2") / 1e9
-        assert score == pytest.approx(1_000 * (1 + 2.0) * 100e-6 + 4 * 100 * 20e-3)
+        assert score == pytest.approx(1_000 * (1 + 4.0) * 100e-6 + 4 * 100 * 20e-3)
 
     def test_a_conversation_stays_and_a_newcomer_spreads(self, floor: Floors) -> None:
         f = self.build(floor)

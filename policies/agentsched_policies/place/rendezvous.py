@@ -36,6 +36,8 @@ from agentsched_policies.homes import Homes
 
 #: Worse than any cost: the prompt does not fit.
 _IMPOSSIBLE = -1e30
+#: Engines whose decode prices are so near to each other are taken to be equally fast.
+_ALIKE = 0.25
 #: Tokens that an engine of unknown size is taken to hold, to weigh it.
 _POOL = 100_000
 
@@ -52,8 +54,8 @@ class Rendezvous:
         self,
         *,
         spread: float = 0.1,
-        margin: float = 2.0,
-        crowd: float = 2.0,
+        margin: float = 4.0,
+        crowd: float = 4.0,
         evict: float = 1.0,
         horizon: float = 4.0,
     ) -> None:
@@ -100,7 +102,7 @@ class Rendezvous:
         full = self._homes.tokens(engine.engine) / (pool or _POOL) if is_free else 0.0
         output = step.output_tokens_expected or self._homes.output_tokens
         steps = self._steps(step, world)
-        cost += steps * output * engine.decode_ns * (1.0 + self._crowd * full)
+        cost += steps * output * _decode_ns(engine, world) * (1.0 + self._crowd * full)
         if pool is not None and not is_resident:
             over = self._homes.tokens(engine.engine) + missing - pool
             cost += self._evict * max(0.0, over) * engine.reload_ns
@@ -119,3 +121,13 @@ class Rendezvous:
         weight = (engine.capabilities.kv_tokens or _POOL) / self._pool_mean
         scale = min(10.0, rendezvous(step.program, engine.engine, weight=weight))
         return self._spread * scale * step.prompt_tokens * engine.prefill_ns
+
+
+def _decode_ns(engine: EngineView, world: World) -> float:
+    """Its price of an output token, or the fleet's where it differs by less than a quarter.
+
+    Prices follow the load of the moment; small differences between like engines mean nothing.
+    """
+    prices = [e.decode_ns for e in world.engines.values() if e.is_up]
+    mean = sum(prices) / len(prices) if prices else engine.decode_ns
+    return engine.decode_ns if abs(engine.decode_ns / mean - 1.0) > _ALIKE else mean
