@@ -65,7 +65,7 @@ class WorkingSet:
         cold_tokens: int = 2_048,
         growth_share: float = 0.04,
         ageing: float = 0.9,
-        swap_share: float = 0.1,
+        swap_share: float = 0.2,
     ) -> None:
         if min(patience, reserve_steps, cold_tokens, growth_share, swap_share) < 0:
             raise ValueError("patience, reserve, cold tokens, growth and swap share are 0 or more")
