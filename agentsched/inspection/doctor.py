@@ -38,6 +38,17 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LearntCost:
+    """An engine's prices as a proxy learnt them; confidences from 0 to 1."""
+
+    samples: int
+    prefill_us_per_token: float
+    decode_ms_per_token: float
+    prefill_confidence: float
+    decode_confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
     """One engine as it was found. `kind` is vllm, openai or as a proxy says."""
 
@@ -48,6 +59,8 @@ class Examined:
     capabilities: Capabilities
     priority: PriorityAnswer
     load: EngineLoad | None
+    #: What a running proxy has learnt of its times; None where nobody has.
+    cost: LearntCost | None = None
 
 
 _STYLES: Final = {Mark.GOOD: "green", Mark.LIMIT: "yellow", Mark.BAD: "red"}
@@ -112,6 +125,7 @@ def _behind_proxy(url: str, *, admin_key: str | None) -> list[Examined] | None:
                 capabilities=known,
                 priority=PriorityAnswer.CONFIRMED if known.priority else PriorityAnswer.UNKNOWN,
                 load=msgspec.convert(engine["load"], EngineLoad),
+                cost=msgspec.convert(engine["cost"], LearntCost) if "cost" in engine else None,
             )
         )
     return engines
@@ -157,7 +171,27 @@ def findings(engine: Examined) -> list[Finding]:
         _pins(engine.capabilities),
         _priority(engine.priority),
         _session(engine.capabilities),
+        *([_cost(engine.cost)] if engine.cost is not None else ()),
     ]
+
+
+def _cost(cost: LearntCost) -> Finding:
+    if not cost.samples:
+        return Finding(
+            about="cost model",
+            mark=Mark.LIMIT,
+            found="nothing learnt yet",
+            therefore="a first guess stands in; streamed answers that report cached tokens teach it",
+        )
+    is_known = min(cost.prefill_confidence, cost.decode_confidence) >= 0.5
+    return Finding(
+        about="cost model",
+        mark=Mark.GOOD if is_known else Mark.LIMIT,
+        found=f"prefill {cost.prefill_us_per_token:,.1f} us a token (confidence "
+        f"{cost.prefill_confidence:.2f}), decode {cost.decode_ms_per_token:,.2f} ms a token "
+        f"(confidence {cost.decode_confidence:.2f}), from {cost.samples} steps",
+        therefore="what is kept, warmed and moved is weighed by these",
+    )
 
 
 def _prefix_cache(can: Capabilities) -> Finding:

@@ -287,6 +287,7 @@ class Books:
         """A step is sent: its conversation's KV is computed here from now on."""
         conversation = self.conversation(step)
         step.missing_tokens = self.missing_tokens(step, engine.engine)
+        step.ahead_tokens = engine.cold_tokens(now=now)
         step.given_up_tokens = min(step.missing_tokens, self._given_up(conversation, engine))
         step.cold_until = after(now, engine.cost.patience(step.missing_tokens))
         conversation.engine = engine.engine

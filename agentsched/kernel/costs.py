@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Final
 
-from agentsched.model import Nanos
+from agentsched.kernel.regression import Regression
+from agentsched.model import SECOND, Nanos
 
 #: Steps that compute less than this say more about the engine's overhead than about its price.
 _UNCACHED_MIN: Final = 128
@@ -45,6 +46,83 @@ class _Quantile:
         self.samples += 1
 
 
+class CostLaw:
+    """How an engine's times come about, as laws with a confidence; nobody types them in.
+
+        seconds to the first token = a + b u + c u m + q w
+        seconds per output token   = d + e n + f n k
+
+    u: thousands of uncached tokens, m: thousands of tokens before them on average, w: thousands of
+    tokens that the engine was computing for others (its queue), n: steps that ran together, k:
+    thousands of tokens of this one's context. Learnt by recursive least squares with forgetting.
+    """
+
+    def __init__(self) -> None:
+        self._first = Regression((0.02, 0.1, 0.0, 0.1))
+        self._token = Regression((0.02, 0.0, 0.0))
+
+    def first_token_s(
+        self, *, uncached_tokens: int, prompt_tokens: int, ahead_tokens: int = 0
+    ) -> float:
+        """Seconds from dispatch to the first token."""
+        features = _prefill(uncached_tokens, prompt_tokens, ahead_tokens)
+        return max(0.0, self._first.predict(features))
+
+    def token_s(self, *, running_steps: int = 1, context_tokens: int = 0) -> float:
+        """Seconds for one more output token."""
+        return max(0.0, self._token.predict(_decode(running_steps, context_tokens)))
+
+    @property
+    def prefill_confidence(self) -> float:
+        """From 0, a guess, to 1."""
+        return self._first.confidence
+
+    @property
+    def decode_confidence(self) -> float:
+        """From 0, a guess, to 1."""
+        return self._token.confidence
+
+    @property
+    def samples(self) -> int:
+        """Steps that taught it."""
+        return self._first.samples
+
+    def coefficients(self) -> dict[str, float]:
+        """All of them, in seconds per thousand tokens and the like, by name."""
+        names = ("a", "b", "c", "q", "d", "e", "f")
+        values = (*self._first.coefficients, *self._token.coefficients)
+        return dict(zip(names, values, strict=True))
+
+    def learn(
+        self,
+        *,
+        uncached_tokens: int,
+        prompt_tokens: int,
+        ahead_tokens: int,
+        output_tokens: int,
+        running_steps: int,
+        to_first_token: Nanos,
+        to_last_token: Nanos,
+    ) -> None:
+        """A streamed step ended; arguments as in `EngineCost.learn`."""
+        if to_first_token > 0 and uncached_tokens >= 0:
+            features = _prefill(uncached_tokens, prompt_tokens, ahead_tokens)
+            self._first.learn(features, to_first_token / SECOND)
+        if output_tokens >= _OUTPUT_MIN and to_last_token > 0:
+            token_s = to_last_token / SECOND / (output_tokens - 1)
+            context = prompt_tokens + output_tokens // 2
+            self._token.learn(_decode(running_steps, context), token_s)
+
+
+def _prefill(uncached: int, prompt: int, ahead: int) -> tuple[float, ...]:
+    thousands = uncached / 1_000
+    return (1.0, thousands, thousands * (prompt / 1_000 - thousands / 2), ahead / 1_000)
+
+
+def _decode(running: int, context: int) -> tuple[float, ...]:
+    return (1.0, float(running), running * context / 1_000)
+
+
 class EngineCost:
     """Prices of one engine, in nanoseconds per token."""
 
@@ -53,6 +131,7 @@ class EngineCost:
         self._prefill = _Quantile(level=0.25, value=100_000.0)
         self._reload = _Quantile(level=0.5, value=100_000.0)
         self._decode = _Quantile(level=0.5, value=20_000_000.0)
+        self.law = CostLaw()
 
     @property
     def samples(self) -> int:
@@ -92,11 +171,25 @@ class EngineCost:
         output_tokens: int,
         to_first_token: Nanos,
         to_last_token: Nanos,
+        prompt_tokens: int = 0,
+        ahead_tokens: int = 0,
+        running_steps: int = 1,
     ) -> None:
         """A streamed step ended. Spans run from dispatch, and from the first to the last token.
 
-        `given_up_tokens` are those of a conversation that had been let go.
+        `given_up_tokens` are those of a conversation that had been let go, `ahead_tokens` those
+        that the engine was computing for others when this step was sent, `running_steps` the steps
+        that ran there with it.
         """
+        self.law.learn(
+            uncached_tokens=uncached_tokens,
+            prompt_tokens=max(prompt_tokens, uncached_tokens),
+            ahead_tokens=ahead_tokens,
+            output_tokens=output_tokens,
+            running_steps=running_steps,
+            to_first_token=to_first_token,
+            to_last_token=to_last_token,
+        )
         if uncached_tokens >= _UNCACHED_MIN and to_first_token > 0:
             self._prefill.add(to_first_token / uncached_tokens)
         if given_up_tokens >= _UNCACHED_MIN and to_first_token > 0:

@@ -55,6 +55,8 @@ class StepRecord:
     missing_tokens: int = 0
     #: Those of them that its conversation had there before it was let go.
     given_up_tokens: int = 0
+    #: Those that its engine was computing for others when it was sent.
+    ahead_tokens: int = 0
     #: When its prefill should be over, for engines that do not show a first token.
     cold_until: Instant = field(default=Instant(0))
     #: The estimate that its tenant was charged when it was sent; 0 when it is not out.

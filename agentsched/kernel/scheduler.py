@@ -499,6 +499,9 @@ class Scheduler:
             output_tokens=event.usage.output_tokens,
             to_first_token=between(step.dispatched_at, step.started_at),
             to_last_token=between(step.started_at, now),
+            prompt_tokens=event.usage.prompt_tokens,
+            ahead_tokens=step.ahead_tokens,
+            running_steps=self._books.engines[step.engine].running_steps + 1,
         )
 
     def _tool(self, event: ToolStarted | ToolFinished, *, now: Instant) -> list[Command]:

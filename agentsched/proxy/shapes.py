@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from agentsched.kernel import JournalEntry, Scheduler, encode
+from agentsched.kernel.costs import EngineCost
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.shares import TenantAccount
 from agentsched.model import Instant, between, in_seconds
@@ -85,8 +86,28 @@ def engine(member: Member, record: EngineRecord | None) -> dict[str, Any]:
             "running_steps": record.running_steps,
             "running_tokens": record.running_tokens,
             "pinned_tokens": record.pinned_tokens,
+            "wanted_tokens": record.wanted_tokens,
+            "is_contended": record.is_contended,
+            "cost": cost(record.cost),
         }
     return shown
+
+
+def cost(learnt: EngineCost) -> dict[str, Any]:
+    """What an engine's work takes, as learnt from ordinary traffic; confidences from 0 to 1."""
+    law = learnt.law
+    return {
+        "samples": law.samples,
+        "prefill_us_per_token": round(learnt.prefill_ns_per_token / 1e3, 2),
+        "reload_us_per_token": round(learnt.reload_ns_per_token / 1e3, 2),
+        "decode_ms_per_token": round(learnt.decode_ns_per_token / 1e6, 3),
+        "first_token_s_of_8k": round(
+            law.first_token_s(uncached_tokens=8_192, prompt_tokens=8_192), 4
+        ),
+        "prefill_confidence": round(law.prefill_confidence, 2),
+        "decode_confidence": round(law.decode_confidence, 2),
+        "law": {name: round(value, 6) for name, value in law.coefficients().items()},
+    }
 
 
 def wait_bound(scheduler: Scheduler) -> dict[str, Any]:
