@@ -181,7 +181,7 @@ def _cost(cost: LearntCost) -> Finding:
             about="cost model",
             mark=Mark.LIMIT,
             found="nothing learnt yet",
-            therefore="a first guess stands in; streamed answers that report cached tokens teach it",
+            therefore="a first guess stands in; streamed answers with cached tokens teach it",
         )
     is_known = min(cost.prefill_confidence, cost.decode_confidence) >= 0.5
     return Finding(

@@ -1,0 +1,161 @@
+"""What a warm-up sends in each dialect, and how much is kept for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from agentsched.model import (
+    ConversationId,
+    EngineId,
+    Instant,
+    PinId,
+    Prefetch,
+    Prefix,
+    PrefixId,
+    ProgramId,
+)
+from agentsched.ports import EngineRequest
+from agentsched.proxy.answer import Answer, AnsweredCall
+from agentsched.proxy.request import Dialect
+from agentsched.proxy.warming import WarmBodies, warm_body
+from agentsched.proxy.wire import WireLimits, parse_request
+from agentsched_adapters.fake import FakeEngine
+
+LIMITS = WireLimits(body_bytes_max=1 << 20, messages_max=100)
+ANSWER = Answer(
+    text="look",
+    calls=(AnsweredCall(call_id="c1", name="bash", arguments='{"command": "ls"}'),),
+    is_complete=True,
+)
+ASKED = [{"role": "user", "content": "hi"}]
+
+
+def warmed(dialect: Dialect, fields: dict[str, Any], answer: Answer | None = ANSWER) -> Any:
+    request = parse_request(dialect, json.dumps(fields).encode(), LIMITS)
+    return json.loads(warm_body(request, answer, {"priority": 9}))
+
+
+def test_chat() -> None:
+    body = warmed(
+        Dialect.CHAT,
+        {
+            "model": "m",
+            "messages": ASKED,
+            "tools": [{"type": "function"}],
+            "tool_choice": "required",
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "max_completion_tokens": 500,
+            "temperature": 0.5,
+            "n": 3,
+        },
+    )
+    call = {"name": "bash", "arguments": '{"command": "ls"}'}
+    assert body == {
+        "model": "m",
+        "messages": [
+            *ASKED,
+            {
+                "role": "assistant",
+                "content": "look",
+                "tool_calls": [{"id": "c1", "type": "function", "function": call}],
+            },
+        ],
+        "tools": [{"type": "function"}],
+        "stream": False,
+        "temperature": 0.5,
+        "n": 1,
+        "max_tokens": 1,
+        "priority": 9,
+    }
+
+
+def test_a_choice_of_no_tool_stays_for_it_can_change_the_prompt() -> None:
+    fields = {"model": "m", "messages": ASKED, "tool_choice": "none"}
+    assert warmed(Dialect.CHAT, fields)["tool_choice"] == "none"
+
+
+def test_messages() -> None:
+    body = warmed(Dialect.MESSAGES, {"model": "m", "max_tokens": 9, "messages": ASKED})
+    assert body["messages"][-1]["content"] == [
+        {"type": "text", "text": "look"},
+        {"type": "tool_use", "id": "c1", "name": "bash", "input": {"command": "ls"}},
+    ]
+    assert body["max_tokens"] == 1
+
+
+@pytest.mark.parametrize("asked", ["hi", ASKED])
+def test_responses(asked: Any) -> None:
+    body = warmed(Dialect.RESPONSES, {"model": "m", "input": asked, "store": True})
+    assert body["input"][0] == ASKED[0]
+    assert [item.get("type") for item in body["input"]] == [None, "message", "function_call"]
+    assert (body["max_output_tokens"], body["store"]) == (1, False)
+
+
+def test_completions() -> None:
+    assert warmed(Dialect.COMPLETIONS, {"model": "m", "prompt": "a "})["prompt"] == "a look"
+    assert warmed(Dialect.COMPLETIONS, {"model": "m", "prompt": [1, 2]})["prompt"] == [1, 2]
+
+
+def test_without_the_answer_the_prompt_is_as_it_was() -> None:
+    fields = {"model": "m", "messages": ASKED}
+    for answer in (None, Answer(), Answer(text="cut", is_truncated=True)):
+        assert warmed(Dialect.CHAT, fields, answer)["messages"] == ASKED
+
+
+# What is kept.
+
+
+def keep(bodies: WarmBodies, name: str, *, size: int = 100) -> None:
+    text = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * size}]})
+    request = EngineRequest(method="POST", target="/t", headers=(), body=text.encode())
+    bodies.keep(
+        ConversationId(name), request, ANSWER, dialect=Dialect.CHAT, program="p", tenant="t"
+    )
+
+
+def ask(bodies: WarmBodies, name: str) -> list[EngineRequest]:
+    hint = Prefetch(
+        pin=PinId("w"),
+        program=ProgramId("p"),
+        conversation=ConversationId(name),
+        engine=EngineId("e"),
+        prefix=Prefix(prefix=PrefixId("x"), tokens=10),
+        wanted_by=Instant(0),
+    )
+    return list(bodies.warm_requests(hint, FakeEngine(EngineId("e"))))
+
+
+def test_the_oldest_is_dropped_for_room_and_counted() -> None:
+    bodies = WarmBodies(limits=LIMITS, is_on=lambda: True, bytes_max=2_600)
+    for name in "abc":
+        keep(bodies, name, size=500)
+    assert [bool(ask(bodies, name)) for name in "abc"] == [False, True, True]
+    assert bodies.dropped == 1
+    assert bodies.bytes <= 2_600
+    keep(bodies, "d", size=5_000)
+    assert (len(bodies), bodies.dropped) == (2, 2)
+    for name in "abcd":
+        bodies.forget(ConversationId(name))
+    assert (len(bodies), bodies.bytes) == (0, 0)
+
+
+def test_nothing_is_kept_while_warming_is_off() -> None:
+    is_on = True
+    bodies = WarmBodies(limits=LIMITS, is_on=lambda: is_on)
+    keep(bodies, "a")
+    is_on = False
+    keep(bodies, "a")  # what was kept of its earlier step goes as well
+    assert (len(bodies), bodies.bytes) == (0, 0)
+
+
+def test_first_with_the_answer_then_without() -> None:
+    bodies = WarmBodies(limits=LIMITS, is_on=lambda: True)
+    keep(bodies, "a")
+    first, second = ask(bodies, "a")
+    assert len(json.loads(first.body)["messages"]) == 2
+    assert len(json.loads(second.body)["messages"]) == 1
+    assert json.loads(first.body)["priority"] > 1_000
