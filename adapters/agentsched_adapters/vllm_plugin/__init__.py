@@ -44,6 +44,6 @@ def register() -> None:
             return
         from agentsched_adapters.vllm_plugin.default import become_default
 
-        become_default(SCHEDULER_CLASS)
+        become_default()
     except Exception:
         log.exception("agentsched could not register; the engine runs as stock")

@@ -13,8 +13,8 @@ from agentsched_adapters.vllm_plugin import LOGGER
 log = logging.getLogger(LOGGER)
 
 
-def become_default(name: str) -> None:
-    """Let an engine without `--scheduler-cls` use the class called `name`.
+def become_default() -> None:
+    """Let an engine without `--scheduler-cls` use `ProgramScheduler`.
 
     Only where vLLM would take its `AsyncScheduler`: an engine whose async scheduling is off, or
     that was given a class, keeps what it has. Asked in the engine process, once, at its start.
@@ -23,10 +23,10 @@ def become_default(name: str) -> None:
 
     def get_scheduler_cls(self: Any) -> Any:
         if self.scheduler_cls is None and self.async_scheduling:
-            from vllm.utils.import_utils import resolve_obj_by_qualname
+            from agentsched_adapters.vllm_plugin.scheduler import ProgramScheduler
 
-            return resolve_obj_by_qualname(name)
+            return ProgramScheduler
         return original(self)
 
     SchedulerConfig.get_scheduler_cls = get_scheduler_cls
-    log.info("agentsched: %s is the default scheduler", name)
+    log.info("agentsched: ProgramScheduler is the default scheduler")

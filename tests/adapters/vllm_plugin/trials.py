@@ -316,6 +316,33 @@ def a_pin_policy_of_the_proxy_decides_here_too() -> None:
     lab.check_quiet()
 
 
+@trial
+def a_variable_makes_it_the_default_where_vllm_would_be_asynchronous() -> None:
+    import os
+
+    from vllm.config import SchedulerConfig
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    from agentsched_adapters.vllm_plugin import register
+    from agentsched_adapters.vllm_plugin.scheduler import ProgramScheduler
+
+    def chosen(**fields: object) -> type:
+        config = SchedulerConfig(max_model_len=64, is_encoder_decoder=False, **fields)
+        found: type = config.get_scheduler_cls()
+        return found
+
+    register()
+    assert chosen(async_scheduling=True) is AsyncScheduler  # nobody asked for it
+    os.environ["AGENTSCHED_PLUGIN"] = "1"
+    register()
+    register()
+    assert chosen(async_scheduling=True) is ProgramScheduler
+    assert chosen(async_scheduling=False) is Scheduler
+    name = "vllm.v1.core.sched.scheduler.Scheduler"
+    assert chosen(async_scheduling=True, scheduler_cls=name) is Scheduler
+
+
 def served(lab: Lab) -> list[str]:
     """The requests in the order in which they end."""
     order: list[str] = []

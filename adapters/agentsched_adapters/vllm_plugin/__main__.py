@@ -1,6 +1,6 @@
 """What the plugin costs an engine step, in this Python: prints JSON.
 
-    python -m agentsched_adapters.vllm_plugin.measure [WAITING]
+    python -m agentsched_adapters.vllm_plugin [WAITING]
 
 The queue holds WAITING requests (1,000) of as many programs; in each step four leave, four end and
 four new ones come, as in a busy engine. `step_us` is ordering alone, which the budget of 1 ms is
@@ -104,7 +104,7 @@ def _spread(values: list[int]) -> dict[str, float]:
 def main() -> None:
     waiting = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
     result = {
-        "command": f"python -m agentsched_adapters.vllm_plugin.measure {waiting}",
+        "command": f"python -m agentsched_adapters.vllm_plugin {waiting}",
         "python": platform.python_version(),
         "waiting": waiting,
         "steps": _STEPS,
