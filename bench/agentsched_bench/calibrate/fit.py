@@ -9,6 +9,7 @@ being twice too long costs as much as half too long, and a few outliers do not d
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp, log
@@ -17,7 +18,7 @@ from typing import Final
 
 from agentsched.model import ConfigError, Instant, Nanos, after
 from agentsched_bench.calibrate.model_file import FitRow
-from agentsched_bench.engine.cost import CostModel
+from agentsched_bench.engine.cost import CPU_2CORE, PRESETS, CostModel
 from agentsched_bench.engine.model import EngineModel
 from agentsched_bench.engine.requests import EngineConfig, Generation
 from agentsched_bench.engine.tokens import BlockChain
@@ -27,7 +28,7 @@ _CALLS_MAX: Final = 400
 #: Times shorter than this are as good as this: timers and event loops are no finer.
 _FLOOR_NS: Final = 2e6
 _FACTORS: Final = (2.0, 1.4, 1.15, 1.05)
-_ROUNDS_MAX: Final = 4
+_EVALUATIONS_MAX: Final = 320
 _CALLS_MIN: Final = 8
 
 
@@ -76,21 +77,8 @@ def fit_costs(
     window = ordered[:_CALLS_MAX]
     # Every second call is kept out of the loss; all go through the model, since all were there.
     judged = set(range(0, len(window), 2))
-    cost = _first_guess(window)
-    best = _loss(window, config, cost, judged)
-    names = list(asdict(cost))
-    done, total = 0, len(_FACTORS) * _ROUNDS_MAX * len(names)
-    for factor in _FACTORS:
-        for _ in range(_ROUNDS_MAX):
-            improved = False
-            for name in names:
-                cost, best, better = _try(window, config, cost, best, judged, name, factor)
-                improved = improved or better
-            done += len(names)
-            if on_progress is not None:
-                on_progress(done / total)
-            if not improved:
-                break
+    search = _Search(window, config, judged, on_progress)
+    cost = search.run()
     held = set(range(1, len(window), 2))
     first, last = errors(window, replace(config, cost=cost), held)
     row = FitRow(
@@ -185,24 +173,85 @@ def _loss(
     return total / max(1, count)
 
 
-def _try(
-    served: Sequence[Served],
-    config: EngineConfig,
-    cost: CostModel,
-    best: float,
-    judged: set[int],
-    name: str,
-    factor: float,
-) -> tuple[CostModel, float, bool]:
-    improved = False
-    for times in (factor, 1 / factor):
-        other = replace(cost, **{name: getattr(cost, name) * times})
-        loss = _loss(served, config, other, judged)
+class _Search:
+    """The way to the constants: the best of several beginnings, one constant at a time, then all.
+
+    Constants trade against each other (a step's fixed part against its part per answer), so after
+    the single ones all are moved together, at random but the same for the same calls, in steps that
+    grow after a success and shrink after a failure.
+    """
+
+    def __init__(
+        self,
+        served: Sequence[Served],
+        config: EngineConfig,
+        judged: set[int],
+        on_progress: Report | None,
+    ) -> None:
+        self._served = served
+        self._config = config
+        self._judged = judged
+        self._on_progress = on_progress
+        self._rng = random.Random("fit")
+        self._evaluated = 0
+        self.cost = CPU_2CORE
+        self.loss = float("inf")
+
+    def run(self) -> CostModel:
+        for beginning in _beginnings(self._served):
+            self._try(self._scaled(beginning))
+        names = list(asdict(self.cost))
+        for factor in _FACTORS:
+            # First the engine as a whole, which on a busy machine is most of the difference.
+            for times in (factor, 1 / factor):
+                while self._try(self.cost.slower(times)):
+                    pass
+            for name in names:
+                for times in (factor, 1 / factor):
+                    if self._try(replace(self.cost, **{name: getattr(self.cost, name) * times})):
+                        break
+        width = 0.3
+        while self._evaluated < _EVALUATIONS_MAX and width > 0.005:
+            moved = {
+                name: getattr(self.cost, name) * exp(self._rng.gauss(0.0, width))
+                for name in names
+                if self._rng.random() < 0.6
+            }
+            width *= 1.4 if self._try(replace(self.cost, **moved)) else 0.93
+            width = min(width, 0.5)
+        return self.cost
+
+    def _scaled(self, cost: CostModel) -> CostModel:
+        """The engine of this kind whose speed fits best."""
+        loss = self._loss(cost)
+        for factor in _FACTORS:
+            for times in (factor, 1 / factor):
+                while (found := self._loss(other := cost.slower(times))) < loss:
+                    cost, loss = other, found
+        return cost
+
+    def _loss(self, cost: CostModel) -> float:
+        return _loss(self._served, self._config, cost, self._judged)
+
+    def _try(self, cost: CostModel) -> bool:
+        self._evaluated += 1
+        if self._on_progress is not None:
+            self._on_progress(min(1.0, self._evaluated / _EVALUATIONS_MAX))
+        loss = self._loss(cost)
         # A change that tells nothing is not made: what calls do not show stays as it was guessed.
-        if loss < best - 1e-4:
-            cost, best, improved = other, loss, True
-            break
-    return cost, best, improved
+        if loss >= self.loss - 1e-5:
+            return False
+        self.cost, self.loss = cost, loss
+        return True
+
+
+def _beginnings(served: Sequence[Served]) -> list[CostModel]:
+    """A guess from the calls themselves, and known kinds of engines."""
+    known = [PRESETS[name].cost for name in ("cpu-2core", "a100-8b", "h100-8b", "h100-32b")]
+    return [
+        _first_guess(served),
+        *known,
+    ]
 
 
 def _first_guess(served: Sequence[Served]) -> CostModel:

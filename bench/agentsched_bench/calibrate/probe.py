@@ -26,7 +26,7 @@ from agentsched_bench.engine.tokens import TokenChain
 from agentsched_bench.live.client import Client, Patience
 
 #: Ids that every vocabulary has and that are no special tokens in common ones.
-_IDS: Final = (300, 20_000)
+_IDS: Final = (260, 1_000)
 _SCRAPE_S: Final = 10.0
 
 

@@ -165,19 +165,29 @@ def _conversation(
 def _lineage(
     index: int, steps: Sequence[PastStep], calls: Sequence[PlannedCall]
 ) -> tuple[int | None, int, int]:
-    """What the prompt took over from the call before it: base, kept and echoed tokens."""
+    """What the prompt took over from the call before it: base, kept and echoed tokens.
+
+    Names of prefixes tell. Where an answer came back changed, the engine's own count of cached
+    tokens tells how much of it had stayed the same, at least.
+    """
     if index == 0:
         return None, 0, 0
-    step, before = steps[index], calls[-1]
-    whole = before.prompt_tokens + before.output_tokens
-    if step.prompt_tokens > whole:
+    step, before, last = steps[index], calls[-1], steps[index - 1]
+    names = {prefix.prefix: prefix.tokens for prefix in step.arrived.prefixes}
+    room = step.prompt_tokens - before.prompt_tokens - 1
+    answered = last.finished.prefix
+    if answered is not None and answered.prefix in names and room >= 0:
+        return index - 1, before.prompt_tokens, min(before.output_tokens, room)
+    sent = last.arrived.prefixes
+    if sent and sent[-1].prefix in names and room >= 0:
+        seen = (step.finished.usage.cached_tokens or 0) - before.prompt_tokens
+        return index - 1, before.prompt_tokens, max(0, min(seen, before.output_tokens, room))
+    kept = [prefix.tokens for prefix in sent if prefix.prefix in names]
+    scale = before.prompt_tokens / max(1, last.arrived.prompt_tokens)
+    keep = min(round(max(kept, default=0) * scale), before.prompt_tokens, step.prompt_tokens - 1)
+    if not sent and room > before.output_tokens:
+        # Nothing is named here; then a longer prompt is taken for one that goes on.
         return index - 1, before.prompt_tokens, before.output_tokens
-    if step.prompt_tokens > before.prompt_tokens:
-        # Reasoning was dropped from the answer: it came back shorter.
-        return index - 1, before.prompt_tokens, step.prompt_tokens - before.prompt_tokens - 1
-    known = {prefix.prefix: prefix.tokens for prefix in steps[index - 1].arrived.prefixes}
-    kept = [prefix.tokens for prefix in step.arrived.prefixes if prefix.prefix in known]
-    keep = min(max(kept, default=0), before.prompt_tokens, step.prompt_tokens - 1)
     return index - 1, max(0, keep), 0
 
 

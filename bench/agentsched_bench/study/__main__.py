@@ -1,0 +1,241 @@
+"""`python -m agentsched_bench.study TRACES`: published headlines at their set-ups, ours beside.
+
+A set-up (`setups.toml`) is played at three loads under its baseline, the published profile, the
+default profile and an unlimited cache. A headline *reproduces* when the baseline's number over the
+profile's reaches the lower end of the claim at some load; where it is below 1 the profile loses.
+The study goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from agentsched.model import ConfigError, seconds
+from agentsched_bench.live.arrivals import parse_arrivals
+from agentsched_bench.sim.arms import Scenario, alone, parse_arm, run_arm
+from agentsched_bench.sim.cli import load
+from agentsched_bench.sim.results import SimRow, row_of
+from agentsched_bench.sim.specs import fleet_of
+from agentsched_bench.tune.sweep import score_of
+from agentsched_bench.workload.shape import ShapeOptions
+
+SCHEMA: Final = "agentsched.study/1"
+LOADS: Final = ("calm", "busy", "thrash")
+OURS: Final = "agentsched"
+#: Differences below this are called none.
+_NOISE: Final = 0.05
+
+
+class Setup(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One published headline and how it is tried here; see the head of `setups.toml`."""
+
+    system: str
+    claim: str
+    ratio: tuple[float, float]
+    metric: str
+    baseline: str
+    profile: str
+    trace: str
+    engines: list[str]
+    rates: tuple[float, float, float]
+    differs: str
+    tenants: str = ""
+    pins: bool = False
+    warm: bool = False
+    priority: bool = False
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return (self.baseline, self.profile, OURS, "unlimited")
+
+
+class Cell(msgspec.Struct, kw_only=True):
+    """One set-up, load, arm and seed."""
+
+    system: str
+    load: str
+    row: SimRow
+
+
+class Study(msgspec.Struct, kw_only=True):
+    """The whole of it, as it lies in its file."""
+
+    schema: str = SCHEMA
+    command: list[str]
+    programs: int
+    steps: int
+    block_size: int
+    seeds: list[int]
+    setups: list[Setup]
+    cells: list[Cell] = []
+
+    def score(self, setup: Setup, load_name: str, arm: str) -> float | None:
+        """The mean of the set-up's metric over seeds; None where it was not run."""
+        found = [
+            score_of(cell.row, setup.metric)
+            for cell in self.cells
+            if (cell.system, cell.load, cell.row.arm) == (setup.system, load_name, arm)
+        ]
+        return sum(found) / len(found) if found else None
+
+
+def read_setups() -> list[Setup]:
+    """The set-ups that come with the package."""
+    raw: dict[str, Any] = tomllib.loads(Path(__file__).with_name("setups.toml").read_text())
+    return msgspec.convert(raw["setup"], list[Setup])
+
+
+def scenario_of(
+    setup: Setup, load_name: str, traces: Path, *, programs: int, steps: int, block_size: int
+) -> Scenario:
+    """A set-up at a load."""
+    fleet = fleet_of(
+        setup.engines,
+        block_size=block_size,
+        pins=setup.pins,
+        warm=setup.warm,
+        priority=setup.priority,
+        # Sizes are of blocks of 16 tokens; the pool stays the same.
+    )
+    shape = ShapeOptions(
+        scale_tokens=1.0,
+        scale_time=1.0,
+        gap_cap_s=30.0,
+        steps_max=steps,
+        context_tokens_max=min(one.max_model_len for one in fleet.engines),
+    )
+    plans, _ = load(traces / setup.trace, shape, sessions=programs)
+    tenants = dict(part.partition("=")[::2] for part in setup.tenants.split(",") if part)
+    return Scenario(
+        plans=plans,
+        engines=fleet.engines,
+        traits=fleet.traits,
+        arrivals=parse_arrivals(f"poisson:{setup.rates[LOADS.index(load_name)]}"),
+        programs=programs,
+        wait_ns_max=seconds(60),
+        tenants={name: float(share) for name, share in tenants.items()},
+    )
+
+
+def run(study: Study, traces: Path, *, only: Sequence[str], out: Path | None) -> None:
+    """Play what is missing; the file is written after every set-up and load."""
+    done = {(cell.system, cell.load, cell.row.arm, cell.row.seed) for cell in study.cells}
+    console = Console(stderr=True)
+    for setup in study.setups:
+        if only and setup.system not in only:
+            continue
+        alone_s: dict[str, float] = {}
+        for load_name in LOADS:
+            wanted = [
+                (arm, seed)
+                for seed in study.seeds
+                for arm in setup.arms
+                if (setup.system, load_name, arm, seed) not in done
+            ]
+            if not wanted:
+                continue
+            scenario = scenario_of(
+                setup,
+                load_name,
+                traces,
+                programs=study.programs,
+                steps=study.steps,
+                block_size=study.block_size,
+            )
+            alone_s = alone_s or alone(scenario)
+            for arm, seed in wanted:
+                outcome = run_arm(parse_arm(arm), scenario, seed=seed)
+                row = row_of(arm, seed, outcome, alone_s=alone_s)
+                study.cells.append(Cell(system=setup.system, load=load_name, row=row))
+            if out is not None:
+                data = msgspec.json.format(msgspec.json.encode(study), indent=1)
+                out.write_bytes(data + b"\n")
+            console.print(f"{setup.system}, {load_name}: done", highlight=False)
+
+
+def verdict(study: Study, setup: Setup) -> str:
+    """What is to be said about a headline."""
+    ratios = _ratios(study, setup, setup.profile)
+    if not ratios:
+        return "not run"
+    best = max(ratios.values())
+    loses = [name for name, ratio in ratios.items() if ratio < 1 - _NOISE]
+    least = setup.ratio[0]
+    if best >= max(least, 1 + _NOISE):
+        text = f"reproduces in direction and size ({best:.2f}x)"
+    elif best > 1 + _NOISE:
+        text = f"wins, but by less than claimed ({best:.2f}x)"
+    else:
+        text = f"does not reproduce here ({best:.2f}x at best)"
+    return text + (f"; loses when {', '.join(loses)}" if loses else "")
+
+
+def _ratios(study: Study, setup: Setup, arm: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for load_name in LOADS:
+        before = study.score(setup, load_name, setup.baseline)
+        after = study.score(setup, load_name, arm)
+        if before is not None and after:
+            found[load_name] = before / after
+    return found
+
+
+def print_study(study: Study, *, console: Console) -> None:
+    """Baseline over each arm at each load; more than 1 is better than the baseline."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("system", "metric", "arm", *LOADS):
+        table.add_column(column, overflow="fold")
+    for setup in study.setups:
+        first = True
+        for arm in setup.arms[1:]:
+            ratios = _ratios(study, setup, arm)
+            cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in LOADS]
+            table.add_row(setup.system if first else "", setup.metric if first else "", arm, *cells)
+            first = False
+    console.print(table)
+    for setup in study.setups:
+        console.print(f"{setup.system}: {verdict(study, setup)}", highlight=False)
+        console.print(f"  claim: {setup.claim}\n  here: {setup.differs}", highlight=False)
+
+
+def main(
+    traces: Annotated[Path, typer.Argument(help="The folder of the traces.")],
+    *,
+    only: Annotated[list[str] | None, typer.Option(help="Only these systems.")] = None,
+    programs: Annotated[int, typer.Option(min=4, help="Programs of each simulation.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Calls of a conversation at most.")] = 30,
+    block_size: Annotated[int, typer.Option(min=16, help="Tokens per block.")] = 64,
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "1,2,3",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Kept and resumed here.")] = None,
+) -> None:
+    """Published headlines at their own set-ups, in the simulator."""
+    study = Study(
+        command=["python", "-m", "agentsched_bench.study", *sys.argv[1:]],
+        programs=programs,
+        steps=steps,
+        block_size=block_size,
+        seeds=[int(seed) for seed in seeds.split(",")],
+        setups=read_setups(),
+    )
+    if out is not None and out.exists():
+        old = msgspec.json.decode(out.read_bytes(), type=Study)
+        if (old.programs, old.steps, old.block_size) != (programs, steps, block_size):
+            raise ConfigError(f"{out} is of another study: choose another file")
+        same = {s.system for s in study.setups if s in old.setups}
+        study.cells = [cell for cell in old.cells if cell.system in same]
+    run(study, traces, only=only or (), out=out)
+    print_study(study, console=Console())
+
+
+if __name__ == "__main__":
+    typer.run(main)

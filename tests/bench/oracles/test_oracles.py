@@ -1,0 +1,112 @@
+"""Oracles and bounds: nothing beats a bound, and knowing more does not hurt where it must help."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentsched.model import ConfigError, Instant, in_seconds
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.live.arrivals import parse_arrivals
+from agentsched_bench.oracles.belady import BeladyCache
+from agentsched_bench.sim.arms import Knows, Scenario, alone, parse_arm, run_arm
+from agentsched_bench.workload.generate import generate
+from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
+from agentsched_bench.workload.trace import group_programs
+
+
+def scenario(*, blocks: int = 190, programs: int = 10) -> Scenario:
+    rows = list(generate(programs=programs, seed=3, interarrival_s=1.0, steps_max=6))
+    shape = ShapeOptions(scale_tokens=4, steps_max=6, context_tokens_max=6_000)
+    plans = plan_programs(group_programs(rows), shape, shared=SharedPrompts.learn(rows))
+    config = EngineConfig.from_preset(preset("cpu-2core"))
+    config = replace(config, blocks=blocks, max_model_len=(blocks - 1) * config.block_size)
+    return Scenario(plans=plans, engines=[config], arrivals=parse_arrivals("burst:2/s"))
+
+
+@pytest.mark.parametrize(
+    "arm", ["direct", "unlimited", "agentsched", "agentsched+srpt+belady", "direct+belady"]
+)
+def test_nothing_beats_the_bound(arm: str) -> None:
+    outcome = run_arm(parse_arm(arm), scenario(), seed=1)
+    bound = outcome.bound
+    for run in outcome.runs:
+        assert run.ended_at is not None
+        took_s = (run.ended_at - run.started_at) / 1e9
+        assert took_s >= bound.programs_s[run.plan.program]
+    assert in_seconds(outcome.makespan_ns) >= bound.makespan_s
+    size = outcome.tally.prompt_tokens - outcome.tally.cached_tokens
+    assert size >= bound.computed_tokens
+
+
+def test_the_bound_is_near_what_a_program_takes_alone() -> None:
+    made = scenario()
+    quiet = alone(made)
+    bound = run_arm(parse_arm("unlimited"), made, seed=1).bound
+    for program, least_s in bound.programs_s.items():
+        assert 0.3 * quiet[program] < least_s <= quiet[program]
+
+
+def test_a_cache_that_knows_the_returns_computes_less_again() -> None:
+    made = scenario(blocks=360, programs=14)
+    again = {
+        arm: sum(run_arm(parse_arm(arm), made, seed=seed).tally.again_tokens for seed in (1, 2, 3))
+        for arm in ("direct", "direct+belady")
+    }
+    assert again["direct+belady"] < 0.8 * again["direct"]
+
+
+@pytest.mark.parametrize("arm", ["agentsched+srpt", "agentsched+steps+returns", "kvflow+returns"])
+def test_oracles_serve_everyone(arm: str) -> None:
+    made = scenario()
+    outcome = run_arm(parse_arm(arm), made, seed=2)
+    assert all(run.ended_at is not None and not run.is_failed for run in outcome.runs)
+
+
+def test_what_an_arm_knows_is_written_after_a_plus() -> None:
+    arm = parse_arm("agentsched+srpt+belady,admit.patience=3")
+    assert arm.knows == {Knows.SRPT, Knows.BELADY}
+    assert arm.choices["admit"].params == {"patience": 3}
+    with pytest.raises(ConfigError, match="belady"):
+        parse_arm("agentsched+tarot")
+
+
+def test_what_is_needed_last_goes_first() -> None:
+    cache = BeladyCache(blocks=6, block_size=1)
+    for name, needed_at in (("soon", 10), ("late", 90), ("middle", 50)):
+        blocks = cache.take(2)
+        hashes = [hash((name, index)) for index in range(2)]
+        cache.register_all(blocks, hashes)
+        cache.release(blocks)
+        cache.claim(name, hashes, needed_at=Instant(needed_at))
+    cache.take(3)
+    left = [name for name in ("soon", "late", "middle") if cache.resident(hash((name, 0)))]
+    assert left == ["soon", "middle"]
+    assert cache.resident(hash(("soon", 1)))
+    assert not cache.resident(hash(("middle", 1)))
+    cache.check()
+
+
+@settings(max_examples=100, deadline=None)
+@given(turns=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5), st.booleans()), max_size=40))
+def test_a_knowing_cache_keeps_its_books(turns: list[tuple[int, int, bool]]) -> None:
+    cache = BeladyCache(blocks=12, block_size=1)
+    for number, (who, length, claims) in enumerate(turns):
+        key, hashes = str(who), [hash((who, index)) for index in range(length)]
+        cache.unclaim(key)
+        hit = cache.lookup(hashes, limit=length)
+        cache.touch(hit.blocks)
+        fresh = cache.take(length - len(hit.blocks))
+        cache.register_all(fresh, hashes[len(hit.blocks) :])
+        cache.check()
+        cache.release([*hit.blocks, *fresh])
+        if claims:
+            cache.claim(key, hashes, needed_at=Instant(number))
+        cache.check()
+    assert cache.used == 0
+    # Every block can still be had.
+    assert len(set(cache.take(12))) == 12

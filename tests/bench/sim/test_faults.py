@@ -1,0 +1,107 @@
+"""Faults: read, drawn from a seed, and survived."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from agentsched.compose import SchedulerConfig, build_scheduler
+from agentsched.model import ConfigError, Limits, seconds
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.live.arrivals import parse_arrivals
+from agentsched_bench.sim.arms import Scenario, parse_arm, run_arm, starts_of
+from agentsched_bench.sim.faults import Faults, draw_faults, restart, slowdown
+from agentsched_bench.sim.host import SimHost
+from agentsched_bench.workload.generate import generate
+from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
+from agentsched_bench.workload.trace import group_programs
+
+
+def scenario(*, engines: int = 2, faults: Faults | None = None) -> Scenario:
+    rows = list(generate(programs=8, seed=3, interarrival_s=1.0, steps_max=6))
+    shape = ShapeOptions(scale_tokens=4, steps_max=6, context_tokens_max=6_000)
+    plans = plan_programs(group_programs(rows), shape, shared=SharedPrompts.learn(rows))
+    config = EngineConfig.from_preset(preset("cpu-2core"))
+    config = replace(config, blocks=240, max_model_len=239 * config.block_size)
+    made = Scenario(plans=plans, engines=[config] * engines, arrivals=parse_arrivals("burst:4/s"))
+    return made if faults is None else replace(made, faults=faults)
+
+
+def drawn(seed: int) -> Faults:
+    return draw_faults(seed, engines=2, length=seconds(60), rate=40.0)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("arm", ["direct", "agentsched"])
+def test_every_program_ends_whatever_goes_wrong(arm: str, seed: int) -> None:
+    faults = drawn(seed)
+    assert faults.outages
+    assert faults.slowdowns
+    outcome = run_arm(parse_arm(arm), scenario(faults=faults), seed=seed)
+    assert all(run.ended_at is not None for run in outcome.runs)
+    served = [run for run in outcome.runs if not run.is_failed]
+    assert [run.calls for run in served] == [run.plan.calls for run in served]
+    assert len(served) >= len(outcome.runs) - 1
+
+
+def test_a_restart_loses_what_was_under_way_and_nothing_else() -> None:
+    outcome = run_arm(
+        parse_arm("agentsched"), scenario(faults=Faults(restarts=(restart("2+1.5"),))), seed=1
+    )
+    assert outcome.tally.lost > 0
+    assert not any(run.is_failed for run in outcome.runs)
+
+
+def test_a_slow_engine_takes_longer() -> None:
+    plain = run_arm(parse_arm("direct"), scenario(engines=1), seed=1)
+    faults = Faults(slowdowns=(slowdown("0@0+100000x3"),))
+    slow = run_arm(parse_arm("direct"), scenario(engines=1, faults=faults), seed=1)
+    assert slow.busy_ns > 2 * plain.busy_ns
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0])
+@pytest.mark.parametrize("kind", ["lost", "late", "twice"])
+def test_books_hold_when_news_is_late_lost_or_repeated(kind: str, share: float) -> None:
+    made = scenario(faults=Faults(**{kind: share, "seed": 5}))
+    limits = Limits(wait_ns_max=seconds(15))
+    scheduler = build_scheduler(SchedulerConfig(profile="agentsched", limits=limits))
+    host = SimHost(
+        scheduler,
+        engines=made.engines,
+        on_turn=lambda entry: scheduler.check() if entry.seq % 7 == 0 else None,
+    )
+    runs = host.run(starts_of(made, seed=1), faults=made.faults)
+    assert all(run.ended_at is not None and not run.is_failed for run in runs)
+
+
+def test_one_seed_one_misfortune_on_every_hash_seed() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from agentsched_bench.sim.faults import draw_faults\n"
+        "from agentsched.model import seconds\n"
+        "f = draw_faults(7, engines=3, length=seconds(900))\n"
+        "print(f, [f.strikes('late', str(i), 0.3) for i in range(50)])\n"
+    )
+    told = set()
+    for seed in ("0", "1", "4711"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, os.getcwd()],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        told.add(done.stdout)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("text", ["", "1", "0@1", "0@1+0x2", "0@1+2x0", "0@1+2xq", "a@1+2x2"])
+def test_a_slowdown_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        slowdown(text)

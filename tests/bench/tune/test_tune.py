@@ -1,0 +1,116 @@
+"""Sweeps: what is tried, on which programs, and what is said about the best."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agentsched.model import ConfigError
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.live.arrivals import parse_arrivals
+from agentsched_bench.sim.arms import Scenario
+from agentsched_bench.tune import cli
+from agentsched_bench.tune.sweep import (
+    Tuning,
+    candidates,
+    halves,
+    judge,
+    split_programs,
+    try_arm,
+)
+from agentsched_bench.workload.generate import generate
+from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
+from agentsched_bench.workload.trace import group_programs
+
+
+def scenario() -> Scenario:
+    rows = list(generate(programs=12, seed=3, interarrival_s=1.0, steps_max=4))
+    shape = ShapeOptions(scale_tokens=4, steps_max=4, context_tokens_max=6_000)
+    plans = plan_programs(group_programs(rows), shape, shared=SharedPrompts.learn(rows))
+    config = EngineConfig.from_preset(preset("cpu-2core"))
+    config = replace(config, blocks=190, max_model_len=189 * config.block_size)
+    return Scenario(plans=plans, engines=[config], arrivals=parse_arrivals("burst:3/s"))
+
+
+def tuning(*arms: str) -> Tuning:
+    return Tuning(command=[], options={}, metric="jct_mean", candidates=list(arms))
+
+
+def test_every_combination_once_and_the_default_first() -> None:
+    found = candidates(
+        "agentsched", ["admit.patience=1|2", "admit.fill=0.8|0.9"], sample=None, seed=0
+    )
+    assert found[0] == "agentsched"
+    assert len(found) == 5
+    assert "agentsched,admit.patience=2,admit.fill=0.8" in found
+    drawn = candidates("agentsched", ["admit.patience=1|2", "admit.fill=0.8|0.9"], sample=2, seed=0)
+    assert len(drawn) == 3
+    assert set(drawn) < set(found)
+
+
+@pytest.mark.parametrize("sweep", ["", "admit.patience", "admit.patience=", "nothing.x=1"])
+def test_what_is_no_sweep_is_refused(sweep: str) -> None:
+    with pytest.raises(ConfigError):
+        candidates("agentsched", [sweep], sample=None, seed=0)
+
+
+def test_halves_share_nothing_and_do_not_depend_on_order() -> None:
+    plans = scenario().plans
+    tune, held = split_programs(plans)
+    assert {p.program for p in tune}.isdisjoint(p.program for p in held)
+    assert len(tune) + len(held) == len(plans)
+    again = split_programs(list(reversed(plans)))
+    assert {p.program for p in again[0]} == {p.program for p in tune}
+
+
+def test_a_sweep_is_judged_on_programs_kept_aside(tmp_path: Path) -> None:
+    out = tmp_path / "tuning.json"
+    sweep = tuning("passthrough", "agentsched")
+    assert not cli.run(sweep, scenario(), [1, 2, 3], out=out)
+    assert len(sweep.trials) == 3 * 2 + 3 * len({sweep.verdict.best, "passthrough"})  # type: ignore[union-attr]
+    kept = msgspec.json.decode(out.read_bytes(), type=Tuning)
+    assert kept.verdict == sweep.verdict
+    # Called again, it has nothing left to do.
+    before = list(kept.trials)
+    cli.run(kept, scenario(), [1, 2, 3], out=out)
+    assert kept.trials == before
+
+
+def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = tuning("passthrough", "agentsched")
+    cli.run(whole, scenario(), [1, 2])
+    half = tuning("passthrough", "agentsched")
+    half.trials = [t for t in whole.trials if t.half == "tune" and t.seed == 1]
+    cli.run(half, scenario(), [1, 2])
+    key = lambda t: (t.half, t.arm, t.seed)  # noqa: E731 - a sort key used twice
+    assert sorted(half.trials, key=key) == sorted(whole.trials, key=key)
+
+
+def test_processes_change_nothing() -> None:
+    one, two = tuning("passthrough", "agentsched"), tuning("passthrough", "agentsched")
+    cli.run(one, scenario(), [1])
+    cli.run(two, scenario(), [1], jobs=2)
+    scores = [{(t.arm, t.half): t.score for t in found.trials} for found in (one, two)]
+    assert scores[0] == scores[1]
+
+
+def test_what_one_cannot_tell_apart_is_noise() -> None:
+    made = halves(scenario())["held-out"]
+    trial = try_arm("passthrough", "held-out", 1, made[0], made[1], "jct_mean")
+    sweep = tuning("a", "b")
+    for seed, (best, default) in enumerate([(0.9, 1.0), (1.1, 1.0), (1.0, 1.02)]):
+        for arm, score in (("b", best), ("a", default)):
+            sweep.trials.append(
+                msgspec.structs.replace(trial, arm=arm, seed=seed, score=score, half="held-out")
+            )
+    assert judge(sweep, "b", "a").is_within_noise
+    for one in sweep.trials:
+        one.score = 0.5 if one.arm == "b" else 1.0 + one.seed / 100
+    verdict = judge(sweep, "b", "a")
+    assert not verdict.is_within_noise
+    assert verdict.ratio_high < 0.51
+    assert "better" in verdict.text
