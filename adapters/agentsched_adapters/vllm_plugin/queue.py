@@ -5,9 +5,9 @@ already), then requests whose wait or bypass bound is reached, oldest first, the
 arrival and id. The order is made in `refresh`, once an engine step, and between two of them it only
 loses entries: `peek` and `pop` cost nothing.
 
-Ordering has a budget of time per step. While half of it lasts, new requests are ranked, then others
-again, those ranked longest ago first; a request without a rank waits behind those that have one.
-Should steps still take longer than the budget in the median, requests go in the order of their
+Ordering has a budget of time per step. While a quarter of it lasts, new requests are ranked, then
+others again, those ranked longest ago first; a request without a rank waits behind those that have
+one. Should steps still take longer than the budget in the median, requests go in the order of their
 arrival for a second, and then it is tried again.
 """
 
@@ -198,7 +198,7 @@ class ProgramQueue:
             self._costs.clear()
         self._count_bypasses()
         if self.is_ordered:
-            self._make_ranks(began + self._budget // 2, now=now)
+            self._make_ranks(began + self._budget // 4, now=now)
         self._sort(now=now)
         self._account(self._clock() - began, now=now)
 

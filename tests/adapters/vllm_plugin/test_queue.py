@@ -152,15 +152,15 @@ def test_beyond_its_budget_it_is_first_come_first_served_until_it_recovers() -> 
     assert bench.queue.is_ordered
 
 
-def test_ranking_stops_at_half_of_the_budget() -> None:
+def test_ranking_stops_at_a_quarter_of_the_budget() -> None:
     bench = Bench()
     for number in range(200):
         bench.add(f"r{number}", float(-number))
     bench.rank_costs = MILLISECOND // 64
     bench.refresh()
-    assert bench.spent <= MILLISECOND // 2 + 16 * bench.rank_costs
+    assert bench.spent <= MILLISECOND // 4 + 16 * bench.rank_costs
     # The rest is ranked in later steps.
-    for _ in range(10):
+    for _ in range(20):
         bench.queue.world_changed()
         order = bench.refresh(0.01)
     assert order[0] == "r199"
