@@ -69,6 +69,8 @@ class _Reader:
         self._origin = origin
         self._calls: dict[str, Call] = {}
         self._order: list[str] = []
+        #: When each try of a call arrived: a wait counts from there.
+        self._since: dict[str, float] = {}
         self._talks: dict[tuple[str, str], _Talk] = {}
         self._pins: dict[str, Pinned] = {}
         self._told = Told()
@@ -110,6 +112,7 @@ class _Reader:
 
     def _arrived(self, event: StepArrived, *, at_s: float) -> None:
         talk = self._talks.setdefault((event.program, event.conversation), _Talk())
+        self._since[event.step] = at_s
         if talk.refused is not None:
             again, talk.refused = talk.refused, None
             again.attempts += 1
@@ -181,7 +184,7 @@ class _Reader:
         call = self._calls.get(command.step)
         if call is None:
             return
-        call.held_s = at_s - call.sent_s
+        call.held_s = at_s - self._since[command.step]
         call.engine = command.engine
         call.bypassed = command.bypassed
         call.decision = f"order={command.order} place={command.place} pin={command.pin}"

@@ -135,7 +135,7 @@ def _chips(result: CompareResult) -> str:
     chips.append(f"{repeats} repeat" + ("" if repeats == 1 else "s"))
     engine = result.spec.get("engine")
     if isinstance(engine, dict):
-        chips.append(_engine(engine))
+        chips.append(_engine(engine, is_model=result.how == "simulated"))
     if result.started_at:
         chips.append(result.started_at[:16].replace("T", " "))
     items = "".join(f"<li>{escape(chip)}</li>" for chip in chips if chip)
@@ -146,10 +146,11 @@ def _chips(result: CompareResult) -> str:
     return f'<ul class="chips">{items}</ul>'
 
 
-def _engine(engine: dict[str, object]) -> str:
+def _engine(engine: dict[str, object], *, is_model: bool) -> str:
     kinds = {"sim": "embedded engine", "vllm": "vLLM", "url": "engine given by URL"}
     count = engine.get("count", 1)
     text = kinds.get(str(engine.get("kind")), "engine")
+    text = f"{text}'s model" if is_model else text
     text = f"{count} x {text}" if count != 1 else text
     blocks = engine.get("blocks")
     if isinstance(blocks, int):
