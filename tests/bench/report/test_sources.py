@@ -133,7 +133,8 @@ def test_one_program_of_a_result(comparison: CompareResult) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"not json", b'{"schema": "other/1"}', gzip.compress(b"{}", mtime=0)[:9]]
+    "content",
+    [b"", b"{}", b"not json", b'{"schema": "other/1"}', gzip.compress(b"{}", mtime=0)[:9]],
 )
 def test_what_is_no_result_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.json"
