@@ -93,6 +93,7 @@ KVFLOW: Final = Profile(
     admit=_ENGINE_QUEUE,
     place=Choice(name="session-affinity"),
     pin=Choice(name="kvflow"),
+    prefetch=Choice(name="kvflow"),
 )
 
 SAGA: Final = Profile(
@@ -103,6 +104,7 @@ SAGA: Final = Profile(
     admit=_ENGINE_QUEUE,
     place=Choice(name="saga"),
     pin=Choice(name="saga"),
+    prefetch=Choice(name="saga"),
     share=Choice(name="afs"),
 )
 
