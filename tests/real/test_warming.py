@@ -21,7 +21,7 @@ from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
 
 #: Of 256 blocks of 32 tokens; three such prompts do not fit.
-WORDS = 1_000
+WORDS = 420
 PATHS = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
@@ -112,7 +112,7 @@ async def warmed(url: str, model: str, dialect: str, *, names: str = "") -> tupl
     async with proxied(url) as (gateway, client, journal):
         first = f"{dialect}{names}A"
         said = text_of(dialect, await ask(client, dialect, first, body(dialect, model, first)))
-        for other in "BCDE":
+        for other in "BCDEFG":
             name = f"{dialect}{names}{other}"
             await ask(client, dialect, name, body(dialect, model, name))
         report = {"program": first, "tool": "bash", "call_id": "t1"}

@@ -75,7 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": "python -m agentsched_bench.retention "
             + " ".join(f"../shared/traces/{path.name}" for path in chosen.traces)
-            + f" --programs {chosen.programs} --learnt {chosen.learnt} --seeds {chosen.seeds}",
+            + f" --programs {chosen.programs} --learnt {chosen.learnt} --seeds {chosen.seeds}"
+            + " --live "
+            + " ".join(f"{live:g}" for live in chosen.live),
             "agentsched": __version__,
             "python": platform.python_version(),
             "rows": rows,
