@@ -15,7 +15,7 @@ from agentsched.model import Instant, TenantId, between
 
 def charge_sent(shares: ShareLedger, step: StepRecord) -> None:
     """A step is sent: its tenant is charged the estimate."""
-    account = shares.account(step.tenant)
+    account = shares.held(step.tenant)
     step.uncached_charged = step.missing_tokens
     step.output_charged = account.output_expected(
         step.output_tokens_expected, step.output_tokens_max
@@ -27,7 +27,7 @@ def charge_sent(shares: ShareLedger, step: StepRecord) -> None:
 
 def take_back(shares: ShareLedger, step: StepRecord) -> None:
     """A step that was sent ended: its estimate is taken back, for the truth to take its place."""
-    account = shares.account(step.tenant)
+    account = shares.held(step.tenant)
     account.running_steps -= 1
     account.pending_uncached -= step.uncached_charged
     account.pending_output -= step.output_charged
@@ -72,7 +72,7 @@ def start_keeping(
     assert not conversation.kept_tokens
     if conversation.is_resident:
         conversation.kept_tokens = residency.split_tokens(conversation.conversation)
-        shares.account(tenant).keep(conversation.kept_tokens, now=now)
+        shares.held(tenant).keep(conversation.kept_tokens, now=now)
 
 
 def stop_keeping(
@@ -80,5 +80,5 @@ def stop_keeping(
 ) -> None:
     """It goes on, or was let go: it keeps nothing on its own account any more."""
     if conversation.kept_tokens:
-        shares.account(tenant).keep(-conversation.kept_tokens, now=now)
+        shares.held(tenant).keep(-conversation.kept_tokens, now=now)
         conversation.kept_tokens = 0

@@ -85,6 +85,9 @@ class ReadySteps:
 
     def in_order(self, rank: Callable[[StepRecord], SortKey]) -> list[StepRecord]:
         """All waiting steps, batch last, by priority, `rank`, arrival and id: a total order."""
+        if not any(s.priority or s.step_class is StepClass.BATCH for s in self._steps.values()):
+            # The usual case, with the smaller key.
+            return sorted(self._steps.values(), key=lambda s: (rank(s), s.arrived_at, s.step))
 
         def key(step: StepRecord) -> tuple[bool, int, SortKey, Instant, StepId]:
             is_batch = step.step_class is StepClass.BATCH

@@ -229,7 +229,7 @@ class ShareLedger:
 
     def wait(self, tenant: TenantId, *, now: Instant) -> None:
         """A step of this tenant begins to wait."""
-        account = self.account(tenant)
+        account = self._accounts[tenant]
         if not account.waiting_steps:
             self._waiting[tenant] = account
             if self._is_active:
@@ -251,6 +251,10 @@ class ShareLedger:
         services = [a.service(now=now) for a in self._waiting.values() if a is not leaving_out]
         if services:
             self._virtual = max(self._virtual, min(services))
+
+    def held(self, tenant: TenantId) -> TenantAccount:
+        """The account of a tenant that has a live program; it cannot be forgotten meanwhile."""
+        return self._accounts[tenant]
 
     def account(self, tenant: TenantId) -> TenantAccount:
         """The tenant's account, made where there is none; it counts as used just now."""

@@ -196,3 +196,28 @@ class TestWhoMay:
     async def test_without_a_key_on_this_machine(self, proxy: Any, host: str) -> None:
         await get(proxy, "/engines", host=host)
         await get(proxy, "/engines", host=host, origin=f"http://{host}")
+
+
+class TestTenants:
+    async def test_a_tenant_is_configured(self, proxy: Any) -> None:
+        url = f"{BASE}/tenants/team-a"
+        put = await proxy.client.put(url, json={"weight": 3, "programs_max": 5, "deadline": "2m"})
+        assert put.status_code == 200
+        [shown] = [t for t in (await get(proxy, "/tenants"))["tenants"] if t["tenant"] == "team-a"]
+        assert shown == put.json()
+        assert (shown["weight"], shown["limits"]["programs_max"]) == (3.0, 5)
+        assert shown["limits"]["deadline_ns"] == 120 * 10**9
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"[]", b"{", b'{"weight":0}', b'{"heavy":1}', b'{"priority_min":9,"priority_max":1}'],
+    )
+    async def test_what_is_wrong_changes_nothing(self, proxy: Any, body: bytes) -> None:
+        put = await proxy.client.put(f"{BASE}/tenants/team-a", content=body)
+        assert put.status_code == 400
+        assert put.json()["error"]["code"] == "bad_tenant"
+        assert (await get(proxy, "/tenants"))["tenants"] == []
+
+    async def test_the_wait_bound_is_shown(self, proxy: Any) -> None:
+        bound = (await get(proxy, "/statistics"))["wait_bound"]
+        assert bound == {"max_wait_s": 120.0, "sensible_s": None, "is_too_tight": False}

@@ -280,6 +280,24 @@ class TestTickets:
             pytest.fail("the attempt began")
         host.feed(StepCancelled(step=StepId("s1"), reason="test"))
 
+    async def test_background_work_makes_way_and_waits_again(self, host: LiveHost) -> None:
+        host.feed(reported())
+        ticket = host.submit(arrived("s1"))
+        await ticket.verdict()
+        yielded = Cancel(step=StepId("s1"), reason=CancelReason.YIELDED)
+        asyncio.get_running_loop().call_soon(host._perform, yielded)
+        with pytest.raises(Interrupted) as stopped, ticket.attempt():
+            await asyncio.Event().wait()
+        assert stopped.value.stop is Stop.YIELDED
+        host.feed(StepFailed(step=StepId("s1"), reason="made way", is_retryable=True))
+        assert isinstance(await ticket.verdict(), Dispatch)
+        # An answer that has begun to reach its client is not taken back.
+        ticket.is_firm = True
+        with ticket.attempt():
+            host._perform(yielded)
+            await asyncio.sleep(0)
+        host.feed(StepFinished(step=StepId("s1"), usage=Usage()))
+
     async def test_a_step_that_answers_is_left_alone(self, host: LiveHost) -> None:
         host.feed(reported())
         ticket = host.submit(arrived("s1"))
@@ -370,9 +388,9 @@ class TestTickets:
         host.feed(reported())
         ticket = host.submit(arrived("s1"))
         await ticket.verdict()
-        cancel = Cancel(step=StepId("s1"), reason=CancelReason.YIELDED)
+        cancel = Cancel(step=StepId("s1"), reason=CancelReason.PROGRAM_CLOSED)
         asyncio.get_running_loop().call_soon(host._perform, cancel)
-        with pytest.raises(Interrupted, match="yielded") as stopped, ticket.attempt():
+        with pytest.raises(Interrupted, match="program_closed") as stopped, ticket.attempt():
             await asyncio.Event().wait()
         assert stopped.value.stop is Stop.CANCELLED
         host.feed(StepCancelled(step=StepId("s1"), reason="yielded"))
