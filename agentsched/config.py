@@ -17,11 +17,8 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    PlainSerializer,
     SecretStr,
     ValidationError,
     model_validator,
@@ -34,6 +31,8 @@ from pydantic_settings import (
 )
 
 from agentsched.compose import SchedulerConfig
+from agentsched.config_access import AuthConfig, TlsConfig
+from agentsched.config_base import Part, Span
 from agentsched.model import (
     MILLISECOND,
     MINUTE,
@@ -44,41 +43,9 @@ from agentsched.model import (
     TenantConfigured,
     TenantId,
     TenantLimits,
-    in_seconds,
-    parse_span,
-    seconds,
 )
 from agentsched.policy import Choice
 from agentsched_graphs.workflow import Workflow, read_workflow
-
-#: Shorter spans are a number whose unit was forgotten.
-_SPAN_MIN: Final = MILLISECOND
-
-
-def _read_span(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            return parse_span(value)
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-    if isinstance(value, float):
-        return seconds(value)
-    return value
-
-
-def _long_enough(span: Nanos) -> Nanos:
-    if span < _SPAN_MIN:
-        raise ValueError("too short for a length of time (write 250ms, 15s, 2m or 1h)")
-    return span
-
-
-#: A length of time: `15s` or `250ms` in files, seconds where it is a number with a point.
-Span = Annotated[
-    Nanos,
-    BeforeValidator(_read_span),
-    AfterValidator(_long_enough),
-    PlainSerializer(lambda span: f"{in_seconds(span):g}s", return_type=str),
-]
 
 _Count = Annotated[int, Field(ge=1)]
 
@@ -103,12 +70,7 @@ def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
     return url
 
 
-class _Part(BaseModel):
-    # What was given is never repeated in an error: it may be a secret in the wrong place.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class EngineConfig(_Part):
+class EngineConfig(Part):
     """One engine, as `[[engines]]` in the file or `--engine [NAME=]URL`."""
 
     url: Annotated[AnyHttpUrl, AfterValidator(_plain_url)] = Field(
@@ -139,7 +101,7 @@ class EngineConfig(_Part):
         return self.id or f"{self.url.host}:{self.url.port}"
 
 
-class HttpConfig(_Part):
+class HttpConfig(Part):
     """Limits of the HTTP surface. Each breach has an answer in the client's error shape."""
 
     body_bytes_max: int = Field(
@@ -183,7 +145,7 @@ class HttpConfig(_Part):
     )
 
 
-class UpstreamConfig(_Part):
+class UpstreamConfig(Part):
     """How long engines may be silent, and how often they are looked at."""
 
     connect_timeout: Span = Field(
@@ -212,7 +174,7 @@ class UpstreamConfig(_Part):
     )
 
 
-class IdentityConfig(_Part):
+class IdentityConfig(Part):
     """How programs are recognised."""
 
     extra_headers: tuple[str, ...] = Field(
@@ -250,7 +212,7 @@ def _broker_url(url: SecretStr) -> SecretStr:
     return url
 
 
-class BusConfig(_Part):
+class BusConfig(Part):
     """An MQTT broker for tool events and for several replicas (`[bus]`); none is needed for one."""
 
     url: Annotated[SecretStr, AfterValidator(_broker_url)] | None = Field(
@@ -273,7 +235,7 @@ class BusConfig(_Part):
     tls_key: Path | None = Field(default=None, description="file of its key")
 
 
-class StoreConfig(_Part):
+class StoreConfig(Part):
     """Where the journal, programs, graphs and what was learnt outlive the process (`[store]`)."""
 
     url: SecretStr | None = Field(
@@ -321,14 +283,14 @@ class StoreConfig(_Part):
     )
 
 
-class PolicyChoice(_Part):
+class PolicyChoice(Part):
     """A policy by name, with its parameters, as `[policies.order]` and so on."""
 
     name: str = Field(description="see `/agentsched/v1/policies`")
     params: dict[str, Any] = Field(default_factory=dict, description="the policy's own")
 
 
-class LimitsConfig(_Part):
+class LimitsConfig(Part):
     """The ceilings of the scheduler; those that are not set keep their defaults."""
 
     programs_max: _Count | None = Field(
@@ -382,7 +344,7 @@ LIMIT_NAMES: Final = {
 }
 
 
-class TenantConfig(_Part):
+class TenantConfig(Part):
     """One tenant, as `[tenants.NAME]`. NAME is what the tenant header says, or `key-` and the
     first twelve digits of the API key's SHA-256. What is left out is as for everybody."""
 
@@ -459,6 +421,8 @@ class Config(BaseSettings):
     identity: IdentityConfig = IdentityConfig()
     store: StoreConfig = StoreConfig()
     bus: BusConfig = BusConfig()
+    auth: AuthConfig = AuthConfig()
+    tls: TlsConfig = TlsConfig()
     admin_key: SecretStr | None = Field(
         default=None, description="bearer token of the control plane; needed off loopback"
     )

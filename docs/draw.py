@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from agentsched import config
+from agentsched import config, config_access
 from agentsched.model import Limits
 
 ROOT: Final = Path(__file__).parent.parent
@@ -60,6 +60,10 @@ _TABLES: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("[upstream]", config.UpstreamConfig),
     ("[identity]", config.IdentityConfig),
     ("[store]", config.StoreConfig),
+    ("[auth]", config_access.AuthConfig),
+    ("[[auth.keys]]", config_access.KeyConfig),
+    ("[auth.oidc]", config_access.OidcConfig),
+    ("[tls]", config_access.TlsConfig),
     ("[policies.POINT]", config.PolicyChoice),
     ("[tenants.NAME]", config.TenantConfig),
 )

@@ -1,0 +1,45 @@
+"""What all parts of the configuration are made of: spans of time, and tables without surprises."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+from agentsched.model import MILLISECOND, ConfigError, Nanos, in_seconds, parse_span, seconds
+
+#: Shorter spans are a number whose unit was forgotten.
+_SPAN_MIN: Final = MILLISECOND
+
+
+def _read_span(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return parse_span(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+    if isinstance(value, float):
+        return seconds(value)
+    return value
+
+
+def _long_enough(span: Nanos) -> Nanos:
+    if span < _SPAN_MIN:
+        raise ValueError("too short for a length of time (write 250ms, 15s, 2m or 1h)")
+    return span
+
+
+#: A length of time: `15s` or `250ms` in files, seconds where it is a number with a point.
+Span = Annotated[
+    Nanos,
+    BeforeValidator(_read_span),
+    AfterValidator(_long_enough),
+    PlainSerializer(lambda span: f"{in_seconds(span):g}s", return_type=str),
+]
+
+
+class Part(BaseModel):
+    """A table of the configuration. Unknown keys are refused, values never change."""
+
+    # What was given is never repeated in an error: it may be a secret in the wrong place.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
