@@ -93,6 +93,16 @@ class Residency:
                 cache.tokens -= segment.tokens
                 del cache.segments[name]
 
+    def chain(self, conversation: ConversationId) -> tuple[list[tuple[PrefixId, int, int]], int]:
+        """What a conversation holds: name, tokens and owners of each segment, and its own tail."""
+        engine = self._home.get(conversation)
+        if engine is None:
+            return [], 0
+        cache = self._caches[engine]
+        names, tail = cache.held[conversation]
+        segments = cache.segments
+        return [(name, segments[name].tokens, segments[name].owners) for name in names], tail
+
     def take_out(self, conversation: ConversationId) -> tuple[list[Prefix], int]:
         """Stop counting a conversation; what `put_back` needs to undo that."""
         cache = self._caches[self._home[conversation]]

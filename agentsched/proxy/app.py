@@ -15,6 +15,7 @@ from aiohttp import web
 from agentsched.clock import Clock, MonotonicClock
 from agentsched.compose import build_scheduler
 from agentsched.config import Config, EngineConfig
+from agentsched.dashboard.board import Dashboard
 from agentsched.model import EngineId, ProgramClosed, WireError, in_seconds
 from agentsched.ports import Engine, EventSink
 from agentsched.proxy import refusal, shapes
@@ -30,7 +31,7 @@ from agentsched.proxy.plain import PlainRelay
 from agentsched.proxy.receive import check_length, request_id
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.resends import Resends
-from agentsched.proxy.sending import finish, hang_up
+from agentsched.proxy.sending import finish, hang_up, send
 from agentsched.proxy.steering import Steering
 from agentsched.proxy.tenants import apply_tenants
 from agentsched.proxy.warming import WarmBodies
@@ -118,11 +119,28 @@ def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -
     for method, path, handler in _routes(gateway):
         app.router.add_route(method, path, handler, expect_handler=_expect)
     app[STEERING] = steering = Steering(gateway, make_member=_member, reread=reread)
-    app.router.add_routes(ControlPlane(gateway, steering).routes())
+    control = ControlPlane(gateway, steering)
+    dashboard = _dashboard(gateway, control)
+    app.router.add_routes(dashboard.routes())
+    app.router.add_routes(control.routes())
     app.middlewares.append(_errors)
     app.cleanup_ctx.append(_running)
+    app.cleanup_ctx.append(dashboard.running)
     app.on_response_prepare.append(_sign)
     return app
+
+
+def _dashboard(gateway: Gateway, control: ControlPlane) -> Dashboard:
+    async def send_part(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        await send(request, response, data, gateway.config.http)
+
+    return Dashboard(
+        gateway.host,
+        members=gateway.fleet.members.values,
+        draining=gateway.draining,
+        guard=control.guarded,
+        send=send_part,
+    )
 
 
 def _routes(gateway: Gateway) -> Iterator[tuple[str, str, Handler]]:

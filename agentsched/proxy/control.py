@@ -71,16 +71,18 @@ class ControlPlane:
         }
         # For agents and tool runners, who are no operators: as open as the data plane.
         reports = web.post(base + "/tools", ToolReports(self._gateway).post)
-        share = self._guarded(self._shares.put)
+        share = self.guarded(self._shares.put)
         return [
             reports,
             web.put(base + "/tenants/{tenant:.+}", share),
-            web.delete(base + "/engines/{engine}", self._guarded(verbs.remove_engine)),
-            *(web.get(base + path, self._guarded(handler)) for path, handler in gets.items()),
-            *(web.post(base + path, self._guarded(handler)) for path, handler in posts.items()),
+            web.delete(base + "/engines/{engine}", self.guarded(verbs.remove_engine)),
+            *(web.get(base + path, self.guarded(handler)) for path, handler in gets.items()),
+            *(web.post(base + path, self.guarded(handler)) for path, handler in posts.items()),
         ]
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def guarded(self, handler: Handler) -> Handler:
+        """The handler, for whoever may use the control plane; a refusal for others."""
+
         async def guarded(request: web.Request) -> web.StreamResponse:
             return self._refusal(request) or await handler(request)
 

@@ -1,0 +1,184 @@
+"""The dashboard's routes: pages for everybody, live data for whoever may use the control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Final, Protocol
+
+import msgspec
+from aiohttp import web
+
+from agentsched.dashboard.feed import Feed, Watcher
+from agentsched.dashboard.pages import Pages
+from agentsched.dashboard.rows import MemberView, seconds_of
+from agentsched.dashboard.timeline import timeline
+from agentsched.kernel import JournalEntry, Scheduler
+from agentsched.kernel.holdings import holdings
+from agentsched.model import EngineId, Instant, ProgramId
+from agentsched_graphs.builder import GraphBuilder
+from agentsched_graphs.snapshot import snapshot
+
+log = logging.getLogger(__name__)
+
+_BEAT_S: Final = 0.5
+#: One sample of the history in so many beats: 450 of them are a quarter of an hour.
+_BEATS_PER_SAMPLE: Final = 4
+_KEEP_ALIVE_S: Final = 15.0
+_WATCHERS_MAX: Final = 64
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Send = Callable[[web.Request, web.StreamResponse, bytes], Awaitable[None]]
+
+
+class Sink(Protocol):
+    """A reader of the journal."""
+
+    def write(self, entry: JournalEntry) -> None: ...
+
+
+class Host(Protocol):
+    """What the dashboard needs of the host."""
+
+    scheduler: Scheduler
+
+    def now(self) -> Instant: ...
+    def watch(self, sink: Sink) -> None: ...
+    def unwatch(self, sink: Sink) -> None: ...
+
+
+class Dashboard:
+    """Handlers, and the feed behind them.
+
+    `guard` lets a handler be called only by whoever may; `send` writes a part of a stream and
+    gives up on a client that does not read; `draining` is set when the proxy is about to end.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        members: Callable[[], Iterable[MemberView]],
+        draining: asyncio.Event,
+        guard: Callable[[Handler], Handler],
+        send: Send,
+    ) -> None:
+        self._host = host
+        self._draining = draining
+        self._guard = guard
+        self._send = send
+        self.feed = Feed(host.scheduler, members=members, is_draining=draining.is_set)
+
+    def routes(self) -> list[web.RouteDef]:
+        """The table of routes. To be added before those of programs, whose ids may have slashes."""
+        base = "/agentsched/v1"
+        guarded: dict[str, Handler] = {
+            "/overview": self._overview,
+            "/feed": self._watch,
+            "/programs/{program:.+}/timeline": self._timeline,
+            "/engines/{engine}/kv": self._kv,
+        }
+        return [
+            *Pages().routes(),
+            *(web.get(base + path, self._guard(handler)) for path, handler in guarded.items()),
+        ]
+
+    async def running(self, app: web.Application) -> AsyncIterator[None]:
+        """Follow the journal while the application runs (a `cleanup_ctx`)."""
+        self._host.watch(self.feed)
+        beats = asyncio.create_task(self._beat(), name="dashboard feed")
+        yield
+        beats.cancel()
+        await asyncio.gather(beats, return_exceptions=True)
+        self._host.unwatch(self.feed)
+
+    async def _beat(self) -> None:
+        count = 0
+        while True:
+            try:
+                now = self._host.now()
+                if count % _BEATS_PER_SAMPLE == 0:
+                    self.feed.sample(now=now)
+                self.feed.beat(now=now)
+            except Exception:
+                log.exception("a defect in the dashboard's feed")
+            count += 1
+            await asyncio.sleep(_BEAT_S)
+
+    async def _overview(self, request: web.Request) -> web.Response:
+        """`GET overview`: everything that the dashboard shows first, once."""
+        return _json(self.feed.full(now=self._host.now()))
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        """`GET feed`: frames as server-sent events, until the client goes or the proxy drains."""
+        if self.feed.watchers >= _WATCHERS_MAX:
+            return _error(503, "too_many_watchers", "As many dashboards watch as may.")
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream",
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",
+                "X-Content-Type-Options": "nosniff",
+            }
+        )
+        await response.prepare(request)
+        watcher = self.feed.watch()
+        try:
+            while not self._draining.is_set():
+                frame = await self._next(watcher)
+                shown = b": keep-alive\n\n" if frame is None else _event(frame)
+                await self._send(request, response, shown)
+        finally:
+            self.feed.unwatch(watcher)
+        return response
+
+    async def _next(self, watcher: Watcher) -> bytes | None:
+        """The next frame; None when there was none for a while, or the proxy drains."""
+        frame = asyncio.ensure_future(watcher.frames.get())
+        end = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait(
+                (frame, end), timeout=_KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            return frame.result() if frame.done() else None
+        finally:
+            frame.cancel()
+            end.cancel()
+
+    async def _timeline(self, request: web.Request) -> web.Response:
+        """`GET programs/ID/timeline`: lanes of a program that is live or was closed lately."""
+        scheduler = self._host.scheduler
+        key = ProgramId(request.match_info["program"])
+        graph = scheduler.graphs.graph(key) if isinstance(scheduler.graphs, GraphBuilder) else None
+        if graph is None:
+            return _error(404, "unknown_program", "No graph of a program of this id is kept.")
+        shown = snapshot(graph, now=self._host.now())
+        return _json(timeline(shown, scheduler.story(key), opened_at=graph.opened_at))
+
+    async def _kv(self, request: web.Request) -> web.Response:
+        """`GET engines/NAME/kv`: who holds how much of its cache, shared prefixes once."""
+        key = EngineId(request.match_info["engine"])
+        if key not in self._host.scheduler.engines:
+            return _error(404, "unknown_engine", "No engine of this name has reported.")
+        shown = msgspec.to_builtins(holdings(self._host.scheduler, key))
+        for row in shown["rows"]:
+            for name in ("paused_at", "pinned_until"):
+                row[name] = None if row[name] is None else seconds_of(Instant(row[name]))
+        return _json({"now": seconds_of(self._host.now())} | shown)
+
+
+def _event(frame: bytes) -> bytes:
+    return b"event: frame\ndata: " + frame + b"\n\n"
+
+
+def _json(value: Any, *, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(value)
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    kind = "not_found_error" if status == 404 else "service_unavailable_error"
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    return _json({"error": error}, status=status)

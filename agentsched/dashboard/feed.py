@@ -1,0 +1,319 @@
+"""The feed: one reader of the journal that turns what changed into frames, for all who watch.
+
+Turns only mark what they touched; rows are made twice a second, once for all watchers, and only
+while there are any. A watcher that reads too slowly gets everything again instead of every change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from agentsched.dashboard.digest import digest
+from agentsched.dashboard.rows import (
+    MemberView,
+    by_program,
+    engine_row,
+    program_row,
+    seconds_of,
+    tenant_rows,
+)
+from agentsched.dashboard.shapes import (
+    Decision,
+    EngineRow,
+    EngineSample,
+    Frame,
+    Overview,
+    ProgramRow,
+    Sample,
+    TenantSample,
+)
+from agentsched.kernel import JournalEntry, Scheduler
+from agentsched.kernel.holdings import held_tokens
+from agentsched.model import (
+    Dispatch,
+    Instant,
+    Pin,
+    PinId,
+    Prefetch,
+    ProgramId,
+    Reject,
+    StepArrived,
+    StepId,
+    StepState,
+    Unpin,
+    between,
+    in_seconds,
+)
+from agentsched.version import __version__
+
+PROGRAMS_MAX: Final = 2_000
+_TENANTS_MAX: Final = 50
+_TENANTS_KEPT: Final = 12
+_DECISIONS_KEPT: Final = 300
+_DECISIONS_PER_FRAME: Final = 60
+_WAITS_KEPT: Final = 512
+_SAMPLES_KEPT: Final = 450
+_FRAMES_BEHIND_MAX: Final = 4
+_PINS_REMEMBERED: Final = 10_000
+
+
+class Watcher:
+    """One reader of frames, as encoded. `next` waits for one."""
+
+    def __init__(self) -> None:
+        self.frames: asyncio.Queue[bytes] = asyncio.Queue(_FRAMES_BEHIND_MAX)
+        #: It missed a frame, so that changes alone would mislead it.
+        self.is_behind = True
+
+    def offer(self, frame: bytes) -> None:
+        try:
+            self.frames.put_nowait(frame)
+        except asyncio.QueueFull:
+            self.is_behind = True
+
+
+class Feed:
+    """A sink of the journal. All methods are for the event loop's thread."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        members: Callable[[], Iterable[MemberView]],
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._scheduler = scheduler
+        self._members = members
+        self._is_draining = is_draining
+        self._watchers: list[Watcher] = []
+        #: Programs that a turn was about since the latest frame; bounded by the live ones.
+        self._touched: dict[ProgramId, None] = {}
+        self._program_of: dict[StepId, ProgramId] = {}
+        self._pins: dict[PinId, Pin | Prefetch] = {}
+        self._waits: deque[float] = deque(maxlen=_WAITS_KEPT)
+        self._decisions: deque[Decision] = deque(maxlen=_DECISIONS_KEPT)
+        self._decided = self._told = 0
+        self._history: deque[Sample] = deque(maxlen=_SAMPLES_KEPT)
+        self._unsent: list[Sample] = []
+        #: Programs that watchers know of.
+        self._shown: dict[ProgramId, None] = {}
+        for step in scheduler.steps.values():
+            self._program_of[step.step] = step.program
+
+    def write(self, entry: JournalEntry) -> None:
+        """Take in a turn: mark its programs, keep its decisions."""
+        event = entry.event
+        if isinstance(event, StepArrived):
+            self._program_of[event.step] = event.program
+        self._touch(event)
+        steps = self._scheduler.steps
+        for command in entry.commands:
+            self._touch(command)
+            if isinstance(command, Dispatch):
+                step = steps[command.step]
+                self._waits.append(in_seconds(between(step.arrived_at, entry.now)))
+            elif isinstance(command, Reject):
+                self._program_of.pop(command.step, None)
+        for decision in digest(entry, steps, self._pins):
+            self._decisions.append(decision)
+            self._decided += 1
+        self._remember_pins(entry)
+        ended = getattr(event, "step", None)
+        if ended is not None and ended not in steps:
+            self._program_of.pop(ended, None)
+
+    def _touch(self, part: object) -> None:
+        step = getattr(part, "step", None)
+        program = getattr(part, "program", None)
+        if program is None and step is not None:
+            program = self._program_of.get(step)
+        if program is None and isinstance(part, Unpin):
+            pin = self._pins.get(part.pin)
+            program = pin.program if pin is not None else None
+        if program is not None:
+            self._touched[program] = None
+
+    def _remember_pins(self, entry: JournalEntry) -> None:
+        for command in entry.commands:
+            if isinstance(command, Pin | Prefetch):
+                self._pins[command.pin] = command
+                if len(self._pins) > _PINS_REMEMBERED:
+                    del self._pins[next(iter(self._pins))]
+            elif isinstance(command, Unpin):
+                pin = self._pins.pop(command.pin, None)
+                if pin is not None:
+                    self._touched[pin.program] = None
+
+    def watch(self) -> Watcher:
+        """Begin to watch; the first frame, at the next beat, is a full one."""
+        watcher = Watcher()
+        self._watchers.append(watcher)
+        return watcher
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Stop watching."""
+        self._watchers.remove(watcher)
+
+    @property
+    def watchers(self) -> int:
+        """How many watch."""
+        return len(self._watchers)
+
+    def sample(self, *, now: Instant) -> None:
+        """Enter this moment into the history."""
+        rows = tenant_rows(self._scheduler, now=now, rows_max=_TENANTS_KEPT)
+        statistics = self._scheduler.statistics()
+        taken = Sample(
+            at=seconds_of(now),
+            waiting_steps=statistics.waiting_steps,
+            running_steps=statistics.running_steps,
+            pins=statistics.pins,
+            wait_p95_s=_quantile(sorted(self._waits), 0.95),
+            engines=tuple(_engine_sample(row) for row in self._engine_rows()),
+            tenants=tuple(TenantSample(r.tenant, r.charged_tokens, r.entitled) for r in rows),
+        )
+        self._history.append(taken)
+        self._unsent.append(taken)
+
+    def beat(self, *, now: Instant) -> None:
+        """Tell all watchers what changed since the beat before."""
+        if not self._watchers:
+            self._forget()
+            self._shown.clear()
+            return
+        everyone_is_new = all(w.is_behind for w in self._watchers)
+        changes = None if everyone_is_new else msgspec.json.encode(self._changes(now=now))
+        whole: bytes | None = None
+        for watcher in self._watchers:
+            if watcher.is_behind and not watcher.frames.full():
+                if whole is None:
+                    whole = msgspec.json.encode(self.full(now=now))
+                watcher.is_behind = False
+                watcher.offer(whole)
+            elif not watcher.is_behind and changes is not None:
+                watcher.offer(changes)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._touched.clear()
+        self._unsent.clear()
+        self._told = self._decided
+
+    def full(self, *, now: Instant) -> Frame:
+        """Everything, as of now."""
+        programs = self._scheduler.programs
+        # Least recently active first in the books; people want the newest.
+        latest = list(islice(reversed(list(programs.values())), PROGRAMS_MAX))
+        steps = by_program(self._scheduler.steps)
+        rows = [program_row(self._scheduler, r, steps.get(r.program, ())) for r in latest]
+        self._shown.update(dict.fromkeys(r.program for r in latest))
+        return self._frame(rows, (), tuple(self._decisions), tuple(self._history), now, full=True)
+
+    def _changes(self, *, now: Instant) -> Frame:
+        programs = self._scheduler.programs
+        alive = [programs[key] for key in self._touched if key in programs]
+        steps = by_program(self._scheduler.steps)
+        rows = [program_row(self._scheduler, r, steps.get(r.program, ())) for r in alive]
+        gone = [key for key in self._shown if key not in programs]
+        for key in gone:
+            del self._shown[key]
+        self._shown.update(dict.fromkeys(r.program for r in alive))
+        fresh = min(self._decided - self._told, len(self._decisions), _DECISIONS_PER_FRAME)
+        told = tuple(islice(self._decisions, len(self._decisions) - fresh, None))
+        return self._frame(rows, gone, told, tuple(self._unsent), now, full=False)
+
+    def _frame(
+        self,
+        rows: Iterable[ProgramRow],
+        gone: Iterable[str],
+        decisions: tuple[Decision, ...],
+        history: tuple[Sample, ...],
+        now: Instant,
+        *,
+        full: bool,
+    ) -> Frame:
+        left_out = 0 if full else self._decided - self._told - len(decisions)
+        return Frame(
+            now=seconds_of(now),
+            is_full=full,
+            overview=self._overview(now=now),
+            engines=self._engine_rows(),
+            tenants=tenant_rows(self._scheduler, now=now, rows_max=_TENANTS_MAX),
+            programs=tuple(rows),
+            gone=tuple(gone),
+            programs_total=len(self._scheduler.programs),
+            decisions=decisions,
+            decisions_left_out=left_out,
+            history=history,
+        )
+
+    def _engine_rows(self) -> tuple[EngineRow, ...]:
+        scheduler = self._scheduler
+        return tuple(
+            engine_row(
+                scheduler,
+                member,
+                scheduler.engines.get(member.id),
+                held_tokens=held_tokens(scheduler, member.id),
+            )
+            for member in self._members()
+        )
+
+    def _overview(self, *, now: Instant) -> Overview:
+        scheduler = self._scheduler
+        statistics = scheduler.statistics()
+        waits = sorted(self._waits)
+        waiting = [s for s in scheduler.steps.values() if s.state is StepState.WAITING]
+        oldest = min((s.arrived_at for s in waiting), default=None)
+        sensible, bound = scheduler.sensible_wait(), scheduler.limits.wait_ns_max
+        accounts = scheduler.tenants.values()
+        prompt = sum(a.prompt_tokens for a in accounts)
+        return Overview(
+            version=__version__,
+            profile=scheduler.policies.profile,
+            policies=dict(scheduler.policies.names),
+            is_draining=self._is_draining(),
+            waiting_steps=statistics.waiting_steps,
+            running_steps=statistics.running_steps,
+            pins=statistics.pins,
+            oldest_wait_s=None if oldest is None else round(in_seconds(between(oldest, now)), 3),
+            wait_p50_s=_quantile(waits, 0.5),
+            wait_p95_s=_quantile(waits, 0.95),
+            wait_max_s=_quantile(waits, 1.0),
+            max_wait_s=in_seconds(bound),
+            sensible_wait_s=None if sensible is None else round(in_seconds(sensible), 1),
+            is_bound_too_tight=sensible is not None and bound < sensible,
+            steps_total=statistics.steps_total,
+            rejected_total=statistics.rejected_total,
+            retried_total=statistics.retried_total,
+            yielded_total=statistics.yielded_total,
+            policy_errors_total=statistics.policy_errors_total,
+            prompt_tokens_total=prompt,
+            cached_tokens_total=prompt - sum(a.uncached_tokens - a.elsewhere[0] for a in accounts),
+        )
+
+
+def _engine_sample(row: EngineRow) -> EngineSample:
+    def part(tokens: int) -> float | None:
+        return round(tokens / row.kv_tokens, 4) if row.kv_tokens else None
+
+    return EngineSample(
+        row.engine,
+        row.running_steps,
+        row.kv_usage,
+        part(row.pinned_tokens),
+        part(row.wanted_tokens),
+    )
+
+
+def _quantile(sorted_values: list[float], level: float) -> float | None:
+    if not sorted_values:
+        return None
+    return round(sorted_values[max(0, math.ceil(level * len(sorted_values)) - 1)], 4)

@@ -1,0 +1,173 @@
+"""What the dashboard's feed says, as JSON. Instants are seconds on the proxy's own clock.
+
+A frame says `now` on the same clock, so ages follow by subtraction and a program at rest need not
+be sent again for having grown older.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+#: What a program as a whole is doing, by the liveliest of its conversations.
+ProgramState = Literal["running", "waiting", "pinned", "paused", "idle"]
+
+
+class ProgramRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One live program. `since` is when its state began; `tool` what it waits for, or ""."""
+
+    program: str
+    tenant: str
+    agent: str
+    parent: str | None
+    state: ProgramState
+    since: float
+    opened: float
+    last: float
+    tool: str
+    held_for: str
+    engine: str
+    steps: int
+    live: int
+    conversations: int
+    pins: int
+    context_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine. Tokens: what lies in its cache, is pinned there, and is wanted there."""
+
+    engine: str
+    url: str
+    is_up: bool
+    is_draining: bool
+    last_error: str
+    running_steps: int
+    running_max: int | None
+    waiting: int | None
+    kv_usage: float | None
+    kv_tokens: int | None
+    held_tokens: int
+    pinned_tokens: int
+    pins: int
+    wanted_tokens: int
+    is_contended: bool
+    preemptions: int | None
+    can_pin: bool
+    can_order: bool
+    has_prefix_cache: bool
+    prefill_us: float
+    decode_ms: float
+    samples: int
+    models: tuple[str, ...]
+
+
+class TenantRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant's account; `entitled` is its part by weight among tenants that have work now."""
+
+    tenant: str
+    weight: float
+    entitled: float | None
+    charged_tokens: float
+    served_tokens: int
+    prompt_tokens: int
+    output_tokens: int
+    idle_kv_tokens: int
+    steps: int
+    programs: int
+    waiting_steps: int
+    running_steps: int
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """The proxy at one glance. Waits are of steps dispatched lately, in seconds."""
+
+    version: str
+    profile: str
+    policies: dict[str, str]
+    is_draining: bool
+    waiting_steps: int
+    running_steps: int
+    pins: int
+    oldest_wait_s: float | None
+    wait_p50_s: float | None
+    wait_p95_s: float | None
+    wait_max_s: float | None
+    max_wait_s: float
+    sensible_wait_s: float | None
+    is_bound_too_tight: bool
+    steps_total: int
+    rejected_total: int
+    retried_total: int
+    yielded_total: int
+    policy_errors_total: int
+    prompt_tokens_total: int
+    cached_tokens_total: int
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One decision, with the reason in the policies' words. `seq` is its turn in the journal."""
+
+    seq: int
+    at: float
+    kind: str
+    program: str = ""
+    tenant: str = ""
+    engine: str = ""
+    step: str = ""
+    reason: str = ""
+    wait_s: float | None = None
+
+
+class TenantSample(msgspec.Struct, frozen=True, array_like=True):
+    """What a tenant had been charged by then, in tokens of computed prompt, and its entitlement."""
+
+    tenant: str
+    charged_tokens: float
+    entitled: float | None
+
+
+class EngineSample(msgspec.Struct, frozen=True, array_like=True):
+    """Parts of an engine's cache: used by what runs, pinned, and wanted (may exceed 1)."""
+
+    engine: str
+    running_steps: int
+    kv_usage: float | None
+    pinned: float | None
+    wanted: float | None
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One moment of the history."""
+
+    at: float
+    waiting_steps: int
+    running_steps: int
+    pins: int
+    wait_p95_s: float | None
+    engines: tuple[EngineSample, ...]
+    tenants: tuple[TenantSample, ...]
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """What changed since the frame before; everything, where `is_full`.
+
+    `programs` are new or changed; of `programs_total` live ones a full frame has at most as many
+    as are shown, the latest. `decisions_left_out` happened as well and are not told.
+    """
+
+    now: float
+    is_full: bool
+    overview: Overview
+    engines: tuple[EngineRow, ...]
+    tenants: tuple[TenantRow, ...]
+    programs: tuple[ProgramRow, ...]
+    gone: tuple[str, ...]
+    programs_total: int
+    decisions: tuple[Decision, ...]
+    decisions_left_out: int
+    history: tuple[Sample, ...]

@@ -1,0 +1,240 @@
+"""A program's life as lanes over time: waits, computing, tools, pauses, pins.
+
+Steps and tools come from the execution graph, pins and reasons from the program's story, which
+holds the latest turns only: what is older has no pins and no reasons here. Times are seconds since
+the program was opened; an end of None is "not yet".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from agentsched.kernel import JournalEntry
+from agentsched.model import Dispatch, Instant, Pin, PinId, Prefetch, Unpin
+from agentsched_graphs.snapshot import Node, Snapshot
+
+SpanKind = Literal["wait", "prefill", "decode", "tool", "pause", "pin", "warm", "folded", "program"]
+
+_ROLES: Final = {"spawned": "sub-agent", "forks": "branch", "compacts": "after compaction"}
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One stretch of time of one conversation. `row` tells tools that overlap apart."""
+
+    kind: SpanKind
+    begins: float
+    ends: float | None
+    label: str
+    node: str = ""
+    row: int = 0
+    state: str = ""
+    engine: str = ""
+    reason: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int | None = None
+    output_tokens: int = 0
+    is_error: bool = False
+
+
+class Lane(msgspec.Struct, frozen=True, kw_only=True):
+    """One conversation."""
+
+    conversation: str
+    role: str
+    spans: tuple[Span, ...]
+
+
+class Sums(msgspec.Struct, kw_only=True):
+    """Seconds spent in each way, over all lanes; those that overlap add up."""
+
+    wait: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    tool: float = 0.0
+    pause: float = 0.0
+    pin: float = 0.0
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True):
+    """One program's life so far."""
+
+    program: str
+    tenant: str
+    agent: str
+    now: float
+    closed: float | None
+    lanes: tuple[Lane, ...]
+    sums: Sums
+
+
+def timeline(shown: Snapshot, story: Iterable[JournalEntry], *, opened_at: Instant) -> Timeline:
+    """The lanes of a program's graph, with what its story says about pins and reasons."""
+    entries = list(story)
+    reasons = _reasons(entries)
+    kept = _keeping(entries, opened_at=opened_at, until=_end_of(shown))
+    groups: dict[str, list[Node]] = {}
+    for node in sorted(shown.nodes, key=lambda n: (n.begins, n.node)):
+        groups.setdefault(node.conversation, []).append(node)
+    lanes = []
+    for number, (conversation, nodes) in enumerate(groups.items()):
+        spans = [*_steps(nodes, reasons), *_others(nodes), *_pauses(nodes, shown)]
+        spans += kept.get(conversation, [])
+        role = _role(number, conversation, nodes)
+        spans.sort(key=lambda s: (s.begins, s.kind, s.node))
+        lanes.append(Lane(conversation=conversation, role=role, spans=tuple(spans)))
+    now = _seconds(shown.now)
+    return Timeline(
+        program=shown.program,
+        tenant=shown.tenant,
+        agent=shown.agent,
+        now=now,
+        closed=None if shown.closed is None else _seconds(shown.closed),
+        lanes=tuple(lanes),
+        sums=_sums(lanes, now=now),
+    )
+
+
+def _seconds(nanos: int) -> float:
+    return round(nanos / 1e9, 4)
+
+
+def _end_of(shown: Snapshot) -> int:
+    return shown.now if shown.closed is None else shown.closed
+
+
+def _role(number: int, conversation: str, nodes: list[Node]) -> str:
+    if not conversation:
+        return "sub-programs"
+    lineage = next((n.lineage for n in nodes if n.kind == "step"), "")
+    return _ROLES.get(lineage, "main" if number == 0 else "conversation")
+
+
+def _steps(nodes: Iterable[Node], reasons: dict[str, str]) -> Iterator[Span]:
+    for node in nodes:
+        if node.kind != "step":
+            continue
+        marks = [("wait", node.begins), ("prefill", node.dispatched), ("decode", node.started)]
+        reached = [(kind, at) for kind, at in marks if at is not None]
+        for (kind, begins), following in zip(reached, [*reached[1:], None], strict=True):
+            ends = following[1] if following is not None else node.ends
+            yield Span(
+                kind=kind,  # type: ignore[arg-type]  # one of the three above
+                begins=_seconds(begins),
+                ends=None if ends is None else _seconds(ends),
+                label=node.label,
+                node=node.node,
+                state=node.state,
+                engine=node.engine,
+                reason=reasons.get(node.node.removeprefix("step:"), ""),
+                prompt_tokens=node.prompt_tokens,
+                cached_tokens=node.cached_tokens,
+                output_tokens=node.output_tokens,
+                is_error=node.state in ("failed", "rejected"),
+            )
+
+
+def _others(nodes: Iterable[Node]) -> Iterator[Span]:
+    """Tools, sub-programs and what was folded, each in the first row that is free."""
+    free_at: list[int] = []
+    for node in nodes:
+        if node.kind == "step":
+            continue
+        row = 0
+        if node.kind != "folded":
+            row = next((i for i, at in enumerate(free_at) if at <= node.begins), len(free_at))
+            if row == len(free_at):
+                free_at.append(0)
+            free_at[row] = max(node.begins + 1, node.ends if node.ends is not None else 1 << 62)
+        yield Span(
+            kind=node.kind,
+            begins=_seconds(node.begins),
+            ends=None if node.ends is None else _seconds(node.ends),
+            label=node.label,
+            node=node.node,
+            row=row,
+            state=node.state,
+            prompt_tokens=node.prompt_tokens,
+            cached_tokens=node.cached_tokens,
+            output_tokens=node.output_tokens,
+            is_error=node.is_error,
+        )
+
+
+def _pauses(nodes: Iterable[Node], shown: Snapshot) -> Iterator[Span]:
+    """Times without a live step between two steps, and after the last one while it is open."""
+    quiet_from: int | None = None
+    for node in nodes:
+        if node.kind not in ("step", "folded"):
+            continue
+        if quiet_from is not None and node.begins > quiet_from:
+            yield _pause(quiet_from, node.begins)
+        ends = node.ends if node.ends is not None else 1 << 62
+        quiet_from = ends if quiet_from is None else max(quiet_from, ends)
+    if quiet_from is not None and quiet_from < 1 << 62 and shown.closed is None:
+        yield _pause(quiet_from, None)
+
+
+def _pause(begins: int, ends: int | None) -> Span:
+    until = None if ends is None else _seconds(ends)
+    return Span(kind="pause", begins=_seconds(begins), ends=until, label="paused")
+
+
+def _reasons(entries: Iterable[JournalEntry]) -> dict[str, str]:
+    """Why each step went where it went when it did."""
+    found = {}
+    for entry in entries:
+        for command in entry.commands:
+            if isinstance(command, Dispatch):
+                said = (command.order, command.place, command.pin and f"pin {command.pin}")
+                found[command.step] = ", ".join(word for word in said if word)
+    return {str(step): reason for step, reason in found.items()}
+
+
+def _keeping(
+    entries: Iterable[JournalEntry], *, opened_at: Instant, until: int
+) -> dict[str, list[Span]]:
+    """Pins and warm-ups by conversation. One that was never ended lasts."""
+    open_now: dict[PinId, tuple[Pin | Prefetch, Instant]] = {}
+    found: dict[str, list[Span]] = {}
+
+    def close(pin: PinId, ends: Instant | None, reason: str) -> None:
+        command, since = open_now.pop(pin)
+        ended = None if ends is None else _seconds(min(ends - opened_at, until))
+        span = Span(
+            kind="pin" if isinstance(command, Pin) else "warm",
+            begins=_seconds(since - opened_at),
+            ends=ended,
+            label="pinned" if isinstance(command, Pin) else "warmed",
+            engine=command.engine,
+            reason=reason,
+            prompt_tokens=command.prefix.tokens,
+        )
+        found.setdefault(command.conversation, []).append(span)
+
+    for entry in entries:
+        for command in entry.commands:
+            if isinstance(command, Pin | Prefetch):
+                if command.pin in open_now:
+                    close(command.pin, entry.now, "extended")
+                open_now[command.pin] = command, entry.now
+            elif isinstance(command, Unpin) and command.pin in open_now:
+                close(command.pin, entry.now, command.reason.value)
+    for pin, (command, since) in list(open_now.items()):
+        if isinstance(command, Prefetch):
+            close(pin, max(since, command.wanted_by), "done")  # its end is told to nobody
+        else:
+            close(pin, None, "held")
+    return found
+
+
+def _sums(lanes: Iterable[Lane], *, now: float) -> Sums:
+    sums = Sums()
+    for lane in lanes:
+        for span in lane.spans:
+            if hasattr(sums, span.kind):
+                took = (now if span.ends is None else span.ends) - span.begins
+                setattr(sums, span.kind, round(getattr(sums, span.kind) + max(0.0, took), 4))
+    return sums
