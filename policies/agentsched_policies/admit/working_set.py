@@ -87,7 +87,7 @@ class WorkingSet:
         capacity = engine.capabilities.kv_tokens
         conversation = world.conversation(step)
         is_home = conversation.is_resident and conversation.engine == engine.engine
-        if capacity is None or is_home or not engine.running_steps:
+        if capacity is None or is_home or not engine.running_steps + engine.peer_steps:
             return self._admitted_alone(step, engine, world, now=now, capacity=capacity)
         missing = world.missing_tokens(step, engine.engine)
         free = self._free(engine, world, capacity)
