@@ -60,7 +60,9 @@ CHAT = {"max_tokens": 16}
 
 def body(dialect: str, model: str, name: str, *, answer: str = "") -> dict[str, Any]:
     """A long prompt of a program; with an answer it is the next step's."""
-    text = " ".join(f"{name}{number}" for number in range(WORDS[name.partition("/")[0]]))
+    kind = name.partition("/")[0]
+    tag = name if kind == "sim" else f"{dialect[:2]}{name[-1]}"
+    text = " ".join(f"{tag}{number}" for number in range(WORDS[kind]))
     if dialect == "completions":
         return {"model": model, "prompt": text + answer + (" go on" if answer else ""), **CHAT}
     talk = [{"role": "user", "content": text}]
