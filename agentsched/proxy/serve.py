@@ -19,8 +19,8 @@ from agentsched.ports import EventSink
 from agentsched.proxy.app import STEERING, answer_in_shape, build_app, build_gateway
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.journal_file import JournalFile
-from agentsched.proxy.on_bus import joined
 from agentsched.proxy.memory import Memory, remembered
+from agentsched.proxy.on_bus import joined
 from agentsched.proxy.server import Connection, ConnectionGuard
 from agentsched.proxy.steering import Steering
 

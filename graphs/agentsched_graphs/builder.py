@@ -12,6 +12,7 @@ from typing import Final
 
 from agentsched.model import (
     Command,
+    ConfigError,
     Dispatch,
     Event,
     Instant,
@@ -32,16 +33,19 @@ from agentsched.model import (
     ToolFinished,
     ToolName,
     ToolStarted,
+    WorkflowDeclared,
 )
 from agentsched_graphs.forecast import Forecasts
 from agentsched_graphs.graph import ExecutionGraph, GraphLimits
 from agentsched_graphs.nodes import StepNode, Thread
 from agentsched_graphs.outlook import Learnt, Outlook
 from agentsched_graphs.templates import END
-from agentsched_graphs.workflow import Workflow
+from agentsched_graphs.workflow import Workflow, read_workflow
 
 #: Of many tools called at once, so many are compared for the one that takes longest.
 _COMPARED: Final = 8
+#: Declared workflows beyond this are not taken.
+_WORKFLOWS_MAX: Final = 1_024
 
 
 class GraphBuilder:
@@ -98,8 +102,20 @@ class GraphBuilder:
                 outlook.graph.agent = event.agent or outlook.graph.agent
             case ProgramClosed():
                 self._close(event.program, event.reason, now=now)
+            case WorkflowDeclared():
+                self._declare(event.text)
             case _:
                 pass
+
+    def _declare(self, text: str) -> None:
+        """One more workflow; the newest word about an agent counts. Hosts checked it before."""
+        try:
+            workflow = read_workflow(text)
+        except ConfigError:
+            return
+        known = self._learnt.workflows
+        if workflow.agent in known or len(known) < _WORKFLOWS_MAX:
+            known[workflow.agent] = workflow
 
     def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
         """Take in what the scheduler decided in this turn: where steps go, who is turned away."""

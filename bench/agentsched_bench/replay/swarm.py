@@ -21,6 +21,7 @@ from agentsched.model import (
     Cancel,
     CancelReason,
     Capabilities,
+    Choice,
     Command,
     ConversationId,
     Dispatch,
@@ -34,6 +35,7 @@ from agentsched.model import (
     HintOutcome,
     Instant,
     Lineage,
+    PeerReported,
     Pin,
     PinId,
     Prefetch,
@@ -42,7 +44,9 @@ from agentsched.model import (
     ProgramClosed,
     ProgramId,
     ProgramOpened,
+    Reconfigured,
     Reject,
+    ServedElsewhere,
     StepArrived,
     StepCancelled,
     StepClass,
@@ -60,9 +64,13 @@ from agentsched.model import (
     ToolStarted,
     Unpin,
     Usage,
+    WorkflowDeclared,
 )
 
 TOOLS = ("bash", "edit", "search")
+_WORKFLOW = """{"name": "fix", "start": "look", "steps": {
+    "look": {"tools": ["search"], "next": {"look": 0.5, "edit": 0.5}},
+    "edit": {"tools": ["edit"], "next": ["done"]}, "done": {}}}"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +83,8 @@ class SwarmShape:
     tenants: int = 3
     arrival_ms_max: int = 20_000
     fault_rate: float = 0.05
+    #: Changes from outside the programs: other policies, what other replicas do, workflows.
+    meddling: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -167,6 +177,46 @@ class Swarm:
             if self._chance(0.3):
                 self._plan(at, ProgramOpened(program=agent.program, tenant=agent.tenant))
             self._plan(at, partial(self._next_step, agent))
+        for number in range(self._shape.meddling):
+            self._meddle(number)
+
+    def _meddle(self, number: int) -> None:
+        """One change from outside, of each kind in turn; what a peer holds it gives back again."""
+        at = self._random.randrange(self._shape.arrival_ms_max) * MILLISECOND
+        engine = self._random.choice(self._engines)
+        match number % 4:
+            case 0:
+                self._plan(at, self._other_policies)
+            case 1:
+                held = self._random.randrange(10_000)
+                for later, tokens in ((0, held), (5 * SECOND, 0)):
+                    said = PeerReported(
+                        engine=engine,
+                        peer="peer",
+                        running_steps=tokens // 2_000,
+                        resident_tokens=tokens,
+                    )
+                    self._plan(at + later, said)
+            case 2:
+                tenant = TenantId(f"t{self._random.randrange(self._shape.tenants)}")
+                tokens = self._random.randrange(5_000)
+                self._plan(
+                    at,
+                    ServedElsewhere(
+                        tenant=tenant, uncached_tokens=tokens, output_tokens=tokens // 9
+                    ),
+                )
+            case _:
+                self._plan(at, WorkflowDeclared(text=_WORKFLOW))
+
+    def _other_policies(self) -> Event | None:
+        """Another order at run time; all else stays, and goes on with what it learnt."""
+        policies = self._scheduler.policies
+        if not policies.choices:
+            return None
+        order = Choice(name=self._random.choice(("fcfs", "program-fcfs", "remaining-work")))
+        choices = {**policies.choices, "order": order}
+        return Reconfigured(profile=policies.profile, choices=choices)
 
     def _plan(self, at: int, deed: Event | Callable[[], Event | None]) -> None:
         self._number += 1

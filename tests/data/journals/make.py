@@ -43,6 +43,18 @@ JOURNALS: Final = {
         SwarmShape(programs=9, steps_per_program=4, arrival_ms_max=4_000, fault_rate=0.1),
         3,
     ),
+    "pinned.ndjson.gz": (
+        SchedulerConfig(
+            profile="fcfs", choices={"pin": Choice(name="fixed", params={"ttl_s": 2.0})}
+        ),
+        SwarmShape(programs=30, steps_per_program=3, arrival_ms_max=3_000, fault_rate=0.02),
+        5,
+    ),
+    "steered.ndjson": (
+        SchedulerConfig(profile="agentsched", limits=SMALL),
+        SwarmShape(programs=8, steps_per_program=4, arrival_ms_max=8_000, meddling=8),
+        4,
+    ),
 }
 
 
