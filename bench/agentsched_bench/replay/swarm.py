@@ -83,6 +83,8 @@ class SwarmShape:
     tenants: int = 3
     arrival_ms_max: int = 20_000
     fault_rate: float = 0.05
+    #: KV tokens of each engine: small ones are under pressure.
+    kv_tokens: int = 20_000
     #: Changes from outside the programs: other policies, what other replicas do, workflows.
     meddling: int = 0
 
@@ -236,7 +238,10 @@ class Swarm:
         return EngineReported(
             engine=engine,
             capabilities=Capabilities(
-                prefix_cache=True, pins=number % 2 == 0, kv_tokens=20_000, running_max=4
+                prefix_cache=True,
+                pins=number % 2 == 0,
+                kv_tokens=self._shape.kv_tokens,
+                running_max=4,
             ),
             load=EngineLoad(running=self._random.randrange(5), kv_usage=self._random.random()),
         )

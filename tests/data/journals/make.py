@@ -47,7 +47,7 @@ JOURNALS: Final = {
         SchedulerConfig(
             profile="fcfs", choices={"pin": Choice(name="fixed", params={"ttl_s": 2.0})}
         ),
-        SwarmShape(programs=30, steps_per_program=3, arrival_ms_max=3_000, fault_rate=0.02),
+        SwarmShape(programs=20, arrival_ms_max=3_000, fault_rate=0.02, kv_tokens=4_000),
         5,
     ),
     "steered.ndjson": (
