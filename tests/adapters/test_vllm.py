@@ -107,6 +107,7 @@ async def test_everything_that_it_says(script: Script, make: Any) -> None:
         priority=True,
         session_id=True,
         cached_tokens=True,
+        cache_salt=True,
         block_size=16,
         kv_tokens=1_600,
         running_max=8,
