@@ -37,7 +37,7 @@ from agentsched.proxy.identity.model import (
     IdentityStatistics,
 )
 from agentsched.proxy.identity.native import Claim, ClaimReader
-from agentsched.proxy.identity.needles import hay_of
+from agentsched.proxy.identity.needles import Needle, hay_of
 from agentsched.proxy.identity.place import AUXILIARY, Place, place
 from agentsched.proxy.identity.prompt import Digester, Prompt
 from agentsched.proxy.identity.records import (
@@ -47,6 +47,7 @@ from agentsched.proxy.identity.records import (
     Turn,
     TurnState,
 )
+from agentsched.proxy.identity.traces import Tracer
 from agentsched.proxy.identity.turns import add_turn
 from agentsched.proxy.request import ParsedRequest
 
@@ -85,6 +86,7 @@ class IdentityIndex:
             extra_headers=extra_headers, id_characters_max=self._limits.id_characters_max
         )
         self._cookies = Cookies(secret=self._secret)
+        self._tracer = Tracer(secret=self._secret)
         self._books: dict[TenantId, Book] = {}
         #: All programs, the idlest first.
         self._programs: OrderedDict[ProgramId, Program] = OrderedDict()
@@ -292,7 +294,7 @@ class IdentityIndex:
             return match
         if named is not None and (asked.program is None or asked.thread):
             return None  # the client says where it belongs
-        hay = hay_of(request, first=asked.prompt.points[0].chain)
+        hay = hay_of(request, first=asked.prompt.points[0].chain, tracer=self._tracer)
         match = self._matcher.find_inside(asked, hay)
         if match is not None and match.relation is Relation.JOINS:
             program = match.turn.conversation.program
@@ -372,6 +374,8 @@ class IdentityIndex:
             match,
             candidates_max=self._limits.candidates_max,
         )
+        if match is not None and match.needle is not None:
+            self._used(match.needle)
         self._next += 1
         program.turns.append(turn)
         program.open[self._next] = turn
@@ -503,6 +507,9 @@ class IdentityIndex:
             self._drop_turn(program, program.turns.popleft())
         while self._turns > self._limits.turns_max and len(self._programs) > 1:
             self.forget(next(iter(self._programs)))
+
+    def _used(self, needle: Needle) -> None:
+        """A text of ours was found in a prompt. For those that keep what is known of it."""
 
     def _touch(self, program: Program, now: Instant) -> None:
         program.last_at = now

@@ -1,15 +1,14 @@
 """Programs that outlive the process: turns as bytes without any text, and an index made of them.
 
 A turn is told when it begins and when it ends, and again when a later one changes it. Kept are the
-keyed hashes by which `match` knows a prompt again, ids that we handed out, and counts. Texts that
-were given out and are looked for in later prompts (`needles`) are not kept: a sub-agent that begins
-right after a restart, without any id, is a program of its own.
+keyed hashes by which `match` knows a prompt again, ids that we handed out, and counts. Of texts
+that were given out and are looked for in later prompts (`needles`) their `traces` are kept.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +17,7 @@ from agentsched.model import ConversationId, Instant, Prefix, ProgramId, StepCla
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.identity.index import BYTES_PER_TOKEN, IdentityIndex
 from agentsched.proxy.identity.model import Identity
+from agentsched.proxy.identity.needles import KeptNeedle, Needle
 from agentsched.proxy.identity.records import (
     Book,
     Conversation,
@@ -74,6 +74,7 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     chains: tuple[bytes, ...]
     places: tuple[tuple[bytes, int], ...]
     step_id: str
+    needles: tuple[KeptNeedle, ...] = ()
 
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
@@ -119,6 +120,7 @@ def encode_turn(turn: Any, *, step_id: str = "") -> tuple[int, int, bytes]:
         chains=tuple(end.chains) if end is not None else (),
         places=tuple(end.places) if end is not None else (),
         step_id=step_id,
+        needles=turn.traces,
     )
     return turn.handle, turn.at, _ENCODE(kept)
 
@@ -131,6 +133,7 @@ class KeptIndex(IdentityIndex):
         self._keep = keep
         # Handles, and the names of programs that are made of them, are never given twice.
         self._next = first_handle
+        self._learner.tracer = self._tracer
 
     def identify(
         self,
@@ -188,6 +191,9 @@ class KeptIndex(IdentityIndex):
             if changed is not None:
                 self._keep(changed)
 
+    def _used(self, needle: Needle) -> None:
+        self._keep(needle.turn)
+
     def _open_turn(self, identity: Identity) -> Turn | None:
         program = self._programs.get(identity.program)
         return program.open.get(identity.turn) if program is not None else None
@@ -210,6 +216,7 @@ class KeptIndex(IdentityIndex):
                 continue  # of another version: its client is known by its other turns
             turn = self._turn(told, step_class)
             turn.state = state
+            self._look_for(turn, told.needles, now=now)
             if state is not TurnState.ANSWERED:
                 if state is TurnState.OPEN:
                     turn.state, turn.at = TurnState.ABANDONED, now
@@ -222,6 +229,14 @@ class KeptIndex(IdentityIndex):
         for program in ordered:
             self._programs.move_to_end(program.id)
         return unanswered
+
+    def _look_for(self, turn: Turn, needles: Sequence[KeptNeedle], *, now: Instant) -> None:
+        """Texts that this turn gave out may still turn up, unless that is too long ago."""
+        if now - turn.at > self._limits.needle_ns_max:
+            return
+        turn.traces = tuple(needles)
+        for place, needle in enumerate(needles):
+            turn.conversation.program.book.needles.add(needle.needle(turn, place))
 
     def _turn(self, told: _Kept, step_class: StepClass) -> Turn:
         program = self._program(told)

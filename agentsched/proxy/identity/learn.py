@@ -16,12 +16,14 @@ from agentsched.proxy.identity.needles import (
     answer_of,
     hay_of,
     is_handoff,
+    kept,
     spawns_of,
     summary_of,
     title_of,
 )
 from agentsched.proxy.identity.prompt import Digester
 from agentsched.proxy.identity.records import TextEnd, Turn, TurnState
+from agentsched.proxy.identity.traces import Tracer
 from agentsched.proxy.request import ParsedRequest
 
 #: Shorter answers (`Done.`) are said by many.
@@ -35,6 +37,8 @@ class Learner:
     def __init__(self, *, digester: Digester, limits: IdentityLimits) -> None:
         self._digester = digester
         self._limits = limits
+        #: Makes what is kept of texts, where anything is.
+        self.tracer: Tracer | None = None
 
     def answer(self, turn: Turn, answer: Answer, counts: Counter[str], *, now: Instant) -> None:
         """A complete answer."""
@@ -128,5 +132,8 @@ class Learner:
     def _add(
         self, kind: NeedleKind, text: str, turn: Turn, *, now: Instant, is_named: bool = False
     ) -> None:
-        needles = turn.conversation.program.book.needles
-        needles.add(Needle(kind=kind, text=text, turn=turn, at=now, is_named=is_named))
+        needle = Needle(kind=kind, text=text, turn=turn, at=now, is_named=is_named)
+        turn.conversation.program.book.needles.add(needle)
+        if self.tracer is not None:
+            needle.place = len(turn.traces)
+            turn.traces += (kept(needle, self.tracer),)

@@ -10,7 +10,7 @@ from typing import Final
 from agentsched.model import MILLISECOND, MINUTE, Instant, Nanos
 from agentsched.proxy.identity.atoms import Kind
 from agentsched.proxy.identity.model import Evidence, IdentityLimits
-from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind, is_telling
+from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind
 from agentsched.proxy.identity.prompt import Digester, Prompt
 from agentsched.proxy.identity.records import Book, Program, Turn, TurnState, is_weak
 
@@ -276,7 +276,7 @@ class Matcher:
             turn = needle.turn
             if prompt.head == turn.head and prompt.points[0].chain == turn.conversation.first:
                 return False  # another run of the parent's own prompt
-            if needle.is_named and (is_telling(needle.text) or prompt.head != turn.head):
+            if needle.is_named and (needle.is_telling or prompt.head != turn.head):
                 return True
             return prompt.head != turn.head and not turn.is_continued
 
@@ -289,12 +289,12 @@ class Matcher:
 
         def may_quote(needle: Needle) -> bool:
             # A question may hold its own answer, so it must stand where an answer would.
-            turn, text = needle.turn, needle.text
+            turn = needle.turn
             if prompt.points[0].chain == turn.conversation.first and prompt.head != turn.head:
-                return hay.is_heard(text)  # a team: one task, and what the others said
-            if not is_telling(text) or (prompt.tools and turn.has_tools):
+                return hay.is_heard(needle)  # a team: one task, and what the others said
+            if not needle.is_telling or (prompt.tools and turn.has_tools):
                 return False
-            return asked.is_auxiliary or hay.is_said(text)
+            return asked.is_auxiliary or hay.is_said(needle)
 
         return (
             (NeedleKind.SUMMARY, Relation.REWRITES, lambda n: not n.is_used),

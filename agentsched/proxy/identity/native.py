@@ -165,9 +165,7 @@ class ClaimReader:
                 is_last=flag_of(said.get("final")),
                 deadline_s=number_of(said.get("deadline")),
                 priority=integer_of(said.get("priority")),
-                output_tokens=integer_of(
-                    said.get("expected_output", said.get("output_tokens"))
-                ),
+                output_tokens=integer_of(said.get("expected_output", said.get("output_tokens"))),
                 ttl_s=number_of(said.get("ttl")),
                 expected_resume_s=number_of(said.get("resume")),
                 step=integer_of(said.get("step")),

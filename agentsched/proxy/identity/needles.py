@@ -4,13 +4,15 @@ A sub-agent's first prompt holds the argument of the call that started it. The r
 compaction holds the summary that we wrote. A commit message is asked for with our answer inside. A
 title call holds the user's words, and the first step holds them too. All of this is looked for only
 in prompts that continue nothing known, and believed only if one program alone can be meant.
+
+After a restart only the texts' traces are left, and those are looked for likewise.
 """
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +21,7 @@ import msgspec
 
 from agentsched.model import Instant, Nanos
 from agentsched.proxy.answer import Answer, AnsweredCall
+from agentsched.proxy.identity.traces import Ground, Trace, Tracer
 from agentsched.proxy.request import ParsedRequest
 
 if TYPE_CHECKING:
@@ -37,7 +40,11 @@ class NeedleKind(StrEnum):
 
 @dataclass(slots=True)
 class Needle:
-    """One text. `is_named` means that the tool's name says that it starts an agent."""
+    """One text. `is_named` means that the tool's name says that it starts an agent.
+
+    `trace` stands for a text from before a restart, which is empty then; `place` is the needle's
+    among its turn's kept ones.
+    """
 
     kind: NeedleKind
     text: str
@@ -45,7 +52,57 @@ class Needle:
     at: Instant
     is_named: bool = False
     is_used: bool = False
-    agent: str = ""
+    trace: Trace | None = None
+    place: int = -1
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the text is long enough to be nobody else's."""
+        size = len(self.text) if self.trace is None else self.trace.characters
+        return size >= _ANSWER_MIN
+
+    def use(self) -> None:
+        """Note that it was found, here and on what its turn keeps of it."""
+        self.is_used = True
+        if 0 <= self.place < len(self.turn.traces):
+            kept = list(self.turn.traces)
+            kept[self.place] = msgspec.structs.replace(kept[self.place], is_used=True)
+            self.turn.traces = tuple(kept)
+
+
+class KeptNeedle(msgspec.Struct, frozen=True, array_like=True):
+    """A needle as it outlives the process: `name` is a hash that was its text already."""
+
+    kind: NeedleKind
+    trace: Trace | None = None
+    name: str = ""
+    is_named: bool = False
+    is_used: bool = False
+
+    def needle(self, turn: Turn, place: int) -> Needle:
+        """The needle that it was, of the turn that was made anew."""
+        return Needle(
+            kind=self.kind,
+            text=self.name,
+            turn=turn,
+            at=turn.at,
+            is_named=self.is_named,
+            is_used=self.is_used,
+            trace=self.trace,
+            place=place,
+        )
+
+
+def kept(needle: Needle, tracer: Tracer) -> KeptNeedle:
+    """What may be written down of a needle: no text."""
+    is_hash = needle.kind is NeedleKind.HANDOFF
+    return KeptNeedle(
+        needle.kind,
+        trace=None if is_hash else tracer.trace(needle.text),
+        name=needle.text if is_hash else "",
+        is_named=needle.is_named,
+        is_used=needle.is_used,
+    )
 
 
 _TEXT_MAX: Final = 240
@@ -76,6 +133,7 @@ _NAMED: Final = re.compile(
 )
 _HANDOFF: Final = re.compile(r"transfer|hand_?off", re.IGNORECASE)
 _SUMMARY: Final = re.compile(r"<(?:summary|state_snapshot)>(.*?)(?:</|$)", re.DOTALL)
+_WRAPPED: Final = re.compile(r"<([\w-]+)[^>]*>(.+?)</\1>", re.DOTALL)
 _QUOTES: Final = "\"'`“”«» \n\t"
 
 
@@ -115,45 +173,74 @@ class Needles:
 class Hay:
     """The texts of one prompt, in which needles are looked for."""
 
-    def __init__(self, blocks: Sequence[tuple[str, str]], *, first: str = "") -> None:
+    def __init__(
+        self, blocks: Sequence[tuple[str, str]], *, first: str = "", tracer: Tracer | None = None
+    ) -> None:
         self._first = first
-        self._blocks = [(role, text[:_HAY_MAX]) for role, text in blocks if text.strip()]
-        self._users = {t.strip() for role, t in self._blocks if role == "user"}
-        self._user = "\n".join(t for role, t in self._blocks if role == "user")[:_HAY_MAX]
-        self._all = "\n".join(t for _, t in self._blocks)[:_HAY_MAX]
-        self._assistant = "\n".join(t for role, t in self._blocks if role == "assistant")
-        users = [t for role, t in self._blocks if role == "user"]
+        self._tracer = tracer
+        blocks = [(role, text[:_HAY_MAX]) for role, text in blocks if text.strip()]
+        users = [t for role, t in blocks if role == "user"]
+        self._users = {t.strip() for t in users}
+        self._user = "\n".join(users)[:_HAY_MAX]
+        self._all = "\n".join(t for _, t in blocks)[:_HAY_MAX]
+        self._assistant = "\n".join(t for role, t in blocks if role == "assistant")
         self._later_users = "\n".join(users[1:])[:_HAY_MAX]
-        self.last_user = next(
-            (t.strip() for role, t in reversed(self._blocks) if role == "user"), ""
-        )
+        self.last_user = users[-1].strip() if users else ""
+        self._grounds: dict[str, Ground] = {}
 
-    def is_said(self, text: str) -> bool:
-        """Whether an assistant's message holds `text`."""
-        return text in self._assistant
+    def is_said(self, needle: Needle) -> bool:
+        """Whether an assistant's message holds its text."""
+        return self._has(self._assistant, needle)
 
-    def is_heard(self, text: str) -> bool:
-        """Whether a user's message after the first one holds `text`."""
-        return text in self._later_users
+    def is_heard(self, needle: Needle) -> bool:
+        """Whether a user's message after the first one holds its text."""
+        return self._has(self._later_users, needle)
 
     def holds(self, needle: Needle) -> bool:
-        text = needle.text
         match needle.kind:
             case NeedleKind.SPAWN:
                 # A short argument (`go on`) must be the whole of what the sub-agent is told.
-                return text in self._users or (is_telling(text) and text in self._user)
+                if needle.is_telling and self._has(self._user, needle):
+                    return True
+                return self._is_any(self._users, needle)
             case NeedleKind.HANDOFF:
-                return self._first == text
+                return self._first == needle.text
             case NeedleKind.TITLE:
-                return bool(self.last_user) and (
-                    text == self.last_user.strip(_QUOTES)[:_TEXT_MAX]
-                    or (len(self.last_user) >= _SPAWN_MIN and self.last_user[:_TEXT_MAX] in text)
-                )
+                return bool(self.last_user) and self._is_titled(needle)
             case NeedleKind.SUMMARY | NeedleKind.ANSWER:
-                return text in self._all
+                return self._has(self._all, needle)
+
+    def _is_titled(self, needle: Needle) -> bool:
+        if self._is_any({self.last_user.strip(_QUOTES)[:_TEXT_MAX]}, needle):
+            return True
+        return (
+            needle.trace is None
+            and len(self.last_user) >= _SPAWN_MIN
+            and self.last_user[:_TEXT_MAX] in needle.text
+        )
+
+    def _has(self, text: str, needle: Needle) -> bool:
+        if needle.trace is None:
+            return needle.text in text
+        ground = self._ground(text)
+        return ground is not None and ground.holds(needle.trace)
+
+    def _is_any(self, texts: Set[str], needle: Needle) -> bool:
+        if needle.trace is None:
+            return needle.text in texts
+        grounds = (self._ground(text) for text in texts)
+        return any(g is not None and g.is_whole(needle.trace) for g in grounds)
+
+    def _ground(self, text: str) -> Ground | None:
+        if self._tracer is None:
+            return None
+        ground = self._grounds.get(text)
+        if ground is None:
+            ground = self._grounds[text] = self._tracer.ground(text)
+        return ground
 
 
-def hay_of(request: ParsedRequest, *, first: bytes) -> Hay:
+def hay_of(request: ParsedRequest, *, first: bytes, tracer: Tracer | None = None) -> Hay:
     """The texts of a prompt's user and assistant messages, and the hash of its first one.
 
     Costly: for prompts that continue nothing known only.
@@ -170,7 +257,7 @@ def hay_of(request: ParsedRequest, *, first: bytes) -> Hay:
         for role, text in _texts(value):
             blocks.append((role, text))
             size += len(text)
-    return Hay(blocks, first=first.hex())
+    return Hay(blocks, first=first.hex(), tracer=tracer)
 
 
 def _texts(value: object) -> Iterable[tuple[str, str]]:
@@ -225,14 +312,10 @@ def answer_of(text: str) -> str:
     return _longest_line(text, least=_ANSWER_LEAST)
 
 
-def is_telling(text: str) -> bool:
-    """Whether an answer is long enough to be nobody else's."""
-    return len(text) >= _ANSWER_MIN
-
-
 def title_of(hay: Hay) -> str:
-    """The user's words inside a title call."""
-    return hay.last_user.strip(_QUOTES)[:_TEXT_MAX]
+    """The user's words inside a title call, which clients wrap in a tag of their own."""
+    match = _WRAPPED.match(hay.last_user)
+    return (match[2] if match else hay.last_user).strip(_QUOTES)[:_TEXT_MAX]
 
 
 def _longest_line(text: str, *, least: int) -> str:

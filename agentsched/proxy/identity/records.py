@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Final
 
 from agentsched.model import ConversationId, Instant, ProgramId, StepClass, TenantId
-from agentsched.proxy.identity.needles import Needles
+from agentsched.proxy.identity.needles import KeptNeedle, Needles
 
 #: Ids that engines count up (`call_1`, `functions.get:0`) say nothing without their history.
 _WEAK_ID: Final = re.compile(r"[^0-9]*\d{0,4}")
@@ -54,6 +54,7 @@ class Turn:
         "step",
         "step_class",
         "text",
+        "traces",
     )
 
     def __init__(
@@ -88,6 +89,8 @@ class Turn:
         self.retaken = False
         #: For completions: where the texts of prompt and answer end.
         self.text: TextEnd | None = None
+        #: What is kept of its needles, where anything is.
+        self.traces: tuple[KeptNeedle, ...] = ()
 
 
 class TextEnd:

@@ -47,7 +47,7 @@ def _link(turn: Turn, at: Place, match: Match, step_class: StepClass) -> None:
     """Note on the matched turn that it went on."""
     known = match.turn
     if match.needle is not None:
-        match.needle.is_used = True
+        match.needle.use()
     if at.is_retry:
         known.retaken = True
         turn.is_first = known.is_first

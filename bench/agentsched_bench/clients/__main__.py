@@ -63,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("directory", type=Path, help="one *.jsonl.gz per client, or .clients")
     parser.add_argument("--no-ids", action="store_true", help="take every id out first")
     parser.add_argument("--joint", action="store_true", help="all clients through one index")
+    parser.add_argument(
+        "--restarts", action="store_true", help="start again, from a store, before each request"
+    )
     parser.add_argument("--gap", type=float, default=1_200.0, help="seconds between two cases")
     parser.add_argument("--notes", action="store_true", help="name each thing that went wrong")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -76,12 +79,15 @@ def main(arguments: list[str] | None = None) -> int:
         with_ids=not options.no_ids,
         gap_s=options.gap,
         is_joint=options.joint,
+        restarts=options.restarts,
     )
     if options.json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(scores), indent=2) + b"\n")
     else:
         console = Console()
         title = "without ids" if options.no_ids else "with ids"
+        if options.restarts:
+            title += ", restarting before each request"
         console.print(table(scores, title=f"Clients recognised {title}"))
         if options.notes:
             for score in scores:

@@ -12,6 +12,7 @@ from agentsched.model import Instant, StepClass, TenantId
 from agentsched.model.time import SECOND
 from agentsched.proxy.identity import Identity, IdentityIndex
 from agentsched_bench.clients.readers import Recorded, families, read_client
+from agentsched_bench.clients.restarting import Restarting
 
 _TENANT = TenantId("default")
 _SECRET = 0x5EED
@@ -56,21 +57,28 @@ class _Tally:
 
 
 def evaluate(
-    directory: Path, *, with_ids: bool, gap_s: float = 1_200.0, is_joint: bool = False
+    directory: Path,
+    *,
+    with_ids: bool,
+    gap_s: float = 1_200.0,
+    is_joint: bool = False,
+    restarts: bool = False,
 ) -> list[Score]:
     """Score every client file in `directory`.
 
     `gap_s` seconds lie between two cases of a client. With `is_joint` all clients share one index,
-    as they would behind one proxy; else each has its own.
+    as they would behind one proxy; else each has its own. With `restarts` the index is made anew
+    before each request, of what a store would have kept.
     """
     files = sorted(directory.glob("*.jsonl.gz")) + sorted(directory.glob("*.jsonl"))
-    index = IdentityIndex(secret=_SECRET)
+    fresh = Restarting if restarts else IdentityIndex
+    index = fresh(secret=_SECRET)
     scores: list[Score] = []
     start_s = 0.0
     for path in files:
         requests = read_client(path)
         if not is_joint:
-            index = IdentityIndex(secret=_SECRET)
+            index = fresh(secret=_SECRET)
         scores.append(replay(requests, index, with_ids=with_ids, gap_s=gap_s, start_s=start_s))
         start_s += 86_400.0
     return scores
