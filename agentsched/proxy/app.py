@@ -19,6 +19,8 @@ from agentsched.dashboard.board import Dashboard
 from agentsched.model import EngineId, ProgramClosed, WireError, in_seconds
 from agentsched.ports import Engine, EventSink
 from agentsched.proxy import refusal, shapes
+from agentsched.proxy.access.browser import protect
+from agentsched.proxy.access.metrics import GateCollector
 from agentsched.proxy.control import ControlPlane, Handler
 from agentsched.proxy.fleet import Fleet, Member
 from agentsched.proxy.fleet_hints import FleetHints
@@ -90,7 +92,7 @@ def build_gateway(
     meters.registry.register(warm_bodies)
     if memory is not None:
         meters.registry.register(memory.collector)
-    return Gateway(
+    gateway = Gateway(
         config=config,
         host=host,
         fleet=fleet,
@@ -107,6 +109,8 @@ def build_gateway(
         wire_limits=wire_limits,
         warm_bodies=warm_bodies,
     )
+    meters.registry.register(GateCollector(gateway.gate))
+    return gateway
 
 
 def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -> web.Application:
@@ -120,7 +124,7 @@ def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -
         app.router.add_route(method, path, handler, expect_handler=_expect)
     app[STEERING] = steering = Steering(gateway, make_member=_member, reread=reread)
     control = ControlPlane(gateway, steering)
-    dashboard = _dashboard(gateway, control)
+    dashboard = _dashboard(gateway)
     app.router.add_routes(dashboard.routes())
     app.router.add_routes(control.routes())
     app.middlewares.append(_errors)
@@ -130,7 +134,7 @@ def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -
     return app
 
 
-def _dashboard(gateway: Gateway, control: ControlPlane) -> Dashboard:
+def _dashboard(gateway: Gateway) -> Dashboard:
     async def send_part(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
         await send(request, response, data, gateway.config.http)
 
@@ -138,7 +142,7 @@ def _dashboard(gateway: Gateway, control: ControlPlane) -> Dashboard:
         gateway.host,
         members=gateway.fleet.members.values,
         draining=gateway.draining,
-        guard=control.guarded,
+        guard=lambda handler: handler,  # the gate has looked at every request by then
         send=send_part,
     )
 
@@ -166,6 +170,7 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     # Otherwise the library tells every client its own version and Python's.
     response.headers["Server"] = "agentsched"
     response.headers.setdefault("x-request-id", request_id(request))
+    protect(request, response)
     if request.app[GATEWAY].is_draining:
         # The client's next request should meet another replica. The library has made its headers.
         response.force_close()
@@ -178,6 +183,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
         no = WireError("only 100-continue can be expected", status=417, code="bad_expectation")
         return refusal.of_wire_error(no).response(_dialect(request), {})
     try:
+        request.app[GATEWAY].gate.enter(request)
         check_length(request, request.app[GATEWAY].config.http)
     except WireError as error:
         return refusal.of_wire_error(error).response(_dialect(request), {})
@@ -266,7 +272,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except (ConnectionError, asyncio.CancelledError):
         raise
     except Exception:
-        log.exception("a defect while serving %s", request.path)
+        log.exception("a defect while serving %s", request.raw_path[:256])
         if request.writer.output_size:
             # Whatever came now would be read as a part of the answer that has begun.
             hang_up(request)
@@ -293,9 +299,13 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if not request.path.startswith("/agentsched/") and _is_devious(request.raw_path):
             raise WireError("the path has dot segments or encoded slashes", code="bad_path")
+        request.app[GATEWAY].gate.enter(request)
         return await handler(request)
     except WireError as error:
-        return refusal.of_wire_error(error).response(_dialect(request), _ids(request))
+        response = refusal.of_wire_error(error).response(_dialect(request), _ids(request))
+        if error.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
     except web.HTTPException as error:
         response = refusal.of_http_exception(error).response(_dialect(request), _ids(request))
         if "Allow" in error.headers:

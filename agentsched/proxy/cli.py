@@ -13,6 +13,7 @@ import typer
 
 from agentsched.config import load_config
 from agentsched.model import ConfigError
+from agentsched.proxy.access.redact import redact_logs
 
 
 def serve(
@@ -56,6 +57,7 @@ def serve(
         level=loaded.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    redact_logs()
     # Imported late, so that --help and usage errors do not wait for the data plane.
     import uvloop
 

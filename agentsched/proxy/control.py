@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, Final
@@ -14,7 +12,11 @@ from aiohttp import web
 from agentsched.model import EngineDrained, EngineId, ProgramClosed, ProgramId, StepId
 from agentsched.policy import available, available_profiles
 from agentsched.policy.registry import POINTS
+from agentsched.proxy import headers as header_rules
 from agentsched.proxy import shapes
+from agentsched.proxy.access.login import SessionVerbs
+from agentsched.proxy.access.principal import principal_of
+from agentsched.proxy.access.views import own_parts
 from agentsched.proxy.decisions import watch_decisions
 from agentsched.proxy.errors import error_body
 from agentsched.proxy.gateway import Gateway
@@ -24,22 +26,21 @@ from agentsched.proxy.steering import Steering
 from agentsched.proxy.tenants import TenantVerbs
 from agentsched.proxy.tool_reports import ToolReports
 from agentsched.proxy.verbs import Verbs
+from agentsched.proxy.workflows import WorkflowVerbs
 
 _PAGE_MAX: Final = 1_000
-
-#: Headers that a proxy between us and the client leaves.
-_FORWARDED: Final = ("x-forwarded-for", "x-forwarded-host", "forwarded", "x-real-ip", "via")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ControlPlane:
-    """Handlers of the control plane. All need the admin key, or a client on loopback."""
+    """Handlers of the control plane. The gate says who may; tenants see what is their own."""
 
     def __init__(self, gateway: Gateway, steering: Steering) -> None:
         self._gateway = gateway
         self._verbs = Verbs(gateway, steering)
         self._shares = TenantVerbs(gateway)
+        self._workflows = WorkflowVerbs(gateway)
 
     def routes(self) -> list[web.RouteDef]:
         """The table of routes."""
@@ -55,6 +56,7 @@ class ControlPlane:
             "/tenants": self._tenants,
             "/statistics": self._statistics,
             "/policies": self._policies,
+            "/workflows": self._workflows.show,
             "/decisions": self._decisions,
         }
         posts: dict[str, Handler] = {
@@ -68,42 +70,18 @@ class ControlPlane:
             "/policies": verbs.choose,
             "/engines": verbs.add_engine,
             "/reload": verbs.reload,
+            "/workflows": self._workflows.declare,
         }
         # For agents and tool runners, who are no operators: as open as the data plane.
         reports = web.post(base + "/tools", ToolReports(self._gateway).post)
-        share = self.guarded(self._shares.put)
         return [
             reports,
-            web.put(base + "/tenants/{tenant:.+}", share),
-            web.delete(base + "/engines/{engine}", self.guarded(verbs.remove_engine)),
-            *(web.get(base + path, self.guarded(handler)) for path, handler in gets.items()),
-            *(web.post(base + path, self.guarded(handler)) for path, handler in posts.items()),
+            web.put(base + "/tenants/{tenant:.+}", self._shares.put),
+            web.delete(base + "/engines/{engine}", verbs.remove_engine),
+            *(web.get(base + path, handler) for path, handler in gets.items()),
+            *(web.post(base + path, handler) for path, handler in posts.items()),
+            *SessionVerbs(self._gateway).routes(),
         ]
-
-    def guarded(self, handler: Handler) -> Handler:
-        """The handler, for whoever may use the control plane; a refusal for others."""
-
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            return self._refusal(request) or await handler(request)
-
-        return guarded
-
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        secret = self._gateway.config.admin_key
-        if secret is None:
-            if _is_local(request):
-                return None
-            text = "Without an admin key the control plane is for clients on this machine only."
-            return _error(403, "forbidden", text)
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        wanted = secret.get_secret_value().encode()
-        if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted):
-            return None
-        refused = _error(
-            401, "unauthorized", "The control plane needs the admin key as a bearer token."
-        )
-        refused.headers["WWW-Authenticate"] = "Bearer"
-        return refused
 
     async def _programs(self, request: web.Request) -> web.Response:
         try:
@@ -114,12 +92,12 @@ class ControlPlane:
         if limit < 1 or offset < 0:
             return _error(400, "bad_page", "limit is at least 1 and offset at least 0")
         tenant = request.query.get("tenant")
-        now = self._gateway.host.now()
+        now, principal = self._gateway.host.now(), principal_of(request)
         # Least recently active first in the books; people want the newest first.
         records = [
             record
             for record in reversed(list(self._gateway.host.scheduler.programs.values()))
-            if tenant is None or record.tenant == tenant
+            if principal.sees(record.tenant) and tenant in (None, record.tenant)
         ]
         shown = [shapes.program(record, now=now) for record in records[offset : offset + limit]]
         return _json({"programs": shown, "total": len(records), "offset": offset})
@@ -127,7 +105,7 @@ class ControlPlane:
     async def _program(self, request: web.Request) -> web.Response:
         scheduler = self._gateway.host.scheduler
         record = scheduler.programs.get(ProgramId(request.match_info["program"]))
-        if record is None:
+        if record is None or not principal_of(request).sees(record.tenant):
             return _unknown_program()
         now = self._gateway.host.now()
         live = [step for step in scheduler.steps.values() if step.program == record.program]
@@ -145,9 +123,11 @@ class ControlPlane:
     async def _story(self, request: web.Request) -> web.Response:
         key = request.match_info["program"]
         scheduler = self._gateway.host.scheduler
-        if ProgramId(key) not in scheduler.programs and StepId(key) not in scheduler.steps:
+        step = scheduler.steps.get(StepId(key))
+        program = scheduler.programs.get(step.program if step is not None else ProgramId(key))
+        if program is None or not principal_of(request).sees(program.tenant):
             return _unknown_program()
-        entries = scheduler.story(ProgramId(key))
+        entries = own_parts(scheduler.story(ProgramId(key)), principal_of(request), scheduler)
         return _json({"program": key, "entries": [shapes.entry(e) for e in entries]})
 
     async def _graph(self, request: web.Request) -> web.Response:
@@ -155,7 +135,8 @@ class ControlPlane:
 
     async def _release(self, request: web.Request) -> web.Response:
         key = ProgramId(request.match_info["program"])
-        if key not in self._gateway.host.scheduler.programs:
+        record = self._gateway.host.scheduler.programs.get(key)
+        if record is None or not _is_of(record.tenant, request, self._gateway):
             return _unknown_program()
         self._gateway.host.feed(ProgramClosed(program=key, reason="released"))
         self._gateway.index.forget(key)
@@ -164,14 +145,17 @@ class ControlPlane:
     async def _engines(self, request: web.Request) -> web.Response:
         records = self._gateway.host.scheduler.engines
         members = self._gateway.fleet.members.values()
-        return _json({"engines": [shapes.engine(m, records.get(m.id)) for m in members]})
+        is_admin = principal_of(request).is_admin
+        shown = [shapes.engine(m, records.get(m.id)) for m in members]
+        return _json({"engines": [e if is_admin else shapes.engine_outline(e) for e in shown]})
 
     async def _engine(self, request: web.Request) -> web.Response:
         member = self._gateway.fleet.members.get(EngineId(request.match_info["engine"]))
         if member is None:
             return _error(404, "unknown_engine", "No engine of this name is known.")
-        record = self._gateway.host.scheduler.engines.get(member.id)
-        return _json(shapes.engine(member, record))
+        shown = shapes.engine(member, self._gateway.host.scheduler.engines.get(member.id))
+        is_admin = principal_of(request).is_admin
+        return _json(shown if is_admin else shapes.engine_outline(shown))
 
     async def _drain(self, request: web.Request) -> web.Response:
         return self._set_draining(request, is_draining=True)
@@ -188,19 +172,26 @@ class ControlPlane:
 
     async def _tenants(self, request: web.Request) -> web.Response:
         host = self._gateway.host
-        shown = [shapes.tenant(a, now=host.now()) for a in host.scheduler.tenants.values()]
+        accounts = host.scheduler.tenants.values()
+        principal = principal_of(request)
+        shown = [shapes.tenant(a, now=host.now()) for a in accounts if principal.sees(a.tenant)]
         return _json({"tenants": shown})
 
     async def _statistics(self, request: web.Request) -> web.Response:
         host = self._gateway.host
+        rules = {
+            "profile": host.scheduler.policies.profile,
+            "policies": dict(host.scheduler.policies.names),
+            "limits": asdict(host.scheduler.limits),
+        }
+        if not principal_of(request).is_admin:
+            return _json(rules)
         return _json(
             {
                 "scheduler": asdict(host.scheduler.statistics()),
                 "identity": msgspec.to_builtins(self._gateway.index.statistics()),
                 "clients": dict(self._gateway.clients.most_common()),
-                "profile": host.scheduler.policies.profile,
-                "policies": dict(host.scheduler.policies.names),
-                "limits": asdict(host.scheduler.limits),
+                **rules,
                 "wait_bound": shapes.wait_bound(host.scheduler),
             }
         )
@@ -219,38 +210,6 @@ class ControlPlane:
         return await watch_decisions(self._gateway, request)
 
 
-def _is_local(request: web.Request) -> bool:
-    """Whether a program on this machine asks, for itself.
-
-    Not for somebody else, as another proxy does, nor for a page that a browser shows: any page may
-    send requests to this address, and one whose name was made to point here may read the answers.
-    """
-    if any(name in request.headers for name in _FORWARDED):
-        return False
-    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        return False
-    host = _host(request.host)
-    origin = request.headers.get("Origin")
-    is_own_page = origin is None or origin.partition("://")[2] == request.host
-    return is_own_page and _is_loopback(request.remote) and _is_loopback(host)
-
-
-def _host(authority: str) -> str:
-    """The host of `host:port`, `[::1]:port` and the like."""
-    if authority.startswith("["):
-        return authority[1:].partition("]")[0]
-    return authority.partition(":")[0]
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return host is not None and ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _json(value: Any, *, status: int = 200) -> web.Response:
     body = msgspec.json.encode(value)
     return web.Response(status=status, body=body, content_type="application/json")
@@ -263,3 +222,10 @@ def _error(status: int, code: str, message: str) -> web.Response:
 
 def _unknown_program() -> web.Response:
     return _error(404, "unknown_program", "No live program has this id.")
+
+
+def _is_of(tenant: str, request: web.Request, gateway: Gateway) -> bool:
+    """Whether who asks may end this tenant's programs."""
+    principal = principal_of(request)
+    own = gateway.tenant(header_rules.lower(request.headers.items()), principal)
+    return principal.is_admin or tenant == own

@@ -9,6 +9,8 @@ from aiohttp import web
 
 from agentsched.kernel import JournalEntry, encode
 from agentsched.kernel.journal import subjects
+from agentsched.proxy.access.principal import principal_of
+from agentsched.proxy.access.views import OwnPart
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.sending import send
 
@@ -19,14 +21,17 @@ _KEEP_ALIVE_S: Final = 15.0
 class _Watcher:
     """One client's queue. A client that reads too slowly loses the newest turns, and is told."""
 
-    def __init__(self, subject: str | None) -> None:
+    def __init__(self, subject: str | None, own: OwnPart | None = None) -> None:
         self.queue: asyncio.Queue[JournalEntry] = asyncio.Queue(_BACKLOG_MAX)
         self.dropped = 0
         self._subject = subject
+        self._own = own
 
     def write(self, entry: JournalEntry) -> None:
-        if not entry.commands:
+        shown = self._own.of(entry) if self._own is not None else entry
+        if shown is None or not shown.commands:
             return
+        entry = shown
         if self._subject is not None and self._subject not in subjects(entry):
             return
         try:
@@ -45,7 +50,8 @@ class _Watcher:
 
 async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """`GET /agentsched/v1/decisions?program=P`: until the client hangs up or the proxy drains."""
-    watcher = _Watcher(request.query.get("program"))
+    own = OwnPart(principal_of(request), gateway.host.scheduler)
+    watcher = _Watcher(request.query.get("program"), own)
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
     )

@@ -10,6 +10,8 @@ from functools import lru_cache
 
 from agentsched.config import Config
 from agentsched.model import EngineId, Instant, StepArrived, StepId, TenantId, after, seconds
+from agentsched.proxy.access.gate import Gate
+from agentsched.proxy.access.principal import ANYBODY, TENANTS, Principal
 from agentsched.proxy.fleet import Fleet
 from agentsched.proxy.homes import Homes
 from agentsched.proxy.host import LiveHost
@@ -55,6 +57,11 @@ class Gateway:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     #: Requests that are being relayed beside the scheduler.
     plain_requests: int = 0
+    #: Says who may do what.
+    gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(lambda: self.config)
 
     @property
     def is_draining(self) -> bool:
@@ -66,16 +73,25 @@ class Gateway:
         """Whether no client waits for anything that an engine does."""
         return not self.host.live_steps and not self.plain_requests
 
-    def forwards_credentials(self, engine: EngineId) -> bool:
-        """Whether this engine gets the client's keys: not where it has one of its own from us."""
+    def forwards_credentials(self, engine: EngineId, principal: Principal = ANYBODY) -> bool:
+        """Whether this engine gets the client's keys: not those that were meant for us, and not
+        where it has one of its own from us.
+        """
         has_key = self.fleet.members[engine].has_key
-        return self.config.upstream.forward_authorization and not has_key
+        is_on = self.config.upstream.forward_authorization
+        return is_on and not has_key and not principal.uses_header
 
-    def tenant(self, headers: dict[str, str]) -> TenantId:
-        """Who pays: the tenant header, else a short hash of the API key, else nobody."""
+    def tenant(self, headers: dict[str, str], principal: Principal = ANYBODY) -> TenantId:
+        """Who pays: the tenant of our API key; else, or where the key may say so, the tenant
+        header, a short hash of the client's key, nobody.
+        """
+        if principal.tenant is not None and TENANTS not in principal.scopes:
+            return principal.tenant
         named = headers.get(self.config.identity.tenant_header.lower(), "")
         if named and len(named) <= _TENANT_CHARS_MAX and named.isascii() and named.isprintable():
             return TenantId(named)
+        if principal.tenant is not None or principal.uses_header:
+            return principal.tenant or ANONYMOUS
         key = headers.get("authorization") or headers.get("x-api-key")
         if not key:
             return ANONYMOUS

@@ -33,6 +33,8 @@ from agentsched.model import (
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
+from agentsched.proxy.access.principal import principal_of
+from agentsched.proxy.access.redact import redact
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.answers import read_answer
 from agentsched.proxy.call_ids import CallIdMarker
@@ -77,7 +79,7 @@ async def serve_generation(
     received = await receive(request, gateway.config.http)  # 1. arrive
     parsed = parse_request(dialect, received.body, gateway.wire_limits)
     gateway.clients[family_of(received.headers)] += 1
-    tenant = gateway.tenant(received.headers)
+    tenant = gateway.tenant(received.headers, principal_of(request))
     now = gateway.host.now()
     ratio = gateway.ratios.of(parsed.model)
     identity = gateway.index.identify(  # 2. identify
@@ -260,7 +262,9 @@ class Generation:
         headers = header_rules.to_engine(
             self._received.pairs,
             request_id=self._received.request_id,
-            with_credentials=self._gateway.forwards_credentials(engine.id),
+            with_credentials=self._gateway.forwards_credentials(
+                engine.id, principal_of(self._request)
+            ),
         )
         body = self._call_ids.request(forward_body(self._parsed, fields=fields))
         target = self._received.target
@@ -417,6 +421,9 @@ class Generation:
         if self._has_ended:
             return  # its client asked again meanwhile
         self._has_ended = True
+        if isinstance(event, StepFailed):
+            # Engines put what they were sent into their errors, and stories are kept.
+            event = replace(event, reason=redact(event.reason))
         self._host.feed(event)
         if isinstance(event, StepFinished):
             self._gateway.resends.answered(self._identity.turn)

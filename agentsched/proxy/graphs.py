@@ -9,6 +9,8 @@ from aiohttp import web
 from agentsched.kernel import Scheduler
 from agentsched.model import ConversationId, Instant, Nanos, ProgramId, in_seconds
 from agentsched.policy import GraphView
+from agentsched.proxy.access.principal import principal_of
+from agentsched.proxy.access.views import tenant_of
 from agentsched.proxy.errors import error_body
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.request import Dialect
@@ -33,7 +35,8 @@ def show_graph(gateway: Gateway, request: web.Request) -> web.Response:
         return _error(400, "bad_format", text)
     graphs = gateway.host.scheduler.graphs
     key = ProgramId(request.match_info["program"])
-    graph = graphs.graph(key) if isinstance(graphs, GraphBuilder) else None
+    is_own = principal_of(request).sees(tenant_of(key))
+    graph = graphs.graph(key) if isinstance(graphs, GraphBuilder) and is_own else None
     if graph is None:
         return _error(404, "unknown_program", "No graph of a program of this id is kept.")
     shown = snapshot(graph, now=gateway.host.now())

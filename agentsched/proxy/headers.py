@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import quote
 
+from agentsched.proxy.access.keys import KEY, PREFIX
+
 _PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F)))
 
 #: Claude Code fails its run when it is told to wait longer.
@@ -29,10 +31,23 @@ _NOT_TO_ENGINE: Final = frozenset(
         "x-request-id",  # always set anew, to the id that the client gets back
     }
 )
-_NOT_TO_CLIENT: Final = frozenset({"content-length", "date", "server", "x-request-id"})
+#: A cookie of an engine's is between it and us, and would never come back to it.
+_NOT_TO_CLIENT: Final = frozenset(
+    {
+        "content-length",
+        "date",
+        "server",
+        "x-request-id",
+        "set-cookie",
+        "set-cookie2",
+        "authorization",
+        "proxy-authenticate",
+        "strict-transport-security",
+    }
+)
 #: What no header's value may hold; our HTTP library is strict as a server, lenient as a client.
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_CREDENTIALS: Final = frozenset({"authorization", "x-api-key"})
+_CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
 
 #: Too many requests, unavailable, and Anthropic's overloaded.
 _ASKS_FOR_LATER: Final = frozenset({429, 503, 529})
@@ -68,6 +83,8 @@ def to_engine(
         if (key := name.lower()) not in _NOT_TO_ENGINE
         and not key.startswith(OURS)
         and (with_credentials or key not in _CREDENTIALS)
+        # A key of ours goes nowhere, whichever header it strayed into.
+        and (PREFIX not in value or KEY.search(value) is None)
     ]
     # Saying nothing would mean that any encoding is welcome.
     return [*kept, ("Accept-Encoding", "identity"), ("x-request-id", request_id)]

@@ -14,6 +14,7 @@ from agentsched.model import EngineError, EngineUnreachable, Reject, RejectReaso
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
+from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.receive import Received, receive, request_id
@@ -124,7 +125,7 @@ class PlainRelay:
         headers = header_rules.to_engine(
             received.pairs,
             request_id=received.request_id,
-            with_credentials=self._gateway.forwards_credentials(engine.id),
+            with_credentials=self._gateway.forwards_credentials(engine.id, principal_of(request)),
         )
         return EngineRequest(
             method=request.method, target=received.target, headers=headers, body=received.body

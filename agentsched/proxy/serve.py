@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import logging
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 from aiohttp import web
 
+from agentsched.clock import Clock
 from agentsched.compose import journal_header
 from agentsched.config import Config
 from agentsched.kernel import encode_header
 from agentsched.model import AgentschedError, in_seconds
 from agentsched.ports import EventSink
+from agentsched.proxy.access import tls
+from agentsched.proxy.access.stored import followed, provided
 from agentsched.proxy.app import STEERING, answer_in_shape, build_app, build_gateway
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.journal_file import JournalFile
@@ -41,6 +45,7 @@ async def running(
     sinks: Sequence[EventSink] = (),
     reread: Callable[[], Config] | None = None,
     memory: Memory | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A listening proxy and its base URL; stopped on the way out, whatever runs.
 
@@ -51,7 +56,8 @@ async def running(
     Raises:
         OSError: the address cannot be listened on.
     """
-    gateway = build_gateway(config, sinks=sinks, memory=memory)
+    gateway = build_gateway(config, clock=clock, sinks=sinks, memory=memory)
+    context = tls.server_context(config.tls)
     app = build_app(gateway, reread=reread)
     runner = web.AppRunner(
         app,
@@ -59,16 +65,20 @@ async def running(
         access_log=None,
         shutdown_timeout=_LAST_WORDS_S,
     )
-    with contextlib.suppress(NotImplementedError):  # a loop that knows no signals
+    # Not on a loop that knows no signals, nor in a thread of somebody else's program.
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, _reload, app[STEERING])
+        loop.add_signal_handler(signal.SIGHUP, _reload, app[STEERING], context)
+    keys = contextlib.AsyncExitStack()
     try:
+        await keys.enter_async_context(followed(config, gateway.gate))
+        await keys.enter_async_context(provided(config, gateway.gate))
         await runner.setup()
         assert runner.server is not None
         answer_in_shape(runner.server)
         guard = asyncio.create_task(ConnectionGuard(runner.server, gateway).watch(), name="guard")
         try:
-            listener = await _listen(runner.server, config)
+            listener = await _listen(runner.server, config, context)
             try:
                 yield gateway, _url(config, listener)
             finally:
@@ -80,16 +90,21 @@ async def running(
             await asyncio.gather(guard, return_exceptions=True)
     finally:
         await runner.cleanup()
+        await keys.aclose()
 
 
-def _reload(steering: Steering) -> None:
+def _reload(steering: Steering, context: ssl.SSLContext | None) -> None:
     try:
         steering.reload()
+        if context is not None:
+            tls.load(context, steering.config.tls)
     except AgentschedError as error:
         log.error("the configuration stays as it was: %s", error)
 
 
-async def _listen(server: web.Server, config: Config) -> asyncio.Server:
+async def _listen(
+    server: web.Server, config: Config, context: ssl.SSLContext | None
+) -> asyncio.Server:
     http = config.http
     settings: dict[str, Any] = {
         "access_log": None,
@@ -107,13 +122,16 @@ async def _listen(server: web.Server, config: Config) -> asyncio.Server:
         config.port,
         reuse_address=True,
         backlog=_BACKLOG,
+        ssl=context,
+        ssl_handshake_timeout=in_seconds(http.header_timeout) if context else None,
     )
 
 
 def _url(config: Config, listener: asyncio.Server) -> str:
     port = listener.sockets[0].getsockname()[1]
     host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"http://{host}:{port}"
+    scheme = "https" if config.tls.certificate is not None else "http"
+    return f"{scheme}://{host}:{port}"
 
 
 async def drain(gateway: Gateway, *, hurry: asyncio.Event | None = None) -> None:

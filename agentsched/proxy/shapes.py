@@ -93,6 +93,11 @@ def engine(member: Member, record: EngineRecord | None) -> dict[str, Any]:
     return shown
 
 
+def engine_outline(shown: dict[str, Any]) -> dict[str, Any]:
+    """Of an engine, what a tenant may know: neither where it is nor how busy with others."""
+    return {name: shown[name] for name in ("engine", "is_up", "is_draining")}
+
+
 def cost(learnt: EngineCost) -> dict[str, Any]:
     """What an engine's work takes, as learnt from ordinary traffic; confidences from 0 to 1."""
     law = learnt.law

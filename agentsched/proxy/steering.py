@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 #: Parts of the configuration that a running proxy takes over from a reread file.
 _LIVE: Final = frozenset(
-    {"profile", "policies", "limits", "tenants", "engines", "admin_key", "log_level"}
+    {"profile", "policies", "limits", "tenants", "engines", "admin_key", "log_level", "auth"}
 )
 #: Read at each request or probe: the new values count from the next one on.
 _READ_EACH_TIME: Final = frozenset({"http", "upstream"})
@@ -52,6 +52,11 @@ class Steering:
         self._make_member = make_member
         self._reread = reread
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def config(self) -> Config:
+        """What is in force."""
+        return self._gateway.config
 
     def choose(self, config: SchedulerConfig, *, limits: Limits | None = None) -> None:
         """Put other policies in force; what waits is decided by them at once.

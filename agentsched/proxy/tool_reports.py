@@ -28,9 +28,13 @@ from agentsched.model import (
     WireError,
     seconds,
 )
+from agentsched.proxy.access.principal import principal_of
+from agentsched.proxy.access.quota import HintQuota
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.identity.atoms import call_ref
 from agentsched.proxy.receive import receive
+from agentsched.proxy.refusal import Refusal
+from agentsched.proxy.request import Dialect
 
 _REPORTS_MAX: Final = 1_000
 _BYTES_MAX: Final = 1 << 20
@@ -93,12 +97,22 @@ class ToolReports:
         self._gateway = gateway
         #: Reports by what became of them: accepted, or why not.
         self.counts: Counter[str] = Counter()
+        self._quota = HintQuota()
 
     async def post(self, request: web.Request) -> web.Response:
         """`POST tools`: 202 with counts. A wrong body is 400, an unknown program no error."""
         received = await receive(request, self._gateway.config.http)
         reports = decode_reports(received.body)
-        tenant = self._gateway.tenant(received.headers)
+        tenant = self._gateway.tenant(received.headers, principal_of(request))
+        rate, now = self._gateway.config.auth.reports_per_s, self._gateway.host.now()
+        wait = self._quota.take(tenant, len(reports), rate=rate, now=now)
+        if wait:
+            self.counts["over_quota"] += len(reports)
+            text = "You report more tools than your share. Try again later."
+            seconds_left = max(1, round(wait))
+            return Refusal(
+                status=429, code="report_quota", message=text, retry_after_s=seconds_left
+            ).response(Dialect.OTHER, {"x-request-id": received.request_id})
         became = Counter(self.take(report, tenant=tenant) for report in reports)
         body = msgspec.json.encode({"accepted": became.pop("accepted", 0), "ignored": became})
         return web.Response(status=202, body=body, content_type="application/json")

@@ -28,6 +28,8 @@ from agentsched.model import (
     parse_span,
 )
 from agentsched.policy.registry import POINTS
+from agentsched.proxy.access.principal import principal_of
+from agentsched.proxy.access.targets import check_target
 from agentsched.proxy.errors import error_body
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.identity import Identity
@@ -74,21 +76,25 @@ class Verbs:
         dialect = _DIALECTS.get(request.match_info["path"])
         if dialect is None:
             return _error(404, "unknown_path", f"There are: {', '.join(filter(None, _DIALECTS))}")
-        gateway = self._gateway
+        gateway, principal = self._gateway, principal_of(request)
         received = await receive(request, gateway.config.http)
         parsed = parse_request(dialect, received.body, gateway.wire_limits)
         now = gateway.host.now()
         identity = gateway.index.identify(
             parsed,
             received.headers,
-            tenant=gateway.tenant(received.headers),
+            tenant=gateway.tenant(received.headers, principal),
             now=now,
             bytes_per_token=gateway.ratios.of(parsed.model),
             is_dry=True,
         )
         arrived = gateway.arrival(StepId(secrets.token_hex(16)), identity, parsed, now=now)
         plan = gateway.host.scheduler.plan(arrived, now=now)
-        return _json(_who(identity) | _plan(plan, now=now))
+        shown = _who(identity) | _plan(plan, now=now)
+        if not principal.is_admin:
+            # How busy engines are with others, and what of others' would give way.
+            shown = {k: v for k, v in shown.items() if k not in ("engines", "releases")}
+        return _json(shown)
 
     async def choose(self, request: web.Request) -> web.Response:
         """`POST policies`: another profile, other policies, another bound; at once."""
@@ -126,11 +132,15 @@ class Verbs:
         """`POST engines` with what `[[engines]]` takes: `{"url": ..., "id": ..., "kind": ...}`."""
         try:
             engine = EngineConfig.model_validate_json(await request.read())
-            self._steering.add_engine(engine)
+            await check_target(engine, self._gateway.config.auth.engine_hosts)
+        except ConfigError as error:
+            return _error(400, "bad_engine", str(error))
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             return _error(400, "bad_engine", f"{where}: {first['msg']}".lstrip(": "))
+        try:
+            self._steering.add_engine(engine)
         except ConfigError as error:
             return _error(409, "engine_exists", str(error))
         return _json({"engine": engine.name, "url": engine.base_url}, status=202)

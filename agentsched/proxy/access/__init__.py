@@ -1,0 +1,1 @@
+"""Who asks, and what they may: keys, tokens, sessions, tenants, and what protects connections."""

@@ -1,0 +1,285 @@
+"""The gate: says of every request who sent it and whether it may, before its handler runs.
+
+What a request needs is read off the route that the router chose, so that no spelling of a path can
+need less than another. A route that nobody thought of needs a key like any other.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from agentsched.config import Config
+from agentsched.config_access import AuthConfig
+from agentsched.model import TenantId, WireError
+from agentsched.proxy.access.keys import KeyRing, from_config, id_of
+from agentsched.proxy.access.local import is_local
+from agentsched.proxy.access.principal import (
+    ADMIN,
+    ANYBODY,
+    ANYBODY_WITH_OUR_KEY,
+    DATA,
+    METRICS,
+    OPERATOR,
+    PRINCIPAL,
+    READ,
+    Principal,
+)
+from agentsched.proxy.access.sessions import COOKIE, Session, Sessions, new_id
+
+if TYPE_CHECKING:
+    from agentsched.proxy.access.tokens import TokenVerifier
+
+log = logging.getLogger(__name__)
+
+#: Carries a key of ours where `Authorization` is for the engine. Never forwarded.
+OWN_HEADER: Final = "x-agentsched-key"
+CONTROL: Final = "/agentsched/v1/"
+SESSION_PATH: Final = "/agentsched/v1/session"
+#: What shows a tenant its own part only, and may be shown to it. All else is the operators'.
+_OWN_VIEWS: Final = (
+    "programs",
+    "programs/{program}",
+    "programs/{program}/story",
+    "programs/{program}/graph",
+    "engines",
+    "engines/{engine}",
+    "tenants",
+    "statistics",
+    "policies",
+    "decisions",
+)
+#: Paths of the data plane by which engines are changed.
+_ENGINE_VERBS: Final = frozenset({"v1/load_lora_adapter", "v1/unload_lora_adapter"})
+_LOOKS: Final = frozenset({"GET", "HEAD"})
+
+
+class Need(Enum):
+    """What a request must be allowed to; one of the scopes is enough."""
+
+    NOTHING = frozenset[str]()
+    DATA = frozenset({DATA})
+    #: What becomes of requests of one's own.
+    OWN = frozenset({DATA, ADMIN})
+    READ = frozenset({READ})
+    ADMIN = frozenset({ADMIN})
+    METRICS = frozenset({METRICS})
+    #: Any key: nobody else learns which paths there are.
+    KNOWN = frozenset({"known"})
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is the control plane's, which is never open to other machines."""
+        return self in (Need.OWN, Need.READ, Need.ADMIN)
+
+
+_EXACT: Final = {
+    "/healthz": Need.NOTHING,
+    "/readyz": Need.NOTHING,
+    "/metrics": Need.METRICS,
+    SESSION_PATH: Need.NOTHING,  # it looks for itself
+    **dict.fromkeys((CONTROL + path for path in _OWN_VIEWS), Need.READ),
+    CONTROL + "tools": Need.DATA,
+    CONTROL + "plan{path}": Need.OWN,
+    CONTROL + "programs/{program}/release": Need.OWN,
+}
+
+
+def need_of(request: web.Request) -> Need:
+    """What a request needs, by the route that was chosen for it."""
+    resource = request.match_info.route.resource
+    if resource is None:
+        return Need.KNOWN
+    path = resource.canonical
+    exact = _EXACT.get(path)
+    if exact is not None and (exact is not Need.READ or request.method in _LOOKS):
+        return exact
+    if path.startswith(CONTROL):
+        return Need.ADMIN
+    if path.startswith("/agentsched"):
+        # Pages and what they are made of: no secrets, and nothing that changes anything.
+        return Need.NOTHING if request.method in _LOOKS else Need.ADMIN
+    if path == "/v1/{tail}" and request.path.strip("/").lower() in _ENGINE_VERBS:
+        return Need.ADMIN
+    return Need.DATA
+
+
+class Gate:
+    """Knows the keys, tokens and sessions of one proxy."""
+
+    def __init__(self, config: Callable[[], Config], *, now: Callable[[], float] = time.time):
+        self._config = config
+        self._now = now
+        self._auth: AuthConfig | None = None
+        self.ring = KeyRing()
+        self.tokens: TokenVerifier | None = None
+        given = config().identity.secret
+        shared = given.get_secret_value().encode() if given else secrets.token_bytes(32)
+        self.sessions = Sessions(shared)
+        #: Requests that were turned away, by why.
+        self.refused: Counter[str] = Counter()
+
+    def enter(self, request: web.Request) -> None:
+        """Note who sent the request.
+
+        Raises:
+            WireError: 401, nobody known; or 403, somebody who may not.
+        """
+        config = self._config()
+        if config.auth is not self._auth:
+            self._follow(config.auth)
+        need = need_of(request)
+        if need is Need.NOTHING:
+            return
+        principal = request[PRINCIPAL] = self._admit(request, need, config)
+        if need is Need.ADMIN or (need is Need.OWN and principal.is_admin):
+            log.info("%s %s by %s", request.method, request.raw_path[:256], principal.name)
+
+    def _follow(self, auth: AuthConfig) -> None:
+        """Take over the keys of a configuration that was read anew."""
+        self._auth = auth
+        self.ring.configure(from_config(auth.keys))
+
+    def _admit(self, request: web.Request, need: Need, config: Config) -> Principal:
+        is_open = config.auth.mode == "open"
+        if is_open and not need.is_control and not _is_engine_verb(need, request):
+            return self._anybody(request, config)
+        principal = self.known(request, config)
+        if principal is None and is_open and config.admin_key is None and is_local(request):
+            principal = OPERATOR
+        if principal is None:
+            raise self._unknown(request, need, config)
+        if need is not Need.KNOWN and not need.value & principal.scopes:
+            self.refused["scope"] += 1
+            raise WireError(
+                f"This key may not do that; it needs the scope {' or '.join(sorted(need.value))}.",
+                status=403,
+                code="forbidden",
+            )
+        return principal
+
+    def _anybody(self, request: web.Request, config: Config) -> Principal:
+        """Whoever it is; but a key of ours in the header is not for engines."""
+        if config.admin_key is not None or len(self.ring):
+            token, is_theirs = _credential(request.headers)
+            if is_theirs and (_is_admin_key(token, config) or id_of(token) is not None):
+                return ANYBODY_WITH_OUR_KEY
+        return ANYBODY
+
+    def known(self, request: web.Request, config: Config) -> Principal | None:
+        """Whose key, token or session came with a request; None: nobody's that counts."""
+        token, uses_header = _credential(request.headers)
+        if token:
+            found = self.of_token(token, config)
+            if found is None or uses_header:
+                return found
+            return replace(found, uses_header=False)
+        if not request.path.startswith("/agentsched/"):
+            return None
+        session = self.session(request)
+        return self._of_session(session, request, config) if session is not None else None
+
+    def of_token(self, token: str, config: Config) -> Principal | None:
+        """Whom a key or token stands for."""
+        now = self._now()
+        found = self.ring.find(token, now=now)
+        if found is None and self.tokens is not None and token.count(".") == 2:
+            found = self.tokens.verify(token, now=now)
+        if found is None and _is_admin_key(token, config):
+            found = OPERATOR
+        return found
+
+    # -- sessions --------------------------------------------------------------------------------
+
+    def open_session(self, token: str, config: Config) -> tuple[Session, str] | None:
+        """Log in with a key or token; the session and its cookie, or None."""
+        principal = self.of_token(token, config)
+        if principal is None or READ not in principal.scopes:
+            return None
+        until = self._now() + config.auth.session_timeout / 1e9
+        if self.tokens is not None and token.count(".") == 2:
+            until = min(until, self.tokens.ends_at(token))
+        session = Session(
+            id=new_id(),
+            until=until,
+            name=principal.name,
+            scopes=tuple(sorted(principal.scopes)),
+            tenant=principal.tenant,
+            key=id_of(token) or "",
+            mark=self.sessions.mark(token) if principal is OPERATOR else "",
+        )
+        return session, self.sessions.issue(session)
+
+    def session(self, request: web.Request) -> Session | None:
+        """The session whose cookie came with a request."""
+        cookie = request.cookies.get(COOKIE)
+        return self.sessions.read(cookie, now=self._now()) if cookie else None
+
+    def _of_session(
+        self, session: Session, request: web.Request, config: Config
+    ) -> Principal | None:
+        """Whom a session stands for, while what it was opened with still counts."""
+        if not self.sessions.may_change(request, session):
+            self.refused["csrf"] += 1
+            raise WireError(
+                "A page that changes anything sends its session's token.", status=403, code="csrf"
+            )
+        if session.key:
+            return self.ring.by_id(session.key, now=self._now())
+        if session.mark:
+            key = config.admin_key
+            is_same = key is not None and session.mark == self.sessions.mark(key.get_secret_value())
+            return OPERATOR if is_same else None
+        if self.tokens is None or session.tenant is None:
+            return None
+        return Principal(
+            name=session.name, scopes=frozenset(session.scopes), tenant=TenantId(session.tenant)
+        )
+
+    def _unknown(self, request: web.Request, need: Need, config: Config) -> WireError:
+        self.refused["unknown"] += 1
+        if not need.is_control:
+            return WireError(
+                "The API key is missing, wrong, expired or revoked.",
+                status=401,
+                code="invalid_api_key",
+            )
+        if config.auth.mode == "open" and config.admin_key is None and not len(self.ring):
+            text = "Without an admin key the control plane is for clients on this machine only."
+            return WireError(text, status=403, code="forbidden")
+        return WireError(
+            "The control plane needs the admin key, or an API key, as a bearer token.",
+            status=401,
+            code="unauthorized",
+        )
+
+
+def _is_engine_verb(need: Need, request: web.Request) -> bool:
+    return need is Need.ADMIN and not request.path.startswith("/agentsched")
+
+
+def _credential(headers: Mapping[str, str]) -> tuple[str, bool]:
+    """The key or token of a request, and whether it came in a header that engines have, too."""
+    own = headers.get(OWN_HEADER)
+    if own:
+        return own.strip(), False
+    said = headers.get("Authorization")
+    if said and said[:7].lower() == "bearer ":
+        return said[7:].strip(), True
+    return headers.get("x-api-key", "").strip(), True
+
+
+def _is_admin_key(token: str, config: Config) -> bool:
+    if config.admin_key is None:
+        return False
+    wanted = config.admin_key.get_secret_value().encode()
+    return hmac.compare_digest(token.encode("utf-8", "surrogateescape"), wanted)

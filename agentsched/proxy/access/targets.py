@@ -1,0 +1,93 @@
+"""Where engines that are added at run time may be: no way from our port into the network.
+
+Addresses by which clouds hand out credentials, and link-local ones, are refused always; where the
+operator names hosts or networks, everything else is, too. A name is looked up first, and all that
+it stands for is looked at. What a name is made to mean later is not seen: name hosts you trust.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from agentsched.config import EngineConfig
+from agentsched.model import ConfigError
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_LOOKUP_S: Final = 5.0
+
+#: Besides link-local addresses: AWS over IPv6, Alibaba, Oracle, Azure's own, and "this host".
+_REFUSED: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "fd00:ec2::/32",
+        "100.100.100.200/32",
+        "192.0.0.192/32",
+        "168.63.129.16/32",
+        "0.0.0.0/8",
+        "::/128",
+    )
+)
+_NAMES: Final = frozenset(
+    {"metadata", "metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"}
+)
+
+
+async def check_target(engine: EngineConfig, allowed: Sequence[str]) -> None:
+    """Say whether an engine may be there.
+
+    Raises:
+        ConfigError: it may not, or its name cannot be looked up.
+    """
+    host = (engine.url.host or "").strip("[]").rstrip(".").lower()
+    if host in _NAMES:
+        raise ConfigError(f"{host} is no place for an engine: it hands out credentials")
+    addresses = await _addresses(host, engine.url.port or 80)
+    for address in addresses:
+        if _is_refused(address):
+            raise ConfigError(f"{host} is no place for an engine: link-local, or for credentials")
+    if allowed and not _is_allowed(host, addresses, allowed):
+        raise ConfigError(f"{host} is not among auth.engine_hosts")
+
+
+async def _addresses(host: str, port: int) -> list[_Address]:
+    try:
+        return [ipaddress.ip_address(host.partition("%")[0])]
+    except ValueError:
+        pass
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_LOOKUP_S):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, TimeoutError) as error:
+        raise ConfigError(f"{host[:256]} cannot be looked up") from error
+    return [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in found]
+
+
+def _plain(address: _Address) -> _Address:
+    """IPv4 in the clothes of IPv6 is IPv4."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.ipv4_mapped or address.sixtofour or address
+    return address
+
+
+def _is_refused(address: _Address) -> bool:
+    plain = _plain(address)
+    return plain.is_link_local or plain.is_multicast or any(plain in n for n in _REFUSED)
+
+
+def _is_allowed(host: str, addresses: Sequence[_Address], allowed: Sequence[str]) -> bool:
+    for entry in allowed:
+        try:
+            network = ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            if fnmatch.fnmatchcase(host, entry.lower()):
+                return True
+            continue
+        if addresses and all(_plain(a) in network for a in addresses):
+            return True
+    return False

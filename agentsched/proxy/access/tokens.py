@@ -1,0 +1,212 @@
+"""Tokens of an identity provider (JWT): checked with public keys that are fetched beside the path.
+
+What is pinned, whatever a token says of itself: the algorithms, the issuer, the audience, and that
+it expires. The header's `jku`, `jwk` and `x5u` are never looked at. A request never waits for
+the provider: a token under an unknown key is refused, and its key is looked for meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aiohttp
+import jwt
+import msgspec
+
+from agentsched.config_access import OidcConfig
+from agentsched.model import AgentschedError, TenantId, in_seconds
+from agentsched.proxy.access.principal import Principal, scopes_of
+
+log = logging.getLogger(__name__)
+
+_TOKEN_CHARS_MAX: Final = 16_384
+#: Tokens that were found good, each by its hash; the least used is forgotten.
+_KNOWN_MAX: Final = 4_096
+_KEYS_MAX: Final = 64
+_DOCUMENT_BYTES_MAX: Final = 1 << 20
+#: Between two fetches for tokens under unknown keys, which anybody may make up.
+_HURRY_S: Final = 10.0
+_TENANT_CHARS_MAX: Final = 64
+
+
+class ProviderError(AgentschedError):
+    """The identity provider cannot be asked, or what it says is not what it should."""
+
+
+class TokenVerifier:
+    """Checks tokens of one provider; `keep_keys` runs beside it."""
+
+    def __init__(self, config: OidcConfig) -> None:
+        self.config = config
+        self._keys: dict[str, jwt.PyJWK] = {}
+        #: When a token that was found good is over, and whom it stands for.
+        self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self._wanted = asyncio.Event()
+        self.fetched_total = 0
+        #: Set with each fetch that brought keys.
+        self.fetched = asyncio.Event()
+
+    def verify(self, token: str, *, now: float) -> Principal | None:
+        """Whom a token stands for; None: it is not good, or its key is not known yet."""
+        if len(token) > _TOKEN_CHARS_MAX or not token.isascii():
+            return None
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._known.get(digest)
+        if known is not None:
+            if now < known[0]:
+                self._known.move_to_end(digest)
+                return known[1]
+            del self._known[digest]
+        claims = self._claims(token)
+        if claims is None:
+            return None
+        principal = self._principal(claims)
+        if principal is not None:
+            self._known[digest] = float(claims["exp"]) + self._leeway_s, principal
+            if len(self._known) > _KNOWN_MAX:
+                self._known.popitem(last=False)
+        return principal
+
+    def ends_at(self, token: str) -> float:
+        """When a token that was found good is over; 0 where it was not."""
+        known = self._known.get(hashlib.sha256(token.encode()).digest())
+        return 0.0 if known is None else known[0]
+
+    @property
+    def _leeway_s(self) -> float:
+        return in_seconds(self.config.leeway)
+
+    def _claims(self, token: str) -> dict[str, Any] | None:
+        try:
+            header = jwt.get_unverified_header(token)
+            key = self._keys.get(str(header.get("kid", "")))
+            if key is None:
+                self._wanted.set()
+                return None
+            if header.get("alg") not in self.config.algorithms:
+                return None
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key=key,
+                algorithms=list(self.config.algorithms),
+                audience=self.config.audience,
+                issuer=self.config.issuer,
+                leeway=self._leeway_s,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            log.debug("a token is refused: %s", type(error).__name__)
+            return None
+        return claims
+
+    def _principal(self, claims: Mapping[str, Any]) -> Principal | None:
+        tenant = _inside(claims, self.config.tenant_claim)
+        if not isinstance(tenant, str) or not 0 < len(tenant) <= _TENANT_CHARS_MAX:
+            return None
+        if not tenant.isascii() or not tenant.isprintable() or tenant.strip() != tenant:
+            return None
+        said = _inside(claims, self.config.scopes_claim)
+        words = said.split() if isinstance(said, str) else said if isinstance(said, list) else []
+        mapped = self.config.scopes
+        granted = [mapped[w] for w in words if isinstance(w, str) and w in mapped]
+        name = str(claims.get("sub", ""))[:64]
+        return Principal(
+            name=f"token of {name!r}",
+            scopes=scopes_of(granted),
+            tenant=TenantId(tenant),
+            uses_header=True,
+        )
+
+    async def keep_keys(self) -> None:
+        """Fetch the provider's keys now, regularly, and soon after one was missing. For ever."""
+        while True:
+            self._wanted.clear()
+            try:
+                self._take(await self._fetch())
+            except (ProviderError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                # Those that we know stay in force: the provider may be away for a while.
+                log.warning("%s: its keys cannot be fetched: %s", self.config.issuer, error)
+            await asyncio.sleep(min(_HURRY_S, in_seconds(self.config.refresh_interval)))
+            rest = in_seconds(self.config.refresh_interval) - _HURRY_S
+            if rest > 0 and self._keys:
+                try:
+                    await asyncio.wait_for(self._wanted.wait(), rest)
+                except TimeoutError:
+                    continue
+
+    def _take(self, keys: dict[str, jwt.PyJWK]) -> None:
+        gone = self._keys.keys() - keys.keys()
+        if gone:
+            # A key is withdrawn for a reason: what it signed is looked at again.
+            self._known.clear()
+        self._keys = keys
+        self.fetched_total += 1
+        self.fetched.set()
+
+    async def _fetch(self) -> dict[str, jwt.PyJWK]:
+        timeout = aiohttp.ClientTimeout(total=in_seconds(self.config.timeout))
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+            url = self.config.jwks_url or await self._discover(session)
+            return _usable(await _get(session, url), self.config)
+
+    async def _discover(self, session: aiohttp.ClientSession) -> str:
+        issuer = self.config.issuer
+        found = await _get(session, issuer.rstrip("/") + "/.well-known/openid-configuration")
+        if found.get("issuer") != issuer:
+            raise ProviderError(f"its discovery document is of {found.get('issuer')!r}")
+        url = found.get("jwks_uri")
+        if not isinstance(url, str) or not url.startswith(("https://", issuer)):
+            raise ProviderError("its discovery document names no keys over https")
+        return url
+
+
+async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    async with session.get(url, allow_redirects=False) as response:
+        if response.status != 200:
+            raise ProviderError(f"{url} answers {response.status}")
+        body = b""
+        async for chunk in response.content.iter_chunked(65_536):
+            body += chunk
+            if len(body) > _DOCUMENT_BYTES_MAX:
+                raise ProviderError(f"{url} is larger than {_DOCUMENT_BYTES_MAX} bytes")
+    try:
+        found: dict[str, Any] = msgspec.json.decode(body, type=dict)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProviderError(f"{url} is not JSON: {error}") from error
+    return found
+
+
+def _usable(document: Mapping[str, Any], config: OidcConfig) -> dict[str, jwt.PyJWK]:
+    """Keys for signatures, of kinds that are taken, by id. Secret ones have no place here."""
+    listed = document.get("keys")
+    found: dict[str, jwt.PyJWK] = {}
+    for entry in listed if isinstance(listed, list) else ():
+        if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
+            continue
+        if entry.get("kty") not in ("RSA", "EC", "OKP") or len(found) >= _KEYS_MAX:
+            continue
+        try:
+            key = jwt.PyJWK(entry)
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            log.warning("%s: a key cannot be used: %s", config.issuer, type(error).__name__)
+            continue
+        if key.algorithm_name in config.algorithms:
+            found[str(entry.get("kid", ""))] = key
+    if not found:
+        raise ProviderError("it has no key that can be used")
+    return found
+
+
+def _inside(claims: Mapping[str, Any], path: str) -> Any:
+    """The claim of this name; else what lies at `a.b.c`."""
+    if path in claims:
+        return claims[path]
+    found: Any = claims
+    for part in path.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
