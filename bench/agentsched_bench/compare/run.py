@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from agentsched.model import EngineError, in_seconds, parse_span
+from agentsched.model import EngineError, PolicyError, in_seconds, parse_span
 from agentsched_bench.compare import results
 from agentsched_bench.compare.agents import AgentLoad, run_agents
 from agentsched_bench.compare.arms import Side
@@ -27,11 +27,13 @@ from agentsched_bench.compare.results import ArmRow, CompareResult, Run
 from agentsched_bench.compare.scenario import EngineKind, Scenario
 from agentsched_bench.compare.simulated import simulate_run
 from agentsched_bench.compare.stages import (
+    Endpoint,
     Engines,
     arm_running,
     empty_caches,
     engines_running,
 )
+from agentsched_bench.compare.watch import policy_failures
 from agentsched_bench.live.replay import Progress
 from agentsched_bench.workload.shape import PlannedConversation
 
@@ -239,11 +241,21 @@ async def _one_run(
             else:
                 agents = AgentLoad(client=side.client, load=load, model=target.model)
                 await run_agents(agents, endpoint, engines, scenario, run, show=show.progress)
+            if endpoint.journal is not None:
+                await _refuse_failures(endpoint, run)
         read_journal(run, endpoint)
     finally:
         if run.calls:
             rescale(run, speed=speed)
             store.add(run)
+
+
+async def _refuse_failures(endpoint: Endpoint, run: Run) -> None:
+    """A policy that fails is stood in for by the plainest rule: no result of the arm's name."""
+    failures = await policy_failures(endpoint.url)
+    if failures:
+        run.is_complete = False
+        raise PolicyError(f"{run.arm}: policies failed {failures:.0f} times ({run.log} says how)")
 
 
 def paced(load: Load, *, speed: float) -> Load:

@@ -121,6 +121,13 @@ async def _counters(client: aiohttp.ClientSession, urls: Sequence[str]) -> _Coun
     return found
 
 
+async def policy_failures(url: str) -> float:
+    """How often policies of our proxy at `url` failed, by its own count; 0 when it cannot say."""
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as client:
+        page = await _get(client, url + "/metrics")
+    return (total(page, "agentsched_policy_errors_total") if page else None) or 0.0
+
+
 async def _get(client: aiohttp.ClientSession, url: str) -> bytes | None:
     try:
         async with client.get(url) as answer:

@@ -33,6 +33,7 @@ from agentsched.model import (
     Instant,
     Nanos,
     Pin,
+    PolicyError,
     Prefetch,
     Reject,
     StepArrived,
@@ -163,7 +164,12 @@ class SimHost:
         outages: Sequence[Outage] = (),
         faults: Faults = NO_FAULTS,
     ) -> list[ProgramRun]:
-        """Play everything to its end."""
+        """Play everything to its end.
+
+        Raises:
+            PolicyError: a policy failed. The kernel lets the plainest rule stand in for it, and so
+                the result would be that of another scheduler.
+        """
         self._faults = faults
         for engine in self.engines.values():
             self._feed(engine.report())
@@ -183,7 +189,17 @@ class SimHost:
             at, _, deed = heapq.heappop(agenda)
             self.now = max(self.now, at)
             deed(self.now)
+        self._refuse_failures()
         return self.clients.runs
+
+    def _refuse_failures(self) -> None:
+        errors = self._scheduler.policy_errors
+        if not errors:
+            return
+        counts = ", ".join(f"{name} {count}x" for name, count in sorted(errors.items()))
+        latest = self._scheduler.latest_policy_error
+        text = f"policies failed ({counts}), so there is no result"
+        raise PolicyError(f"{text}; the latest: {latest!r}") from latest
 
     def _plan_faults(self, faults: Sequence[Outage | Slowdown | Restart]) -> None:
         engines = list(self.engines.values())
@@ -482,6 +498,7 @@ class SimHost:
 
     def _come_back(self, now: Instant) -> None:
         assert self._renew is not None
+        self._refuse_failures()
         self._scheduler = self._renew()
         self._is_down = False
         self._timer = None

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from agentsched.compose import SchedulerConfig, build_scheduler
+from agentsched.compose import SchedulerConfig, build_policies, build_scheduler
+from agentsched.kernel import Scheduler
 from agentsched.kernel.journal import encode
-from agentsched.model import SECOND, ConfigError, Instant, Limits, seconds
+from agentsched.model import SECOND, ConfigError, Instant, Limits, PolicyError, seconds
+from agentsched.policy import StepView, World
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.tier import TierConfig
@@ -26,6 +28,7 @@ from agentsched_bench.sim.arms import (
     starts_of,
 )
 from agentsched_bench.sim.clients import Endings
+from agentsched_bench.sim.faults import Faults, restart
 from agentsched_bench.sim.host import SimHost
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import (
@@ -35,6 +38,7 @@ from agentsched_bench.workload.shape import (
     plan_programs,
 )
 from agentsched_bench.workload.trace import group_programs
+from agentsched_policies.order.fcfs import Fcfs
 
 ARMS = ("direct", "unlimited", "fcfs", "agentsched")
 
@@ -122,6 +126,25 @@ def test_alone_is_the_fastest() -> None:
         assert run.ended_at is not None
         # Another program's shared prompt may be in the cache, which alone it is not.
         assert (run.ended_at - run.started_at) / SECOND > 0.8 * quiet[run.plan.program]
+
+
+class Broken(Fcfs):
+    """An order that cannot rank."""
+
+    def rank(self, step: StepView, world: World, *, now: Instant) -> tuple[float, ...]:
+        raise RuntimeError("cannot rank")
+
+
+def broken() -> Scheduler:
+    policies = build_policies(SchedulerConfig(profile="agentsched"))
+    return Scheduler(policies=replace(policies, order=Broken()), limits=Limits())
+
+
+@pytest.mark.parametrize("faults", [Faults(), Faults(restarts=(restart("4+1"),))])
+def test_a_policy_that_failed_gives_no_result(faults: Faults) -> None:
+    host = SimHost(broken(), engines=scenario().engines, renew=broken)
+    with pytest.raises(PolicyError, match=r"order\.rank \d+x.*cannot rank"):
+        host.run(starts_of(scenario(), seed=1), faults=faults)
 
 
 def journal(made: Scenario, arm: str = "agentsched") -> bytes:
