@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from agentsched.model import ConfigError, parse_span, seconds
 from agentsched_bench.live import options
-from agentsched_bench.live.arrivals import Process, parse_arrivals
+from agentsched_bench.live.arrivals import Arrivals, Process, parse_arrivals
 from agentsched_bench.live.results import TraceRow
 from agentsched_bench.sim.arms import Arm, Scenario, alone, parse_arm, run_arm
 from agentsched_bench.sim.clients import Endings
@@ -172,22 +172,13 @@ def simulate(
     arms = [parse_arm(text) for text in profile or ("direct", "agentsched", "unlimited")]
     specs = engine or [_spec(str(model) if model else preset_name, engines, blocks, tier)]
     fleet = fleet_of(specs, block_size=block_size, pins=pins, warm=warm, priority=priority)
-    shape = ShapeOptions(
-        scale_tokens=scale_tokens,
-        scale_time=scale_time,
-        gap_cap_s=gap_cap,
-        steps_max=steps,
-        context_tokens_max=min(one.max_model_len for one in fleet.engines),
-    )
+    shape = shape_for(fleet, tokens=scale_tokens, time=scale_time, gap_cap=gap_cap, steps=steps)
     plans, row = load(trace, shape, only=only or (), sessions=sessions, half=half, shared=shared)
-    process = parse_arrivals(arrivals)
-    if process.process is Process.CLOSED:
-        raise ConfigError("a simulation has no closed arrivals: use burst, poisson or recorded")
     scenario = Scenario(
         plans=plans,
         engines=fleet.engines,
         traits=fleet.traits,
-        arrivals=process,
+        arrivals=_open_arrivals(arrivals),
         programs=programs,
         wait_ns_max=parse_span(max_wait),
         endings=endings,
@@ -206,6 +197,26 @@ def simulate(
     )
     run_all(arms, scenario, result, is_quiet=as_json)
     _show(result, out=out, as_json=as_json)
+
+
+def shape_for(
+    fleet: Fleet, *, tokens: float, time: float, gap_cap: float | None, steps: int | None
+) -> ShapeOptions:
+    """How recorded programs are made to fit a fleet: scales, and its smallest context."""
+    return ShapeOptions(
+        scale_tokens=tokens,
+        scale_time=time,
+        gap_cap_s=gap_cap,
+        steps_max=steps,
+        context_tokens_max=min(one.max_model_len for one in fleet.engines),
+    )
+
+
+def _open_arrivals(text: str) -> Arrivals:
+    arrivals = parse_arrivals(text)
+    if arrivals.process is Process.CLOSED:
+        raise ConfigError("a simulation has no closed arrivals: use burst, poisson or recorded")
+    return arrivals
 
 
 def _show(result: SimResult, *, out: Path | None, as_json: bool) -> None:

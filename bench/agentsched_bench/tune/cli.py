@@ -21,7 +21,7 @@ from agentsched.model import ConfigError, parse_span
 from agentsched_bench.live import options
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario
-from agentsched_bench.sim.cli import load
+from agentsched_bench.sim.cli import load, shape_for
 from agentsched_bench.sim.specs import fleet_of
 from agentsched_bench.tune.sweep import (
     METRICS,
@@ -34,7 +34,6 @@ from agentsched_bench.tune.sweep import (
     score_of,
     try_arm,
 )
-from agentsched_bench.workload.shape import ShapeOptions
 
 INTERRUPTED: Final = 130
 
@@ -85,13 +84,7 @@ def tune(
     if metric not in METRICS:
         raise ConfigError(f"no metric {metric!r} (there are: {', '.join(METRICS)})")
     fleet = fleet_of(engine or ["cpu-2core"], block_size=block_size)
-    shape = ShapeOptions(
-        scale_tokens=scale_tokens,
-        scale_time=scale_time,
-        gap_cap_s=gap_cap,
-        steps_max=steps,
-        context_tokens_max=min(one.max_model_len for one in fleet.engines),
-    )
+    shape = shape_for(fleet, tokens=scale_tokens, time=scale_time, gap_cap=gap_cap, steps=steps)
     plans, row = load(trace, shape, only=only or ())
     scenario = Scenario(
         plans=plans,
