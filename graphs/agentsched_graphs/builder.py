@@ -45,7 +45,7 @@ from agentsched_graphs.workflow import Workflow, read_workflow
 #: Of many tools called at once, so many are compared for the one that takes longest.
 _COMPARED: Final = 8
 #: Declared workflows beyond this are not taken.
-_WORKFLOWS_MAX: Final = 1_024
+WORKFLOWS_MAX: Final = 1_024
 
 
 class GraphBuilder:
@@ -114,7 +114,7 @@ class GraphBuilder:
         except ConfigError:
             return
         known = self._learnt.workflows
-        if workflow.agent in known or len(known) < _WORKFLOWS_MAX:
+        if workflow.agent in known or len(known) < WORKFLOWS_MAX:
             known[workflow.agent] = workflow
 
     def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
