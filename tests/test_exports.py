@@ -14,7 +14,7 @@ STABLE = {
     """,
     "agentsched.model": """
         AgentschedError CallId Cancel CancelReason Capabilities Choice Command ConfigError ConversationId
-        Dispatch EngineDrained EngineError EngineId EngineLoad EngineLost EngineRefused
+        ContinuedElsewhere Dispatch EngineDrained EngineError EngineId EngineLoad EngineLost EngineRefused
         EngineReported EngineTimeout EngineUnreachable Event HintAnswered HintOutcome Instant
         Limits Lineage MILLISECOND MINUTE Nanos PeerReported Pin PinId PolicyError Prefetch Prefix PrefixId
         ProgramClosed ProgramId ProgramOpened Reconfigured Reject RejectReason SECOND ServedElsewhere StepArrived

@@ -20,6 +20,7 @@ from agentsched.kernel.filling import Filler
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.joins import children_done
 from agentsched.kernel.journal import JournalEntry
+from agentsched.kernel.moves import let_go, take_over
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.rehearsal import Plan, rehearse
 from agentsched.kernel.retention import Retention
@@ -30,6 +31,7 @@ from agentsched.kernel.warming import WarmAccount
 from agentsched.model import (
     Choice,
     Command,
+    ContinuedElsewhere,
     EngineDrained,
     EngineId,
     EngineLost,
@@ -291,6 +293,10 @@ class Scheduler:
                 self._books.engine(event.engine).hear(event)
             case ServedElsewhere():
                 self._books.shares.charge_elsewhere(event)
+            case ContinuedElsewhere():
+                commands = let_go(self._books, self._retention, event)
+                self._ignored += commands is None
+                return commands or []
             case WorkflowDeclared():
                 pass  # the graphs' matter
             case TimerFired():
@@ -350,6 +356,7 @@ class Scheduler:
         conversation, forgotten = books.open_conversation(program, event, now=now)
         for gone in forgotten:
             commands += self._retention.forget(gone.conversation, UnpinReason.SUPERSEDED)
+        take_over(books, conversation, event)
         old = event.parent_conversation
         if event.lineage is Lineage.COMPACTS and old in program.conversations:
             # The old prefix will not be extended again: whatever is kept for it is wasted.

@@ -26,6 +26,7 @@ from agentsched.model.errors import (
     WireError,
 )
 from agentsched.model.events import (
+    ContinuedElsewhere,
     EngineDrained,
     EngineLost,
     EngineReported,
@@ -96,6 +97,7 @@ __all__ = [
     "Choice",
     "Command",
     "ConfigError",
+    "ContinuedElsewhere",
     "ConversationId",
     "Dispatch",
     "EngineDrained",

@@ -56,6 +56,8 @@ class StepArrived:
     prompt brings. `deadline` is when the client wants the program done, `priority` what the client
     may set for itself (smaller is sooner). `retries` is the step that the client asks for again
     with this one: its place in the queue passes on, so the promise of a bounded wait counts on.
+    `home` is the engine where another replica ran this conversation last, and `home_tokens` the
+    context that it left there.
     """
 
     step: StepId
@@ -77,6 +79,8 @@ class StepArrived:
     priority: int = 0
     is_last: bool = False
     retries: StepId | None = None
+    home: EngineId | None = None
+    home_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +237,14 @@ class ServedElsewhere:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContinuedElsewhere:
+    """Another replica serves this conversation now: nothing is kept or planned for it here."""
+
+    program: ProgramId
+    conversation: ConversationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowDeclared:
     """Somebody declared an agent's workflow (text as `agentsched_graphs.workflow` reads it)."""
 
@@ -262,6 +274,7 @@ Event = (
     | Reconfigured
     | PeerReported
     | ServedElsewhere
+    | ContinuedElsewhere
     | WorkflowDeclared
     | TimerFired
 )

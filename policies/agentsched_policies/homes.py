@@ -9,6 +9,7 @@ from typing import Final
 
 from agentsched.model import (
     Command,
+    ContinuedElsewhere,
     ConversationId,
     Dispatch,
     EngineId,
@@ -40,8 +41,8 @@ class Homes:
     """Tokens of live conversations by engine; each update costs the same however many there are.
 
     Sizes leave out the head of the prompt, which others share. A conversation leaves with its last
-    word, with its program, when its engine is lost, or after a minute of silence: it is then most
-    probably over without having said so, and counts again when it speaks.
+    word, with its program, for another replica, when its engine is lost, or after a minute of
+    silence: it is then most probably over without having said so, and counts again when it speaks.
     """
 
     def __init__(self, *, conversations_max: int = 65_536) -> None:
@@ -72,6 +73,8 @@ class Homes:
             case ProgramClosed():
                 for key in list(self._by_program.get(event.program, ())):
                     self._leave(key)
+            case ContinuedElsewhere():
+                self._leave(event.conversation)
             case EngineLost():
                 for key in [k for k, h in self._homes.items() if h.engine == event.engine]:
                     self._leave(key)

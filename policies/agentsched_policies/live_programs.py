@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentsched.model import (
+    ContinuedElsewhere,
     ConversationId,
     Event,
     Instant,
@@ -62,6 +63,10 @@ class LivePrograms:
                 self._drop(event.step, now=now)
             case StepCancelled():
                 self._drop(event.step, now=now)
+            case ContinuedElsewhere():
+                live = self._live.get(event.program)
+                if live is not None and live.conversation == event.conversation and not live.active:
+                    del self._live[event.program]  # that replica counts it now
             case ProgramClosed():
                 self._end(event.program)
             case _:

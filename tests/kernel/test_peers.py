@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler
 from agentsched.model import (
     Capabilities,
+    ContinuedElsewhere,
     ConversationId,
     Dispatch,
     EngineId,
@@ -16,8 +19,10 @@ from agentsched.model import (
     ProgramId,
     ServedElsewhere,
     StepArrived,
+    StepFinished,
     StepId,
     TenantId,
+    Usage,
     WorkflowDeclared,
     seconds,
 )
@@ -89,3 +94,50 @@ def test_a_workflow_declared_at_run_time() -> None:
     view = scheduler.world.graph(ProgramId("p"))
     assert view is not None
     assert view.steps_left() == 2.0
+
+
+def finish(scheduler: Scheduler, name: str, *, prompt: int, at: int) -> None:
+    usage = Usage(prompt_tokens=prompt, cached_tokens=0, output_tokens=20)
+    scheduler.handle(StepFinished(step=StepId(name), usage=usage), now=Instant(at))
+
+
+def test_a_conversation_that_goes_on_elsewhere_is_not_counted_here_any_more() -> None:
+    scheduler = made()
+    scheduler.handle(arrived("a"), now=Instant(1))
+    gone = ContinuedElsewhere(program=ProgramId("a"), conversation=ConversationId("a#0"))
+    ignored = scheduler.statistics().ignored_total
+    scheduler.handle(gone, now=Instant(2))
+    # It runs here: whoever says otherwise is late.
+    assert scheduler.statistics().ignored_total == ignored + 1
+    finish(scheduler, "a", prompt=1_500, at=3)
+    assert scheduler.world.resident_tokens(ENGINE) == 1_520
+    scheduler.handle(gone, now=Instant(4))
+    assert scheduler.world.resident_tokens(ENGINE) == 0
+    assert ProgramId("a") in scheduler.programs
+    scheduler.check()
+
+
+def test_a_conversation_comes_back_to_where_another_replica_left_it() -> None:
+    scheduler = build_scheduler(SchedulerConfig(profile="agentsched"))
+    capabilities = Capabilities(kv_tokens=40_000, prefix_cache=True)
+    names = [EngineId(f"e{number}") for number in range(4)]
+    for name in names:
+        report = EngineReported(engine=name, capabilities=capabilities, load=EngineLoad())
+        scheduler.handle(report, now=Instant(0))
+    for number, home in enumerate(names):
+        step = arrived(f"s{number}", 9_000)
+        # Eager tests would be right by chance: the hash alone names some engine, too.
+        commands = scheduler.handle(replace(step, home=home, home_tokens=8_900), now=Instant(1))
+        sent = [c for c in commands if isinstance(c, Dispatch)]
+        assert [c.engine for c in sent] == [home]
+        assert scheduler.steps[StepId(f"s{number}")].missing_tokens == 100
+    scheduler.check()
+
+
+def test_a_home_that_nobody_knows_is_no_home() -> None:
+    scheduler = made()
+    step = replace(arrived("a"), home=EngineId("elsewhere"), home_tokens=1_400)
+    commands = scheduler.handle(step, now=Instant(1))
+    assert [c.engine for c in commands if isinstance(c, Dispatch)] == [ENGINE]
+    assert scheduler.steps[StepId("a")].missing_tokens == 1_500
+    scheduler.check()

@@ -23,6 +23,7 @@ from agentsched.model import (
     Capabilities,
     Choice,
     Command,
+    ContinuedElsewhere,
     ConversationId,
     Dispatch,
     EngineDrained,
@@ -100,6 +101,8 @@ class _Agent:
     conversations: int = 1
     answers: tuple[CallId, ...] = ()
     active: int = 0
+    #: Where another replica served it last.
+    home: EngineId | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -186,7 +189,7 @@ class Swarm:
         """One change from outside, of each kind in turn; what a peer holds it gives back again."""
         at = self._random.randrange(self._shape.arrival_ms_max) * MILLISECOND
         engine = self._random.choice(self._engines)
-        match number % 4:
+        match number % 5:
             case 0:
                 self._plan(at, self._other_policies)
             case 1:
@@ -208,8 +211,18 @@ class Swarm:
                         tenant=tenant, uncached_tokens=tokens, output_tokens=tokens // 9
                     ),
                 )
+            case 3:
+                self._plan(at, partial(self._elsewhere, engine))
             case _:
                 self._plan(at, WorkflowDeclared(text=_WORKFLOW))
+
+    def _elsewhere(self, engine: EngineId) -> Event:
+        """Another replica serves somebody's next step, and leaves its context on an engine."""
+        number = self._random.randrange(self._shape.programs)
+        agent = self._agents[ProgramId(f"p{number}")]
+        agent.home = engine
+        conversation = ConversationId(f"{agent.program}/{agent.conversations}")
+        return ContinuedElsewhere(program=agent.program, conversation=conversation)
 
     def _other_policies(self) -> Event | None:
         """Another order at run time; all else stays, and goes on with what it learnt."""
@@ -259,6 +272,7 @@ class Swarm:
         self.outcome.arrived[step] = Instant(self._now)
         self._waiting_since[step] = self._now
         answers, agent.answers = agent.answers, ()
+        home, agent.home = agent.home, None
         if self._fault():  # the client hangs up some time later
             self._soon(partial(self._hang_up, step), ms_max=5_000)
         if self._chance(0.15):  # a second branch beside this one
@@ -278,6 +292,8 @@ class Swarm:
             parent_conversation=parent,
             answers=answers,
             is_last=not agent.steps_left and self._chance(0.5),
+            home=home,
+            home_tokens=agent.context_tokens if home is not None else 0,
         )
 
     def _lineage(self, agent: _Agent) -> tuple[Lineage, ConversationId | None]:
