@@ -12,6 +12,7 @@ from agentsched_adapters.http_connection import Connection
 
 #: Closing takes effect in the loop's next turns; TLS may take longer, and nobody waits for it.
 _TURNS_TO_CLOSE: Final = 8
+_SWEEP_S_MIN: Final = 0.01
 
 
 class HttpPool:
@@ -161,4 +162,5 @@ class HttpPool:
             self._free.popleft().close()
         if self._free:
             left = self._free[0].free_since + self._keepalive_s - now
-            self._sweeper = self._loop.call_later(left, self._sweep)
+            # A timer of less than the clock can tell apart would be due again at once, and again.
+            self._sweeper = self._loop.call_later(max(left, _SWEEP_S_MIN), self._sweep)
