@@ -53,7 +53,7 @@ class Pages:
         return [
             web.get("/agentsched", self._redirect),
             web.get("/agentsched/", self._index),
-            web.get("/agentsched/assets/{name}", self._asset),
+            web.get(r"/agentsched/{name:[a-z]+\.(?:js|css|svg)}", self._asset),
         ]
 
     async def _redirect(self, request: web.Request) -> web.Response:
