@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from agentsched.model import EngineError
 from agentsched.ports import EngineAnswer
 
@@ -17,6 +19,17 @@ def is_event_stream(answer: EngineAnswer) -> bool:
         name.lower() == "content-type" and value.lower().startswith("text/event-stream")
         for name, value in answer.headers
     )
+
+
+def is_broken(body: bytes) -> bool:
+    """Whether a body that should be JSON is none, as when an engine dies in the middle of it."""
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True
+    except RecursionError:
+        return False  # deeper than we read, which is not the engine's fault
+    return False
 
 
 async def read_whole(answer: EngineAnswer) -> bytes:

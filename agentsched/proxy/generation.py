@@ -39,7 +39,7 @@ from agentsched.proxy.answer import Answer
 from agentsched.proxy.answers import read_answer
 from agentsched.proxy.call_ids import CallIdMarker
 from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
-from agentsched.proxy.engine_answer import is_event_stream, read_whole
+from agentsched.proxy.engine_answer import is_broken, is_event_stream, read_whole
 from agentsched.proxy.errors import stream_error
 from agentsched.proxy.families import family_of
 from agentsched.proxy.gateway import Gateway
@@ -276,6 +276,9 @@ class Generation:
             raise EngineError(refusal.NOT_STREAMED)
         body = await read_whole(answer)
         seen = read_answer(self._parsed.dialect, body)
+        if not (seen.is_complete or seen.error) and is_broken(body):
+            # SDKs fail on it with their parser's error, which nobody takes for worth a retry.
+            raise EngineUnreachable("the answer is not whole JSON")
         self._finish(seen, verdict.engine)
         body = self._call_ids.whole(body)
         return web.Response(status=answer.status, body=body, headers=self._headers(answer, verdict))

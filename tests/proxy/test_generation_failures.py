@@ -134,6 +134,42 @@ class TestFailingEngines:
             response = await proxy.chat()
             assert (response.status_code, response.content) == (200, ANSWER)
 
+    @pytest.mark.parametrize("path", DIALECTS)
+    @pytest.mark.parametrize("length", [0, 30])
+    async def test_an_answer_that_is_not_whole_json_is_asked_for_again(
+        self, start: Any, upstream: Upstream, second: Upstream, path: str, length: int
+    ) -> None:
+        """HTTP's end is right: the engine died while it wrote, and a gateway closed for it."""
+        fields, whole, _ = DIALECTS[path]
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.whole(200, whole[:length], content_type="application/json")
+
+        upstream.script = script
+        async with start(upstream.url, second.url) as proxy:
+            response = await proxy.client.post(path, json={"model": "m", **fields})
+            assert response.status_code == 200
+            json.loads(response.content)
+            assert response.headers["x-agentsched-engine"] == "e1"
+            assert len(proxy.turns.events(StepFinished)) == 1
+
+    async def test_official_clients_try_again_what_no_engine_could_finish(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            is_last = len(upstream.exchanges) > 3
+            body = ANSWER if is_last else ANSWER[:30]
+            await exchange.whole(200, body, content_type="application/json")
+
+        upstream.script = script
+        async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="k") as client:
+            answer = await client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "x"}]
+            )
+        assert answer.choices
+        assert {e.step for e in proxy.turns.events(StepFinished)}
+        assert len(upstream.exchanges) == 4
+
     async def test_a_stream_without_a_byte_is_asked_for_again(
         self, start: Any, upstream: Upstream, second: Upstream
     ) -> None:
