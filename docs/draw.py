@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from agentsched import config, config_access
+from agentsched import config, config_access, config_telemetry
 from agentsched.model import Limits
 
 ROOT: Final = Path(__file__).parent.parent
@@ -64,6 +64,7 @@ _TABLES: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("[[auth.keys]]", config_access.KeyConfig),
     ("[auth.oidc]", config_access.OidcConfig),
     ("[tls]", config_access.TlsConfig),
+    ("[telemetry]", config_telemetry.TelemetryConfig),
     ("[policies.POINT]", config.PolicyChoice),
     ("[tenants.NAME]", config.TenantConfig),
 )

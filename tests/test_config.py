@@ -191,7 +191,7 @@ def test_the_sample_shows_every_key() -> None:
             assert name in text, f"{part.__name__}.{name} is not in the sample"
 
 
-_PARTS = ("http", "upstream", "identity", "limits", "auth", "tls")
+_PARTS = ("http", "upstream", "identity", "limits", "auth", "tls", "telemetry")
 
 
 class TestKeepAlive:

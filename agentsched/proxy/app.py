@@ -29,6 +29,7 @@ from agentsched.proxy.generation import serve_generation
 from agentsched.proxy.host import LiveHost
 from agentsched.proxy.identity import IdentityIndex, IdentityLimits
 from agentsched.proxy.memory import Memory
+from agentsched.proxy.observed import observed
 from agentsched.proxy.plain import PlainRelay
 from agentsched.proxy.receive import check_length, request_id
 from agentsched.proxy.request import Dialect
@@ -128,6 +129,7 @@ def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -
     app.router.add_routes(dashboard.routes())
     app.router.add_routes(control.routes())
     app.middlewares.append(_errors)
+    app.cleanup_ctx.append(_watched)
     app.cleanup_ctx.append(_running)
     app.cleanup_ctx.append(dashboard.running)
     app.on_response_prepare.append(_sign)
@@ -191,6 +193,12 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     # This is not yet part of the answer.
     request.writer.output_size = 0
     return None
+
+
+async def _watched(app: web.Application) -> AsyncIterator[None]:
+    # The first to begin is the last to end: whatever happens at the end is told, too.
+    async with observed(app[GATEWAY]):
+        yield
 
 
 async def _running(app: web.Application) -> AsyncIterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ import typer
 
 from agentsched.config import load_config
 from agentsched.model import ConfigError
+from agentsched.telemetry.logs import set_up_logging
 from agentsched.proxy.access.redact import redact_logs
 
 
@@ -53,10 +53,7 @@ def serve(
     loaded = load_config(config, options)
     if not loaded.engines:
         raise ConfigError("no engine is given (write --engine http://127.0.0.1:8000)")
-    logging.basicConfig(
-        level=loaded.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    set_up_logging(level=loaded.log_level, style=loaded.telemetry.log_format)
     redact_logs()
     # Imported late, so that --help and usage errors do not wait for the data plane.
     import uvloop

@@ -23,6 +23,7 @@ from agentsched.proxy.salting import isolated
 from agentsched.proxy.warming import WarmBodies
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
+from agentsched.telemetry.notes import Notes
 
 #: Tenant of requests without a key and without a tenant header.
 ANONYMOUS = TenantId("default")
@@ -48,6 +49,8 @@ class Gateway:
     homes: Homes = field(default_factory=Homes)
     ratios: TokenRatios = field(default_factory=TokenRatios)
     resends: Resends = field(default_factory=Resends)
+    #: Ids and traces of live requests.
+    notes: Notes = field(default_factory=Notes)
     #: Requests by the family of their client.
     clients: Counter[str] = field(default_factory=Counter)
     wire_limits: WireLimits

@@ -144,6 +144,7 @@ class Generation:
                 self._early.close()
             if not self._has_ended:
                 self._end(StepCancelled(step=self._step, reason=reason))
+            self._gateway.notes.drop(self._step)
 
     async def _submit(self) -> web.StreamResponse:
         for event in finished_tools(self._identity):
@@ -159,6 +160,12 @@ class Generation:
         )
         if self._identity.step_class.is_work:
             self._gateway.warm_bodies.forget(self._identity.conversation)
+        self._gateway.notes.add(
+            self._step,
+            self._identity.program,
+            request_id=self._received.request_id,
+            headers=self._received.headers,
+        )
         self._ticket = self._host.submit(arrived)  # 3. submit
         resends.begin(turn, self._step, self._give_way)
         if old is not None and old.give_way is not None and self._is_certain_retry():
@@ -266,6 +273,7 @@ class Generation:
                 engine.id, principal_of(self._request)
             ),
         )
+        headers = self._gateway.notes.sign(self._step, headers)
         body = self._call_ids.request(forward_body(self._parsed, fields=fields))
         target = self._received.target
         self._sent = EngineRequest(method="POST", target=target, headers=headers, body=body)

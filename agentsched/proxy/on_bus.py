@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from agentsched.bus.connection import Broker
 from agentsched.bus.messages import EngineMessage, ToolMessage
+from agentsched.bus.metrics import BusCollector
 from agentsched.bus.service import Bus, State, Wiring
 from agentsched.bus.topics import ToolTopic
 from agentsched.config import BusConfig, Config
@@ -52,8 +53,13 @@ async def joined(config: Config, gateway: Gateway, *, url: str) -> AsyncIterator
     )
     replica = config.bus.replica or f"{socket.gethostname()}-{url.rpartition(':')[2]}"
     bus = Bus(broker, wiring, cluster=config.bus.cluster, replica=replica, url=url)
-    async with bus.running():
-        yield bus
+    collector = BusCollector(bus)
+    gateway.meters.registry.register(collector)
+    try:
+        async with bus.running():
+            yield bus
+    finally:
+        gateway.meters.registry.unregister(collector)
 
 
 def _state(gateway: Gateway) -> State:

@@ -121,6 +121,7 @@ class ToolReports:
         """Feed one report; says what became of it. `tenant` None trusts the reporter."""
         outcome = self._take(report, tenant)
         self.counts[outcome] += 1
+        self._gateway.meters.count_tool_report(outcome)
         return outcome
 
     def _take(self, report: ToolReport, tenant: TenantId | None) -> str:

@@ -14,9 +14,8 @@ from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.kernel.records import EngineRecord
 from agentsched.model import (
     Dispatch,
+    HintAnswered,
     Instant,
-    Pin,
-    Prefetch,
     Reject,
     StepArrived,
     StepCancelled,
@@ -24,11 +23,11 @@ from agentsched.model import (
     StepFinished,
     StepId,
     StepStarted,
-    Unpin,
     between,
     in_seconds,
 )
 from agentsched.telemetry.counters import Counts, Times
+from agentsched.telemetry.decisions import DecisionMeters
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300)
 
@@ -59,21 +58,15 @@ class MeterSink:
         self._rejected = Counts(
             "agentsched_rejects", "Steps turned away.", ["reason"], registry=registry
         )
-        self._dispatched = Counts(
-            "agentsched_dispatches",
-            "Steps sent to an engine.",
-            ["engine", "place"],
-            registry=registry,
-        )
         self._tokens = Counts(
             "agentsched_tokens", "Tokens by kind.", ["engine", "kind"], registry=registry
         )
-        self._pins = Counts("agentsched_pins", "Retentions granted.", ["engine"], registry=registry)
-        self._unpins = Counts(
-            "agentsched_unpins", "Retentions ended.", ["engine", "reason"], registry=registry
-        )
-        self._warm = Counts(
-            "agentsched_prefetches", "Warm-ups asked for.", ["engine"], registry=registry
+        self._decisions = DecisionMeters(registry)
+        self._reports = Counts(
+            "agentsched_tool_reports",
+            "Reports of tools, by what became of them.",
+            ["outcome"],
+            registry=registry,
         )
         self._wait = Times(
             "agentsched_wait_seconds",
@@ -102,9 +95,9 @@ class MeterSink:
         """Take in one turn of the scheduler."""
         self._event(entry)
         for command in entry.commands:
+            self._decisions.count(command)
             match command:
                 case Dispatch():
-                    self._dispatched.add((command.engine, command.place))
                     times = self._steps.get(command.step)
                     if times is not None:
                         times.engine = command.engine
@@ -113,18 +106,16 @@ class MeterSink:
                 case Reject():
                     self._rejected.add((command.reason.value,))
                     self._end(command.step, "rejected", entry.now)
-                case Pin():
-                    self._pins.add((command.engine,))
-                case Unpin():
-                    self._unpins.add((command.engine, command.reason.value))
-                case Prefetch():
-                    self._warm.add((command.engine,))
                 case _:
                     pass
 
     def count_watchers(self, change: int) -> None:
         """A client began (+1) or stopped (-1) to watch decisions."""
         self._watchers.inc(change)
+
+    def count_tool_report(self, outcome: str) -> None:
+        """Somebody reported a tool, and this became of it."""
+        self._reports.add((outcome,))
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -157,6 +148,12 @@ class MeterSink:
                 self._end(event.step, "cancelled", now)
             case StepFailed() if not event.is_retryable:
                 self._end(event.step, "failed", now)
+            case StepFailed():
+                times = self._steps.get(event.step)
+                if times is not None:
+                    self._decisions.count_failure(times.engine)
+            case HintAnswered():
+                self._decisions.count_hint(event.outcome)
             case _:
                 pass
 
@@ -190,6 +187,8 @@ class _Gauges(Collector):
         for name, text, value in now:
             yield GaugeMetricFamily(f"agentsched_{name}", text, value=value)
         totals: list[tuple[str, str, float]] = [
+            ("steps_let_in", "Steps that were not a duplicate.", statistics.steps_total),
+            ("yields", "Background steps that made way.", statistics.yielded_total),
             ("events", "Events handled.", statistics.events_total),
             ("ignored_events", "Late or duplicate events.", statistics.ignored_total),
             ("retries", "Dispatches after a failed one.", statistics.retried_total),
@@ -197,6 +196,7 @@ class _Gauges(Collector):
         ]
         for name, text, value in totals:
             yield CounterMetricFamily(f"agentsched_{name}", text, value=value)
+        yield self._pressure()
         yield from self._engines()
         yield from self._warm_ups()
 
@@ -211,6 +211,25 @@ class _Gauges(Collector):
                 family.add_metric([engine, outcome], getattr(account, outcome))
         yield family
 
+    def _pressure(self) -> GaugeMetricFamily:
+        """What work there is over what the engines that are up can hold at once: 1 is full."""
+        engines = [e for e in self._scheduler.engines.values() if e.is_up]
+        held = sum(e.capabilities.kv_tokens or 0 for e in engines)
+        wanted = sum(e.wanted_tokens for e in engines)
+        statistics = self._scheduler.statistics()
+        room = sum(e.capabilities.running_max or 0 for e in engines)
+        demand = statistics.waiting_steps + statistics.running_steps
+        family = GaugeMetricFamily(
+            "agentsched_pressure",
+            "Work over room: `kv` of caches, `steps` of batches. What to scale engines by.",
+            labels=["of"],
+        )
+        if held:
+            family.add_metric(["kv"], wanted / held)
+        if room:
+            family.add_metric(["steps"], demand / room)
+        return family
+
     def _engines(self) -> Iterator[GaugeMetricFamily]:
         engines = list(self._scheduler.engines.values())
         readings: list[tuple[str, str, Callable[[EngineRecord], float | None]]] = [
@@ -220,6 +239,11 @@ class _Gauges(Collector):
             ("pinned_tokens", "Retained tokens.", lambda e: e.pinned_tokens),
             ("contended", "1 while the pressure gate is open.", lambda e: float(e.is_contended)),
             ("wanted_tokens", "Working set of live programs.", lambda e: e.wanted_tokens),
+            ("waiting_steps", "Requests in its own queue.", lambda e: e.load.waiting),
+            ("kv_tokens", "What its cache holds.", lambda e: e.capabilities.kv_tokens),
+            ("peer_steps", "Steps of other replicas there.", lambda e: e.peer_steps),
+            ("background_steps", "Batch steps among ours.", lambda e: e.background_steps),
+            ("warm_paid", "Share of warmed tokens that were used.", lambda e: e.warm_paid),
             ("kv_usage", "Its own gauge, 0 to 1.", lambda e: e.load.kv_usage),
         ]
         for name, text, read in readings:

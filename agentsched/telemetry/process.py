@@ -1,0 +1,60 @@
+"""The process itself as metrics: version, memory, files, and how late its event loop is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from agentsched.version import __version__
+
+_LOOK_EVERY_S: Final = 0.5
+
+
+class LoopLag(Collector):
+    """How much later than asked the event loop woke a task: the worst since the last scrape."""
+
+    def __init__(self) -> None:
+        self._worst = 0.0
+
+    async def watch(self) -> None:
+        """Look twice a second, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            wanted = loop.time() + _LOOK_EVERY_S
+            await asyncio.sleep(_LOOK_EVERY_S)
+            self._worst = max(self._worst, loop.time() - wanted)
+
+    def collect(self) -> Iterator[Metric]:
+        worst, self._worst = self._worst, 0.0
+        text = "The longest that the event loop kept a task waiting since the last scrape."
+        yield GaugeMetricFamily("agentsched_loop_lag_seconds", text, value=worst)
+
+
+class _Build(Collector):
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily(
+            "agentsched_build", "What runs here.", value={"version": __version__}
+        )
+
+
+@asynccontextmanager
+async def process_metrics(registry: CollectorRegistry) -> AsyncIterator[None]:
+    """The process is part of the metrics while inside."""
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    registry.register(_Build())
+    lag = LoopLag()
+    registry.register(lag)
+    watcher = asyncio.create_task(lag.watch(), name="loop lag")
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
