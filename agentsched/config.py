@@ -34,6 +34,7 @@ from agentsched.compose import SchedulerConfig
 from agentsched.config_access import AuthConfig, TlsConfig
 from agentsched.config_base import Part, Span
 from agentsched.config_telemetry import TelemetryConfig
+from agentsched.config_telemetry import TelemetryConfig
 from agentsched.model import (
     MILLISECOND,
     MINUTE,
@@ -83,12 +84,18 @@ class EngineConfig(Part):
         pattern=r"^[A-Za-z0-9._:-]*$",
         description="its name in headers, metrics and the journal; else host and port",
     )
-    kind: Literal["auto", "vllm", "openai"] = Field(
+    kind: Literal["auto", "vllm", "sglang", "openai"] = Field(
         default="auto",
-        description="what it is: `vllm`, any other server with OpenAI's API, or look and see",
+        description="what it is: `vllm`, `sglang`, any other server with OpenAI's API, or look and see",
     )
     api_key: SecretStr | None = Field(
         default=None, description="sent to the engine in place of the client's keys"
+    )
+    lmcache: Annotated[AnyHttpUrl, AfterValidator(_plain_url)] | None = Field(
+        default=None, description="URL of the LMCache controller of an engine with tiers"
+    )
+    lmcache_instance: str = Field(
+        default="", max_length=128, description="its `lmcache_instance_id` there; else its name"
     )
 
     @property
@@ -424,6 +431,7 @@ class Config(BaseSettings):
     bus: BusConfig = BusConfig()
     auth: AuthConfig = AuthConfig()
     tls: TlsConfig = TlsConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     admin_key: SecretStr | None = Field(
         default=None, description="bearer token of the control plane; needed off loopback"

@@ -7,6 +7,7 @@ import msgspec
 from agentsched.model import EngineError, EngineId, EngineRefused, EngineUnreachable
 from agentsched_adapters.openai_compatible import PROBE_TIMEOUT_S, OpenAiCompatibleEngine
 from agentsched_adapters.openai_http import HttpLimits, OpenAiHttp
+from agentsched_adapters.sglang import SglangEngine, server_info
 from agentsched_adapters.vllm import VllmEngine
 
 
@@ -20,8 +21,9 @@ async def detect(
 ) -> OpenAiCompatibleEngine:
     """The adapter for the engine at `url`, not yet probed.
 
-    vLLM is what exports metrics under vLLM's names, the embedded engine included; anything else
-    that lists its models is OpenAI-compatible. `priority` is as in `VllmEngine`.
+    vLLM is what exports metrics under vLLM's names, the embedded engine included; SGLang is what
+    tells its arguments as SGLang does; anything else that lists its models is OpenAI-compatible.
+    `priority` is as in `VllmEngine`.
 
     Raises:
         ConfigError: not a URL.
@@ -31,6 +33,8 @@ async def detect(
     try:
         if await _has_vllm_metrics(http):
             return VllmEngine(id, url, limits=limits, api_key=api_key, priority=priority)
+        if await _is_sglang(http):
+            return SglangEngine(id, url, limits=limits, api_key=api_key)
         status, body = await http.fetch("GET", "/v1/models", timeout_s=PROBE_TIMEOUT_S)
     finally:
         await http.aclose()
@@ -49,6 +53,15 @@ async def _has_vllm_metrics(http: OpenAiHttp) -> bool:
     except EngineError:
         return False
     return status == 200 and b"\nvllm:" in body
+
+
+async def _is_sglang(http: OpenAiHttp) -> bool:
+    try:
+        return await server_info(http) is not None
+    except EngineUnreachable:
+        raise
+    except EngineError:
+        return False
 
 
 def _is_object(body: bytes) -> bool:

@@ -21,8 +21,9 @@ from agentsched.ports import Engine, EventSink
 from agentsched.proxy import refusal, shapes
 from agentsched.proxy.access.browser import protect
 from agentsched.proxy.access.metrics import GateCollector
+from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.control import ControlPlane, Handler
-from agentsched.proxy.fleet import Fleet, Member
+from agentsched.proxy.fleet import Fleet, Member, Tier
 from agentsched.proxy.fleet_hints import FleetHints
 from agentsched.proxy.gateway import ANONYMOUS, Gateway
 from agentsched.proxy.generation import serve_generation
@@ -43,6 +44,7 @@ from agentsched.telemetry.meters import MeterSink
 from agentsched_adapters.detect import detect
 from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
 from agentsched_adapters.openai_http import HttpLimits
+from agentsched_adapters.sglang import SglangEngine
 from agentsched_adapters.vllm import VllmEngine
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ def build_gateway(
     members = [_member(engine, config) for engine in config.engines]
     clock = clock or (memory.clock if memory is not None else MonotonicClock())
     hints = FleetHints(clock)
+    has_tiers = any(engine.lmcache is not None for engine in config.engines)
     host = LiveHost(
         scheduler=scheduler,
         clock=clock,
@@ -87,7 +90,12 @@ def build_gateway(
         body_bytes_max=config.http.body_bytes_max, messages_max=config.http.messages_max
     )
     warm_bodies = WarmBodies(
-        limits=wire_limits, is_on=lambda: scheduler.policies.names["prefetch"] != "never"
+        limits=wire_limits,
+        # Warm-ups send them, and a tier below an engine is told of pins by their tokens.
+        is_on=lambda: (
+            scheduler.policies.names["prefetch"] != "never"
+            or (has_tiers and scheduler.policies.names["pin"] != "never")
+        ),
     )
     hints.warm_with(warm_bodies)
     meters.registry.register(warm_bodies)
@@ -130,6 +138,7 @@ def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -
     app.router.add_routes(control.routes())
     app.middlewares.append(_errors)
     app.cleanup_ctx.append(_watched)
+    app.cleanup_ctx.append(_watched)
     app.cleanup_ctx.append(_running)
     app.cleanup_ctx.append(dashboard.running)
     app.on_response_prepare.append(_sign)
@@ -144,9 +153,15 @@ def _dashboard(gateway: Gateway) -> Dashboard:
         gateway.host,
         members=gateway.fleet.members.values,
         draining=gateway.draining,
-        guard=lambda handler: handler,  # the gate has looked at every request by then
+        viewer=_viewer,
         send=send_part,
     )
+
+
+def _viewer(request: web.Request) -> str | None:
+    """As which tenant a request looks at things; None: all of them are its business."""
+    principal = principal_of(request)
+    return None if principal.is_admin else principal.tenant or ""
 
 
 def _routes(gateway: Gateway) -> Iterator[tuple[str, str, Handler]]:
@@ -193,6 +208,12 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     # This is not yet part of the answer.
     request.writer.output_size = 0
     return None
+
+
+async def _watched(app: web.Application) -> AsyncIterator[None]:
+    # The first to begin is the last to end: whatever happens at the end is told, too.
+    async with observed(app[GATEWAY]):
+        yield
 
 
 async def _watched(app: web.Application) -> AsyncIterator[None]:
@@ -256,12 +277,20 @@ def _member(engine: EngineConfig, config: Config) -> Member:
         match engine.kind:
             case "vllm":
                 return VllmEngine(key, engine.base_url, limits=limits, api_key=api_key)
+            case "sglang":
+                return SglangEngine(key, engine.base_url, limits=limits, api_key=api_key)
             case "openai":
                 return OpenAiCompatibleEngine(key, engine.base_url, limits=limits, api_key=api_key)
             case "auto":
                 return await detect(key, engine.base_url, limits=limits, api_key=api_key)
 
-    return Member(id=key, url=engine.base_url, connect=connect, has_key=api_key is not None)
+    tier = None
+    if engine.lmcache is not None:
+        instance = engine.lmcache_instance or engine.name
+        tier = Tier(url=str(engine.lmcache).rstrip("/"), instance=instance)
+    return Member(
+        id=key, url=engine.base_url, connect=connect, has_key=api_key is not None, tier=tier
+    )
 
 
 def _secret(config: Config, memory: Memory | None) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agentsched.config import UpstreamConfig
@@ -32,6 +32,14 @@ _LOOK_EVERY_S: Final = 0.02
 Connect = Callable[[], Awaitable[Engine]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """What keeps KV below an engine's own cache: LMCache, by its controller."""
+
+    url: str
+    instance: str
+
+
 @dataclass(slots=True)
 class Member:
     """One engine of the configuration, and what the last looks at it gave."""
@@ -41,6 +49,7 @@ class Member:
     connect: Connect
     #: Whether requests to it carry the operator's key in place of the client's.
     has_key: bool = False
+    tier: Tier | None = None
     #: None until something answered at the address for the first time.
     engine: Engine | None = None
     is_up: bool = False
@@ -64,6 +73,7 @@ class Fleet:
         self._host = host
         self._config = config
         self._watchers: dict[EngineId, asyncio.Task[None]] = {}
+        self._closers: list[Callable[[], Awaitable[None]]] = []
 
     @property
     def members(self) -> Mapping[EngineId, Member]:
@@ -84,6 +94,10 @@ class Fleet:
             for member in self._members.values()
             if member.engine is not None and member.id in records and records[member.id].is_up
         ]
+
+    def also_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Close this, too, when the fleet is closed."""
+        self._closers.append(closer)
 
     def start(self) -> None:
         """Begin to watch."""
@@ -175,6 +189,8 @@ class Fleet:
         for member in self._members.values():
             if member.engine is not None:
                 await member.engine.aclose()
+        for closer in self._closers:
+            await closer()
 
     async def _watch(self, member: Member) -> None:
         while True:
@@ -204,6 +220,8 @@ class Fleet:
         except (EngineError, TimeoutError) as error:
             self._failed(member, error)
             return
+        if member.tier is not None:
+            capabilities = replace(capabilities, pins=True)  # not in the engine, but below it
         if not member.is_up:
             log.info("engine %s is up: %s", member.id, capabilities)
         member.is_up, member.failures, member.last_error = True, 0, ""

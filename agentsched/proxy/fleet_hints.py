@@ -8,9 +8,10 @@ from typing import cast
 
 from agentsched.clock import Clock, MonotonicClock
 from agentsched.model import EngineId, HintOutcome, Pin, Prefetch, Unpin, after, between
-from agentsched.ports import HintSink
-from agentsched.proxy.fleet import Fleet
+from agentsched.ports import Engine, HintSink
+from agentsched.proxy.fleet import Fleet, Tier
 from agentsched_adapters.hints import NoHints, WarmHints, WarmSource
+from agentsched_adapters.lmcache import EngineTokens, LmcacheHints
 
 
 class FleetHints(Mapping[EngineId, HintSink]):
@@ -25,10 +26,13 @@ class FleetHints(Mapping[EngineId, HintSink]):
         self._fleet: Fleet | None = None
         self._none = NoHints()
         self._source: WarmSource | None = None
+        #: Sinks of tiers below engines, made once for each adapter.
+        self._tiers: dict[Tier, tuple[Engine, LmcacheHints]] = {}
 
     def follow(self, fleet: Fleet) -> None:
-        """From now on, this fleet's adapters are asked."""
+        """From now on, this fleet's adapters are asked; what hints opened closes with it."""
         self._fleet = fleet
+        fleet.also_close(self.aclose)
 
     def warm_with(self, source: WarmSource) -> None:
         """From now on, prefixes are warmed with the requests of `source`."""
@@ -41,13 +45,46 @@ class FleetHints(Mapping[EngineId, HintSink]):
         own = _OnOwnClock(cast("HintSink", adapter), self._clock) if has_hints else self._none
         if adapter is None or self._source is None:
             return own
-        return _Warming(own, WarmHints(adapter, self._source))
+        warming: HintSink = WarmHints(adapter, self._source)
+        if member is not None and member.tier is not None:
+            tier = self._tier(member.tier, adapter, self._source)
+            own, warming = _FirstOf(own, tier), _FirstOf(tier, warming)
+        return _Warming(own, warming)
+
+    def _tier(self, tier: Tier, engine: Engine, source: WarmSource) -> HintSink:
+        known = self._tiers.get(tier)
+        if known is not None and known[0] is engine:
+            return known[1]
+        tokens = EngineTokens(engine, source)
+        sink = LmcacheHints(tier.url, instance=tier.instance, tokens=tokens)
+        self._tiers[tier] = (engine, sink)
+        return sink
+
+    async def aclose(self) -> None:
+        """Close what was opened for hints."""
+        for _, sink in self._tiers.values():
+            await sink.aclose()
 
     def __iter__(self) -> Iterator[EngineId]:
         return iter(self._fleet.members if self._fleet is not None else ())
 
     def __len__(self) -> int:
         return len(self._fleet.members) if self._fleet is not None else 0
+
+
+class _FirstOf:
+    """The first sink that can do anything with a hint; the next one where it cannot."""
+
+    def __init__(self, *sinks: HintSink) -> None:
+        self._sinks = sinks
+
+    async def hint(self, hint: Pin | Unpin | Prefetch) -> HintOutcome:
+        outcome = HintOutcome.UNSUPPORTED
+        for sink in self._sinks:
+            outcome = await sink.hint(hint)
+            if outcome in (HintOutcome.ACCEPTED, HintOutcome.CLIPPED):
+                break
+        return outcome
 
 
 class _Warming:

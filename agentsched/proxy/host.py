@@ -167,7 +167,7 @@ class LiveHost:
         self.loop = asyncio.get_running_loop()
         self.scheduler = scheduler
         self._clock = clock
-        self._hints = hints
+        self.hints = hints
         self._sinks = list(sinks)
         #: Tickets of all live steps.
         self._tickets: dict[StepId, Ticket] = {}
@@ -273,7 +273,7 @@ class LiveHost:
                 assert_never(command)
 
     async def _hint(self, hint: Pin | Unpin | Prefetch) -> None:
-        sink = self._hints.get(hint.engine)
+        sink = self.hints.get(hint.engine)
         outcome = HintOutcome.UNSUPPORTED
         if sink is not None:
             try:

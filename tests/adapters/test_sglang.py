@@ -1,0 +1,101 @@
+"""SGLang's surface, as its documentation has it, behind a scripted server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from agentsched.model import EngineId, EngineLoad, EngineRefused
+from agentsched_adapters.detect import detect
+from agentsched_adapters.sglang import SglangEngine
+
+ID = EngineId("e")
+INFO = {
+    "version": "0.5.19",
+    "max_total_num_tokens": 98_328,
+    "page_size": 16,
+    "context_length": 32_768,
+    "max_running_requests": 128,
+    "disable_radix_cache": False,
+    "enable_priority_scheduling": True,
+    "enable_cache_report": True,
+    "enable_metrics": True,
+    "internal_states": [{}],
+}
+METRICS = """# HELP sglang:num_running_reqs The number of running requests
+sglang:num_running_reqs{model_name="m"} 3.0
+sglang:num_queue_reqs{model_name="m"} 7.0
+sglang:token_usage{model_name="m"} 0.28
+"""
+
+
+def app(info: Any, *, at: str = "/server_info") -> web.Application:
+    async def get(request: web.Request) -> web.Response:
+        match request.path:
+            case "/v1/models":
+                return web.json_response({"data": [{"id": "m"}]})
+            case "/metrics":
+                return web.Response(text=METRICS)
+            case path if path == at:
+                return web.json_response(info)
+        return web.Response(status=404)
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", get)
+    return application
+
+
+@pytest.mark.parametrize("at", ["/server_info", "/get_server_info"])
+async def test_it_is_known_by_its_arguments(at: str) -> None:
+    async with TestServer(app(INFO, at=at)) as server:
+        engine = await detect(ID, str(server.make_url("/")))
+        assert isinstance(engine, SglangEngine)
+        found = await engine.probe()
+        assert engine.version == "0.5.19"
+        assert (found.kv_tokens, found.block_size, found.running_max) == (98_328, 16, 128)
+        assert (found.context_max, found.models) == (32_768, ("m",))
+        assert found.prefix_cache
+        assert found.priority
+        assert found.cached_tokens
+        assert not found.pins
+        assert await engine.load() == EngineLoad(running=3, waiting=7, kv_usage=0.28)
+        await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        ({}, -5),
+        ({"schedule_low_priority_values_first": True}, 5),
+        ({"enable_priority_scheduling": False}, None),
+    ],
+)
+async def test_greater_is_sooner_there(settings: dict[str, bool], sent: int | None) -> None:
+    async with TestServer(app(INFO | settings)) as server:
+        engine = SglangEngine(ID, str(server.make_url("/")))
+        assert engine.admission_fields(priority=5, session="s") == {}  # not probed yet
+        await engine.probe()
+        wanted = {} if sent is None else {"priority": sent}
+        assert engine.admission_fields(priority=5, session="s") == wanted
+        assert engine.admission_fields(priority=0, session="s") == {}
+        await engine.aclose()
+
+
+async def test_without_gauges_it_is_only_there_or_not() -> None:
+    async with TestServer(app(INFO | {"enable_metrics": False})) as server:
+        engine = SglangEngine(ID, str(server.make_url("/")))
+        await engine.probe()
+        assert await engine.load() == EngineLoad()
+        await engine.aclose()
+
+
+@pytest.mark.parametrize("info", [{}, [], {"max_total_num_tokens": "many"}])
+async def test_another_make_is_refused(info: Any) -> None:
+    async with TestServer(app(info)) as server:
+        engine = SglangEngine(ID, str(server.make_url("/")))
+        with pytest.raises(EngineRefused, match="SGLang"):
+            await engine.probe()
+        await engine.aclose()
