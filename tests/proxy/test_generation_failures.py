@@ -140,16 +140,19 @@ class TestFailingEngines:
         self, start: Any, upstream: Upstream, second: Upstream, path: str, length: int
     ) -> None:
         """HTTP's end is right: the engine died while it wrote, and a gateway closed for it."""
-        fields, whole, _ = DIALECTS[path]
+        fields, answer, _ = DIALECTS[path]
+        whole = json.dumps(answer).encode()
 
-        async def script(exchange: Exchange) -> None:
+        async def broken(exchange: Exchange) -> None:
             await exchange.whole(200, whole[:length], content_type="application/json")
 
-        upstream.script = script
+        async def good(exchange: Exchange) -> None:
+            await exchange.whole(200, whole, content_type="application/json")
+
+        upstream.script, second.script = broken, good
         async with start(upstream.url, second.url) as proxy:
             response = await proxy.client.post(path, json={"model": "m", **fields})
-            assert response.status_code == 200
-            json.loads(response.content)
+            assert (response.status_code, response.content) == (200, whole)
             assert response.headers["x-agentsched-engine"] == "e1"
             assert len(proxy.turns.events(StepFinished)) == 1
 
