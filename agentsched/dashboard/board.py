@@ -27,6 +27,11 @@ _BEAT_S: Final = 0.5
 _BEATS_PER_SAMPLE: Final = 4
 _KEEP_ALIVE_S: Final = 15.0
 _WATCHERS_MAX: Final = 64
+_TYPES: Final = {
+    403: "permission_error",
+    404: "not_found_error",
+    503: "service_unavailable_error",
+}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Send = Callable[[web.Request, web.StreamResponse, bytes], Awaitable[None]]
@@ -51,8 +56,9 @@ class Host(Protocol):
 class Dashboard:
     """Handlers, and the feed behind them.
 
-    `guard` lets a handler be called only by whoever may; `send` writes a part of a stream and
-    gives up on a client that does not read; `draining` is set when the proxy is about to end.
+    Nobody gets here who may not look; `viewer` says as which tenant, None for all of them. `send`
+    writes a part of a stream and gives up on a client that does not read; `draining` is set when
+    the proxy is about to end.
     """
 
     def __init__(
@@ -61,19 +67,19 @@ class Dashboard:
         *,
         members: Callable[[], Iterable[MemberView]],
         draining: asyncio.Event,
-        guard: Callable[[Handler], Handler],
+        viewer: Callable[[web.Request], str | None],
         send: Send,
     ) -> None:
         self._host = host
         self._draining = draining
-        self._guard = guard
+        self._viewer = viewer
         self._send = send
         self.feed = Feed(host.scheduler, members=members, is_draining=draining.is_set)
 
     def routes(self) -> list[web.RouteDef]:
         """The table of routes. To be added before those of programs, whose ids may have slashes."""
         base = "/agentsched/v1"
-        guarded: dict[str, Handler] = {
+        handlers: dict[str, Handler] = {
             "/overview": self._overview,
             "/feed": self._watch,
             "/programs/{program:.+}/timeline": self._timeline,
@@ -81,7 +87,7 @@ class Dashboard:
         }
         return [
             *Pages().routes(),
-            *(web.get(base + path, self._guard(handler)) for path, handler in guarded.items()),
+            *(web.get(base + path, handler) for path, handler in handlers.items()),
         ]
 
     async def running(self, app: web.Application) -> AsyncIterator[None]:
@@ -108,7 +114,8 @@ class Dashboard:
 
     async def _overview(self, request: web.Request) -> web.Response:
         """`GET overview`: everything that the dashboard shows first, once."""
-        return _json(self.feed.full(now=self._host.now()))
+        frame = self.feed.full(now=self._host.now())
+        return _json(self.feed.seen_by(frame, self._viewer(request)))
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """`GET feed`: frames as server-sent events, until the client goes or the proxy drains."""
@@ -123,7 +130,7 @@ class Dashboard:
             }
         )
         await response.prepare(request)
-        watcher = self.feed.watch()
+        watcher = self.feed.watch(self._viewer(request))
         try:
             while not self._draining.is_set():
                 frame = await self._next(watcher)
@@ -151,13 +158,20 @@ class Dashboard:
         scheduler = self._host.scheduler
         key = ProgramId(request.match_info["program"])
         graph = scheduler.graphs.graph(key) if isinstance(scheduler.graphs, GraphBuilder) else None
-        if graph is None:
+        tenant = self._viewer(request)
+        if graph is None or tenant not in (None, graph.tenant):
             return _error(404, "unknown_program", "No graph of a program of this id is kept.")
         shown = snapshot(graph, now=self._host.now())
-        return _json(timeline(shown, scheduler.story(key), opened_at=graph.opened_at))
+        story = scheduler.story(key)
+        return _json(timeline(shown, story, opened_at=graph.opened_at))
 
     async def _kv(self, request: web.Request) -> web.Response:
-        """`GET engines/NAME/kv`: who holds how much of its cache, shared prefixes once."""
+        """`GET engines/NAME/kv`: who holds how much of its cache, shared prefixes once.
+
+        It tells of all tenants, so it is for those who may see all.
+        """
+        if self._viewer(request) is not None:
+            return _error(403, "forbidden", "The map of a cache is for operators.")
         key = EngineId(request.match_info["engine"])
         if key not in self._host.scheduler.engines:
             return _error(404, "unknown_engine", "No engine of this name has reported.")
@@ -179,6 +193,5 @@ def _json(value: Any, *, status: int = 200) -> web.Response:
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    kind = "not_found_error" if status == 404 else "service_unavailable_error"
-    error = {"message": message, "type": kind, "param": None, "code": code}
+    error = {"message": message, "type": _TYPES[status], "param": None, "code": code}
     return _json({"error": error}, status=status)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Final
 
@@ -24,6 +24,7 @@ from agentsched.dashboard.rows import (
     seconds_of,
     tenant_rows,
 )
+from agentsched.dashboard.scoping import own_part
 from agentsched.dashboard.shapes import (
     Decision,
     EngineRow,
@@ -65,9 +66,10 @@ _PINS_REMEMBERED: Final = 10_000
 
 
 class Watcher:
-    """One reader of frames, as encoded. `next` waits for one."""
+    """One reader of frames, as encoded. `tenant` None sees everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: str | None = None) -> None:
+        self.tenant = tenant
         self.frames: asyncio.Queue[bytes] = asyncio.Queue(_FRAMES_BEHIND_MAX)
         #: It missed a frame, so that changes alone would mislead it.
         self.is_behind = True
@@ -102,8 +104,8 @@ class Feed:
         self._decided = self._told = 0
         self._history: deque[Sample] = deque(maxlen=_SAMPLES_KEPT)
         self._unsent: list[Sample] = []
-        #: Programs that watchers know of.
-        self._shown: dict[ProgramId, None] = {}
+        #: Programs that watchers know of, and whose they are.
+        self._shown: dict[str, str] = {}
         for step in scheduler.steps.values():
             self._program_of[step.step] = step.program
 
@@ -151,9 +153,9 @@ class Feed:
                 if pin is not None:
                     self._touched[pin.program] = None
 
-    def watch(self) -> Watcher:
-        """Begin to watch; the first frame, at the next beat, is a full one."""
-        watcher = Watcher()
+    def watch(self, tenant: str | None = None) -> Watcher:
+        """Begin to watch all, or what is a tenant's; the first frame, at the next beat, is full."""
+        watcher = Watcher(tenant)
         self._watchers.append(watcher)
         return watcher
 
@@ -188,18 +190,31 @@ class Feed:
             self._forget()
             self._shown.clear()
             return
+        owners = dict(self._shown)
         everyone_is_new = all(w.is_behind for w in self._watchers)
-        changes = None if everyone_is_new else msgspec.json.encode(self._changes(now=now))
-        whole: bytes | None = None
+        changes = None if everyone_is_new else self._changes(now=now)
+        whole = self.full(now=now) if any(w.is_behind for w in self._watchers) else None
+        owners.update(self._shown)
+        #: Each frame is encoded once for each that sees something else of it.
+        encoded: dict[tuple[bool, str | None], bytes] = {}
         for watcher in self._watchers:
-            if watcher.is_behind and not watcher.frames.full():
-                if whole is None:
-                    whole = msgspec.json.encode(self.full(now=now))
-                watcher.is_behind = False
-                watcher.offer(whole)
-            elif not watcher.is_behind and changes is not None:
-                watcher.offer(changes)
+            frame = whole if watcher.is_behind else changes
+            if frame is None or (watcher.is_behind and watcher.frames.full()):
+                continue
+            key = frame.is_full, watcher.tenant
+            if key not in encoded:
+                encoded[key] = msgspec.json.encode(self.seen_by(frame, watcher.tenant, owners))
+            watcher.is_behind = False
+            watcher.offer(encoded[key])
         self._forget()
+
+    def seen_by(
+        self, frame: Frame, tenant: str | None, owners: Mapping[str, str] | None = None
+    ) -> Frame:
+        """The frame, or a tenant's part of it."""
+        if tenant is None:
+            return frame
+        return own_part(frame, tenant, owners=self._shown if owners is None else owners)
 
     def _forget(self) -> None:
         self._touched.clear()
@@ -213,7 +228,7 @@ class Feed:
         latest = list(islice(reversed(list(programs.values())), PROGRAMS_MAX))
         steps = by_program(self._scheduler.steps)
         rows = [program_row(self._scheduler, r, steps.get(r.program, ())) for r in latest]
-        self._shown.update(dict.fromkeys(r.program for r in latest))
+        self._shown.update({r.program: r.tenant for r in latest})
         return self._frame(rows, (), tuple(self._decisions), tuple(self._history), now, full=True)
 
     def _changes(self, *, now: Instant) -> Frame:
@@ -221,10 +236,10 @@ class Feed:
         alive = [programs[key] for key in self._touched if key in programs]
         steps = by_program(self._scheduler.steps)
         rows = [program_row(self._scheduler, r, steps.get(r.program, ())) for r in alive]
-        gone = [key for key in self._shown if key not in programs]
+        gone = [key for key in self._shown if ProgramId(key) not in programs]
         for key in gone:
             del self._shown[key]
-        self._shown.update(dict.fromkeys(r.program for r in alive))
+        self._shown.update({r.program: r.tenant for r in alive})
         fresh = min(self._decided - self._told, len(self._decisions), _DECISIONS_PER_FRAME)
         told = tuple(islice(self._decisions, len(self._decisions) - fresh, None))
         return self._frame(rows, gone, told, tuple(self._unsent), now, full=False)

@@ -132,6 +132,7 @@ def tenant_rows(scheduler: Scheduler, *, now: Instant, rows_max: int) -> tuple[T
                 charged_tokens=round(account.charged(now=now), 1),
                 served_tokens=account.served_tokens,
                 prompt_tokens=account.prompt_tokens,
+                uncached_tokens=account.uncached_tokens - account.elsewhere[0],
                 output_tokens=account.output_tokens,
                 idle_kv_tokens=account.idle_tokens,
                 steps=account.steps,

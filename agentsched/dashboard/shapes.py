@@ -75,6 +75,7 @@ class TenantRow(msgspec.Struct, frozen=True, kw_only=True):
     charged_tokens: float
     served_tokens: int
     prompt_tokens: int
+    uncached_tokens: int
     output_tokens: int
     idle_kv_tokens: int
     steps: int
