@@ -372,7 +372,7 @@ class Books:
         return record
 
     def report_engine(
-        self, engine: EngineId, *, capabilities: Capabilities, load: EngineLoad
+        self, engine: EngineId, *, capabilities: Capabilities, load: EngineLoad, now: Instant
     ) -> None:
         """Take in an engine's report; one that was away takes its turn with the others again."""
         record = self._engines.get(engine)
@@ -380,6 +380,8 @@ class Books:
             turn = max((e.dispatched_total for e in self._engines.values()), default=0)
             record = self.engine(engine)
             record.dispatched_total = max(record.dispatched_total, turn)
+            if record.lost_reason:
+                record.returned_at = now
         record.capabilities, record.load, record.is_alive = capabilities, load, True
 
     def gives_up_at(self, step: StepRecord) -> Instant:

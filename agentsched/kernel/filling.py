@@ -7,6 +7,7 @@ from agentsched.kernel.charging import charge_sent
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.records import EngineRecord, StepRecord
 from agentsched.kernel.retention import Retention
+from agentsched.kernel.slow_start import has_turn, is_easing
 from agentsched.kernel.transitions import next_state
 from agentsched.kernel.yielding import make_way
 from agentsched.model import (
@@ -40,10 +41,14 @@ class Filler:
         self._wanted: set[EngineId] = set()
         #: Engines that are up and serve a model, found once a turn.
         self._fit: dict[str, list[EngineRecord]] = {}
+        #: Whether an engine came back lately, found once a turn.
+        self._is_easing = False
 
     def fill(self, *, now: Instant) -> list[Command]:
         """Dispatch or turn away whatever can be decided now; background work makes way."""
         self._wanted.clear()
+        books = self._books
+        self._is_easing = any(is_easing(e, books.limits, now=now) for e in books.engines.values())
         commands = self._fill(now=now)
         return commands + make_way(self._books, self._wanted, now=now) if self._wanted else commands
 
@@ -135,6 +140,8 @@ class Filler:
             return fit[0] if fit else None
         return self._policies.best(step, fit, now=now)
 
+        if self._is_easing:
+            fit = [e for e in fit if has_turn(e, fit, self._books.limits, now=now)] or fit
     def _force_due(self, passing: set[StepId], *, now: Instant) -> list[Command]:
         """Serve the steps whose bound is reached; those that must wait on are added to `passing`.
 

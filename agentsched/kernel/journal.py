@@ -81,6 +81,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     commands: list[tuple[str, msgspec.Raw]]
 
 
+#: What journals of before a limit was there were made with.
+_LIMITS_BEFORE: Final = {"slow_start_ns": 1}
+
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 _LINE: Final = msgspec.json.Decoder(_Line)
 _HEADER: Final = msgspec.json.Decoder(_Header)

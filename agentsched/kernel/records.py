@@ -179,6 +179,8 @@ class EngineRecord:
     is_draining: bool = False
     #: Steps that we sent and that have not ended, in the order of dispatch.
     running: dict[StepId, StepRecord] = field(default_factory=dict)
+    #: When it last came back, after a loss or a drain: its share of work grows from here on.
+    returned_at: Instant | None = None
     #: Batch steps among them.
     background_steps: int = 0
     running_tokens: int = 0
