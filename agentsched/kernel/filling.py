@@ -136,12 +136,12 @@ class Filler:
             fit = self._fit[step.model] = [e for e in engines if e.is_up and e.serves(step.model)]
         if step.failed_on:
             fit = [e for e in fit if e.engine not in step.failed_on] or fit
+        if self._is_easing:
+            fit = [e for e in fit if has_turn(e, fit, self._books.limits, now=now)] or fit
         if len(fit) <= 1:
             return fit[0] if fit else None
         return self._policies.best(step, fit, now=now)
 
-        if self._is_easing:
-            fit = [e for e in fit if has_turn(e, fit, self._books.limits, now=now)] or fit
     def _force_due(self, passing: set[StepId], *, now: Instant) -> list[Command]:
         """Serve the steps whose bound is reached; those that must wait on are added to `passing`.
 

@@ -153,7 +153,7 @@ def decode_header(line: bytes) -> JournalHeader:
     if raw.journal != JOURNAL_VERSION:
         raise JournalError(f"journal version {raw.journal}; this reads {JOURNAL_VERSION}")
     try:
-        limits = Limits(**raw.limits)  # type: ignore[arg-type]  # NewTypes over int
+        limits = Limits(**(_LIMITS_BEFORE | raw.limits))  # type: ignore[arg-type]  # NewTypes over int
     except (TypeError, ConfigError) as error:
         raise JournalError(f"the header's limits are not ours: {error}") from error
     return JournalHeader(

@@ -25,8 +25,8 @@ from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramR
 from agentsched.kernel.rehearsal import Plan, rehearse
 from agentsched.kernel.retention import Retention
 from agentsched.kernel.shares import TenantAccount
-from agentsched.kernel.story import pack, unpack
 from agentsched.kernel.slow_start import drain
+from agentsched.kernel.story import pack, unpack
 from agentsched.kernel.transitions import next_state
 from agentsched.kernel.warming import WarmAccount
 from agentsched.model import (
@@ -460,6 +460,57 @@ class Scheduler:
         step.waiting_since = now
         self._books.let_wait(step)
         return []
+
+    def _account(
+        self, step: StepRecord, event: StepFinished, conversation: ConversationRecord
+    ) -> None:
+        program = self._books.programs[step.program]
+        usage = event.usage
+        program.prompt_tokens += usage.prompt_tokens
+        program.cached_tokens += usage.cached_tokens or 0
+        program.output_tokens += usage.output_tokens
+        program.served_tokens += self._books.shares.charge(
+            tenant=program.tenant, usage=usage, missing_tokens=step.missing_tokens
+        )
+        if not step.step_class.is_work:
+            return
+        assert step.dispatched_at is not None
+        self._books.pace.ended(between(step.dispatched_at, self._now))
+        program.steps_done += 1
+        prompt_tokens = usage.prompt_tokens or step.prompt_tokens
+        conversation.grow(context_tokens=prompt_tokens + usage.output_tokens)
+        conversation.prefixes = (
+            (*step.prefixes, event.prefix) if event.prefix is not None else step.prefixes
+        )
+        self._books.grow(conversation)
+        conversation.is_over = event.is_last_word
+        limit = self._books.limits.tools_per_program_max
+        for call in event.tool_calls:
+            conversation.tools[call.call_id] = call.tool
+            if len(conversation.tools) > limit:
+                del conversation.tools[next(iter(conversation.tools))]
+
+    def _learn_cost(
+        self, step: StepRecord, event: StepFinished | StepFailed | StepCancelled, *, now: Instant
+    ) -> None:
+        """Streamed steps show when their first token came; those teach the engine's prices."""
+        if not isinstance(event, StepFinished) or step.engine is None:
+            return
+        if step.started_at is None or step.dispatched_at is None or step.started_at == now:
+            return
+        cached = event.usage.cached_tokens
+        if cached is None:
+            return
+        self._books.engines[step.engine].cost.learn(
+            uncached_tokens=event.usage.prompt_tokens - cached,
+            given_up_tokens=step.given_up_tokens,
+            output_tokens=event.usage.output_tokens,
+            to_first_token=between(step.dispatched_at, step.started_at),
+            to_last_token=between(step.started_at, now),
+            prompt_tokens=event.usage.prompt_tokens,
+            ahead_tokens=step.ahead_tokens,
+            running_steps=self._books.engines[step.engine].running_steps + 1,
+        )
 
     def _tool(self, event: ToolStarted | ToolFinished, *, now: Instant) -> list[Command]:
         program = self._books.programs.get(event.program)
