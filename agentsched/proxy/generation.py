@@ -33,6 +33,7 @@ from agentsched.model import (
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
+from agentsched.proxy.access.ownership import ENGINE_REFUSES_US, check_previous, is_about_our_key
 from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.access.redact import redact
 from agentsched.proxy.answer import Answer
@@ -80,6 +81,7 @@ async def serve_generation(
     parsed = parse_request(dialect, received.body, gateway.wire_limits)
     gateway.clients[family_of(received.headers)] += 1
     tenant = gateway.tenant(received.headers, principal_of(request))
+    check_previous(gateway, parsed, tenant)
     now = gateway.host.now()
     ratio = gateway.ratios.of(parsed.model)
     identity = gateway.index.identify(  # 2. identify
@@ -370,6 +372,8 @@ class Generation:
         if answer.status >= 500:
             self._gateway.fleet.suspect(verdict.engine, reason)
         self._end(StepFailed(step=self._step, reason=reason))
+        if is_about_our_key(self._gateway, verdict.engine, answer.status):
+            return await self._refuse(ENGINE_REFUSES_US, verdict)
         headers = self._headers(answer, verdict)
         if is_open:
             said = read_answer(self._parsed.dialect, body).error
@@ -413,7 +417,7 @@ class Generation:
             )
         )
         if self._parsed.dialect is Dialect.RESPONSES and answer.response_id:
-            self._gateway.homes.remember(answer.response_id, engine)
+            self._gateway.homes.remember(answer.response_id, engine, self._identity.tenant)
 
     def _keep_for_warming(self, answer: Answer) -> None:
         """Its conversation will probably come back for what it was sent and answered."""

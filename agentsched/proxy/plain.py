@@ -14,6 +14,11 @@ from agentsched.model import EngineError, EngineUnreachable, Reject, RejectReaso
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
+from agentsched.proxy.access.ownership import (
+    ENGINE_REFUSES_US,
+    check_response,
+    is_about_our_key,
+)
 from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.gateway import Gateway
@@ -50,6 +55,9 @@ class PlainRelay:
         if self._gateway.is_draining:
             return refusal.DRAINING.response(dialect, ids)
         received = await receive(request, self._gateway.config.http)
+        if "response" in request.match_info:
+            tenant = self._gateway.tenant(received.headers, principal_of(request))
+            check_response(self._gateway, request.match_info["response"], tenant)
         self._gateway.plain_requests += 1
         try:
             return await self._serve(request, received, dialect, ids)
@@ -74,6 +82,9 @@ class PlainRelay:
             except EngineError as error:
                 failure = error
                 break
+            if is_about_our_key(self._gateway, engine.id, answer.status):
+                await answer.aclose()
+                return ENGINE_REFUSES_US.response(dialect, ids)
             return await self._relay(request, answer, engine, ids)
         return refusal.of_engine_error(failure).response(dialect, ids)
 

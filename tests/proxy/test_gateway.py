@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from proxy_upstream import Upstream
 
-from agentsched.model import EngineId
+from agentsched.model import EngineId, TenantId
 from agentsched.proxy import homes
 from agentsched.proxy.gateway import ANONYMOUS
 
@@ -37,9 +37,15 @@ async def test_the_header_is_configured(start: Any, upstream: Upstream) -> None:
 
 def test_homes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(homes, "_HOMES_MAX", 2)
-    known = homes.Homes()
-    known.remember("a", EngineId("e0"))
-    known.remember("b", EngineId("e1"))
-    known.remember("a", EngineId("e1"))
-    known.remember("c", EngineId("e2"))
+    known, tenant = homes.Homes(), TenantId("red")
+    for response, engine in (("a", "e0"), ("b", "e1"), ("a", "e1"), ("c", "e2")):
+        known.remember(response, EngineId(engine), tenant)
     assert (known.of("a"), known.of("b"), known.of("c")) == ("e1", None, "e2")
+
+
+def test_homes_know_whose_a_response_is() -> None:
+    known = homes.Homes()
+    known.remember("a", EngineId("e0"), TenantId("red"))
+    assert known.is_of("a", TenantId("red"))
+    assert not known.is_of("a", TenantId("blue"))
+    assert not known.is_of("b", TenantId("red"))

@@ -21,14 +21,12 @@ from aiohttp import web
 from agentsched.config import Config
 from agentsched.config_access import AuthConfig
 from agentsched.model import TenantId, WireError
+from agentsched.proxy.access import principal
 from agentsched.proxy.access.keys import KeyRing, from_config, id_of
 from agentsched.proxy.access.local import is_local
 from agentsched.proxy.access.principal import (
-    ADMIN,
     ANYBODY,
     ANYBODY_WITH_OUR_KEY,
-    DATA,
-    METRICS,
     OPERATOR,
     PRINCIPAL,
     READ,
@@ -51,6 +49,9 @@ _OWN_VIEWS: Final = (
     "programs/{program}",
     "programs/{program}/story",
     "programs/{program}/graph",
+    "programs/{program}/timeline",
+    "overview",
+    "feed",
     "engines",
     "engines/{engine}",
     "tenants",
@@ -60,19 +61,38 @@ _OWN_VIEWS: Final = (
 )
 #: Paths of the data plane by which engines are changed.
 _ENGINE_VERBS: Final = frozenset({"v1/load_lora_adapter", "v1/unload_lora_adapter"})
+#: What engines answer out of the request alone.
+_STATELESS: Final = frozenset(
+    f"v1/{name}"
+    for name in (
+        "audio/speech",
+        "audio/transcriptions",
+        "audio/translations",
+        "chat/completions/render",
+        "classify",
+        "completions/render",
+        "images/edits",
+        "images/generations",
+        "moderations",
+        "pooling",
+        "rerank",
+        "score",
+    )
+)
 _LOOKS: Final = frozenset({"GET", "HEAD"})
+_ASKS: Final = frozenset({"GET", "HEAD", "POST"})
 
 
 class Need(Enum):
     """What a request must be allowed to; one of the scopes is enough."""
 
     NOTHING = frozenset[str]()
-    DATA = frozenset({DATA})
+    DATA = frozenset({principal.DATA})
     #: What becomes of requests of one's own.
-    OWN = frozenset({DATA, ADMIN})
-    READ = frozenset({READ})
-    ADMIN = frozenset({ADMIN})
-    METRICS = frozenset({METRICS})
+    OWN = frozenset({principal.DATA, principal.ADMIN})
+    READ = frozenset({principal.READ})
+    ADMIN = frozenset({principal.ADMIN})
+    METRICS = frozenset({principal.METRICS})
     #: Any key: nobody else learns which paths there are.
     KNOWN = frozenset({"known"})
 
@@ -94,7 +114,7 @@ _EXACT: Final = {
 }
 
 
-def need_of(request: web.Request) -> Need:
+def need_of(request: web.Request, *, is_open: bool) -> Need:
     """What a request needs, by the route that was chosen for it."""
     resource = request.match_info.route.resource
     if resource is None:
@@ -108,9 +128,22 @@ def need_of(request: web.Request) -> Need:
     if path.startswith("/agentsched"):
         # Pages and what they are made of: no secrets, and nothing that changes anything.
         return Need.NOTHING if request.method in _LOOKS else Need.ADMIN
-    if path == "/v1/{tail}" and request.path.strip("/").lower() in _ENGINE_VERBS:
-        return Need.ADMIN
+    if path == "/v1/{tail}":
+        return _need_of_relay(request, is_open=is_open)
     return Need.DATA
+
+
+def _need_of_relay(request: web.Request, *, is_open: bool) -> Need:
+    """What a path needs that we relay without knowing it.
+
+    Engines keep files, batches and the like for all alike: with keys, a tenant gets no further than
+    to what leaves nothing behind.
+    """
+    path = request.path.strip("/").lower()
+    if path in _ENGINE_VERBS:
+        return Need.ADMIN
+    is_known = path in _STATELESS if request.method == "POST" else path.startswith("v1/models/")
+    return Need.DATA if is_open or (is_known and request.method in _ASKS) else Need.ADMIN
 
 
 class Gate:
@@ -137,12 +170,12 @@ class Gate:
         config = self._config()
         if config.auth is not self._auth:
             self._follow(config.auth)
-        need = need_of(request)
+        need = need_of(request, is_open=config.auth.mode == "open")
         if need is Need.NOTHING:
             return
-        principal = request[PRINCIPAL] = self._admit(request, need, config)
-        if need is Need.ADMIN or (need is Need.OWN and principal.is_admin):
-            log.info("%s %s by %s", request.method, request.raw_path[:256], principal.name)
+        found = request[PRINCIPAL] = self._admit(request, need, config)
+        if need is Need.ADMIN or (need is Need.OWN and found.is_admin):
+            log.info("%s %s by %s", request.method, request.raw_path[:256], found.name)
 
     def _follow(self, auth: AuthConfig) -> None:
         """Take over the keys of a configuration that was read anew."""
@@ -153,19 +186,19 @@ class Gate:
         is_open = config.auth.mode == "open"
         if is_open and not need.is_control and not _is_engine_verb(need, request):
             return self._anybody(request, config)
-        principal = self.known(request, config)
-        if principal is None and is_open and config.admin_key is None and is_local(request):
-            principal = OPERATOR
-        if principal is None:
+        found = self.known(request, config)
+        if found is None and is_open and config.admin_key is None and is_local(request):
+            found = OPERATOR
+        if found is None:
             raise self._unknown(request, need, config)
-        if need is not Need.KNOWN and not need.value & principal.scopes:
+        if need is not Need.KNOWN and not need.value & found.scopes:
             self.refused["scope"] += 1
             raise WireError(
                 f"This key may not do that; it needs the scope {' or '.join(sorted(need.value))}.",
                 status=403,
                 code="forbidden",
             )
-        return principal
+        return found
 
     def _anybody(self, request: web.Request, config: Config) -> Principal:
         """Whoever it is; but a key of ours in the header is not for engines."""
@@ -202,8 +235,8 @@ class Gate:
 
     def open_session(self, token: str, config: Config) -> tuple[Session, str] | None:
         """Log in with a key or token; the session and its cookie, or None."""
-        principal = self.of_token(token, config)
-        if principal is None or READ not in principal.scopes:
+        opener = self.of_token(token, config)
+        if opener is None or READ not in opener.scopes:
             return None
         until = self._now() + config.auth.session_timeout / 1e9
         if self.tokens is not None and token.count(".") == 2:
@@ -211,11 +244,11 @@ class Gate:
         session = Session(
             id=new_id(),
             until=until,
-            name=principal.name,
-            scopes=tuple(sorted(principal.scopes)),
-            tenant=principal.tenant,
+            name=opener.name,
+            scopes=tuple(sorted(opener.scopes)),
+            tenant=opener.tenant,
             key=id_of(token) or "",
-            mark=self.sessions.mark(token) if principal is OPERATOR else "",
+            mark=self.sessions.mark(token) if opener is OPERATOR else "",
         )
         return session, self.sessions.issue(session)
 
