@@ -241,6 +241,11 @@ class BusConfig(Part):
     tls_ca: Path | None = Field(default=None, description="file of authorities, for `mqtts://`")
     tls_certificate: Path | None = Field(default=None, description="file of our own certificate")
     tls_key: Path | None = Field(default=None, description="file of its key")
+    settle: Span = Field(
+        default=Nanos(50 * MILLISECOND),
+        description="a request that goes on from something unknown waits so long for another"
+        " replica's word of it",
+    )
 
 
 class StoreConfig(Part):
@@ -289,6 +294,11 @@ class StoreConfig(Part):
     shutdown_timeout: Span = Field(
         default=Nanos(5 * SECOND), description="for the last records to be written at the end"
     )
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether other replicas may write to the same database: SQLite is one process's own."""
+        return self.url is not None and self.url.get_secret_value().startswith("postgres")
 
 
 class PolicyChoice(Part):

@@ -45,6 +45,7 @@ class Letter:
     qos: int = 0
     is_retained: bool = False
     expiry_s: int | None = None
+    content_type: str = "application/json"
 
 
 class Connection:
@@ -194,7 +195,7 @@ class Connection:
 
 def _properties(letter: Letter) -> Properties:
     properties = Properties(PacketTypes.PUBLISH)
-    properties.ContentType = "application/json"
+    properties.ContentType = letter.content_type
     properties.UserProperty = ("agentsched-schema", "1")
     if letter.expiry_s is not None:
         properties.MessageExpiryInterval = letter.expiry_s

@@ -26,6 +26,7 @@ from agentsched.bus.topics import (
     ReplicaTopic,
     TenantTopic,
     ToolTopic,
+    TurnsTopic,
     read_topic,
     subscriptions,
     write_topic,
@@ -41,6 +42,9 @@ _TELL_AGAIN_S: Final = 3.0
 #: A peer that is silent for so long counts as gone.
 SILENCE: Final = Nanos(seconds(10))
 _STATE_EXPIRY_S: Final = 10
+_OTHERS_MAX: Final = 256
+#: Batches of turns that may wait to be sent.
+_SLOTS: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,10 @@ class Wiring:
     state: Callable[[], State]
     #: Takes a tool's message; says what became of it.
     tool: Callable[[ToolTopic, ToolMessage], str]
+    #: Takes what another replica says of its programs; without it, none is asked for.
+    turns: Callable[[str, bytes], None] | None = None
+    #: Is told which replica is gone.
+    gone: Callable[[str], None] = lambda _: None
 
 
 class Bus:
@@ -79,10 +87,13 @@ class Bus:
         self._told: dict[str, tuple[bytes, float]] = {}
         #: Messages heard, by what became of them.
         self.counts: Counter[str] = Counter()
+        #: Replicas that said that they are there, and have not said goodbye.
+        self.others: dict[str, ReplicaMessage] = {}
+        self._slot = 0
         self.connection = Connection(
             broker,
             name=f"{cluster}-{replica}",
-            subscriptions=subscriptions(cluster),
+            subscriptions=subscriptions(cluster, with_turns=wiring.turns is not None),
             hear=self._hear,
             on_up=self._introduce,
             on_down=self._alone,
@@ -108,6 +119,9 @@ class Bus:
 
     def _hear(self, name: str, payload: bytes) -> None:
         topic = read_topic(self._cluster, name)
+        if isinstance(topic, TurnsTopic):
+            self._hear_turns(topic, payload)
+            return
         message = read_message(topic, payload) if topic is not None else None
         if topic is None or message is None:
             self.counts["malformed" if topic is not None else "foreign"] += 1
@@ -125,11 +139,24 @@ class Bus:
             case _:
                 self.counts["own"] += 1
 
+    def _hear_turns(self, topic: TurnsTopic, payload: bytes) -> None:
+        if topic.replica == self.replica or self._wiring.turns is None:
+            self.counts["own"] += 1
+            return
+        self.counts["turns"] += 1
+        self._wiring.turns(topic.replica, payload)
+
     def _met(self, replica: str, message: ReplicaMessage) -> None:
         self.counts["replica"] += 1
         if message.state == "gone":
             log.info("replica %s is gone", replica)
+            self.others.pop(replica, None)
             self._feed(self.peers.gone(replica))
+            self._wiring.gone(replica)
+            return
+        self.others[replica] = message
+        if len(self.others) > _OTHERS_MAX:
+            del self.others[next(iter(self.others))]
 
     def _feed(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -139,9 +166,22 @@ class Bus:
     def _alone(self) -> None:
         """The broker is away: what the others hold is not known any more."""
         self._told.clear()
+        self.others.clear()  # whoever is there says so again, for that is retained
         self._feed(self.peers.lost())
 
     # -- telling -----------------------------------------------------------------------------------
+
+    def tell_turns(self, payload: bytes) -> None:
+        """Tell the other replicas what is known anew of programs. Never blocks."""
+        self._slot = (self._slot + 1) % _SLOTS
+        self.connection.publish(
+            Letter(
+                topic=write_topic(self._cluster, TurnsTopic(self.replica, self._slot)),
+                payload=payload,
+                expiry_s=_STATE_EXPIRY_S,
+                content_type="application/octet-stream",
+            )
+        )
 
     def _introduce(self) -> list[Letter]:
         return [self._presence("up")]

@@ -47,7 +47,19 @@ class ReplicaTopic:
     replica: str
 
 
-Topic = ToolTopic | EngineTopic | TenantTopic | ReplicaTopic
+@dataclass(frozen=True, slots=True)
+class TurnsTopic:
+    """`turns/{replica}/{slot}`: what that replica knows anew of programs; no JSON, but bytes.
+
+    A letter that waits to be sent is replaced by a later one of the same topic; the slots keep
+    turns, which are no states, from each other.
+    """
+
+    replica: str
+    slot: int
+
+
+Topic = ToolTopic | EngineTopic | TenantTopic | ReplicaTopic | TurnsTopic
 
 
 def write_topic(cluster: str, topic: Topic) -> str:
@@ -62,6 +74,8 @@ def write_topic(cluster: str, topic: Topic) -> str:
             parts = ["tenants", tenant, replica]
         case ReplicaTopic(replica):
             parts = ["replicas", replica]
+        case TurnsTopic(replica, slot):
+            parts = ["turns", replica, str(slot)]
     return "/".join([ROOT, _quoted(cluster), *(_quoted(part) for part in parts)])
 
 
@@ -85,19 +99,22 @@ def read_topic(cluster: str, name: str) -> Topic | None:
             return TenantTopic(tenant, replica)
         case "replicas", [replica]:
             return ReplicaTopic(replica)
+        case "turns", [replica, slot] if slot.isdecimal() and len(slot) < 6:
+            return TurnsTopic(replica, int(slot))
         case _:
             return None
 
 
-def subscriptions(cluster: str) -> dict[str, int]:
+def subscriptions(cluster: str, *, with_turns: bool = False) -> dict[str, int]:
     """What a replica listens to, with the quality of service that it asks for.
 
     Tools at least once: a lost end loses a warm-up, one that comes twice is ignored. Replicas at
     least once, for their last wills. Engines and tenants at most once: each message tells the whole
-    state, and the next one repairs what was lost.
+    state, and the next one repairs what was lost. Turns at most once: the store has them as well.
     """
     base = f"{ROOT}/{_quoted(cluster)}"
-    return {
+    turns = {f"{base}/turns/+/+": 0} if with_turns else {}
+    return turns | {
         f"{base}/tools/+/+/+": 1,
         f"{base}/replicas/+": 1,
         f"{base}/engines/+/+": 0,

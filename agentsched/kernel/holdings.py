@@ -94,6 +94,11 @@ def pins_on(scheduler: Scheduler, engine: EngineId) -> tuple[Pin, ...]:
     return scheduler._books.pins.on_engine(engine)
 
 
+def conversation_of(scheduler: Scheduler, key: ConversationId) -> ConversationRecord | None:
+    """A live program's conversation. Read only."""
+    return scheduler._books.conversations.get(key)
+
+
 def held_tokens(scheduler: Scheduler, engine: EngineId) -> int:
     """What lies in an engine's cache, as far as we know; what is shared counts once."""
     return scheduler._books.residency.tokens(engine)

@@ -29,7 +29,7 @@ from agentsched.proxy.gateway import ANONYMOUS, Gateway
 from agentsched.proxy.generation import serve_generation
 from agentsched.proxy.host import LiveHost
 from agentsched.proxy.identity import IdentityIndex, IdentityLimits
-from agentsched.proxy.memory import Memory
+from agentsched.proxy.memory import Memory, sharing_of
 from agentsched.proxy.observed import observed
 from agentsched.proxy.plain import PlainRelay
 from agentsched.proxy.receive import check_length, request_id
@@ -119,6 +119,9 @@ def build_gateway(
         warm_bodies=warm_bodies,
     )
     meters.registry.register(GateCollector(gateway.gate))
+    gateway.sharing = sharing_of(memory, index=gateway.index, host=host, config=config)
+    if gateway.sharing is not None:
+        meters.registry.register(gateway.sharing)
     return gateway
 
 
@@ -140,6 +143,7 @@ def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -
     app.cleanup_ctx.append(_watched)
     app.cleanup_ctx.append(_watched)
     app.cleanup_ctx.append(_running)
+    app.cleanup_ctx.append(_following)
     app.cleanup_ctx.append(dashboard.running)
     app.on_response_prepare.append(_sign)
     return app
@@ -243,6 +247,16 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     await app[STEERING].aclose()
     await gateway.fleet.aclose()
     await gateway.host.aclose()
+
+
+async def _following(app: web.Application) -> AsyncIterator[None]:
+    """What other replicas did is known before we say that we are ready."""
+    sharing = app[GATEWAY].sharing
+    if sharing is None:
+        yield
+        return
+    async with sharing.following():
+        yield
 
 
 def _warn_of_tight_bound(gateway: Gateway, *, warned: bool) -> bool:

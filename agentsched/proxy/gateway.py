@@ -20,6 +20,7 @@ from agentsched.proxy.ratios import TokenRatios
 from agentsched.proxy.request import ParsedRequest
 from agentsched.proxy.resends import Resends
 from agentsched.proxy.salting import isolated
+from agentsched.proxy.sharing import TurnSharing
 from agentsched.proxy.warming import WarmBodies
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
@@ -56,6 +57,8 @@ class Gateway:
     wire_limits: WireLimits
     #: Last requests of paused conversations, for warm-ups.
     warm_bodies: WarmBodies
+    #: What is told to and learnt from other replicas, where a store tells who they are.
+    sharing: TurnSharing | None = None
     #: Set when SIGTERM came: readiness says no, new requests are refused, running ones go on.
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     #: Requests that are being relayed beside the scheduler.
@@ -112,6 +115,7 @@ class Gateway:
         """The event that enters a request into the scheduler."""
         declared = identity.declared
         deadline = declared.deadline_s
+        home = self.sharing.home(identity.conversation) if self.sharing is not None else None
         arrived = StepArrived(
             step=step,
             program=identity.program,
@@ -132,5 +136,7 @@ class Gateway:
             priority=declared.priority or 0,
             is_last=declared.is_last,
             retries=retries,
+            home=home.engine if home is not None else None,
+            home_tokens=home.tokens if home is not None else 0,
         )
         return isolated(self.config, arrived)

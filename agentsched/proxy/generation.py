@@ -84,6 +84,8 @@ async def serve_generation(
     check_previous(gateway, parsed, tenant)
     now = gateway.host.now()
     ratio = gateway.ratios.of(parsed.model)
+    if gateway.sharing is not None:
+        await gateway.sharing.settle(parsed, received.headers, tenant=tenant)
     identity = gateway.index.identify(  # 2. identify
         parsed, received.headers, tenant=tenant, now=now, bytes_per_token=ratio
     )

@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 from agentsched.clock import Clock
 from agentsched.config import Config
 from agentsched.kernel import Scheduler
+from agentsched.model import in_seconds
 from agentsched.ports import EventSink
-from agentsched.proxy.identity.keeping import KeptIndex, encode_turn
+from agentsched.proxy.host import LiveHost
+from agentsched.proxy.identity import IdentityIndex
+from agentsched.proxy.identity.keeping import encode_turn
+from agentsched.proxy.identity.sharing import SharedIndex
 from agentsched.proxy.resends import Resends
+from agentsched.proxy.sharing import TurnSharing
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
+    from agentsched.store.following import Follower
     from agentsched.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -37,10 +43,10 @@ class Memory:
     collector: Collector
     _store: Store
 
-    def index(self, **given: Any) -> KeptIndex:
+    def index(self, **given: Any) -> SharedIndex:
         """The index of programs, with those of the earlier process; call it once."""
         restored = self._store.restored
-        index = KeptIndex(keep=self._store.writer.keep, first_handle=_first_handle(), **given)
+        index = SharedIndex(keep=self._store.writer.keep, first_handle=_first_handle(), **given)
         began = time.monotonic()
         unanswered = index.bring_back(restored.turns, now=self.clock.now())
         restored.turns.clear()
@@ -48,6 +54,10 @@ class Memory:
             self.resends.remember(turn, step)
         log.info("%d programs are known again (%.2f s)", len(index), time.monotonic() - began)
         return index
+
+    def others(self) -> Follower:
+        """Reads what other replicas write, from as far back as programs are remembered."""
+        return self._store.follower()
 
 
 @contextlib.asynccontextmanager
@@ -84,3 +94,14 @@ async def remembered(config: Config) -> AsyncIterator[Memory | None]:
 def _first_handle() -> int:
     """Greater than those of all processes before, and no other replica's."""
     return (time.time_ns() // 1_000 << 10) | secrets.randbits(10)
+
+
+def sharing_of(
+    memory: Memory | None, *, index: IdentityIndex, host: LiveHost, config: Config
+) -> TurnSharing | None:
+    """What replicas tell each other of programs; None: hashes of no common secret agree."""
+    if memory is None or not isinstance(index, SharedIndex):
+        return None
+    follower = memory.others() if config.store.has_replicas else None
+    settle_s = in_seconds(config.bus.settle)
+    return TurnSharing(index=index, host=host, follower=follower, settle_s=settle_s)

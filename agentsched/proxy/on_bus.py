@@ -45,14 +45,19 @@ async def joined(config: Config, gateway: Gateway, *, url: str) -> AsyncIterator
         # Who may publish about which programs is the broker's access list to say.
         return reports.take(report, tenant=None)
 
+    sharing = gateway.sharing
     wiring = Wiring(
         now=gateway.host.now,
         feed=gateway.host.feed,
         state=lambda: _state(gateway),
         tool=take,
+        turns=sharing.hear if sharing is not None else None,
+        gone=sharing.gone if sharing is not None else lambda _: None,
     )
     replica = config.bus.replica or f"{socket.gethostname()}-{url.rpartition(':')[2]}"
     bus = Bus(broker, wiring, cluster=config.bus.cluster, replica=replica, url=url)
+    if sharing is not None:
+        sharing.join(bus)
     collector = BusCollector(bus)
     gateway.meters.registry.register(collector)
     try:

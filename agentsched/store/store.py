@@ -23,6 +23,7 @@ import msgspec
 from agentsched.config import Config, StoreConfig
 from agentsched.model import EngineId, in_seconds
 from agentsched.store.database import Database, StoreError, read_url
+from agentsched.store.following import Follower
 from agentsched.store.keeper import KeeperSettings
 from agentsched.store.migrate import upgrade
 from agentsched.store.reader import shared_secret
@@ -44,13 +45,29 @@ class Store:
     """An open store: what was brought back, and the writer of what comes."""
 
     def __init__(
-        self, *, config: StoreConfig, restored: Restored, secret: int, writer: StoreWriter
+        self,
+        *,
+        config: StoreConfig,
+        restored: Restored,
+        secret: int,
+        writer: StoreWriter,
+        turns_keep_ns: int,
     ) -> None:
         self.restored = restored
         self.writer = writer
         #: Keys the hashes of prompts.
         self.secret = secret
         self._config = config
+        self._turns_keep_ns = turns_keep_ns
+
+    def follower(self) -> Follower:
+        """Reads the turns that other replicas write. Is the caller's to close."""
+        assert self._config.url is not None
+        return Follower(
+            self._config.url.get_secret_value(),
+            stream=self.restored.stream,
+            since_ns=time.time_ns() - self._turns_keep_ns,
+        )
 
     async def keep_images(self, settings: KeeperSettings) -> None:
         """Let a process beside this one make images, time and again. Runs until cancelled."""
@@ -94,7 +111,13 @@ async def open_store(config: Config, *, encode_turn: EncodeTurn) -> AsyncIterato
             ),
             encode_turn=encode_turn,
         )
-        store = Store(config=given, restored=restored, secret=secret, writer=writer)
+        store = Store(
+            config=given,
+            restored=restored,
+            secret=secret,
+            writer=writer,
+            turns_keep_ns=config.identity.idle_max,
+        )
         if restored.is_continued:
             for entry in restored.entries:
                 writer.write(entry)

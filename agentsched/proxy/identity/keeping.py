@@ -38,7 +38,7 @@ _FLAGS: Final = (
 )
 
 
-class _Kept(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class KeptTurn(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One turn, with what it takes to make its conversation and its program again."""
 
     handle: int
@@ -78,7 +78,35 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
-_DECODE: Final = msgspec.msgpack.Decoder(_Kept).decode
+_DECODE: Final = msgspec.msgpack.Decoder(KeptTurn).decode
+
+
+def decode_turn(data: bytes) -> KeptTurn | None:
+    """The turn that `encode_turn` wrote; None: another version did."""
+    try:
+        told = _DECODE(data)
+        StepClass(told.step_class)
+        TurnState(told.state)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return told
+
+
+def read_turn(told: KeptTurn, conversation: Conversation) -> Turn:
+    """The turn that it was, in a conversation that was made anew; nothing knows of it yet."""
+    turn = Turn(conversation=conversation, prompt=told.prompt, head=told.head, at=Instant(told.at))
+    turn.handle = told.handle
+    turn.step_class = StepClass(told.step_class)
+    turn.step, turn.size = told.step, told.size
+    turn.state = TurnState(told.state)
+    turn.calls = tuple(sys.intern(call) for call in told.calls)
+    turn.answer, turn.said, turn.response_id = told.answer, told.said, told.response_id
+    for bit, name in enumerate(_FLAGS):
+        setattr(turn, name, bool(told.flags >> bit & 1))
+    if told.boundary:
+        end = turn.text = TextEnd(boundary=told.boundary, length=told.length, tail=b"")
+        end.chains, end.places = list(told.chains), list(told.places)
+    return turn
 
 
 def encode_turn(turn: Any, *, step_id: str = "") -> tuple[int, int, bytes]:
@@ -86,7 +114,7 @@ def encode_turn(turn: Any, *, step_id: str = "") -> tuple[int, int, bytes]:
     conversation: Conversation = turn.conversation
     program = conversation.program
     end: TextEnd | None = turn.text
-    kept = _Kept(
+    kept = KeptTurn(
         handle=turn.handle,
         at=turn.at,
         tenant=program.book.name,
@@ -208,14 +236,12 @@ class KeptIndex(IdentityIndex):
         """
         unanswered: dict[int, StepId] = {}
         for data in kept:
-            try:
-                told = _DECODE(data)
-                step_class = StepClass(told.step_class)
-                state = TurnState(told.state)
-            except (msgspec.DecodeError, ValueError):
+            told = decode_turn(data)
+            if told is None:
                 continue  # of another version: its client is known by its other turns
-            turn = self._turn(told, step_class)
-            turn.state = state
+            turn = self._turn(told)
+            self._next = max(self._next, told.handle + 1)
+            state = turn.state
             self._look_for(turn, told.needles, now=now)
             if state is not TurnState.ANSWERED:
                 if state is TurnState.OPEN:
@@ -238,25 +264,12 @@ class KeptIndex(IdentityIndex):
         for place, needle in enumerate(needles):
             turn.conversation.program.book.needles.add(needle.needle(turn, place))
 
-    def _turn(self, told: _Kept, step_class: StepClass) -> Turn:
+    def _turn(self, told: KeptTurn) -> Turn:
         program = self._program(told)
-        conversation = self._conversation(program, told)
-        turn = Turn(
-            conversation=conversation, prompt=told.prompt, head=told.head, at=Instant(told.at)
-        )
-        turn.handle = told.handle
-        turn.step_class, turn.step, turn.size = step_class, told.step, told.size
-        turn.calls = tuple(sys.intern(call) for call in told.calls)
-        turn.answer, turn.said, turn.response_id = told.answer, told.said, told.response_id
-        for bit, name in enumerate(_FLAGS):
-            setattr(turn, name, bool(told.flags >> bit & 1))
-        if told.boundary:
-            end = turn.text = TextEnd(boundary=told.boundary, length=told.length, tail=b"")
-            end.chains, end.places = list(told.chains), list(told.places)
+        turn = read_turn(told, self._conversation(program, told))
         self._enter(turn, program.book)
         program.turns.append(turn)
         self._turns += 1
-        self._next = max(self._next, told.handle + 1)
         self._make_room(program)
         return turn
 
@@ -276,7 +289,7 @@ class KeptIndex(IdentityIndex):
         if turn.response_id:
             book.responses.setdefault(turn.response_id, turn)
 
-    def _program(self, told: _Kept) -> Program:
+    def _program(self, told: KeptTurn) -> Program:
         tenant, key = TenantId(told.tenant), ProgramId(told.program)
         program = self._programs.get(key)
         if program is None:
@@ -293,7 +306,7 @@ class KeptIndex(IdentityIndex):
         program.last_at = max(program.last_at, Instant(told.at))
         return program
 
-    def _conversation(self, program: Program, told: _Kept) -> Conversation:
+    def _conversation(self, program: Program, told: KeptTurn) -> Conversation:
         key = ConversationId(told.conversation)
         conversation = program.conversations.get(key)
         if conversation is None:
