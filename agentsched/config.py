@@ -34,7 +34,6 @@ from agentsched.compose import SchedulerConfig
 from agentsched.config_access import AuthConfig, TlsConfig
 from agentsched.config_base import Part, Span
 from agentsched.config_telemetry import TelemetryConfig
-from agentsched.config_telemetry import TelemetryConfig
 from agentsched.model import (
     MILLISECOND,
     MINUTE,
@@ -441,7 +440,6 @@ class Config(BaseSettings):
     bus: BusConfig = BusConfig()
     auth: AuthConfig = AuthConfig()
     tls: TlsConfig = TlsConfig()
-    telemetry: TelemetryConfig = TelemetryConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     admin_key: SecretStr | None = Field(
         default=None, description="bearer token of the control plane; needed off loopback"

@@ -141,7 +141,6 @@ def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -
     app.router.add_routes(control.routes())
     app.middlewares.append(_errors)
     app.cleanup_ctx.append(_watched)
-    app.cleanup_ctx.append(_watched)
     app.cleanup_ctx.append(_running)
     app.cleanup_ctx.append(_following)
     app.cleanup_ctx.append(dashboard.running)
@@ -218,12 +217,6 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     # This is not yet part of the answer.
     request.writer.output_size = 0
     return None
-
-
-async def _watched(app: web.Application) -> AsyncIterator[None]:
-    # The first to begin is the last to end: whatever happens at the end is told, too.
-    async with observed(app[GATEWAY]):
-        yield
 
 
 async def _watched(app: web.Application) -> AsyncIterator[None]:
