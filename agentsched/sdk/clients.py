@@ -25,12 +25,14 @@ _NO_KEY: Final = "none"
 _KEYS: Final = ("authorization", "x-api-key")
 
 
-def _url(given: str | None) -> str:
+def root_of(given: str | None) -> str:
+    """The proxy's root: the given one, else the configured one; without `/v1`."""
     url = given or reporter().settings.url or _DEFAULT_URL
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-def _key(given: str | None, variable: str) -> str:
+def api_key_of(given: str | None, variable: str) -> str:
+    """The key for the proxy: given, configured, or what the client's own variable says."""
     return given or reporter().settings.api_key or os.environ.get(variable) or _NO_KEY
 
 
@@ -54,12 +56,12 @@ def _adding(root: str) -> Callable[[httpx.Request], None]:
 
 def httpx_hooks(url: str | None = None) -> dict[str, list[Callable[..., Any]]]:
     """`httpx.Client(event_hooks=httpx_hooks())`. `url` is the proxy's, else the configured one."""
-    return {"request": [_adding(_url(url))]}
+    return {"request": [_adding(root_of(url))]}
 
 
 def async_httpx_hooks(url: str | None = None) -> dict[str, list[Callable[..., Any]]]:
     """The same for `httpx.AsyncClient`."""
-    add = _adding(_url(url))
+    add = _adding(root_of(url))
 
     async def add_async(request: httpx.Request) -> None:
         add(request)
@@ -78,8 +80,8 @@ def openai(
     library = _library("openai")
     client = library.DefaultHttpxClient(event_hooks=httpx_hooks(url))
     made: openai_library.OpenAI = library.OpenAI(
-        base_url=_url(url) + "/v1",
-        api_key=_key(api_key, "OPENAI_API_KEY"),
+        base_url=root_of(url) + "/v1",
+        api_key=api_key_of(api_key, "OPENAI_API_KEY"),
         http_client=client,
         **options,
     )
@@ -93,8 +95,8 @@ def async_openai(
     library = _library("openai")
     client = library.DefaultAsyncHttpxClient(event_hooks=async_httpx_hooks(url))
     made: openai_library.AsyncOpenAI = library.AsyncOpenAI(
-        base_url=_url(url) + "/v1",
-        api_key=_key(api_key, "OPENAI_API_KEY"),
+        base_url=root_of(url) + "/v1",
+        api_key=api_key_of(api_key, "OPENAI_API_KEY"),
         http_client=client,
         **options,
     )
@@ -112,8 +114,8 @@ def anthropic(
     library = _library("anthropic")
     client = library.DefaultHttpxClient(event_hooks=httpx_hooks(url))
     made: anthropic_library.Anthropic = library.Anthropic(
-        base_url=_url(url),
-        api_key=_key(api_key, "ANTHROPIC_API_KEY"),
+        base_url=root_of(url),
+        api_key=api_key_of(api_key, "ANTHROPIC_API_KEY"),
         http_client=client,
         **options,
     )
@@ -127,8 +129,8 @@ def async_anthropic(
     library = _library("anthropic")
     client = library.DefaultAsyncHttpxClient(event_hooks=async_httpx_hooks(url))
     made: anthropic_library.AsyncAnthropic = library.AsyncAnthropic(
-        base_url=_url(url),
-        api_key=_key(api_key, "ANTHROPIC_API_KEY"),
+        base_url=root_of(url),
+        api_key=api_key_of(api_key, "ANTHROPIC_API_KEY"),
         http_client=client,
         **options,
     )

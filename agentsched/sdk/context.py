@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from functools import wraps
+from types import EllipsisType
 from typing import Final, ParamSpec, TypeVar
 
 from agentsched.sdk.reporter import reporter
@@ -61,10 +62,19 @@ class Program:
     """One agent's program, as its LLM calls name it.
 
     One that is opened inside another is its sub-program: it has its parent's tenant and no later
-    deadline.
+    deadline. `parent` says whose it is, where that is not the program at hand.
     """
 
-    __slots__ = ("_deadline", "_is_closed", "agent", "credential", "id", "parent", "tenant")
+    __slots__ = (
+        "_deadline",
+        "_is_closed",
+        "agent",
+        "ancestors",
+        "credential",
+        "id",
+        "parent",
+        "tenant",
+    )
 
     def __init__(
         self,
@@ -73,10 +83,15 @@ class Program:
         tenant: str | None = None,
         agent: str = "",
         deadline_s: float | None = None,
+        parent: Program | EllipsisType | None = ...,
     ) -> None:
-        outer = _PROGRAM.get()
+        outer = current_program() if isinstance(parent, EllipsisType) else parent
         self.id = id or f"sdk-{secrets.token_hex(8)}"
         self.parent = outer.id if outer is not None and outer.id != self.id else None
+        #: Ids of all programs that this one is inside of.
+        self.ancestors: frozenset[str] = frozenset()
+        if outer is not None:
+            self.ancestors = (outer.ancestors | {outer.id}) - {self.id}
         self.tenant = tenant or (outer.tenant if outer is not None else None)
         self.agent = agent
         #: The header with the key that its LLM calls carried: reports come from the same tenant.
@@ -125,9 +140,33 @@ _PROGRAM: ContextVar[Program | None] = ContextVar("agentsched_program", default=
 _STEP: ContextVar[Step | None] = ContextVar("agentsched_step", default=None)
 
 
-def current_program() -> Program | None:
-    """The program that the code at hand runs for; None outside any."""
+#: Frameworks that have ids of their own: each says which program the code at hand runs for.
+_FINDERS: list[Callable[[], Program | None]] = []
+
+
+def find_with(finder: Callable[[], Program | None]) -> None:
+    """For adapters: ask `finder`, too, whose the code at hand is. It is asked often."""
+    if finder not in _FINDERS:
+        _FINDERS.append(finder)
+
+
+def opened_program() -> Program | None:
+    """The program that `program()` opened around the code at hand; None outside any."""
     return _PROGRAM.get()
+
+
+def current_program() -> Program | None:
+    """The program that the code at hand runs for; None outside any.
+
+    What was opened last: by `program()`, or by a framework whose adapter is in use.
+    """
+    opened = _PROGRAM.get()
+    for finder in _FINDERS:
+        found = finder()
+        if found is None or (opened is not None and found.id in (opened.id, *opened.ancestors)):
+            continue
+        return found
+    return opened
 
 
 def current_step() -> Step | None:
@@ -137,7 +176,7 @@ def current_step() -> Step | None:
 
 def current_headers() -> dict[str, str]:
     """Headers that tell the proxy whose an LLM call at this point is; empty outside any program."""
-    program, step = _PROGRAM.get(), _STEP.get()
+    program, step = current_program(), _STEP.get()
     # The program's own deadline is the stricter promise, so it comes last.
     return (step.headers() if step else {}) | (program.headers() if program else {})
 

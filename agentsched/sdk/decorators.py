@@ -9,7 +9,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
-from agentsched.sdk.context import _PROGRAM, _STEP, Program, Step
+from agentsched.sdk.context import _PROGRAM, _STEP, Program, Step, current_program
 from agentsched.sdk.reporter import reporter
 from agentsched.sdk.wrapping import wrap
 
@@ -184,8 +184,10 @@ class _ToolScope:
         self._program: Program | None = None
 
     def start(self) -> None:
-        program = _PROGRAM.get()
-        if program is None or not reporter().is_on:
+        if not reporter().is_on:
+            return
+        program = current_program()
+        if program is None:
             return
         self._program = program
         self._began = time.monotonic()
