@@ -1,0 +1,1 @@
+"""`agentsched top`: the dashboard for terminals."""

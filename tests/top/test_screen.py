@@ -1,0 +1,113 @@
+"""Frames as lines: they fit, they say what matters, keys change what is shown."""
+
+from __future__ import annotations
+
+import pytest
+from top_frames import ENGINE, SIX, made
+
+from agentsched.dashboard.shapes import Frame
+from agentsched.top.keys import press
+from agentsched.top.screen import SORTS, View, chosen, everything, lines, shares, span, tokens
+
+
+def text(frame: Frame, view: View | None = None, width: int = 80, height: int = 24) -> str:
+    return "\n".join(
+        line.plain for line in lines(frame, view or View(), width=width, height=height)
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 12), (200, 50), (40, 8)])
+@pytest.mark.parametrize("count", [0, 1, 6, 500])
+def test_fits_any_terminal(width: int, height: int, count: int) -> None:
+    frame = made(*(SIX * 100)[:count])
+    for view in (View(), View(is_help=True), View(filter="red"), View(offset=10**9)):
+        shown = lines(frame, view, width=width, height=height)
+        assert len(shown) == height
+        assert max(line.cell_len for line in shown) <= width
+
+
+def test_says_what_matters() -> None:
+    shown = text(made(*SIX))
+    assert "1/1 engines" in shown
+    assert "oldest 4.5 s of 2 min" in shown
+    assert "cached 75%" in shown
+    assert "contended" in shown
+    assert "200%" in shown  # wanted
+    assert "memory" in shown
+    assert "for bash" in shown
+    # red got 300 of 400, blue 100.
+    assert "75%" in next(line for line in shown.splitlines() if line.startswith("red "))
+
+
+def test_who_waits_comes_first() -> None:
+    frame = made(*SIX)
+    assert [r.program[4:5] for r in chosen(frame, View())] == ["b", "f", "c", "d", "a", "e"]
+    assert [r.program[4:5] for r in chosen(frame, View(sort="wait"))][:2] == ["f", "b"]
+    assert chosen(frame, View(sort="context"))[0].program == "red/d"
+    assert chosen(frame, View(sort="steps"))[0].program == "red/c"
+
+
+def test_a_lost_engine_says_why() -> None:
+    gone = ENGINE | {"engine": "gpu-9", "is_up": False, "last_error": "connection refused"}
+    assert "down: connection refused" in text(made(engines=[gone]))
+    assert "has not answered yet" in text(made(engines=[gone | {"last_error": ""}]))
+
+
+def test_keys() -> None:
+    view, frame = View(), made(*SIX * 20)
+    text(frame, view)
+    for key, wanted in (("j", 1), ("down", 2), ("k", 1), ("G", 120 - view.page), ("g", 0)):
+        press(key, view)
+        text(frame, view)
+        assert view.offset == wanted
+    for sort in (*SORTS[1:], SORTS[0]):
+        press("s", view)
+        assert view.sort == sort
+    assert press("r", view) == "look"
+    assert press("q", view) == "quit"
+    press("p", view)
+    assert view.is_paused
+    press("?", view)
+    assert "agentsched top" in text(frame, view)
+
+
+def test_filter_is_typed() -> None:
+    view, frame = View(), made(*SIX)
+    for key in ("/", "w", "q", "rub", "a", "i", "t"):
+        assert press(key, view) == ""
+    assert "/wait_" in text(frame, view)
+    press("enter", view)
+    assert view.filter == "wait"
+    assert {row.state for row in chosen(frame, view)} == {"waiting"}
+    press("escape", view)
+    assert len(chosen(frame, view)) == 6
+
+
+def test_all_of_it_for_a_pipe() -> None:
+    shown = everything(made(*SIX * 20), View(), width=80)
+    assert sum("waiting" in line.plain for line in shown[10:]) == 40
+
+
+def test_shares_need_two_samples() -> None:
+    assert shares(()) == {}
+    assert shares(made().history[:1]) == {}
+    assert shares(made().history) == {"red": 0.75, "blue": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "-"),
+        (0.0123, "12 ms"),
+        (5.25, "5.2 s"),
+        (61, "61 s"),
+        (600, "10 min"),
+        (7300, "2.0 h"),
+    ],
+)
+def test_spans(value: float | None, said: str) -> None:
+    assert span(value) == said
+
+
+def test_tokens() -> None:
+    assert [tokens(n) for n in (999, 12_345, 1_234_567)] == ["999", "12.3k", "1.23M"]
