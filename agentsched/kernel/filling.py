@@ -60,8 +60,12 @@ class Filler:
         passing: set[StepId] = set()
         commands = self._force_due(passing, now=now)
         up = [e for e in self._books.engines.values() if e.is_up]
+        full = self._books.limits.running_steps_per_engine_max
+        has_room = self._policies.has_room if self._policies.tells_room else None
         blocked = {
-            e.engine for e in up if self._is_full(e) or not self._policies.has_room(e, now=now)
+            e.engine
+            for e in up
+            if len(e.running) >= full or (has_room and not has_room(e, now=now))
         }
         if not len(self._books.ready) or (up and len(blocked) == len(up)):
             self._wanted |= blocked
@@ -184,7 +188,7 @@ class Filler:
         return []
 
     def _is_full(self, engine: EngineRecord) -> bool:
-        return engine.running_steps >= self._books.limits.running_steps_per_engine_max
+        return len(engine.running) >= self._books.limits.running_steps_per_engine_max
 
     def _without_engine(self, step: StepRecord, *, now: Instant) -> list[Command]:
         known = self._books.engines.values()

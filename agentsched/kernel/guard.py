@@ -61,6 +61,7 @@ class GuardedPolicies:
     def _take(self, policies: PolicySet) -> None:
         self.names: Mapping[str, str] = policies.names
         self._has_room = getattr(policies.admit, "has_room", None)
+        self._best = getattr(policies.place, "best", None)
         self._continues = getattr(policies.share, "may_continue", None)
         prices = getattr(policies.share, "prices", Prices())
         is_asked = not getattr(policies.share, "is_neutral", False)
@@ -169,11 +170,18 @@ class GuardedPolicies:
         """The engine of the greatest score; the one sent the fewest steps when a score fails."""
         score, books = self._set.place.score, self._books
         try:
+            if self._best is not None:
+                return _one_of(engines, self._best(step, engines, books, now=now))
             scored = [(-score(step, e, books, now=now), e.engine, e) for e in engines]
             return min(scored, key=lambda entry: entry[:2])[2]
         except Exception as error:
             self._count("place.score", error)
             return min(engines, key=lambda e: (e.dispatched_total, e.engine))
+
+    @property
+    def tells_room(self) -> bool:
+        """Whether the admission policy can say that an engine has no room for anyone."""
+        return self._has_room is not None
 
     def admit(self, step: StepRecord, engine: EngineRecord, *, now: Instant) -> Admission:
         """The admission policy's answer; let in when it fails."""
@@ -221,6 +229,13 @@ class GuardedPolicies:
     def _count(self, name: str, error: Exception) -> None:
         self.errors[name] = self.errors.get(name, 0) + 1
         self.latest_error = error
+
+
+def _one_of(engines: Sequence[EngineRecord], chosen: object) -> EngineRecord:
+    for engine in engines:
+        if engine is chosen:
+            return engine
+    raise TypeError(f"none of the engines: {chosen!r}")
 
 
 def _int64(value: object) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Final
 
 from agentsched.kernel.alarms import Alarms
+from agentsched.kernel.cheapest import CheapestPins
 from agentsched.kernel.residency import Residency
 from agentsched.model import ConversationId, EngineId, Instant, Pin, PinId, Prefix, TenantId
 
@@ -36,6 +38,7 @@ class PinLedger:
         self._pins: dict[PinId, Pin] = {}
         self._by_conversation: dict[ConversationId, PinId] = {}
         self._by_engine: dict[EngineId, dict[PinId, Pin]] = {}
+        self._cheapest: dict[EngineId, CheapestPins] = {}
         #: Pinned tokens, named by conversation, what is shared counted once.
         self._account = Residency()
         self._tenant_of: dict[PinId, TenantId] = {}
@@ -87,31 +90,32 @@ class PinLedger:
         """
         if pin.prefix.tokens > self._tokens_max:
             return None
-        held = self._by_engine.get(pin.engine, {})
-        cheapest = sorted(held.values(), key=lambda p: (p.value, p.expires_at, p.pin))
-        victims: list[Pin] = []
+        victims: dict[PinId, Pin] = {}
         cap = self._caps.get(tenant, self._tenant_max)
         if cap is not None:
             own = self.tenant_tokens(pin.engine, tenant) + pin.prefix.tokens
-            for victim in cheapest:
+            for victim in self._cheapest_on(pin.engine) if own > cap else ():
                 if own <= cap:
                     break
                 if self._tenant_of[victim.pin] == tenant and victim.value <= pin.value:
-                    victims.append(victim)
+                    victims[victim.pin] = victim
                     own -= victim.prefix.tokens
             if own > cap:
                 return None
-        rest = [victim for victim in cheapest if victim not in victims]
-        return self._make_room(pin, prefixes, victims, rest)
+        return self._make_room(pin, prefixes, victims)
+
+    def _cheapest_on(self, engine: EngineId) -> Iterator[Pin]:
+        return iter(self._cheapest.get(engine, ()))
 
     def _make_room(
-        self, pin: Pin, prefixes: Sequence[Prefix], victims: list[Pin], rest: Sequence[Pin]
+        self, pin: Pin, prefixes: Sequence[Prefix], victims: Mapping[PinId, Pin]
     ) -> tuple[Pin, ...] | None:
-        """`victims`, and as many of `rest` as the engine's budget wants."""
+        """`victims`, and as many others as the engine's budget wants."""
         account = self._account
-        taken = [(v, account.take_out(v.conversation)) for v in victims]
+        taken = [(v, account.take_out(v.conversation)) for v in victims.values()]
         fits = False
-        for victim in (*rest, None):
+        rest = (v for v in self._cheapest_on(pin.engine) if v.pin not in victims)
+        for victim in chain(rest, (None,)):
             missing = account.missing_tokens(
                 pin.engine, prefixes=prefixes, prompt_tokens=pin.prefix.tokens
             )
@@ -122,8 +126,8 @@ class PinLedger:
             if fits or victim is None or victim.value > pin.value:
                 break
             taken.append((victim, account.take_out(victim.conversation)))
-        for gone, chain in reversed(taken):
-            account.put_back(gone.conversation, pin.engine, chain)
+        for gone, pieces in reversed(taken):
+            account.put_back(gone.conversation, pin.engine, pieces)
         return tuple(victim for victim, _ in taken) if fits else None
 
     def hold(
@@ -134,7 +138,11 @@ class PinLedger:
         assert pin.conversation not in self._by_conversation
         self._pins[pin.pin] = pin
         self._by_conversation[pin.conversation] = pin.pin
-        self._by_engine.setdefault(pin.engine, {})[pin.pin] = pin
+        held = self._by_engine.setdefault(pin.engine, {})
+        held[pin.pin] = pin
+        if pin.engine not in self._cheapest:
+            self._cheapest[pin.engine] = CheapestPins(held)
+        self._cheapest[pin.engine].put(pin)
         self._account.place(
             pin.conversation, pin.engine, prefixes=prefixes, context_tokens=pin.prefix.tokens
         )
@@ -163,6 +171,7 @@ class PinLedger:
         """Let a held pin expire later."""
         held = replace(self._pins[pin], expires_at=expires_at)
         self._pins[pin] = self._by_engine[held.engine][pin] = held
+        self._cheapest[held.engine].put(held)
         self._expiry.set(pin, expires_at)
         return held
 

@@ -64,18 +64,22 @@ class StepRecord:
     output_charged: int = 0
     #: Why it waits, in the admission policy's words.
     held_for: str = ""
+    #: Of `arrived`, what is asked for at every turn.
+    step: StepId = field(init=False)
+    program: ProgramId = field(init=False)
+    conversation: ConversationId = field(init=False)
+    prompt_tokens: int = field(init=False)
+    prefixes: tuple[Prefix, ...] = field(init=False)
+    model: str = field(init=False)
 
-    @property
-    def step(self) -> StepId:
-        return self.arrived.step
-
-    @property
-    def program(self) -> ProgramId:
-        return self.arrived.program
-
-    @property
-    def conversation(self) -> ConversationId:
-        return self.arrived.conversation
+    def __post_init__(self) -> None:
+        arrived = self.arrived
+        self.step = arrived.step
+        self.program = arrived.program
+        self.conversation = arrived.conversation
+        self.prompt_tokens = arrived.prompt_tokens
+        self.prefixes = arrived.prefixes
+        self.model = arrived.model
 
     @property
     def step_class(self) -> StepClass:
@@ -84,18 +88,6 @@ class StepRecord:
     @property
     def lineage(self) -> Lineage:
         return self.arrived.lineage
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self.arrived.prompt_tokens
-
-    @property
-    def prefixes(self) -> tuple[Prefix, ...]:
-        return self.arrived.prefixes
-
-    @property
-    def model(self) -> str:
-        return self.arrived.model
 
     @property
     def output_tokens_expected(self) -> int | None:
@@ -179,8 +171,6 @@ class EngineRecord:
     is_draining: bool = False
     #: Steps that we sent and that have not ended, in the order of dispatch.
     running: dict[StepId, StepRecord] = field(default_factory=dict)
-    #: When it last came back, after a loss or a drain: its share of work grows from here on.
-    returned_at: Instant | None = None
     #: Batch steps among them.
     background_steps: int = 0
     running_tokens: int = 0
@@ -189,6 +179,8 @@ class EngineRecord:
     #: Steps sent to it, plus what others had been sent when it joined.
     dispatched_total: int = 0
     lost_reason: str = ""
+    #: When it last came back, after a loss or a drain: its share of work grows from here on.
+    returned_at: Instant | None = None
     #: What other replicas have here: steps and resident tokens, by replica.
     peers: dict[str, tuple[int, int]] = field(default_factory=dict)
     #: The pressure gate: programs under way want more of its cache than it has.

@@ -104,7 +104,11 @@ class PlacePolicy(Policy, Protocol):
     """How good an engine is for a step."""
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
-        """Greater is better; only the order counts. Ties go to the smaller engine id."""
+        """Greater is better; only the order counts. Ties go to the smaller engine id.
+
+        Where comparing all engines is dear, a policy may have a method `best(step, engines, world,
+        *, now) -> EngineView` that says the same at once: the engine of the greatest score.
+        """
         ...
 
 

@@ -27,8 +27,11 @@ class _Lengths:
     def __init__(self) -> None:
         self._recent: deque[int] = deque()
         self._sorted: list[int] = []
+        #: Answers of `beyond` since the last change.
+        self._beyond: dict[int, tuple[int, int]] = {}
 
     def add(self, steps: int) -> None:
+        self._beyond.clear()
         self._recent.append(steps)
         insort(self._sorted, steps)
         if len(self._recent) > _SAMPLES_MAX:
@@ -42,10 +45,14 @@ class _Lengths:
 
     def beyond(self, steps: int) -> tuple[int, int]:
         """How many programs had more steps than this, and how many more in sum."""
-        tail = self._sorted[bisect_right(self._sorted, steps) :]
-        return len(tail), sum(tail) - steps * len(tail)
+        found = self._beyond.get(steps)
+        if found is None:
+            tail = self._sorted[bisect_right(self._sorted, steps) :]
+            found = self._beyond[steps] = (len(tail), sum(tail) - steps * len(tail))
+        return found
 
     def _drop(self, steps: int) -> None:
+        self._beyond.clear()
         del self._sorted[bisect_right(self._sorted, steps) - 1]
 
 

@@ -50,8 +50,11 @@ class LivePrograms:
         #: Mean size of programs at their end; 0 when none has ended yet.
         self.final_tokens = 0.0
         self._ended = 0
+        #: The latest answer of `peak_tokens`, until something is observed.
+        self._peak: tuple[Instant, float] | None = None
 
     def observe(self, event: Event, *, now: Instant) -> None:
+        self._peak = None
         match event:
             case StepArrived() if event.step_class.is_work:
                 head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
@@ -72,16 +75,24 @@ class LivePrograms:
             case _:
                 pass
 
+    def __getstate__(self) -> dict[str, object]:
+        # An answer that is remembered is no knowledge.
+        return {**vars(self), "_peak": None}
+
     def __contains__(self, program: ProgramId) -> bool:
         return program in self._live
 
     def peak_tokens(self, *, now: Instant) -> float:
         """What all of them want when each is as large as it probably gets."""
-        return sum(
-            max(live.tokens, self.final_tokens)
-            for live in self._live.values()
-            if live.active or after(live.last_at, _SILENT) > now
-        )
+        if self._peak is None or self._peak[0] != now:
+            final = self.final_tokens
+            tokens = sum(
+                max(live.tokens, final)
+                for live in self._live.values()
+                if live.active or after(live.last_at, _SILENT) > now
+            )
+            self._peak = (now, tokens)
+        return self._peak[1]
 
     def _count(self, program: ProgramId, steps: int, *, now: Instant) -> None:
         live = self._live.get(program)

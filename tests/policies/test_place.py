@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -31,6 +32,23 @@ class TestLeastLoaded:
         f.answer("a")
         f.ask("b", "pb")
         assert f.ask("a2", "pa") == {"a2": "e2"}
+
+
+class TestSessionAffinity:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_the_best_is_the_one_of_the_greatest_score(self, floor: Floors, seed: int) -> None:
+        f, rng = floor(engines=4, place=place("session-affinity")), Random(seed)
+        for number in range(60):
+            program = f"p{rng.randrange(12)}"
+            f.ask(f"s{number}", program, branch=rng.choice(("", "/child")), at=float(number))
+            if number == 30:
+                f.lose("e2")
+            step = f.scheduler.steps[f"s{number}"]
+            up = [e for e in f.scheduler.engines.values() if e.is_up]
+            best = f.scheduler.policies.place.best(step, up, f.world, now=f.scheduler._now)
+            assert best is max(up, key=lambda e: f.score(step.step, e.engine))
+            if rng.random() < 0.7:
+                f.answer(f"s{number}", is_last=rng.random() < 0.2)
 
 
 class TestPrefixAware:

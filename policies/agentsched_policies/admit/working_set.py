@@ -226,7 +226,14 @@ class WorkingSet:
 
     def _free(self, engine: EngineView, world: World, capacity: int) -> float:
         """Tokens of the cache that no resident conversation has or is about to grow into."""
-        reserved = sum(self._reserve(c) for c in world.resident(engine.engine))
+        # As `_reserve`, which is asked too often here to be called.
+        steps, young = self._reserve_steps, self._reserve_steps * self._growth_share
+        reserved = sum(
+            [
+                steps * c.growth_tokens if c.steps_done > 1 else young * c.context_tokens
+                for c in world.resident(engine.engine)
+            ]
+        )
         return self._fill * capacity - world.resident_tokens(engine.engine) - reserved
 
     def _reserve(self, conversation: ConversationView) -> float:

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from math import sqrt
 
-from agentsched.model import Event, Instant, StepClass, between
-from agentsched.policy import SortKey, StepView, World
+from agentsched.model import Event, Instant, ProgramId, StepClass, between
+from agentsched.policy import ProgramView, SortKey, StepView, World
 
 #: Without a graph's opinion.
 _STEPS_LEFT = 10.0
@@ -49,31 +49,35 @@ class RemainingWork:
         """Nothing to learn: the execution graphs do."""
 
     def rank(self, step: StepView, world: World, *, now: Instant) -> SortKey:
-        conversation = world.conversation(step)
+        # Asked for every step that waits, at every event.
+        program = world.programs[step.program]
         waited = min(1.0, between(step.arrived_at, now) / (self._ageing * world.wait_ns_max))
         graph = world.graph(step.program)
         left = graph.steps_left() if graph is not None else None
         steps_left = _STEPS_LEFT if left is None else max(1.0, left)
         work = steps_left * max(1, step.prompt_tokens) * sqrt(1.0 - waited)
-        work *= sqrt(self._time_left(step, world, now=now))
-        if self._is_straggler(step, world):
+        if program.deadline is not None or step.deadline is not None:
+            work *= sqrt(self._time_left(step, program, now=now))
+        step_class = step.step_class
+        if self._is_straggler(step, step_class, program.parent, world):
             work *= _STRAGGLER
-        return (_CLASSES.get(step.step_class, 0.0), float(not conversation.is_resident), work)
+        is_resident = program.conversations[step.conversation].is_resident
+        return (_CLASSES.get(step_class, 0.0), float(not is_resident), work)
 
-    def _is_straggler(self, step: StepView, world: World) -> bool:
+    def _is_straggler(
+        self, step: StepView, step_class: StepClass, parent: ProgramId | None, world: World
+    ) -> bool:
         """Whether a join waits for this step's conversation alone: all the others are done."""
-        parent = world.programs[step.program].parent
-        if parent is None and step.step_class is not StepClass.SUBAGENT:
+        if parent is None and step_class is not StepClass.SUBAGENT:
             return False
         graph = world.graph(step.program if parent is None else parent)
         return graph is not None and graph.is_waiting_for_children() and graph.fan_out() <= 1
 
-    def _time_left(self, step: StepView, world: World, *, now: Instant) -> float:
+    def _time_left(self, step: StepView, program: ProgramView, *, now: Instant) -> float:
         """The share of the time to the deadline that is left; 1 when there is none, or none left.
 
         Not below a hundredth, so that the order among the urgent is still that of their work.
         """
-        program = world.programs[step.program]
         deadline = program.deadline if program.deadline is not None else step.deadline
         if deadline is None or deadline <= now:
             return 1.0
