@@ -6,12 +6,11 @@ no keys. What an engine says in an error is left out, for it may repeat what it 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-
-import msgspec
 
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
@@ -70,7 +69,7 @@ class JsonFormatter(logging.Formatter):
         shown |= _fields(record)
         if record.exc_info:
             shown["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(shown).decode("utf-8", "replace")
+        return json.dumps(shown, default=str)  # takes any text, half a surrogate too
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

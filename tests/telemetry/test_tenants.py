@@ -1,0 +1,60 @@
+"""Tenants as metrics: anybody can make up tenants, so their labels are bounded."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from agentsched.compose import SchedulerConfig, build_scheduler
+from agentsched.model import (
+    Capabilities,
+    ConversationId,
+    EngineId,
+    EngineLoad,
+    EngineReported,
+    Instant,
+    ProgramId,
+    StepArrived,
+    StepFinished,
+    StepId,
+    TenantId,
+    Usage,
+)
+from agentsched.telemetry.counters import OTHER, Bounded
+from agentsched.telemetry.tenants import TenantCollector
+
+
+def serve(scheduler: object, tenants: list[str], *, first: int = 0) -> None:
+    handle = scheduler.handle  # type: ignore[attr-defined]
+    report = EngineReported(engine=EngineId("e"), capabilities=Capabilities(), load=EngineLoad())
+    handle(report, now=Instant(0))
+    for i, tenant in enumerate(tenants, start=first):
+        step = StepId(f"s{i}")
+        arrived = StepArrived(
+            step=step,
+            program=ProgramId(f"p{i}"),
+            conversation=ConversationId(f"c{i}"),
+            tenant=TenantId(tenant),
+            prompt_tokens=10,
+        )
+        handle(arrived, now=Instant(i))
+        usage = Usage(prompt_tokens=10, cached_tokens=0, output_tokens=5)
+        handle(StepFinished(step=step, usage=usage), now=Instant(i + 1))
+
+
+def test_few_have_a_label_and_all_are_counted() -> None:
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    registry = CollectorRegistry()
+    registry.register(TenantCollector(scheduler, configured=lambda: iter(["vip"]), tenants_max=5))
+    serve(scheduler, [f"t{i}" for i in range(100)] + ["vip"])
+    [family] = [f for f in registry.collect() if f.name == "agentsched_tenant_steps"]
+    shown = {s.labels["tenant"]: s.value for s in family.samples}
+    assert set(shown) == {"vip", "t0", "t1", "t2", "t3", OTHER}
+    assert sum(shown.values()) == 101
+    serve(scheduler, ["t50"], first=200)
+    value = registry.get_sample_value("agentsched_tenant_steps_total", {"tenant": OTHER})
+    assert value == 97
+
+
+def test_labels_that_clients_choose_are_bounded() -> None:
+    label = Bounded(2)
+    assert [label(v) for v in ("a", "b", "c", "a", "x" * 500)] == ["a", "b", OTHER, "a", OTHER]
