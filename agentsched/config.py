@@ -34,6 +34,7 @@ from agentsched.compose import SchedulerConfig
 from agentsched.config_access import AuthConfig, TlsConfig
 from agentsched.config_base import Part, Span
 from agentsched.config_telemetry import TelemetryConfig
+from agentsched.config_trust import BreakerConfig, IdempotencyConfig, RetriesConfig
 from agentsched.model import (
     MILLISECOND,
     MINUTE,
@@ -52,6 +53,9 @@ _Count = Annotated[int, Field(ge=1)]
 
 #: The questions that policies answer.
 Point = Literal["order", "admit", "place", "pin", "prefetch", "share"]
+
+#: The APIs that generate, as their section of the configuration is called.
+DialectName = Literal["chat", "completions", "responses", "messages"]
 
 #: The clients whose patience is known, and all others.
 ClientName = Literal["claude-code", "codex", "opencode", "qwen", "cline", "openhands", "other"]
@@ -164,6 +168,10 @@ class UpstreamConfig(Part):
     )
     idle_timeout: Span = Field(
         default=Nanos(5 * MINUTE), description="of silence inside an answer; then the step fails"
+    )
+    idle_timeouts: dict[DialectName, Span] = Field(
+        default_factory=dict,
+        description='the same for single APIs: `{chat = "90s", responses = "10m"}`',
     )
     probe_interval: Span = Field(
         default=Nanos(2 * SECOND), description="between two looks at an engine's health"
@@ -320,6 +328,11 @@ class LimitsConfig(Part):
         default=None, description="the idlest conversation is forgotten"
     )
     ready_steps_max: _Count | None = Field(default=None, description="held steps; else 429")
+    slow_start: Span | None = Field(
+        default=None,
+        description="an engine that came back gets its part of the work little by little for so"
+        " long",
+    )
     running_steps_per_engine_max: _Count | None = Field(
         default=None, description="steps at one engine; further ones are held"
     )
@@ -354,6 +367,7 @@ class LimitsConfig(Part):
 #: The scheduler's names of limits, where they differ from the operator's.
 LIMIT_NAMES: Final = {
     "program_idle_max": "program_idle_ns_max",
+    "slow_start": "slow_start_ns",
     "engine_wait_max": "engine_wait_ns_max",
     "max_wait": "wait_ns_max",
     "max_bypass": "bypasses_max",
@@ -435,6 +449,9 @@ class Config(BaseSettings):
     )
     http: HttpConfig = HttpConfig()
     upstream: UpstreamConfig = UpstreamConfig()
+    breaker: BreakerConfig = BreakerConfig()
+    retries: RetriesConfig = RetriesConfig()
+    idempotency: IdempotencyConfig = IdempotencyConfig()
     identity: IdentityConfig = IdentityConfig()
     store: StoreConfig = StoreConfig()
     bus: BusConfig = BusConfig()

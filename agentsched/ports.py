@@ -26,12 +26,14 @@ class EngineRequest:
 
     `headers` are end-to-end headers in the client's order; the adapter adds what belongs to the
     connection. `target` is path and query, as `/v1/chat/completions`. `body` goes out as it is.
+    `idle_s` bounds the silence inside the answer in place of the adapter's own limit.
     """
 
     method: str
     target: str
     headers: Sequence[tuple[str, str]]
     body: bytes
+    idle_s: float | None = None
 
 
 class EngineAnswer(Protocol):

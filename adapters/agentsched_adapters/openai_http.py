@@ -164,7 +164,7 @@ class OpenAiHttp:
             if not 200 <= exchange.status <= 599:
                 exchange.close()
                 raise EngineError(f"{self.url}: no answer has the status {exchange.status}")
-            return HttpAnswer(exchange, idle_s=self.limits.idle_s)
+            return HttpAnswer(exchange, idle_s=request.idle_s or self.limits.idle_s)
 
     async def fetch(
         self, method: str, target: str, *, body: bytes = b"", timeout_s: float

@@ -27,6 +27,7 @@ from agentsched.proxy.fleet import Fleet, Member, Tier
 from agentsched.proxy.fleet_hints import FleetHints
 from agentsched.proxy.gateway import ANONYMOUS, Gateway
 from agentsched.proxy.generation import serve_generation
+from agentsched.proxy.health import RetryBudget
 from agentsched.proxy.host import LiveHost
 from agentsched.proxy.identity import IdentityIndex, IdentityLimits
 from agentsched.proxy.memory import Memory, sharing_of
@@ -83,7 +84,7 @@ def build_gateway(
         hints=hints,
         sinks=[meters, *([memory.sink] if memory is not None else ()), *sinks],
     )
-    fleet = Fleet(members=members, host=host, config=config.upstream)
+    fleet = Fleet(members=members, host=host, config=config.upstream, breaker=config.breaker)
     hints.follow(fleet)
     identity = config.identity
     wire_limits = WireLimits(
@@ -114,6 +115,7 @@ def build_gateway(
             default_tenant=ANONYMOUS,
         ),
         resends=memory.resends if memory is not None else Resends(),
+        retries=RetryBudget(config.retries),
         meters=meters,
         wire_limits=wire_limits,
         warm_bodies=warm_bodies,
@@ -159,12 +161,6 @@ def _dashboard(gateway: Gateway) -> Dashboard:
         viewer=_viewer,
         send=send_part,
     )
-
-
-def _viewer(request: web.Request) -> str | None:
-    """As which tenant a request looks at things; None: all of them are its business."""
-    principal = principal_of(request)
-    return None if principal.is_admin else principal.tenant or ""
 
 
 def _viewer(request: web.Request) -> str | None:
@@ -302,7 +298,12 @@ def _member(engine: EngineConfig, config: Config) -> Member:
         instance = engine.lmcache_instance or engine.name
         tier = Tier(url=str(engine.lmcache).rstrip("/"), instance=instance)
     return Member(
-        id=key, url=engine.base_url, connect=connect, has_key=api_key is not None, tier=tier
+        id=key,
+        url=engine.base_url,
+        connect=connect,
+        has_key=api_key is not None,
+        is_detected=engine.kind == "auto",
+        tier=tier,
     )
 
 

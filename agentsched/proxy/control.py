@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from agentsched.model import EngineDrained, EngineId, ProgramClosed, ProgramId, StepId
+from agentsched.model import EngineId, ProgramClosed, ProgramId, StepId
 from agentsched.policy import available, available_profiles
 from agentsched.policy.registry import POINTS
 from agentsched.proxy import headers as header_rules
@@ -145,15 +145,18 @@ class ControlPlane:
     async def _engines(self, request: web.Request) -> web.Response:
         records = self._gateway.host.scheduler.engines
         members = self._gateway.fleet.members.values()
+        health = self._gateway.fleet.health
         is_admin = principal_of(request).is_admin
-        shown = [shapes.engine(m, records.get(m.id)) for m in members]
+        shown = [shapes.engine(m, records.get(m.id), health=health.shown(m.id)) for m in members]
         return _json({"engines": [e if is_admin else shapes.engine_outline(e) for e in shown]})
 
     async def _engine(self, request: web.Request) -> web.Response:
         member = self._gateway.fleet.members.get(EngineId(request.match_info["engine"]))
         if member is None:
             return _error(404, "unknown_engine", "No engine of this name is known.")
-        shown = shapes.engine(member, self._gateway.host.scheduler.engines.get(member.id))
+        record = self._gateway.host.scheduler.engines.get(member.id)
+        health = self._gateway.fleet.health.shown(member.id)
+        shown = shapes.engine(member, record, health=health)
         is_admin = principal_of(request).is_admin
         return _json(shown if is_admin else shapes.engine_outline(shown))
 
@@ -167,7 +170,7 @@ class ControlPlane:
         key = EngineId(request.match_info["engine"])
         if key not in self._gateway.host.scheduler.engines:
             return _error(404, "unknown_engine", "No engine of this name has reported.")
-        self._gateway.host.feed(EngineDrained(engine=key, is_draining=is_draining))
+        self._gateway.fleet.health.drained(key, is_draining=is_draining)
         return _json({"engine": key, "is_draining": is_draining})
 
     async def _tenants(self, request: web.Request) -> web.Response:

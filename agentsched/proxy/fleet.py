@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agentsched.config import UpstreamConfig
+from agentsched.config_trust import BreakerConfig
 from agentsched.model import (
     EngineDrained,
     EngineError,
@@ -21,12 +22,15 @@ from agentsched.model import (
     in_seconds,
 )
 from agentsched.ports import Engine
+from agentsched.proxy.health import Health
 from agentsched.proxy.host import LiveHost
 
 log = logging.getLogger(__name__)
 
 #: How often an engine that goes is looked at for running steps.
 _LOOK_EVERY_S: Final = 0.02
+#: An engine of unknown make is asked again what it is at each of so many looks.
+_LOOKS_PER_DETECTION: Final = 30
 
 #: Finds out what answers at an engine's address, and makes the adapter for it.
 Connect = Callable[[], Awaitable[Engine]]
@@ -49,6 +53,9 @@ class Member:
     connect: Connect
     #: Whether requests to it carry the operator's key in place of the client's.
     has_key: bool = False
+    #: What answers at the address is found out anew when it comes back, and now and then.
+    is_detected: bool = False
+    looks: int = 0
     tier: Tier | None = None
     #: None until something answered at the address for the first time.
     engine: Engine | None = None
@@ -67,12 +74,21 @@ class Fleet:
     """
 
     def __init__(
-        self, *, members: Sequence[Member], host: LiveHost, config: UpstreamConfig
+        self,
+        *,
+        members: Sequence[Member],
+        host: LiveHost,
+        config: UpstreamConfig,
+        breaker: BreakerConfig | None = None,
     ) -> None:
         self._members = {member.id: member for member in members}
         self._host = host
         self._config = config
         self._watchers: dict[EngineId, asyncio.Task[None]] = {}
+        #: Adapters that were replaced, and still have answers under way.
+        self._closing: set[asyncio.Task[None]] = set()
+        #: What requests say of the engines, beside the probes.
+        self.health = Health(host, breaker or BreakerConfig())
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     @property
@@ -122,6 +138,7 @@ class Fleet:
         await self._end(member)
         if self._members.get(engine) is member:
             del self._members[engine]
+        self.health.forget(engine)
         self._host.feed(EngineLost(engine=engine, reason="removed"))
         log.info("engine %s is removed", engine)
 
@@ -174,7 +191,8 @@ class Fleet:
                 self._host.feed(EngineLost(engine=member.id, reason=member.last_error))
 
     def suspect(self, engine: EngineId, reason: str) -> None:
-        """A request could not reach this engine: look at it now."""
+        """A request failed by this engine's fault: look at it now, and count it."""
+        self.health.failed(engine, reason)
         log.info("engine %s is suspected: %s", engine, reason)
         member = self._members.get(engine)
         if member is not None:
@@ -185,7 +203,10 @@ class Fleet:
         watchers = list(self._watchers.values())
         for watcher in watchers:
             watcher.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
+        closing = list(self._closing)
+        for closer in closing:
+            closer.cancel()
+        await asyncio.gather(*watchers, *closing, return_exceptions=True)
         for member in self._members.values():
             if member.engine is not None:
                 await member.engine.aclose()
@@ -208,7 +229,7 @@ class Fleet:
     async def _look(self, member: Member) -> None:
         try:
             async with asyncio.timeout(in_seconds(self._config.probe_timeout)):
-                engine = member.engine = member.engine or await member.connect()
+                engine = await self._adapter(member)
                 load = await engine.load()
             if member.is_up:
                 capabilities = engine.capabilities
@@ -226,6 +247,36 @@ class Fleet:
             log.info("engine %s is up: %s", member.id, capabilities)
         member.is_up, member.failures, member.last_error = True, 0, ""
         self._host.feed(EngineReported(engine=member.id, capabilities=capabilities, load=load))
+        self.health.probed(member.id)
+
+    async def _adapter(self, member: Member) -> Engine:
+        """The adapter for what answers at a member's address; another one where that changed."""
+        old = member.engine
+        member.looks += 1
+        is_due = not member.is_up or member.looks % _LOOKS_PER_DETECTION == 0
+        if old is not None and not (member.is_detected and is_due):
+            return old
+        new = await member.connect()
+        if old is None:
+            member.engine = new
+            return new
+        if type(new) is type(old):
+            await new.aclose()
+            return old
+        log.warning("engine %s is another one now: %s", member.id, type(new).__name__)
+        # Its capabilities are to be found out as if it had just come.
+        member.engine, member.is_up = new, False
+        task = asyncio.create_task(self._close_later(member.id, old), name=f"close {member.id}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return new
+
+    async def _close_later(self, engine: EngineId, old: Engine) -> None:
+        """Close an adapter when the answers that it brings are over, or have taken too long."""
+        try:
+            await self._until_idle(engine, patience=self._config.idle_timeout)
+        finally:
+            await old.aclose()
 
     def _failed(self, member: Member, error: Exception) -> None:
         member.failures += 1

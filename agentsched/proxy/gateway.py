@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from agentsched.config import Config
+from agentsched.config_trust import RetriesConfig
 from agentsched.model import EngineId, Instant, StepArrived, StepId, TenantId, after, seconds
 from agentsched.proxy.access.gate import Gate
 from agentsched.proxy.access.principal import ANYBODY, TENANTS, Principal
 from agentsched.proxy.fleet import Fleet
+from agentsched.proxy.health import RetryBudget
 from agentsched.proxy.homes import Homes
 from agentsched.proxy.host import LiveHost
 from agentsched.proxy.identity import Identity, IdentityIndex
@@ -50,6 +52,8 @@ class Gateway:
     homes: Homes = field(default_factory=Homes)
     ratios: TokenRatios = field(default_factory=TokenRatios)
     resends: Resends = field(default_factory=Resends)
+    #: Further tries of steps that an engine failed.
+    retries: RetryBudget = field(default_factory=lambda: RetryBudget(RetriesConfig()))
     #: Ids and traces of live requests.
     notes: Notes = field(default_factory=Notes)
     #: Requests by the family of their client.

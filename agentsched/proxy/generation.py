@@ -29,6 +29,7 @@ from agentsched.model import (
     StepStarted,
     Usage,
     between,
+    in_seconds,
 )
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
@@ -63,6 +64,11 @@ _ENDS: Final = {
     Dialect.MESSAGES: (b"message_stop",),
     Dialect.RESPONSES: (b"response.completed", b"response.incomplete", b"response.failed"),
 }
+
+#: An engine that says so is starting, stopping or behind something that cannot reach it.
+_NOT_ME: Final = frozenset({502, 503, 504})
+#: Says that there is too much to do, which is neither sickness nor health.
+_ABOUT_LOAD: Final = frozenset({408, 429})
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +124,8 @@ class Generation:
         self._step = StepId(secrets.token_hex(16))
         self._has_started = False
         self._has_ended = False
+        #: How often it was sent to an engine.
+        self._tries = 0
         self._ticket: Ticket | None = None
         #: What its engine was sent.
         self._sent: EngineRequest | None = None
@@ -214,7 +222,7 @@ class Generation:
                 assert verdict is not None
                 self._gateway.fleet.suspect(verdict.engine, str(error))
                 no, reason = refusal.of_engine_error(error), str(error)
-                can_retry = isinstance(error, EngineUnreachable)
+                can_retry = isinstance(error, EngineUnreachable) and self._may_retry()
             if can_retry and was_sent and not (self._is_committed or self._has_ended):
                 # No byte of an answer has reached the client: another engine may do.
                 self._has_started = False
@@ -223,6 +231,21 @@ class Generation:
             end = StepFailed if was_sent else StepCancelled
             self._end(end(step=self._step, reason=reason[:256]))
             return await self._refuse(no, verdict)
+
+    def _may_retry(self) -> bool:
+        """Take a retry from the budget; a step that cannot use it leaves it there."""
+        is_over = self._is_committed or self._has_ended
+        return not is_over and self._gateway.retries.take()
+
+    def _passes_on(self, status: int) -> bool:
+        """Whether an engine's no is about itself, and another may say yes."""
+        limits = self._host.scheduler.limits
+        return (
+            status in _NOT_ME
+            and self._tries <= limits.retries_max
+            and len(self._gateway.fleet.up()) > 1
+            and self._gateway.retries.has_token
+        )
 
     async def _word(self, ticket: Ticket) -> Dispatch | Reject:
         """The scheduler's word, or an interruption shortly before the client would hang up."""
@@ -248,8 +271,13 @@ class Generation:
 
     async def _attempt(self, verdict: Dispatch) -> web.StreamResponse:
         engine = self._gateway.fleet.engine(verdict.engine)
+        if not self._tries:
+            self._gateway.retries.request()
+        self._tries += 1
         answer = await engine.send(self._outgoing(engine, verdict))
         try:
+            if self._passes_on(answer.status):
+                raise EngineUnreachable(f"it answered with status {answer.status}")
             if not 200 <= answer.status < 300:
                 return await self._pass_error(answer, verdict)
             if is_event_stream(answer):
@@ -280,7 +308,14 @@ class Generation:
         headers = self._gateway.notes.sign(self._step, headers)
         body = self._call_ids.request(forward_body(self._parsed, fields=fields))
         target = self._received.target
-        self._sent = EngineRequest(method="POST", target=target, headers=headers, body=body)
+        idle = self._gateway.config.upstream.idle_timeouts.get(self._parsed.dialect.value)
+        self._sent = EngineRequest(
+            method="POST",
+            target=target,
+            headers=headers,
+            body=body,
+            idle_s=None if idle is None else in_seconds(idle),
+        )
         return self._sent
 
     async def _whole(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
@@ -373,6 +408,9 @@ class Generation:
         reason = f"status {answer.status}"
         if answer.status >= 500:
             self._gateway.fleet.suspect(verdict.engine, reason)
+        elif answer.status not in _ABOUT_LOAD:
+            # A refusal is an answer: this engine is well, the request was not.
+            self._gateway.fleet.health.succeeded(verdict.engine)
         self._end(StepFailed(step=self._step, reason=reason))
         if is_about_our_key(self._gateway, verdict.engine, answer.status):
             return await self._refuse(ENGINE_REFUSES_US, verdict)
@@ -399,8 +437,10 @@ class Generation:
         )
         if not answer.is_complete:
             reason = answer.error or "the answer was cut short"
+            self._gateway.fleet.suspect(engine, reason[:256])
             self._end(StepFailed(step=self._step, reason=reason[:256]))
             return
+        self._gateway.fleet.health.succeeded(engine)
         self._keep_for_warming(in_engine)
         usage = answer.usage or Usage()
         self._gateway.ratios.learn(

@@ -70,7 +70,9 @@ def step(record: StepRecord, *, now: Instant) -> dict[str, Any]:
     }
 
 
-def engine(member: Member, record: EngineRecord | None) -> dict[str, Any]:
+def engine(
+    member: Member, record: EngineRecord | None, *, health: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """One engine: what it can do, what runs there, and why it is not up where it is not."""
     shown: dict[str, Any] = {
         "engine": member.id,
@@ -78,6 +80,7 @@ def engine(member: Member, record: EngineRecord | None) -> dict[str, Any]:
         "is_up": record is not None and record.is_up,
         "is_draining": record is not None and record.is_draining,
         "last_error": member.last_error,
+        "health": health or {},
     }
     if record is not None:
         shown |= {

@@ -143,7 +143,8 @@ class End(asyncio.Transport):
         self._out.clear()
         self._inbox.clear()
         self.wire.ended()
-        self._protocol.connection_lost(error)
+        # Like asyncio's own transports not at once: whoever was woken by the last bytes reads first.
+        self._loop.call_soon(self._protocol.connection_lost, error)
 
     def _pump_soon(self) -> None:
         if not self._is_pumping:

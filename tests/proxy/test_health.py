@@ -1,0 +1,130 @@
+"""Engines that answer probes and fail requests: ejected, readmitted, and never the last of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from agentsched.config_trust import RetriesConfig
+from agentsched.model import EngineDrained, EngineId
+from agentsched.proxy.health import RetryBudget
+
+E0, E1 = EngineId("e0"), EngineId("e1")
+QUICK: dict[str, Any] = {
+    "breaker": {"failures": 2, "ejection": "100ms", "ejection_max": "200ms"},
+    "profile": "fcfs",
+    "policies": {"place": {"name": "round-robin"}},
+}
+
+
+def test_a_budget_is_its_burst_and_then_a_share() -> None:
+    budget = RetryBudget(RetriesConfig(share=0.25, burst=2))
+    assert [budget.take() for _ in range(3)] == [True, True, False]
+    for _ in range(3):
+        budget.request()
+    assert not budget.take()
+    budget.request()
+    assert budget.take()
+    for _ in range(100):
+        budget.request()
+    assert [budget.take() for _ in range(3)] == [True, True, False]
+    assert (budget.granted_total, budget.refused_total) == (5, 3)
+
+
+async def broken(exchange: Any) -> None:
+    await exchange.json({"error": {"message": "no", "code": 500}}, 500)
+
+
+async def busy(exchange: Any) -> None:
+    await exchange.json({"error": {"message": "starting", "code": 503}}, 503)
+
+
+async def shown(proxy: Any) -> dict[str, Any]:
+    page = (await proxy.client.get("/agentsched/v1/engines")).json()
+    return {one["engine"]: one for one in page["engines"]}
+
+
+async def test_one_that_fails_is_ejected_and_comes_back(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    upstream.script = broken
+    async with start(upstream.url, second.url, **QUICK) as proxy:
+        for number in range(6):
+            await proxy.chat(f"program {number}")
+        drains = proxy.turns.events(EngineDrained)
+        assert EngineDrained(engine=E0, is_draining=True) in drains
+        assert (await shown(proxy))["e0"]["health"]["ejections"] >= 1
+        assert (await shown(proxy))["e1"]["health"]["is_ejected"] is False
+        back = EngineDrained(engine=E0, is_draining=False)
+        await proxy.turns.until(lambda: back in proxy.turns.events(EngineDrained))
+        assert proxy.scheduler.engines[E0].returned_at is not None
+
+
+async def test_the_last_engine_is_never_ejected(start: Any, upstream: Any) -> None:
+    upstream.script = broken
+    async with start(upstream.url, **QUICK) as proxy:
+        for number in range(6):
+            answer = await proxy.chat(f"program {number}")
+            assert answer.status_code == 500
+        assert proxy.turns.events(EngineDrained) == []
+
+
+async def test_an_operators_drain_outlasts_an_ejection(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    upstream.script = broken
+    async with start(upstream.url, second.url, **QUICK) as proxy:
+        for number in range(6):
+            await proxy.chat(f"program {number}")
+        health = proxy.gateway.fleet.health
+        assert health.ejected == [E0]
+        health.drained(E0, is_draining=True)
+        upstream.script = type(upstream)().script
+        await proxy.turns.until(lambda: not health.ejected)
+        assert proxy.scheduler.engines[E0].is_draining
+        health.drained(E0, is_draining=False)
+        assert not proxy.scheduler.engines[E0].is_draining
+
+
+async def test_switched_off_nothing_is_counted(start: Any, upstream: Any, second: Any) -> None:
+    upstream.script = broken
+    off = QUICK | {"breaker": {"is_on": False}}
+    async with start(upstream.url, second.url, **off) as proxy:
+        for number in range(6):
+            await proxy.chat(f"program {number}")
+        assert proxy.turns.events(EngineDrained) == []
+
+
+async def test_one_that_says_not_me_is_passed_over(start: Any, upstream: Any, second: Any) -> None:
+    upstream.script = busy
+    async with start(upstream.url, second.url, **QUICK) as proxy:
+        answers = [await proxy.chat(f"program {number}") for number in range(3)]
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert proxy.gateway.retries.granted_total >= 1
+
+
+async def test_where_there_is_no_other_its_own_words_reach_the_client(
+    start: Any, upstream: Any
+) -> None:
+    upstream.script = busy
+    async with start(upstream.url, **QUICK) as proxy:
+        answer = await proxy.chat("hi")
+        assert answer.status_code == 503
+        assert json.loads(answer.content)["error"]["message"] == "starting"
+
+
+@pytest.mark.parametrize("burst", [0, 1])
+async def test_without_budget_there_is_no_further_try(
+    start: Any, upstream: Any, second: Any, burst: int
+) -> None:
+    async def drop(exchange: Any) -> None:
+        exchange.cut()
+
+    upstream.script = second.script = drop
+    settings = QUICK | {"retries": {"share": 0.0, "burst": burst}, "breaker": {"is_on": False}}
+    async with start(upstream.url, second.url, **settings) as proxy:
+        answer = await proxy.chat("hi")
+        assert answer.status_code == 502
+        assert len(upstream.exchanges) + len(second.exchanges) == 1 + burst
