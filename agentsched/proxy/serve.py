@@ -16,7 +16,7 @@ from agentsched.clock import Clock
 from agentsched.compose import journal_header
 from agentsched.config import Config
 from agentsched.kernel import encode_header
-from agentsched.model import AgentschedError, in_seconds
+from agentsched.model import AgentschedError, ConfigError, in_seconds
 from agentsched.ports import EventSink
 from agentsched.proxy.access import tls
 from agentsched.proxy.access.stored import followed, provided
@@ -96,10 +96,14 @@ async def running(
 def _reload(steering: Steering, context: ssl.SSLContext | None) -> None:
     try:
         steering.reload()
-        if context is not None:
-            tls.load(context, steering.config.tls)
     except AgentschedError as error:
         log.error("the configuration stays as it was: %s", error)
+    if context is None:
+        return
+    try:
+        tls.load(context, steering.config.tls)
+    except ConfigError as error:
+        log.error("the certificate stays as it was: %s", error)
 
 
 async def _listen(

@@ -1,0 +1,230 @@
+"""TLS on the proxy's own port, with certificates made here; with and without clients' own."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import os
+import signal
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
+from pydantic import ValidationError
+
+from agentsched.config import Config
+from agentsched.config_access import TlsConfig
+from agentsched.model import ConfigError
+from agentsched.proxy.access import tls
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate and its key, as files."""
+
+    certificate: Path
+    key: Path
+    signer: Any
+    x509: Any
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return str(self.certificate), str(self.key)
+
+
+def make(folder: Path, name: str, by: Certificate | None = None) -> Certificate:
+    """A certificate for this machine, signed by an authority; without one: an authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(by.x509.subject if by else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
+        .add_extension(local, critical=False)
+        .sign(by.signer if by else key, hashes.SHA256())
+    )
+    certificate, file = folder / f"{name}.crt", folder / f"{name}.key"
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return Certificate(certificate, file, key, made)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Certificate:
+    return make(tmp_path, "authority")
+
+
+@pytest.fixture
+def server(tmp_path: Path, authority: Certificate) -> Certificate:
+    return make(tmp_path, "server", by=authority)
+
+
+def settings(server: Certificate, client_ca: Certificate | None = None) -> dict[str, Any]:
+    return {
+        "certificate": str(server.certificate),
+        "key": str(server.key),
+        "client_ca": str(client_ca.certificate) if client_ca else None,
+    }
+
+
+def client(trusted: Certificate, own: Certificate | None = None) -> httpx.AsyncClient:
+    context = ssl.create_default_context(cafile=str(trusted.certificate))
+    if own is not None:
+        context.load_cert_chain(*own.pair)
+    return httpx.AsyncClient(verify=context, timeout=10, trust_env=False)
+
+
+async def serial(proxy: Any, trusted: Certificate) -> int:
+    """The serial number of the certificate that the port shows now."""
+    context = ssl.create_default_context(cafile=str(trusted.certificate))
+    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=context)
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return x509.load_der_x509_certificate(shown).serial_number
+
+
+class TestServer:
+    async def test_answers_over_tls(
+        self, start: Any, upstream: Any, authority: Certificate, server: Certificate
+    ) -> None:
+        async with start(upstream.url, tls=settings(server)) as proxy:
+            assert proxy.url.startswith("https://")
+            async with client(authority) as asking:
+                body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+                answer = await asking.post(f"{proxy.url}/v1/chat/completions", json=body)
+                assert answer.status_code == 200
+                page = await asking.get(f"{proxy.url}/agentsched/v1/policies")
+                assert page.headers["strict-transport-security"]
+
+    async def test_not_in_the_clear(self, start: Any, upstream: Any, server: Certificate) -> None:
+        async with start(upstream.url, tls=settings(server)) as proxy:
+            said = await proxy.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"ok" not in said
+
+    async def test_old_versions_are_refused(
+        self, start: Any, upstream: Any, authority: Certificate, server: Certificate
+    ) -> None:
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
+            context.minimum_version = ssl.TLSVersion.TLSv1
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
+            context.maximum_version = ssl.TLSVersion.TLSv1_1
+        async with start(upstream.url, tls=settings(server)) as proxy:
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await asyncio.open_connection("127.0.0.1", proxy.port, ssl=context)
+
+    async def test_a_new_certificate_without_a_restart(
+        self,
+        start: Any,
+        upstream: Any,
+        authority: Certificate,
+        server: Certificate,
+        tmp_path: Path,
+    ) -> None:
+        async with start(upstream.url, tls=settings(server)) as proxy:
+            assert await serial(proxy, authority) == server.x509.serial_number
+            renewed = make(tmp_path, "server", by=authority)
+            # Without a file there is nothing to read again; certificates are all the same.
+            os.kill(os.getpid(), signal.SIGHUP)
+            # The handler of the signal ran before the next connection is taken.
+            await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+            assert await serial(proxy, authority) == renewed.x509.serial_number
+
+    async def test_a_handshake_that_never_comes(
+        self, start: Any, upstream: Any, server: Certificate
+    ) -> None:
+        http = {"header_timeout": "200ms"}
+        async with start(upstream.url, tls=settings(server), http=http) as proxy:
+            async with asyncio.timeout(10):
+                assert await proxy.say(b"\x16\x03\x01") == b""
+
+
+class TestClients:
+    async def test_with_a_certificate_of_the_right_authority(
+        self,
+        start: Any,
+        upstream: Any,
+        authority: Certificate,
+        server: Certificate,
+        tmp_path: Path,
+    ) -> None:
+        clients = make(tmp_path, "clients")
+        agent = make(tmp_path, "agent", by=clients)
+        async with (
+            start(upstream.url, tls=settings(server, clients)) as proxy,
+            client(authority, agent) as asking,
+        ):
+            assert (await asking.get(f"{proxy.url}/healthz")).status_code == 200
+
+    @pytest.mark.parametrize("who", ["nobody", "stranger", "servers_authority"])
+    async def test_others_get_no_further_than_the_handshake(
+        self,
+        start: Any,
+        upstream: Any,
+        authority: Certificate,
+        server: Certificate,
+        tmp_path: Path,
+        who: str,
+    ) -> None:
+        clients = make(tmp_path, "clients")
+        own = {
+            "nobody": None,
+            "stranger": make(tmp_path, "stranger", by=make(tmp_path, "other")),
+            "servers_authority": make(tmp_path, "agent", by=authority),
+        }[who]
+        failures = (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)
+        async with (
+            start(upstream.url, tls=settings(server, clients)) as proxy,
+            client(authority, own) as asking,
+        ):
+            for path in ("/healthz", "/v1/models"):
+                with pytest.raises(failures):
+                    await asking.get(f"{proxy.url}{path}")
+        assert not upstream.exchanges
+
+
+class TestFiles:
+    def test_off(self) -> None:
+        assert tls.server_context(TlsConfig()) is None
+
+    def test_a_key_of_another(self, server: Certificate, authority: Certificate) -> None:
+        config = TlsConfig(certificate=server.certificate, key=authority.key)
+        with pytest.raises(ConfigError, match=r"^tls:"):
+            tls.server_context(config)
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"^tls:"):
+            tls.server_context(TlsConfig(certificate=tmp_path / "none"))
+
+    def test_a_wrong_pair_leaves_the_old_one(
+        self, server: Certificate, authority: Certificate
+    ) -> None:
+        context = tls.server_context(TlsConfig(certificate=server.certificate, key=server.key))
+        assert context is not None
+        wrong = TlsConfig(certificate=server.certificate, key=authority.key)
+        with pytest.raises(ConfigError):
+            tls.load(context, wrong)
+
+    def test_half_a_configuration(self) -> None:
+        with pytest.raises(ValidationError, match="certificate"):
+            Config.model_validate({"tls": {"client_ca": "x"}})
