@@ -81,12 +81,12 @@ class IdentityIndex:
         self._default = default_tenant
         self._digester = Digester(seed=self._secret, messages_max=self._limits.messages_max)
         self._matcher = Matcher(digester=self._digester, limits=self._limits)
-        self._learner = Learner(digester=self._digester, limits=self._limits)
+        self._tracer = Tracer(secret=self._secret)
+        self._learner = Learner(digester=self._digester, tracer=self._tracer, limits=self._limits)
         self._reader = ClaimReader(
             extra_headers=extra_headers, id_characters_max=self._limits.id_characters_max
         )
         self._cookies = Cookies(secret=self._secret)
-        self._tracer = Tracer(secret=self._secret)
         self._books: dict[TenantId, Book] = {}
         #: All programs, the idlest first.
         self._programs: OrderedDict[ProgramId, Program] = OrderedDict()
@@ -211,6 +211,7 @@ class IdentityIndex:
             book.forget_turn(turn)
         self._turns -= len(known.turns)
         book.needles.forget_program(known)
+        book.quotes.forget_program(known)
         book.programs -= 1
         if not book.programs:
             self._books.pop(book.name, None)
@@ -228,6 +229,7 @@ class IdentityIndex:
             self.forget(program.id)
         for book in self._books.values():
             book.needles.expire(now=now, span=self._limits.needle_ns_max)
+            book.quotes.expire(now=now, span=self._limits.needle_ns_max)
         return tuple(gone)
 
     def statistics(self) -> IdentityStatistics:
@@ -290,12 +292,17 @@ class IdentityIndex:
         named: ProgramId | None,
     ) -> Match | None:
         match = self._matcher.find(asked, previous)
-        if match is not None or step_class in _PASSING or not len(asked.book.needles):
+        book = asked.book
+        is_condenser = step_class is StepClass.COMPACTION and len(book.quotes) > 0
+        is_sought = is_condenser or len(book.needles) > 0
+        if match is not None or step_class in _PASSING or not is_sought:
             return match
         if named is not None and (asked.program is None or asked.thread):
             return None  # the client says where it belongs
         hay = hay_of(request, first=asked.prompt.points[0].chain, tracer=self._tracer)
         match = self._matcher.find_inside(asked, hay)
+        if match is None and is_condenser:
+            match = self._matcher.find_told(asked, hay)
         if match is not None and match.relation is Relation.JOINS:
             program = match.turn.conversation.program
             if any(c.thread != AUXILIARY for c in program.conversations.values()):
@@ -383,6 +390,8 @@ class IdentityIndex:
         self._turns += 1
         if match is None and step_class is StepClass.AUXILIARY and named is None:
             self._learner.title(turn, request, now=now)
+        if claim is None and prompt.results and step_class.is_work:
+            self._learner.heard(turn, request, now=now)
         self._make_room(program)
         declared_step = claim.declared.step if claim is not None else None
         identity = self._identity(

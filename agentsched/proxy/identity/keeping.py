@@ -161,7 +161,7 @@ class KeptIndex(IdentityIndex):
         self._keep = keep
         # Handles, and the names of programs that are made of them, are never given twice.
         self._next = first_handle
-        self._learner.tracer = self._tracer
+        self._learner.is_kept = True
 
     def identify(
         self,
@@ -260,9 +260,13 @@ class KeptIndex(IdentityIndex):
         """Texts that this turn gave out may still turn up, unless that is too long ago."""
         if now - turn.at > self._limits.needle_ns_max:
             return
+        known = len(turn.traces)
+        if len(needles) <= known:
+            return
         turn.traces = tuple(needles)
-        for place, needle in enumerate(needles):
-            turn.conversation.program.book.needles.add(needle.needle(turn, place))
+        book = turn.conversation.program.book
+        for place, needle in enumerate(needles[known:], start=known):
+            book.looked_for(needle.kind).add(needle.needle(turn, place))
 
     def _turn(self, told: KeptTurn) -> Turn:
         program = self._program(told)

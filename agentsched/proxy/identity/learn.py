@@ -15,8 +15,10 @@ from agentsched.proxy.identity.needles import (
     NeedleKind,
     answer_of,
     hay_of,
+    heard_of,
     is_handoff,
     kept,
+    quote_of,
     spawns_of,
     summary_of,
     title_of,
@@ -34,11 +36,12 @@ _SPAWNS_MAX: Final = 16
 class Learner:
     """Writes what an answer teaches into its tenant's book."""
 
-    def __init__(self, *, digester: Digester, limits: IdentityLimits) -> None:
+    def __init__(self, *, digester: Digester, tracer: Tracer, limits: IdentityLimits) -> None:
         self._digester = digester
+        self._tracer = tracer
         self._limits = limits
-        #: Makes what is kept of texts, where anything is.
-        self.tracer: Tracer | None = None
+        #: Texts are to outlive the process, as traces.
+        self.is_kept = False
 
     def answer(self, turn: Turn, answer: Answer, counts: Counter[str], *, now: Instant) -> None:
         """A complete answer."""
@@ -68,6 +71,16 @@ class Learner:
         text = title_of(hay_of(request, first=b""))
         if text:
             self._add(NeedleKind.TITLE, text, turn, now=now)
+
+    def heard(self, turn: Turn, request: ParsedRequest, *, now: Instant) -> None:
+        """What tools said, by a client that gives nothing else to go by."""
+        for text in heard_of(request):
+            self._quote(turn, text, now=now)
+
+    def _quote(self, turn: Turn, text: str, *, now: Instant) -> None:
+        trace = self._tracer.trace(text)
+        needle = Needle(kind=NeedleKind.QUOTE, text="", turn=turn, at=now, trace=trace)
+        self._put(needle)
 
     def _chain(self, turn: Turn, answer: Answer) -> None:
         chain = self._digester.answer_chain(turn.prompt, answer)
@@ -114,6 +127,9 @@ class Learner:
     def _needles(self, turn: Turn, answer: Answer, *, now: Instant) -> None:
         if turn.conversation.thread:
             return  # its client names every agent: nothing will have to be searched for
+        quote = quote_of(answer.text) if turn.step_class is not StepClass.COMPACTION else ""
+        if quote:
+            self._quote(turn, quote, now=now)
         for call in answer.calls[:_SPAWNS_MAX]:
             for text, is_named in spawns_of(call):
                 self._add(NeedleKind.SPAWN, text, turn, now=now, is_named=is_named)
@@ -132,8 +148,11 @@ class Learner:
     def _add(
         self, kind: NeedleKind, text: str, turn: Turn, *, now: Instant, is_named: bool = False
     ) -> None:
-        needle = Needle(kind=kind, text=text, turn=turn, at=now, is_named=is_named)
-        turn.conversation.program.book.needles.add(needle)
-        if self.tracer is not None:
+        self._put(Needle(kind=kind, text=text, turn=turn, at=now, is_named=is_named))
+
+    def _put(self, needle: Needle) -> None:
+        turn = needle.turn
+        turn.conversation.program.book.looked_for(needle.kind).add(needle)
+        if self.is_kept:
             needle.place = len(turn.traces)
-            turn.traces += (kept(needle, self.tracer),)
+            turn.traces += (kept(needle, self._tracer),)

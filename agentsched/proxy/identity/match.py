@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from agentsched.model import MILLISECOND, MINUTE, Instant, Nanos
+from agentsched.model import MILLISECOND, MINUTE, Instant, Nanos, ProgramId
 from agentsched.proxy.identity.atoms import Kind
 from agentsched.proxy.identity.model import Evidence, IdentityLimits
 from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind
 from agentsched.proxy.identity.prompt import Digester, Prompt
 from agentsched.proxy.identity.records import Book, Program, Turn, TurnState, is_weak
 
+#: Fewer texts of one program may stand in a summary of another's.
+_TOLD_MIN: Final = 2
 _TITLE_SPAN: Final = Nanos(2 * MINUTE)
 #: Equal prompts that come closer than this are samples; no client tries again so soon.
 _AT_ONCE: Final = Nanos(100 * MILLISECOND)
@@ -266,6 +268,27 @@ class Matcher:
             if match is not None:
                 return match
         return None
+
+    def find_told(self, asked: Asked, hay: Hay) -> Match | None:
+        """The match of a condenser's prompt, which tells in its own words what one program said.
+
+        By several texts at least, and more of them than any other program's: two runs of one task
+        hear the same from their tools.
+        """
+        told: dict[ProgramId, set[bytes]] = {}
+        latest: dict[ProgramId, Turn] = {}
+        found = asked.book.quotes.find(hay, now=asked.now, span=self._limits.needle_ns_max)
+        for needle in found:
+            program = needle.turn.conversation.program
+            if needle.trace is not None and asked.program in (None, program):
+                told.setdefault(program.id, set()).add(needle.trace.whole)
+                latest[program.id] = needle.turn
+        counts = sorted(((len(texts), name) for name, texts in told.items()), reverse=True)
+        if not counts or counts[0][0] < _TOLD_MIN:
+            return None
+        if len(counts) > 1 and counts[1][0] == counts[0][0]:
+            return None
+        return Match(latest[counts[0][1]], Relation.HANDS, Evidence.CONTAINMENT)
 
     def _order(
         self, asked: Asked, hay: Hay

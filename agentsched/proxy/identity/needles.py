@@ -36,6 +36,7 @@ class NeedleKind(StrEnum):
     ANSWER = "answer"  # the text of an answer without calls
     HANDOFF = "handoff"  # the hash of the first message of a conversation that is handed over
     TITLE = "title"  # the user text of an auxiliary call that came before its program
+    QUOTE = "quote"  # what was answered or what a tool said: a condenser tells it again
 
 
 @dataclass(slots=True)
@@ -98,7 +99,7 @@ def kept(needle: Needle, tracer: Tracer) -> KeptNeedle:
     is_hash = needle.kind is NeedleKind.HANDOFF
     return KeptNeedle(
         needle.kind,
-        trace=None if is_hash else tracer.trace(needle.text),
+        trace=None if is_hash else needle.trace or tracer.trace(needle.text),
         name=needle.text if is_hash else "",
         is_named=needle.is_named,
         is_used=needle.is_used,
@@ -111,6 +112,8 @@ _SPAWN_MIN: Final = 8
 _SPAWN_UNNAMED_MIN: Final = 24
 _ANSWER_MIN: Final = 24
 _SUMMARY_MIN: Final = 12
+_QUOTE_MIN: Final = 24
+_RESULTS_MAX: Final = 8
 _ANSWER_LEAST: Final = 8
 _ARGUMENTS: Final = (
     "prompt",
@@ -152,7 +155,8 @@ class Needles:
         self._needles[self._next] = needle
         self._next += 1
         if len(self._needles) > self._size:
-            self._needles.popitem(last=False)
+            _, gone = self._needles.popitem(last=False)
+            gone.turn.traces = ()
 
     def forget_program(self, program: object) -> None:
         for key in [k for k, n in self._needles.items() if n.turn.conversation.program is program]:
@@ -163,6 +167,7 @@ class Needles:
             key, needle = next(iter(self._needles.items()))
             if now - needle.at <= span:
                 return
+            needle.turn.traces = ()
             del self._needles[key]
 
     def find(self, hay: Hay, *, now: Instant, span: Nanos) -> list[Needle]:
@@ -207,7 +212,7 @@ class Hay:
                 return self._first == needle.text
             case NeedleKind.TITLE:
                 return bool(self.last_user) and self._is_titled(needle)
-            case NeedleKind.SUMMARY | NeedleKind.ANSWER:
+            case NeedleKind.SUMMARY | NeedleKind.ANSWER | NeedleKind.QUOTE:
                 return self._has(self._all, needle)
 
     def _is_titled(self, needle: Needle) -> bool:
@@ -316,6 +321,47 @@ def title_of(hay: Hay) -> str:
     """The user's words inside a title call, which clients wrap in a tag of their own."""
     match = _WRAPPED.match(hay.last_user)
     return (match[2] if match else hay.last_user).strip(_QUOTES)[:_TEXT_MAX]
+
+
+def quote_of(text: str) -> str:
+    """The beginning of what was said, as a condenser tells it; empty where it is too short."""
+    text = text.strip()[:_TEXT_MAX].strip()
+    return text if len(text) >= _QUOTE_MIN else ""
+
+
+def heard_of(request: ParsedRequest) -> list[str]:
+    """The beginnings of the tools' results that a prompt ends with."""
+    found: list[str] = []
+    for raw in reversed(request.messages[-_RESULTS_MAX:]):
+        try:
+            value = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError):
+            break
+        texts = list(_results(value)) if isinstance(value, dict) else []
+        if not texts:
+            break
+        found.extend(filter(None, map(quote_of, texts)))
+    return found[:_RESULTS_MAX]
+
+
+def _results(item: dict[str, Any]) -> Iterable[str]:
+    """The texts of the tools' results in one message, in any dialect."""
+    if item.get("role") == "tool":
+        yield _joined(item.get("content"))
+    elif item.get("type") == "function_call_output":
+        yield _joined(item.get("output"))
+    elif item.get("role") == "user" and isinstance(item.get("content"), list):
+        for block in item["content"]:
+            if isinstance(block, dict) and block.get("type") == "tool_result":
+                yield _joined(block.get("content"))
+
+
+def _joined(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    blocks = content if isinstance(content, list) else ()
+    texts = (block.get("text") for block in blocks if isinstance(block, dict))
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _longest_line(text: str, *, least: int) -> str:

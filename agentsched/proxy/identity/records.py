@@ -9,11 +9,12 @@ from enum import IntEnum
 from typing import Final
 
 from agentsched.model import ConversationId, Instant, ProgramId, StepClass, TenantId
-from agentsched.proxy.identity.needles import KeptNeedle, Needles
+from agentsched.proxy.identity.needles import KeptNeedle, NeedleKind, Needles
 
 #: Ids that engines count up (`call_1`, `functions.get:0`) say nothing without their history.
 _WEAK_ID: Final = re.compile(r"[^0-9]*\d{0,4}")
 _SHARED_MAX: Final = 4_096
+_QUOTES_PER_NEEDLE: Final = 4
 
 
 def is_weak(call_id: str) -> bool:
@@ -172,6 +173,7 @@ class Book:
         "needles",
         "points",
         "programs",
+        "quotes",
         "responses",
         "said",
         "shared",
@@ -197,6 +199,12 @@ class Book:
         #: Cache keys that many programs send, so that they name none; bounded by `share`.
         self.shared: OrderedDict[str, None] = OrderedDict()
         self.needles = Needles(size=needles_max)
+        #: What was said last, for condensers tell it again.
+        self.quotes = Needles(size=_QUOTES_PER_NEEDLE * needles_max)
+
+    def looked_for(self, kind: NeedleKind) -> Needles:
+        """Where texts of a kind are."""
+        return self.quotes if kind is NeedleKind.QUOTE else self.needles
 
     def share(self, key: str) -> None:
         """Note that a cache key stands for more than one program."""

@@ -44,6 +44,7 @@ def test_without_ids_every_step_is_linked_and_none_is_merged(is_joint: bool) -> 
         assert score.merged == 0, shown(scores)
         assert whole(score.steps), shown(scores)
         assert whole(score.starts), shown(scores)
+        assert whole(score.compactions), shown(scores)
         assert whole(score.conversations), shown(scores)
     # Codex says only in a header that a review is a sub-agent's.
     wrong = {note for score in scores for note in score.notes}

@@ -1,0 +1,107 @@
+"""Compactions that tell the history in words of their own, without any id: OpenHands, OpenCode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.model import StepClass
+from agentsched.proxy.identity import Evidence, Identity
+from agentsched_bench.clients.acting import Wire, result, said, system, user
+
+CONDENSER = system("You are maintaining a context-aware state summary for an agent.")
+HEARD = [
+    "hens.txt: twelve hens, of which two are brown",
+    "cows.txt: three cows, all of them in the field",
+    "barn.txt: the door is open and the light is on",
+]
+
+
+def program(wire: Wire, task: str, heard: list[str], *, mark: str) -> tuple[list[Any], Identity]:
+    """A program that calls a tool for each of the texts that it hears."""
+    prompt: list[Any] = [system(), user(task)]
+    for number, text in enumerate(heard):
+        call = (f"call_{mark}{number}f7e1a", "terminal", '{"command": "cat"}')
+        wire.answer(wire.chat(prompt), calls=[call])
+        prompt += [said("", call), result(call[0], text)]
+    last = wire.chat(prompt)
+    wire.answer(last, "So that is how it is with the animals.")
+    return prompt, last
+
+
+def condense(wire: Wire, heard: list[str]) -> Identity:
+    events = "\n".join(f"<EVENT>\n  Tool: terminal\n  Result: {text}\n</EVENT>" for text in heard)
+    return wire.chat([CONDENSER, user(f"Summarise these events.\n{events}")], tools=())
+
+
+def test_a_condenser_belongs_to_the_program_that_it_tells_of(wire: Wire) -> None:
+    _, one = program(wire, "look at the barn", HEARD, mark="a")
+    program(
+        wire,
+        "fix the parser",
+        ["parser.c: the sign is lost here", "ok, compiled well, no warnings"],
+        mark="b",
+    )
+    found = condense(wire, HEARD)
+    assert found.step_class is StepClass.COMPACTION
+    assert (found.program, found.conversation) == (one.program, one.conversation)
+    assert found.evidence is Evidence.CONTAINMENT
+
+
+def test_what_the_agent_said_counts_too(wire: Wire) -> None:
+    prompt: list[Any] = [system(), user("look at the barn")]
+    thoughts = ["First I will count all of the hens.", "Then I will count all of the cows."]
+    for number, text in enumerate(thoughts):
+        call = (f"call_{number}c0ffee", "terminal", "{}")
+        last = wire.chat(prompt)
+        wire.answer(last, text, calls=[call])
+        prompt += [said(text, call), result(call[0], "ok")]
+    assert condense(wire, thoughts).program == last.program
+
+
+def test_two_runs_of_one_task_are_not_taken_for_each_other(wire: Wire) -> None:
+    programs = {program(wire, "look at the barn", HEARD, mark=mark)[1].program for mark in "ab"}
+    assert condense(wire, HEARD).program not in programs
+
+
+def test_of_two_runs_it_is_the_one_that_heard_it_all(wire: Wire) -> None:
+    _, far = program(wire, "look at the barn", HEARD, mark="a")
+    program(wire, "look at the barn", HEARD[:2], mark="b")
+    assert condense(wire, HEARD).program == far.program
+
+
+def test_one_text_is_not_enough(wire: Wire) -> None:
+    _, one = program(wire, "look at the barn", HEARD[:1], mark="a")
+    assert condense(wire, HEARD[:1]).program != one.program
+
+
+def test_another_tenant_is_not_asked(wire: Wire) -> None:
+    _, one = program(wire, "look at the barn", HEARD, mark="a")
+    events = "\n".join(HEARD)
+    found = wire.chat([CONDENSER, user(events)], tools=(), tenant="other")
+    assert found.program != one.program
+
+
+@pytest.mark.parametrize("api", ["messages", "responses"])
+def test_results_are_heard_in_every_dialect(wire: Wire, api: str) -> None:
+    one = None
+    messages: list[Any] = [user("look at the barn")]
+    items: list[Any] = [{"type": "message", **user("look at the barn")}]
+    for number, text in enumerate(HEARD):
+        call_id = f"toolu_{number}f00d"
+        if one is not None:
+            wire.answer(one, calls=[(call_id, "cat", "{}")])
+            use = {"type": "tool_use", "id": call_id, "name": "cat", "input": {}}
+            came = {"type": "tool_result", "tool_use_id": call_id, "content": text}
+            messages += [{"role": "assistant", "content": [use]}, user("")]
+            messages[-1]["content"] = [came]
+            items += [
+                {"type": "function_call", "call_id": call_id, "name": "cat", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": call_id, "output": text},
+            ]
+        tools = [{"name": "cat", "type": "function", "input_schema": {}}]
+        fields = {"messages": messages} if api == "messages" else {"input": items}
+        one = wire.send({"model": "m", "max_tokens": 9, "tools": tools, **fields}, api=api)
+    assert one is not None
+    assert condense(wire, HEARD[1:]).program == one.program
