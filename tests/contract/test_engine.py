@@ -44,6 +44,7 @@ async def test_probe_tells_what_it_is(client: Any, kind: str) -> None:
         priority=True,
         session_id=found.session_id if kind == "embedded" else True,
         cached_tokens=True,
+        cache_salt=found.cache_salt if kind == "fake" else True,
         pins=False,
         warm=True,
         block_size=BLOCK,

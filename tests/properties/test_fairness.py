@@ -36,6 +36,7 @@ from agentsched.model import (
     PrefixId,
     ProgramId,
     Reject,
+    RejectReason,
     StepArrived,
     StepFinished,
     StepId,
@@ -207,7 +208,10 @@ class Load:
             self.note_newcomer(event)
         commands = self.scheduler.handle(event, now=Instant(self.now))
         for command in commands:
-            assert not isinstance(command, Reject)
+            if isinstance(command, Reject):
+                # A promise that could not be kept is not made: a new program, told at the door.
+                assert command.reason is RejectReason.WAIT_BOUND
+                assert self.owners[command.step].steps == 1
             if isinstance(command, Dispatch):
                 self.note_dispatch(command)
                 prefill = self.random.randrange(1, 300)
