@@ -114,6 +114,7 @@ _ANSWER_MIN: Final = 24
 _SUMMARY_MIN: Final = 12
 _QUOTE_MIN: Final = 24
 _RESULTS_MAX: Final = 8
+_RESULT_BYTES_MAX: Final = 65_536
 _ANSWER_LEAST: Final = 8
 _ARGUMENTS: Final = (
     "prompt",
@@ -333,6 +334,8 @@ def heard_of(request: ParsedRequest) -> list[str]:
     """The beginnings of the tools' results that a prompt ends with."""
     found: list[str] = []
     for raw in reversed(request.messages[-_RESULTS_MAX:]):
+        if len(raw) > _RESULT_BYTES_MAX:
+            continue  # an image, or more than is worth the time
         try:
             value = msgspec.json.decode(raw)
         except (msgspec.DecodeError, RecursionError):
