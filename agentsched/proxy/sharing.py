@@ -54,6 +54,8 @@ _WAITERS_MAX: Final = 64
 #: The store is looked at so often while the bus is there, and while it is not.
 _REPAIR_EVERY_S: Final = 5.0
 _FOLLOW_EVERY_S: Final = 0.5
+#: So many looks at the shorter distance after the bus came.
+_HURRIED_LOOKS: Final = 4
 
 
 class _Told(msgspec.Struct, frozen=True, array_like=True):
@@ -274,12 +276,18 @@ class TurnSharing(Collector):
             await asyncio.gather(task, return_exceptions=True)
             await self._follower.aclose()
 
+    @property
+    def _is_told(self) -> bool:
+        return self._bus is not None and self._bus.connection.is_up.is_set()
+
     async def _follow(self) -> None:
+        hurry = _HURRIED_LOOKS
         while True:
-            is_told = self._bus is not None and self._bus.connection.is_up.is_set()
             # Where nobody else ever wrote, this is probably the only replica.
-            is_alone = not self.counts["followed"]
-            await asyncio.sleep(_REPAIR_EVERY_S if is_told or is_alone else _FOLLOW_EVERY_S)
+            is_told = self._is_told or not self.counts["followed"]
+            await asyncio.sleep(_REPAIR_EVERY_S if is_told and not hurry else _FOLLOW_EVERY_S)
+            # What was told before we could hear it is in the store a little later.
+            hurry = max(0, hurry - 1) if self._is_told else _HURRIED_LOOKS
             try:
                 await self.catch_up()
             except AgentschedError:

@@ -123,6 +123,18 @@ class LocalPostgres:
                 _kill(pid)
             (self._data / "postmaster.pid").unlink(missing_ok=True)
 
+    def pause(self) -> None:
+        """Stop all its processes: connections stay, and nothing answers on them."""
+        self._signal_all(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Go on after `pause`."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for pid in _children(self._data):
+            _kill(pid, number)
+
     def close(self) -> None:
         """End it and remove its folder."""
         self.kill()
@@ -164,9 +176,9 @@ def _children(data: Path) -> list[int]:
     return found
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return
 

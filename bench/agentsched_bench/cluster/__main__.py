@@ -1,0 +1,91 @@
+"""`python -m agentsched_bench.cluster run SCENARIO ...`, `list`, `table FILE ...`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from agentsched.model import AgentschedError
+from agentsched_bench.cluster.run import SAMPLE, ClusterOptions, run_scenario
+from agentsched_bench.cluster.scenarios import SCENARIOS
+from agentsched_bench.cluster.table import comparison, table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+
+
+@app.command("list")
+def list_scenarios() -> None:
+    """What can be done to a cluster."""
+    for scenario in SCENARIOS.values():
+        mark = " (any router)" if scenario.is_common else ""
+        print(f"{scenario.name:16} {scenario.about}{mark}")
+
+
+@app.command()
+def run(
+    names: Annotated[list[str], typer.Argument(metavar="SCENARIO...")],
+    *,
+    target: Annotated[str, typer.Option(help="agentsched, vllm-router or litellm.")] = "agentsched",
+    balance: Annotated[str, typer.Option(help="round-robin or sticky.")] = "round-robin",
+    engine: Annotated[str, typer.Option(help="sim, or vllm for real ones.")] = "sim",
+    agents: Annotated[int, typer.Option(min=1)] = 12,
+    seconds: Annotated[float, typer.Option(min=5)] = 24.0,
+    speed: Annotated[float, typer.Option(help="Of embedded engines.")] = 8.0,
+    blocks: Annotated[int, typer.Option(min=64)] = 2_000,
+    bus: Annotated[bool, typer.Option(help="With mosquitto.")] = True,
+    store: Annotated[bool, typer.Option(help="With PostgreSQL.")] = True,
+    greedy: Annotated[bool, typer.Option("--greedy", help="3 of 4 agents: one tenant.")] = False,
+    trace: Annotated[Path, typer.Option(help="Recorded sessions.")] = SAMPLE,
+    out: Annotated[Path | None, typer.Option(help="JSON; results are added.")] = None,
+    logs: Annotated[Path | None, typer.Option(help="Keep all logs in this folder.")] = None,
+) -> None:
+    """Play scenarios one after the other, each with a cluster of its own."""
+    results = _read(out) if out is not None and out.exists() else []
+    for name in names:
+        options = ClusterOptions(
+            target=target,  # type: ignore[arg-type]
+            balance=balance,  # type: ignore[arg-type]
+            engine_kind=engine,  # type: ignore[arg-type]
+            agents=agents,
+            seconds=seconds,
+            speed=speed,
+            blocks=blocks,
+            has_bus=bus,
+            has_store=store,
+            is_greedy=greedy,
+            trace=trace,
+            logs=logs / f"{target}-{name}" if logs is not None else None,
+        )
+        try:
+            result = asyncio.run(run_scenario(name, options))
+        except AgentschedError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
+        result["at"] = datetime.now(tz=UTC).isoformat(timespec="seconds")
+        results.append(result)
+        if out is not None:
+            out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+        print(table([result]), flush=True)
+
+
+@app.command("table")
+def show(files: list[Path]) -> None:
+    """Results as Markdown, ours and then all routers side by side."""
+    results = [result for file in files for result in _read(file)]
+    print(table([r for r in results if r["target"] == "agentsched"]))
+    print()
+    print(comparison(results))
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    return msgspec.json.decode(file.read_bytes(), type=list[dict[str, Any]])
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,124 @@
+"""One process of a cluster: started on a port of its own, signalled, killed, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from agentsched.model import EngineTimeout, EngineUnreachable
+
+_LOOK_EVERY_S: Final = 0.05
+_EXIT_S: Final = 60.0
+_BOOT: Final = "import sys; from agentsched.cli import main; sys.exit(main())"
+#: Our command line.
+AGENTSCHED: Final = (sys.executable, "-c", _BOOT)
+
+
+def free_port() -> int:
+    """A port that nothing listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Member:
+    """A process that answers `GET ready` with 200 when it serves.
+
+    `prefix` goes before the command (to run it in a network namespace, say).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        port: int,
+        folder: Path,
+        ready: str = "/readyz",
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.port = port
+        self.url = f"http://{host}:{port}"
+        self._command = [*prefix, *command]
+        self._ready = ready
+        self._environment = {**os.environ, **(environment or {})}
+        self._log = folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there, stopped or not."""
+        return self._process is not None and self._process.poll() is None
+
+    async def start(self, *, within_s: float = 90.0) -> None:
+        """Start it and wait until it serves.
+
+        Raises:
+            EngineUnreachable: it ended; the text has its last words.
+            EngineTimeout: it did not serve in time.
+        """
+        assert not self.is_running
+        self._process = self._begin()
+        until = asyncio.get_running_loop().time() + within_s
+        while not await asyncio.to_thread(self._is_ready):
+            if self._process.poll() is not None:
+                raise EngineUnreachable(f"{self.name} ended: {self.last_words()}")
+            if asyncio.get_running_loop().time() > until:
+                raise EngineTimeout(f"{self.name} is not ready: {self.last_words()}")
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                self._command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=self._environment,
+            )
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + self._ready, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to it and to all that it started."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    async def kill(self) -> None:
+        """As a crash does."""
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+    async def ended(self) -> int:
+        """Wait for its end; its exit status."""
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, _EXIT_S)
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait(_EXIT_S)
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self._log.read_text(errors="replace")[-1_500:] if self._log.exists() else ""
