@@ -11,7 +11,7 @@ import pytest
 
 from agentsched_bench.clients.agents import AGENTS, Agent
 from agentsched_bench.clients.command_lines import MODEL, Installed, Run, run
-from agentsched_bench.clients.relay import Trouble
+from agentsched_bench.clients.relay import Exchange, Trouble
 from agentsched_bench.clients.stand import Stand
 
 pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -23,9 +23,12 @@ DONE = "The-barn-is-fine"
 LOOKS = ("echo hello", "echo again")
 
 each = pytest.mark.parametrize("agent", AGENTS, ids=lambda agent: agent.name)
+streaming = [agent for agent in AGENTS if agent.streams]
 
 
 async def carry_out(agent: Agent, installed: Installed, here: Stand) -> Run:
+    if not agent.is_installed(installed):
+        pytest.skip(f"{agent.name} is not installed (see scripts/install-clients)")
     line = agent.line(installed, here.relay.url, here.home)
     return await run(line, *agent.task(TASK), folder=here.folder, limit_s=LIMIT_S)
 
@@ -50,6 +53,66 @@ async def test_a_first_step_may_wait(
     assert DONE in done.output
     assert here.mistakes() == []
     assert main_steps(here) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("agent", streaming, ids=lambda agent: agent.name)
+async def test_a_first_step_may_wait_on_a_stream_that_is_kept_alive(
+    agent: Agent, installed: Installed, stand: Callable[..., AbstractAsyncContextManager[Stand]]
+) -> None:
+    scripts = agent.script(TASK, LOOKS[:1], last_word=DONE)
+    kept = ONE_PLACE + '[http]\nkeep_alive = "500ms"\n'
+
+    def has_heard(exchange: Exchange) -> bool:
+        return not exchange.is_whole and exchange.answer.count(b"\n\n") >= 3
+
+    async with stand(scripts, settings=kept) as here:
+        async with here.occupied():
+            running = asyncio.create_task(carry_out(agent, installed, here))
+            await here.until_told(has_heard)
+            early = [e for e in here.relay.exchanges if has_heard(e)]
+            assert all("early" in exchange.said["decision"] for exchange in early)
+        done = await running
+
+    assert done.status == 0, (done.output, done.errors)
+    assert DONE in done.output
+    assert here.mistakes() == []
+    # It took the no-ops for signs of life, and asked for each step once.
+    assert main_steps(here) == [1, 2]
+
+
+@pytest.mark.parametrize("ids", ["ids", "none"])
+@each
+async def test_the_proxy_is_killed_while_a_tool_runs(
+    agent: Agent,
+    installed: Installed,
+    stand: Callable[..., AbstractAsyncContextManager[Stand]],
+    ids: str,
+) -> None:
+    scripts = agent.script(
+        TASK, ("while [ ! -e go ]; do sleep 0.1; done", LOOKS[1]), last_word=DONE
+    )
+
+    def is_answered(exchange: Exchange) -> bool:
+        return exchange.body.get("model") == MODEL and exchange.is_whole
+
+    async with stand(scripts, strips_ids=ids == "none", has_store=True) as here:
+        running = asyncio.create_task(carry_out(agent, installed, here))
+        await asyncio.wait(
+            {running, asyncio.create_task(here.until_told(is_answered))},
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not running.done():
+            await here.until_stored()
+            await here.restart()
+            (here.folder / "go").touch()
+        done = await running
+        programs = await here.programs()
+
+    assert done.status == 0, (done.output, done.errors)
+    assert DONE in done.output
+    assert here.mistakes() == []
+    assert main_steps(here) == [1, 2, 3]
+    assert 3 in [p["steps_done"] for p in programs]
 
 
 @each

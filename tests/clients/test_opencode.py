@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 
 from agentsched_bench.clients.agents import TITLE, opencode_bash, say
-from agentsched_bench.clients.command_lines import Installed, run, texts
+from agentsched_bench.clients.command_lines import MODEL, SMALL_MODEL, Installed, run, texts
 from agentsched_bench.clients.stand import Stand
 from agentsched_bench.engine.playback import Script, ScriptedCall
 
@@ -38,6 +39,51 @@ SCRIPTS = (
         ),
     ),
 )
+
+
+SUMMARY = "## Objective: the numbers in the barn were read, from the first to the last of them."
+
+
+def with_room(url: str, tokens: int) -> dict[str, Any]:
+    """A model with so little room that OpenCode compacts."""
+    models = {
+        name: {"limit": {"context": tokens, "output": 1_000}} for name in (MODEL, SMALL_MODEL)
+    }
+    options = {"baseURL": f"{url}/v1", "apiKey": "no-key"}
+    provider = {"npm": "@ai-sdk/openai-compatible", "options": options, "models": models}
+    return {"provider": {"agentsched": provider}}
+
+
+@pytest.mark.parametrize("ids", ["ids", "none"])
+async def test_a_compaction_stays_in_its_program(
+    installed: Installed, stand: Callable[..., AbstractAsyncContextManager[Stand]], ids: str
+) -> None:
+    looks = (
+        say(f"Let me read the numbers, time {n}.", opencode_bash(f"seq {n} 700")) for n in (1, 2)
+    )
+    scripts = (
+        TITLE,
+        Script(match="Here is the conversation so far", answers=(say(SUMMARY),)),
+        Script(match="What did we do so far", answers=(say("And on it goes."),)),
+        Script(match="Look at the barn", answers=(*looks, say("The barn is fine."))),
+    )
+    async with stand(scripts, strips_ids=ids == "none") as here:
+        options = with_room(here.relay.url, 9_400)
+        line = installed.opencode(here.relay.url, here.home, options=options)
+        command = ("run", "--format", "json", "Look at the barn")
+        done = await run(line, *command, folder=here.folder, limit_s=LIMIT_S)
+        programs = await here.programs()
+
+    assert done.status == 0, (done.output, done.errors)
+    assert texts(done.events(), "text")[-1] == "And on it goes."
+    assert here.mistakes() == []
+    assert here.classes() == {"step": 4, "auxiliary": 1, "compaction": 1}
+    assert len(programs) == 1
+    assert programs[0]["steps_done"] == 4
+    rows = here.attributions()
+    assert len({row.program for row in rows}) == 1
+    if ids == "none":
+        assert "containment" in {row.evidence for row in rows}
 
 
 @pytest.mark.parametrize("ids", ["ids", "none"])

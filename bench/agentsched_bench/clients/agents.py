@@ -29,6 +29,7 @@ class Agent:
     last_word: Callable[[str], ScriptedAnswer]
     prompt_is: Literal["first", "last"] = "first"
     streams: bool = True
+    is_installed: Callable[[Installed], bool] = lambda _: True
 
     def script(self, task: str, commands: Sequence[str], *, last_word: str) -> tuple[Script, ...]:
         """Playback in which the agent runs the commands one after the other, and then ends."""
@@ -56,7 +57,7 @@ def claude_bash(command: str) -> ScriptedCall:
 
 
 def codex_exec(command: str) -> ScriptedCall:
-    return ScriptedCall(name="exec_command", arguments={"cmd": command, "yield_time_ms": 5_000})
+    return ScriptedCall(name="exec_command", arguments={"cmd": command, "yield_time_ms": 30_000})
 
 
 def opencode_bash(command: str) -> ScriptedCall:
@@ -65,6 +66,15 @@ def opencode_bash(command: str) -> ScriptedCall:
 
 def mini_bash(command: str) -> ScriptedCall:
     return ScriptedCall(name="bash", arguments={"command": command})
+
+
+def qwen_shell(command: str) -> ScriptedCall:
+    arguments = {"command": command, "is_background": False, "description": "look"}
+    return ScriptedCall(name="run_shell_command", arguments=arguments)
+
+
+def openhands_terminal(command: str) -> ScriptedCall:
+    return ScriptedCall(name="terminal", arguments={"command": command})
 
 
 CODEX_OPTIONS: Final = (
@@ -95,6 +105,22 @@ AGENTS: Final = (
         task=lambda text: ("run", "--format", "json", text),
         shell=opencode_bash,
         last_word=say,
+    ),
+    Agent(
+        name="qwen",
+        line=Installed.qwen_code,
+        task=lambda text: ("-p", text),
+        shell=qwen_shell,
+        last_word=say,
+    ),
+    Agent(
+        name="openhands",
+        line=Installed.openhands,
+        task=lambda text: (text,),
+        shell=openhands_terminal,
+        last_word=say,
+        streams=False,
+        is_installed=lambda installed: installed.has_openhands,
     ),
     Agent(
         name="mini-swe-agent",

@@ -23,6 +23,34 @@ from agentsched.model import ConfigError
 MODEL: Final = "sim"
 #: The model that OpenCode names its conversations with.
 SMALL_MODEL: Final = "sim-small"
+#: OpenHands as its own documentation runs it, on the task that is its argument.
+OPENHANDS_TASK: Final = """\
+import os, sys
+
+from openhands.sdk import LLM, Agent, Conversation, Tool
+from openhands.sdk.context.condenser import LLMSummarizingCondenser
+from openhands.tools.terminal import TerminalTool
+
+llm = LLM(
+    usage_id="agent",
+    model=os.environ["LLM_MODEL"],
+    base_url=os.environ["LLM_BASE_URL"],
+    api_key=os.environ["LLM_API_KEY"],
+)
+condenser = None
+if events_max := int(os.environ["EVENTS_MAX"]):
+    own = llm.model_copy(update={"usage_id": "condenser"})
+    condenser = LLMSummarizingCondenser(llm=own, max_size=events_max, keep_first=2)
+tools = [Tool(name=TerminalTool.name)]
+if os.environ["WITH_HELPERS"]:
+    from openhands.tools.task import TaskToolSet
+
+    tools.append(Tool(name=TaskToolSet.name))
+agent = Agent(llm=llm, tools=tools, condenser=condenser)
+conversation = Conversation(agent=agent, workspace=os.getcwd())
+conversation.send_message(sys.argv[1])
+conversation.run()
+"""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _KILL_S: Final = 5.0
 
@@ -70,6 +98,7 @@ class Installed:
             raise ConfigError(f"no agent clients in {folder} (run scripts/install-clients)")
         self._modules = folder / "node/node_modules"
         self._python = folder / "python/bin"
+        self._openhands = folder / "openhands/bin/python"
         machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "x64")
         self._platform = f"{platform.system().lower()}-{machine}"
 
@@ -160,6 +189,56 @@ exporter = "none"
                 "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
             },
             files={file: json.dumps(config)},
+        )
+
+    def qwen_code(
+        self, url: str, home: Path, *, environment: Mapping[str, str] | None = None
+    ) -> CommandLine:
+        """Qwen Code; further arguments begin with `-p PROMPT`."""
+        return CommandLine(
+            name="qwen",
+            arguments=(
+                str(self._modules / f"node-{self._platform}/bin/node"),
+                str(self._modules / "@qwen-code/qwen-code/cli-entry.js"),
+                *("--auth-type", "openai", "-y", "-o", "json"),
+            ),
+            environment={
+                "HOME": str(home),
+                "OPENAI_API_KEY": "no-key",
+                "OPENAI_BASE_URL": f"{url}/v1",
+                "OPENAI_MODEL": MODEL,
+                **(environment or {}),
+            },
+        )
+
+    @property
+    def has_openhands(self) -> bool:
+        """Whether there was a Python that OpenHands runs on."""
+        return self._openhands.exists()
+
+    def openhands(
+        self, url: str, home: Path, *, events_max: int = 0, with_helpers: bool = False
+    ) -> CommandLine:
+        """OpenHands by its SDK; the further argument is the task.
+
+        After `events_max` events it condenses its history (0: never); `with_helpers` gives it the
+        tool that starts sub-agents.
+        """
+        script = home / "openhands_task.py"
+        return CommandLine(
+            name="openhands",
+            arguments=(str(self._openhands), str(script)),
+            environment={
+                "HOME": str(home),
+                "LLM_BASE_URL": f"{url}/v1",
+                "LLM_MODEL": f"openai/{MODEL}",
+                "LLM_API_KEY": "no-key",
+                "EVENTS_MAX": str(events_max),
+                "WITH_HELPERS": "1" if with_helpers else "",
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                "OPENHANDS_SUPPRESS_BANNER": "1",
+            },
+            files={script: OPENHANDS_TASK},
         )
 
     def mini_swe_agent(self, url: str, home: Path) -> CommandLine:

@@ -1,7 +1,7 @@
 """A stand for one agent: the embedded engine that plays scripts back, the proxy, and a relay.
 
 All three listen on loopback, the first two as the commands that a user would run. The relay's notes
-hold the truth, the proxy's journal what it made of it.
+hold the truth, the proxy's journal what it made of it, up to its first restart.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +47,39 @@ class Attribution:
     evidence: str
 
 
+class Replaceable:
+    """The proxy: it can be killed, and another started in its place and at its port."""
+
+    def __init__(self, *, engine: str, config: Path, journal: Path) -> None:
+        self.url = ""
+        self._arguments = ("serve", "--engine", engine, "--config", str(config))
+        self._journal = journal
+        self._starts = 0
+        self._pid = 0
+        self._running = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Replaceable:
+        await self._start("0")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._running.aclose()
+
+    async def restart(self) -> None:
+        """Kill it as a crash would, and start another."""
+        os.killpg(self._pid, signal.SIGKILL)
+        await self._running.aclose()
+        await self._start(self.url.rpartition(":")[2])
+
+    async def _start(self, port: str) -> None:
+        self._starts += 1
+        journal = self._journal if self._starts == 1 else f"{self._journal}-{self._starts}"
+        ready = await self._running.enter_async_context(
+            running(*self._arguments, "--port", port, "--journal", str(journal), name="the proxy")
+        )
+        self.url, self._pid = ready.url, ready.pid
+
+
 @dataclass(slots=True, kw_only=True)
 class Stand:
     """What runs, and how to look at it. `engine` and `proxy` are URLs, as is `relay.url`."""
@@ -52,6 +87,7 @@ class Stand:
     engine: str
     proxy: str
     relay: Relay
+    restart: Callable[[], Awaitable[None]]
     home: Path
     folder: Path
     journal: Path
@@ -84,14 +120,25 @@ class Stand:
         """Wait until a step waits for an engine."""
         await self.until(lambda now: now["waiting_steps"] > 0)
 
-    async def until_refused(self, model: str) -> None:
-        """Wait until the agent was told to come back later with a request for `model`."""
+    async def until_told(self, wanted: Callable[[Exchange], bool]) -> None:
+        """Wait until one of the agent's requests is as wanted."""
+        async with asyncio.timeout(_UNTIL_S):
+            while not any(map(wanted, self.relay.exchanges)):  # noqa: ASYNC110 -- nobody tells us
+                await asyncio.sleep(_LOOK_S)
+
+    async def until_stored(self) -> None:
+        """Wait until all that the proxy was told is in its store."""
         async with asyncio.timeout(_UNTIL_S):
             while True:
-                asked = (e for e in self.relay.exchanges if e.body.get("model") == model)
-                if any(exchange.status == 429 for exchange in asked):
+                async with self.http.get(f"{self.proxy}/metrics") as answer:
+                    lines = (await answer.text()).splitlines()
+                if "agentsched_store_backlog 0.0" in lines:
                     return
                 await asyncio.sleep(_LOOK_S)
+
+    async def until_refused(self, model: str) -> None:
+        """Wait until the agent was told to come back later with a request for `model`."""
+        await self.until_told(lambda e: e.body.get("model") == model and e.status == 429)
 
     @contextlib.asynccontextmanager
     async def occupied(self) -> AsyncIterator[None]:
@@ -193,8 +240,14 @@ async def standing(
     *,
     strips_ids: bool = False,
     settings: str = "",
+    has_store: bool = False,
 ) -> AsyncIterator[Stand]:
-    """Start all three in `folder`. `settings` is the proxy's configuration, as TOML."""
+    """Start all three in `folder`. `settings` is the proxy's configuration, as TOML.
+
+    With `has_store` the proxy remembers what was before a restart.
+    """
+    if has_store:
+        settings += f'[store]\nurl = "sqlite:///{folder}/store.db"\n'
     playback, config, journal = (folder / n for n in ("scripts.jsonl", "proxy.toml", "journal"))
     playback.write_bytes(b"\n".join(map(msgspec.json.encode, scripts)))
     config.write_text(settings, encoding="utf-8")
@@ -210,19 +263,14 @@ async def standing(
                 name="the embedded engine",
             )
         )
-        proxy = await start(
-            running(
-                *("serve", "--port", "0", "--engine", engine.url),
-                *("--config", str(config), "--journal", str(journal)),
-                name="the proxy",
-            )
-        )
+        proxy = await start(Replaceable(engine=engine.url, config=config, journal=journal))
         relay = await start(running_relay(proxy.url, strips_ids=strips_ids))
         http = await start(ClientSession(timeout=ClientTimeout(total=None)))
         yield Stand(
             engine=engine.url,
             proxy=proxy.url,
             relay=relay,
+            restart=proxy.restart,
             home=home,
             folder=project,
             journal=journal,

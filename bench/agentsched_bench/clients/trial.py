@@ -41,8 +41,9 @@ def try_all(folder: Path, *, with_ids: bool) -> int:
         ConfigError: the agents are not in `folder`, or the network cannot be taken away.
     """
     installed = Installed(folder.resolve())
+    agents = [agent for agent in AGENTS if agent.is_installed(installed)]
     with loopback_only():
-        trials = [asyncio.run(_attempt(agent, installed, with_ids=with_ids)) for agent in AGENTS]
+        trials = [asyncio.run(_attempt(agent, installed, with_ids=with_ids)) for agent in agents]
     title = f"Agents behind the proxy, {'with' if with_ids else 'without'} ids"
     Console().print(_table(trials, title=title))
     return 0 if all(trial.is_done and not trial.mistakes for trial in trials) else 1

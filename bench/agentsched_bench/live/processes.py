@@ -35,10 +35,11 @@ sys.exit(main())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A process that serves: where, and the line in which it said so."""
+    """A process that serves: where, the line in which it said so, and its number."""
 
     url: str
     line: str
+    pid: int = 0
 
 
 @contextlib.asynccontextmanager
@@ -86,7 +87,7 @@ async def _follow(process: Process, tail: deque[str], url: asyncio.Future[Ready]
         tail.append(text)
         found = _URL.search(text)
         if found and "ready" in text and not url.done():
-            url.set_result(Ready(url=found[0], line=text))
+            url.set_result(Ready(url=found[0], line=text, pid=process.pid))
     if not url.done():
         url.cancel()
 
