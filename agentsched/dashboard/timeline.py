@@ -16,7 +16,9 @@ from agentsched.kernel import JournalEntry
 from agentsched.model import Dispatch, Instant, Pin, PinId, Prefetch, Unpin
 from agentsched_graphs.snapshot import Node, Snapshot
 
-SpanKind = Literal["wait", "prefill", "decode", "tool", "pause", "pin", "warm", "folded", "program"]
+SpanKind = Literal[
+    "wait", "prefill", "decode", "compute", "tool", "pause", "pin", "warm", "folded", "program"
+]
 
 _ROLES: Final = {"spawned": "sub-agent", "forks": "branch", "compacts": "after compaction"}
 
@@ -53,6 +55,7 @@ class Sums(msgspec.Struct, kw_only=True):
     wait: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+    compute: float = 0.0
     tool: float = 0.0
     pause: float = 0.0
     pin: float = 0.0
@@ -116,12 +119,15 @@ def _steps(nodes: Iterable[Node], reasons: dict[str, str]) -> Iterator[Span]:
     for node in nodes:
         if node.kind != "step":
             continue
-        marks = [("wait", node.begins), ("prefill", node.dispatched), ("decode", node.started)]
+        # Where nobody saw a first token, prompt and answer cannot be told apart.
+        is_whole = node.started is None and node.ends is not None
+        first = "compute" if is_whole else "prefill"
+        marks = [("wait", node.begins), (first, node.dispatched), ("decode", node.started)]
         reached = [(kind, at) for kind, at in marks if at is not None]
         for (kind, begins), following in zip(reached, [*reached[1:], None], strict=True):
             ends = following[1] if following is not None else node.ends
             yield Span(
-                kind=kind,  # type: ignore[arg-type]  # one of the three above
+                kind=kind,  # type: ignore[arg-type]  # one of those above
                 begins=_seconds(begins),
                 ends=None if ends is None else _seconds(ends),
                 label=node.label,

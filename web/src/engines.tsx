@@ -10,13 +10,13 @@ import { engines, history, mayChange, now } from "./store";
 import type { EngineRow, KvMap } from "./types";
 import { Card, Empty, Spark, Tenant } from "./ui";
 
-const ROW = 9;
-
 function Map_({ map }: { map: KvMap }) {
   const [picked, setPicked] = useState<number | null>(null);
   const longest = Math.max(1, ...map.rows.map((row) => row.tokens));
   const width = 1_000;
   const scale = width / longest;
+  // Few conversations get tall rows, many thin ones: the map stays about as high.
+  const ROW = Math.max(7, Math.min(22, Math.round(260 / Math.max(1, map.rows.length))));
   const height = map.rows.length * ROW;
   const tenants = useMemo(() => [...new Set(map.rows.map((row) => row.tenant))].sort(), [map]);
   const shared = map.blocks.filter((b) => b.rows > 1);
@@ -49,6 +49,11 @@ function Map_({ map }: { map: KvMap }) {
           setPicked(at >= 0 && at < map.rows.length ? at : null);
         }}
       >
+        <defs>
+          <pattern id={`pinned-${map.engine}`} width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
+            <rect class="stripe" width="2.6" height="7" />
+          </pattern>
+        </defs>
         {map.blocks.map((block) => {
           const owner = map.rows[block.row]!;
           const kind = block.rows > 1 ? "shared" : owner.running_steps ? "running" : owner.pinned_until !== null ? "pinned" : "held";
@@ -65,7 +70,7 @@ function Map_({ map }: { map: KvMap }) {
         })}
         {map.rows.map((it, i) =>
           it.pinned_until === null ? null : (
-            <rect key={it.conversation} class="pin-mark" x={0} y={i * ROW + 0.5} width={4} height={ROW - 1} />
+            <rect key={it.conversation} x={0} y={i * ROW + 0.5} width={it.tokens * scale} height={ROW - 1} fill={`url(#pinned-${map.engine})`} />
           ),
         )}
         {picked !== null && <rect class="hover" x={0} y={picked * ROW} width={width} height={ROW} />}

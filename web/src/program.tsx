@@ -11,10 +11,11 @@ import { TimelineView } from "./timeline";
 import type { Graph, ProgramDetail, Timeline } from "./types";
 import { Card, Empty, StateChip, Tenant } from "./ui";
 
-const PARTS: ["wait" | "prefill" | "decode" | "tool" | "pause", string][] = [
+const PARTS: ["wait" | "prefill" | "decode" | "compute" | "tool", string][] = [
   ["wait", "waited"],
   ["prefill", "prompt computed"],
   ["decode", "answer computed"],
+  ["compute", "computed, not streamed"],
   ["tool", "tools"],
 ];
 
@@ -22,18 +23,24 @@ function Spent({ sums }: { sums: Timeline["sums"] }) {
   const total = PARTS.reduce((sum, [kind]) => sum + sums[kind], 0);
   if (!total) return null;
   return (
-    <div class="spent">
-      <div class="stack" role="img" aria-label={PARTS.map(([k, w]) => `${w} ${span(sums[k])}`).join(", ")}>
-        {PARTS.map(([kind]) => <span key={kind} class={`span-${kind}`} style={{ flexGrow: sums[kind] / total }} />)}
-      </div>
-      <ul>
-        {PARTS.map(([kind, word]) => (
-          <li key={kind}><span class={`swatch span-${kind}`} aria-hidden="true" />{word} <b>{span(sums[kind])}</b> <i>{percent(sums[kind] / total)}</i></li>
-        ))}
-        <li><span class="swatch span-pause" aria-hidden="true" />paused <b>{span(sums.pause)}</b></li>
-        <li><span class="swatch span-pin" aria-hidden="true" />pinned <b>{span(sums.pin)}</b></li>
-      </ul>
+    <div class="stack" role="img" aria-label={PARTS.map(([k, w]) => `${w} ${span(sums[k])}`).join(", ")}>
+      {PARTS.map(([kind]) => <span key={kind} class={`span-${kind}`} style={{ flexGrow: sums[kind] / total }} />)}
     </div>
+  );
+}
+
+/** The legend of the timeline says how much there was of each as well. */
+function Legend({ sums }: { sums: Timeline["sums"] }) {
+  const total = PARTS.reduce((sum, [kind]) => sum + sums[kind], 0);
+  return (
+    <ul class="legend" aria-label="Where the time went">
+      {PARTS.filter(([kind]) => kind !== "compute" || sums.compute > 0).map(([kind, word]) => (
+        <li key={kind}><span class={`swatch span-${kind}`} aria-hidden="true" />{word} <b>{span(sums[kind])}</b>{total > 0 && <i>{percent(sums[kind] / total)}</i>}</li>
+      ))}
+      <li><span class="swatch span-pause" aria-hidden="true" />paused <b>{span(sums.pause)}</b></li>
+      <li><span class="swatch span-pin" aria-hidden="true" />KV pinned <b>{span(sums.pin)}</b></li>
+      <li><span class="swatch span-warm" aria-hidden="true" />warmed</li>
+    </ul>
   );
 }
 
@@ -93,9 +100,11 @@ function words(fields: Record<string, unknown>): string {
     .join("  ");
 }
 
-function StoryView({ story }: { story: Story }) {
+function StoryView({ story, steps }: { story: Story; steps: Set<string> }) {
   const first = story.entries[0]?.now ?? 0;
   const lines = story.entries.slice(-150).reverse();
+  // What ended here may have let a step of another program begin: that is told there.
+  const isOwn = (fields: Record<string, unknown>) => typeof fields.step !== "string" || !steps.size || steps.has(fields.step);
   return (
     <ol class="story" tabIndex={0} aria-label="Story, the latest first">
       {lines.map((entry) => (
@@ -103,7 +112,7 @@ function StoryView({ story }: { story: Story }) {
           <time>{((entry.now - first) / 1e9).toFixed(2)} s</time>
           <div>
             <b>{entry.event[0]}</b> <span>{words(entry.event[1])}</span>
-            {entry.commands.map(([kind, fields], i) => (
+            {entry.commands.filter(([, fields]) => isOwn(fields)).map(([kind, fields], i) => (
               <div key={i} class="command"><b>→ {kind}</b> <span>{words(fields)}</span></div>
             ))}
           </div>
@@ -184,7 +193,7 @@ export function ProgramPage({ id }: { id: string }) {
         {life.data ? (
           <>
             <Spent sums={life.data.sums} />
-            <TimelineView data={life.data} />
+            <TimelineView data={life.data} legend={<Legend sums={life.data.sums} />} />
           </>
         ) : (
           <Empty>Loading…</Empty>
@@ -201,7 +210,7 @@ export function ProgramPage({ id }: { id: string }) {
       )}
       {story.data && story.data.entries.length > 0 && (
         <Card title="Story" aside={<span class="note">the latest first</span>}>
-          <StoryView story={story.data} />
+          <StoryView story={story.data} steps={new Set(graph.data?.nodes.filter((n) => n.kind === "step").map((n) => n.node.slice(5)))} />
         </Card>
       )}
     </>

@@ -1,5 +1,6 @@
 // A program's life: a lane for each conversation, steps above, tools and pins below.
 
+import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { percent, short, span, tokens } from "./format";
 import type { Lane, Span, Timeline } from "./types";
@@ -15,6 +16,7 @@ const WORDS: Record<Span["kind"], string> = {
   wait: "waited",
   prefill: "computed the prompt",
   decode: "computed the answer",
+  compute: "computed, not streamed",
   tool: "ran a tool",
   pause: "paused",
   pin: "pinned",
@@ -115,26 +117,7 @@ export function Details({ it, end }: { it: Span | null; end: number }) {
   );
 }
 
-export function Legend() {
-  const shown: [Span["kind"], string][] = [
-    ["wait", "waited"],
-    ["prefill", "prompt computed"],
-    ["decode", "answer computed"],
-    ["tool", "tool"],
-    ["pause", "paused"],
-    ["pin", "KV pinned"],
-    ["warm", "warmed"],
-  ];
-  return (
-    <ul class="legend" aria-label="Legend">
-      {shown.map(([kind, word]) => (
-        <li key={kind}><span class={`swatch span-${kind}`} aria-hidden="true" />{word}</li>
-      ))}
-    </ul>
-  );
-}
-
-export function TimelineView({ data }: { data: Timeline }) {
+export function TimelineView({ data, legend }: { data: Timeline; legend: ComponentChildren }) {
   const scroller = useRef<HTMLDivElement>(null);
   const [room, setRoom] = useState(800);
   const [zoom, setZoom] = useState(1);
@@ -167,7 +150,7 @@ export function TimelineView({ data }: { data: Timeline }) {
   return (
     <div class="timeline">
       <div class="toolbar">
-        <Legend />
+        {legend}
         <span class="spacer" />
         <div class="group" role="group" aria-label="Zoom">
           <button type="button" onClick={() => setZoom(Math.max(1, zoom / 2))} disabled={zoom <= 1} aria-label="Zoom out">−</button>
@@ -227,7 +210,7 @@ export function TimelineView({ data }: { data: Timeline }) {
                         {(it.kind === "tool" || it.kind === "program") && w > 26 && (
                           <text x={left + 4} y={y + h - 2.5}>{short(it.label, Math.max(3, Math.floor((w - 6) / 5.6)))}</text>
                         )}
-                        {it.kind === "decode" && w > 24 && <text class="on-step" x={left + 4} y={y + 14}>{it.label}</text>}
+                        {(it.kind === "decode" || it.kind === "compute") && w > 8 + it.label.length * 7 && <text class="on-step" x={left + 4} y={y + 14}>{it.label}</text>}
                       </g>
                     );
                   })}

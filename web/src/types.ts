@@ -128,7 +128,7 @@ export interface Frame {
 }
 
 export interface Span {
-  kind: "wait" | "prefill" | "decode" | "tool" | "pause" | "pin" | "warm" | "folded" | "program";
+  kind: "wait" | "prefill" | "decode" | "compute" | "tool" | "pause" | "pin" | "warm" | "folded" | "program";
   begins: number;
   ends: number | null;
   label: string;
@@ -156,7 +156,7 @@ export interface Timeline {
   now: number;
   closed: number | null;
   lanes: Lane[];
-  sums: Record<"wait" | "prefill" | "decode" | "tool" | "pause" | "pin", number>;
+  sums: Record<"wait" | "prefill" | "decode" | "compute" | "tool" | "pause" | "pin", number>;
 }
 
 export interface GraphNode {

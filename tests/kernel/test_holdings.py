@@ -1,0 +1,69 @@
+"""The map of a cache adds up: each token that is held is in one block, however many share it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsched.kernel.holdings import _blocks
+from agentsched.kernel.residency import Residency
+from agentsched.model import ConversationId, EngineId, Prefix, PrefixId
+
+ENGINE = EngineId("e")
+
+#: Paths in a tree of prefixes: equal beginnings are equal prefixes.
+paths = st.lists(
+    st.tuples(st.lists(st.integers(0, 2), max_size=5), st.integers(0, 40)), max_size=12
+)
+
+
+def chain(path: list[int]) -> tuple[Prefix, ...]:
+    prefixes, tokens = [], 0
+    for depth in range(len(path)):
+        tokens += 10 + 3 * path[depth] + depth
+        name = PrefixId("/".join(map(str, path[: depth + 1])))
+        prefixes.append(Prefix(prefix=name, tokens=tokens))
+    return tuple(prefixes)
+
+
+@given(paths)
+def test_adds_up(drawn: list[tuple[list[int], int]]) -> None:
+    residency = Residency()
+    for number, (path, tail) in enumerate(drawn):
+        prefixes = chain(path)
+        held = (prefixes[-1].tokens if prefixes else 0) + tail
+        key = ConversationId(f"c{number}")
+        residency.place(key, ENGINE, prefixes=prefixes, context_tokens=held)
+    # In the order of their paths, those with equal beginnings are neighbours.
+    order = sorted(range(len(drawn)), key=lambda n: (drawn[n][0], n))
+    blocks = _blocks([residency.chain(ConversationId(f"c{n}")) for n in order])
+    assert sum(block.tokens for block in blocks) == residency.tokens(ENGINE)
+    for row, number in enumerate(order):
+        own = [b for b in blocks if b.row <= row < b.row + b.rows]
+        own.sort(key=lambda b: b.begins)
+        at = 0
+        for block in own:  # without gaps, from the first token on
+            assert block.begins == at
+            at += block.tokens
+        segments, tail = residency.chain(ConversationId(f"c{number}"))
+        assert at == tail + sum(tokens for _, tokens, _ in segments)
+
+
+def test_a_shared_prefix_is_one_block() -> None:
+    residency = Residency()
+    system = Prefix(prefix=PrefixId("system"), tokens=100)
+    for name, tokens in (("a", 150), ("b", 180)):
+        own = Prefix(prefix=PrefixId(name), tokens=tokens)
+        key = ConversationId(name)
+        residency.place(key, ENGINE, prefixes=(system, own), context_tokens=tokens + 5)
+    blocks = _blocks([residency.chain(ConversationId(name)) for name in "ab"])
+    assert [(b.row, b.rows, b.begins, b.tokens) for b in blocks] == [
+        (0, 2, 0, 100),
+        (0, 1, 100, 55),
+        (1, 1, 100, 85),
+    ]
+
+
+def test_nothing_held() -> None:
+    assert _blocks([]) == []
+    assert Residency().chain(ConversationId("x")) == ([], 0)
