@@ -29,6 +29,7 @@ from agentsched.proxy.gateway import ANONYMOUS, Gateway
 from agentsched.proxy.generation import serve_generation
 from agentsched.proxy.health import RetryBudget
 from agentsched.proxy.host import LiveHost
+from agentsched.proxy.idempotency import SharedAnswers
 from agentsched.proxy.identity import IdentityIndex, IdentityLimits
 from agentsched.proxy.memory import Memory, sharing_of
 from agentsched.proxy.observed import observed
@@ -116,6 +117,7 @@ def build_gateway(
         ),
         resends=memory.resends if memory is not None else Resends(),
         retries=RetryBudget(config.retries),
+        shared=SharedAnswers(config.idempotency),
         meters=meters,
         wire_limits=wire_limits,
         warm_bodies=warm_bodies,
@@ -233,6 +235,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     gateway.draining.set()
     expiry.cancel()
     await asyncio.gather(expiry, return_exceptions=True)
+    await gateway.shared.aclose()
     await app[STEERING].aclose()
     await gateway.fleet.aclose()
     await gateway.host.aclose()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from agentsched.config import Config
-from agentsched.config_trust import RetriesConfig
+from agentsched.config_trust import IdempotencyConfig, RetriesConfig
 from agentsched.model import EngineId, Instant, StepArrived, StepId, TenantId, after, seconds
 from agentsched.proxy.access.gate import Gate
 from agentsched.proxy.access.principal import ANYBODY, TENANTS, Principal
@@ -17,6 +17,7 @@ from agentsched.proxy.fleet import Fleet
 from agentsched.proxy.health import RetryBudget
 from agentsched.proxy.homes import Homes
 from agentsched.proxy.host import LiveHost
+from agentsched.proxy.idempotency import SharedAnswers
 from agentsched.proxy.identity import Identity, IdentityIndex
 from agentsched.proxy.ratios import TokenRatios
 from agentsched.proxy.request import ParsedRequest
@@ -52,6 +53,8 @@ class Gateway:
     homes: Homes = field(default_factory=Homes)
     ratios: TokenRatios = field(default_factory=TokenRatios)
     resends: Resends = field(default_factory=Resends)
+    #: Requests that may come twice.
+    shared: SharedAnswers = field(default_factory=lambda: SharedAnswers(IdempotencyConfig()))
     #: Further tries of steps that an engine failed.
     retries: RetryBudget = field(default_factory=lambda: RetryBudget(RetriesConfig()))
     #: Ids and traces of live requests.

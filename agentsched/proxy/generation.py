@@ -88,15 +88,22 @@ async def serve_generation(
     gateway.clients[family_of(received.headers)] += 1
     tenant = gateway.tenant(received.headers, principal_of(request))
     check_previous(gateway, parsed, tenant)
-    now = gateway.host.now()
-    ratio = gateway.ratios.of(parsed.model)
-    if gateway.sharing is not None:
-        await gateway.sharing.settle(parsed, received.headers, tenant=tenant)
-    identity = gateway.index.identify(  # 2. identify
-        parsed, received.headers, tenant=tenant, now=now, bytes_per_token=ratio
-    )
-    generation = Generation(gateway, request, received, parsed, identity, now=now, ratio=ratio)
-    return await generation.serve()
+
+    async def work(asked: web.Request) -> tuple[web.StreamResponse, bool]:
+        now = gateway.host.now()
+        ratio = gateway.ratios.of(parsed.model)
+        if gateway.sharing is not None:
+            await gateway.sharing.settle(parsed, received.headers, tenant=tenant)
+        identity = gateway.index.identify(  # 2. identify
+            parsed, received.headers, tenant=tenant, now=now, bytes_per_token=ratio
+        )
+        generation = Generation(gateway, asked, received, parsed, identity, now=now, ratio=ratio)
+        return await generation.serve(), generation.is_answered
+
+    key = gateway.shared.key(received, tenant)
+    if key is None:
+        return (await work(request))[0]
+    return await gateway.shared.serve(key, request, received, work, gateway.config.http)
 
 
 class Generation:
@@ -124,6 +131,8 @@ class Generation:
         self._step = StepId(secrets.token_hex(16))
         self._has_started = False
         self._has_ended = False
+        #: Its answer is whole.
+        self.is_answered = False
         #: How often it was sent to an engine.
         self._tries = 0
         self._ticket: Ticket | None = None
@@ -440,6 +449,7 @@ class Generation:
             self._gateway.fleet.suspect(engine, reason[:256])
             self._end(StepFailed(step=self._step, reason=reason[:256]))
             return
+        self.is_answered = True
         self._gateway.fleet.health.succeeded(engine)
         self._keep_for_warming(in_engine)
         usage = answer.usage or Usage()

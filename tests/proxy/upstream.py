@@ -95,6 +95,8 @@ class Upstream:
         #: What a probe is answered with in place of the list of models.
         self.look: Script | None = None
         self.looks = 0
+        #: What is answered to other probes, by path.
+        self.pages: dict[str, bytes] = {}
         self._arrived = asyncio.Condition()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -161,7 +163,10 @@ class Upstream:
 
     async def _handle(self, exchange: Exchange, reader: asyncio.StreamReader) -> None:
         is_probe = exchange.method == "GET" and "x-request-id" not in exchange.headers
-        if is_probe and exchange.target == "/metrics":
+        if is_probe and exchange.target in self.pages:
+            await exchange.whole(200, self.pages[exchange.target])
+            return
+        if is_probe and exchange.target in ("/metrics", "/server_info"):
             await exchange.whole(404, b"")
             return
         if is_probe and exchange.target == "/v1/models":

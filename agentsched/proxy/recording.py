@@ -1,0 +1,186 @@
+"""A response that is written for nobody in particular: recorded, and followed by whoever wants it.
+
+What is followed is the bytes of the body as they come, after the status and headers. A follower
+that comes late begins at the beginning. A recording beyond its bound takes no new followers, waits
+for those that it has, and forgets what all of them have read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict
+
+#: Of one connection, or made anew for each answer.
+_NOT_RECORDED: Final = frozenset({"transfer-encoding", "connection", "date", "server"})
+
+
+class Recording:
+    """One answer. `ended` is called exactly once, by whoever makes the answer."""
+
+    def __init__(self, *, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        #: Whether the body comes in parts; False once a whole answer is there.
+        self.is_stream = False
+        self.is_over = False
+        #: Why there is no answer.
+        self.failure: BaseException | None = None
+        self.size = 0
+        self._parts: list[bytes] = []
+        #: Parts that were forgotten.
+        self._forgotten = 0
+        #: How many parts each follower has read.
+        self._read: dict[int, int] = {}
+        self._followers_total = 0
+        self._changed: asyncio.Future[None] | None = None
+
+    @property
+    def is_joinable(self) -> bool:
+        """Whether one who comes now can have it from its beginning."""
+        return not self._forgotten and self.size <= self._bytes_max
+
+    @property
+    def followers(self) -> int:
+        """Who reads it now."""
+        return len(self._read)
+
+    def begin(self, status: int, headers: list[tuple[str, str]], *, is_stream: bool) -> None:
+        """Status and headers are known."""
+        kept = [(name, value) for name, value in headers if name.lower() not in _NOT_RECORDED]
+        self.status, self.headers, self.is_stream = status, kept, is_stream
+        self._tell()
+
+    async def add(self, data: bytes) -> None:
+        """A part of the body; waits for slow followers where the bound is reached."""
+        self._parts.append(data)
+        self.size += len(data)
+        self._tell()
+        while self.size > self._bytes_max and self._is_behind() and not self.is_over:
+            await self._wait()
+        if self.size > self._bytes_max:
+            self._forget()
+
+    def whole(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """All of an answer that is not streamed."""
+        self._parts.append(body)
+        self.size += len(body)
+        self.begin(status, headers, is_stream=False)
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """Nothing more comes."""
+        if not self.is_over:
+            self.is_over, self.failure = True, failure
+            self._tell()
+
+    async def opened(self) -> None:
+        """Wait for status and headers.
+
+        Raises:
+            BaseException: what kept the answer from being made.
+        """
+        while not self.status and not self.is_over:
+            await self._wait()
+        if not self.status:
+            raise self.failure or ConnectionResetError("the answer was given up")
+
+    def follow(self) -> int:
+        """Begin to follow from the beginning; a name for `parts` and `leave`."""
+        assert self.is_joinable
+        self._followers_total += 1
+        self._read[self._followers_total] = 0
+        return self._followers_total
+
+    def leave(self, follower: int) -> None:
+        """Follow no longer."""
+        del self._read[follower]
+        self._tell()
+
+    async def parts(self, follower: int) -> AsyncIterator[bytes]:
+        """The body, from where this follower is."""
+        while True:
+            while (place := self._read[follower]) < self._forgotten + len(self._parts):
+                yield self._parts[place - self._forgotten]
+                self._read[follower] = place + 1
+                if self.size > self._bytes_max:
+                    self._tell()
+            if self.is_over:
+                return
+            await self._wait()
+
+    def _is_behind(self) -> bool:
+        end = self._forgotten + len(self._parts)
+        return any(place < end for place in self._read.values())
+
+    def _forget(self) -> None:
+        """Drop what every follower has read; with none left, everything."""
+        kept = min(self._read.values(), default=self._forgotten + len(self._parts))
+        del self._parts[: kept - self._forgotten]
+        self._forgotten = kept
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    async def _wait(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        # Several wait for the same; one that is cancelled must not take it from the others.
+        await asyncio.shield(self._changed)
+
+
+class _Writer(AbstractStreamWriter):
+    """Where the library writes a recorded response to."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        await self._recording.add(bytes(chunk))
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        if chunk:
+            await self._recording.add(bytes(chunk))
+
+    async def drain(self) -> None:
+        """What is written is there."""
+
+    def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
+        """Never asked for."""
+
+    def enable_chunking(self) -> None:
+        """Parts are parts."""
+
+    async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
+        status = int(status_line.split(" ", 2)[1])
+        self._recording.begin(status, list(headers.items()), is_stream=True)
+
+
+class _NoConnection:
+    """In place of the connection of a client: there may be none, or several."""
+
+    transport = None
+    ssl_context = None
+    peername = None
+    sockname = None
+
+
+def recorded_request(request: web.Request, recording: Recording) -> web.Request:
+    """The same request, whose response is recorded in place of being sent."""
+    inside: Any = request
+    nowhere: Any = _NoConnection()
+    task: Any = asyncio.current_task()
+    return web.Request(
+        inside._message,
+        inside._payload,
+        nowhere,
+        _Writer(recording),
+        task,
+        asyncio.get_running_loop(),
+    )

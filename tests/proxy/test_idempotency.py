@@ -1,0 +1,143 @@
+"""A request that comes twice is worked on once, and both get the whole answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+from proxy_upstream import ANSWER, CHAT_STREAM, Gate, chunk, eventually
+
+from agentsched.model import StepArrived, StepCancelled
+
+KEY = {"idempotency-key": "k1"}
+
+
+async def chat(proxy: Any, headers: Any, text: str = "hi", **fields: Any) -> httpx.Response:
+    return await proxy.chat(text, headers=headers, **fields)
+
+
+async def test_the_second_joins_the_first(proxy: Any, upstream: Any) -> None:
+    gate = upstream.script = Gate(is_stream=False)
+    first = asyncio.ensure_future(chat(proxy, KEY))
+    await gate.begun.wait()
+    second = asyncio.ensure_future(chat(proxy, KEY | {"x-request-id": "other"}))
+    await eventually(lambda: proxy.gateway.shared.joined_total == 1)
+    gate.open.set()
+    one, two = await first, await second
+    assert one.content == two.content == ANSWER
+    assert len(upstream.exchanges) == 1
+    assert "x-agentsched-joined" not in one.headers
+    assert two.headers["x-agentsched-joined"] == "1"
+    assert two.headers["x-request-id"] == "other"
+    assert one.headers["x-agentsched-step"] == two.headers["x-agentsched-step"]
+
+
+async def test_a_stream_is_joined_from_its_beginning(proxy: Any, upstream: Any) -> None:
+    gate = upstream.script = Gate(chunk("hel"), chunk("lo"))
+    first = asyncio.ensure_future(chat(proxy, KEY, stream=True))
+    await gate.begun.wait()
+    second = asyncio.ensure_future(chat(proxy, KEY, stream=True))
+    await eventually(lambda: proxy.gateway.shared.joined_total == 1)
+    gate.open.set()
+    one, two = await first, await second
+    assert one.content == two.content
+    assert one.content.startswith(chunk("hel") + chunk("lo"))
+    assert one.headers["content-type"].startswith("text/event-stream")
+    assert len(upstream.exchanges) == 1
+
+
+async def test_an_answer_can_be_had_again_for_a_while(start: Any, upstream: Any) -> None:
+    async with start(upstream.url, idempotency={"window": "300ms"}) as proxy:
+        one, two = await chat(proxy, KEY), await chat(proxy, KEY)
+        assert one.content == two.content
+        assert len(upstream.exchanges) == 1
+        await eventually(lambda: not len(proxy.gateway.shared))
+        await chat(proxy, KEY)
+        assert len(upstream.exchanges) == 2
+
+
+async def test_work_goes_on_for_a_client_that_is_about_to_ask_again(
+    proxy: Any, upstream: Any
+) -> None:
+    gate = upstream.script = Gate(*CHAT_STREAM[:2])
+    first = asyncio.ensure_future(chat(proxy, KEY, stream=True))
+    await gate.begun.wait()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    again = asyncio.ensure_future(chat(proxy, KEY, stream=True))
+    await eventually(lambda: proxy.gateway.shared.joined_total == 1)
+    gate.open.set()
+    assert (await again).content.startswith(b"".join(CHAT_STREAM[:2]))
+    assert len(upstream.exchanges) == 1
+    assert proxy.turns.events(StepCancelled) == []
+
+
+async def test_work_that_nobody_comes_back_for_is_stopped(start: Any, upstream: Any) -> None:
+    gate = upstream.script = Gate(is_stream=False)
+    async with start(upstream.url, idempotency={"patience": "50ms"}) as proxy:
+        first = asyncio.ensure_future(chat(proxy, KEY))
+        await gate.begun.wait()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await (await upstream.exchange()).until_gone()
+        await proxy.turns.until(lambda: bool(proxy.turns.events(StepCancelled)))
+        assert not len(proxy.gateway.shared)
+
+
+async def test_a_key_is_for_one_body(proxy: Any) -> None:
+    await chat(proxy, KEY)
+    answer = await chat(proxy, KEY, text="something else")
+    assert answer.status_code == 422
+    assert json.loads(answer.content)["error"]["code"] == "idempotency_key_reused"
+
+
+async def test_a_request_id_is_a_key_together_with_the_body(proxy: Any, upstream: Any) -> None:
+    headers = {"x-request-id": "r1"}
+    await chat(proxy, headers)
+    await chat(proxy, headers)
+    await chat(proxy, headers, text="something else")
+    assert len(upstream.exchanges) == 2
+
+
+async def test_keys_are_a_tenants_own(proxy: Any, upstream: Any) -> None:
+    await chat(proxy, KEY | {"authorization": "Bearer a"})
+    await chat(proxy, KEY | {"authorization": "Bearer b"})
+    assert len(upstream.exchanges) == 2
+
+
+async def test_an_error_is_not_kept(proxy: Any, upstream: Any) -> None:
+    async def broken(exchange: Any) -> None:
+        await exchange.json({"error": {"message": "no"}}, 400)
+
+    good, upstream.script = upstream.script, broken
+    assert (await chat(proxy, KEY)).status_code == 400
+    upstream.script = good
+    assert (await chat(proxy, KEY)).content == ANSWER
+
+
+async def test_a_key_that_is_too_long_is_refused(proxy: Any) -> None:
+    answer = await chat(proxy, {"idempotency-key": "k" * 300})
+    assert answer.status_code == 400
+
+
+async def test_off_each_is_a_request_of_its_own(start: Any, upstream: Any) -> None:
+    async with start(upstream.url, idempotency={"is_on": False}) as proxy:
+        await chat(proxy, KEY)
+        await chat(proxy, KEY)
+        assert len(upstream.exchanges) == 2
+
+
+async def test_what_is_kept_is_bounded(start: Any, upstream: Any) -> None:
+    async def long(exchange: Any) -> None:
+        await exchange.whole(200, ANSWER + b" " * 30_000, content_type="application/json")
+
+    upstream.script = long
+    async with start(upstream.url, idempotency={"bytes_max": 1 << 16}) as proxy:
+        for number in range(5):
+            await chat(proxy, {"idempotency-key": f"k{number}"})
+        assert len(proxy.gateway.shared) == 2
+        await chat(proxy, {"idempotency-key": "k4"})
+        assert len(upstream.exchanges) == 5
+        assert len(proxy.turns.events(StepArrived)) == 5

@@ -1,0 +1,75 @@
+"""What is recorded can be followed from its beginning; beyond the bound nothing piles up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agentsched.proxy.recording import Recording
+
+
+async def read(recording: Recording, follower: int) -> bytes:
+    try:
+        return b"".join([part async for part in recording.parts(follower)])
+    finally:
+        recording.leave(follower)
+
+
+async def test_followers_early_and_late_get_the_same() -> None:
+    recording = Recording(bytes_max=100)
+    early = asyncio.ensure_future(read(recording, recording.follow()))
+    recording.begin(200, [("a", "b"), ("Date", "x")], is_stream=True)
+    await recording.add(b"one ")
+    await asyncio.sleep(0)
+    late = asyncio.ensure_future(read(recording, recording.follow()))
+    await recording.add(b"two")
+    recording.end()
+    assert await early == await late == b"one two"
+    assert await read(recording, recording.follow()) == b"one two"
+    assert recording.headers == [("a", "b")]
+    assert recording.followers == 0
+
+
+async def test_beyond_the_bound_it_waits_for_the_slowest_and_forgets() -> None:
+    recording = Recording(bytes_max=10)
+    recording.begin(200, [], is_stream=True)
+    follower = recording.follow()
+    await recording.add(b"x" * 10)
+    assert recording.is_joinable
+    writing = asyncio.ensure_future(recording.add(b"y"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not writing.done()
+    reading = asyncio.ensure_future(read(recording, follower))
+    await writing
+    assert not recording.is_joinable
+    await recording.add(b"z")
+    recording.end()
+    assert await reading == b"x" * 10 + b"yz"
+
+
+async def test_a_follower_that_leaves_holds_nothing_up() -> None:
+    recording = Recording(bytes_max=1)
+    follower = recording.follow()
+    writing = asyncio.ensure_future(recording.add(b"abc"))
+    await asyncio.sleep(0)
+    recording.leave(follower)
+    await writing
+    assert not recording.is_joinable
+
+
+async def test_one_that_failed_before_it_began_says_why() -> None:
+    recording = Recording(bytes_max=1)
+    waiting = asyncio.ensure_future(recording.opened())
+    await asyncio.sleep(0)
+    recording.end(ValueError("why"))
+    with pytest.raises(ValueError, match="why"):
+        await waiting
+
+
+async def test_one_that_was_given_up_closes() -> None:
+    recording = Recording(bytes_max=1)
+    recording.end()
+    with pytest.raises(ConnectionResetError):
+        await recording.opened()
