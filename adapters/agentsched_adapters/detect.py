@@ -7,7 +7,7 @@ import msgspec
 from agentsched.model import EngineError, EngineId, EngineRefused, EngineUnreachable
 from agentsched_adapters.openai_compatible import PROBE_TIMEOUT_S, OpenAiCompatibleEngine
 from agentsched_adapters.openai_http import HttpLimits, OpenAiHttp
-from agentsched_adapters.sglang import SglangEngine, server_info
+from agentsched_adapters.sglang import SglangEngine
 from agentsched_adapters.vllm import VllmEngine
 
 
@@ -22,7 +22,7 @@ async def detect(
     """The adapter for the engine at `url`, not yet probed.
 
     vLLM is what exports metrics under vLLM's names, the embedded engine included; SGLang is what
-    tells its arguments as SGLang does; anything else that lists its models is OpenAI-compatible.
+    says that it owns its models; anything else that lists its models is OpenAI-compatible.
     `priority` is as in `VllmEngine`.
 
     Raises:
@@ -33,8 +33,6 @@ async def detect(
     try:
         if await _has_vllm_metrics(http):
             return VllmEngine(id, url, limits=limits, api_key=api_key, priority=priority)
-        if await _is_sglang(http):
-            return SglangEngine(id, url, limits=limits, api_key=api_key)
         status, body = await http.fetch("GET", "/v1/models", timeout_s=PROBE_TIMEOUT_S)
     finally:
         await http.aclose()
@@ -42,6 +40,8 @@ async def detect(
         raise EngineRefused(f"{http.url}/v1/models answered {status}", status=status)
     if not _is_object(body):
         raise EngineError(f"{http.url}/v1/models: not an OpenAI-compatible answer")
+    if _owner(body) == "sglang":
+        return SglangEngine(id, url, limits=limits, api_key=api_key)
     return OpenAiCompatibleEngine(id, url, limits=limits, api_key=api_key)
 
 
@@ -55,13 +55,21 @@ async def _has_vllm_metrics(http: OpenAiHttp) -> bool:
     return status == 200 and b"\nvllm:" in body
 
 
-async def _is_sglang(http: OpenAiHttp) -> bool:
+class _Owned(msgspec.Struct):
+    owned_by: str = ""
+
+
+class _Models(msgspec.Struct):
+    data: list[_Owned] = []
+
+
+def _owner(body: bytes) -> str:
+    """Whose model the first one is said to be: servers put their own name there."""
     try:
-        return await server_info(http) is not None
-    except EngineUnreachable:
-        raise
-    except EngineError:
-        return False
+        found = msgspec.json.decode(body, type=_Models).data
+    except msgspec.DecodeError:
+        return ""
+    return found[0].owned_by if found else ""
 
 
 def _is_object(body: bytes) -> bool:

@@ -36,7 +36,7 @@ def app(info: Any, *, at: str = "/server_info") -> web.Application:
     async def get(request: web.Request) -> web.Response:
         match request.path:
             case "/v1/models":
-                return web.json_response({"data": [{"id": "m"}]})
+                return web.json_response({"data": [{"id": "m", "owned_by": "sglang"}]})
             case "/metrics":
                 return web.Response(text=METRICS)
             case path if path == at:
