@@ -62,6 +62,8 @@ class CallState:
     index: int
     sent_at: Instant
     tries: int = 1
+    #: The id of its try before, of which this one is the retry.
+    retries: StepId | None = None
     started_at: Instant | None = None
 
 
@@ -324,7 +326,7 @@ class Clients:
         self._send(call, self._arrival(call), now)
 
     def _again(self, call: CallState, now: Instant) -> None:
-        call.step = self._mint()
+        call.retries, call.step = call.step, self._mint()
         call.tries += 1
         self._send(call, self._arrival(call), now)
 
@@ -352,6 +354,7 @@ class Clients:
             lineage=_lineage(talk, call.index),
             parent_conversation=parent,
             answers=tuple(answers),
+            retries=call.retries,
             model=run.model,
             agent=run.agent,
             is_last=self._endings is Endings.DECLARED and self._is_last(call),

@@ -10,9 +10,18 @@ from dataclasses import replace
 import pytest
 
 from agentsched.compose import SchedulerConfig, build_policies, build_scheduler
-from agentsched.kernel import Scheduler
+from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.kernel.journal import encode
-from agentsched.model import SECOND, ConfigError, Instant, Limits, PolicyError, seconds
+from agentsched.model import (
+    SECOND,
+    ConfigError,
+    Instant,
+    Limits,
+    PolicyError,
+    Reject,
+    StepArrived,
+    seconds,
+)
 from agentsched.policy import StepView, World
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
@@ -145,6 +154,22 @@ def test_a_policy_that_failed_gives_no_result(faults: Faults) -> None:
     host = SimHost(broken(), engines=scenario().engines, renew=broken)
     with pytest.raises(PolicyError, match=r"order\.rank \d+x.*cannot rank"):
         host.run(starts_of(scenario(), seed=1), faults=faults)
+
+
+def test_a_retry_says_what_it_repeats() -> None:
+    """Clients send the same request again, by which the proxy knows it: it keeps its place."""
+    entries: list[JournalEntry] = []
+    limits = Limits(wait_ns_max=seconds(1), ready_steps_max=2)
+    host = SimHost(
+        build_scheduler(SchedulerConfig(profile="agentsched", limits=limits)),
+        engines=scenario(blocks=190).engines,
+        on_turn=entries.append,
+    )
+    host.run(starts_of(scenario(blocks=190), seed=1))
+    arrived = [e.event for e in entries if isinstance(e.event, StepArrived)]
+    refused = {c.step for e in entries for c in e.commands if isinstance(c, Reject)}
+    assert refused
+    assert {event.retries for event in arrived if event.retries is not None} == refused
 
 
 def journal(made: Scenario, arm: str = "agentsched") -> bytes:
