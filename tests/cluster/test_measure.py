@@ -69,7 +69,7 @@ def test_figures_and_tables_of_a_run() -> None:
     calls = [
         call(1, 0),
         call(1, 1, error="HTTP 502"),
-        call(2, 0, streams=True, cut="told", tries=2),
+        call(2, 0, streams=True, cuts=["told"], tries=2),
         call(3, 0, began=9.0, ended=45.0),
     ]
     attempts = [Attempt(at=0.0, outcome="200"), Attempt(at=1.0, outcome="502")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ def run(
     bus: Annotated[bool, typer.Option(help="With mosquitto.")] = True,
     store: Annotated[bool, typer.Option(help="With PostgreSQL.")] = True,
     greedy: Annotated[bool, typer.Option("--greedy", help="3 of 4 agents: one tenant.")] = False,
+    old_tree: Annotated[Path | None, typer.Option(help="Checkout of another version.")] = None,
     trace: Annotated[Path, typer.Option(help="Recorded sessions.")] = SAMPLE,
     out: Annotated[Path | None, typer.Option(help="JSON; results are added.")] = None,
     logs: Annotated[Path | None, typer.Option(help="Keep all logs in this folder.")] = None,
@@ -59,11 +61,12 @@ def run(
             has_bus=bus,
             has_store=store,
             is_greedy=greedy,
+            old_tree=old_tree,
             trace=trace,
             logs=logs / f"{target}-{name}" if logs is not None else None,
         )
         try:
-            result = asyncio.run(run_scenario(name, options))
+            result = asyncio.run(_run(name, options))
         except AgentschedError as error:
             print(f"{name}: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
@@ -72,6 +75,14 @@ def run(
         if out is not None:
             out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
         print(table([result]), flush=True)
+
+
+async def _run(name: str, options: ClusterOptions) -> dict[str, Any]:
+    """SIGTERM ends it as Ctrl-C does: nothing that was started is left behind."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run_scenario(name, options)
 
 
 @app.command("table")

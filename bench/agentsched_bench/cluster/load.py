@@ -47,8 +47,8 @@ class Call:
     began: float
     ended: float = 0.0
     error: str = ""
-    #: Whether a stream broke off after its first token, and if an error event said so.
-    cut: str = ""
+    #: How its streams broke off: `told` by an error event, `broken` connections, `silent` ends.
+    cuts: list[str] = field(default_factory=list)
     tries: int = 1
     label: str = ""
     replica: str = ""
@@ -106,6 +106,8 @@ class LoadOptions:
     agents: int = 12
     seconds: float = 25.0
     pause_s_max: float = 0.6
+    #: Recordings are made shorter; streams must be long enough to be cut.
+    answer_tokens_min: int = 64
     tenants: Sequence[str] = ("red", "blue")
     #: Of how many agents in a row one sends ids; 0: none does.
     ids_every: int = 2
@@ -179,7 +181,8 @@ class Load:
                 began=self.now(),
             )
             self.seen.calls.append(call)
-            answer = await self._turn(client, call, messages, planned.output_tokens, headers)
+            tokens = max(options.answer_tokens_min, planned.output_tokens)
+            answer = await self._turn(client, call, messages, tokens, headers)
             if answer is None:
                 return False
             messages.append({"role": "assistant", "content": answer})
@@ -198,7 +201,7 @@ class Load:
         body: dict[str, Any] = {
             "model": self._options.model,
             "messages": messages,
-            "max_tokens": max(1, output_tokens),
+            "max_tokens": output_tokens,
             "extra_headers": headers,
         }
         while True:
@@ -207,7 +210,7 @@ class Load:
                 answer = await asyncio.wait_for(ask(client, call, body), 2 * HUNG_S)
             except (openai.OpenAIError, httpx.HTTPError, TimeoutError) as error:
                 call.error = _name(error)
-                if call.cut and call.tries < _TURNS_TRIED_MAX:
+                if len(call.cuts) == call.tries < _TURNS_TRIED_MAX:
                     call.tries += 1
                     continue
                 call.ended = self.now()
@@ -230,7 +233,6 @@ class Load:
         self._note(call, raw.headers)
         parts: list[str] = []
         finish = None
-        call.cut = ""
         try:
             async for chunk in raw.parse():
                 self._charge(call, chunk.usage)
@@ -240,13 +242,14 @@ class Load:
         except openai.APIStatusError:
             raise
         except openai.APIError as error:
-            call.cut = "told" if not isinstance(error, openai.APIConnectionError) else "broken"
+            is_told = not isinstance(error, openai.APIConnectionError)
+            call.cuts.append("told" if is_told else "broken")
             raise
         except httpx.HTTPError:
-            call.cut = "broken"
+            call.cuts.append("broken")
             raise
         if finish is None:
-            call.cut = "silent"
+            call.cuts.append("silent")
             raise openai.APIError("the stream ended early", httpx.Request("POST", "/"), body=None)
         return "".join(parts)
 

@@ -53,7 +53,8 @@ class Member:
         self.url = f"http://{host}:{port}"
         self._command = [*prefix, *command]
         self._ready = ready
-        self._environment = {**os.environ, **(environment or {})}
+        #: Beside our own environment.
+        self.environment = dict(environment or {})
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -87,7 +88,7 @@ class Member:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=self._environment,
+                env={**os.environ, **self.environment},
             )
 
     def _is_ready(self) -> bool:

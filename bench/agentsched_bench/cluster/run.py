@@ -19,7 +19,7 @@ from agentsched_bench.cluster.balancer import Balance, make_nginx
 from agentsched_bench.cluster.load import Load, LoadOptions
 from agentsched_bench.cluster.measure import figures, shares
 from agentsched_bench.cluster.processes import AGENTSCHED, Member, free_port
-from agentsched_bench.cluster.scenarios import SCENARIOS, Scenario
+from agentsched_bench.cluster.scenarios import CODE, SCENARIOS, Scenario
 from agentsched_bench.services.mosquitto import LocalMosquitto
 from agentsched_bench.services.postgres import LocalPostgres
 from agentsched_bench.workload.shape import (
@@ -61,6 +61,8 @@ class ClusterOptions:
     ids_every: int = 2
     #: Three agents of four are one tenant's, so that equal shares take a scheduler.
     is_greedy: bool = False
+    #: A checkout of another version, for the scenario that upgrades from it.
+    old_tree: Path | None = None
     logs: Path | None = None
 
 
@@ -110,6 +112,8 @@ async def run_scenario(name: str, options: ClusterOptions) -> dict[str, Any]:
         raise ConfigError(f"no scenario {name!r} (there are {', '.join(SCENARIOS)})")
     if options.target != "agentsched" and not scenario.is_common:
         raise ConfigError(f"{name} is not for {options.target}")
+    if "old tree" in scenario.needs and options.old_tree is None:
+        raise ConfigError(f"{name} takes --old-tree")
     async with _cluster(scenario, options) as stage:
         return await _play(stage, scenario, options)
 
@@ -206,6 +210,8 @@ async def _cluster(scenario: Scenario, options: ClusterOptions) -> AsyncIterator
         stage.replicas = [make(number) for number in range(options.replicas)]
         for replica in stage.replicas:
             stack.callback(replica.close)
+            if "old tree" in scenario.needs:
+                replica.environment[CODE] = _path_of(options.old_tree)
         await asyncio.gather(*(replica.start() for replica in stage.replicas))
         servers = [replica.url.removeprefix("http://") for replica in stage.replicas]
         stage.front = make_nginx(servers, folder=folder, balance=options.balance)
@@ -263,6 +269,13 @@ def _maker(stage: _Stage) -> Callable[[int], Member]:
             return partial(targets.vllm_router, place, program=_program(options.target))
         case "litellm":
             return partial(targets.litellm, place, program=_program(options.target))
+
+
+def _path_of(tree: Path | None) -> str:
+    """Where Python finds the packages of a checkout."""
+    assert tree is not None
+    roots = (".", "graphs", "policies", "adapters", "bench")
+    return os.pathsep.join(str((tree / root).resolve()) for root in roots)
 
 
 def _program(target: str) -> str:

@@ -15,6 +15,8 @@ from agentsched_bench.services.postgres import LocalPostgres
 
 #: How long things are away, and how long a restarted replica is left alone.
 AWAY_S: Final = 4.0
+#: The variable by which replicas run another version of our code.
+CODE: Final = "PYTHONPATH"
 _CALM_S: Final = 1.0
 
 
@@ -77,6 +79,13 @@ async def _rolling_restart(stage: Stage) -> None:
         await replica.start()
         stage.mark("back")
         await asyncio.sleep(_CALM_S)
+
+
+async def _upgrade(stage: Stage) -> None:
+    """From another version of the code to this one, while clients are served by both."""
+    for replica in stage.replicas:
+        replica.environment.pop(CODE, None)
+    await _rolling_restart(stage)
 
 
 async def _kill_engine(stage: Stage) -> None:
@@ -236,6 +245,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             about="kill -9 of broker and PostgreSQL, then of a replica",
             deed=_kill_all_but_engines,
             needs=_STORE | _BUS,
+        ),
+        Scenario(
+            name="upgrade",
+            about="a rolling restart from another version of the code (--old-tree) to this one",
+            deed=_upgrade,
+            needs=frozenset({"old tree"}),
         ),
         Scenario(name="reload", about="the configuration changes six times", deed=_reload),
         Scenario(

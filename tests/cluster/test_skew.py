@@ -1,0 +1,97 @@
+"""Versions that meet: what one side may send that the other does not know, and may leave out.
+
+The rule on every wire of ours: unknown fields are ignored, and a field that was added after the
+first release has a default. So whatever is required today is written down here, and stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from agentsched.bus.messages import read_message
+from agentsched.bus.topics import EngineTopic, ReplicaTopic, TenantTopic, ToolTopic
+from agentsched.kernel import JournalEntry, decode, encode
+from agentsched.model import (
+    ConversationId,
+    Instant,
+    ProgramId,
+    StepArrived,
+    StepId,
+    TenantId,
+)
+from agentsched.proxy.identity.keeping import KeptTurn, decode_turn
+from agentsched_adapters.vllm_plugin import wire
+
+REQUIRED = {
+    "PinRequest": "conversation ttl_s",
+    "ExtendRequest": "conversation ttl_s",
+    "ReleaseRequest": "",
+    "PinAnswer": "outcome",
+    "ReleaseAnswer": "released",
+}
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_the_plugins_wire_requires_what_it_always_did(name: str) -> None:
+    kind = getattr(wire, name)
+    required = [f.name for f in msgspec.structs.fields(kind) if f.required]
+    assert sorted(required) == sorted(REQUIRED[name].split())
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_newer_side_may_say_more(name: str) -> None:
+    kind = getattr(wire, name)
+    samples: dict[str, Any] = {"ttl_s": 1.0, "conversation": "c", "outcome": "accepted"}
+    said = {key: samples.get(key, 1) for key in REQUIRED[name].split()}
+    body = msgspec.json.encode({**said, "of_tomorrow": {"nested": [1, 2]}})
+    read = msgspec.json.decode(body, type=kind)
+    assert all(getattr(read, key) == value for key, value in said.items())
+
+
+@pytest.mark.parametrize(
+    ("topic", "body"),
+    [
+        (ToolTopic("p", "c", "finished"), b'{"tomorrow": 1}'),
+        (EngineTopic("e", "r"), b'{"running_steps": 1, "resident_tokens": 2, "tomorrow": 1}'),
+        (
+            TenantTopic("t", "r"),
+            b'{"epoch": "x", "uncached_tokens": 1, "output_tokens": 2, "tomorrow": []}',
+        ),
+        (ReplicaTopic("r"), b'{"state": "up", "epoch": "x", "tomorrow": null}'),
+    ],
+)
+def test_replicas_of_two_versions_hear_each_other(topic: Any, body: bytes) -> None:
+    assert read_message(topic, body) is not None
+
+
+def test_turns_of_another_version() -> None:
+    fields = [
+        *(7, 1, "t", "p", False, "", None, 1, 0, 0, "p#0", "", False, b"h", False, "", b"f"),
+        *(b"prompt", b"head", b"answer", (), b"", "", 1, 1, "step", 10, 0, b"", 0, (), (), ""),
+    ]
+    old = msgspec.msgpack.encode(fields)  # before needles were kept
+    new = msgspec.msgpack.encode([*fields, (), "of tomorrow"])
+    for data in (old, new):
+        turn = decode_turn(data)
+        assert isinstance(turn, KeptTurn)
+        assert (turn.program, turn.answer) == ("p", b"answer")
+
+
+def test_journals_of_other_versions() -> None:
+    event = StepArrived(
+        step=StepId("s"),
+        program=ProgramId("p"),
+        conversation=ConversationId("p#0"),
+        tenant=TenantId("t"),
+        prompt_tokens=10,
+    )
+    line = encode(JournalEntry(seq=0, now=Instant(1), event=event, commands=()))
+    assert b'"home":null,"home_tokens":0' in line
+    before = line.replace(b',"home":null,"home_tokens":0', b"")
+    assert before != line
+    assert decode(before).event == event
+    after = line.replace(b'"home_tokens":0', b'"home_tokens":0,"of_tomorrow":[1]')
+    assert decode(after).event == event
