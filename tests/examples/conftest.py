@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -113,6 +115,24 @@ def stand() -> Callable[..., AbstractAsyncContextManager[Stand]]:
 @pytest.fixture
 def plays() -> Callable[..., Script]:
     return script
+
+
+@pytest.fixture
+def installed_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The example's policy as `pip install` would leave it; its name."""
+    source = ROOT / "examples/policy"
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    info = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    [(group, entries)] = project["entry-points"].items()
+    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    shutil.copy(source / "shortest_prompt.py", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return str(next(iter(entries)).partition(".")[2])
 
 
 @pytest.fixture(scope="session")

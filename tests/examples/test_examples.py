@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +17,12 @@ from agentsched.model import (
     ToolFinished,
     ToolStarted,
 )
+from agentsched.policy.registry import load
 
 pytestmark = [pytest.mark.slow]
 
+ROOT = Path(__file__).parents[2]
+POLICY = ROOT / "examples/policy"
 MULTIPLY = ("multiply", {"a": 6, "b": 7})
 QUESTION = "What is 6 times 7?"
 
@@ -64,6 +72,39 @@ class TestWorkflow:
             assert printed[0].startswith("explore: ")
             assert printed[-1] == "conclude: 0.0 steps to come"
             assert list(here.gateway.host.scheduler.graphs.learnt.workflows) == ["fix-bug"]
+
+
+class TestPolicy:
+    async def test_a_strangers_policy_serves(
+        self, stand: Any, plays: Any, installed_policy: str
+    ) -> None:
+        chosen = tomllib.loads((POLICY / "agentsched.toml").read_text())["policies"]
+        async with stand(plays("6 times 7", MULTIPLY, "It is 42."), policies=chosen) as here:
+            assert here.gateway.host.scheduler.policies.names["order"] == installed_policy
+            assert await here.run("plain_loop.py", QUESTION) == "It is 42."
+            assert here.gateway.host.scheduler.statistics().policy_errors_total == 0
+
+    def test_it_sorts_by_size_and_has_few_lines(self, installed_policy: str) -> None:
+        policy: Any = load("order", installed_policy, {})
+        small, large = (SimpleNamespace(prompt_tokens=n) for n in (10, 20))
+        assert policy.rank(small, None, now=0) < policy.rank(large, None, now=0)
+        lines = (POLICY / "shortest_prompt.py").read_text().splitlines()
+        assert sum(bool(line.strip()) for line in lines) <= 15
+
+
+class TestTraces:
+    def test_a_synthetic_trace_is_described_and_simulated(self, tmp_path: Path) -> None:
+        here = Path(sys.executable).parent
+        done = subprocess.run(
+            [ROOT / "examples/your-traces.sh"],
+            env={"PATH": f"{here}:/usr/bin:/bin", "TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+        for arm in ("direct", "agentsched", "unlimited"):
+            assert arm in done.stdout
 
 
 @pytest.mark.clients

@@ -1,0 +1,102 @@
+"""JSON Schemas: of what is sent, out of the code's types; of answers, out of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from agentsched.config import EngineConfig, TenantConfig
+from agentsched.proxy.tool_reports import ToolReport
+from agentsched.proxy.verbs import _Wanted
+from agentsched_graphs.workflow import _File
+
+#: Objects that are maps: their keys are names, not fields. By the path of keys that leads there.
+MAPS: Final = frozenset(
+    {
+        "active", "available", "clients", "conversations", "engines", "first", "ignored", "next",
+        "next_tools", "params", "policies", "steps", "tenants", "tools", "pools", "evidence",
+        "lineages", "rejects", "classes", "config", "waits_for",
+    }
+)  # fmt: skip
+_JSON: Final = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def bodies() -> dict[str, Any]:
+    """Schemas of what is sent, by the names that operations use."""
+    _, found = msgspec.json.schema_components(
+        [ToolReport, _Wanted, _File], ref_template="#/components/schemas/{name}"
+    )
+    report = {"$ref": "#/components/schemas/ToolReport"}
+    many = {"type": "array", "items": report, "maxItems": 1_000}
+    named = {name.removeprefix("_"): _renamed(schema) for name, schema in found.items()}
+    named["Policies"] = named.pop("Wanted")
+    named["Workflow"] = named.pop("File")
+    batch = {"type": "object", "properties": {"events": many}, "required": ["events"]}
+    named["ToolReports"] = {"anyOf": [report, many, batch]}
+    named["Engine"] = EngineConfig.model_json_schema(ref_template="#/components/schemas/{model}")
+    named["Tenant"] = TenantConfig.model_json_schema(ref_template="#/components/schemas/{model}")
+    for name in ("Engine", "Tenant"):
+        named |= named[name].pop("$defs", {})
+    named["Login"] = {
+        "type": "object",
+        "properties": {"key": {"type": "string"}},
+        "required": ["key"],
+    }
+    named["Request"] = {"type": "object", "description": "A request of the data plane."}
+    named["Error"] = answer_of(
+        [{"error": {"message": "", "type": "", "param": None, "code": "unknown_program"}}]
+    )
+    return named
+
+
+def _renamed(schema: Any) -> Any:
+    """Private types' names without the underscore, also where they are referred to."""
+    if isinstance(schema, dict):
+        renamed = {key: _renamed(value) for key, value in schema.items()}
+        if "$ref" in renamed:
+            renamed["$ref"] = renamed["$ref"].replace("/_", "/")
+        if "title" in renamed:
+            renamed["title"] = renamed["title"].lstrip("_")
+        return renamed
+    return [_renamed(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def answer_of(values: Iterable[Any], *, is_map: bool = False) -> dict[str, Any]:
+    """The schema that all these answers fit: fields that some lack are optional.
+
+    Measures may be unknown, whether or not one was: they may be null. What was never known at all
+    may be anything.
+    """
+    values = list(values)
+    kinds = {_kind(value) for value in values}
+    if kinds <= {"null"}:
+        return {}
+    if "number" in kinds:
+        kinds = (kinds - {"integer"}) | {"null"}
+    schema: dict[str, Any] = {"type": sorted(kinds) if len(kinds) > 1 else next(iter(kinds))}
+    objects = [value for value in values if isinstance(value, dict)]
+    lists = [value for value in values if isinstance(value, list)]
+    if objects and is_map:
+        inner = [value for value_of in objects for value in value_of.values()]
+        schema["additionalProperties"] = answer_of(inner) if inner else True
+    elif objects:
+        keys = sorted({key for value in objects for key in value})
+        schema["properties"] = {
+            key: answer_of([o[key] for o in objects if key in o], is_map=key in MAPS)
+            for key in keys
+        }
+        schema["required"] = [key for key in keys if all(key in value for value in objects)]
+        schema["additionalProperties"] = False
+    if inner := [item for items in lists for item in items]:
+        schema["items"] = answer_of(inner)
+    return schema
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "object"
+    return "array" if isinstance(value, list) else _JSON[type(value)]

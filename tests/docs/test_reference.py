@@ -1,0 +1,118 @@
+"""The reference pages are as the code draws them, and answers are as the description says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from agentsched.config import Config
+from agentsched.proxy.app import build_app, build_gateway
+from agentsched_bench.reference import commands, http, metrics
+from agentsched_bench.reference.__main__ import pages
+from agentsched_bench.reference.operations import BASE, OPERATIONS
+from agentsched_bench.reference.recording import record
+from agentsched_bench.reference.shapes import answer_of, bodies
+
+FOLDER = Path(__file__).parents[2] / "docs/reference"
+AGAIN = "run python -m agentsched_bench.reference"
+
+
+def stored() -> dict[str, Any]:
+    described: dict[str, Any] = json.loads((FOLDER / "openapi.json").read_text())
+    return described
+
+
+class TestPages:
+    def test_the_command_line(self) -> None:
+        assert (FOLDER / "cli.md").read_text() == commands.to_page(), AGAIN
+
+    def test_metrics(self) -> None:
+        assert (FOLDER / "metrics.md").read_text() == metrics.to_page(), AGAIN
+
+    def test_http(self) -> None:
+        assert (FOLDER / "http.md").read_text() == http.to_page(stored()), AGAIN
+
+    def test_all_are_drawn_by_one_command(self) -> None:
+        drawn = set(pages((FOLDER / "openapi.json").read_text()))
+        assert drawn == {path.name for path in FOLDER.iterdir()}
+
+
+async def test_every_route_is_described_and_nothing_else() -> None:
+    gateway = build_gateway(Config.model_validate({"engines": [{"url": "http://127.0.0.1:1"}]}))
+    routes = {
+        (route.method, route.resource.canonical.removeprefix(BASE))
+        for route in build_app(gateway).router.routes()
+        if route.resource is not None and route.resource.canonical.startswith(BASE)
+    }
+    await gateway.host.aclose()
+    assert {key for key in routes if key[0] != "HEAD"} == set(OPERATIONS)
+
+
+def test_what_is_sent_is_described_as_the_types_are() -> None:
+    assert stored()["components"]["schemas"] == bodies(), AGAIN
+    described = http.to_openapi({})
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            kept = stored()["paths"][path][method]
+            for part in ("summary", "parameters", "tags", "x-scope"):
+                assert kept[part] == operation[part], AGAIN
+            assert kept.get("requestBody") == operation.get("requestBody"), AGAIN
+
+
+def test_every_reference_inside_leads_somewhere() -> None:
+    described = stored()
+    text = json.dumps(described)
+    for name in set(re.findall(r'"#/components/schemas/(\w+)"', text)):
+        assert name in described["components"]["schemas"]
+    identifiers = [o["operationId"] for m in described["paths"].values() for o in m.values()]
+    assert len(identifiers) == len(set(identifiers))
+    page = (FOLDER / "http.md").read_text()
+    for anchor in set(re.findall(r"\]\(#([\w-]+)\)", page)):
+        assert re.search(rf"^### {anchor}$", page, re.IGNORECASE | re.MULTILINE), anchor
+
+
+class TestAnswersFitTheSchemaMadeOfThem:
+    def test_fields_that_some_lack_are_optional(self) -> None:
+        schema = answer_of([{"a": 1, "b": None}, {"a": 2.5}])
+        assert schema["required"] == ["a"]
+        assert schema["properties"] == {"a": {"type": ["null", "number"]}, "b": {}}
+        assert schema["additionalProperties"] is False
+        for good in ({"a": 1}, {"a": 1.5, "b": None}):
+            jsonschema.validate(good, schema)
+        for bad in ({}, {"a": "1"}, {"a": 1, "c": 2}):
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(bad, schema)
+
+    def test_maps_have_any_keys(self) -> None:
+        schema = answer_of([{"tools": {"bash": 1}}, {"tools": {}}])
+        jsonschema.validate({"tools": {"edit": 3}}, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"tools": {"edit": "x"}}, schema)
+
+    def test_lists_of_all_kinds(self) -> None:
+        schema = answer_of([[1, "a"], []])
+        jsonschema.validate(["b", 2], schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate([{}], schema)
+
+
+@pytest.mark.slow
+def test_a_live_proxy_answers_as_described() -> None:
+    described = stored()
+    answers = asyncio.run(record())
+    seen = 0
+    for (method, path), given in answers.items():
+        responses = described["paths"][BASE + path][method.lower()]["responses"]
+        for status, answer in given:
+            assert str(status) in responses, (method, path, status, answer)
+            schema = responses[str(status)]["content"]["application/json"]["schema"]
+            whole = schema | {"components": described["components"]}
+            jsonschema.validate(answer, whole)
+            seen += status < 300
+    assert seen > len(OPERATIONS)
