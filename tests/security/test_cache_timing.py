@@ -19,7 +19,8 @@ SALT = {"cache_salt_key": "a-secret-of-the-operator"}
 
 async def cached(proxy: Any, key: Any, prompt: str, **fields: Any) -> int:
     """How many tokens of a prompt the engine had already: what its time tells, as a number."""
-    answer = await proxy.chat(prompt, headers=key.headers, max_tokens=1, **fields)
+    headers = key.headers | {"Content-Type": "application/json"}
+    answer = await proxy.chat(prompt, headers=headers, max_tokens=1, **fields)
     assert answer.status_code == 200, answer.text
     usage = answer.json()["usage"]
     details = usage.get("prompt_tokens_details") or {}
