@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agentsched_bench.chaos.load import overload, programs, streams
 from agentsched_bench.chaos.soak import simulate
 
 
@@ -22,19 +24,38 @@ def _parser() -> argparse.ArgumentParser:
     seeds.add_argument("--minutes", type=float, default=60.0, help="stop after so long")
     seeds.add_argument("--profile", default="agentsched", help="set of policies")
     seeds.add_argument("--scale", type=float, default=1.0, help="faults in place of the usual 1")
+    flood = verbs.add_parser("overload", help="ten times what the engine can do, for a while")
+    flood.add_argument("--seconds", type=float, default=10.0, help="of each part")
+    flood.add_argument("--factor", type=float, default=10.0, help="requests over capacity")
+    many = verbs.add_parser("streams", help="many streams open at once")
+    many.add_argument("--count", type=int, default=2_000)
+    lives = verbs.add_parser("programs", help="many programs alive at once")
+    lives.add_argument("--count", type=int, default=10_000)
     return parser
+
+
+def _run(given: argparse.Namespace) -> dict[str, Any]:
+    match given.verb:
+        case "overload":
+            return asyncio.run(overload(seconds=given.seconds, factor=given.factor))
+        case "streams":
+            return asyncio.run(streams(count=given.count))
+        case "programs":
+            return asyncio.run(programs(count=given.count))
+        case _:
+            return simulate(
+                first=given.first,
+                seeds=given.seeds or None,
+                minutes=given.minutes,
+                profile=given.profile,
+                scale=given.scale,
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; 0 where everything held."""
     given = _parser().parse_args(arguments)
-    result: dict[str, Any] = simulate(
-        first=given.first,
-        seeds=given.seeds or None,
-        minutes=given.minutes,
-        profile=given.profile,
-        scale=given.scale,
-    )
+    result = _run(given)
     text = json.dumps(result, indent=1)
     if given.result is not None:
         given.result.write_text(text + "\n", encoding="utf-8")

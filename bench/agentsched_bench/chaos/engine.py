@@ -17,7 +17,6 @@ from agentsched_bench.chaos.faults import Faults
 
 MODEL: Final = "m"
 _PORT: Final = 8_000
-_TOKEN_S: Final = 0.02
 _STREAM: Final = "content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
 
 
@@ -46,10 +45,14 @@ def last_text(fields: dict[str, Any]) -> str:
 
 
 class SimulatedEngine:
-    """Listens at `http://{name}:8000` while it is up."""
+    """Listens at `http://{name}:{port}` while it is up; port 0 picks a free one."""
 
-    def __init__(self, name: str, faults: Faults, *, slots: int = 8) -> None:
+    def __init__(
+        self, name: str, faults: Faults, *, slots: int = 8, port: int = _PORT, token_s: float = 0.02
+    ) -> None:
         self.name = name
+        self._port = port
+        self._token_s = token_s
         self.ledger = EngineLedger()
         self.slowness = 1.0
         self.is_sick = False
@@ -64,7 +67,7 @@ class SimulatedEngine:
 
     @property
     def url(self) -> str:
-        return f"http://{self.name}:{_PORT}"
+        return f"http://{self.name}:{self._port}"
 
     @property
     def is_up(self) -> bool:
@@ -74,7 +77,10 @@ class SimulatedEngine:
         """Come up, with nothing in the cache."""
         self._started_at = asyncio.get_running_loop().time()
         self._turns = asyncio.Semaphore(self._slots)
-        self._server = await asyncio.start_server(self._serve, self.name, _PORT, limit=1 << 20)
+        self._server = await asyncio.start_server(
+            self._serve, self.name, self._port, limit=1 << 20, backlog=4_096
+        )
+        self._port = self._server.sockets[0].getsockname()[1]
 
     async def crash(self) -> None:
         """Die: connections break, nothing listens, nothing is remembered."""
@@ -203,7 +209,7 @@ class SimulatedEngine:
         if not isinstance(fields.get("session_id", ""), str):
             _whole(writer, 400, b'{"error": {"message": "session_id is a string"}}')
         else:
-            await asyncio.sleep(_TOKEN_S)
+            await asyncio.sleep(self._token_s)
             choice = {"index": 0, "text": "a", "finish_reason": "length"}
             usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
             usage_details = usage | {"prompt_tokens_details": {"cached_tokens": 0}}
@@ -219,11 +225,11 @@ class SimulatedEngine:
         words = words_of(prompt)
         stop = len(words) // 2 if fate else len(words)
         is_stream = bool(fields.get("stream"))
-        await asyncio.sleep(5 * _TOKEN_S * self.slowness)
+        await asyncio.sleep(5 * self._token_s * self.slowness)
         if is_stream:
             writer.write(f"HTTP/1.1 200 OK\r\n{_STREAM}\r\n".encode())
         for word in words[:stop]:
-            await asyncio.sleep(_TOKEN_S * self.slowness)
+            await asyncio.sleep(self._token_s * self.slowness)
             if is_stream:
                 _chunk(writer, _event(_delta({"content": word})))
                 await writer.drain()

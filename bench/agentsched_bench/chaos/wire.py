@@ -143,7 +143,7 @@ class End(asyncio.Transport):
         self._out.clear()
         self._inbox.clear()
         self.wire.ended()
-        # Like asyncio's own transports not at once: whoever was woken by the last bytes reads first.
+        # Not at once, like asyncio itself: whoever was woken by the last bytes reads them first.
         self._loop.call_soon(self._protocol.connection_lost, error)
 
     def _pump_soon(self) -> None:
