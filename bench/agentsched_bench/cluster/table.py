@@ -15,7 +15,7 @@ _COLUMNS: Final = (
     "p95 s before / during / after",
     "answer after",
     "known: ids / none / at a switch",
-    "red's share",
+    "the greedy tenant's share",
 )
 
 
@@ -56,7 +56,7 @@ def _row(r: dict[str, Any]) -> list[str]:
         p95,
         f"{r['first_answer_after_s']:g} s" if "first_answer_after_s" in r else "-",
         _known(r.get("recognition")),
-        _share(r.get("shares")),
+        _share(r.get("shares") if r.get("is_greedy") else None),
     ]
 
 
