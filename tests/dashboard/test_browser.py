@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(110)]
 
 BASH = [{"type": "function", "function": {"name": "bash"}}]
 PAGES = ("overview", "engines", "tenants", "decisions", "control")
-#: One frame at 60 Hz is 16.7 ms; this machine may be busy with other tests.
-FRAME_MS_MEDIAN_MAX = 50.0
+#: One frame at 60 Hz is 16.7 ms. Tests may run on a machine that is busy with others.
+FRAME_MS_MEAN_MAX = 16.7
 
 
 class Window:
@@ -90,9 +90,11 @@ async def test_programs_are_listed_searched_and_opened(board: Any, window: Any) 
     await page.keyboard.type("alpha")
     await until_count(rows, 1)
     assert "for bash" in await rows.inner_text()
-    await page.keyboard.press("Escape")
+    await page.keyboard.press("Escape")  # leaves the search, which stays in force
+    await until_count(rows, 1)
     await page.fill("#search", "")
-    await page.keyboard.press("Escape")
+    await until_count(rows, 3)
+    await page.keyboard.press("Enter")
     await page.select_option("select[aria-label=Tenant]", "blue")
     await until_count(rows, 1)
     await page.select_option("select[aria-label=Tenant]", "")
@@ -268,16 +270,28 @@ async def test_a_thousand_programs_stay_smooth(
         page = await shown.open()
         await page.wait_for_selector("text=1000 programs")
         busy = asyncio.create_task(keep_busy(board))
+        session = await page.context.new_cdp_session(page)
+        await session.send("Performance.enable")
+        before = await spent(session)
         try:
             measured = await page.evaluate(FRAMES, 4_000)
         finally:
             busy.cancel()
             await asyncio.gather(busy, return_exceptions=True)
+        # What the page itself takes, whatever else this machine does at the time.
+        measured["own_ms"] = 1e3 * (await spent(session) - before) / measured["count"]
         for name, value in measured.items():
             record_property(name, value)
         print(json.dumps(measured))
         assert measured["rows"] < 60  # of a thousand
-        assert measured["p50"] < FRAME_MS_MEDIAN_MAX
+        assert measured["own_ms"] < FRAME_MS_MEAN_MAX
+
+
+async def spent(session: Any) -> float:
+    """Seconds that the page spent on its script, its styles and its layout."""
+    metrics = (await session.send("Performance.getMetrics"))["metrics"]
+    wanted = ("ScriptDuration", "LayoutDuration", "RecalcStyleDuration")
+    return sum(float(m["value"]) for m in metrics if m["name"] in wanted)
 
 
 async def keep_busy(board: Any) -> None:

@@ -101,7 +101,7 @@ function Help() {
     ["/", "search"],
     ["j  k", "next, previous program"],
     ["Enter", "open it"],
-    ["Esc", "back, or leave the search"],
+    ["Esc", "leave the search, which stays; or back to the list"],
     ["1 … 5", "programs, engines, tenants, decisions, control"],
     ["p", "hold decisions still"],
     ["t", "light, dark or as the system"],
@@ -121,7 +121,11 @@ function press(event: KeyboardEvent): void {
   const isTyping = /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName);
   if (event.ctrlKey || event.metaKey || event.altKey || isHelpOpen.value) return;
   if (isTyping) {
-    if (event.key === "Escape") target.blur();
+    // A search stays in force when one leaves it; the browser would empty it.
+    if (event.key === "Escape" || (event.key === "Enter" && target.id === "search")) {
+      target.blur();
+      event.preventDefault();
+    }
     return;
   }
   const page = PAGES[Number(event.key) - 1];
