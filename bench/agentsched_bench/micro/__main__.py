@@ -1,6 +1,7 @@
 """What one turn of the scheduler costs, in microseconds of this machine's CPU.
 
     python -m agentsched_bench.micro [--programs 2000] [--waiting 1000] [--repeat 5]
+    python -m agentsched_bench.micro sdk       # what the SDK costs an agent
 
 `turn` is the mean over the events of whole steps (arrival, first token, end, tool start and end)
 with that many live programs and nobody held. `held` is the mean over events while so many steps
@@ -12,6 +13,7 @@ counts: everything else on the machine only adds.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from time import process_time_ns
 
@@ -42,6 +44,7 @@ from agentsched.model import (
     Usage,
 )
 from agentsched.policy import Choice
+from agentsched_bench.micro import sdk
 
 ENGINES = 4
 PREFIXES = 8
@@ -155,6 +158,9 @@ def best(measure: Callable[[], float], *, repeat: int) -> float:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["sdk"]:
+        sdk.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description="What one turn of the scheduler costs.")
     parser.add_argument("--programs", type=int, default=2_000)
     parser.add_argument("--waiting", type=int, default=1_000)
