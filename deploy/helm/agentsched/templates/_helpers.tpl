@@ -1,0 +1,23 @@
+{{- define "agentsched.name" -}}
+{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- define "agentsched.selector" -}}
+app.kubernetes.io/name: agentsched
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+{{- define "agentsched.labels" -}}
+{{ include "agentsched.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+{{- define "agentsched.toml" -}}
+{{ .Values.config }}
+{{- range .Values.engines }}
+[[engines]]
+id = {{ .id | quote }}
+url = {{ .url | quote }}
+{{- if .kind }}
+kind = {{ .kind | quote }}
+{{- end }}
+{{ end }}
+{{- end }}
