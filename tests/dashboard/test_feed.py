@@ -1,0 +1,155 @@
+"""The feed alone: what it tells, to whom, and what it costs the scheduler's turns."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from agentsched.dashboard.feed import Feed
+from agentsched.dashboard.shapes import Frame
+from agentsched.model import (
+    EngineDrained,
+    EngineId,
+    EngineLost,
+    ProgramClosed,
+    ProgramId,
+    ProgramOpened,
+    TenantConfigured,
+    TenantId,
+)
+
+BASH = [{"type": "function", "function": {"name": "bash"}}]
+
+
+@pytest.fixture
+def feed(board: Any) -> Feed:
+    made = Feed(
+        board.gateway.host.scheduler,
+        members=board.gateway.fleet.members.values,
+        is_draining=lambda: False,
+    )
+    board.gateway.host.watch(made)
+    return made
+
+
+def beat(feed: Feed, board: Any) -> None:
+    feed.beat(now=board.gateway.host.now())
+
+
+def frames(watcher: Any) -> list[Frame]:
+    found = []
+    while not watcher.frames.empty():
+        found.append(msgspec.json.decode(watcher.frames.get_nowait(), type=Frame))
+    return found
+
+
+async def test_only_what_changed(feed: Feed, board: Any) -> None:
+    watcher = feed.watch()
+    await board.chat("a", "x")
+    await board.chat("b", "x")
+    beat(feed, board)
+    [first] = frames(watcher)
+    assert (first.is_full, len(first.programs)) == (True, 2)
+    beat(feed, board)
+    await board.chat("b", "x", "well", "y")
+    beat(feed, board)
+    [quiet, busy] = frames(watcher)
+    assert (quiet.programs, quiet.decisions) == ((), ())
+    assert [row.program for row in busy.programs] == ["red/b"]
+    assert busy.programs[0].steps == 2
+
+
+async def test_who_reads_slowly_gets_everything_again(feed: Feed, board: Any) -> None:
+    watcher = feed.watch()
+    for number in range(10):
+        await board.chat(f"p{number}", "x")
+        beat(feed, board)
+    early = frames(watcher)
+    assert len(early) == 4
+    beat(feed, board)
+    [late] = frames(watcher)
+    assert late.is_full
+    assert len(late.programs) == 10
+
+
+async def test_a_tenant_sees_its_own(feed: Feed, board: Any) -> None:
+    everyone, red, nobody = feed.watch(), feed.watch("red"), feed.watch("")
+    await board.chat("a", "x", tools=BASH)
+    await board.chat("secret", "x", tenant="blue", tools=BASH)
+    feed.sample(now=board.gateway.host.now())
+    beat(feed, board)
+    board.gateway.host.feed(ProgramClosed(program=ProgramId("blue/secret"), reason="released"))
+    await board.chat("hidden", "x", tenant="blue")
+    beat(feed, board)
+    assert any("secret" in frame.gone[0] for frame in frames(everyone) if frame.gone)
+    own = frames(red)
+    assert [row.program for frame in own for row in frame.programs] == ["red/a"]
+    assert own[0].overview.steps_total == 1
+    assert own[0].tenants[0].tenant == "red"
+    for watched, is_red in ((own, True), (frames(nobody), False)):
+        text = str(watched)
+        assert "blue" not in text
+        assert "secret" not in text
+        assert "hidden" not in text
+        assert "gpu-0.test" not in text  # where engines are
+        assert ("red" in text) == is_red
+
+
+async def test_operators_deeds_are_told(feed: Feed, board: Any) -> None:
+    host, engine = board.gateway.host, EngineId("gpu-0")
+    host.feed(EngineDrained(engine=engine, is_draining=True))
+    host.feed(EngineDrained(engine=engine, is_draining=False))
+    host.feed(TenantConfigured(tenant=TenantId("red"), weight=2.0))
+    host.feed(EngineLost(engine=engine, reason="refused"))
+    kinds = [d.kind for d in feed.full(now=host.now()).decisions]
+    assert kinds == ["drain", "undrain", "tenant", "lost"]
+
+
+async def test_bounded(feed: Feed, board: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentsched.dashboard.feed.PROGRAMS_MAX", 20)
+    host = board.gateway.host
+    watcher = feed.watch()
+    for number in range(50):
+        key = ProgramId(f"p{number}")
+        host.feed(ProgramOpened(program=key, tenant=TenantId("red")))
+    beat(feed, board)
+    [frame] = frames(watcher)
+    assert (len(frame.programs), frame.programs_total) == (20, 50)
+    assert frame.programs[0].program == "p49"
+
+
+async def test_shares_follow_weights(feed: Feed, board: Any) -> None:
+    host = board.gateway.host
+    host.feed(TenantConfigured(tenant=TenantId("red"), weight=3.0))
+    for engine in board.engines:
+        engine.hold()
+    asked = [asyncio.create_task(board.chat("a", "x", tenant=t)) for t in ("red", "blue")]
+    async with asyncio.timeout(20):
+        while len(host.scheduler.steps) < 2:
+            await board.get("/overview")
+    rows = {r.tenant: r.entitled for r in feed.full(now=host.now()).tenants}
+    assert rows == {"red": 0.75, "blue": 0.25}
+    for engine in board.engines:
+        engine.release()
+    await asyncio.gather(*asked)
+
+
+async def test_nobody_watches_at_little_cost(feed: Feed, board: Any, record_property: Any) -> None:
+    """The feed rides on every turn of the scheduler, so it must be cheap."""
+    await board.chat("a", "x")
+    scheduler = board.gateway.host.scheduler
+    entries = scheduler.story(ProgramId("red/a"))
+    [arrival] = [e for e in entries if e.commands]
+    bare = [e for e in entries if not e.commands]
+    began = time.process_time()
+    for _ in range(2_000):
+        for entry in bare:
+            feed.write(entry)
+    took_us = (time.process_time() - began) / (2_000 * len(bare)) * 1e6
+    record_property("us_per_turn", took_us)
+    assert arrival.commands
+    assert took_us < 60
