@@ -19,8 +19,8 @@ from agentsched.model import EngineTimeout, EngineUnreachable
 _LOOK_EVERY_S: Final = 0.05
 _EXIT_S: Final = 60.0
 _BOOT: Final = "import sys; from agentsched.cli import main; sys.exit(main())"
-#: Our command line.
-AGENTSCHED: Final = (sys.executable, "-c", _BOOT)
+#: Our command line; `-P`: the folder that we were started in is no source of code.
+AGENTSCHED: Final = (sys.executable, "-P", "-c", _BOOT)
 
 
 def free_port() -> int:

@@ -283,4 +283,4 @@ def _program(target: str) -> str:
     program = Path(os.environ.get(variable, usual))
     if not program.exists():
         raise AgentschedError(f"{target} is not installed ({program}; or set {variable})")
-    return str(program)
+    return str(program.absolute())

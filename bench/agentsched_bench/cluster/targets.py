@@ -53,7 +53,7 @@ def vllm_router(place: Place, number: int, *, program: str) -> Member:
     port = free_port()
     command = [program, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--worker-urls", *place.engines, "--policy", "consistent_hash"]
-    command += ["--prometheus-port", str(free_port()), "--log-level", "warn"]
+    command += ["--prometheus-port", str(free_port()), "--log-level", "warning"]
     command += ["--health-check-interval-secs", "1", "--health-failure-threshold", "2"]
     command += ["--health-success-threshold", "1"]
     return Member(f"router-{number}", command, port=port, folder=place.folder, ready="/health")
