@@ -6,6 +6,7 @@ DIR holds recorded clients, or real ones that `scripts/install-clients` put ther
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from agentsched_bench.clients.cache_hits import Hits, measure
 from agentsched_bench.clients.command_lines import is_installation
 from agentsched_bench.clients.evaluate import Score, evaluate
 from agentsched_bench.clients.trial import try_all
@@ -57,6 +59,18 @@ def table(scores: list[Score], *, title: str) -> Table:
     return shown
 
 
+def hits_table(found: list[Hits]) -> Table:
+    """What engines' caches held against what was expected, a client a row, in tokens a step."""
+    shown = Table(title="Tokens to compute, a step")
+    for name in ("client", "steps", "prompt", "computed", "expected", "off", "of the prompt"):
+        shown.add_column(name, justify="left" if name == "client" else "right")
+    for one in filter(lambda hits: hits.steps, found):
+        sums = (one.prompt, one.computed, one.expected, one.off)
+        means = (f"{total / one.steps:.0f}" for total in sums)
+        shown.add_row(one.client, str(one.steps), *means, f"{one.off / one.prompt:.0%}")
+    return shown
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table. Exit status 1 where a request was put into a stranger's program."""
     parser = argparse.ArgumentParser(prog="python -m agentsched_bench.clients", description=__doc__)
@@ -67,6 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--restarts", action="store_true", help="start again, from a store, before each request"
     )
     parser.add_argument("--gap", type=float, default=1_200.0, help="seconds between two cases")
+    parser.add_argument(
+        "--cache", action="store_true", help="instead: expected against real cache hits"
+    )
     parser.add_argument("--notes", action="store_true", help="name each thing that went wrong")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
@@ -74,6 +91,13 @@ def main(arguments: list[str] | None = None) -> int:
         return try_all(options.directory, with_ids=not options.no_ids)
     if not options.directory.is_dir():
         parser.error(f"not a folder: {options.directory} (give one with *.jsonl.gz files)")
+    if options.cache:
+        found = asyncio.run(measure(sorted(options.directory.glob("*.jsonl.gz"))))
+        if options.json:
+            sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+        else:
+            Console().print(hits_table(found))
+        return 0
     scores = evaluate(
         options.directory,
         with_ids=not options.no_ids,
