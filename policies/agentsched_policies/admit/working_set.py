@@ -41,6 +41,7 @@ from agentsched_policies.live_programs import LivePrograms
 
 #: Units of its reload time, more than any pause will be.
 _LONG = 1e9
+_CROWDED = Held(reason="programs", blocks_others=False)
 _CHEAP = frozenset({StepClass.AUXILIARY, StepClass.PROBE, StepClass.TOKEN_COUNT})
 
 
@@ -90,13 +91,14 @@ class WorkingSet:
         if capacity is None or is_home or not engine.running_steps + engine.peer_steps:
             return self._admitted_alone(step, engine, world, now=now, capacity=capacity)
         missing = world.missing_tokens(step, engine.engine)
-        free = self._free(engine, world, capacity)
         need = missing + self._reserve(conversation)
         is_due = between(step.arrived_at, now) >= world.wait_ns_max
+        # First, since under overload it is the answer for many at every event.
         if self._is_crowded(step, engine, world, capacity, need, now=now):
             if is_due:
                 return TurnedAway(reason="programs", retry_after=Nanos(world.wait_ns_max // 4))
-            return Held(reason="programs", blocks_others=False)
+            return _CROWDED
+        free = self._free(engine, world, capacity)
         if is_due:
             victims = self._victims(engine, world, need - free, now=now, threshold=0.0)
             return Admitted(releases=tuple(victims))
