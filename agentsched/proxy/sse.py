@@ -18,6 +18,7 @@ from typing import Final
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.request import Dialect
+from agentsched.proxy.stamping import Stamp
 from agentsched.proxy.taps import AnswerDraft, tap_for
 from agentsched.proxy.taps.draft import ANSWER_CHARS_MAX
 
@@ -44,6 +45,7 @@ class SseTap:
         "_has_cr",
         "_hides",
         "_hides_lf",
+        "_stamp",
         "_tail",
         "_tap",
         "malformed_events",
@@ -61,6 +63,7 @@ class SseTap:
         #: None where nothing is read: the tap is blind.
         self._tap = tap_for(dialect, self._draft)
         self._hides = hide_usage
+        self._stamp = Stamp() if hide_usage else None
         self._event_bytes_max = event_bytes_max
         #: The bytes of the event that is not whole yet; not relayed.
         self._tail = bytearray()
@@ -82,12 +85,18 @@ class SseTap:
 
     def feed(self, chunk: bytes) -> bytes:
         """Read a chunk; the bytes to relay now, which is `chunk` itself if it ends an event."""
+        relayed = self._feed(chunk)
+        if self._stamp is None:
+            return relayed
+        return self._stamp.relay(relayed, self._draft.fingerprint)
+
+    def _feed(self, chunk: bytes) -> bytes:
         if self._tap is None or not chunk:
             return chunk
         if self._awaits_lf:
             self._awaits_lf = False
             if chunk[0] == _LF:
-                return (b"" if self._hides_lf else b"\n") + self.feed(chunk[1:])
+                return (b"" if self._hides_lf else b"\n") + self._feed(chunk[1:])
         if not self._has_cr and _CR in chunk:
             self._has_cr = True
         search = 0
@@ -116,7 +125,8 @@ class SseTap:
         self._tail = bytearray()
         # Some servers leave out the last blank line; clients differ in whether they mind.
         is_hidden = self._observe(rest.rstrip(b"\r\n")) if rest else False
-        return b"" if is_hidden else rest
+        held = b"" if self._stamp is None else self._stamp.close()
+        return held if is_hidden else held + rest
 
     def _read(self, data: bytes | bytearray, search: int) -> tuple[int, list[tuple[int, int]]]:
         """Read the events in `data`: up to where it can be relayed, and what is to be hidden."""

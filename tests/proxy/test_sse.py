@@ -379,7 +379,7 @@ class TestFraming:
         assert tap.close() == b""
 
     def test_the_rest_of_a_stream_that_dies_within_an_event(self) -> None:
-        tap = SseTap(Dialect.CHAT, hide_usage=True)
+        tap = SseTap(Dialect.CHAT, hide_usage=False)
         assert tap.feed(FINISH + b"data: {") == FINISH
         assert tap.close() == b"data: {"
         assert tap.close() == b""

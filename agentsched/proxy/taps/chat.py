@@ -12,6 +12,8 @@ import msgspec
 from agentsched.proxy.taps.draft import AnswerDraft
 from agentsched.proxy.taps.usage import ChatUsage
 
+_FINGERPRINT_CHARS_MAX: Final = 512
+
 
 class _Function(msgspec.Struct, gc=False):
     name: str | None = None
@@ -43,6 +45,7 @@ class _Chunk(msgspec.Struct, gc=False):
     id: str | None = None
     choices: list[_Choice] | None = None
     usage: ChatUsage | None = None
+    system_fingerprint: str | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -79,7 +82,10 @@ class ChatTap:
         if chunk.error:
             draft.fail(chunk.error)
             return False
-        return chunk.choices is not None and chunk.usage is not None
+        holds_usage_alone = chunk.choices is not None and chunk.usage is not None
+        if holds_usage_alone and chunk.system_fingerprint:
+            draft.fingerprint = chunk.system_fingerprint[:_FINGERPRINT_CHARS_MAX]
+        return holds_usage_alone
 
     def _choose(self, choice: _Choice) -> None:
         draft = self._draft

@@ -41,6 +41,7 @@ class AnswerDraft:
         "_room",
         "_text",
         "error",
+        "fingerprint",
         "finish_reason",
         "is_complete",
         "is_started",
@@ -52,6 +53,8 @@ class AnswerDraft:
     def __init__(self, chars_max: int = ANSWER_CHARS_MAX) -> None:
         self.response_id = ""
         self.finish_reason = ""
+        #: Of the engine, as it stands in a chunk that holds usage and nothing else.
+        self.fingerprint = ""
         self.error = ""
         self.usage: Usage | None = None
         #: The first content, reasoning or tool call was seen.

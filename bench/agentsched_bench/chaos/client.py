@@ -141,7 +141,7 @@ class Agent:
     async def _send(
         self, writer: asyncio.StreamWriter, headers: dict[str, str], body: bytes
     ) -> None:
-        lines = ["POST /v1/chat/completions HTTP/1.1", "host: proxy"]
+        lines = ["POST /v1/chat/completions HTTP/1.1", "host: 127.0.0.1"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += ["content-type: application/json", f"content-length: {len(body)}"]
         data = "\r\n".join([*lines, "", ""]).encode() + body
@@ -163,7 +163,7 @@ class Agent:
         for verb in verbs:
             report = {"event": verb, "program": self.name, "tool": "bash", "call_id": f"c{turn}"}
             body = json.dumps(report).encode()
-            head = "POST /agentsched/v1/tools HTTP/1.1\r\nhost: proxy\r\n"
+            head = "POST /agentsched/v1/tools HTTP/1.1\r\nhost: 127.0.0.1\r\n"
             head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             with contextlib.suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(5.0):

@@ -311,7 +311,8 @@ class World:
         body = b'{"profile": "%s"}' % profile.encode()
         port = next(p for host, p in self.loop.listeners if host == "127.0.0.1")
         _, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = b"POST /agentsched/v1/policies HTTP/1.1\r\nhost: p\r\nauthorization: Bearer key\r\n"
+        head = b"POST /agentsched/v1/policies HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        head += b"authorization: Bearer key\r\n"
         head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         writer.write(head + body)
         await asyncio.sleep(2.0)
