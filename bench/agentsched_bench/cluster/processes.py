@@ -33,7 +33,8 @@ def free_port() -> int:
 class Member:
     """A process that answers `GET ready` with 200 when it serves.
 
-    `prefix` goes before the command (to run it in a network namespace, say).
+    `prefix` goes before the command (to run it in a network namespace, say). One that has processes
+    in sessions of their own is given `stop_s` to end them before it is killed by `close`.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Member:
         host: str = "127.0.0.1",
         prefix: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        stop_s: float = 0.0,
     ) -> None:
         self.name = name
         self.port = port
+        self._stop_s = stop_s
         self.url = f"http://{host}:{port}"
         self._command = [*prefix, *command]
         self._ready = ready
@@ -116,9 +119,15 @@ class Member:
 
     def close(self) -> None:
         """End it, whatever it is doing."""
-        if self._process is not None:
-            self.signal(signal.SIGKILL)
-            self._process.wait(_EXIT_S)
+        if self._process is None:
+            return
+        if self._stop_s:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self._stop_s)
+        self.signal(signal.SIGKILL)
+        self._process.wait(_EXIT_S)
 
     def last_words(self) -> str:
         """The end of its log."""

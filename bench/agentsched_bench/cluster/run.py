@@ -238,6 +238,7 @@ async def _start_engines(stage: _Stage, stack: contextlib.AsyncExitStack) -> Non
             ready="/health",
             host=host,
             prefix=inside.prefix if inside is not None else (),
+            stop_s=20.0 if options.engine_kind == "vllm" else 0.0,
         )
         stack.callback(engine.close)
         stage.engines.append(engine)

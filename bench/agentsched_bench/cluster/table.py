@@ -39,7 +39,7 @@ def comparison(results: Sequence[dict[str, Any]]) -> str:
             found = [r for r in results if (r["scenario"], r["target"]) == (scenario, target)]
             row.append(_short(found[-1]) if found else "-")
         rows.append(row)
-    return _markdown(["failed / cut / hung of calls; silence", *names], rows)
+    return _markdown(["failed / cut / hung of calls; failed attempts; silence", *names], rows)
 
 
 def _row(r: dict[str, Any]) -> list[str]:
@@ -76,7 +76,8 @@ def _share(found: dict[str, dict[str, float]] | None) -> str:
 
 def _short(r: dict[str, Any]) -> str:
     failed, cut, hung = r["calls_failed"], r["streams_cut"], r["hung"]
-    return f"{failed} / {cut} / {hung} of {r['calls']}; {r['longest_silence_s']:g} s"
+    bad = r["attempts"] - r["attempts_by_outcome"].get("200", 0)
+    return f"{failed} / {cut} / {hung} of {r['calls']}; {bad}; {r['longest_silence_s']:g} s"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
