@@ -10,7 +10,16 @@ from functools import lru_cache
 
 from agentsched.config import Config
 from agentsched.config_trust import IdempotencyConfig, RetriesConfig
-from agentsched.model import EngineId, Instant, StepArrived, StepId, TenantId, after, seconds
+from agentsched.model import (
+    EngineId,
+    Instant,
+    StepArrived,
+    StepId,
+    TenantId,
+    WireError,
+    after,
+    seconds,
+)
 from agentsched.proxy.access.gate import Gate
 from agentsched.proxy.access.principal import ANYBODY, TENANTS, Principal
 from agentsched.proxy.fleet import Fleet
@@ -92,6 +101,8 @@ class Gateway:
         """
         has_key = self.fleet.members[engine].has_key
         is_on = self.config.upstream.forward_authorization
+        if principal is ANYBODY and self.config.auth.mode == "keys":
+            return False  # nobody looked whose they are
         return is_on and not has_key and not principal.uses_header
 
     def tenant(self, headers: dict[str, str], principal: Principal = ANYBODY) -> TenantId:
@@ -100,6 +111,8 @@ class Gateway:
         """
         if principal.tenant is not None and TENANTS not in principal.scopes:
             return principal.tenant
+        if principal is ANYBODY and self.config.auth.mode == "keys":
+            raise WireError("nobody asked for a key", status=401, code="invalid_api_key")
         named = headers.get(self.config.identity.tenant_header.lower(), "")
         if named and len(named) <= _TENANT_CHARS_MAX and named.isascii() and named.isprintable():
             return TenantId(named)

@@ -183,4 +183,6 @@ def recorded_request(request: web.Request, recording: Recording) -> web.Request:
         _Writer(recording),
         task,
         asyncio.get_running_loop(),
+        # Who sent it is known already, and must not be forgotten.
+        state=dict(inside._state),
     )

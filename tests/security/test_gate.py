@@ -228,6 +228,20 @@ class TestForwarding:
             assert token not in str(exchange.pairs)
             assert not exchange.headers.keys() & {"authorization", "x-api-key"}
 
+    async def test_not_even_with_work_that_is_shared(
+        self, start_keyed: Any, keys: Any, upstream: Any
+    ) -> None:
+        """A key of no known form: an idempotent request runs as one of its own, and as whose."""
+        async with start_keyed(upstream.url) as proxy:
+            for key in (ADMIN, keys.red.headers, keys.red.headers, keys.blue.headers):
+                headers = key | {"Idempotency-Key": "one", "x-other": "1"}
+                answer = await proxy.chat(headers=headers)
+                assert answer.status_code == (403 if key is ADMIN else 200)
+            tenants = [p.tenant for p in proxy.scheduler.programs.values()]
+            assert sorted(tenants) == ["blue", "red"]
+        for exchange in upstream.exchanges:
+            assert not exchange.headers.keys() & {"authorization", "x-api-key"}
+
     async def test_a_clients_key_for_the_engine_goes_on(
         self, keyed: Any, keys: Any, upstream: Any
     ) -> None:

@@ -144,6 +144,18 @@ class TestThroughTheProxy:
             looked = await proxy.client.get("/agentsched/v1/programs", headers=headers)
             assert looked.status_code == 403
 
+    async def test_a_token_stays_here_where_work_is_shared(
+        self, start: Any, upstream: Any, issuer: Issuer
+    ) -> None:
+        async with start(upstream.url, auth=oidc(issuer)) as proxy:
+            token = issuer.token("rsa")
+            for headers in ({}, {"Idempotency-Key": "a"}, {"x-request-id": "b"}):
+                headers = headers | {"Authorization": f"Bearer {token}"}
+                assert (await proxy.chat(headers=headers)).status_code == 200
+            assert list(proxy.scheduler.tenants) == ["red"]
+        assert upstream.exchanges
+        assert all(token not in str(e.pairs) for e in upstream.exchanges)
+
     async def test_claims_become_tenant_and_scopes(
         self, start: Any, upstream: Any, issuer: Issuer
     ) -> None:
