@@ -15,7 +15,7 @@ from agentsched.dashboard.pages import Pages
 from agentsched.dashboard.rows import MemberView, seconds_of
 from agentsched.dashboard.timeline import timeline
 from agentsched.kernel import JournalEntry, Scheduler
-from agentsched.kernel.holdings import holdings
+from agentsched.kernel.holdings import holdings, pin_of
 from agentsched.model import EngineId, Instant, ProgramId
 from agentsched_graphs.builder import GraphBuilder
 from agentsched_graphs.snapshot import snapshot
@@ -163,7 +163,10 @@ class Dashboard:
             return _error(404, "unknown_program", "No graph of a program of this id is kept.")
         shown = snapshot(graph, now=self._host.now())
         story = scheduler.story(key)
-        return _json(timeline(shown, story, opened_at=graph.opened_at))
+        record = scheduler.programs.get(key)
+        pins = (pin_of(scheduler, c) for c in record.conversations) if record else ()
+        held = {pin.pin for pin in pins if pin is not None}
+        return _json(timeline(shown, story, opened_at=graph.opened_at, held=held))
 
     async def _kv(self, request: web.Request) -> web.Response:
         """`GET engines/NAME/kv`: who holds how much of its cache, shared prefixes once.

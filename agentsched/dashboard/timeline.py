@@ -7,13 +7,13 @@ the program was opened; an end of None is "not yet".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final, Literal
 
 import msgspec
 
 from agentsched.kernel import JournalEntry
-from agentsched.model import Dispatch, Instant, Pin, PinId, Prefetch, Unpin
+from agentsched.model import ConversationId, Dispatch, Instant, Pin, PinId, Prefetch, Unpin
 from agentsched_graphs.snapshot import Node, Snapshot
 
 SpanKind = Literal[
@@ -73,11 +73,21 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     sums: Sums
 
 
-def timeline(shown: Snapshot, story: Iterable[JournalEntry], *, opened_at: Instant) -> Timeline:
-    """The lanes of a program's graph, with what its story says about pins and reasons."""
+def timeline(
+    shown: Snapshot,
+    story: Iterable[JournalEntry],
+    *,
+    opened_at: Instant,
+    held: Container[PinId] = (),
+) -> Timeline:
+    """The lanes of a program's graph, with what its story says about pins and reasons.
+
+    `held` are pins that are held now. Of others the story may not tell the end, where it came in a
+    turn of somebody else or of a timer: they are shown up to when they would have expired.
+    """
     entries = list(story)
     reasons = _reasons(entries)
-    kept = _keeping(entries, opened_at=opened_at, until=_end_of(shown))
+    kept = _keeping(entries, opened_at=opened_at, until=_end_of(shown), held=held)
     groups: dict[str, list[Node]] = {}
     for node in sorted(shown.nodes, key=lambda n: (n.begins, n.node)):
         groups.setdefault(node.conversation, []).append(node)
@@ -200,39 +210,45 @@ def _reasons(entries: Iterable[JournalEntry]) -> dict[str, str]:
 
 
 def _keeping(
-    entries: Iterable[JournalEntry], *, opened_at: Instant, until: int
+    entries: Iterable[JournalEntry], *, opened_at: Instant, until: int, held: Container[PinId]
 ) -> dict[str, list[Span]]:
-    """Pins and warm-ups by conversation. One that was never ended lasts."""
-    open_now: dict[PinId, tuple[Pin | Prefetch, Instant]] = {}
+    """Pins and warm-ups by conversation, of which each holds at most one at a time."""
+    open_now: dict[ConversationId, tuple[Pin | Prefetch, Instant]] = {}
     found: dict[str, list[Span]] = {}
 
-    def close(pin: PinId, ends: Instant | None, reason: str) -> None:
-        command, since = open_now.pop(pin)
-        ended = None if ends is None else _seconds(min(ends - opened_at, until))
+    def close(conversation: ConversationId, ends: Instant | None, reason: str) -> None:
+        command, since = open_now.pop(conversation)
+        latest = command.expires_at if isinstance(command, Pin) else command.wanted_by
+        if ends is not None:
+            ends = Instant(max(since, min(ends, latest)))
         span = Span(
             kind="pin" if isinstance(command, Pin) else "warm",
             begins=_seconds(since - opened_at),
-            ends=ended,
+            ends=None if ends is None else _seconds(min(ends - opened_at, until)),
             label="pinned" if isinstance(command, Pin) else "warmed",
             engine=command.engine,
             reason=reason,
             prompt_tokens=command.prefix.tokens,
         )
-        found.setdefault(command.conversation, []).append(span)
+        found.setdefault(conversation, []).append(span)
 
     for entry in entries:
         for command in entry.commands:
             if isinstance(command, Pin | Prefetch):
-                if command.pin in open_now:
-                    close(command.pin, entry.now, "extended")
-                open_now[command.pin] = command, entry.now
-            elif isinstance(command, Unpin) and command.pin in open_now:
-                close(command.pin, entry.now, command.reason.value)
-    for pin, (command, since) in list(open_now.items()):
-        if isinstance(command, Prefetch):
-            close(pin, max(since, command.wanted_by), "done")  # its end is told to nobody
+                before = open_now.get(command.conversation)
+                if before is not None:
+                    is_same = before[0].pin == command.pin
+                    close(command.conversation, entry.now, "extended" if is_same else "given up")
+                open_now[command.conversation] = command, entry.now
+            elif isinstance(command, Unpin):
+                ended = [c for c, (pin, _) in open_now.items() if pin.pin == command.pin]
+                for conversation in ended:
+                    close(conversation, entry.now, command.reason.value)
+    for conversation, (pin, _) in list(open_now.items()):
+        if pin.pin in held:
+            close(conversation, None, "held")
         else:
-            close(pin, None, "held")
+            close(conversation, Instant(opened_at + until), "expired, or given up before")
     return found
 
 

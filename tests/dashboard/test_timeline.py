@@ -69,8 +69,8 @@ def told(lane: Lane, *kinds: str) -> list[tuple[str, float, float | None]]:
     return [(s.kind, s.begins, s.ends) for s in lane.spans if s.kind in kinds]
 
 
-def of(shown: Snapshot, *story: JournalEntry) -> tuple[Lane, ...]:
-    return timeline(shown, story, opened_at=OPENED).lanes
+def of(shown: Snapshot, *story: JournalEntry, held: str = "") -> tuple[Lane, ...]:
+    return timeline(shown, story, opened_at=OPENED, held={PinId(held)}).lanes
 
 
 STEP = node("1", dispatched=2 * S, started=5 * S, ends=9 * S)
@@ -136,7 +136,7 @@ def test_pins_last_until_they_end() -> None:
         entry(14, Unpin(pin=PinId("a"), engine=EngineId("e"), reason=UnpinReason.RESUMED)),
         entry(20, pin("b", 99)),
     )
-    [lane] = of(shot(STEP), *story)
+    [lane] = of(shot(STEP), *story, held="b")
     pins = [s for s in lane.spans if s.kind == "pin"]
     assert [(s.begins, s.ends, s.reason) for s in pins] == [
         (9, 12, "extended"),
@@ -144,6 +144,14 @@ def test_pins_last_until_they_end() -> None:
         (20, None, "held"),
     ]
     assert pins[0].prompt_tokens == 900
+
+
+def test_pins_whose_end_nobody_told() -> None:
+    story = (entry(9, pin("a", 90)), entry(30, pin("b", 50)))
+    [lane] = of(shot(STEP), *story)
+    assert told(lane, "pin") == [("pin", 9, 30), ("pin", 30, 50)]
+    [lane] = of(shot(STEP, now=40 * S), *story)
+    assert told(lane, "pin")[1] == ("pin", 30, 40)
 
 
 def test_the_story_gives_reasons() -> None:

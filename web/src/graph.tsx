@@ -4,8 +4,8 @@ import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { percent, short, span, tokens } from "./format";
 import type { Graph, GraphNode } from "./types";
 
-const COLUMN = 148;
-const BOX = 104;
+const COLUMN = 160;
+const BOX = 118;
 const STEP_H = 40;
 const PILL_H = 18;
 const PILL_GAP = 4;
