@@ -16,7 +16,7 @@ import xxhash
 
 from agentsched.model import Instant, ProgramId, TenantId
 from agentsched.proxy.identity.keeping import KeptIndex, KeptTurn, decode_turn, read_turn
-from agentsched.proxy.identity.model import Evidence
+from agentsched.proxy.identity.match import Asked
 from agentsched.proxy.identity.records import Program, Turn, TurnState
 from agentsched.proxy.request import ParsedRequest
 
@@ -57,13 +57,29 @@ class SharedIndex(KeptIndex):
         tenant: TenantId,
         now: Instant,
     ) -> bool:
-        """Whether this request goes on from something that is not known here. Changes nothing."""
+        """Whether this request goes on from something that is not known here. Changes nothing.
+
+        Only exact means are asked: this stands before every request of a cluster.
+        """
         if self._reader.read(request, headers) is not None:
             return False  # its client says whose it is
-        if self._digester.digest(request).is_first:
+        prompt = self._digester.digest(request)
+        if prompt.is_first:
             return False
-        dry = self.identify(request, headers, tenant=tenant, now=now, is_dry=True)
-        return dry.evidence is Evidence.NONE
+        book = self._books.get(tenant)
+        if book is None:
+            return True
+        asked = Asked(
+            prompt=prompt,
+            book=book,
+            program=None,
+            thread="",
+            is_single=False,
+            is_resent=False,
+            is_auxiliary=False,
+            now=now,
+        )
+        return self._matcher.find(asked, self._previous(book, request)) is None
 
     def learn(self, data: bytes, *, at: Instant, now: Instant, replica: str = "") -> Turn | None:
         """Take in a turn of another replica, as `encode_turn` wrote it; `at` is in our own time.
