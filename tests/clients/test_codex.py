@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
+from agentsched.proxy.identity.cookie import TURN_STATE
 from agentsched_bench.clients.agents import CODEX_OPTIONS, codex_exec, say
 from agentsched_bench.clients.command_lines import Installed, run, texts
 from agentsched_bench.clients.stand import Stand
@@ -45,6 +46,23 @@ SCRIPTS = (
     Script(last="And now?", answers=(say("It still is."),)),
     Script(last="Go on", answers=(say("Going.", codex_exec("echo on")),)),
 )
+
+
+async def test_its_cookie_names_it_where_a_gateway_took_its_ids(
+    installed: Installed, stand: Callable[..., AbstractAsyncContextManager[Stand]]
+) -> None:
+    answers = (say("Let me look.", codex_exec("echo hello")), say("The barn is fine."))
+    scripts = (Script(last="Look at the barn", answers=answers),)
+    async with stand(scripts, strips_ids=True, keeps=(TURN_STATE,)) as here:
+        line = installed.codex(here.relay.url, here.home)
+        command = ("exec", *CODEX_OPTIONS, "Look at the barn")
+        done = await run(line, *command, folder=here.folder, limit_s=LIMIT_S)
+
+    assert done.status == 0, (done.output, done.errors)
+    first, second = here.relay.generated()
+    assert second.headers[TURN_STATE] == first.answer_headers[TURN_STATE]
+    assert [row.evidence for row in here.attributions()] == ["none", "native"]
+    assert here.mistakes() == []
 
 
 @pytest.mark.parametrize("ids", ["ids", "none"])

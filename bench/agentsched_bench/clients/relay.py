@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -78,13 +78,22 @@ class Trouble:
 class Relay:
     """Notes and rules of one relay. Requests get the `label` that is set when they come."""
 
-    def __init__(self, upstream: str, session: ClientSession, *, strips_ids: bool) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        session: ClientSession,
+        *,
+        strips_ids: bool,
+        keeps: Collection[str] = (),
+    ) -> None:
         self.exchanges: list[Exchange] = []
         self.label = ""
         self.url = ""
         self._upstream = upstream
         self._session = session
         self._strips_ids = strips_ids
+        #: Headers that stay although ids are taken away.
+        self._keeps = frozenset((*_CREDENTIALS, *keeps))
         #: What goes wrong with the coming requests for a model, by model; None: nothing.
         self._troubles: dict[str, deque[Trouble | None]] = {}
 
@@ -151,7 +160,7 @@ class Relay:
             (name, value)
             for name, value in request.headers.items()
             if (key := name.lower()) not in _CONNECTION
-            and (not self._strips_ids or is_harmless(key) or key in _CREDENTIALS)
+            and (not self._strips_ids or is_harmless(key) or key in self._keeps)
         ]
 
     def _outgoing_body(self, exchange: Exchange, raw: bytes) -> bytes:
@@ -168,7 +177,9 @@ def _fault_headers(trouble: Trouble) -> list[tuple[str, str]]:
 
 
 @contextlib.asynccontextmanager
-async def running_relay(upstream: str, *, strips_ids: bool) -> AsyncIterator[Relay]:
+async def running_relay(
+    upstream: str, *, strips_ids: bool, keeps: Collection[str] = ()
+) -> AsyncIterator[Relay]:
     """A relay in front of `upstream`, on a free port of loopback."""
     session = ClientSession(
         timeout=ClientTimeout(total=None),
@@ -177,7 +188,7 @@ async def running_relay(upstream: str, *, strips_ids: bool) -> AsyncIterator[Rel
         auto_decompress=False,
     )
     async with session:
-        relay = Relay(upstream, session, strips_ids=strips_ids)
+        relay = Relay(upstream, session, strips_ids=strips_ids, keeps=keeps)
         app = web.Application(client_max_size=_BODY_BYTES_MAX)
         app.router.add_route("*", "/{path:.*}", relay.handle)
         runner = web.AppRunner(

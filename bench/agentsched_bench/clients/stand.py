@@ -12,7 +12,15 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -239,12 +247,14 @@ async def standing(
     scripts: Sequence[Script],
     *,
     strips_ids: bool = False,
+    keeps: Collection[str] = (),
     settings: str = "",
     has_store: bool = False,
 ) -> AsyncIterator[Stand]:
     """Start all three in `folder`. `settings` is the proxy's configuration, as TOML.
 
-    With `has_store` the proxy remembers what was before a restart.
+    `keeps` are headers that the relay leaves although it strips ids. With `has_store` the proxy
+    remembers what was before a restart.
     """
     if has_store:
         settings += f'[store]\nurl = "sqlite:///{folder}/store.db"\n'
@@ -264,7 +274,7 @@ async def standing(
             )
         )
         proxy = await start(Replaceable(engine=engine.url, config=config, journal=journal))
-        relay = await start(running_relay(proxy.url, strips_ids=strips_ids))
+        relay = await start(running_relay(proxy.url, strips_ids=strips_ids, keeps=keeps))
         http = await start(ClientSession(timeout=ClientTimeout(total=None)))
         yield Stand(
             engine=engine.url,
