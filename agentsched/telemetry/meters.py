@@ -187,7 +187,6 @@ class _Gauges(Collector):
         for name, text, value in now:
             yield GaugeMetricFamily(f"agentsched_{name}", text, value=value)
         totals: list[tuple[str, str, float]] = [
-            ("steps_let_in", "Steps that were not a duplicate.", statistics.steps_total),
             ("yields", "Background steps that made way.", statistics.yielded_total),
             ("events", "Events handled.", statistics.events_total),
             ("ignored_events", "Late or duplicate events.", statistics.ignored_total),

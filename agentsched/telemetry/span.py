@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentsched.model import Instant
 from agentsched.telemetry.context import TraceContext
@@ -14,8 +14,7 @@ Value = str | int | float | bool | tuple[str, ...]
 _EVENTS_MAX: Final = 32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpanEvent:
+class SpanEvent(NamedTuple):
     """Something that happened at one moment of a span."""
 
     name: str

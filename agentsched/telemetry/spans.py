@@ -205,7 +205,7 @@ class SpanSink:
         name = event.agent[:_TEXT_MAX]
         span = Span(
             name=f"invoke_agent {name}" if name else "invoke_agent",
-            context=TraceContext(trace, self._span_id(), is_sampled),
+            context=self._below(TraceContext(trace, 1, is_sampled)),
             parent=parent,
             begin=now,
         )
@@ -286,14 +286,18 @@ class SpanSink:
         model = event.model[:_TEXT_MAX]
         span = Span(
             name=f"chat {model}" if model else "chat",
-            context=TraceContext(above.trace_id, self._span_id(), above.is_sampled),
+            context=self._below(above),
             parent=above,
             begin=now,
             is_client=True,
         )
         if theirs is not None:
             span.links.append(agent.context)
-        span.attributes = self._chat_attributes(event, model)
+        span.attributes = {"gen_ai.operation.name": "chat"}
+        if model:
+            span.attributes["gen_ai.request.model"] = model
+        if self._is_told(above):
+            self._describe(span, event)
         if note is not None:
             span.attributes["agentsched.request.id"] = note.request_id
             if self._is_exported and (span.context.is_sampled or theirs is None):
@@ -306,9 +310,8 @@ class SpanSink:
             arrived=now,
         )
 
-    def _chat_attributes(self, event: StepArrived, model: str) -> dict[str, Value]:
+    def _describe(self, span: Span, event: StepArrived) -> None:
         found: dict[str, Value] = {
-            "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": self._provider,
             "gen_ai.agent.id": str(event.program),
             "gen_ai.conversation.id": str(event.conversation),
@@ -317,13 +320,11 @@ class SpanSink:
             "agentsched.lineage": event.lineage.value,
             "agentsched.tenant": str(event.tenant),
         }
-        if model:
-            found["gen_ai.request.model"] = model
         if event.agent:
             found["gen_ai.agent.name"] = event.agent[:_TEXT_MAX]
         if event.output_tokens_max is not None:
             found["gen_ai.request.max_tokens"] = event.output_tokens_max
-        return found
+        span.attributes |= found
 
     def _dispatch(self, command: Dispatch, now: Instant) -> None:
         step = self._steps.get(command.step)
@@ -331,6 +332,9 @@ class SpanSink:
             return
         step.dispatched, step.started = now, None
         waited = in_seconds(between(step.arrived, now))
+        step.span.attributes["agentsched.wait"] = waited
+        if not self._is_told(step.span.context):
+            return
         decision: dict[str, Value] = {
             "agentsched.engine": str(command.engine),
             "agentsched.order": command.order,
@@ -348,7 +352,8 @@ class SpanSink:
             step.started = now
             to_first = in_seconds(between(step.dispatched, now))
             step.span.attributes["gen_ai.response.time_to_first_chunk"] = to_first
-            step.span.happened("agentsched.first_token", now, {})
+            if self._is_told(step.span.context):
+                step.span.happened("agentsched.first_token", now, {})
 
     def _finish(self, event: StepFinished, now: Instant) -> None:
         step = self._steps.get(event.step)
@@ -359,7 +364,7 @@ class SpanSink:
         said["gen_ai.usage.output_tokens"] = event.usage.output_tokens
         if event.usage.cached_tokens is not None:
             said["gen_ai.usage.cache_read.input_tokens"] = event.usage.cached_tokens
-        if event.finish_reason:
+        if event.finish_reason and self._is_told(step.span.context):
             said["gen_ai.response.finish_reasons"] = (event.finish_reason[:64],)
         program = self._programs.get(step.program)
         if program is not None:
@@ -434,19 +439,19 @@ class SpanSink:
         context = tool.agent.context
         span = Span(
             name=f"execute_tool {name}" if name else "execute_tool",
-            context=TraceContext(context.trace_id, self._span_id(), context.is_sampled),
+            context=self._below(context),
             parent=context,
             begin=tool.begin,
             error=error,
         )
-        span.attributes = {
-            "gen_ai.operation.name": "execute_tool",
-            "gen_ai.tool.name": name,
-            "gen_ai.tool.type": "function",
-            "gen_ai.tool.call.id": str(key)[:_TEXT_MAX],
-            # Else it is the time from the answer to the request that brings the result.
-            "agentsched.tool.is_reported": tool.is_reported,
-        }
+        span.attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
+        if self._is_told(context):
+            span.attributes |= {
+                "gen_ai.tool.type": "function",
+                "gen_ai.tool.call.id": str(key)[:_TEXT_MAX],
+                # Else it is the time from the answer to the request that brings the result.
+                "agentsched.tool.is_reported": tool.is_reported,
+            }
         self._end(span, max(now, tool.begin))
 
     def _pinned(self, event: StepFinished, pin: Pin, now: Instant) -> None:
@@ -457,8 +462,15 @@ class SpanSink:
 
     # -- spans -------------------------------------------------------------------------------------
 
-    def _span_id(self) -> int:
-        return self._random.getrandbits(64) or 1
+    def _below(self, above: TraceContext) -> TraceContext:
+        """A new span's place below another one. Metrics alone need no ids."""
+        if not self._is_exported:
+            return above
+        return TraceContext(above.trace_id, self._random.getrandbits(64) or 1, above.is_sampled)
+
+    def _is_told(self, context: TraceContext) -> bool:
+        """Whether anybody will see the span's details; metrics need few of them."""
+        return self._is_exported and context.is_sampled
 
     def _end(self, span: Span, now: Instant) -> None:
         span.end = now

@@ -230,7 +230,10 @@ class TestTraces:
             bench.step(f"b{i}", f"c{i}", parent=ProgramId(f"p{i}"))
             bench.finish(f"b{i}")
             bench.finish(f"a{i}")
-        chosen = {s.attributes["gen_ai.agent.id"]: s.context.is_sampled for s in bench.spans}
+            bench.close(f"c{i}")
+            bench.close(f"p{i}")
+        agents = bench.named("invoke_agent")
+        chosen = {s.attributes["gen_ai.agent.id"]: s.context.is_sampled for s in agents}
         assert 60 < sum(chosen[f"p{i}"] for i in range(200)) < 140
         assert all(chosen[f"c{i}"] == chosen[f"p{i}"] for i in range(200))
 
