@@ -49,10 +49,10 @@ def agentsched(place: Place, number: int) -> Member:
 
 
 def vllm_router(place: Place, number: int, *, program: str) -> Member:
-    """One vllm-router, which is vLLM's own (Rust), with its affinity policy."""
+    """One vllm-router, which is vLLM's own (Rust), with the policy that needs no ids."""
     port = free_port()
     command = [program, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--worker-urls", *place.engines, "--policy", "consistent_hash"]
+    command += ["--worker-urls", *place.engines, "--policy", "cache_aware"]
     command += ["--prometheus-port", str(free_port()), "--log-level", "warning"]
     command += ["--health-check-interval-secs", "1", "--health-failure-threshold", "2"]
     command += ["--health-success-threshold", "1"]
@@ -76,7 +76,12 @@ def litellm(place: Place, number: int, *, program: str) -> Member:
     settings = {"num_retries": 2, "routing_strategy": "least-busy", "cooldown_time": 2}
     file.write_text(json.dumps({"model_list": models, "router_settings": settings}))
     command = [program, "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
-    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
+    environment = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False",
+        # It listens on the loopback only, and has no keys to guard.
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
     return Member(
         f"litellm-{number}",
         command,
