@@ -174,3 +174,9 @@ def test_commands_load_with_all_extras() -> None:
     )
     loaded = run(sys.executable, "-W", "error", "-c", code).splitlines()
     assert set(loaded) == set(PROJECT["entry-points"]["agentsched.commands"])
+
+
+@pytest.mark.slow
+def test_the_dashboard_comes_with_it(files: list[str]) -> None:
+    for name in ("index.html", "dashboard.js", "dashboard.css", "icon.svg"):
+        assert f"agentsched/dashboard/assets/{name}" in files
