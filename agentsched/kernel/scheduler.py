@@ -16,6 +16,7 @@ from agentsched.kernel.books import Books, GraphBuilder
 from agentsched.kernel.bounds import sensible_wait
 from agentsched.kernel.charging import charge_unfinished, take_back
 from agentsched.kernel.doors import refusal, turn_away
+from agentsched.kernel.endings import account, learn_cost
 from agentsched.kernel.filling import Filler
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.joins import children_done
@@ -66,7 +67,6 @@ from agentsched.model import (
     ToolStarted,
     UnpinReason,
     WorkflowDeclared,
-    between,
 )
 from agentsched.policy import PolicySet, World
 
@@ -426,13 +426,14 @@ class Scheduler:
             return self._put_back(step, now=now)
         if not isinstance(event, StepFinished) and step.engine is not None:
             charge_unfinished(books.shares, step, books.engines[step.engine], now=now)
-        self._learn_cost(step, event, now=now)
+        if isinstance(event, StepFinished):
+            learn_cost(books, step, event.usage, now=now)
         conversation = books.end_step(step, now=now)
         if not step.step_class.is_work and not conversation.steps_done:
             books.evict(conversation)  # a title or a probe: nothing will extend it
         if not isinstance(event, StepFinished):
             return []
-        self._account(step, event, conversation)
+        account(books, step, event, conversation, now=now)
         self._retention.finished(step, event.usage)
         if step.step_class.is_work and not conversation.active_steps:
             self._paused = conversation
@@ -460,57 +461,6 @@ class Scheduler:
         step.waiting_since = now
         self._books.let_wait(step)
         return []
-
-    def _account(
-        self, step: StepRecord, event: StepFinished, conversation: ConversationRecord
-    ) -> None:
-        program = self._books.programs[step.program]
-        usage = event.usage
-        program.prompt_tokens += usage.prompt_tokens
-        program.cached_tokens += usage.cached_tokens or 0
-        program.output_tokens += usage.output_tokens
-        program.served_tokens += self._books.shares.charge(
-            tenant=program.tenant, usage=usage, missing_tokens=step.missing_tokens
-        )
-        if not step.step_class.is_work:
-            return
-        assert step.dispatched_at is not None
-        self._books.pace.ended(between(step.dispatched_at, self._now))
-        program.steps_done += 1
-        prompt_tokens = usage.prompt_tokens or step.prompt_tokens
-        conversation.grow(context_tokens=prompt_tokens + usage.output_tokens)
-        conversation.prefixes = (
-            (*step.prefixes, event.prefix) if event.prefix is not None else step.prefixes
-        )
-        self._books.grow(conversation)
-        conversation.is_over = event.is_last_word
-        limit = self._books.limits.tools_per_program_max
-        for call in event.tool_calls:
-            conversation.tools[call.call_id] = call.tool
-            if len(conversation.tools) > limit:
-                del conversation.tools[next(iter(conversation.tools))]
-
-    def _learn_cost(
-        self, step: StepRecord, event: StepFinished | StepFailed | StepCancelled, *, now: Instant
-    ) -> None:
-        """Streamed steps show when their first token came; those teach the engine's prices."""
-        if not isinstance(event, StepFinished) or step.engine is None:
-            return
-        if step.started_at is None or step.dispatched_at is None or step.started_at == now:
-            return
-        cached = event.usage.cached_tokens
-        if cached is None:
-            return
-        self._books.engines[step.engine].cost.learn(
-            uncached_tokens=event.usage.prompt_tokens - cached,
-            given_up_tokens=step.given_up_tokens,
-            output_tokens=event.usage.output_tokens,
-            to_first_token=between(step.dispatched_at, step.started_at),
-            to_last_token=between(step.started_at, now),
-            prompt_tokens=event.usage.prompt_tokens,
-            ahead_tokens=step.ahead_tokens,
-            running_steps=self._books.engines[step.engine].running_steps + 1,
-        )
 
     def _tool(self, event: ToolStarted | ToolFinished, *, now: Instant) -> list[Command]:
         program = self._books.programs.get(event.program)

@@ -1,0 +1,62 @@
+"""What a finished step leaves in the books: its program's sums, its conversation, engine prices."""
+
+from __future__ import annotations
+
+from agentsched.kernel.books import Books
+from agentsched.kernel.records import ConversationRecord, StepRecord
+from agentsched.model import Instant, StepFinished, Usage, between
+
+
+def account(
+    books: Books,
+    step: StepRecord,
+    event: StepFinished,
+    conversation: ConversationRecord,
+    *,
+    now: Instant,
+) -> None:
+    """Charge the step, and take its answer into the conversation where it is part of the work."""
+    program = books.programs[step.program]
+    usage = event.usage
+    program.prompt_tokens += usage.prompt_tokens
+    program.cached_tokens += usage.cached_tokens or 0
+    program.output_tokens += usage.output_tokens
+    program.served_tokens += books.shares.charge(
+        tenant=program.tenant, usage=usage, missing_tokens=step.missing_tokens
+    )
+    if not step.step_class.is_work:
+        return
+    assert step.dispatched_at is not None
+    books.pace.ended(between(step.dispatched_at, now))
+    program.steps_done += 1
+    prompt_tokens = usage.prompt_tokens or step.prompt_tokens
+    conversation.grow(context_tokens=prompt_tokens + usage.output_tokens)
+    conversation.prefixes = (
+        (*step.prefixes, event.prefix) if event.prefix is not None else step.prefixes
+    )
+    books.grow(conversation)
+    conversation.is_over = event.is_last_word
+    limit = books.limits.tools_per_program_max
+    for call in event.tool_calls:
+        conversation.tools[call.call_id] = call.tool
+        if len(conversation.tools) > limit:
+            del conversation.tools[next(iter(conversation.tools))]
+
+
+def learn_cost(books: Books, step: StepRecord, usage: Usage, *, now: Instant) -> None:
+    """Streamed steps show when their first token came; those teach the engine's prices."""
+    if step.engine is None or usage.cached_tokens is None:
+        return
+    if step.started_at is None or step.dispatched_at is None or step.started_at == now:
+        return
+    engine = books.engines[step.engine]
+    engine.cost.learn(
+        uncached_tokens=usage.prompt_tokens - usage.cached_tokens,
+        given_up_tokens=step.given_up_tokens,
+        output_tokens=usage.output_tokens,
+        to_first_token=between(step.dispatched_at, step.started_at),
+        to_last_token=between(step.started_at, now),
+        prompt_tokens=usage.prompt_tokens,
+        ahead_tokens=step.ahead_tokens,
+        running_steps=engine.running_steps + 1,
+    )
