@@ -80,8 +80,11 @@ async def test_a_first_step_may_wait_on_a_stream_that_is_kept_alive(
     assert main_steps(here) == [1, 2]
 
 
-@pytest.mark.parametrize("ids", ["ids", "none"])
-@each
+@pytest.mark.parametrize(
+    ("agent", "ids"),
+    [(a, ids) for a in AGENTS for ids in ("ids", "none") if ids == "none" or a.sends_ids],
+    ids=lambda value: getattr(value, "name", value),
+)
 async def test_the_proxy_is_killed_while_a_tool_runs(
     agent: Agent,
     installed: Installed,

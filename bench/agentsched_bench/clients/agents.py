@@ -29,6 +29,7 @@ class Agent:
     last_word: Callable[[str], ScriptedAnswer]
     prompt_is: Literal["first", "last"] = "first"
     streams: bool = True
+    sends_ids: bool = True
     is_installed: Callable[[Installed], bool] = lambda _: True
 
     def script(self, task: str, commands: Sequence[str], *, last_word: str) -> tuple[Script, ...]:
@@ -112,6 +113,7 @@ AGENTS: Final = (
         task=lambda text: ("-p", text),
         shell=qwen_shell,
         last_word=say,
+        sends_ids=False,
     ),
     Agent(
         name="openhands",
@@ -128,6 +130,7 @@ AGENTS: Final = (
         task=lambda text: ("-t", text),
         shell=mini_bash,
         streams=False,
+        sends_ids=False,
         last_word=lambda text: say(
             "", mini_bash(f"echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; echo {text}")
         ),
