@@ -28,8 +28,9 @@ The data plane is the engines' own API: `POST /v1/chat/completions`, `/v1/comple
 What the proxy adds to requests and answers is in [concepts](../concepts.md#what-an-answer-tells).
 `GET /healthz`, `GET /readyz` and `GET /metrics` ([metrics](metrics.md)) are for probes.
 
-The control plane is JSON under `/agentsched/v1`. Drawn from the routes, the types and recorded
-answers (`python -m agentsched_bench.reference`); as OpenAPI 3.1: [openapi.json](openapi.json).
+The control plane is JSON under `/agentsched/v1`, which goes before every path below. Drawn from
+the routes, the types and recorded answers (`python -m agentsched_bench.reference`); as OpenAPI 3.1:
+[openapi.json](openapi.json).
 
 Without keys the control plane answers clients on the same machine only. With an `admin_key` or
 `[[auth.keys]]` (see [configuration](../configuration.md)) it wants `Authorization: Bearer KEY`, and
@@ -126,7 +127,7 @@ def to_page(openapi: Mapping[str, Any]) -> str:
 
 
 def _entry(method: str, path: str, described: Mapping[str, Any]) -> Iterator[str]:
-    yield f"### `{method} {path}`"
+    yield f"### `{method} {path.removeprefix(BASE)}`"
     yield ""
     scope = described["x-scope"]
     needs = "" if scope == "none" else f" Scope: `{scope}`."
