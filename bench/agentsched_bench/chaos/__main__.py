@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentsched_bench.chaos.load import overload, programs, streams
+from agentsched_bench.chaos.mutants import mutants
 from agentsched_bench.chaos.soak import simulate
 
 
@@ -31,6 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--count", type=int, default=2_000)
     lives = verbs.add_parser("programs", help="many programs alive at once")
     lives.add_argument("--count", type=int, default=10_000)
+    changes = verbs.add_parser("mutants", help="small changes to the code: do its tests notice?")
+    changes.add_argument("--count", type=int, default=60)
+    changes.add_argument("--seed", type=int, default=1)
+    changes.add_argument("--minutes", type=float, default=20.0)
     return parser
 
 
@@ -42,6 +47,8 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
             return asyncio.run(streams(count=given.count))
         case "programs":
             return asyncio.run(programs(count=given.count))
+        case "mutants":
+            return mutants(count=given.count, seed=given.seed, minutes=given.minutes)
         case _:
             return simulate(
                 first=given.first,

@@ -219,7 +219,9 @@ async def _until_well(proxy: Rig) -> float:
 
 async def streams(*, count: int = 2_000) -> dict[str, Any]:
     """So many streams open at the same time, each a token now and then."""
-    settings = f'log_level = "error"\nprofile = "fcfs"\n[limits]\nready_steps_max = {2 * count}\n'
+    settings = (
+        f'log_level = "error"\nprofile = "passthrough"\n[limits]\nready_steps_max = {2 * count}\n'
+    )
     settings += f"running_steps_per_engine_max = {2 * count}\n"
     async with rig(slots=2 * count, token_s=2.0, settings=settings) as proxy:
         before, tally = proxy.rss_mb(), Tally()

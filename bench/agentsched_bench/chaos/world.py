@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
+from aiohttp import web_app
+
 from agentsched.compose import journal_header
 from agentsched.config import Config
 from agentsched.kernel import JournalEntry, encode, encode_header
@@ -354,6 +356,8 @@ def run(seed: int, *, shape: Shape | None = None, weather: Weather = STORM) -> O
         runner.run(main())
         outcome.virtual_s = loop.time() - began
     assert world is not None
+    # The library remembers the handlers of every application that a process ever made.
+    web_app._cached_build_middleware.cache_clear()
     return _sum_up(world, outcome)
 
 

@@ -1,0 +1,48 @@
+"""What ledgers say of one tenant: its pins and its deadline."""
+
+from __future__ import annotations
+
+from agentsched.kernel.pins import PinLedger
+from agentsched.kernel.shares import ShareLedger
+from agentsched.model import (
+    SECOND,
+    ConversationId,
+    EngineId,
+    Instant,
+    Nanos,
+    Pin,
+    PinId,
+    Prefix,
+    PrefixId,
+    ProgramId,
+    TenantId,
+    TenantLimits,
+)
+
+A, B = TenantId("a"), TenantId("b")
+
+
+def test_pins_of_a_tenant_are_counted() -> None:
+    ledger = PinLedger(pins_per_engine_max=9, tokens_per_engine_max=100)
+    for name, tenant in (("1", A), ("2", A), ("3", B)):
+        pin = Pin(
+            pin=PinId(name),
+            program=ProgramId("p"),
+            conversation=ConversationId(f"c{name}"),
+            engine=EngineId("e"),
+            prefix=Prefix(prefix=PrefixId("x"), tokens=10),
+            expires_at=Instant(100),
+        )
+        ledger.hold(pin, tenant=tenant)
+    assert (ledger.of_tenant(A), ledger.of_tenant(B)) == (2, 1)
+    ledger.release(PinId("1"))
+    assert (ledger.of_tenant(A), ledger.of_tenant(B)) == (1, 1)
+
+
+def test_a_program_that_names_no_deadline_gets_its_tenants() -> None:
+    ledger = ShareLedger(tenants_max=9)
+    limits = TenantLimits(deadline_ns=Nanos(3 * SECOND))
+    ledger.configure(A, weight=1.0, limits=limits, now=Instant(0))
+    now = Instant(5 * SECOND)
+    assert ledger.deadline(A, now=now) == 8 * SECOND
+    assert ledger.deadline(B, now=now) is None
