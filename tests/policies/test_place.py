@@ -35,9 +35,27 @@ class TestLeastLoaded:
 
 
 class TestSessionAffinity:
+    def test_a_fast_engine_gets_more(self, floor: Floors) -> None:
+        def placed(speed: bool) -> list[str]:
+            f = floor(engines=2, place=place("session-affinity", speed=speed))
+            # Four times as fast as the other one.
+            for name, seconds in (("e1", 0.8), ("e2", 0.2)):
+                now = f.now
+                assert f.ask(name, name, 2_000) == {name: name}
+                f.start(name, at=now + seconds)
+            for name in ("e1", "e2"):
+                f.answer(name, prompt=2_000, is_last=True)
+            return [f.ask(f"s{n}", f"p{n}")[f"s{n}"] for n in range(5)]
+
+        assert placed(speed=False) == ["e1", "e2", "e1", "e2", "e1"]
+        assert placed(speed=True) == ["e2", "e2", "e2", "e1", "e2"]
+
+    @pytest.mark.parametrize("speed", [False, True])
     @pytest.mark.parametrize("seed", range(5))
-    def test_the_best_is_the_one_of_the_greatest_score(self, floor: Floors, seed: int) -> None:
-        f, rng = floor(engines=4, place=place("session-affinity")), Random(seed)
+    def test_the_best_is_the_one_of_the_greatest_score(
+        self, floor: Floors, seed: int, speed: bool
+    ) -> None:
+        f, rng = floor(engines=4, place=place("session-affinity", speed=speed)), Random(seed)
         for number in range(60):
             program = f"p{rng.randrange(12)}"
             f.ask(f"s{number}", program, branch=rng.choice(("", "/child")), at=float(number))

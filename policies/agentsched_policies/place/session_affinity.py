@@ -10,9 +10,20 @@ from collections.abc import Sequence
 from agentsched.model import EngineId, Event, Instant
 from agentsched.policy import EngineView, StepView, World
 
+#: Prices that differ from the fleet's mean by less than this share of it are taken to be alike.
+_ALIKE = 0.5
+
 
 class SessionAffinity:
-    """Own engine first, then one where the program already is, then the least loaded."""
+    """Own engine first, then one where the program already is, then the least loaded.
+
+    `speed`: whether what runs on an engine counts by how long its tokens take there, so that a new
+    program goes where it will be done first and not where the fewest steps run. Prices are learnt;
+    those within a half of the fleet's mean count as alike, since they follow the load as well.
+    """
+
+    def __init__(self, *, speed: bool = False) -> None:
+        self._speed = speed
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Nothing to learn."""
@@ -22,7 +33,7 @@ class SessionAffinity:
         if conversation.engine == engine.engine:
             return 3.0
         # Below 1, and less the more runs there.
-        room = 1.0 / (1.0 + engine.running_steps)
+        room = 1.0 / (1.0 + self._load(engine, self._price(world)))
         return room + (1.0 if self._is_home(step, engine.engine, world) else 0.0)
 
     def best(
@@ -39,7 +50,23 @@ class SessionAffinity:
         if len(conversations) > 1:
             homes = {c.engine for c in conversations.values() if c.is_resident}
             near = [engine for engine in engines if engine.engine in homes]
-        return min(near or engines, key=lambda engine: (engine.running_steps, engine.engine))
+        usual = self._price(world)
+        return min(near or engines, key=lambda e: (self._load(e, usual), e.engine))
+
+    def _price(self, world: World) -> float:
+        """What a token costs in the fleet, in the mean; 0 where that does not matter."""
+        if not self._speed:
+            return 0.0
+        prices = [engine.prefill_ns for engine in world.engines.values() if engine.is_up]
+        return sum(prices) / max(1, len(prices))
+
+    def _load(self, engine: EngineView, usual: float) -> float:
+        """The steps that run there and the one to come, in those of an engine of usual speed."""
+        steps = 1.0 + engine.running_steps
+        if not usual:
+            return steps
+        ratio = engine.prefill_ns / usual
+        return steps * ratio if abs(ratio - 1.0) > _ALIKE else steps
 
     def _is_home(self, step: StepView, engine: EngineId, world: World) -> bool:
         """Whether a sibling conversation lives there: siblings share their first tokens."""
