@@ -128,7 +128,7 @@ class OtlpThread:
         # A try that waits to be made again is given up; one under way ends by its own timeout.
         await asyncio.to_thread(self._exporter.shutdown)
         self._queue.dropped += len(self._queue)
-        log.warning("the last %d spans did not go out in time", len(self._queue))
+        log.warning("the export did not end in time; %d spans still waited", len(self._queue))
         return False
 
     def _run(self) -> None:
