@@ -29,6 +29,8 @@ class Ends:
     counts: Counter[str] = field(default_factory=Counter)
     log: list[tuple[str, str, float]] = field(default_factory=list)
     longest_s: float = 0.0
+    #: What became of reports of tools, by status.
+    reports: Counter[str] = field(default_factory=Counter)
 
     def note(self, call: str, end: str, *, took_s: float) -> None:
         self.counts[end] += 1
@@ -164,13 +166,16 @@ class Agent:
             report = {"event": verb, "program": self.name, "tool": "bash", "call_id": f"c{turn}"}
             body = json.dumps(report).encode()
             head = "POST /agentsched/v1/tools HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+            head += "authorization: Bearer key\r\n"
+            head += f"x-agentsched-tenant: {self._headers['x-agentsched-tenant']}\r\n"
             head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             with contextlib.suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(5.0):
                     reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
                     try:
                         writer.write(head.encode() + body)
-                        await reader.readuntil(b"\r\n\r\n")
+                        said = await reader.readuntil(b"\r\n\r\n")
+                        self._ends.reports[said.split(b" ", 2)[1].decode()] += 1
                     finally:
                         writer.transport.abort()
 

@@ -243,7 +243,7 @@ class End(asyncio.Transport):
 
 def join(wire: Wire, client: Any, server: Any, *, address: tuple[str, int]) -> End:
     """Two protocols, connected; the client's end."""
-    mine = ("10.0.0.1", 40_000 + wire.number)
+    mine = ("127.0.0.1", 40_000 + wire.number)
     near = End(wire, client, extra={"peername": address, "sockname": mine})
     far = End(wire, server, extra={"peername": mine, "sockname": address})
     near.peer, far.peer = far, near
