@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from agentsched import config, config_access, config_telemetry
+from agentsched import config, config_access, config_telemetry, config_trust
 from agentsched.model import Limits
 
 ROOT: Final = Path(__file__).parent.parent
@@ -64,6 +64,9 @@ _TABLES: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("[[auth.keys]]", config_access.KeyConfig),
     ("[auth.oidc]", config_access.OidcConfig),
     ("[tls]", config_access.TlsConfig),
+    ("[breaker]", config_trust.BreakerConfig),
+    ("[retries]", config_trust.RetriesConfig),
+    ("[idempotency]", config_trust.IdempotencyConfig),
     ("[telemetry]", config_telemetry.TelemetryConfig),
     ("[policies.POINT]", config.PolicyChoice),
     ("[tenants.NAME]", config.TenantConfig),
@@ -97,7 +100,7 @@ def _default(name: str, field: FieldInfo) -> str:
     limit = config.LIMIT_NAMES.get(name, name)
     if value is None and field.annotation != (SecretStr | None) and limit in Limits.__slots__:
         value = getattr(Limits(), limit)
-        return f"`{_span(value)}`" if limit.endswith("_ns_max") else f"`{value}`"
+        return f"`{_span(value)}`" if limit.endswith(("_ns", "_ns_max")) else f"`{value}`"
     if value is None or value in ("", (), {}):
         return ""
     if isinstance(value, bool):

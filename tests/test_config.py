@@ -191,7 +191,10 @@ def test_the_sample_shows_every_key() -> None:
             assert name in text, f"{part.__name__}.{name} is not in the sample"
 
 
-_PARTS = ("http", "upstream", "identity", "limits", "auth", "tls", "telemetry")
+_PARTS = (
+    *("http", "upstream", "breaker", "retries", "idempotency", "identity", "limits"),
+    *("auth", "tls", "telemetry"),
+)
 
 
 class TestKeepAlive:
