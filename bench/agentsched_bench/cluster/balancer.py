@@ -28,6 +28,7 @@ http {{
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
   client_max_body_size 64m;
+  client_body_buffer_size 1m;
   upstream replicas {{
 {balance}{servers}
     keepalive 64;
@@ -87,6 +88,7 @@ def make_nginx(servers: list[str], *, folder: Path, balance: Balance = "round-ro
     program = find_nginx()
     if program is None:
         raise AgentschedError("no nginx is installed")
+    folder.chmod(0o755)  # its workers are another user, and may have to write there
     port = free_port()
     file = folder / "nginx.conf"
     file.write_text(configuration(servers, folder=folder, port=port, balance=balance))
