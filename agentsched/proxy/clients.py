@@ -18,18 +18,20 @@ class Client:
     """A kind of client. `silence` is None where it waits for a status without end.
 
     `takes_early_responses`: it does not mind a Responses event before `response.created`, which
-    OpenAI's own helper refuses.
+    OpenAI's own helper refuses. `resends_after_end`: it notices a stream that ends too early and
+    asks again, whereas an error event in the middle of a text ends its run.
     """
 
     name: ClientName
     silence: Nanos | None = None
     takes_early_responses: bool = False
+    resends_after_end: bool = False
 
 
 _CLAUDE_CODE: Final = Client(name="claude-code", silence=Nanos(300 * SECOND))
 _CODEX: Final = Client(name="codex", takes_early_responses=True)
 _OPENCODE: Final = Client(name="opencode", silence=Nanos(300 * SECOND))
-_QWEN: Final = Client(name="qwen", silence=Nanos(120 * SECOND))
+_QWEN: Final = Client(name="qwen", silence=Nanos(120 * SECOND), resends_after_end=True)
 _CLINE: Final = Client(name="cline", silence=Nanos(300 * SECOND))
 _OPENHANDS: Final = Client(name="openhands", silence=Nanos(300 * SECOND))
 _OTHER: Final = Client(name="other")

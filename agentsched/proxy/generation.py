@@ -40,6 +40,7 @@ from agentsched.proxy.access.redact import redact
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.answers import read_answer
 from agentsched.proxy.call_ids import CallIdMarker
+from agentsched.proxy.clients import client_of
 from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
 from agentsched.proxy.engine_answer import is_broken, is_event_stream, read_whole
 from agentsched.proxy.errors import stream_error
@@ -379,6 +380,9 @@ class Generation:
 
     async def _close_with_error(self, no: refusal.Refusal) -> web.StreamResponse:
         assert self._response is not None
+        if self._is_committed and client_of(self._received.headers).resends_after_end:
+            await self._response.write_eof()
+            return self._response
         last = stream_error(
             self._parsed.dialect,
             status=no.status,

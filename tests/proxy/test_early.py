@@ -169,9 +169,11 @@ async def test_another_engine_takes_over(start: Any, upstream: Upstream, second:
         assert [e.is_retryable for e in proxy.turns.events(StepFailed)] == [True]
 
 
+@pytest.mark.slow
 async def test_a_late_no_is_an_event(start: Any, upstream: Upstream) -> None:
     gate = upstream.script = Gate()
-    async with start(upstream.url, limits=ONE | {"max_wait": "150ms"}) as proxy:
+    # Long enough for the streams to be open by then on a machine that does much else.
+    async with start(upstream.url, limits=ONE | {"max_wait": "2s"}) as proxy:
         first = asyncio.create_task(proxy.chat("first"))
         await upstream.exchange()
         paths = ["/v1/chat/completions", "/v1/responses", "/v1/messages"]

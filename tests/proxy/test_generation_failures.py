@@ -249,6 +249,17 @@ class TestFailingEngines:
                 async for _ in stream:
                     pass
 
+    async def test_qwen_code_is_left_to_notice_a_broken_stream_by_itself(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.stream(chunk("hel"))
+
+        upstream.script = script
+        qwen = {"user-agent": "QwenCode/0.24.4 (linux; x64)"}
+        assert (await proxy.chat(stream=True, headers=qwen)).content == chunk("hel")
+        assert b'"error"' in (await proxy.chat(stream=True)).content
+
     async def test_what_breaks_after_the_end_harms_nobody(
         self, proxy: Any, upstream: Upstream
     ) -> None:

@@ -20,6 +20,7 @@ class Agent:
 
     `shell` makes a call that runs a command. `last_word` makes the answer that ends a task with a
     text. `prompt_is` says which user message holds the task: Codex sends its surroundings first.
+    `continues_cut`: of a text whose connection broke it asks for the rest.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Agent:
     prompt_is: Literal["first", "last"] = "first"
     streams: bool = True
     sends_ids: bool = True
+    continues_cut: bool = False
     is_installed: Callable[[Installed], bool] = lambda _: True
 
     def script(self, task: str, commands: Sequence[str], *, last_word: str) -> tuple[Script, ...]:
@@ -114,6 +116,7 @@ AGENTS: Final = (
         shell=qwen_shell,
         last_word=say,
         sends_ids=False,
+        continues_cut=True,
     ),
     Agent(
         name="openhands",
