@@ -488,14 +488,11 @@ class Host(RuleBasedStateMachine):
                 assert self.now < command.expires_at <= self.now + self.limits.pin_ttl_ns_max
                 self.pins[command.pin] = command
             case Unpin(pin=pin, engine=engine):
-                if pin in self.warm_ups:  # it makes way for real work
-                    assert self.warm_ups.pop(pin) == engine
-                else:
-                    assert self.pins.pop(pin).engine == engine
+                # A warm-up makes way for real work; a pin ends.
+                assert (self.warm_ups.pop(pin, None) or self.pins.pop(pin).engine) == engine
                 self.ended_pins.add(pin)
             case Prefetch():
-                assert command.pin not in self.pins.keys() | self.ended_pins
-                assert command.pin not in self.warm_ups
+                assert command.pin not in self.pins.keys() | self.warm_ups.keys() | self.ended_pins
                 self.warm_ups[command.pin] = command.engine
             case Cancel(step=step):
                 assert command.reason is CancelReason.YIELDED
