@@ -316,9 +316,11 @@ class World:
         head = b"POST /agentsched/v1/policies HTTP/1.1\r\nhost: 127.0.0.1\r\n"
         head += b"authorization: Bearer key\r\n"
         head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
-        writer.write(head + body)
-        await asyncio.sleep(2.0)
-        writer.transport.abort()
+        try:
+            writer.write(head + body)
+            await asyncio.sleep(2.0)
+        finally:
+            writer.transport.abort()
 
     def _leaks(self) -> None:
         here = asyncio.current_task()
