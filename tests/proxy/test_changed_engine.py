@@ -11,8 +11,13 @@ from agentsched_adapters.vllm import VllmEngine
 E0 = EngineId("e0")
 
 
-async def test_a_detected_engine_is_detected_anew_when_it_returns(start: Any, upstream: Any) -> None:
-    pages = {"/metrics": b"# x\nvllm:num_requests_running 0\n", "/version": b'{"version": "0.32.0"}'}
+async def test_a_detected_engine_is_detected_anew_when_it_returns(
+    start: Any, upstream: Any
+) -> None:
+    pages = {
+        "/metrics": b"# x\nvllm:num_requests_running 0\n",
+        "/version": b'{"version": "0.32.0"}',
+    }
     engines = [{"url": upstream.url, "id": "e0", "kind": "auto"}]
     async with start(engines=engines) as proxy:
         fleet = proxy.gateway.fleet
