@@ -89,7 +89,8 @@ class EngineConfig(Part):
     )
     kind: Literal["auto", "vllm", "sglang", "openai"] = Field(
         default="auto",
-        description="what it is: `vllm`, `sglang`, any other server with OpenAI's API, or look and see",
+        description="what it is: `vllm`, `sglang`, any other with OpenAI's API (`openai`), or"
+        " look and see",
     )
     api_key: SecretStr | None = Field(
         default=None, description="sent to the engine in place of the client's keys"

@@ -8,26 +8,26 @@ import pytest
 
 STABLE = {
     "agentsched": """
-        AgentschedError Program __version__ agent_step anthropic async_anthropic async_httpx_hooks
-        async_openai carry configure current_headers current_program current_step
-        declared_workflow httpx_hooks openai program tool_call with_headers
+        AgentschedError Program __version__ agent_step anthropic async_anthropic
+        async_httpx_hooks async_openai carry configure current_headers current_program
+        current_step declared_workflow httpx_hooks openai program tool_call with_headers
     """,
     "agentsched.model": """
-        AgentschedError CallId Cancel CancelReason Capabilities Choice Command ConfigError ConversationId
-        ContinuedElsewhere Dispatch EngineDrained EngineError EngineId EngineLoad EngineLost EngineRefused
-        EngineReported EngineTimeout EngineUnreachable Event HintAnswered HintOutcome Instant
-        Limits Lineage MILLISECOND MINUTE Nanos PeerReported Pin PinId PolicyError Prefetch Prefix PrefixId
-        ProgramClosed ProgramId ProgramOpened Reconfigured Reject RejectReason SECOND ServedElsewhere StepArrived
-        StepCancelled StepClass StepFailed StepFinished StepId StepStarted StepState
-        TenantConfigured TenantId TenantLimits TimerFired ToolCall ToolFinished ToolName ToolStarted Unpin
-        UnpinReason Usage WireError WorkflowDeclared after between in_seconds parse_span seconds
+        AgentschedError CallId Cancel CancelReason Capabilities Choice Command ConfigError
+        ConversationId ContinuedElsewhere Dispatch EngineDrained EngineError EngineId EngineLoad
+        EngineLost EngineRefused EngineReported EngineTimeout EngineUnreachable Event
+        HintAnswered HintOutcome Instant Limits Lineage MILLISECOND MINUTE Nanos PeerReported
+        Pin PinId PolicyError Prefetch Prefix PrefixId ProgramClosed ProgramId ProgramOpened
+        Reconfigured Reject RejectReason SECOND ServedElsewhere StepArrived StepCancelled
+        StepClass StepFailed StepFinished StepId StepStarted StepState TenantConfigured TenantId
+        TenantLimits TimerFired ToolCall ToolFinished ToolName ToolStarted Unpin UnpinReason
+        Usage WireError WorkflowDeclared after between in_seconds parse_span seconds
     """,
     "agentsched.policy": """
         Admission AdmitPolicy Admitted Choice ConversationView EngineView GraphView Held
-        OrderPolicy PauseView PinPolicy PlacePolicy Policy PolicySet PrefetchPolicy Prices Profile
-        ProgramView Retention ReturnView SharePolicy SortKey StepView TenantView TurnedAway World available
-        available_profiles load
-        load_profile
+        OrderPolicy PauseView PinPolicy PlacePolicy Policy PolicySet PrefetchPolicy Prices
+        Profile ProgramView Retention ReturnView SharePolicy SortKey StepView TenantView
+        TurnedAway World available available_profiles load load_profile
     """,
 }
 

@@ -150,7 +150,7 @@ class Connection:
 
     async def _read(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
-            payload = message.payload
+            payload: object = message.payload
             self.counts["heard"] += 1
             if not isinstance(payload, bytes):
                 self.counts["foreign"] += 1
@@ -194,7 +194,7 @@ class Connection:
 
 
 def _properties(letter: Letter) -> Properties:
-    properties = Properties(PacketTypes.PUBLISH)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ContentType = letter.content_type
     properties.UserProperty = ("agentsched-schema", "1")
     if letter.expiry_s is not None:

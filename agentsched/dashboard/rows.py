@@ -9,7 +9,7 @@ from agentsched.dashboard.shapes import EngineRow, ProgramRow, ProgramState, Ten
 from agentsched.kernel import Scheduler
 from agentsched.kernel.holdings import pin_of, pins_on
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
-from agentsched.model import EngineId, Instant, StepState
+from agentsched.model import EngineId, Instant, StepId, StepState
 
 
 class MemberView(Protocol):
@@ -144,7 +144,7 @@ def tenant_rows(scheduler: Scheduler, *, now: Instant, rows_max: int) -> tuple[T
     return tuple(rows)
 
 
-def by_program(steps: Mapping[str, StepRecord]) -> dict[str, list[StepRecord]]:
+def by_program(steps: Mapping[StepId, StepRecord]) -> dict[str, list[StepRecord]]:
     """Live steps of each program."""
     found: dict[str, list[StepRecord]] = {}
     for step in steps.values():

@@ -50,7 +50,9 @@ class Filler:
         books = self._books
         self._is_easing = any(is_easing(e, books.limits, now=now) for e in books.engines.values())
         commands = self._fill(now=now)
-        return commands + make_way(self._books, self._wanted, now=now) if self._wanted else commands
+        if self._wanted:
+            commands += make_way(self._books, self._wanted, now=now)
+        return commands
 
     def _fill(self, *, now: Instant) -> list[Command]:
         self._ask_again = None
@@ -76,7 +78,9 @@ class Filler:
             if step.state is not StepState.WAITING:
                 continue  # it became due meanwhile
             dispatched = self._try(step, blocked, now=now)
-            if step.state is StepState.WAITING and step.step_class is not StepClass.BATCH:
+            # It may have been sent meanwhile, which the type checker cannot know.
+            is_held = step.step in self._books.ready
+            if is_held and step.step_class is not StepClass.BATCH:
                 self._wanted |= blocked
             commands += dispatched
             if dispatched:

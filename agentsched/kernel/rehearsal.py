@@ -60,7 +60,8 @@ def rehearse(scheduler: Scheduler, event: StepArrived, *, now: Instant) -> Plan:
     twin = _twin(scheduler, event)
     engines = tuple(_outlooks(twin._books, event))
     commands = twin.handle(event, now=now)
-    verdict = next((c for c in commands if _is_about(c, event.step)), None)
+    verdicts = [c for c in commands if isinstance(c, Dispatch | Reject)]
+    verdict = next((c for c in verdicts if c.step == event.step), None)
     if verdict is not None:
         return Plan(verdict=verdict, engines=engines, commands=commands)
     books = twin._books

@@ -12,8 +12,8 @@ import typer
 
 from agentsched.config import load_config
 from agentsched.model import ConfigError
-from agentsched.telemetry.logs import set_up_logging
 from agentsched.proxy.access.redact import redact_logs
+from agentsched.telemetry.logs import set_up_logging
 
 
 def serve(

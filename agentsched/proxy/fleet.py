@@ -204,8 +204,8 @@ class Fleet:
         for watcher in watchers:
             watcher.cancel()
         closing = list(self._closing)
-        for closer in closing:
-            closer.cancel()
+        for task in closing:
+            task.cancel()
         await asyncio.gather(*watchers, *closing, return_exceptions=True)
         for member in self._members.values():
             if member.engine is not None:

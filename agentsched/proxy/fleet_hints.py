@@ -42,7 +42,9 @@ class FleetHints(Mapping[EngineId, HintSink]):
         member = self._fleet.members[engine] if self._fleet is not None else None
         adapter = member.engine if member is not None else None
         has_hints = getattr(adapter, "hint", None) is not None
-        own = _OnOwnClock(cast("HintSink", adapter), self._clock) if has_hints else self._none
+        own: HintSink = (
+            _OnOwnClock(cast("HintSink", adapter), self._clock) if has_hints else self._none
+        )
         if adapter is None or self._source is None:
             return own
         warming: HintSink = WarmHints(adapter, self._source)

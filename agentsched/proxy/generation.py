@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -21,6 +22,7 @@ from agentsched.model import (
     EngineId,
     EngineUnreachable,
     Instant,
+    Nanos,
     Reject,
     StepCancelled,
     StepFailed,
@@ -318,7 +320,8 @@ class Generation:
         headers = self._gateway.notes.sign(self._step, headers)
         body = self._call_ids.request(forward_body(self._parsed, fields=fields))
         target = self._received.target
-        idle = self._gateway.config.upstream.idle_timeouts.get(self._parsed.dialect.value)
+        idles: Mapping[str, Nanos] = self._gateway.config.upstream.idle_timeouts  # type: ignore[assignment]  # keys are words
+        idle = idles.get(self._parsed.dialect.value)
         self._sent = EngineRequest(
             method="POST",
             target=target,

@@ -92,7 +92,7 @@ class Program:
         self.ancestors: frozenset[str] = frozenset()
         if outer is not None:
             self.ancestors = (outer.ancestors | {outer.id}) - {self.id}
-        self.tenant = tenant or (outer.tenant if outer is not None else None)
+        self.tenant: str | None = tenant or (outer.tenant if outer is not None else None)
         self.agent = agent
         #: The header with the key that its LLM calls carried: reports come from the same tenant.
         self.credential: tuple[str, str] | None = outer.credential if outer is not None else None

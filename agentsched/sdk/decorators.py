@@ -48,6 +48,7 @@ class _ProgramHeld(_Held):
     __slots__ = ()
 
     def end(self, error: BaseException | None) -> None:
+        assert isinstance(self._value, Program)
         self._value.close()
 
 

@@ -49,7 +49,7 @@ def wrap(target: Any, opens: Open) -> Any:
         call = inspect.getattr_static(target, "__call__", None)
         if not inspect.isfunction(call):
             raise TypeError(f"{target.__name__} has no __call__ to be a step or a tool")
-        target.__call__ = wrap(call, opens)  # type: ignore[operator]
+        setattr(target, "__call__", wrap(call, opens))  # noqa: B010  # a method of any class
         return target
     if not callable(target):
         raise TypeError(f"not a function: {target!r}")

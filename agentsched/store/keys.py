@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Row, insert, or_, select, update
 
@@ -110,6 +111,6 @@ def _values(key: StoredKey) -> dict[str, object]:
 
 
 def _key(row: Row[tuple[object, ...]]) -> StoredKey:
-    values = dict(row._mapping)
-    values["scopes"] = tuple(values["scopes"])  # type: ignore[arg-type]  # JSON
-    return StoredKey(**values)  # type: ignore[arg-type]  # the table's own columns
+    values: dict[str, Any] = dict(row._mapping)
+    values["scopes"] = tuple(values["scopes"])  # JSON has lists only
+    return StoredKey(**values)  # the table's own columns

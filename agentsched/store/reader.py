@@ -80,8 +80,9 @@ async def span(database: Database, stream: str) -> tuple[int, int] | None:
     """The first and the last number of a stream's journal; None: it is empty."""
     async with database.reading() as connection:
         asked = select(func.min(JournalRow.seq), func.max(JournalRow.seq))
-        first, last = (await connection.execute(asked.where(JournalRow.stream == stream))).one()
-    return None if first is None else (first, last)
+        row = (await connection.execute(asked.where(JournalRow.stream == stream))).one()
+    found: tuple[int | None, int | None] = (row[0], row[1])
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 
 async def read_lines(

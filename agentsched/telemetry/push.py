@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentsched.model import Nanos, in_seconds
 from agentsched.version import __version__
@@ -148,7 +148,7 @@ def _attributes(labels: Mapping[str, str]) -> dict[str, str]:
     return {_LABELS.get(name, name): value for name, value in labels.items()}
 
 
-def _histogram_points(samples: Iterable[Sample], *, began_ns: int, now_ns: int) -> list[object]:
+def _histogram_points(samples: Iterable[Sample], *, began_ns: int, now_ns: int) -> list[Any]:
     from opentelemetry.sdk.metrics.export import HistogramDataPoint
 
     buckets: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = defaultdict(list)

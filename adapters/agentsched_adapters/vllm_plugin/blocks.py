@@ -110,8 +110,8 @@ class BlockPins:
         #: Conversations with a request in the engine: their pins do not expire meanwhile.
         self._awaited: Callable[[str], bool] = lambda conversation: False
         self._failed: Callable[[str], None] = lambda what: None
-        self._free_now = self._pool.get_num_free_blocks
-        self._new_now = self._pool.get_new_blocks
+        self._free_now: Callable[[], int] = self._pool.get_num_free_blocks
+        self._new_now: Callable[[int], list[Block]] = self._pool.get_new_blocks
         self._promise = 0
         self._original: Callable[..., Any] | None = None
         self.granted_total = 0

@@ -28,6 +28,7 @@ from agentsched_adapters.vllm_plugin import LOGGER
 from agentsched_adapters.vllm_plugin.blocks import BlockPins, Keeper
 from agentsched_adapters.vllm_plugin.caller import Caller, caller_of
 from agentsched_adapters.vllm_plugin.core import Core
+from agentsched_adapters.vllm_plugin.ledger import HeldPin
 from agentsched_adapters.vllm_plugin.queue import ProgramQueue
 from agentsched_adapters.vllm_plugin.settings import PluginSettings
 
@@ -254,7 +255,7 @@ class EngineHost:
                 self.refine(keeper, ttl=between(self.now(), command.expires_at))
             elif isinstance(command, Unpin) and command.reason not in _ENDS_BY_ITSELF:
                 name = command.pin
-                self.pins.release_where(lambda pin, name=name: pin.pin == name, command.reason)
+                self.pins.release_where(_named(name), command.reason)
 
     def _keep(self, live: _Live, pin: Pin | None) -> None:
         """Pin what a whole answer leaves behind, until somebody says more about it."""
@@ -276,6 +277,10 @@ class EngineHost:
             is_grace=pin is None,
         )
         self.pins.hold_request(keeper, live.request.request_id, ttl=ttl, now=now)
+
+
+def _named(name: str) -> Callable[[HeldPin], bool]:
+    return lambda pin: pin.pin == name
 
 
 def _pin_for(conversation: str, commands: Sequence[Command]) -> Pin | None:

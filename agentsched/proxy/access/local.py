@@ -22,7 +22,7 @@ def is_local(request: web.Request) -> bool:
     return is_own_page(request) and is_loopback(request.remote) and is_loopback(_host(request.host))
 
 
-def is_own_page(request: web.Request) -> bool:
+def is_own_page(request: web.BaseRequest) -> bool:
     """Whether no browser sent this, or one that shows a page of ours."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         return False

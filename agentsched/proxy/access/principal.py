@@ -62,4 +62,5 @@ PRINCIPAL: Final = web.RequestKey("agentsched.principal", Principal)
 
 def principal_of(request: web.BaseRequest) -> Principal:
     """Who sent this request."""
-    return request.get(PRINCIPAL, ANYBODY)
+    found: Principal = request.get(PRINCIPAL, ANYBODY)
+    return found

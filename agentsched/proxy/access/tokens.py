@@ -113,7 +113,7 @@ class TokenVerifier:
         said = _inside(claims, self.config.scopes_claim)
         words = said.split() if isinstance(said, str) else said if isinstance(said, list) else []
         mapped = self.config.scopes
-        granted = [mapped[w] for w in words if isinstance(w, str) and w in mapped]
+        granted: list[str] = [mapped[w] for w in words if isinstance(w, str) and w in mapped]
         name = str(claims.get("sub", ""))[:64]
         return Principal(
             name=f"token of {name!r}",

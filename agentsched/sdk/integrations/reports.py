@@ -40,7 +40,9 @@ class OpenCalls:
             return
         began, program, tool, call_id = known
         took = round(time.monotonic() - began, 6)
-        more: dict[str, object] = {"took_s": took} | ({"is_error": True} if is_error else {})
+        more: dict[str, object] = {"took_s": took}
+        if is_error:
+            more["is_error"] = True
         _tell("finished", program, tool, call_id, **more)
 
 

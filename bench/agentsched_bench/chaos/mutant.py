@@ -110,7 +110,7 @@ def sites(source: str) -> list[str]:
 
 def changed(source: str, number: int) -> ast.AST:
     """The module with one of the changes made."""
-    tree = _Changer(number).visit(ast.parse(source))
+    tree: ast.AST = _Changer(number).visit(ast.parse(source))
     return ast.fix_missing_locations(tree)
 
 

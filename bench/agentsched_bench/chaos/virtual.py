@@ -125,7 +125,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         listener = self.listeners[key] = Listener(self, protocol_factory, *key)
         return listener
 
-    async def create_connection(  # type: ignore[override]
+    async def create_connection(
         self, protocol_factory: Callable[[], Any], host: Any = None, port: Any = None, **_: Any
     ) -> tuple[Any, Any]:
         """Raises `ConnectionRefusedError` where nothing listens; a lost one takes for ever."""
@@ -164,7 +164,7 @@ def seeded_ids(seed: int) -> Iterator[None]:
     random = Random(seed)
     real = (secrets.token_hex, secrets.randbits)
     secrets.token_hex = lambda nbytes=None: random.randbytes(nbytes or 32).hex()
-    secrets.randbits = random.getrandbits
+    secrets.randbits = lambda k: random.getrandbits(k)
     try:
         yield
     finally:

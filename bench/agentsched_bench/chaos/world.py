@@ -27,6 +27,7 @@ from agentsched.config import Config
 from agentsched.kernel import JournalEntry, encode, encode_header
 from agentsched.model import (
     EngineId,
+    Nanos,
     PeerReported,
     ServedElsewhere,
     StepArrived,
@@ -175,7 +176,7 @@ def deadline_s(config: Config) -> float:
     waits = limits.wait_ns_max + limits.engine_wait_ns_max
     total = http.body_timeout + (1 + limits.retries_max) * (attempt + waits)
     # A stream's pieces each come within the idle timeout; whole answers take seconds here.
-    return in_seconds(total) + 16 * in_seconds(upstream.idle_timeout) + 40.0
+    return in_seconds(Nanos(total)) + 16 * in_seconds(upstream.idle_timeout) + 40.0
 
 
 class World:

@@ -139,7 +139,7 @@ class Load:
 
     async def _agent(self, number: int) -> None:
         options = self._options
-        http = httpx.AsyncClient(transport=_Counting(self.seen, self.now), timeout=HUNG_S)
+        http: Any = httpx.AsyncClient(transport=_Counting(self.seen, self.now), timeout=HUNG_S)
         client = openai.AsyncOpenAI(
             base_url=options.url + "/v1", api_key="none", http_client=http, timeout=HUNG_S
         )
@@ -227,9 +227,8 @@ class Load:
 
     async def _streamed(self, client: openai.AsyncOpenAI, call: Call, body: dict[str, Any]) -> str:
         options = {"include_usage": True}
-        raw = await client.chat.completions.with_raw_response.create(
-            **body, stream=True, stream_options=options
-        )
+        create: Any = client.chat.completions.with_raw_response.create
+        raw = await create(**body, stream=True, stream_options=options)
         self._note(call, raw.headers)
         parts: list[str] = []
         finish = None
@@ -250,7 +249,8 @@ class Load:
             raise
         if finish is None:
             call.cuts.append("silent")
-            raise openai.APIError("the stream ended early", httpx.Request("POST", "/"), body=None)
+            asked: Any = httpx.Request("POST", "/")
+            raise openai.APIError("the stream ended early", asked, body=None)
         return "".join(parts)
 
     def _note(self, call: Call, headers: Any) -> None:

@@ -166,8 +166,10 @@ def rescale(run: Run, *, speed: float) -> None:
         program.jct_s = None if program.jct_s is None else program.jct_s * speed
     for pin in run.pins:
         pin.from_s, pin.to_s = pin.from_s * speed, pin.to_s * speed
-    for moment in (*run.readings, *run.decisions):
-        moment.at_s *= speed
+    for reading in run.readings:
+        reading.at_s *= speed
+    for decision in run.decisions:
+        decision.at_s *= speed
 
 
 def _options(scenario: Scenario, *, load: Load | None = None, salt: str = "") -> live.ReplayOptions:

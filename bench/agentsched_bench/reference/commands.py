@@ -41,7 +41,8 @@ def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     loaded = command.load() if isinstance(command, Verb) else command
     yield name, loaded
     if _is_group(loaded):
-        for word, child in sorted(loaded.commands.items()):
+        group: Any = loaded
+        for word, child in sorted(group.commands.items()):
             yield from _walk(child, f"{name} {word}")
 
 

@@ -31,7 +31,7 @@ def write_png(result: CompareResult, path: Path) -> None:
     except ModuleNotFoundError as error:
         raise ConfigError("a picture needs matplotlib (pip install 'agentsched[viz]')") from error
     figure = Figure(figsize=(12, 7.2), dpi=140, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr]
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr,call-arg]
     kind = ", synthetic programs" if result.trace.is_synthetic else ""
     figure.suptitle(
         f"{result.name}: {result.trace.programs} programs, {result.trace.calls:,} calls, "

@@ -12,7 +12,7 @@ import msgspec
 
 from agentsched.kernel import JournalEntry, JournalError
 from agentsched.kernel.journal import decode, subjects
-from agentsched.model import AgentschedError, ConfigError
+from agentsched.model import AgentschedError, ConfigError, Pin, Prefetch, Unpin
 from agentsched_bench.compare import results as compared
 from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.inference import Ratio, paired_ratio
@@ -303,7 +303,7 @@ def _about(entries: Iterable[JournalEntry], program: str) -> list[JournalEntry]:
 
 
 def _pins(entry: JournalEntry) -> set[str]:
-    return {str(c.pin) for c in entry.commands if getattr(c, "pin", None) and hasattr(c, "engine")}
+    return {str(c.pin) for c in entry.commands if isinstance(c, Pin | Unpin | Prefetch)}
 
 
 def _comparison(

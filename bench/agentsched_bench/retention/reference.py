@@ -177,7 +177,7 @@ def make_reference(
     at = 0.0
     for number, plan in enumerate((*learnt, *judged)):
         agent = course.head_of(plan.main)[0] or "agent"
-        course.clients.start(plan, agent=agent, copy=str(number), at=seconds(at))
+        course.clients.start(plan, agent=agent, copy=str(number), at=Instant(seconds(at)))
         at += rng.expovariate(rate)
     reference = course.play()
     _measure(reference)

@@ -200,7 +200,7 @@ def simulate(
 
 
 def shape_for(
-    fleet: Fleet, *, tokens: float, time: float, gap_cap: float | None, steps: int | None
+    fleet: Fleet, *, tokens: float, time: float, gap_cap: float, steps: int | None
 ) -> ShapeOptions:
     """How recorded programs are made to fit a fleet: scales, and its smallest context."""
     return ShapeOptions(
@@ -301,9 +301,11 @@ def _faults(
         slowdowns=tuple(slowdown(text) for text in slowdowns or ()),
         restarts=tuple(restart(text) for text in restarts or ()),
     )
-    for fault in (*found.outages, *found.slowdowns):
-        if fault.engine >= engines:
-            raise ConfigError(f"no engine {fault.engine}: there are engines 0 to {engines - 1}")
+    named = [fault.engine for fault in found.outages]
+    named += [fault.engine for fault in found.slowdowns]
+    for engine in named:
+        if engine >= engines:
+            raise ConfigError(f"no engine {engine}: there are engines 0 to {engines - 1}")
     if chaos is None:
         return found
     try:

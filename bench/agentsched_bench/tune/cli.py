@@ -94,7 +94,7 @@ def tune(
         programs=programs,
         wait_ns_max=parse_span(max_wait),
     )
-    known = {
+    known: dict[str, object] = {
         "trace": row.sha256,
         "engines": engine or ["cpu-2core"],
         "block_size": block_size,

@@ -458,5 +458,5 @@ def sha256_of(path: Path) -> str:
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             whole.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
         return whole.hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
