@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from agentsched.model import (
+    Command,
     ContinuedElsewhere,
     ConversationId,
     Event,
     Instant,
     ProgramClosed,
     ProgramId,
+    Reject,
     StepArrived,
     StepCancelled,
     StepFailed,
@@ -78,6 +81,13 @@ class LivePrograms:
     def __getstate__(self) -> dict[str, object]:
         # An answer that is remembered is no knowledge.
         return {**vars(self), "_peak": None}
+
+    def decided(self, commands: Iterable[Command], *, now: Instant) -> None:
+        """Steps that were turned away are not under way; no event tells of them."""
+        for command in commands:
+            if isinstance(command, Reject):
+                self._peak = None
+                self._drop(command.step, now=now)
 
     def __contains__(self, program: ProgramId) -> bool:
         return program in self._live

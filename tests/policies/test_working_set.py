@@ -38,6 +38,7 @@ from agentsched.model import (
     seconds,
 )
 from agentsched.policy import Choice
+from agentsched_policies.live_programs import LivePrograms
 
 HEAD = Prefix(prefix=PrefixId("head"), tokens=1_000)
 
@@ -255,3 +256,29 @@ def test_least_remaining_work_goes_first() -> None:
 def test_parameters_that_make_no_sense(params: dict[str, object]) -> None:
     with pytest.raises(PolicyError):
         Desk(**params)
+
+
+def test_steps_that_were_turned_away_are_not_under_way() -> None:
+    live = LivePrograms()
+    first = arrived_at(live, "s1")
+    live.observe(
+        StepFinished(step=first, usage=Usage(prompt_tokens=1_000, output_tokens=10)),
+        now=Instant(2),
+    )
+    refused = arrived_at(live, "s2")
+    live.decided([Reject(step=refused, reason=RejectReason.WAIT_BOUND)], now=Instant(3))
+    later = Instant(3 + seconds(61))
+    assert live.peak_tokens(now=later) == 0  # silent, and nothing of it runs
+    assert not live._steps
+
+
+def arrived_at(live: LivePrograms, step: str) -> StepId:
+    event = StepArrived(
+        step=StepId(step),
+        program=ProgramId("p"),
+        conversation=ConversationId("p#0"),
+        tenant=TenantId("t"),
+        prompt_tokens=1_000,
+    )
+    live.observe(event, now=Instant(1))
+    return event.step

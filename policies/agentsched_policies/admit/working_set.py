@@ -23,10 +23,19 @@ Works on unmodified engines: what it lets go of is what the engine's own LRU evi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 
-from agentsched.model import ConversationId, Event, Instant, Nanos, StepClass, after, between
+from agentsched.model import (
+    Command,
+    ConversationId,
+    Event,
+    Instant,
+    Nanos,
+    StepClass,
+    after,
+    between,
+)
 from agentsched.policy import (
     Admission,
     Admitted,
@@ -83,6 +92,9 @@ class WorkingSet:
 
     def observe(self, event: Event, *, now: Instant) -> None:
         self._live.observe(event, now=now)
+
+    def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
+        self._live.decided(commands, now=now)
 
     def admit(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> Admission:
         capacity = engine.capabilities.kv_tokens
