@@ -51,6 +51,10 @@ class Peers:
         """Replicas that are heard, in the order in which they were met."""
         return tuple(self._peers)
 
+    def names_of(self, tenant: TenantId) -> tuple[str, ...]:
+        """Replicas that have said what they served to a tenant."""
+        return tuple(name for name, peer in self._peers.items() if tenant in peer.served)
+
     def engine(
         self, replica: str, engine: EngineId, said: EngineMessage, *, now: Instant
     ) -> Iterator[Event]:

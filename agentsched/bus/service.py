@@ -148,6 +148,8 @@ class Bus:
 
     def _met(self, replica: str, message: ReplicaMessage) -> None:
         self.counts["replica"] += 1
+        if message.state == "up":
+            self._told.clear()  # it has heard nothing yet: all is told again
         if message.state == "gone":
             log.info("replica %s is gone", replica)
             self.others.pop(replica, None)

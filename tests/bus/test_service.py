@@ -87,10 +87,13 @@ async def test_replicas_hear_what_others_hold_and_serve(broker: LocalMosquitto) 
     one, two = Replica("one", running=2, tokens=700), Replica("two")
     async with one.on(at(broker)), two.on(at(broker)):
         await two.until(lambda: two.latest("one") == 700)
+        assert two.bus is not None
+        async with asyncio.timeout(20):  # what one served before they met is heard, and not charged
+            while "one" not in two.bus.peers.names_of(T):  # noqa: ASYNC110  # nothing tells of it
+                await asyncio.sleep(0.01)
         one.tokens, one.served = 900, 50
         await two.until(lambda: two.latest("one") == 900 and two.charged() == 50)
         assert not one.charged()  # nobody hears an echo of what it served itself
-    assert two.bus is not None
     assert not two.bus.counts["malformed"]
 
 
