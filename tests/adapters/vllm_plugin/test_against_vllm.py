@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 #: What the machine needs besides; it is pure enough for another environment's Python.
 _HYPOTHESIS = ("hypothesis", "sortedcontainers", "_hypothesis_globals", "_hypothesis_ftz_detector")
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def run(python: Path, folder: Path, script: str, *arguments: str) -> list[str]:
@@ -28,7 +28,7 @@ def run(python: Path, folder: Path, script: str, *arguments: str) -> list[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=380,
+        timeout=880,
         check=False,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6_000:]
