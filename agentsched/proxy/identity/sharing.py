@@ -16,7 +16,7 @@ import xxhash
 
 from agentsched.model import Instant, ProgramId, TenantId
 from agentsched.proxy.identity.keeping import KeptIndex, KeptTurn, decode_turn, read_turn
-from agentsched.proxy.identity.match import Asked
+from agentsched.proxy.identity.match import Asked, Relation
 from agentsched.proxy.identity.records import Program, Turn, TurnState
 from agentsched.proxy.request import ParsedRequest
 
@@ -59,6 +59,9 @@ class SharedIndex(KeptIndex):
     ) -> bool:
         """Whether this request goes on from something that is not known here. Changes nothing.
 
+        What looks like a branch off a turn that went on already may be one whose last answer was
+        given elsewhere a moment ago: that word is waited for as well.
+
         Only exact means are asked: this stands before every request of a cluster.
         """
         if self._reader.read(request, headers) is not None:
@@ -79,7 +82,8 @@ class SharedIndex(KeptIndex):
             is_auxiliary=False,
             now=now,
         )
-        return self._matcher.find(asked, self._previous(book, request)) is None
+        match = self._matcher.find(asked, self._previous(book, request))
+        return match is None or match.relation is Relation.FORKS
 
     def learn(self, data: bytes, *, at: Instant, now: Instant, replica: str = "") -> Turn | None:
         """Take in a turn of another replica, as `encode_turn` wrote it; `at` is in our own time.
