@@ -48,7 +48,7 @@ async def replica(
         "store": {"url": store, "replica": name},
     }
     if broker is not None:
-        settings["bus"] = {"url": broker.url, "replica": name}
+        settings["bus"] = {"url": broker.url, "replica": name, "settle": "2s"}
     config = Config(**settings)
     async with (
         remembered(config) as memory,
