@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -68,6 +69,8 @@ class Database:
         self._statement_s = statement_s
         #: Of the file that connections are open to, where that is known.
         self._file_number: int | None = None
+        #: Of connections to SQLite, each on a thread of its own.
+        self._threads: list[threading.Thread] = []
         self._engine = self._connect_engine()
 
     @property
@@ -99,11 +102,22 @@ class Database:
             pool_size=1,
             max_overflow=4,
             pool_timeout=_CONNECT_S,
-            connect_args={"timeout": _BUSY_MS / 1_000},
+            connect_args={"timeout": _BUSY_MS / 1_000, "async_creator_fn": self._open_sqlite},
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
+
+    def _open_sqlite(self, *arguments: Any, **settings: Any) -> Any:
+        """A connection whose thread we know, so that `aclose` can wait for its end."""
+        import aiosqlite
+
+        connection = aiosqlite.connect(*arguments, **settings)
+        thread: threading.Thread = connection._thread  # no public name; SQLAlchemy reads it, too
+        thread.daemon = True
+        # A thread that has not begun is not alive, but will be at once.
+        self._threads = [known for known in self._threads if known.is_alive()] + [thread]
+        return connection
 
     @contextlib.asynccontextmanager
     async def writing(self, *, timeout_s: float = TRANSACTION_S) -> AsyncIterator[AsyncConnection]:
@@ -152,6 +166,12 @@ class Database:
         """Close all connections; the next use opens new ones."""
         with contextlib.suppress(Exception):  # they may be broken: closing is all that is left
             await asyncio.wait_for(self._engine.dispose(), _CONNECT_S)
+        # A connection that failed or was given up ends on its own thread, which tells the loop so:
+        # that loop must still be there.
+        threads, self._threads = self._threads, []
+        for thread in threads:
+            if thread.is_alive():
+                await asyncio.to_thread(thread.join, _CONNECT_S)
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,14 @@ async def test_a_damaged_file(tmp_path: Path) -> None:
 
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "does the folder exist" in await broken(f"sqlite:///{tmp_path}/no/x.db")
+
+
+async def test_no_thread_outlives_a_database_that_is_closed(tmp_path: Path) -> None:
+    # A thread that speaks to a loop that is gone fails, at a moment when nobody knows whose it was.
+    before = set(threading.enumerate())
+    await broken(f"sqlite:///{tmp_path}/no/x.db")
+    left = [thread for thread in set(threading.enumerate()) - before if "worker" in thread.name]
+    assert left == []
 
 
 async def test_a_file_that_may_not_be_written(tmp_path: Path) -> None:

@@ -163,7 +163,8 @@ def configured(folder: Path, url: str) -> Path:
 async def restart_under_load(folder: Path, url: str) -> None:
     config, log = configured(folder, url), folder / "log"
     agents = crowd()
-    async with started(log, "engine", "sim", "--port", "0", "--speed", "10") as engine:
+    # So slow that a turn takes several times as long as until its writing.
+    async with started(log, "engine", "sim", "--port", "0", "--speed", "3") as engine:
         options = ("--engine", f"e0={engine.url}", "--port", "0", "--config", str(config))
         async with started(log, "serve", *options) as proxy:
             await play(agents, proxy.url, turns=3)
