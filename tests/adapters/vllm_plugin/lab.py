@@ -6,10 +6,12 @@ The sampled tokens are made up, the clock is the test's, everything else is vLLM
 # mypy: disable-error-code="import-not-found"
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
 from collections import deque
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,30 @@ class Lab:
         from vllm.v1.request import RequestStatus
 
         self.scheduler.finish_requests(key, RequestStatus.FINISHED_ABORTED)
+
+    @contextlib.contextmanager
+    def refusals(self) -> Iterator[list[int]]:
+        """By how many blocks it would not have fitted, each time that a running request gets none.
+
+        Negative or zero: free blocks and pins together had enough.
+        """
+        manager, refused = self.scheduler.kv_cache_manager, list[int]()
+        allocate = manager.allocate_slots
+
+        def seen(request: Any, tokens: int, *args: Any, **kwargs: Any) -> Any:
+            given = allocate(request, tokens, *args, **kwargs)
+            if given is None and request.status.name == "RUNNING":
+                slots = min(request.num_computed_tokens + tokens, self.context_max)
+                held = sum(map(len, manager.get_blocks(request.request_id).blocks))
+                there = self.pool.get_num_free_blocks() + self.host.pins.reclaimable()
+                refused.append(-(-slots // BLOCK_SIZE) - held - there)
+            return given
+
+        manager.allocate_slots = seen
+        try:
+            yield refused
+        finally:
+            manager.allocate_slots = allocate
 
     def schedule(self) -> dict[str, int]:
         """Begin an engine step; what it runs, in tokens."""

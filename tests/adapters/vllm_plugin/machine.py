@@ -135,7 +135,8 @@ class PluginMachine(RuleBasedStateMachine):
         lab, scheduler = self.lab, self.lab.scheduler
         shrunk = lab.host.pins.shrunk_blocks_total
         before = {key: r.num_preemptions for key, r in scheduler.requests.items()}
-        scheduled = lab.schedule()
+        with lab.refusals() as refused:
+            scheduled = lab.schedule()
         preempted = any(r.num_preemptions > before[k] for k, r in scheduler.requests.items())
         SEEN["preempted"] += preempted
         SEEN["gave_way"] += lab.host.pins.shrunk_blocks_total > shrunk
@@ -143,8 +144,9 @@ class PluginMachine(RuleBasedStateMachine):
         SEEN["steps"] += 1
         SEEN["hits"] += sum(lab.cached.get(key, 0) > 0 for key in scheduled)
         if preempted:
-            # While pins had something to give, nobody had to make room by giving up.
-            assert lab.host.pins.reclaimable() == 0
+            # Whoever had to give up did so because all that pins hold would not have been enough.
+            assert refused
+            assert all(missing > 0 for missing in refused), refused
             return
         left = lab.step_tokens - sum(scheduled.values())
         if not scheduler.waiting or left <= 0 or len(scheduler.running) >= lab.running_max:
