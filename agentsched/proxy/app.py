@@ -37,6 +37,7 @@ from agentsched.proxy.plain import PlainRelay
 from agentsched.proxy.receive import check_length, request_id
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.resends import Resends
+from agentsched.proxy.resilience import ResilienceCollector
 from agentsched.proxy.sending import finish, hang_up, send
 from agentsched.proxy.steering import Steering
 from agentsched.proxy.tenants import apply_tenants
@@ -123,6 +124,13 @@ def build_gateway(
         warm_bodies=warm_bodies,
     )
     meters.registry.register(GateCollector(gateway.gate))
+    resilience = ResilienceCollector(
+        fleet=gateway.fleet,
+        retries=gateway.retries,
+        resends=gateway.resends,
+        shared=gateway.shared,
+    )
+    meters.registry.register(resilience)
     gateway.sharing = sharing_of(memory, index=gateway.index, host=host, config=config)
     if gateway.sharing is not None:
         meters.registry.register(gateway.sharing)

@@ -30,6 +30,10 @@ class Breaker:
         #: Until when no work goes to the engine; None while the breaker is closed.
         self.open_until: Instant | None = None
         self.opened_total = 0
+        #: Failures since the start; closing forgets none of them.
+        self.failures_total = 0
+        #: Times that it should have opened, and whoever opens it could not.
+        self.withheld_total = 0
         self._doublings = 0
         self._closed_at: Instant | None = None
 
@@ -42,6 +46,7 @@ class Breaker:
         """A request ended. One that says nothing about the engine is not recorded."""
         self._outcomes.append((now, failed))
         self.failures_in_a_row = self.failures_in_a_row + 1 if failed else 0
+        self.failures_total += failed
 
     def wants_to_open(self, *, now: Instant) -> bool:
         """Whether what was recorded is reason enough. Changes nothing but what is too old."""

@@ -53,6 +53,7 @@ from agentsched.proxy.identity import Evidence, Identity
 from agentsched.proxy.identity.cookie import TURN_STATE, takes_cookies
 from agentsched.proxy.receive import Received, receive, request_id
 from agentsched.proxy.request import Dialect, ParsedRequest
+from agentsched.proxy.resends import Sent
 from agentsched.proxy.salting import cache_salt
 from agentsched.proxy.sending import send
 from agentsched.proxy.splicing import forward_body
@@ -192,11 +193,19 @@ class Generation:
         )
         self._ticket = self._host.submit(arrived)  # 3. submit
         resends.begin(turn, self._step, self._give_way)
-        if old is not None and old.give_way is not None and self._is_certain_retry():
-            # Only now, so that the place on the engine that this frees goes to whoever is next.
-            old.give_way()
+        if old is not None:
+            self._replace(old)
         self._early = self._early_stream()
         return await self._carry_out(self._ticket)
+
+    def _replace(self, old: Sent) -> None:
+        """This step is a retry of an older one, which may still be alive."""
+        is_certain = old.give_way is not None and self._is_certain_retry()
+        outcome = "gave_way" if is_certain else "went_on" if old.give_way else "ended"
+        self._gateway.resends.retried[outcome] += 1
+        if is_certain and old.give_way is not None:
+            # Only now, so that the place on the engine that this frees goes to whoever is next.
+            old.give_way()
 
     def _is_certain_retry(self) -> bool:
         """Whether nobody can wait for the answer to the request that this one repeats.
@@ -256,7 +265,7 @@ class Generation:
             status in _NOT_ME
             and self._tries <= limits.retries_max
             and len(self._gateway.fleet.up()) > 1
-            and self._gateway.retries.has_token
+            and self._gateway.retries.would_grant()
         )
 
     async def _word(self, ticket: Ticket) -> Dispatch | Reject:

@@ -31,19 +31,25 @@ class RetryBudget:
         self.granted_total = 0
         self.refused_total = 0
 
+    @property
+    def tokens(self) -> float:
+        """What is in it."""
+        return self._tokens
+
     def request(self) -> None:
         """A request was sent to an engine for the first time."""
         self._tokens = min(float(self._config.burst), self._tokens + self._config.share)
 
-    @property
-    def has_token(self) -> bool:
-        """Whether a retry would be granted."""
-        return self._tokens >= 1.0
+    def would_grant(self) -> bool:
+        """Whether a retry that is wanted may be. Takes nothing; a no is counted."""
+        if self._tokens < 1.0:
+            self.refused_total += 1
+            return False
+        return True
 
     def take(self) -> bool:
         """Ask for a retry; whether it may be."""
-        if not self.has_token:
-            self.refused_total += 1
+        if not self.would_grant():
             return False
         self._tokens -= 1.0
         self.granted_total += 1
@@ -72,10 +78,14 @@ class Health:
         now = self._host.now()
         breaker = self._breaker(engine)
         breaker.record(failed=True, now=now)
-        if breaker.wants_to_open(now=now) and self._may_eject(engine):
+        if not breaker.wants_to_open(now=now):
+            return
+        if self._may_eject(engine):
             span = in_seconds(breaker.open(now=now))
             log.warning("engine %s is ejected for %g s: %s", engine, span, reason)
             self._host.feed(EngineDrained(engine=engine, is_draining=True))
+        else:
+            breaker.withheld_total += 1
 
     def probed(self, engine: EngineId) -> None:
         """A probe went well: an ejection whose time is over ends."""
@@ -114,6 +124,10 @@ class Health:
             "failures_in_a_row": breaker.failures_in_a_row,
             "ejections": breaker.opened_total,
         }
+
+    def told(self, engine: EngineId) -> Breaker:
+        """Its breaker, to be read; that of an engine that nothing is known of is as new."""
+        return self._breakers.get(engine) or Breaker(self._config)
 
     @property
     def ejected(self) -> list[EngineId]:

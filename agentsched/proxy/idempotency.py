@@ -63,8 +63,15 @@ class SharedAnswers:
         self._kept_bytes = 0
         #: Work under way, joinable or not.
         self._tasks: set[asyncio.Task[None]] = set()
+        self.begun_total = 0
         self.joined_total = 0
         self.repeated_total = 0
+        self.conflicts_total = 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of answers that can be had again."""
+        return self._kept_bytes
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -97,10 +104,12 @@ class SharedAnswers:
         digest = hashlib.sha256(received.body).digest()
         entry = self._entries.get(key)
         if entry is not None and entry.digest != digest:
+            self.conflicts_total += 1
             text = "this idempotency key was used for another request"
             raise WireError(text, status=422, code="idempotency_key_reused")
         is_new = entry is None or not entry.recording.is_joinable
         if entry is None or is_new:
+            self.begun_total += 1
             entry = self._begin(key, digest, request, work)
         elif entry.recording.is_over:
             self.repeated_total += 1

@@ -26,6 +26,8 @@ class Resends:
 
     def __init__(self) -> None:
         self._sent: OrderedDict[int, Sent] = OrderedDict()
+        #: Retries that were recognised, by what became of the first try.
+        self.retried = dict.fromkeys(("gave_way", "went_on", "ended"), 0)
 
     def __len__(self) -> int:
         return len(self._sent)

@@ -157,6 +157,38 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
             [("max by (engine) (agentsched_engine_contended{$})", "{{engine}}")],
         ),
     ],
+    "Faults": [
+        (
+            "Ejected for failures",
+            "short",
+            [("max by (engine) (agentsched_breaker_open{$})", "{{engine}}")],
+        ),
+        (
+            "Failed tries, by engine",
+            "ops",
+            [(rates("agentsched_breaker_failures_total", by="engine"), "{{engine}}")],
+        ),
+        (
+            "Ejections, by outcome",
+            "ops",
+            [(rates("agentsched_breaker_ejections_total", by="outcome"), "{{outcome}}")],
+        ),
+        (
+            "Retries that the budget was asked for",
+            "ops",
+            [(rates("agentsched_retry_budget_requests_total", by="outcome"), "{{outcome}}")],
+        ),
+        (
+            "Requests with a key of their own",
+            "ops",
+            [(rates("agentsched_idempotency_requests_total", by="outcome"), "{{outcome}}")],
+        ),
+        (
+            "Turns that clients sent again",
+            "ops",
+            [(rates("agentsched_client_retries_total", by="outcome"), "{{outcome}}")],
+        ),
+    ],
     "Retention and warm-ups": [
         (
             "Retained tokens",
