@@ -1,7 +1,7 @@
 """The sides of a comparison, in short: what a word means, what it needs, whether it is there.
 
     direct                    the engine alone; several engines: in turn
-    unlimited                 the same with a KV pool that holds everything (embedded engine only)
+    unlimited                 the same with a KV pool that holds everything (engines that we start)
     PROFILE[,POINT=POLICY][,POINT.PARAMETER=VALUE]   our proxy
     plugin[:PROFILE]          vLLM with our scheduler inside; with a profile our proxy before it
     vllm-router               round robin
@@ -141,8 +141,8 @@ _ABOUT: Final = {
 def _misfit(side: Side, engine: EngineSpec) -> str:
     if side.kind is Kind.PLUGIN and engine.kind is not EngineKind.VLLM:
         return 'the plugin lives in vLLM (engine.kind = "vllm")'
-    if side.kind is Kind.UNLIMITED and engine.kind is not EngineKind.SIM:
-        return "only the embedded engine can have room for everything"
+    if side.kind is Kind.UNLIMITED and engine.kind is EngineKind.URL:
+        return "only an engine that is started here can have room for everything"
     return ""
 
 

@@ -76,18 +76,24 @@ async def engines_running(
             async with _embedded(spec, variant=variant, tokens_max=tokens_max, logs=logs) as found:
                 yield found
         case EngineKind.VLLM:
-            async with _vllm(spec, variant=variant, logs=logs) as found:
+            async with _vllm(spec, variant=variant, tokens_max=tokens_max, logs=logs) as found:
                 yield found
+
+
+def _blocks(spec: EngineSpec, *, variant: str, tokens_max: int) -> int:
+    """Blocks of KV that an engine of this variant has."""
+    blocks = spec.blocks or 1024
+    if variant == Kind.UNLIMITED:
+        blocks += 3 * tokens_max // (2 * (spec.block_size or _BLOCK_SIZE))
+    return blocks
 
 
 @contextlib.asynccontextmanager
 async def _embedded(
     spec: EngineSpec, *, variant: str, tokens_max: int, logs: Path
 ) -> AsyncIterator[Engines]:
-    blocks = spec.blocks or 1024
     size = spec.block_size or _BLOCK_SIZE
-    if variant == Kind.UNLIMITED:
-        blocks += 3 * tokens_max // (2 * size)
+    blocks = _blocks(spec, variant=variant, tokens_max=tokens_max)
     urls = []
     async with contextlib.AsyncExitStack() as stack:
         for number in range(spec.count):
@@ -112,8 +118,11 @@ async def _embedded(
 
 
 @contextlib.asynccontextmanager
-async def _vllm(spec: EngineSpec, *, variant: str, logs: Path) -> AsyncIterator[Engines]:
-    blocks, size = spec.blocks or 1024, spec.block_size or _BLOCK_SIZE
+async def _vllm(
+    spec: EngineSpec, *, variant: str, tokens_max: int, logs: Path
+) -> AsyncIterator[Engines]:
+    size = spec.block_size or _BLOCK_SIZE
+    blocks = _blocks(spec, variant=variant, tokens_max=tokens_max)
     extra = list(spec.arguments)
     if spec.max_num_seqs is not None:
         extra += ["--max-num-seqs", str(spec.max_num_seqs)]

@@ -46,7 +46,9 @@ def test_changes_of_policies_reach_the_proxy() -> None:
 def test_what_cannot_run_says_why(tmp_path: Path) -> None:
     assert "vLLM" in parse_side("plugin", engine=SIM).missing
     assert parse_side("plugin:agentsched", engine=VLLM).missing == ""
-    assert "embedded" in parse_side("unlimited", engine=VLLM).missing
+    assert parse_side("unlimited", engine=VLLM).missing == ""
+    elsewhere = EngineSpec(kind=EngineKind.URL, urls=("http://127.0.0.1:1",))
+    assert "started here" in parse_side("unlimited", engine=elsewhere).missing
     assert "litellm" in parse_side("litellm", engine=SIM, peers=tmp_path).missing
 
 
