@@ -26,13 +26,17 @@ _LIVE: Final = frozenset(
 )
 #: Read at each request or probe: the new values count from the next one on.
 _READ_EACH_TIME: Final = frozenset({"http", "upstream"})
+_LIVE_PARTS: Final = _LIVE | _READ_EACH_TIME
+#: What of `auth` is set up with the listener: who follows the store's keys and a provider's, and
+#: how often. A gate that asked for keys that nobody follows would shut everybody out.
+_AUTH_AT_START: Final = ("mode", "oidc", "refresh_interval")
 
 MakeMember = Callable[[EngineConfig, Config], Member]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded:
-    """What a reread file changed, and what in it waits for a restart."""
+    """What a reread file changed, and what in it waits for a restart, the old value in force."""
 
     changed: tuple[str, ...]
     needs_restart: tuple[str, ...]
@@ -104,7 +108,8 @@ class Steering:
         """
         if self._reread is None:
             raise ConfigError("this proxy was started without a configuration file")
-        old, new = self._gateway.config, self._reread()
+        old = self._gateway.config
+        new, needs_restart = _in_force(old, self._reread())
         different = {key for key in Config.model_fields if getattr(old, key) != getattr(new, key)}
         scheduler = new.scheduler()
         if different & {"profile", "policies", "limits"}:
@@ -115,10 +120,7 @@ class Steering:
             self._match_engines(old, new)
         if "log_level" in different:
             logging.getLogger().setLevel(new.log_level.upper())
-        live = _LIVE | _READ_EACH_TIME
-        reloaded = Reloaded(
-            changed=tuple(sorted(different & live)), needs_restart=tuple(sorted(different - live))
-        )
+        reloaded = Reloaded(changed=tuple(sorted(different)), needs_restart=needs_restart)
         log.info("configuration read again: %s", reloaded)
         return reloaded
 
@@ -147,3 +149,20 @@ class Steering:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _in_force(old: Config, wanted: Config) -> tuple[Config, tuple[str, ...]]:
+    """What counts from now on of a reread configuration, and what of it does not until a restart.
+
+    What waits keeps its old value whole, so that no reader of it sees half of a change.
+    """
+    waits = {
+        key
+        for key in Config.model_fields
+        if key not in _LIVE_PARTS and getattr(old, key) != getattr(wanted, key)
+    }
+    kept = {key: getattr(old, key) for key in waits}
+    at_start = {key: getattr(old.auth, key) for key in _AUTH_AT_START}
+    waits |= {f"auth.{k}" for k, value in at_start.items() if value != getattr(wanted.auth, k)}
+    kept["auth"] = wanted.auth.model_copy(update=at_start)
+    return wanted.model_copy(update=kept), tuple(sorted(waits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -22,13 +23,14 @@ from agentsched.model import (
     PolicyError,
     Reject,
     StepId,
+    TenantId,
     Unpin,
     between,
     in_seconds,
     parse_span,
 )
 from agentsched.policy.registry import POINTS
-from agentsched.proxy.access.principal import principal_of
+from agentsched.proxy.access.principal import ANYBODY, TENANTS, principal_of
 from agentsched.proxy.access.targets import check_target
 from agentsched.proxy.errors import error_body
 from agentsched.proxy.gateway import Gateway
@@ -83,7 +85,7 @@ class Verbs:
         identity = gateway.index.identify(
             parsed,
             received.headers,
-            tenant=gateway.tenant(received.headers, principal),
+            tenant=_tenant(gateway, request, received.headers),
             now=now,
             bytes_per_token=gateway.ratios.of(parsed.model),
             is_dry=True,
@@ -175,6 +177,24 @@ def _who(identity: Identity) -> dict[str, Any]:
         "evidence": identity.evidence,
         "prompt_tokens": identity.prompt_tokens,
     }
+
+
+def _tenant(gateway: Gateway, request: web.Request, headers: dict[str, str]) -> TenantId:
+    """Whose the request would be that is planned.
+
+    All tenants are an operator's business: it may send a client's key beside its own, and is then
+    told what that client would be, or name a tenant.
+    """
+    principal = principal_of(request)
+    if not principal.is_admin:
+        return gateway.tenant(headers, principal)
+    if gateway.config.auth.mode == "open":
+        return gateway.tenant(headers, replace(ANYBODY, uses_header=principal.uses_header))
+    client = None if principal.uses_header else gateway.gate.of_client(request, gateway.config)
+    if client is not None:
+        return gateway.tenant(headers, client)
+    names = replace(principal, scopes=principal.scopes | {TENANTS}, uses_header=True)
+    return gateway.tenant(headers, names)
 
 
 def _plan(plan: Plan, *, now: Instant) -> dict[str, Any]:

@@ -182,6 +182,10 @@ class TestReload:
                 body = (await client.post(f"{BASE}/reload")).json()
                 assert body == {"changed": ["profile"], "needs_restart": ["journal"]}
                 assert gateway.host.scheduler.policies.profile == "passthrough"
+                assert gateway.config.journal is None
+                # What waits for a restart is said each time, not once.
+                body = (await client.post(f"{BASE}/reload")).json()
+                assert body == {"changed": [], "needs_restart": ["journal"]}
                 write('profile = "nonsense"')
                 refused = await client.post(f"{BASE}/reload")
                 assert refused.status_code == 400

@@ -15,9 +15,10 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentsched.model import ToolFinished, ToolStarted
+from agentsched.model import StepArrived, ToolFinished, ToolStarted
 
 BASE = "/agentsched/v1"
+ADMIN_KEY = "an-admin-key-of-some-length"
 #: Red's program, in a word that nothing of blue's ever holds.
 SECRET = "crimsonword"
 
@@ -299,6 +300,39 @@ class TestGuessing:
         assert not theirs.json().keys() & {"engines", "releases"}
         whole = await keyed.client.post(url, json=body, headers=keys.admin.headers | headers)
         assert "engines" in whole.json()
+
+    async def test_an_operator_plans_for_whom_it_says(self, keyed: Any, keys: Any) -> None:
+        """By the client's key beside its own, as the client sends it; or by a tenant's name."""
+        url = f"{BASE}/plan/v1/chat/completions"
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+        async def whose(headers: dict[str, str]) -> str:
+            shown = await keyed.client.post(url, json=body, headers=headers)
+            assert shown.status_code == 200, shown.text
+            return str(shown.json()["tenant"])
+
+        ours = {"x-agentsched-key": keys.admin.token}
+        named = {"x-agentsched-tenant": "blue"}
+        assert await whose(ours | keys.red.headers) == "red"
+        assert await whose(ours | keys.red.headers | named) == "red"  # it may not name others
+        assert await whose(ours | keys.front.headers | named) == "blue"
+        assert await whose(ours | named) == "blue"
+        assert await whose(keys.admin.headers | named) == "blue"
+        assert await whose(keys.admin.headers) == "default"
+        assert await whose({"x-agentsched-key": ADMIN_KEY} | {"x-api-key": keys.red.token}) == "red"
+        assert await whose({"Authorization": f"Bearer {ADMIN_KEY}"}) == "default"
+        assert await whose(keys.red.headers | named) == "red"
+
+    async def test_without_keys_of_ours_a_plan_is_for_whose_key_comes_with_it(
+        self, proxy: Any
+    ) -> None:
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        for headers in ({"Authorization": "Bearer sk-theirs"}, {"x-agentsched-tenant": "red"}, {}):
+            url = f"{BASE}/plan/v1/chat/completions"
+            planned = await proxy.client.post(url, json=body, headers=headers)
+            await proxy.client.post("/v1/chat/completions", json=body, headers=headers)
+            arrived = proxy.turns.events(StepArrived)[-1]
+            assert planned.json()["tenant"] == arrived.tenant
 
 
 # -- whatever two tenants do, in any order -------------------------------------------------------

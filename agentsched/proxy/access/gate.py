@@ -188,7 +188,8 @@ class Gate:
             return self._anybody(request, config)
         found = self.known(request, config)
         if found is None and is_open and config.admin_key is None and is_local(request):
-            found = OPERATOR
+            # Known by its address: whatever key came with the request is not for us.
+            found = replace(OPERATOR, uses_header=False)
         if found is None:
             raise self._unknown(request, need, config)
         if need is not Need.KNOWN and not need.value & found.scopes:
@@ -230,6 +231,11 @@ class Gate:
         if found is None and _is_admin_key(token, config):
             found = OPERATOR
         return found
+
+    def of_client(self, request: web.Request, config: Config) -> Principal | None:
+        """Whose key came with a request beside one in our own header; None: nobody's."""
+        token = _clients_credential(request.headers)
+        return self.of_token(token, config) if token else None
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -305,10 +311,14 @@ def _credential(headers: Mapping[str, str]) -> tuple[str, bool]:
     own = headers.get(OWN_HEADER)
     if own:
         return own.strip(), False
+    return _clients_credential(headers), True
+
+
+def _clients_credential(headers: Mapping[str, str]) -> str:
     said = headers.get("Authorization")
     if said and said[:7].lower() == "bearer ":
-        return said[7:].strip(), True
-    return headers.get("x-api-key", "").strip(), True
+        return said[7:].strip()
+    return headers.get("x-api-key", "").strip()
 
 
 def _is_admin_key(token: str, config: Config) -> bool:
