@@ -5,7 +5,9 @@
 Programs are split by a hash of their id, seven learnt from for three held out. For each trace: the
 next tool (share of likeliest guesses that came true, log-loss) and the time until the program comes
 back (log-loss over quarter-octave bins, and how often its quantiles held), for a constant, for each
-level of keys, and for the level that the contest picks by itself on the learnt part.
+level of keys, and for the level that the contest picks by itself on the learnt part. And how many
+steps a program has still to take, before each of them: the mean log error, and how often it is told
+which of two programs has less to come.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from rich.table import Table
 from agentsched.version import __version__
 from agentsched_bench.forecast.cases import read_cases, split
 from agentsched_bench.forecast.evaluate import Report, evaluate
+from agentsched_bench.forecast.remaining import RemainingReport, read_lives
 
 _SCHEMA = "agentsched-forecast/1"
 
@@ -39,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     reports = []
     for path in chosen.traces:
-        reports.append(evaluate(path.name.split(".")[0], *split(read_cases(path))))
+        name = path.name.split(".")[0]
+        reports.append(evaluate(name, *split(read_cases(path)), lives=read_lives(path)))
         _print(reports[-1])
     if chosen.out is not None:
         result = {
@@ -73,6 +77,22 @@ def _print(report: Report) -> None:
     console.print(table)
     picked = "; ".join(f"{what}: {level}" for what, level in report.picked.items())
     console.print(f"picked: {picked}; learning costs {report.learnt_us} us a step\n")
+    if report.remaining is not None:
+        _print_remaining(report.remaining, console)
+
+
+def _print_remaining(report: RemainingReport, console: Console) -> None:
+    title = (
+        f"steps to come, {report.states_held_out:,} times asked; held-out programs have "
+        f"{report.steps_p10} / {report.steps_p50} / {report.steps_p90} steps (p10, p50, p90)"
+    )
+    table = Table(box=None, title_justify="left", title=title)
+    for column in ("forecast", "log error", "pairs in order"):
+        table.add_column(column, justify="left" if column == "forecast" else "right")
+    for name, score in report.forecasts.items():
+        table.add_row(name, f"{score.log_error:.3f}", f"{score.in_order:.1%}")
+    console.print(table)
+    console.print()
 
 
 def _said(report: Report) -> str:

@@ -36,9 +36,13 @@ class Case:
 
     @property
     def is_held_out(self) -> bool:
-        """By a hash of the program's id, so that no program is on both sides."""
-        digest = hashlib.sha256(self.program.encode()).digest()
-        return digest[0] % 10 >= _LEARNT_OF_TEN
+        """Whether it is for the examination."""
+        return is_held_out(self.program)
+
+
+def is_held_out(program: str) -> bool:
+    """By a hash of the program's id, so that no program is on both sides."""
+    return hashlib.sha256(program.encode()).digest()[0] % 10 >= _LEARNT_OF_TEN
 
 
 def read_cases(path: Path) -> list[Case]:
@@ -47,10 +51,18 @@ def read_cases(path: Path) -> list[Case]:
     Raises:
         TraceError: it is neither.
     """
+    texts = read_texts(path)
+    if texts is not None:
+        return texts
+    return [case for recording in read_trace(path) if (case := _of(recording)).tools]
+
+
+def read_texts(path: Path) -> list[Case] | None:
+    """The cases of a file of whole texts; None for any other file."""
     first = next(iter(read_lines(path)), None)
     if first is not None and b'"messages"' in first[1][:4096] and b'"steps"' not in first[1][:4096]:
         return [_of_text(msgspec.json.decode(line)) for _, line in read_lines(path)]
-    return [case for recording in read_trace(path) if (case := _of(recording)).tools]
+    return None
 
 
 def _of(recording: Recording) -> Case:

@@ -11,6 +11,7 @@ import msgspec
 
 from agentsched.model import Nanos
 from agentsched_bench.forecast.cases import Case, contexts
+from agentsched_bench.forecast.remaining import Life, RemainingReport, evaluate_remaining
 from agentsched_graphs import gaps, templates
 from agentsched_graphs.gaps import Gaps
 from agentsched_graphs.templates import ToolTemplates
@@ -47,10 +48,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     gaps: dict[str, GapScore]
     picked: dict[str, str]
     learnt_us: float
+    #: How much of a program is still to come; None where nothing was learnt or held out.
+    remaining: RemainingReport | None = None
 
 
-def evaluate(name: str, learnt: Sequence[Case], held_out: Sequence[Case]) -> Report:
-    """Learn from the one and be examined on the other."""
+def evaluate(
+    name: str, learnt: Sequence[Case], held_out: Sequence[Case], *, lives: Sequence[Life] = ()
+) -> Report:
+    """Learn from the one and be examined on the other; `lives` are split in the same way."""
     model, away = ToolTemplates(), Gaps()
     began = time.perf_counter()
     for case in learnt:
@@ -73,6 +78,7 @@ def evaluate(name: str, learnt: Sequence[Case], held_out: Sequence[Case]) -> Rep
         gaps=_gap_scores(away, held_out) if gap_count else {},
         picked=picked,
         learnt_us=round(1e6 * took / max(1, sum(len(case.tools) for case in learnt)), 1),
+        remaining=evaluate_remaining(lives),
     )
 
 
