@@ -1,4 +1,7 @@
-"""`python -m agentsched_bench.chaos simulate|overload|streams|programs`: docs/reliability.md."""
+"""`python -m agentsched_bench.chaos simulate|overload|streams|programs|mutants|covered`.
+
+See docs/reliability.md.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agentsched_bench.chaos.covered import covered, to_lines
 from agentsched_bench.chaos.load import overload, programs, streams
 from agentsched_bench.chaos.mutants import mutants
 from agentsched_bench.chaos.soak import simulate
@@ -36,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     changes.add_argument("--count", type=int, default=60)
     changes.add_argument("--seed", type=int, default=1)
     changes.add_argument("--minutes", type=float, default=20.0)
+    ways = verbs.add_parser("covered", help="what a `coverage json` report says of each room")
+    ways.add_argument("report", type=Path)
+    ways.add_argument("rooms", nargs="+", help="folders, as they stand in the report")
+    ways.add_argument("--least", type=float, default=0.95, help="share of branches that is enough")
     return parser
 
 
@@ -49,6 +57,10 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
             return asyncio.run(programs(count=given.count))
         case "mutants":
             return mutants(count=given.count, seed=given.seed, minutes=given.minutes)
+        case "covered":
+            found = covered(given.report, rooms=tuple(given.rooms))
+            print("\n".join(to_lines(found, least=given.least)), file=sys.stderr)
+            return {"holds": found["whole"]["branches_taken"] >= given.least, **found}
         case _:
             return simulate(
                 first=given.first,
