@@ -14,6 +14,7 @@ from agentsched_bench.compare import results
 from agentsched_bench.compare.agents import AgentLoad, run_agents
 from agentsched_bench.compare.arms import Side
 from agentsched_bench.compare.figures import summarise
+from agentsched_bench.compare.fleet import faults_of
 from agentsched_bench.compare.load import Load
 from agentsched_bench.compare.measure import (
     Target,
@@ -23,6 +24,7 @@ from agentsched_bench.compare.measure import (
     rescale,
     warm_up,
 )
+from agentsched_bench.compare.outages import failing
 from agentsched_bench.compare.results import ArmRow, CompareResult, Run
 from agentsched_bench.compare.scenario import EngineKind, Scenario
 from agentsched_bench.compare.simulated import simulate_run
@@ -223,9 +225,12 @@ async def _one_run(
         show.progress(done=news.calls_done, planned=news.calls_planned, note=note)
 
     try:
-        async with arm_running(
-            side, engines, scenario, label=label, logs=plan.logs, peers=plan.peers
-        ) as endpoint:
+        async with (
+            arm_running(
+                side, engines, scenario, label=label, logs=plan.logs, peers=plan.peers
+            ) as endpoint,
+            failing(engines.urls, faults_of(scenario.engine).outages, speed=speed),
+        ):
             if side.client == "replay":
                 await measure(
                     side,

@@ -34,7 +34,13 @@ class EngineKind(StrEnum):
 
 
 class EngineSpec(_Strict):
-    """The engines, all alike. `speed` is the embedded engine's; the load keeps step with it."""
+    """The engines: all alike, or those of `fleet`, each written as for `simulate --engine`, which
+    then says all about sizes and tiers.
+
+    `speed` is the embedded engine's; the load keeps step with it. `outages`, written
+    `ENGINE@START+SECONDS`, happen to embedded and simulated engines, `slowdowns` (`...xFACTOR`) to
+    simulated ones.
+    """
 
     kind: EngineKind = EngineKind.SIM
     count: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -49,11 +55,13 @@ class EngineSpec(_Strict):
     tier: str | None = None
     arguments: tuple[str, ...] = ()
     plugin_settings: tuple[tuple[str, str], ...] = ()
+    fleet: tuple[str, ...] = ()
     outages: tuple[str, ...] = ()
+    slowdowns: tuple[str, ...] = ()
 
 
 class ProxySpec(_Strict):
-    """What all of our proxies have in common."""
+    """What all of our proxies have in common. `tenant_weights`: they know the load's weights."""
 
     max_wait: str = "15s"
     tenant_weights: bool = True
@@ -95,6 +103,13 @@ class Scenario(_Strict):
     proxy: ProxySpec = ProxySpec()
     measure: MeasureSpec = MeasureSpec()
     workload: Workload
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Shares of tenants as our proxies are configured; those of one are as for everybody."""
+        if not self.proxy.tenant_weights:
+            return {}
+        return {each.name: each.weight for each in self.workload.tenants if each.weight != 1.0}
 
 
 def load_scenario(

@@ -9,44 +9,28 @@ from typing import Final
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
-    ConfigError,
     Instant,
     Limits,
     Nanos,
     StepArrived,
+    TenantConfigured,
+    TenantId,
     in_seconds,
     parse_span,
     seconds,
 )
 from agentsched_bench.compare.arms import Kind, Side, parse_side
+from agentsched_bench.compare.fleet import engines_of, faults_of, roomy
 from agentsched_bench.compare.journals import Told, tell
 from agentsched_bench.compare.load import Load
 from agentsched_bench.compare.results import Run
-from agentsched_bench.compare.scenario import EngineKind, EngineSpec, Scenario
-from agentsched_bench.engine.cost import preset
-from agentsched_bench.engine.requests import EngineConfig
-from agentsched_bench.engine.tier import read_tier
+from agentsched_bench.compare.scenario import EngineSpec, Scenario
 from agentsched_bench.live.arrivals import Arrivals, Process
 from agentsched_bench.sim import arms as sim_arms
-from agentsched_bench.sim.host import SimHost, Start
+from agentsched_bench.sim.clients import Start
+from agentsched_bench.sim.host import SimHost
 
 _UNHURRIED: Final = 1_000_000
-
-
-def engine_config(spec: EngineSpec) -> EngineConfig:
-    """The engine's model. A real vLLM on this CPU is modelled by the preset fitted to one."""
-    name = "cpu-2core" if spec.kind is EngineKind.VLLM else spec.preset
-    base = EngineConfig.from_preset(preset(name))
-    blocks, size = spec.blocks or base.blocks, spec.block_size or base.block_size
-    room = (blocks - 1) * size
-    return replace(
-        base,
-        blocks=blocks,
-        block_size=size,
-        max_model_len=min(spec.max_model_len or base.max_model_len, room),
-        max_num_seqs=spec.max_num_seqs or base.max_num_seqs,
-        tier=read_tier(spec.tier) if spec.tier is not None else None,
-    )
 
 
 def why_not(side: Side) -> str:
@@ -58,7 +42,7 @@ def why_not(side: Side) -> str:
 
 def alone_seconds(loads: Iterable[Load], spec: EngineSpec) -> dict[str, float]:
     """Seconds that each program takes alone on an idle engine with a cold cache, by the model."""
-    config = engine_config(spec)
+    config = engines_of(spec)[0]
     found: dict[str, float] = {}
     for load in loads:
         plans = [plan for plan in load.plans if plan.program not in found]
@@ -85,7 +69,7 @@ def simulate_run(
                 on_call(arrived)
 
     host = _host(side, load, scenario, on_turn=take)
-    host.run(_starts(load), outages=_outages(scenario))
+    _play(host, load, scenario)
     run = Run(
         arm=side.name,
         repeat=repeat,
@@ -101,7 +85,7 @@ def journal_of(profile: str, load: Load, scenario: Scenario) -> list[JournalEntr
     """The journal that our proxy would write under this load, by the simulator."""
     side = parse_side(profile, engine=scenario.engine)
     entries: list[JournalEntry] = []
-    _host(side, load, scenario, on_turn=entries.append).run(_starts(load))
+    _play(_host(side, load, scenario, on_turn=entries.append), load, scenario)
     return entries
 
 
@@ -111,25 +95,28 @@ def _host(
     limits = Limits(wait_ns_max=parse_span(scenario.proxy.max_wait), bypasses_max=_UNHURRIED)
     profile = side.profile or "passthrough"
     config = SchedulerConfig(profile=profile, choices=side.choices, limits=limits)
-    engine = engine_config(scenario.engine)
+    engines = engines_of(scenario.engine)
     if side.kind is Kind.UNLIMITED:
-        blocks = engine.blocks + 3 * load.tokens_max // (2 * engine.block_size)
-        engine = replace(engine, blocks=blocks, tier=None)
-    engines = [engine] * scenario.engine.count
+        engines = [roomy(engine, tokens=load.tokens_max) for engine in engines]
     return SimHost(build_scheduler(config), engines=engines, on_turn=on_turn)
 
 
-def _starts(load: Load) -> list[Start]:
-    starts = []
-    for plan, at in zip(load.plans, load.starts_s, strict=True):
-        if at is None:
-            raise ConfigError("the simulator has no closed arrivals: use poisson or regular")
-        starts.append(Start(plan=plan, at=Instant(seconds(at)), agent="agent"))
-    return starts
-
-
-def _outages(scenario: Scenario) -> list[sim_arms.Outage]:
-    return [sim_arms.outage(text) for text in scenario.engine.outages]
+def _play(host: SimHost, load: Load, scenario: Scenario) -> None:
+    starts = [
+        Start(
+            plan=plan,
+            at=Instant(seconds(at or 0.0)),
+            agent="agent",
+            tenant=load.tenants.get(plan.program, ""),
+            pool=plan.pool or "" if at is None else "",
+        )
+        for plan, at in zip(load.plans, load.starts_s, strict=True)
+    ]
+    weights = [
+        TenantConfigured(tenant=TenantId(name), weight=weight)
+        for name, weight in scenario.weights.items()
+    ]
+    host.run(starts, faults=faults_of(scenario.engine), pools=load.pools, tenants=weights)
 
 
 def _fill(run: Run, told: Told, host: SimHost, load: Load) -> None:

@@ -21,8 +21,11 @@ import aiohttp
 import msgspec
 
 from agentsched.model import ConfigError, EngineError
+from agentsched_bench.compare import fleet
 from agentsched_bench.compare.arms import Kind, Side, find_peer
 from agentsched_bench.compare.scenario import EngineKind, EngineSpec, Scenario
+from agentsched_bench.engine.cost import to_json
+from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.overhead.arms import free_port
 from agentsched_bench.overhead.processes import started, until_healthy
 from agentsched_bench.vllm_local import LocalVllm, LocalVllmConfig
@@ -80,41 +83,45 @@ async def engines_running(
                 yield found
 
 
-def _blocks(spec: EngineSpec, *, variant: str, tokens_max: int) -> int:
-    """Blocks of KV that an engine of this variant has."""
-    blocks = spec.blocks or 1024
-    if variant == Kind.UNLIMITED:
-        blocks += 3 * tokens_max // (2 * (spec.block_size or _BLOCK_SIZE))
-    return blocks
-
-
 @contextlib.asynccontextmanager
 async def _embedded(
     spec: EngineSpec, *, variant: str, tokens_max: int, logs: Path
 ) -> AsyncIterator[Engines]:
-    size = spec.block_size or _BLOCK_SIZE
-    blocks = _blocks(spec, variant=variant, tokens_max=tokens_max)
+    configs = fleet.engines_of(spec)
+    if variant == Kind.UNLIMITED:
+        configs = [fleet.roomy(config, tokens=tokens_max) for config in configs]
     urls = []
     async with contextlib.AsyncExitStack() as stack:
-        for number in range(spec.count):
-            port = free_port()
-            arguments = ["engine", "sim", "--port", str(port), "--preset", spec.preset]
-            arguments += ["--blocks", str(blocks), "--block-size", str(size)]
-            arguments += ["--speed", str(spec.speed), *spec.arguments]
-            for flag, value in (
-                ("--max-model-len", spec.max_model_len),
-                ("--max-num-seqs", spec.max_num_seqs),
-                ("--tier", spec.tier),
-            ):
-                arguments += [flag, str(value)] if value is not None else []
-            name = f"engine-{variant}-{number}"
+        for number, config in enumerate(configs):
+            port, name = free_port(), f"engine-{variant}-{number}"
+            command = _ours(*_embedded_arguments(config, spec, logs / f"{name}.cost.json", port))
             await stack.enter_async_context(
-                _serving(_ours(*arguments), name=name, port=port, health="/health", logs=logs)
+                _serving(command, name=name, port=port, health="/health", logs=logs)
             )
             urls.append(f"http://127.0.0.1:{port}")
         yield Engines(
-            urls=tuple(urls), kv_tokens=(blocks - 1) * size, reset_path="/sim/reset_cache"
+            urls=tuple(urls),
+            kv_tokens=min((config.blocks - 1) * config.block_size for config in configs),
+            reset_path="/sim/reset_cache",
         )
+
+
+def _embedded_arguments(config: EngineConfig, spec: EngineSpec, cost: Path, port: int) -> list[str]:
+    """The command line of an engine that is what the simulator would have."""
+    cost.write_bytes(to_json(config.cost))
+    arguments = ["engine", "sim", "--port", str(port), "--cost", str(cost)]
+    for flag, value in (
+        ("--blocks", config.blocks),
+        ("--block-size", config.block_size),
+        ("--max-model-len", config.max_model_len),
+        ("--max-num-seqs", config.max_num_seqs),
+        ("--max-num-batched-tokens", config.max_num_batched_tokens),
+        ("--speed", spec.speed),
+    ):
+        arguments += [flag, str(value)]
+    if config.tier is not None:
+        arguments += ["--tier", f"{config.tier.blocks}@{config.tier.tokens_per_second}"]
+    return [*arguments, *spec.arguments]
 
 
 @contextlib.asynccontextmanager
@@ -122,7 +129,9 @@ async def _vllm(
     spec: EngineSpec, *, variant: str, tokens_max: int, logs: Path
 ) -> AsyncIterator[Engines]:
     size = spec.block_size or _BLOCK_SIZE
-    blocks = _blocks(spec, variant=variant, tokens_max=tokens_max)
+    blocks = spec.blocks or 1024
+    if variant == Kind.UNLIMITED:
+        blocks += 3 * tokens_max // (2 * size)
     extra = list(spec.arguments)
     if spec.max_num_seqs is not None:
         extra += ["--max-num-seqs", str(spec.max_num_seqs)]
@@ -222,13 +231,15 @@ async def _proxy(
 
 
 def _settings(side: Side, scenario: Scenario) -> str:
-    """The proxy's configuration as TOML: policies in place of the profile's."""
+    """The proxy's configuration as TOML: policies in place of the profile's, tenants' weights."""
     lines = []
     for point, choice in side.choices.items():
         lines += [f"[policies.{point}]", f"name = {_toml(choice.name)}"]
         if choice.params:
             lines.append(f"[policies.{point}.params]")
             lines += [f"{key} = {_toml(value)}" for key, value in choice.params.items()]
+    for name, weight in scenario.weights.items():
+        lines += [f"[tenants.{_toml(name)}]", f"weight = {weight}"]
     return "\n".join(lines) + "\n"
 
 

@@ -23,7 +23,7 @@ from agentsched.model import (
     after,
     seconds,
 )
-from agentsched_bench.sim.clients import CallState, Clients
+from agentsched_bench.sim.clients import CallState, Clients, Start
 from agentsched_bench.sim.prompts import split
 from agentsched_bench.workload.shape import PlannedConversation, PlannedProgram
 
@@ -177,7 +177,9 @@ def make_reference(
     at = 0.0
     for number, plan in enumerate((*learnt, *judged)):
         agent = course.head_of(plan.main)[0] or "agent"
-        course.clients.start(plan, agent=agent, copy=str(number), at=Instant(seconds(at)))
+        course.clients.start(
+            Start(plan=plan, agent=agent, copy=str(number), at=Instant(seconds(at)))
+        )
         at += rng.expovariate(rate)
     reference = course.play()
     _measure(reference)

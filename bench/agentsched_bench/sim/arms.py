@@ -27,12 +27,13 @@ from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import Arrivals, Process
 from agentsched_bench.oracles.bound import Bound, bound_of
 from agentsched_bench.oracles.knowledge import TrueGraphs, TrueOrder
-from agentsched_bench.sim.clients import Clients, Endings, ProgramRun
+from agentsched_bench.sim.clients import Clients, Endings, ProgramRun, Start
 from agentsched_bench.sim.engines import EngineTraits
 from agentsched_bench.sim.faults import NO_FAULTS, Faults
 from agentsched_bench.sim.faults import Outage as Outage
 from agentsched_bench.sim.faults import outage as outage
-from agentsched_bench.sim.host import SimHost, Start, Tally
+from agentsched_bench.sim.host import SimHost, Tally
+from agentsched_bench.workload.compose import MAIN_POOL
 from agentsched_bench.workload.shape import PlannedProgram
 
 #: Arms that are no profile: engines alone, and engines alone whose cache holds everything.
@@ -167,6 +168,7 @@ def starts_of(scenario: Scenario, *, seed: int) -> list[Start]:
             agent="agent",
             tenant=rng.choices(tenants, shares)[0] if tenants else "",
             model=rng.choice(models) if models else "",
+            pool=MAIN_POOL if scenario.arrivals.concurrency else "",
         )
         for (copy, plan), at in zip(order, at_s, strict=True)
     ]
@@ -202,7 +204,13 @@ def play(
         renew=lambda: _scheduler(arm, config, future),
     )
     future.clients = host.clients
-    runs = host.run(starts, outages=scenario.outages, faults=scenario.faults)
+    loop = scenario.arrivals.concurrency
+    runs = host.run(
+        starts,
+        outages=scenario.outages,
+        faults=scenario.faults,
+        pools={MAIN_POOL: loop} if loop else None,
+    )
     return Outcome(
         runs=runs,
         tally=host.tally,

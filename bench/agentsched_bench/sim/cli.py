@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from agentsched.model import ConfigError, parse_span, seconds
 from agentsched_bench.live import options
-from agentsched_bench.live.arrivals import Arrivals, Process, parse_arrivals
+from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.live.results import TraceRow
 from agentsched_bench.sim.arms import Arm, Scenario, alone, parse_arm, run_arm
 from agentsched_bench.sim.clients import Endings
@@ -82,7 +82,10 @@ ModelFiles = Annotated[
     typer.Option("--model", help="An engine fitted by `agentsched calibrate`, for --preset."),
 ]
 Pins = Annotated[bool, typer.Option("--pins", help="Engines keep prefixes, as with our plugin.")]
-Warm = Annotated[bool, typer.Option("--warm", help="Engines take one-token requests that warm.")]
+Warm = Annotated[
+    bool,
+    typer.Option("--warm/--no-warm", help="Engines take warm-up requests, as stock ones do."),
+]
 Priority = Annotated[bool, typer.Option("--priority", help="Engines queue by priority.")]
 Tenants = Annotated[
     str | None, typer.Option(metavar="NAME=SHARE,...", help="Tenants, by share of the programs.")
@@ -155,7 +158,7 @@ def simulate(
     engine: Specs = None,
     model: ModelFiles = None,
     pins: Pins = False,
-    warm: Warm = False,
+    warm: Warm = True,
     priority: Priority = False,
     tenants: Tenants = None,
     slowdown: Slowdowns = None,
@@ -178,7 +181,7 @@ def simulate(
         plans=plans,
         engines=fleet.engines,
         traits=fleet.traits,
-        arrivals=_open_arrivals(arrivals),
+        arrivals=parse_arrivals(arrivals),
         programs=programs,
         wait_ns_max=parse_span(max_wait),
         endings=endings,
@@ -210,13 +213,6 @@ def shape_for(
         steps_max=steps,
         context_tokens_max=min(one.max_model_len for one in fleet.engines),
     )
-
-
-def _open_arrivals(text: str) -> Arrivals:
-    arrivals = parse_arrivals(text)
-    if arrivals.process is Process.CLOSED:
-        raise ConfigError("a simulation has no closed arrivals: use burst, poisson or recorded")
-    return arrivals
 
 
 def _show(result: SimResult, *, out: Path | None, as_json: bool) -> None:

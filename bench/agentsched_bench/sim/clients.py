@@ -7,6 +7,7 @@ last of them has ended. Clients try again when they are turned away.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -51,6 +52,20 @@ class Endings(StrEnum):
     SPOKEN = "spoken"  # its last answer asks for no tool
     DECLARED = "declared"  # its last call says so
     SILENT = "silent"  # nothing tells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A program that begins at an instant; `copy` keeps its content apart from its twins'."""
+
+    plan: PlannedProgram
+    at: Instant
+    agent: str = ""
+    copy: str = ""
+    tenant: str = ""
+    model: str = ""
+    #: The closed loop that it waits for; empty: it starts then, whoever else runs.
+    pool: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,6 +120,8 @@ class ProgramRun:
     first_token_wait_max: Nanos = _NO_TIME
     tenant: TenantId = _TENANT
     model: str = ""
+    #: The closed loop it is in; empty: none.
+    pool: str = ""
 
 
 Later = Callable[[Instant, Callable[[Instant], None]], None]
@@ -134,33 +151,44 @@ class Clients:
         self.runs: list[ProgramRun] = []
         self.unfinished = 0
         self._calls = 0
+        #: How many programs each closed loop has room for, and who waits for it, first come first.
+        self.rooms: dict[str, int] = {}
+        self._outside: dict[str, deque[tuple[ProgramRun, str]]] = {}
         #: Conversations of running programs.
         self._talks: dict[ConversationId, Talk] = {}
 
-    def start(
-        self,
-        plan: PlannedProgram,
-        *,
-        agent: str,
-        copy: str,
-        at: Instant,
-        tenant: str = "",
-        model: str = "",
-    ) -> None:
-        """Let a program begin then."""
+    def start(self, start: Start) -> None:
+        """Let a program begin then; in a closed loop when it has room, in the order of starts."""
         number = len(self.runs)
         run = ProgramRun(
             number=number,
-            plan=plan,
+            plan=start.plan,
             program=ProgramId(f"p{number}"),
-            agent=agent,
-            started_at=at,
-            tenant=TenantId(tenant) if tenant else _TENANT,
-            model=model,
+            agent=start.agent,
+            started_at=start.at,
+            tenant=TenantId(start.tenant) if start.tenant else _TENANT,
+            model=start.model,
+            pool=start.pool,
         )
         self.runs.append(run)
         self.unfinished += 1
-        self._later(at, partial(self._begin, run, copy))
+        begin = self._arrive if start.pool else self._begin
+        self._later(start.at, partial(begin, run, start.copy))
+
+    def _arrive(self, run: ProgramRun, copy: str, now: Instant) -> None:
+        if not self.rooms[run.pool]:
+            self._outside.setdefault(run.pool, deque()).append((run, copy))
+            return
+        self.rooms[run.pool] -= 1
+        run.started_at = now
+        self._begin(run, copy, now)
+
+    def _leave(self, pool: str, *, now: Instant) -> None:
+        """A program of a closed loop is over: the next one of those who wait begins."""
+        self.rooms[pool] += 1
+        waiting = self._outside.get(pool)
+        if waiting:
+            self._later(now, partial(self._arrive, *waiting.popleft()))
 
     def _begin(self, run: ProgramRun, copy: str, now: Instant) -> None:
         """What a program says is kept only while it runs."""
@@ -318,6 +346,8 @@ class Clients:
             for over in run.talks.values():
                 del self._talks[over.key]
             run.talks = {}
+            if run.pool:
+                self._leave(run.pool, now=now)
 
     def _call(self, talk: Talk, now: Instant) -> None:
         talk.returns_at = None

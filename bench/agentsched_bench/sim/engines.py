@@ -28,12 +28,12 @@ from agentsched_bench.oracles.belady import BeladyCache
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTraits:
     """What an engine does beside generating: keep prefixes on request (our plugin), warm them up
-    by a request of one token; and which models it serves (none named: all). `is_clairvoyant`: its
-    cache knows when conversations come back, as no cache does."""
+    by a request of one token (any stock engine); and which models it serves (none named: all).
+    `is_clairvoyant`: its cache knows when conversations come back, as no cache does."""
 
     is_clairvoyant: bool = False
     pins: bool = False
-    warm: bool = False
+    warm: bool = True
     models: tuple[str, ...] = ()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import assert_never
@@ -28,8 +28,6 @@ from agentsched.model import (
     EngineId,
     EngineLost,
     Event,
-    HintAnswered,
-    HintOutcome,
     Instant,
     Nanos,
     Pin,
@@ -41,6 +39,7 @@ from agentsched.model import (
     StepFinished,
     StepId,
     StepStarted,
+    TenantConfigured,
     TimerFired,
     Unpin,
     Usage,
@@ -50,26 +49,13 @@ from agentsched.model import (
 from agentsched_bench.engine.requests import (
     EngineConfig,
     Finished,
-    Generation,
     Refusal,
     StepOutcome,
 )
-from agentsched_bench.sim.clients import CallState, Clients, Endings, ProgramRun
+from agentsched_bench.sim.clients import CallState, Clients, Endings, ProgramRun, Start
 from agentsched_bench.sim.engines import EngineTraits, SimEngine
 from agentsched_bench.sim.faults import NO_FAULTS, Faults, Outage, Restart, Slowdown
-from agentsched_bench.workload.shape import PlannedProgram
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """A program that begins at an instant; `copy` keeps its content apart from its twins'."""
-
-    plan: PlannedProgram
-    at: Instant
-    agent: str = ""
-    copy: str = ""
-    tenant: str = ""
-    model: str = ""
+from agentsched_bench.sim.hints import HintHost, SimHints
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,6 +106,7 @@ class SimHost:
         self._scheduler = scheduler
         self._renew = renew
         self._faults = NO_FAULTS
+        self._tenants: Sequence[TenantConfigured] = ()
         #: The proxy is down; clients cannot connect.
         self._is_down = False
         #: How often it was started anew: what an earlier life was told does not reach this one.
@@ -150,6 +137,15 @@ class SimHost:
             token_error=token_error,
             cost=engines[0].cost,
         )
+        self._hints = SimHints(
+            HintHost(
+                later=self._later,
+                reach=self._reach,
+                watch=self._watch,
+                tell=self._feed,
+                prefix_of=self.clients.prefix_of,
+            )
+        )
         self.tally = Tally()
 
     @property
@@ -163,25 +159,24 @@ class SimHost:
         *,
         outages: Sequence[Outage] = (),
         faults: Faults = NO_FAULTS,
+        pools: Mapping[str, int] | None = None,
+        tenants: Sequence[TenantConfigured] = (),
     ) -> list[ProgramRun]:
         """Play everything to its end.
+
+        `pools` says how many programs of each closed loop run at a time; `tenants` is what the
+        operator has configured, which every life of the proxy is told first.
 
         Raises:
             PolicyError: a policy failed. The kernel lets the plainest rule stand in for it, and so
                 the result would be that of another scheduler.
         """
         self._faults = faults
-        for engine in self.engines.values():
-            self._feed(engine.report())
+        self._tenants = tenants
+        self.clients.rooms = dict(pools or {})
+        self._introduce()
         for start in starts:
-            self.clients.start(
-                start.plan,
-                agent=start.agent,
-                copy=start.copy,
-                at=start.at,
-                tenant=start.tenant,
-                model=start.model,
-            )
+            self.clients.start(start)
         self._plan_faults([*outages, *faults.outages, *faults.slowdowns, *faults.restarts])
         agenda = self._agenda
         # What the scheduler might still do about programs that are over is of no interest.
@@ -190,7 +185,16 @@ class SimHost:
             self.now = max(self.now, at)
             deed(self.now)
         self._refuse_failures()
+        self.tally.pins, self.tally.warmed_tokens = self._hints.pinned, self._hints.warmed_tokens
         return self.clients.runs
+
+    def _introduce(self) -> None:
+        """A scheduler that begins is told its tenants, and the engines that there are."""
+        for tenant in self._tenants:
+            self._feed(tenant)
+        for engine in self.engines.values():
+            if not engine.is_lost:
+                self._feed(engine.report())
 
     def _refuse_failures(self) -> None:
         errors = self._scheduler.policy_errors
@@ -265,53 +269,23 @@ class SimHost:
                 self._make_way(command.step)
             case Cancel():
                 self._cancel(command.step)
-            case Pin() | Prefetch():
-                self._hint(command)
-            case Unpin():
-                self.engines[command.engine].model.unpin(command.pin)
+            case Pin() | Unpin() | Prefetch():
+                self._hints.perform(command, self.engines[command.engine], now=self.now)
             case _:
                 assert_never(command)
 
-    def _hint(self, command: Pin | Prefetch) -> None:
-        """Retain or warm on an engine that can; the answer comes as an event of its own."""
-        engine = self.engines[command.engine]
-        asked = self.clients.prefix_of(command.conversation)
-        outcome = HintOutcome.UNSUPPORTED
-        if asked is not None and not engine.is_lost:
-            chain, tokens = asked
-            if isinstance(command, Pin) and engine.traits.pins:
-                kept = engine.model.pin(
-                    command.pin,
-                    chain.hashes(tokens // chain.block_size),
-                    tokens=tokens,
-                    value=command.value,
-                )
-                outcome = HintOutcome.ACCEPTED if kept else HintOutcome.REFUSED
-                self.tally.pins += kept > 0
-                # A lease: it ends by itself, also when nobody is there to end it.
-                self._later(command.expires_at, lambda now: self._end_lease(engine, command.pin))
-            elif isinstance(command, Prefetch) and engine.traits.warm:
-                outcome = HintOutcome.ACCEPTED
-                warm = Generation(
-                    id=command.pin, chain=chain, prompt_tokens=tokens - 1, output_tokens=1
-                )
-                at = after(self.now, engine.request_ns)
-                self._inbound[engine.engine].append(at)
-                self._later(at, lambda now: self._deliver_warm(engine, warm, now=now))
-        answer = HintAnswered(pin=command.pin, outcome=outcome)
-        self._later(self.now, lambda now: self._feed(answer))
+    def _reach(self, engine: SimEngine, deed: Deed) -> None:
+        """Run `deed` when what is sent now is at the engine, which then has come that far."""
+        at = after(self.now, engine.request_ns)
+        self._inbound[engine.engine].append(at)
 
-    def _end_lease(self, engine: SimEngine, pin: str) -> None:
-        engine.model.unpin(pin)
+        def arrive(now: Instant) -> None:
+            self._inbound[engine.engine].popleft()
+            if not engine.is_lost:
+                self._advance(engine, until=now)
+            deed(now)
 
-    def _deliver_warm(self, engine: SimEngine, warm: Generation, *, now: Instant) -> None:
-        self._inbound[engine.engine].popleft()
-        if engine.is_lost:
-            return
-        self._advance(engine, until=now)
-        if engine.add(warm, now=now) is None:
-            self.tally.warmed_tokens += warm.prompt_tokens
-        self._watch(engine)
+        self._later(at, arrive)
 
     def _send(self, call: CallState, event: StepArrived, now: Instant) -> None:
         if call.tries == 1:
@@ -330,20 +304,15 @@ class SimHost:
         self.tally.forced += command.order == "bound"
         self.tally.held.append(between(call.sent_at, self.now))
         engine = self.engines[command.engine]
-        at = after(self.now, engine.request_ns)
-        self._inbound[engine.engine].append(at)
-        step, priority = command.step, command.priority
-        self._later(at, lambda now: self._deliver(engine, step, now=now, priority=priority))
+        self._reach(engine, partial(self._deliver, engine, command.step, command.priority))
 
-    def _deliver(self, engine: SimEngine, step: StepId, *, now: Instant, priority: int = 0) -> None:
-        self._inbound[engine.engine].popleft()
+    def _deliver(self, engine: SimEngine, step: StepId, priority: int, now: Instant) -> None:
         found = self._in_flight.get(step)
         if found is None or found[1] != engine.engine:
             return
         if engine.is_lost:
             self._fail(step, reason="connection refused")
             return
-        self._advance(engine, until=now)
         engine.unclaim(found[0].talk.key)
         refusal = engine.add(self.clients.generation(found[0], priority=priority), now=now)
         if refusal is Refusal.QUEUE_FULL:
@@ -387,6 +356,8 @@ class SimHost:
             if found is not None and found[1] == engine:
                 self._start(found[0], now=now)
         for finished in outcome.finished:
+            if self._hints.finished(finished):
+                continue
             found = self._in_flight.get(StepId(finished.id))
             if found is not None and found[1] == engine:
                 self._finish(found[0], finished, now=now)
@@ -476,6 +447,7 @@ class SimHost:
     def _lose(self, engine: SimEngine, now: Instant) -> None:
         engine.lose()
         self._feed(EngineLost(engine=engine.engine, reason="outage"))
+        self._hints.lost(engine)
         for step, (_, key) in list(self._in_flight.items()):
             if key == engine.engine and step in self._in_flight:
                 self._fail(step, reason="connection reset")
@@ -485,6 +457,7 @@ class SimHost:
 
     def _go_down(self, now: Instant) -> None:
         """The proxy dies: all connections break, on both sides."""
+        self._hints.forget()
         for step, (call, key) in list(self._in_flight.items()):
             if key is not None and not self.engines[key].is_lost:
                 self.engines[key].model.abort(step)
@@ -502,9 +475,7 @@ class SimHost:
         self._scheduler = self._renew()
         self._is_down = False
         self._timer = None
-        for engine in self.engines.values():
-            if not engine.is_lost:
-                self._feed(engine.report())
+        self._introduce()
 
     def _return(self, engine: SimEngine, now: Instant) -> None:
         engine.is_lost = False

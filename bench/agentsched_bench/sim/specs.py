@@ -10,7 +10,7 @@ from agentsched.model import ConfigError
 from agentsched_bench.calibrate.model_file import read_model
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig, Scheduling
-from agentsched_bench.engine.tier import TierConfig
+from agentsched_bench.engine.tier import read_tier
 from agentsched_bench.sim.engines import EngineTraits
 
 _FORM: Final = (
@@ -50,7 +50,7 @@ def engine_of(
         tokens = (chosen.blocks - 1) * chosen.block_size
         count = -(-tokens // block_size) + 1
         chosen = replace(chosen, blocks=count, block_size=block_size)
-    return chosen if tier is None else replace(chosen, tier=_tier(tier))
+    return chosen if tier is None else replace(chosen, tier=read_tier(tier))
 
 
 def fleet_of(
@@ -58,7 +58,7 @@ def fleet_of(
     *,
     block_size: int | None = None,
     pins: bool = False,
-    warm: bool = False,
+    warm: bool = True,
     priority: bool = False,
 ) -> Fleet:
     """The engines of `[NUMBERx]NAME[,KEY=VALUE]...`, in order.
@@ -92,11 +92,3 @@ def fleet_of(
     if len(sizes) > 1:
         raise ConfigError(f"blocks of {sizes} tokens: give one size to all with --block-size")
     return Fleet(engines=tuple(engines), traits=tuple(traits))
-
-
-def _tier(text: str) -> TierConfig:
-    size, _, speed = text.partition("@")
-    try:
-        return TierConfig(blocks=int(size), tokens_per_second=float(speed))
-    except (ValueError, AssertionError):
-        raise ConfigError(f"not a tier: {text!r} (write BLOCKS@TOKENS/S)") from None

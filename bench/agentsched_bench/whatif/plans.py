@@ -15,7 +15,7 @@ from agentsched.model import (
     between,
     in_seconds,
 )
-from agentsched_bench.sim.host import Start
+from agentsched_bench.sim.clients import Start
 from agentsched_bench.whatif.past import Past, PastStep
 from agentsched_bench.workload.shape import (
     Piece,

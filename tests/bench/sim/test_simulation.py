@@ -246,3 +246,24 @@ def test_outages_are_read() -> None:
     assert (found.engine, found.at, found.back_at) == (1, Instant(2_500_000_000), 5_500_000_000)
     with pytest.raises(ConfigError, match="ENGINE@START"):
         outage("soon")
+
+
+def test_a_closed_loop_has_so_many_programs_at_a_time() -> None:
+    made = scenario(arrivals=parse_arrivals("closed:3"))
+    outcome = run_arm(parse_arm("agentsched"), made, seed=1)
+    check(outcome, made)
+    edges: list[tuple[Instant, int]] = []
+    for run in outcome.runs:
+        assert run.ended_at is not None
+        edges += [(run.started_at, 1), (run.ended_at, -1)]
+    together = most = 0
+    for _, change in sorted(edges):
+        together += change
+        most = max(most, together)
+    assert most == 3
+    # The room of one that ended is taken at once, by the one that has waited longest.
+    ends = sorted(run.ended_at for run in outcome.runs if run.ended_at is not None)
+    starts = [run.started_at for run in outcome.runs]
+    assert starts == sorted(starts)
+    assert starts[:3] == [Instant(0)] * 3
+    assert starts[3:] == ends[: len(starts) - 3]

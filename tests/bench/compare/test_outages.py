@@ -1,0 +1,62 @@
+"""Embedded engines are lost when the scenario says so, and serve again when the run is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import aiohttp
+import pytest
+
+from agentsched.model import EngineError, Instant, seconds
+from agentsched_bench.compare.outages import failing
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.engine.server import RunningEngine, ServerConfig, running_engine
+from agentsched_bench.sim.faults import Outage
+
+_LONG = {
+    "model": "sim", "messages": [{"role": "user", "content": "hi"}],
+    "max_tokens": 500, "min_tokens": 500, "ignore_eos": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[RunningEngine]:
+    config = replace(EngineConfig.from_preset(preset("cpu-2core")), max_model_len=2048)
+    async with running_engine(ServerConfig(engine=config)) as served:
+        yield served
+
+
+async def test_a_call_breaks_at_the_loss_and_another_is_answered_after_the_run(
+    engine: RunningEngine,
+) -> None:
+    gone = Outage(engine=0, at=Instant(seconds(0.2)), back_at=Instant(seconds(3600)))
+    url = f"{engine.url}/v1/chat/completions"
+    async with aiohttp.ClientSession() as client:
+        async with failing([engine.url], [gone], speed=1.0):
+            with pytest.raises(aiohttp.ClientError):
+                async with asyncio.timeout(30), client.post(url, json=_LONG) as answer:
+                    await answer.read()
+        async with client.post(url, json={**_LONG, "max_tokens": 2, "min_tokens": 2}) as answer:
+            assert answer.status == 200
+
+
+async def test_what_the_body_raises_is_what_is_heard(engine: RunningEngine) -> None:
+    gone = Outage(engine=0, at=Instant(seconds(3600)), back_at=Instant(seconds(7200)))
+    with pytest.raises(EngineError, match="of the body"):
+        async with failing([engine.url], [gone], speed=1.0):
+            raise EngineError("of the body")
+
+
+async def test_an_engine_that_cannot_be_lost_ends_the_run(engine: RunningEngine) -> None:
+    gone = Outage(engine=0, at=Instant(0), back_at=Instant(seconds(3600)))
+    with pytest.raises(EngineError, match="only embedded engines"):
+        async with failing([f"{engine.url}/elsewhere"], [gone], speed=1.0):
+            await asyncio.Event().wait()
+
+
+async def test_without_outages_nothing_is_asked() -> None:
+    async with failing([], [], speed=1.0):
+        await asyncio.sleep(0)

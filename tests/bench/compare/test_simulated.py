@@ -1,0 +1,109 @@
+"""A scenario in the simulator is the scenario: its loops, tenants, engines and losses."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from agentsched.model import ConfigError, EngineLost, StepArrived, TenantConfigured
+from agentsched_bench.compare.arms import parse_side
+from agentsched_bench.compare.fleet import engines_of, faults_of
+from agentsched_bench.compare.load import Load, make_load
+from agentsched_bench.compare.results import Run
+from agentsched_bench.compare.scenario import Scenario, load_scenario
+from agentsched_bench.compare.simulated import journal_of, simulate_run
+
+SHIPPED = sorted((Path(__file__).parents[3] / "bench/scenarios").glob("*.toml"))
+
+
+def simulated(path: Path, *changes: str, arm: str = "agentsched") -> tuple[Run, Load, Scenario]:
+    scenario = load_scenario(path, changes=changes)
+    load = make_load(scenario.workload, seed=0, beside=path.parent)
+    side = parse_side(arm, engine=scenario.engine)
+    run = simulate_run(side, load, scenario, repeat=0, on_call=lambda _done: None)
+    return run, load, scenario
+
+
+def test_a_closed_loop_keeps_so_many_running(small: Path) -> None:
+    run, load, _ = simulated(
+        small,
+        'workload.arrivals={ process = "closed", concurrency = 2 }',
+        "workload.programs=7",
+    )
+
+    assert load.pools == {"main": 2}
+    edges: list[tuple[float, int]] = []
+    for program in run.programs:
+        assert program.jct_s is not None
+        edges += [(program.started_s, 1), (program.started_s + program.jct_s, -1)]
+    # Floats of one instant: an end comes before the start that it made room for.
+    rounded = sorted((round(at, 6), change) for at, change in edges)
+    together = list(itertools.accumulate(change for _, change in rounded))
+    assert len(run.programs) == 7
+    assert max(together) == 2
+    assert {program.outcome for program in run.programs} == {"completed"}
+
+
+def test_tenants_and_their_weights_are_the_schedulers(small: Path) -> None:
+    tenants = 'workload.tenants=[{ name = "a", weight = 4.0 }, { name = "b", load = 2.0 }]'
+    run, load, scenario = simulated(small, tenants, "workload.programs=8")
+
+    assert scenario.weights == {"a": 4.0}
+    assert {program.tenant for program in run.programs} == {"a", "b"}
+    events = [entry.event for entry in journal_of("agentsched", load, scenario)]
+    told = [event for event in events if isinstance(event, TenantConfigured)]
+    assert [(event.tenant, event.weight) for event in told] == [("a", 4.0)]
+    arrived = {event.tenant for event in events if isinstance(event, StepArrived)}
+    assert arrived == {"a", "b"}
+
+
+def test_weights_may_be_kept_from_proxies(small: Path) -> None:
+    tenants = 'workload.tenants=[{ name = "a", weight = 4.0 }]'
+    scenario = load_scenario(small, changes=[tenants, "proxy.tenant_weights=false"])
+
+    assert scenario.weights == {}
+
+
+def test_a_mixed_fleet_has_its_own_sizes(small: Path) -> None:
+    fleet = 'engine.fleet=["cpu-2core,blocks=300", "2xcpu-2core,blocks=500,slow=3,tier=64@9000"]'
+    scenario = load_scenario(small, changes=[fleet])
+
+    engines = engines_of(scenario.engine)
+
+    assert [engine.blocks for engine in engines] == [300, 500, 500]
+    assert [engine.tier is not None for engine in engines] == [False, True, True]
+    assert engines[1].cost.base_ns == 3 * engines[0].cost.base_ns
+    assert all(engine.max_model_len == 8192 for engine in engines)
+    run, _, _ = simulated(small, fleet, "workload.programs=6")
+    assert len({call.engine for call in run.calls}) > 1
+    assert {program.outcome for program in run.programs} == {"completed"}
+
+
+def test_engines_are_lost_and_slow_as_the_file_says(small: Path) -> None:
+    run, load, scenario = simulated(
+        small, "engine.count=2", 'engine.outages=["1@0.5+1"]', 'engine.slowdowns=["0@0+2x3"]'
+    )
+
+    assert {program.outcome for program in run.programs} == {"completed"}
+    events = [entry.event for entry in journal_of("agentsched", load, scenario)]
+    assert sum(isinstance(event, EngineLost) for event in events) == 1
+
+
+def test_a_loss_of_an_engine_that_is_not_there_is_refused(small: Path) -> None:
+    scenario = load_scenario(small, changes=['engine.outages=["1@0.5+1"]'])
+
+    with pytest.raises(ConfigError, match="engines 0 to 0"):
+        faults_of(scenario.engine)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("variant", [None, "full"])
+def test_the_engines_of_every_shipped_scenario_have_a_model(
+    path: Path, variant: str | None
+) -> None:
+    scenario = load_scenario(path, variant=variant)
+
+    assert len(engines_of(scenario.engine)) >= scenario.engine.count
+    faults_of(scenario.engine)
