@@ -32,6 +32,12 @@ def test_without_faults_every_call_is_answered() -> None:
     assert not outcome.faults
 
 
+def test_every_dialect_is_spoken_whole_and_streamed() -> None:
+    kinds = run(1, shape=Shape(agents=24, turns=2), weather=CALM).kinds
+    names = ("chat", "messages", "responses")
+    assert set(kinds) == {f"{name} {how}" for name in names for how in ("stream", "whole")}
+
+
 @pytest.mark.parametrize("seed", range(QUICK))
 def test_storm(seed: int) -> None:
     check(seed, shape=SMALL)

@@ -12,9 +12,10 @@ import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from agentsched_bench.chaos.engine import MODEL, words_of
+from agentsched_bench.chaos.dialects import DIALECTS, Dialect
+from agentsched_bench.chaos.engine import words_of
 from agentsched_bench.chaos.faults import Faults
 
 #: Ends of a call for which the proxy is to blame.
@@ -29,6 +30,8 @@ class Ends:
     counts: Counter[str] = field(default_factory=Counter)
     log: list[tuple[str, str, float]] = field(default_factory=list)
     longest_s: float = 0.0
+    #: Calls by dialect and whether they were streams.
+    kinds: Counter[str] = field(default_factory=Counter)
     #: What became of reports of tools, by status.
     reports: Counter[str] = field(default_factory=Counter)
 
@@ -62,6 +65,7 @@ class Agent:
         self._headers = {"x-agentsched-tenant": tenant}
         if random.random() < 0.5:
             self._headers["x-agentsched-program"] = name
+        self._dialect = random.choice(DIALECTS)
         self._messages: list[dict[str, str]] = [
             {"role": "system", "content": f"You are agent {random.randrange(3)}. " * 8}
         ]
@@ -119,6 +123,7 @@ class Agent:
         if end == "hung" and line.is_dead:
             end = "left in silence"
         self._ends.note(call, end, took_s=loop.time() - began)
+        self._ends.kinds[f"{self._dialect.name} {'stream' if is_stream else 'whole'}"] += 1
         return text
 
     async def _exchange(
@@ -129,21 +134,21 @@ class Agent:
         line.is_dead = link.stall_after is not None
         try:
             prompt = self._messages[-1]["content"]
-            fields: dict[str, Any] = {"model": MODEL, "messages": self._messages}
+            fields = self._dialect.fields(self._messages)
             body = json.dumps(fields | ({"stream": True} if is_stream else {})).encode()
             await self._send(writer, headers, body)
             if self._faults.strikes("client_slow_reader"):
                 writer.transport.pause_reading()  # type: ignore[attr-defined]
                 await asyncio.sleep(self._faults.random.uniform(0.5, 20.0))
                 writer.transport.resume_reading()  # type: ignore[attr-defined]
-            return await _read(reader, expected="".join(words_of(prompt)))
+            return await _read(reader, self._dialect, expected="".join(words_of(prompt)))
         finally:
             writer.transport.abort()
 
     async def _send(
         self, writer: asyncio.StreamWriter, headers: dict[str, str], body: bytes
     ) -> None:
-        lines = ["POST /v1/chat/completions HTTP/1.1", "host: 127.0.0.1"]
+        lines = [f"POST {self._dialect.path} HTTP/1.1", "host: 127.0.0.1"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += ["content-type: application/json", f"content-length: {len(body)}"]
         data = "\r\n".join([*lines, "", ""]).encode() + body
@@ -180,7 +185,9 @@ class Agent:
                         writer.transport.abort()
 
 
-async def _read(reader: asyncio.StreamReader, *, expected: str) -> tuple[str, str | None]:
+async def _read(
+    reader: asyncio.StreamReader, dialect: Dialect, *, expected: str
+) -> tuple[str, str | None]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     status = int(head.split(" ", 2)[1])
     headers = {
@@ -193,10 +200,10 @@ async def _read(reader: asyncio.StreamReader, *, expected: str) -> tuple[str, st
         is_shaped = b'"error"' in body and b'"message"' in body
         return f"status {status}" if is_shaped else "shapeless", None
     if headers.get("content-type", "").startswith("text/event-stream"):
-        return _judge_stream(body, expected)
+        return _judge_stream(body, dialect, expected)
     try:
-        text = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError):
+        text = dialect.text_of(json.loads(body))
+    except (ValueError, KeyError, IndexError, TypeError):
         return "short", None
     return ("answered", text) if text == expected else ("wrong", None)
 
@@ -214,21 +221,13 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
             return b"".join(parts)
 
 
-def _judge_stream(body: bytes, expected: str) -> tuple[str, str | None]:
-    text, is_done, has_error = "", False, False
-    for block in body.decode().split("\n\n"):
-        data = block.removeprefix("data: ").strip()
-        if not data or data.startswith(":"):
-            continue
-        if data == "[DONE]":
-            is_done = True
-            continue
-        event = json.loads(data)
-        has_error = has_error or "error" in event
-        for choice in event.get("choices", ()):
-            text += (choice.get("delta") or {}).get("content", "")
-    if has_error:
+def _judge_stream(body: bytes, dialect: Dialect, expected: str) -> tuple[str, str | None]:
+    try:
+        said = dialect.read(body)
+    except (ValueError, KeyError, IndexError, TypeError):
+        return "shapeless", None
+    if said.has_error:
         return "error event", None
-    if not is_done:
+    if not said.is_done:
         return "short", None
-    return ("answered", text) if text == expected else ("wrong", None)
+    return ("answered", said.text) if said.text == expected else ("wrong", None)

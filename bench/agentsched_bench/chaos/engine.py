@@ -13,9 +13,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from agentsched_bench.chaos.dialects import BY_PATH, MODEL, Dialect
 from agentsched_bench.chaos.faults import Faults
 
-MODEL: Final = "m"
 _PORT: Final = 8_000
 _STREAM: Final = "content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
 
@@ -36,12 +36,6 @@ def words_of(prompt: str) -> list[str]:
     """The answer to a prompt, word by word."""
     digest = hashlib.sha256(prompt.encode()).hexdigest()
     return [f"{digest[i : i + 4]} " for i in range(0, 4 * (4 + int(digest[:2], 16) % 12), 4)]
-
-
-def last_text(fields: dict[str, Any]) -> str:
-    """What a request asks at its end."""
-    content = fields["messages"][-1]["content"]
-    return content if isinstance(content, str) else str(content[-1].get("text", ""))
 
 
 class SimulatedEngine:
@@ -132,7 +126,8 @@ class SimulatedEngine:
         self._numbers += 1
         number = self._numbers
         gone = asyncio.ensure_future(_until_gone(reader))
-        work = asyncio.ensure_future(self._generate(number, fields, writer))
+        dialect = BY_PATH.get(target.partition("?")[0])
+        work = asyncio.ensure_future(self._generate(number, dialect, fields, writer))
         work.set_name(f"{self.name} work {number:06}")
         try:
             await asyncio.wait((gone, work), return_when=asyncio.FIRST_COMPLETED)
@@ -172,9 +167,13 @@ class SimulatedEngine:
         return "\n".join((*lines, "")).encode()
 
     async def _generate(
-        self, number: int, fields: dict[str, Any], writer: asyncio.StreamWriter
+        self,
+        number: int,
+        dialect: Dialect | None,
+        fields: dict[str, Any],
+        writer: asyncio.StreamWriter,
     ) -> bool:
-        if "messages" not in fields:
+        if dialect is None:
             return await self._complete(fields, writer)
         fate = self._fate()
         if fate in ("engine_error", "engine_busy"):
@@ -193,14 +192,15 @@ class SimulatedEngine:
         ledger.running_peak = max(ledger.running_peak, len(ledger.running))
         try:
             async with self._turns:
-                is_whole = await self._answer(fields, writer, fate)
+                is_whole = await self._answer(dialect, fields, writer, fate)
         finally:
             ledger.running.discard(number)
         ledger.finished += is_whole
         return is_whole
 
     def _fate(self) -> str:
-        kinds = ("error", "busy", "silent", "hang", "cut", "short", "garbage", "stream_error")
+        kinds = ("error", "busy", "silent", "hang", "cut", "torn", "short", "garbage")
+        kinds += ("stream_error",)
         struck = [kind for kind in kinds if self._faults.strikes(f"engine_{kind}")]
         return f"engine_{struck[0]}" if struck else ""
 
@@ -219,46 +219,72 @@ class SimulatedEngine:
         return True
 
     async def _answer(
-        self, fields: dict[str, Any], writer: asyncio.StreamWriter, fate: str
+        self, dialect: Dialect, fields: dict[str, Any], writer: asyncio.StreamWriter, fate: str
     ) -> bool:
-        prompt = last_text(fields)
-        words = words_of(prompt)
-        stop = len(words) // 2 if fate else len(words)
-        is_stream = bool(fields.get("stream"))
+        words = words_of(dialect.last_text(fields))
+        usage = (8 + len(json.dumps(fields)) // 4, len(words))
         await asyncio.sleep(5 * self._token_s * self.slowness)
-        if is_stream:
-            writer.write(f"HTTP/1.1 200 OK\r\n{_STREAM}\r\n".encode())
+        if fields.get("stream"):
+            is_whole = await self._stream(dialect, words, usage, writer, fate)
+        else:
+            is_whole = await self._at_once(dialect, words, usage, writer, fate)
+        await writer.drain()
+        return is_whole
+
+    async def _stream(
+        self,
+        dialect: Dialect,
+        words: list[str],
+        usage: tuple[int, int],
+        writer: asyncio.StreamWriter,
+        fate: str,
+    ) -> bool:
+        writer.write(f"HTTP/1.1 200 OK\r\n{_STREAM}\r\n".encode())
+        for event in dialect.opening():
+            _chunk(writer, event)
+        stop = len(words) // 2 if fate else len(words)
         for word in words[:stop]:
             await asyncio.sleep(self._token_s * self.slowness)
-            if is_stream:
-                _chunk(writer, _event(_delta({"content": word})))
+            _chunk(writer, dialect.word(word))
+            await writer.drain()
+        if fate == "engine_hang":
+            await asyncio.get_running_loop().create_future()
+        if fate in ("engine_cut", "engine_torn"):
+            if fate == "engine_torn":
+                half = dialect.word(words[stop])
+                _chunk(writer, half[: self._faults.random.randrange(1, len(half))])
                 await writer.drain()
+            writer.transport.abort()
+            return False
+        if fate == "engine_stream_error":
+            _chunk(writer, dialect.error())
+        if not fate:
+            for event in dialect.closing("".join(words), usage):
+                _chunk(writer, event)
+        writer.write(b"0\r\n\r\n")
+        return not fate or fate == "engine_stream_error"
+
+    async def _at_once(
+        self,
+        dialect: Dialect,
+        words: list[str],
+        usage: tuple[int, int],
+        writer: asyncio.StreamWriter,
+        fate: str,
+    ) -> bool:
+        stop = len(words) // 2 if fate else len(words)
+        await asyncio.sleep(stop * self._token_s * self.slowness)
         if fate == "engine_hang":
             await asyncio.get_running_loop().create_future()
         if fate == "engine_cut":
             writer.transport.abort()
             return False
-        if fate == "engine_stream_error" and is_stream:
-            _chunk(writer, _event({"error": {"message": "as asked", "code": 500}}))
-        usage = {
-            "prompt_tokens": 8 + len(json.dumps(fields["messages"])) // 4,
-            "completion_tokens": len(words),
-            "total_tokens": 0,
-        }
-        if is_stream:
-            if not fate:
-                _chunk(writer, _event(_delta({}, finish="stop")))
-                _chunk(writer, _event(_delta(None, usage=usage)))
-                _chunk(writer, b"data: [DONE]\n\n")
-            writer.write(b"0\r\n\r\n")
-        else:
-            body = _completion("".join(words), usage)
-            if fate == "engine_short":
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body))
-                writer.write(body[: len(body) // 2])
-                return False
-            _whole(writer, 200, body)
-        await writer.drain()
+        body = dialect.whole("".join(words), usage)
+        if fate in ("engine_short", "engine_torn"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body))
+            writer.write(body[: len(body) // 2])
+            return False
+        _whole(writer, 200, body)
         return not fate or fate == "engine_stream_error"
 
 
@@ -280,22 +306,3 @@ def _whole(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
 
 def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(b"%x\r\n%s\r\n" % (len(data), data))
-
-
-def _event(value: object) -> bytes:
-    return b"data: " + json.dumps(value).encode() + b"\n\n"
-
-
-def _delta(
-    delta: dict[str, Any] | None, *, finish: str | None = None, usage: object = None
-) -> dict[str, Any]:
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
-    shown = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-    return shown | {"choices": choices} | ({"usage": usage} if usage is not None else {})
-
-
-def _completion(text: str, usage: object) -> bytes:
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    shown = {"id": "c", "object": "chat.completion", "created": 1, "model": MODEL}
-    return json.dumps(shown | {"choices": [choice], "usage": usage}).encode()

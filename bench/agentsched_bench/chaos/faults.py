@@ -36,6 +36,7 @@ class Weather:
     engine_silent: float = 0.0
     engine_hang: float = 0.0
     engine_cut: float = 0.0
+    engine_torn: float = 0.0
     engine_short: float = 0.0
     engine_garbage: float = 0.0
     engine_stream_error: float = 0.0
@@ -75,6 +76,7 @@ STORM: Final = Weather(
     engine_silent=0.01,
     engine_hang=0.015,
     engine_cut=0.02,
+    engine_torn=0.02,
     engine_short=0.01,
     engine_garbage=0.01,
     engine_stream_error=0.01,

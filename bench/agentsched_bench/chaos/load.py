@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from agentsched_bench.chaos.engine import MODEL, SimulatedEngine
+from agentsched_bench.chaos.dialects import MODEL
+from agentsched_bench.chaos.engine import SimulatedEngine
 from agentsched_bench.chaos.faults import CALM, Faults
 from agentsched_bench.live.processes import running
 

@@ -30,6 +30,7 @@ def simulate(
     """
     began = time.monotonic()
     ends: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     broken: dict[int, list[str]] = {}
     done, turns, virtual_s, longest_s = 0, 0, 0.0, 0.0
@@ -42,6 +43,7 @@ def simulate(
         turns, virtual_s = turns + outcome.turns, virtual_s + outcome.virtual_s
         longest_s = max(longest_s, outcome.longest_s)
         ends.update(outcome.ends)
+        kinds.update(outcome.kinds)
         faults.update(outcome.faults)
         if outcome.violations:
             broken[outcome.seed] = outcome.violations[:8]
@@ -57,6 +59,7 @@ def simulate(
         "turns_of_the_scheduler": turns,
         "calls": sum(ends.values()),
         "longest_call_s": round(longest_s, 1),
+        "kinds": dict(sorted(kinds.items())),
         "ends": dict(ends.most_common()),
         "faults": dict(faults.most_common()),
         "faults_total": sum(faults.values()),

@@ -67,6 +67,7 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     turns: int = 0
     virtual_s: float = 0.0
     longest_s: float = 0.0
@@ -373,6 +374,7 @@ def _sum_up(world: World, outcome: Outcome) -> Outcome:
     digest.update(repr(sorted(world.faults.counts.items())).encode())
     outcome.digest = digest.hexdigest()
     outcome.ends, outcome.faults = world.ends.counts, world.faults.counts
+    outcome.kinds = world.ends.kinds
     outcome.turns = len(world.witness.entries)
     outcome.longest_s = world.ends.longest_s
     for call, end, took in world.ends.log:
