@@ -41,12 +41,19 @@ class EngineMessage(_Message):
 
 
 class TenantMessage(_Message):
-    """What one replica served to a tenant since it began. All of it, each time, so that neither
-    loss nor repetition matters."""
+    """What one replica served to a tenant so far. All of it, each time, so that neither loss nor
+    repetition matters."""
 
     epoch: str = Field(min_length=1, max_length=64, description="which life of the replica counts")
     uncached_tokens: _Count = Field(description="prompt tokens that had to be computed")
     output_tokens: _Count
+    idle_token_s: _Count = Field(
+        default=0, description="KV tokens that its paused conversations kept, times seconds"
+    )
+    waits: bool = Field(default=False, description="a step of it waits there now")
+    age_s: _Seconds | None = Field(
+        default=None, description="all of it was served in the last so many seconds"
+    )
 
 
 class ReplicaMessage(_Message):

@@ -21,6 +21,7 @@ from agentsched.model import (
     ServedElsewhere,
     TenantId,
     between,
+    seconds,
 )
 
 _PEERS_MAX: Final = 256
@@ -30,10 +31,13 @@ _ENGINES_PER_PEER_MAX: Final = 1_024
 
 @dataclass(slots=True)
 class _Peer:
+    met_at: Instant
     heard_at: Instant
     engines: dict[EngineId, EngineMessage] = field(default_factory=dict)
-    #: Totals that were counted already, and of which life of the peer.
-    served: OrderedDict[TenantId, tuple[str, int, int]] = field(default_factory=OrderedDict)
+    #: What was said last of each tenant, which was counted.
+    served: OrderedDict[TenantId, TenantMessage] = field(default_factory=OrderedDict)
+    #: Tenants that have a step waiting there, and when that was said.
+    waiting: dict[TenantId, Instant] = field(default_factory=dict)
 
 
 class Peers:
@@ -59,7 +63,7 @@ class Peers:
         self, replica: str, engine: EngineId, said: EngineMessage, *, now: Instant
     ) -> Iterator[Event]:
         """A peer says what it has on an engine."""
-        peer = self._meet(replica, now=now)
+        peer = self.meet(replica, now=now)
         if peer is None or peer.engines.get(engine) == said:
             return
         if engine not in peer.engines and len(peer.engines) >= _ENGINES_PER_PEER_MAX:
@@ -74,54 +78,92 @@ class Peers:
 
         What a peer had served before we met it is taken as known: we begin level.
         """
-        peer = self._meet(replica, now=now)
+        peer = self.meet(replica, now=now)
         if peer is None:
             return
         before = peer.served.get(tenant)
-        peer.served[tenant] = (said.epoch, said.uncached_tokens, said.output_tokens)
+        if before is None or before.epoch != said.epoch:
+            before = _beginning(said, met_at=peer.met_at, now=now)
+        new = [after - was for was, after in zip(_totals(before), _totals(said), strict=True)]
+        if min(new) < 0:
+            return  # it was overtaken, and tells less than we know
+        peer.served[tenant] = said
         peer.served.move_to_end(tenant)
         if len(peer.served) > _TENANTS_PER_PEER_MAX:
-            peer.served.popitem(last=False)
-        if before is None:
-            return
-        epoch, uncached, output = before
-        if epoch != said.epoch:
-            uncached = output = 0  # a new life counts from nothing
-        new = (said.uncached_tokens - uncached, said.output_tokens - output)
-        # A message that was overtaken tells less than we know.
-        if min(new) < 0 or max(new) == 0:
-            if min(new) < 0:
-                peer.served[tenant] = before
-            return
-        yield ServedElsewhere(tenant=tenant, uncached_tokens=new[0], output_tokens=new[1])
+            forgotten, _ = peer.served.popitem(last=False)
+            yield from self._stops_waiting(peer, forgotten)
+        did_wait = self._waits(tenant)
+        if said.waits:
+            peer.waiting[tenant] = now
+        else:
+            peer.waiting.pop(tenant, None)
+        if any(new) or self._waits(tenant) != did_wait:
+            yield self._served(tenant, *new)
 
     def gone(self, replica: str) -> Iterator[Event]:
-        """A peer is no more: nothing of it is on any engine."""
+        """A peer is no more: nothing of it is on any engine, and nobody waits there."""
         peer = self._peers.pop(replica, None)
-        for engine in peer.engines if peer is not None else ():
+        if peer is None:
+            return
+        for engine in peer.engines:
             yield _report(replica, engine, EngineMessage(running_steps=0, resident_tokens=0))
+        for tenant in tuple(peer.waiting):
+            yield from self._stops_waiting(peer, tenant)
 
     def expire(self, *, now: Instant) -> Iterator[Event]:
-        """Peers that were silent for too long are gone."""
+        """Peers that were silent for too long are gone; what was not said again is so no more."""
         silent = [
             name for name, p in self._peers.items() if between(p.heard_at, now) > self._silence
         ]
         for name in silent:
             yield from self.gone(name)
+        for peer in self._peers.values():
+            for tenant, at in tuple(peer.waiting.items()):
+                if between(at, now) > self._silence:
+                    yield from self._stops_waiting(peer, tenant)
 
     def lost(self) -> Iterator[Event]:
         """Nobody is heard any more, for our own connection is gone: we decide alone."""
         for name in tuple(self._peers):
             yield from self.gone(name)
 
-    def _meet(self, replica: str, *, now: Instant) -> _Peer | None:
+    def _waits(self, tenant: TenantId) -> bool:
+        return any(tenant in peer.waiting for peer in self._peers.values())
+
+    def _stops_waiting(self, peer: _Peer, tenant: TenantId) -> Iterator[Event]:
+        if peer.waiting.pop(tenant, None) is not None and not self._waits(tenant):
+            yield self._served(tenant, 0, 0, 0)
+
+    def _served(self, tenant: TenantId, uncached: int, output: int, idle: int) -> ServedElsewhere:
+        return ServedElsewhere(
+            tenant=tenant,
+            uncached_tokens=uncached,
+            output_tokens=output,
+            idle_token_s=idle,
+            waits=self._waits(tenant),
+        )
+
+    def meet(self, replica: str, *, now: Instant) -> _Peer | None:
+        """A peer is there: what it serves from now on is charged here. None: there are too many."""
         peer = self._peers.get(replica)
         if peer is None:
             if len(self._peers) >= _PEERS_MAX:
                 return None
-            peer = self._peers[replica] = _Peer(now)
+            peer = self._peers[replica] = _Peer(now, now)
         peer.heard_at = now
         return peer
+
+
+def _totals(said: TenantMessage) -> tuple[int, int, int]:
+    return said.uncached_tokens, said.output_tokens, said.idle_token_s
+
+
+def _beginning(said: TenantMessage, *, met_at: Instant, now: Instant) -> TenantMessage:
+    """From where a tenant is counted: from nothing, if we knew the peer before it was served."""
+    is_new = said.age_s is not None and now - seconds(said.age_s) >= met_at
+    if not is_new:
+        return said
+    return TenantMessage(epoch=said.epoch, uncached_tokens=0, output_tokens=0)
 
 
 def _report(replica: str, engine: EngineId, said: EngineMessage) -> PeerReported:

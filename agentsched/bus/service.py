@@ -7,8 +7,8 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from agentsched.bus.connection import Broker, Connection, Letter
@@ -21,6 +21,7 @@ from agentsched.bus.messages import (
     write_message,
 )
 from agentsched.bus.peers import Peers
+from agentsched.bus.telling import TELL_EVERY_S, State, Telling
 from agentsched.bus.topics import (
     EngineTopic,
     ReplicaTopic,
@@ -36,24 +37,12 @@ from agentsched.version import __version__
 
 log = logging.getLogger(__name__)
 
-#: States are told this often where they changed, and this often in any case.
-TELL_EVERY_S: Final = 0.5
-_TELL_AGAIN_S: Final = 3.0
 #: A peer that is silent for so long counts as gone.
 SILENCE: Final = Nanos(seconds(10))
 _STATE_EXPIRY_S: Final = 10
 _OTHERS_MAX: Final = 256
 #: Batches of turns that may wait to be sent.
 _SLOTS: Final = 1_024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """What this replica holds and has served, at one moment."""
-
-    engines: Mapping[EngineId, EngineMessage] = field(default_factory=dict)
-    #: Uncached prompt tokens and output tokens since it began.
-    tenants: Mapping[TenantId, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +72,7 @@ class Bus:
         self._wiring = wiring
         self._epoch = secrets.token_hex(8)
         self.peers = Peers(silence=SILENCE)
-        #: What was told last, by topic, and when.
-        self._told: dict[str, tuple[bytes, float]] = {}
+        self._telling = Telling(replica=replica, epoch=self._epoch)
         #: Messages heard, by what became of them.
         self.counts: Counter[str] = Counter()
         #: Replicas that said that they are there, and have not said goodbye.
@@ -149,13 +137,14 @@ class Bus:
     def _met(self, replica: str, message: ReplicaMessage) -> None:
         self.counts["replica"] += 1
         if message.state == "up":
-            self._told.clear()  # it has heard nothing yet: all is told again
+            self._telling.forget()
         if message.state == "gone":
             log.info("replica %s is gone", replica)
             self.others.pop(replica, None)
             self._feed(self.peers.gone(replica))
             self._wiring.gone(replica)
             return
+        self.peers.meet(replica, now=self._wiring.now())
         self.others[replica] = message
         if len(self.others) > _OTHERS_MAX:
             del self.others[next(iter(self.others))]
@@ -167,7 +156,7 @@ class Bus:
 
     def _alone(self) -> None:
         """The broker is away: what the others hold is not known any more."""
-        self._told.clear()
+        self._telling.forget()
         self.others.clear()  # whoever is there says so again, for that is retained
         self._feed(self.peers.lost())
 
@@ -204,34 +193,15 @@ class Bus:
         while True:
             await self.connection.is_up.wait()
             try:
-                for letter in self._letters(self._wiring.state(), at=loop.time()):
-                    self.connection.publish(letter)
+                for topic, message in self._telling.due(self._wiring.state(), at=loop.time()):
+                    self.connection.publish(
+                        Letter(
+                            topic=write_topic(self._cluster, topic),
+                            payload=write_message(message),
+                            expiry_s=_STATE_EXPIRY_S,
+                        )
+                    )
                 self._feed(self.peers.expire(now=self._wiring.now()))
             except Exception:
                 log.exception("a defect while telling other replicas")
             await asyncio.sleep(TELL_EVERY_S)
-
-    def _letters(self, state: State, *, at: float) -> Iterable[Letter]:
-        """What changed since it was told, and what was told too long ago to be believed."""
-        said = {
-            write_topic(self._cluster, EngineTopic(engine, self.replica)): write_message(message)
-            for engine, message in state.engines.items()
-        }
-        again = set(said)
-        for tenant, (uncached, output) in state.tenants.items():
-            message = TenantMessage(
-                epoch=self._epoch, uncached_tokens=uncached, output_tokens=output
-            )
-            topic = write_topic(self._cluster, TenantTopic(tenant, self.replica))
-            said[topic] = write_message(message)
-        for topic in self._told.keys() - said.keys():
-            del self._told[topic]
-        for topic, payload in said.items():
-            known = self._told.get(topic)
-            is_known = known is not None and known[0] == payload
-            # Totals repair themselves with the next step; what an engine holds is only believed
-            # while it is repeated.
-            if is_known and (topic not in again or at - self._told[topic][1] < _TELL_AGAIN_S):
-                continue
-            self._told[topic] = (payload, at)
-            yield Letter(topic=topic, payload=payload, expiry_s=_STATE_EXPIRY_S)

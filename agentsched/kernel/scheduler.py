@@ -293,7 +293,7 @@ class Scheduler:
             case PeerReported():
                 self._books.engine(event.engine).hear(event)
             case ServedElsewhere():
-                self._books.shares.charge_elsewhere(event)
+                self._books.shares.charge_elsewhere(event, now=now)
             case ContinuedElsewhere():
                 commands = let_go(self._books, self._retention, event)
                 self._ignored += commands is None

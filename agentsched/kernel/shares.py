@@ -6,6 +6,9 @@ Weighted virtual service is the charge by the tenant's weight plus its *lift*: w
 wait is lifted to the virtual time, which is the greatest least service that any tenants that waited
 had so far. Without it, a tenant that was idle for an hour could then have the engines to itself for
 an hour (VTC, arXiv 2401.00588; start-time fair queueing, Goyal et al. 1996).
+
+What other replicas serve is charged here as well, and who waits there waits: virtual time runs on
+with it. Else a replica that nobody used for an hour would owe that hour to whoever came first.
 """
 
 from __future__ import annotations
@@ -46,8 +49,9 @@ class TenantAccount:
     prompt_tokens: int = 0
     uncached_tokens: int = 0
     output_tokens: int = 0
-    #: Of those, uncached and output tokens that other replicas served.
-    elsewhere: tuple[int, int] = (0, 0)
+    #: Of what it was charged, uncached and output tokens that other replicas served, and KV
+    #: token-seconds that it kept there.
+    elsewhere: tuple[int, int, int] = (0, 0, 0)
     steps: int = 0
     waiting_steps: int = 0
     running_steps: int = 0
@@ -92,8 +96,15 @@ class TenantAccount:
     def output_expected(self, expected: int | None, most: int | None) -> int:
         """Output tokens that a step of it will probably have."""
         if expected is None:
-            expected = self.output_tokens // self.steps if self.steps else _OUTPUT_GUESS
+            # Steps are counted here alone, so what others served is no part of their mean.
+            output = self.output_tokens - self.elsewhere[1]
+            expected = output // self.steps if self.steps else _OUTPUT_GUESS
         return max(0, min(expected, most) if most is not None else expected)
+
+    def idle_token_s(self, *, now: Instant) -> int:
+        """KV token-seconds that its paused conversations kept on this replica's account."""
+        idle = self.idle_token_ns + self.idle_tokens * max(0, now - self.idle_at)
+        return idle // SECOND - self.elsewhere[2]
 
     def keep(self, tokens: int, *, now: Instant) -> None:
         """A paused conversation keeps so many tokens of KV from now on; fewer where negative."""
@@ -116,6 +127,8 @@ class ShareLedger:
         self._accounts: OrderedDict[TenantId, TenantAccount] = OrderedDict()
         #: All and only accounts of tenants that have a step waiting.
         self._waiting: dict[TenantId, TenantAccount] = {}
+        #: Those that have a step waiting on another replica, as far as was heard.
+        self._waiting_elsewhere: dict[TenantId, TenantAccount] = {}
         #: The virtual time; it never goes back, though a settled estimate may take service back.
         self._virtual = 0.0
         #: Whether anybody asks whose turn it is; if not, virtual time does not run.
@@ -184,15 +197,25 @@ class ShareLedger:
         account.uncached_tokens += uncached_tokens
         account.output_tokens += output_tokens
 
-    def charge_elsewhere(self, event: ServedElsewhere) -> None:
-        """Charge what another replica served; shares hold over all of them."""
+    def charge_elsewhere(self, event: ServedElsewhere, *, now: Instant) -> None:
+        """Charge what another replica served; shares hold over all of them.
+
+        Whoever was served had waited first, be it for no time: it is taken to have waited here.
+        """
         account = self.account(event.tenant)
-        account.uncached_tokens += max(0, event.uncached_tokens)
-        account.output_tokens += max(0, event.output_tokens)
-        account.elsewhere = (
-            account.elsewhere[0] + max(0, event.uncached_tokens),
-            account.elsewhere[1] + max(0, event.output_tokens),
-        )
+        uncached, output = max(0, event.uncached_tokens), max(0, event.output_tokens)
+        idle = max(0, event.idle_token_s)
+        if uncached or output or event.waits:
+            self._begin(account, self._waiting_elsewhere, now=now)
+        if self._is_active:
+            self._run_on(now=now)
+        if not event.waits:
+            self._waiting_elsewhere.pop(event.tenant, None)
+        account.uncached_tokens += uncached
+        account.output_tokens += output
+        account.idle_token_ns += idle * SECOND
+        before = account.elsewhere
+        account.elsewhere = (before[0] + uncached, before[1] + output, before[2] + idle)
 
     def deadline(self, tenant: TenantId, *, now: Instant) -> Instant | None:
         """The deadline of a program of this tenant that begins now and names none."""
@@ -220,22 +243,34 @@ class ShareLedger:
 
     @property
     def waiting_tenants(self) -> int:
-        """How many tenants have a step waiting."""
+        """How many tenants have a step waiting here."""
         return len(self._waiting)
 
     def least_service(self, *, now: Instant) -> float:
-        """The least weighted virtual service of a tenant that waits; 0 if none does."""
-        return min((a.service(now=now) for a in self._waiting.values()), default=0.0)
+        """The least weighted virtual service of a tenant that waits anywhere; 0 if none does."""
+        return min((a.service(now=now) for a in self._all_waiting()), default=0.0)
 
     def wait(self, tenant: TenantId, *, now: Instant) -> None:
         """A step of this tenant begins to wait."""
         account = self._accounts[tenant]
         if not account.waiting_steps:
-            self._waiting[tenant] = account
-            if self._is_active:
-                self._run_on(now=now, leaving_out=account)
-                account.lift += max(0.0, self._virtual - account.service(now=now))
+            self._begin(account, self._waiting, now=now)
         account.waiting_steps += 1
+
+    def _begin(
+        self, account: TenantAccount, line: dict[TenantId, TenantAccount], *, now: Instant
+    ) -> None:
+        """A tenant waits here or elsewhere from now on; it is lifted unless it did already."""
+        tenant = account.tenant
+        if self._is_active and not (tenant in self._waiting or tenant in self._waiting_elsewhere):
+            self._run_on(now=now)
+            account.lift += max(0.0, self._virtual - account.service(now=now))
+        line[tenant] = account
+
+    def _all_waiting(self) -> Iterable[TenantAccount]:
+        if not self._waiting_elsewhere:
+            return self._waiting.values()
+        return (self._waiting | self._waiting_elsewhere).values()
 
     def leave(self, tenant: TenantId, *, now: Instant) -> None:
         """A step of this tenant waits no more. Called before it is charged."""
@@ -246,9 +281,9 @@ class ShareLedger:
         if not account.waiting_steps:
             del self._waiting[tenant]
 
-    def _run_on(self, *, now: Instant, leaving_out: TenantAccount | None = None) -> None:
+    def _run_on(self, *, now: Instant) -> None:
         """Virtual time goes on to the least service of those that wait."""
-        services = [a.service(now=now) for a in self._waiting.values() if a is not leaving_out]
+        services = [account.service(now=now) for account in self._all_waiting()]
         if services:
             self._virtual = max(self._virtual, min(services))
 
@@ -285,6 +320,8 @@ class ShareLedger:
             oldest, forgotten = self._accounts.popitem(last=False)
             if forgotten.is_busy or forgotten is keeping:
                 self._accounts[oldest] = forgotten
+            else:
+                self._waiting_elsewhere.pop(oldest, None)
 
     def _fresh(self, tenant: TenantId) -> TenantAccount:
         weight, limits = self._configured.get(tenant, (1.0, NO_LIMITS))
@@ -294,6 +331,7 @@ class ShareLedger:
         """Assert that the accounts agree with each other."""
         waiting = {key for key, account in self._accounts.items() if account.waiting_steps}
         assert waiting == set(self._waiting)
+        assert all(self._accounts[t] is a for t, a in self._waiting_elsewhere.items())
         for account in self._accounts.values():
             assert account.weight > 0
             idle = (account.running_steps, account.pending_uncached, account.pending_output)

@@ -229,11 +229,17 @@ class PeerReported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedElsewhere:
-    """Another replica served so much more to a tenant; it is charged as if it had been here."""
+    """Another replica served so much more to a tenant; it is charged as if it had been here.
+
+    `idle_token_s`: KV tokens times seconds that the tenant's paused conversations kept there.
+    `waits`: a step of the tenant waits on some other replica now, as far as they said.
+    """
 
     tenant: TenantId
     uncached_tokens: int
     output_tokens: int
+    idle_token_s: int = 0
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,17 +6,21 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from agentsched.bus.connection import Broker
 from agentsched.bus.messages import EngineMessage, ToolMessage
 from agentsched.bus.metrics import BusCollector
-from agentsched.bus.service import Bus, State, Wiring
+from agentsched.bus.service import Bus, Wiring
+from agentsched.bus.telling import Served, State
 from agentsched.bus.topics import ToolTopic
 from agentsched.config import BusConfig, Config
 from agentsched.model import ConfigError
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.tool_reports import ToolReport, ToolReports
+
+_NOTHING: Final = Served()
 
 
 @contextlib.asynccontextmanager
@@ -68,7 +72,7 @@ async def joined(config: Config, gateway: Gateway, *, url: str) -> AsyncIterator
 
 
 def _state(gateway: Gateway) -> State:
-    scheduler = gateway.host.scheduler
+    scheduler, now = gateway.host.scheduler, gateway.host.now()
     engines = {
         engine.engine: EngineMessage(
             running_steps=engine.running_steps,
@@ -80,10 +84,14 @@ def _state(gateway: Gateway) -> State:
     }
     tenants = {}
     for tenant, account in scheduler.tenants.items():
-        uncached = account.uncached_tokens - account.elsewhere[0]
-        output = account.output_tokens - account.elsewhere[1]
-        if uncached or output:
-            tenants[tenant] = (uncached, output)
+        served = Served(
+            uncached_tokens=account.uncached_tokens - account.elsewhere[0],
+            output_tokens=account.output_tokens - account.elsewhere[1],
+            idle_token_s=account.idle_token_s(now=now),
+            waits=account.waiting_steps > 0,
+        )
+        if served != _NOTHING:
+            tenants[tenant] = served
     return State(engines=engines, tenants=tenants)
 
 

@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry
 
 from agentsched.bus.connection import Broker
 from agentsched.bus.metrics import BusCollector
-from agentsched.bus.service import Bus, State, Wiring
+from agentsched.bus.service import Bus, Wiring
+from agentsched.bus.telling import State
 from agentsched.model import Instant
 
 

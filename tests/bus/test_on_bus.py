@@ -88,7 +88,7 @@ async def test_two_replicas_count_each_others_memory_and_service(broker: LocalMo
         await until(lambda: theirs.output_tokens >= 8)
         assert theirs.elsewhere[1] == theirs.output_tokens <= mine.output_tokens
         # What one served does not come back to it as somebody else's.
-        assert mine.elsewhere == (0, 0)
+        assert mine.elsewhere == (0, 0, 0)
         # A tool's end, told over the broker, is an event of the replica that knows the program.
         heard: list[Any] = []
 

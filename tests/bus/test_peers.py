@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,8 +28,8 @@ def engine(running: int, tokens: int) -> EngineMessage:
     return EngineMessage(running_steps=running, resident_tokens=tokens)
 
 
-def tenant(uncached: int, output: int = 0, epoch: str = "1") -> TenantMessage:
-    return TenantMessage(epoch=epoch, uncached_tokens=uncached, output_tokens=output)
+def tenant(uncached: int, output: int = 0, epoch: str = "1", **more: Any) -> TenantMessage:
+    return TenantMessage(epoch=epoch, uncached_tokens=uncached, output_tokens=output, **more)
 
 
 def served(events: list[Event]) -> tuple[int, int]:
@@ -66,7 +68,46 @@ def test_service_begins_level_and_survives_a_new_life() -> None:
     known = peers()
     assert not list(known.tenant("r", T, tenant(1_000), now=Instant(0)))
     assert served(list(known.tenant("r", T, tenant(1_500, 10), now=Instant(1)))) == (500, 10)
-    assert served(list(known.tenant("r", T, tenant(70, 7, "2"), now=Instant(2)))) == (70, 7)
+    # It began anew, and what it brought back from its store was counted long ago.
+    assert served(list(known.tenant("r", T, tenant(70, 7, "2"), now=Instant(2)))) == (0, 0)
+    assert served(list(known.tenant("r", T, tenant(90, 7, "2"), now=Instant(3)))) == (20, 0)
+    later = Instant(seconds(9))
+    anew = tenant(30, 3, "3", age_s=2.0)
+    assert served(list(known.tenant("r", T, anew, now=later))) == (30, 3)
+
+
+def test_a_tenant_that_comes_after_we_met_is_charged_from_its_first_step() -> None:
+    known = peers()
+    known.meet("r", now=Instant(seconds(5)))
+    before = tenant(400, age_s=3.0)  # it began a second before we met
+    assert not list(known.tenant("r", T, before, now=Instant(seconds(7))))
+    since = tenant(500, 20, age_s=1.5, idle_token_s=9)
+    [event] = known.tenant("r", TenantId("new"), since, now=Instant(seconds(7)))
+    assert event == ServedElsewhere(
+        tenant=TenantId("new"), uncached_tokens=500, output_tokens=20, idle_token_s=9
+    )
+
+
+def test_who_waits_elsewhere_is_told_once_and_ends_with_the_last_that_says_so() -> None:
+    known = peers()
+    waits, idle = tenant(0, waits=True), tenant(0)
+
+    def heard(replica: str, said: TenantMessage, at_s: float) -> list[bool]:
+        events = known.tenant(replica, T, said, now=Instant(seconds(at_s)))
+        return [e.waits for e in events if isinstance(e, ServedElsewhere)]
+
+    assert heard("r", waits, 0) == [True]
+    assert heard("s", waits, 1) == []
+    assert heard("r", idle, 2) == []
+    assert heard("s", waits, 3) == []
+    # `s` lives, and says nothing more of this tenant: its word ran out.
+    list(known.engine("s", E, engine(1, 1), now=Instant(seconds(12))))
+    assert not list(known.expire(now=Instant(seconds(12.5))))
+    [ended] = known.expire(now=Instant(seconds(13.5)))
+    assert isinstance(ended, ServedElsewhere)
+    assert not ended.waits
+    assert heard("s", waits, 14) == [True]
+    assert [e.waits for e in known.gone("s") if isinstance(e, ServedElsewhere)] == [False]
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.randoms(use_true_random=False))

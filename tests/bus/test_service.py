@@ -13,7 +13,8 @@ import pytest
 
 from agentsched.bus.connection import Broker
 from agentsched.bus.messages import EngineMessage, ToolMessage
-from agentsched.bus.service import Bus, State, Wiring
+from agentsched.bus.service import Bus, Wiring
+from agentsched.bus.telling import Served, State
 from agentsched.bus.topics import ToolTopic
 from agentsched.clock import MonotonicClock
 from agentsched.model import EngineId, Event, PeerReported, ServedElsewhere, TenantId
@@ -45,7 +46,7 @@ class Replica:
 
     def state(self) -> State:
         held = EngineMessage(running_steps=self.running, resident_tokens=self.tokens)
-        return State(engines={E: held}, tenants={T: (self.served, 0)})
+        return State(engines={E: held}, tenants={T: Served(uncached_tokens=self.served)})
 
     def feed(self, event: Event) -> None:
         self.events.append(event)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from agentsched.kernel.shares import ShareLedger
-from agentsched.model import TenantId, Usage
+from agentsched.model import SECOND, Instant, ServedElsewhere, TenantId, Usage
+from agentsched.policy import Prices
 
 A, B, C = (TenantId(name) for name in "abc")
 
@@ -55,3 +56,51 @@ def test_weights_have_a_limit_of_their_own(ledger: ShareLedger) -> None:
     assert not ledger.configure(C, weight=2.0)
     assert ledger.configure(A, weight=1.0)
     assert ledger.configure(C, weight=2.0)
+
+
+def elsewhere(tenant: TenantId, tokens: int, *, waits: bool = False) -> ServedElsewhere:
+    return ServedElsewhere(tenant=tenant, uncached_tokens=tokens, output_tokens=0, waits=waits)
+
+
+def level(ledger: ShareLedger, *tenants: TenantId) -> list[float]:
+    return [ledger.account(t).service(now=Instant(0)) for t in tenants]
+
+
+def test_what_others_served_is_no_part_of_the_mean_answer(ledger: ShareLedger) -> None:
+    account = ledger.account(A)
+    ledger.charge(tenant=A, usage=usage(100, output=40))
+    event = ServedElsewhere(tenant=A, uncached_tokens=0, output_tokens=90_000, idle_token_s=3)
+    ledger.charge_elsewhere(event, now=Instant(0))
+    assert account.output_expected(None, None) == 40
+    assert account.elsewhere == (0, 90_000, 3)
+    assert account.idle_token_s(now=Instant(0)) == 0
+    assert account.idle_token_ns == 3 * SECOND
+
+
+def test_what_one_tenant_had_elsewhere_alone_is_no_claim_of_the_next(ledger: ShareLedger) -> None:
+    ledger.set_policy(Prices(), now=Instant(0))
+    for _ in range(10):
+        ledger.charge_elsewhere(elsewhere(A, 1_000), now=Instant(0))
+    newcomer = TenantId("newcomer")
+    ledger.account(newcomer)
+    ledger.wait(newcomer, now=Instant(0))
+    # It begins where the other one was before its last charge, not at nothing.
+    assert level(ledger, A, newcomer) == [10_000, 9_000]
+    ledger.check()
+
+
+def test_who_waits_elsewhere_is_not_lifted_and_holds_virtual_time(ledger: ShareLedger) -> None:
+    ledger.set_policy(Prices(), now=Instant(0))
+    other = TenantId("other")
+    ledger.charge_elsewhere(elsewhere(other, 0, waits=True), now=Instant(0))
+    ledger.charge_elsewhere(elsewhere(A, 5_000, waits=True), now=Instant(0))
+    assert ledger.least_service(now=Instant(0)) == 0
+    ledger.wait(other, now=Instant(0))
+    assert level(ledger, A, other) == [5_000, 0]
+    assert ledger.waiting_tenants == 1
+    # It waits nowhere else any more, and here still.
+    ledger.charge_elsewhere(elsewhere(other, 0), now=Instant(0))
+    assert ledger.least_service(now=Instant(0)) == 0
+    ledger.leave(other, now=Instant(0))
+    assert ledger.least_service(now=Instant(0)) == 5_000
+    ledger.check()

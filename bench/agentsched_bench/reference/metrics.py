@@ -12,7 +12,8 @@ from prometheus_client.metrics_core import Metric
 
 from agentsched.bus.connection import Broker
 from agentsched.bus.metrics import BusCollector
-from agentsched.bus.service import Bus, State, Wiring
+from agentsched.bus.service import Bus, Wiring
+from agentsched.bus.telling import State
 from agentsched.config import Config
 from agentsched.proxy.app import build_gateway
 from agentsched.proxy.memory import remembered
