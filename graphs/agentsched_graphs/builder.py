@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from agentsched.model import (
+    MINUTE,
     Command,
     ConfigError,
+    ConversationId,
     Dispatch,
     Event,
     Instant,
@@ -36,6 +38,7 @@ from agentsched.model import (
     WorkflowDeclared,
 )
 from agentsched_graphs.forecast import Forecasts
+from agentsched_graphs.gaps import age_of
 from agentsched_graphs.graph import ExecutionGraph, GraphLimits
 from agentsched_graphs.nodes import StepNode, Thread
 from agentsched_graphs.outlook import Learnt, Outlook
@@ -46,6 +49,11 @@ from agentsched_graphs.workflow import Workflow, read_workflow
 _COMPARED: Final = 8
 #: Declared workflows beyond this are not taken.
 WORKFLOWS_MAX: Final = 1_024
+#: A pause so long is counted as one that nobody came back from, until somebody does. Waiting for
+#: the program's end would teach that only after an hour.
+_GIVEN_UP_AFTER: Final = MINUTE
+#: Pauses that are watched for that; of more, the longest is given up early.
+_AWAY_MAX: Final = 65_536
 
 
 class GraphBuilder:
@@ -72,10 +80,15 @@ class GraphBuilder:
         #: The graph of each ended step that is kept, by the step's ordinal; first ended first.
         self._ended: OrderedDict[int, ExecutionGraph] = OrderedDict()
         self._ordinal = 0
+        #: Conversations that pause and are not given up, the one that pauses longest first.
+        self._away: OrderedDict[tuple[ProgramId, ConversationId], tuple[str, Thread]] = (
+            OrderedDict()
+        )
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Take in one event."""
         self._forecasts.observe(event, now=now)
+        self._give_up(now=now)
         match event:
             case StepArrived():
                 self._arrive(event, now=now)
@@ -207,9 +220,30 @@ class GraphBuilder:
             return
         if not event.step_class.is_work:
             return
-        gap = Nanos(max(0, now - thread.paused_at))
-        self._learnt.gaps.returned(agent=graph.agent, tool=thread.paused_for, gap=gap)
-        thread.paused_at = thread.paused_for = None
+        self._away.pop((graph.program, thread.conversation), None)
+        self._learnt.gaps.returned(
+            agent=graph.agent,
+            tool=thread.paused_for,
+            gap=Nanos(max(0, now - thread.paused_at)),
+            age=thread.age,
+            given_up_after=thread.given_up_after,
+        )
+        thread.paused_at = thread.paused_for = thread.given_up_after = None
+
+    def _give_up(self, *, now: Instant) -> None:
+        """Count the longest pauses as such that nobody comes back from; two at most."""
+        for _ in range(2):
+            if not self._away:
+                return
+            key, (agent, thread) = next(iter(self._away.items()))
+            assert thread.paused_at is not None
+            assert thread.paused_for is not None
+            gap = Nanos(max(0, now - thread.paused_at))
+            if gap < _GIVEN_UP_AFTER and len(self._away) <= _AWAY_MAX:
+                return
+            del self._away[key]
+            thread.given_up_after = gap
+            self._learnt.gaps.gave_up(agent=agent, tool=thread.paused_for, gap=gap, age=thread.age)
 
     def _finish(self, event: StepFinished, *, now: Instant) -> None:
         found = self._steps.pop(event.step, None)
@@ -229,6 +263,10 @@ class GraphBuilder:
         if not thread.active:
             thread.paused_at = now
             thread.paused_for = first if len(tools) < 2 else self._slowest(graph.agent, event)
+            thread.age = age_of(graph.steps_done)
+            key = (graph.program, thread.conversation)
+            self._away[key] = (graph.agent, thread)
+            self._away.move_to_end(key)
 
     def _slowest(self, agent: str, event: StepFinished) -> ToolName:
         """Of tools that run side by side, the one that is waited for."""
@@ -271,6 +309,16 @@ class GraphBuilder:
         kept = self._closed.get(graph.program)
         return kept is None or kept.graph is not graph
 
+    def _learn_end(self, graph: ExecutionGraph, thread: Thread, *, now: Instant) -> None:
+        """A conversation that pauses will not come back: its program is over."""
+        assert thread.paused_at is not None
+        assert thread.paused_for is not None
+        if self._away.pop((graph.program, thread.conversation), None) is not None:
+            gap = Nanos(max(0, now - thread.paused_at))
+            tool = thread.paused_for
+            self._learnt.gaps.gave_up(agent=graph.agent, tool=tool, gap=gap, age=thread.age)
+        thread.paused_at = thread.paused_for = thread.given_up_after = None
+
     def _close(self, program: ProgramId, reason: str, *, now: Instant) -> None:
         outlook = self._live.pop(program, None)
         if outlook is None:
@@ -279,9 +327,7 @@ class GraphBuilder:
         outlook.remaining = None
         for thread in graph.threads.values():
             if thread.paused_at is not None and thread.paused_for is not None:
-                gap = Nanos(max(0, now - thread.paused_at))
-                self._learnt.gaps.gave_up(agent=graph.agent, tool=thread.paused_for, gap=gap)
-                thread.paused_at = thread.paused_for = None
+                self._learn_end(graph, thread, now=now)
         graph.close(reason, now=now)
         if graph.parent is not None and graph.parent in self._live:
             self._live[graph.parent].graph.close_child(program, now=now)

@@ -4,10 +4,11 @@ Theory. What counts is the gap from an answer to the next request, not the tool'
 gaps are never seen to end (the program was closed, forgotten, or is still away): they are censored,
 and leaving them out would make every forecast too short. So gaps are counted in quarter-octave bins
 and the Kaplan-Meier estimate is kept as one hazard a bin: of those still away when the bin began,
-how many came back in it. Hazards of a special key (tool with its first command word, tool, agent
-type) are drawn towards the next more general one's as if that had been seen a few times, which is
-the back-off. Old counts fade. A contest on past gaps decides, for each agent type, how special a
-key is listened to; where none beats the constant (all gaps alike), the constant is the forecast.
+how many came back in it. Hazards of a special key (tool with its first command word at an age of
+the program, the same at any age, tool, agent type) are drawn towards the next more general one's as
+if that had been seen a few times, which is the back-off. Old counts fade. A contest on past gaps,
+censored ones included, decides for each agent type how special a key is listened to; where none
+beats the constant (all gaps alike), the constant is the forecast.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _WEIGHT: Final = 8.0
 #: When a key has been seen so often, its counts are halved.
 _FULL: Final = 512.0
 #: Levels of keys, from the constant to the most special one.
-LEVELS: Final = ("all", "agent", "tool", "tool and word")
+LEVELS: Final = ("all", "agent", "tool", "tool and word", "age")
+_AGE_MAX: Final = 9
 
 
 def bin_of(gap: int) -> int:
@@ -43,6 +45,11 @@ def bin_of(gap: int) -> int:
     if gap < _FIRST_NS:
         return 0
     return min(_BINS - 1, 1 + int(_PER_OCTAVE * log2(gap / _FIRST_NS)))
+
+
+def age_of(steps_done: int) -> int:
+    """The age of a program as a key: octaves of its steps. Older ones pause longer, and end."""
+    return min(_AGE_MAX, max(0, steps_done).bit_length())
 
 
 def _ends_at(index: int) -> float:
@@ -94,6 +101,11 @@ class _Counts:
             self.total *= 0.5
         if self._seen >= self._fresh_at:
             self._refresh()
+
+    def take_back(self, index: int) -> None:
+        """One that was counted as censored there came back after all."""
+        self.censored[index] = max(0.0, self.censored[index] - 1.0)
+        self.total = max(0.0, self.total - 1.0)
 
     def _refresh(self) -> None:
         # Rarer and rarer while it grows, often enough to follow a change: a fixed mean cost.
@@ -190,30 +202,47 @@ class Gaps:
         self._keys_max = keys_max
         self._all = _Counts(None)
         self._keys: dict[tuple[str, ...], _Counts] = {}
-        #: The counts of each pair of agent type and tool, the pair unused longest first.
-        self._chains: OrderedDict[tuple[str, ToolName], tuple[_Counts, ...]] = OrderedDict()
+        #: The counts of each agent type, tool and age, those unused longest first.
+        self._chains: OrderedDict[tuple[str, ToolName, int], tuple[_Counts, ...]] = OrderedDict()
         #: Of agent types that have keys.
         self._contests: dict[str, Contest] = {}
 
-    def returned(self, *, agent: str, tool: ToolName, gap: Nanos) -> None:
-        """A conversation came back after so long; `tool` is what it paused for."""
+    def returned(
+        self,
+        *,
+        agent: str,
+        tool: ToolName,
+        gap: Nanos,
+        age: int = 0,
+        given_up_after: Nanos | None = None,
+    ) -> None:
+        """A conversation came back after so long; `tool` is what it paused for.
+
+        `given_up_after` takes back that it was given up then.
+        """
         index = bin_of(gap)
-        levels = self._levels(agent, tool)
-        contest = self._contests.get(agent)
-        if contest is None:
-            contest = self._contests[agent] = Contest(len(LEVELS))
-        everyone, agents, tools, words = levels
-        contest.score(
-            (everyone.logs[index], agents.logs[index], tools.logs[index], words.logs[index])
-        )
+        levels = self._levels(agent, tool, age)
+        if given_up_after is not None:
+            for level in dict.fromkeys(levels):
+                level.take_back(bin_of(given_up_after))
+        self._contest(agent).score([level.logs[index] for level in levels])
         self._add(levels, index, is_censored=False)
 
-    def gave_up(self, *, agent: str, tool: ToolName, gap: Nanos) -> None:
-        """After so long it had not come back, and will not be watched any more."""
-        self._add(self._levels(agent, tool), bin_of(gap), is_censored=True)
+    def gave_up(self, *, agent: str, tool: ToolName, gap: Nanos, age: int = 0) -> None:
+        """After so long it had not come back, and nobody counts on it any more."""
+        index = bin_of(gap)
+        levels = self._levels(agent, tool, age)
+        self._contest(agent).score([level.stills[index] for level in levels])
+        self._add(levels, index, is_censored=True)
 
     def forecast(
-        self, *, agent: str, tool: ToolName, elapsed: Nanos, level: int | None = None
+        self,
+        *,
+        agent: str,
+        tool: ToolName,
+        elapsed: Nanos,
+        age: int = 0,
+        level: int | None = None,
     ) -> ReturnForecast:
         """When it comes back, for one that paused so long ago for this tool. Changes nothing.
 
@@ -223,7 +252,7 @@ class Gaps:
             contest = self._contests.get(agent)
             level = contest.best() if contest is not None else 0
         known: list[_Counts] = [self._all]
-        for key in _keys(agent, tool):
+        for key in _keys(agent, tool, age):
             known.append(self._keys.get(key, known[-1]))
         counts = known[level]
         away = Nanos(max(0, elapsed))
@@ -247,23 +276,29 @@ class Gaps:
                 level.add(index, is_censored=is_censored)
             last = level
 
-    def _levels(self, agent: str, tool: ToolName) -> tuple[_Counts, ...]:
+    def _contest(self, agent: str) -> Contest:
+        contest = self._contests.get(agent)
+        if contest is None:
+            contest = self._contests[agent] = Contest(len(LEVELS))
+        return contest
+
+    def _levels(self, agent: str, tool: ToolName, age: int) -> tuple[_Counts, ...]:
         """Counts of every level, made where they are new."""
-        levels = self._chains.get((agent, tool))
+        levels = self._chains.get((agent, tool, age))
         if levels is None:
-            levels = self._chain(agent, tool)
+            levels = self._chain(agent, tool, age)
         else:
-            self._chains.move_to_end((agent, tool))
+            self._chains.move_to_end((agent, tool, age))
         return levels
 
-    def _chain(self, agent: str, tool: ToolName) -> tuple[_Counts, ...]:
+    def _chain(self, agent: str, tool: ToolName, age: int) -> tuple[_Counts, ...]:
         levels = [self._all]
-        for key in _keys(agent, tool):
+        for key in _keys(agent, tool, age):
             counts = self._keys.get(key)
             if counts is None:
                 counts = self._keys[key] = _Counts(levels[-1])
             levels.append(counts)
-        chain = self._chains[agent, tool] = tuple(levels)
+        chain = self._chains[agent, tool, age] = tuple(levels)
         if len(self._keys) > self._keys_max:
             self._forget()
         return chain
@@ -272,15 +307,16 @@ class Gaps:
         """Keep the keys of the chains that were used last, as many as leave some room."""
         kept: dict[tuple[str, ...], None] = {}
         while self._chains and len(kept) < self._keys_max * 7 // 8 - len(LEVELS):
-            (agent, tool), _ = self._chains.popitem()
-            kept |= dict.fromkeys(_keys(agent, tool))
+            (agent, tool, age), _ = self._chains.popitem()
+            kept |= dict.fromkeys(_keys(agent, tool, age))
         self._keys = {key: self._keys[key] for key in kept}
         self._chains.clear()
         agents = {key[0] for key in kept}
         self._contests = {agent: c for agent, c in self._contests.items() if agent in agents}
 
 
-def _keys(agent: str, tool: ToolName) -> tuple[tuple[str, ...], ...]:
+def _keys(agent: str, tool: ToolName, age: int) -> tuple[tuple[str, ...], ...]:
     """Keys of the levels after the first. A tool's counts are one agent type's own."""
     name = tool.partition(" ")[0]
-    return ((agent,), (agent, name), (agent, name, tool) if tool != name else (agent, name))
+    word = (agent, name, tool) if tool != name else (agent, name)
+    return ((agent,), (agent, name), word, (agent, name, tool, str(age)) if age else word)

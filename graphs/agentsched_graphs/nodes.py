@@ -15,6 +15,7 @@ from agentsched.model import (
     EngineId,
     Instant,
     Lineage,
+    Nanos,
     PrefixId,
     ProgramId,
     StepClass,
@@ -157,6 +158,9 @@ class Thread:
     #: What it paused for, from its last step's end to its next step; None while one is live.
     paused_at: Instant | None = None
     paused_for: ToolName | None = None
+    #: The program's age when it paused, as a key of gaps; and after how long it was given up.
+    age: int = 0
+    given_up_after: Nanos | None = None
     #: Its latest tools, the one before first: what templates go by.
     context: tuple[ToolName, ...] = ()
     #: Its place in a declared workflow; None before the first step, and while it is astray.

@@ -94,6 +94,7 @@ class Outlook:
             agent=self.graph.agent,
             tool=thread.paused_for,
             elapsed=Nanos(max(0, now - thread.paused_at)),
+            age=thread.age,
         )
 
     def expected_return(self, conversation: ConversationId, *, now: Instant) -> Instant | None:

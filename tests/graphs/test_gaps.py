@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from agentsched.model import Nanos, ToolName
-from agentsched_graphs.gaps import LEVELS, Gaps, ReturnForecast, bin_of
+from agentsched_graphs.gaps import LEVELS, Gaps, ReturnForecast, age_of, bin_of
 
 SECOND = 1_000_000_000
 BASH, READ = ToolName("Bash"), ToolName("Read")
@@ -141,3 +141,35 @@ def test_keys_are_bounded() -> None:
 @pytest.mark.parametrize("gap", [0, 1, 10**7, 10**9, 10**12, 2**62])
 def test_every_gap_has_a_bin(gap: int) -> None:
     assert bin_of(gap) <= bin_of(gap + 1) <= bin_of(2**63)
+
+
+def test_a_programs_age_tells_more_where_old_ones_pause_longer() -> None:
+    gaps = Gaps()
+    for _ in range(150):
+        gaps.returned(agent="a", tool=BASH, gap=span(0.05), age=2)
+        gaps.returned(agent="a", tool=BASH, gap=span(8), age=6)
+    young = gaps.forecast(agent="a", tool=BASH, elapsed=span(0), age=2)
+    old = gaps.forecast(agent="a", tool=BASH, elapsed=span(0), age=6)
+    assert young.level == old.level == "age"
+    assert median(young) < 0.1
+    assert median(old) > 5
+    unheard = gaps.forecast(agent="a", tool=BASH, elapsed=span(0), age=4)  # backs off to the tool
+    assert 0.3 < unheard.probability_within(span(1)) < 0.7
+
+
+def test_who_came_back_after_all_was_not_lost() -> None:
+    hasty, patient = Gaps(), Gaps()
+    for _ in range(64):
+        hasty.gave_up(agent="a", tool=BASH, gap=span(60), age=3)
+    for _ in range(64):
+        hasty.returned(agent="a", tool=BASH, gap=span(90), age=3, given_up_after=span(60))
+        patient.returned(agent="a", tool=BASH, gap=span(90), age=3)
+    one, other = (
+        g.forecast(agent="a", tool=BASH, elapsed=span(0), age=3, level=2) for g in (hasty, patient)
+    )
+    spans = [span(s) for s in (1, 30, 80, 100, 1_000)]
+    assert one.chances(spans) == pytest.approx(other.chances(spans), abs=0.05)
+
+
+def test_the_age_of_a_program_is_an_octave_of_its_steps() -> None:
+    assert [age_of(steps) for steps in (0, 1, 2, 3, 4, 7, 8, 1_000_000)] == [0, 1, 2, 2, 3, 3, 4, 9]

@@ -367,3 +367,47 @@ def test_a_step_costs_as_much_after_a_long_history_as_at_first(make_course: Any)
     # The middle: now and then learnt hazards are made anew, at a fixed mean cost.
     assert sorted(late)[20] <= sorted(early)[20] + 30  # folding one step for each that comes
     assert sum(late) <= 1.5 * sum(early)
+
+
+class TestPausesWithoutEnd:
+    """A program that stays away teaches so after a minute, and not only when it is forgotten."""
+
+    def learnt(self, course: Any, spans: list[float]) -> list[float]:
+        gaps = course.builder._learnt.gaps
+        forecast = gaps.forecast(agent="agent", tool=ToolName("Bash"), elapsed=Nanos(0), level=2)
+        return list(forecast.chances([Nanos(round(s * SECOND)) for s in spans]))
+
+    def pause(self, course: Any, number: int) -> None:
+        course.step(
+            f"s{number}", f"k{number}:Bash", conversation=f"c{number}", program=f"p{number}"
+        )
+
+    def test_it_is_counted_after_a_minute(self, course: Any) -> None:
+        for number in range(20):
+            self.pause(course, number)
+        before = self.learnt(course, [1])[0]
+        course.pass_time(61)
+        for _ in range(10):  # two of the longest at each event
+            course.start("unknown")
+        assert self.learnt(course, [50])[0] < before / 2
+        assert not course.builder._away
+
+    def test_and_taken_back_when_it_returns(self, course: Any) -> None:
+        for number in range(20):
+            self.pause(course, number)
+        course.pass_time(100)
+        for _ in range(10):
+            course.start("unknown")
+        for number in range(20):
+            course.arrive(f"t{number}", f"c{number}", f"p{number}")
+        within_80, within_200 = self.learnt(course, [80, 200])
+        assert within_80 < 0.2
+        assert within_200 > 0.6
+
+    def test_a_program_that_closes_is_counted_once(self, course: Any) -> None:
+        self.pause(course, 1)
+        course.close("p1")
+        assert not course.builder._away
+        course.pass_time(100)
+        course.start("unknown")
+        assert course.builder._learnt.gaps._all.total == 1

@@ -29,7 +29,7 @@ from rich.table import Table
 from agentsched.policy import Choice
 from agentsched.version import __version__
 from agentsched_bench.retention.reference import Reference, make_reference
-from agentsched_bench.retention.study import ARMS, BELADY, Arm, play
+from agentsched_bench.retention.study import ARMS, BELADY, SPLIT, Arm, play
 from agentsched_bench.workload.shape import (
     PlannedProgram,
     ShapeOptions,
@@ -57,10 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--gap-cap", type=float, default=60.0, help="seconds (default 60)")
     parser.add_argument("--arms", nargs="+", help="some of the arms (default: all)")
+    parser.add_argument("--split", action="store_true", help="what `value` loses, and to what")
     parser.add_argument("--param", nargs="*", default=[], help="name=number of `value`, to tune it")
     parser.add_argument("--tune", action="store_true", help="judge on programs of the learnt part")
     chosen = parser.parse_args(arguments)
-    arms = [arm for arm in ARMS if not chosen.arms or arm.name in (*chosen.arms, BELADY)]
+    known = SPLIT if chosen.split else ARMS
+    arms = [arm for arm in known if not chosen.arms or arm.name in (*chosen.arms, BELADY)]
     if chosen.param:
         given = {k: float(v) for k, v in (pair.split("=") for pair in chosen.param)}
         arms.append(Arm(name="tuned", choice=Choice(name="value", params=given)))
@@ -77,7 +79,11 @@ def main(arguments: list[str] | None = None) -> int:
             + " ".join(f"../shared/traces/{path.name}" for path in chosen.traces)
             + f" --programs {chosen.programs} --learnt {chosen.learnt} --seeds {chosen.seeds}"
             + " --live "
-            + " ".join(f"{live:g}" for live in chosen.live),
+            + " ".join(f"{live:g}" for live in chosen.live)
+            + " --pools "
+            + " ".join(f"{share:g}" for share in chosen.pools)
+            + (" --split" if chosen.split else "")
+            + (" --tune" if chosen.tune else ""),
             "agentsched": __version__,
             "python": platform.python_version(),
             "rows": rows,

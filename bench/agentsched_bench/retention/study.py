@@ -21,6 +21,7 @@ from agentsched.model import (
     StepId,
 )
 from agentsched.policy import Choice, PinPolicy, load
+from agentsched_bench.retention.hindsight import Hindsight
 from agentsched_bench.retention.orders import ByPolicy, Clairvoyant, least_recent
 from agentsched_bench.retention.pools import Bill, Pool
 from agentsched_bench.retention.reference import Reference
@@ -38,6 +39,9 @@ class Arm:
 
     name: str
     choice: Choice | None = None
+    #: What it is told of the future, for `split`: no policy can know that.
+    knows_ends: bool = False
+    knows_returns: bool = False
 
 
 ARMS: Final = (
@@ -49,6 +53,15 @@ ARMS: Final = (
     Arm(name="continuum-static", choice=Choice(name="continuum-static")),
     Arm(name="kvflow", choice=Choice(name="kvflow")),
     Arm(name="value", choice=Choice(name="value")),
+)
+
+#: Arms that say what `value` loses, and to what.
+SPLIT: Final = (
+    Arm(name=BELADY),
+    Arm(name="value", choice=Choice(name="value")),
+    Arm(name="ends known", choice=Choice(name="value"), knows_ends=True),
+    Arm(name="returns known", choice=Choice(name="value"), knows_returns=True),
+    Arm(name="both known", choice=Choice(name="value"), knows_ends=True, knows_returns=True),
 )
 
 
@@ -126,6 +139,8 @@ def _lane(
     policy = None
     if arm.choice is not None:
         pin = cast("PinPolicy", load("pin", arm.choice.name, arm.choice.params))
+        if arm.knows_ends or arm.knows_returns:
+            pin = Hindsight(pin, reference, ends=arm.knows_ends, returns=arm.knows_returns)
         policy = ByPolicy(pin, scheduler, capacity=capacity, programs=programs)
         pool = Pool(capacity=capacity, order=policy)
     elif arm.name == BELADY:
