@@ -16,9 +16,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from agentsched_bench.calibrate.fit import fit_costs
+from agentsched_bench.calibrate.fit import Served, fit_costs
 from agentsched_bench.calibrate.model_file import ModelFile, of_config, write_model
 from agentsched_bench.calibrate.probe import config_of, measure, rounds, sizes_of
+from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live import options
 
 Url = Annotated[str, typer.Argument(help="An engine: vLLM, or anything with OpenAI's API.")]
@@ -52,7 +53,7 @@ def calibrate(
     The engine should serve nobody else meanwhile. Sizes come from `/v1/models` and vLLM's metrics.
     """
     found = asyncio.run(
-        _calibrate(
+        fit_engine(
             url,
             max_num_seqs=max_num_seqs,
             step_tokens=step_tokens,
@@ -71,28 +72,29 @@ def calibrate(
     _print(found, out)
 
 
-async def _calibrate(
+async def fit_engine(
     url: str,
     *,
-    max_num_seqs: int,
-    step_tokens: int,
-    blocks: int | None,
-    block_size: int | None,
-    repeats: int,
-    seed: int,
-    api_key: str | None,
-    is_quiet: bool,
+    max_num_seqs: int = 256,
+    step_tokens: int = 2048,
+    blocks: int | None = None,
+    block_size: int | None = None,
+    repeats: int = 2,
+    seed: int = 0,
+    api_key: str | None = None,
+    is_quiet: bool = True,
 ) -> ModelFile:
+    """Probe an engine that runs, and fit the model to what it did.
+
+    Raises:
+        EngineError: it does not answer, or not as it was asked to.
+    """
     sizes = await sizes_of(url)
     sizes = replace(sizes, blocks=blocks or sizes.blocks, block_size=block_size or sizes.block_size)
     config = config_of(sizes, max_num_seqs=max_num_seqs, step_tokens=step_tokens)
-    probes = rounds(
-        config, rng=random.Random(f"calibrate/{seed}/{time.time_ns()}"), repeats=repeats
+    served = await probe(
+        url, config, model=sizes.model, repeats=repeats, seed=seed, api_key=api_key, quiet=is_quiet
     )
-    with _progress(len(probes), is_quiet=is_quiet) as show:
-        served = await measure(
-            url, config, probes, model=sizes.model, api_key=api_key, on_round=show
-        )
     fit = fit_costs(served, config)
     return of_config(
         replace(config, cost=fit.cost),
@@ -100,6 +102,24 @@ async def _calibrate(
         fit=fit.row,
         measured={"probes": len(served), "repeats": repeats},
     )
+
+
+async def probe(
+    url: str,
+    config: EngineConfig,
+    *,
+    model: str,
+    repeats: int,
+    seed: int = 0,
+    api_key: str | None = None,
+    quiet: bool = True,
+) -> list[Served]:
+    """Send the probes, with contents that nobody sent before, and say what came of them."""
+    probes = rounds(
+        config, rng=random.Random(f"calibrate/{seed}/{time.time_ns()}"), repeats=repeats
+    )
+    with _progress(len(probes), is_quiet=quiet) as show:
+        return await measure(url, config, probes, model=model, api_key=api_key, on_round=show)
 
 
 def _print(found: ModelFile, out: Path) -> None:

@@ -109,6 +109,25 @@ def rounds(config: EngineConfig, *, rng: random.Random, repeats: int) -> list[li
             share = min(1_024, longest // (2 * together))
             found.append([Probe(prompt=fresh(48), output_tokens=48) for _ in range(together)])
             found.append([Probe(prompt=fresh(share), output_tokens=24) for _ in range(together)])
+        found += _conversations(fresh, longest, config)
+    return found
+
+
+def _conversations(
+    fresh: Callable[[int], tuple[int, ...]], longest: int, config: EngineConfig
+) -> list[list[Probe]]:
+    """What agents do: long prompts that are cached but for a little, while others decode."""
+    together, turns = min(4, config.max_num_seqs), 4
+    room = min(longest, (config.blocks - 1) * config.block_size // (2 * together))
+    if room < 64 * turns:
+        return []
+    prompts = [fresh(room // 2) for _ in range(together)]
+    found: list[list[Probe]] = []
+    for _ in range(turns):
+        found.append(
+            [Probe(prompt=prompt, output_tokens=8 + 8 * n) for n, prompt in enumerate(prompts)]
+        )
+        prompts = [prompt + fresh(room // (2 * turns)) for prompt in prompts]
     return found
 
 

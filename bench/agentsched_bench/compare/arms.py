@@ -209,7 +209,7 @@ def _router(text: str, *, is_programs: bool, ids: str, peers: Path) -> Side:
         command="programs" if is_programs else "round_robin",
         about="vllm-router, program scheduling" if is_programs else "vllm-router, round robin",
         version=_version("vllm-router", found),
-        missing="" if found else f"vllm-router is not in {peers} (pip install vllm-router there)",
+        missing="" if found else f"vllm-router is not in {peers} (scripts/install-peers)",
     )
 
 
@@ -222,14 +222,17 @@ def _litellm(text: str, *, ids: str, peers: Path) -> Side:
         ids=ids,
         about="LiteLLM's proxy",
         version=_version("litellm", found),
-        missing="" if found else f"litellm is not in {peers} (pip install 'litellm[proxy]' there)",
+        missing="" if found else f"litellm is not in {peers} (scripts/install-peers)",
     )
 
 
 def find_peer(command: str, *, peers: Path = PEERS) -> str | None:
-    """Where a peer's command is: in the peers' environment, or on the path."""
-    beside = peers / "bin" / command
-    return str(beside.absolute()) if beside.is_file() else shutil.which(command)
+    """Where a peer's command is: in the peers' environment, in one of its own, or on the path."""
+    for place in (peers, peers.with_name(f".venv-{command}")):
+        beside = place / "bin" / command
+        if beside.is_file():
+            return str(beside.absolute())
+    return shutil.which(command)
 
 
 def _version(package: str, command: str | None) -> str:

@@ -172,7 +172,7 @@ def _compare(
     # A real agent's programs are not those of the trace: nothing is known of them alone.
     is_known = scenario.measure.alone == "model" and all(s.client == "replay" for s in sides)
     alone_s = alone_seconds(loads, scenario.engine) if is_known else {}
-    result = _new_result(scenario, sides, loads, how=options.how, alone_s=alone_s)
+    result = new_result(scenario, sides, loads, how=options.how, alone_s=alone_s)
     store = Store(_resumed(result, path, fresh=options.fresh), path=path)
     if not options.is_simulated and not options.dry_run:
         logs.mkdir(parents=True, exist_ok=True)
@@ -287,7 +287,7 @@ def _traces(what: Path) -> list[Path]:
     return found
 
 
-def _new_result(
+def new_result(
     scenario: Scenario,
     sides: Sequence[Side],
     loads: Sequence[Load],
@@ -295,6 +295,7 @@ def _new_result(
     how: Any,
     alone_s: dict[str, float],
 ) -> CompareResult:
+    """A result that has no run yet."""
     baseline = scenario.baseline or sides[0].name
     if baseline not in [side.name for side in sides]:
         baseline = sides[0].name

@@ -120,16 +120,23 @@ def _play(host: SimHost, load: Load, scenario: Scenario) -> None:
 
 
 def _fill(run: Run, told: Told, host: SimHost, load: Load) -> None:
-    """Give the run its rows, under the names that programs have in the load."""
+    """Give the run its rows, under the names that the load has."""
     names = {
         str(found.program): plan.program
         for found, plan in zip(host.clients.runs, load.plans, strict=True)
     }
+    talks = {
+        f"{found.program}/{index}": talk.conversation
+        for found, plan in zip(host.clients.runs, load.plans, strict=True)
+        for index, talk in enumerate(plan.conversations)
+    }
     for call in told.calls:
         call.program = names.get(call.program, call.program)
+        call.conversation = talks.get(call.conversation, call.conversation)
         call.tenant = load.tenants.get(call.program, "")
     for pin in told.pins:
         pin.program = names.get(pin.program, pin.program)
+        pin.conversation = talks.get(pin.conversation, pin.conversation)
     for decision in told.decisions:
         decision.program = names.get(decision.program, decision.program)
     for program in told.programs:

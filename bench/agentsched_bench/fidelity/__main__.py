@@ -1,0 +1,258 @@
+"""`python -m agentsched_bench.fidelity SCENARIO`: one engine calibrated, measured and predicted.
+
+One engine process does all of it: it is probed and fitted, serves every arm of the scenario, and is
+probed again. Then the same load is simulated with what was fitted, and once more with costs that
+are fitted to the baseline's own calls. See `agentsched_bench.fidelity.report`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from agentsched.model import ConfigError
+from agentsched_bench.calibrate.cli import fit_engine, probe
+from agentsched_bench.calibrate.fit import fit_costs
+from agentsched_bench.calibrate.model_file import ModelFile, of_config, write_model
+from agentsched_bench.calibrate.probe import sizes_of
+from agentsched_bench.compare.arms import Side, sides_of
+from agentsched_bench.compare.cli import new_result
+from agentsched_bench.compare.load import Load, make_load
+from agentsched_bench.compare.results import Run, machine, versions
+from agentsched_bench.compare.run import Plan, Store, run_all
+from agentsched_bench.compare.scenario import EngineKind, Scenario, load_scenario
+from agentsched_bench.compare.show import Estimate, showing
+from agentsched_bench.compare.simulated import simulate_run, simulated_sides
+from agentsched_bench.compare.stages import Engines, engines_running
+from agentsched_bench.fidelity.report import (
+    ArmFidelity,
+    Fidelity,
+    Figures,
+    drift_of,
+    error,
+    figures_of,
+    is_order_kept,
+    served_of,
+)
+from agentsched_bench.live.cli import new_salt
+
+_METRICS: Final = (
+    ("JCT mean s", "jct_mean_s"),
+    ("JCT p95 s", "jct_p95_s"),
+    ("first mean s", "ttft_mean_s"),
+    ("first p95 s", "ttft_p95_s"),
+    ("cached", "cached_share"),
+)
+#: The arms of a scenario that have a model and need no engine of their own.
+_ARMS: Final = ("direct", "agentsched")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """One comparison of the simulator with an engine."""
+
+    scenario: Scenario
+    sides: list[Side]
+    loads: list[Load]
+    out: Path
+    repeats: int
+    peers: Path
+
+    @property
+    def logs(self) -> Path:
+        return self.out.with_suffix(".logs")
+
+    def on(self, engines: Engines, model: Path) -> Scenario:
+        """The scenario on engines that run already, modelled by this file."""
+        engine = self.scenario.engine.model_copy(
+            update={
+                "kind": EngineKind.URL,
+                "urls": engines.urls,
+                "reset_path": engines.reset_path,
+                "preset": str(model),
+                "blocks": None,
+                "block_size": None,
+                "fleet": (),
+                "outages": (),
+                "slowdowns": (),
+            }
+        )
+        return self.scenario.model_copy(update={"engine": engine})
+
+
+async def _measure(work: _Work, found: Fidelity) -> tuple[Scenario, list[Run]]:
+    """Calibrate, serve all arms, and probe again."""
+    spec = work.scenario.engine
+    room = max(load.tokens_max for load in work.loads)
+    async with engines_running(spec, variant="plain", tokens_max=room, logs=work.logs) as engines:
+        url = engines.urls[0]
+        # What is done for the first time costs more; the probes of one round are enough for that.
+        found.probes = await fit_engine(url, repeats=1)
+        found.probes = await fit_engine(url, repeats=work.repeats)
+        model = work.logs / "probes.json"
+        write_model(model, found.probes)
+        scenario = work.on(engines, model)
+        result = new_result(scenario, work.sides, work.loads, how="live", alone_s={})
+        plan = Plan(
+            scenario=scenario,
+            sides=work.sides,
+            loads=work.loads,
+            logs=work.logs,
+            peers=work.peers,
+            salt=new_salt(),
+        )
+        store = Store(result, path=None)
+        estimate = Estimate([side.name for _, side in plan.order(store)], expected_s=90.0)
+        with showing(estimate, is_quiet=False) as show:
+            await run_all(plan, store, show)
+        config = found.probes.config()
+        sizes = await sizes_of(url)
+        found.drift = drift_of(await probe(url, config, model=sizes.model, repeats=1), config)
+        return scenario, result.runs
+
+
+def _refitted(work: _Work, scenario: Scenario, runs: list[Run], probes: ModelFile) -> ModelFile:
+    """The engine as the baseline's own calls show it."""
+    config = probes.config()
+    first = work.sides[0].name
+    run = next(run for run in runs if run.arm == first and run.repeat == 0)
+    fit = fit_costs(served_of(run, work.loads[0], block_size=config.block_size), config)
+    return of_config(
+        replace(config, cost=fit.cost),
+        source=f"fitted to the calls of {first} in {scenario.name}",
+        fit=fit.row,
+    )
+
+
+def _predict(
+    work: _Work, scenario: Scenario, model: ModelFile, name: str
+) -> dict[str, list[Figures]]:
+    path = work.logs / f"{name}.json"
+    write_model(path, model)
+    engine = scenario.engine.model_copy(update={"preset": str(path)})
+    scenario = scenario.model_copy(update={"engine": engine})
+    return {
+        side.name: [
+            figures_of(
+                simulate_run(side, load, scenario, repeat=number, on_call=lambda _done: None)
+            )
+            for number, load in enumerate(work.loads)
+        ]
+        for side in work.sides
+    }
+
+
+def _compare(work: _Work, command: list[str]) -> Fidelity:
+    blank = ModelFile(
+        source="", cost={}, blocks=0, block_size=0, max_num_seqs=0, max_num_batched_tokens=0,
+        max_model_len=0,
+    )  # fmt: skip
+    found = Fidelity(
+        command=command,
+        scenario=work.scenario.model_dump(mode="json"),
+        machine=dict(machine()),
+        versions=dict(versions()),
+        probes=blank,
+    )
+    scenario, runs = asyncio.run(_measure(work, found))
+    found.refitted = _refitted(work, scenario, runs, found.probes)
+    by_probes = _predict(work, scenario, found.probes, "probes")
+    by_load = _predict(work, scenario, found.refitted, "refitted")
+    for side in work.sides:
+        found.arms.append(
+            ArmFidelity(
+                arm=side.name,
+                measured=[figures_of(run) for run in runs if run.arm == side.name],
+                probes=by_probes[side.name],
+                refitted=by_load[side.name],
+            )
+        )
+    return found
+
+
+def print_fidelity(found: Fidelity, *, console: Console) -> None:
+    """Measured, predicted and how far apart, for each arm."""
+    fit = found.probes.fit
+    if fit is not None:
+        console.print(
+            f"probes: held-out first tokens off by {fit.first_token_error:.0%}, answers by "
+            f"{fit.answer_error:.0%}; after the load they took "
+            f"{found.drift or 0:.2f} times as long",
+            highlight=False,
+        )
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("arm", "", *(title for title, _ in _METRICS)):
+        table.add_column(column, justify="left" if column in ("arm", "") else "right")
+    for arm in found.arms:
+        for how in ("measured", "probes", "refitted"):
+            rows: list[Figures] = getattr(arm, how)
+            cells = [_cell(arm, rows, name, how) for _, name in _METRICS]
+            table.add_row(arm.arm if how == "measured" else "", how, *cells)
+    console.print(table)
+    for how in ("probes", "refitted"):
+        kept = "kept" if is_order_kept(found.arms, how) else "NOT kept"
+        console.print(f"{how}: order of the arms {kept}", highlight=False)
+
+
+def _cell(arm: ArmFidelity, rows: list[Figures], name: str, how: str) -> str:
+    if not rows:
+        return ""
+    values = [getattr(row, name) for row in rows]
+    mean = sum(values) / len(values)
+    text = f"{mean:.3f}" if name == "cached_share" else f"{mean:.2f}"
+    if how == "measured":
+        return text if len(values) == 1 else f"{text} ({min(values):.2f} to {max(values):.2f})"
+    off = error(arm.measured, rows, name)
+    return text if off is None else f"{text} ({off:+.0%})"
+
+
+def main(
+    scenario: Annotated[Path, typer.Argument(help="A scenario; its engine is probed and loaded.")],
+    *,
+    variant: Annotated[str | None, typer.Option(help="Of the scenario.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for compare.")
+    ] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="direct or a PROFILE; the first is the baseline.")
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Loads, each of its own seed.")] = 1,
+    probes: Annotated[int, typer.Option(min=1, help="How often each probe is sent.")] = 2,
+    out: Annotated[Path, typer.Option("--out", "-o")] = Path("fidelity.json"),
+) -> None:
+    """How far the simulator is from a real engine."""
+    arms = msgspec.json.encode(list(arm or _ARMS)).decode()
+    changes = [*(change or ()), f"arms={arms}", f"measure.repeat={repeat}"]
+    chosen = load_scenario(scenario, variant=variant, changes=changes)
+    sides = [side for side in simulated_sides(sides_of(chosen)) if not side.missing]
+    if not sides or chosen.engine.speed != 1.0:
+        raise ConfigError("give arms that have a model, and an engine in real time")
+    work = _Work(
+        scenario=chosen,
+        sides=sides,
+        loads=[
+            make_load(chosen.workload, seed=number, beside=scenario.parent)
+            for number in range(repeat)
+        ],
+        out=out,
+        repeats=probes,
+        peers=Path(".venv-peers"),
+    )
+    work.logs.mkdir(parents=True, exist_ok=True)
+    found = _compare(work, ["python", "-m", "agentsched_bench.fidelity", *sys.argv[1:]])
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    print_fidelity(found, console=Console())
+    typer.echo(f"results: {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,150 @@
+"""Measured beside predicted: on an engine whose truth is known, and the whole of it in small."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agentsched_bench.calibrate.fit import fit_costs
+from agentsched_bench.compare.arms import parse_side
+from agentsched_bench.compare.fleet import engines_of
+from agentsched_bench.compare.load import Load, make_load
+from agentsched_bench.compare.results import Call, Program, Run
+from agentsched_bench.compare.scenario import load_scenario
+from agentsched_bench.compare.simulated import simulate_run
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.fidelity.report import (
+    ArmFidelity,
+    Fidelity,
+    Figures,
+    drift_of,
+    error,
+    figures_of,
+    is_order_kept,
+    served_of,
+)
+
+SMALL = """
+name = "small"
+[engine]
+preset = "h100-8b"
+blocks = 600
+block_size = 16
+[workload]
+programs = 5
+steps_max = 4
+gap_cap_s = 1
+context_tokens_max = 7936
+arrivals = { process = "regular", rate = 4.0 }
+sources = [{ trace = "sample" }]
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+def direct(path: Path) -> tuple[Run, Load, EngineConfig]:
+    """A run of the model itself: what there is to find out is known."""
+    scenario = load_scenario(path)
+    load = make_load(scenario.workload, seed=0, beside=path.parent)
+    side = parse_side("direct", engine=scenario.engine)
+    run = simulate_run(side, load, scenario, repeat=0, on_call=lambda _done: None)
+    return run, load, engines_of(scenario.engine)[0]
+
+
+def figures(jct_s: float) -> Figures:
+    return Figures(
+        jct_mean_s=jct_s,
+        jct_p95_s=jct_s,
+        ttft_mean_s=1,
+        ttft_p95_s=1,
+        cached_share=0.5,
+        completed=1,
+    )
+
+
+def test_calls_of_a_run_are_what_its_engine_had(small: Path) -> None:
+    run, load, config = direct(small)
+
+    served = served_of(run, load, block_size=config.block_size)
+
+    assert len(served) == len(run.calls) == load.calls
+    assert drift_of(served, config) == pytest.approx(1.0, abs=0.02)
+    slow = [msgspec.structs.replace(call, latency_s=call.latency_s * 2) for call in run.calls]
+    run.calls = slow
+    assert drift_of(served_of(run, load, block_size=config.block_size), config) == pytest.approx(
+        2.0, abs=0.05
+    )
+
+
+@pytest.mark.slow
+def test_costs_are_found_again_from_a_load(small: Path) -> None:
+    run, load, config = direct(small)
+
+    fit = fit_costs(served_of(run, load, block_size=config.block_size), config)
+
+    assert fit.row.first_token_error < 0.1
+    assert fit.row.answer_error < 0.1
+
+
+def test_failed_calls_and_programs_are_left_out() -> None:
+    run = Run(arm="a", repeat=0, seed=0)
+    run.programs = [
+        Program(program="p", started_s=0, jct_s=4.0, outcome="completed"),
+        Program(program="q", started_s=0, jct_s=None, outcome="failed"),
+    ]
+    good = Call(
+        program="p", conversation="p", step=0, sent_s=0, latency_s=4, ttft_s=1.0,
+        prompt_tokens=100, cached_tokens=25,
+    )  # fmt: skip
+    run.calls = [good, msgspec.structs.replace(good, ttft_s=99.0, error="gone")]
+
+    found = figures_of(run)
+
+    assert (found.jct_mean_s, found.completed) == (4.0, 1)
+    assert (found.ttft_mean_s, found.cached_share) == (1.0, 0.25)
+
+
+def test_an_order_is_kept_unless_a_clear_winner_loses() -> None:
+    def arms(*pairs: tuple[float, float]) -> list[ArmFidelity]:
+        return [
+            ArmFidelity(arm=str(number), measured=[figures(seen)], probes=[figures(said)])
+            for number, (seen, said) in enumerate(pairs)
+        ]
+
+    assert is_order_kept(arms((10, 7), (20, 9)), "probes")
+    assert not is_order_kept(arms((10, 9), (20, 7)), "probes")
+    assert is_order_kept(arms((10, 9), (10.2, 7)), "probes"), "a tie has no order"
+    assert error([figures(10), figures(20)], [figures(12)], "jct_mean_s") == pytest.approx(-0.2)
+    assert error([], [figures(12)], "jct_mean_s") is None
+
+
+@pytest.mark.slow
+def test_an_engine_is_probed_loaded_and_predicted(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "f.json"
+    command = [sys.executable, "-m", "agentsched_bench.fidelity", str(small), "--probes", "1"]
+    done = subprocess.run(
+        [*command, "-o", str(out)], capture_output=True, text=True, timeout=200, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = msgspec.json.decode(out.read_bytes(), type=Fidelity)
+    assert [arm.arm for arm in found.arms] == ["direct", "agentsched"]
+    for arm in found.arms:
+        for rows in (arm.measured, arm.probes, arm.refitted):
+            assert [row.completed for row in rows] == [5]
+            assert all(row.jct_mean_s > 0 for row in rows)
+        # The cache is the model's own: it holds what the engine held.
+        assert arm.probes[0].cached_share == pytest.approx(arm.measured[0].cached_share, abs=0.1)
+    assert found.drift is not None
+    assert found.probes.blocks == 600
+    assert found.refitted is not None
+    assert "order of the arms" in done.stdout
