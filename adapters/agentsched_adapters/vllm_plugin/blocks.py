@@ -46,6 +46,7 @@ class Manager(Protocol):
     """What we use of vLLM's `KVCacheManager`."""
 
     block_pool: Any
+    num_kv_cache_groups: int
     allocate_slots: Callable[..., Any]
 
     def get_blocks(self, request_id: str) -> Any: ...
@@ -86,6 +87,7 @@ class BlockPins:
         self,
         manager: Manager,
         *,
+        block_size: int,
         budget: float,
         tenant_budget: float,
         ttl_max: Nanos,
@@ -93,6 +95,8 @@ class BlockPins:
     ) -> None:
         self._manager = manager
         self._pool: Pool = manager.block_pool
+        self._block_size = block_size
+        self._groups = manager.num_kv_cache_groups
         # vLLM keeps one block for itself.
         usable = self._pool.num_gpu_blocks - 1
         self.blocks_max = int(budget * usable)
@@ -143,16 +147,25 @@ class BlockPins:
     # Pins.
 
     def hold_request(
-        self, keeper: Keeper, request_id: str, *, ttl: Nanos, now: Instant
+        self,
+        keeper: Keeper,
+        request_id: str,
+        *,
+        ttl: Nanos,
+        now: Instant,
+        tokens: int | None = None,
     ) -> HeldPin | None:
         """Pin what a request that ends has in the cache, as long as it still has its blocks.
 
-        Ends the conversation's older pin. None where nothing could be kept.
+        With `tokens`, only the blocks that hold so many of its first tokens. Ends the conversation's older pin. None where nothing could be kept.
         """
         groups = self._manager.get_blocks(request_id).blocks
         blocks = [b for b in _by_position(groups) if self._is_ours(b)]
         self._remember(keeper.conversation, keeper.program, blocks)
-        return self._hold(keeper, blocks, ttl=ttl, now=now) if ttl > 0 else None
+        if ttl <= 0:
+            return None
+        most = len(blocks) if tokens is None else self._blocks_of(tokens)
+        return self._hold(keeper, blocks[:most], ttl=ttl, now=now)
 
     def remember_request(self, conversation: str, program: str, request_id: str) -> None:
         """Note a request's blocks without pinning them."""
@@ -160,10 +173,12 @@ class BlockPins:
         blocks = [b for b in _by_position(groups) if self._is_ours(b)]
         self._remember(conversation, program, blocks)
 
-    def pin(self, keeper: Keeper, *, ttl: Nanos, now: Instant) -> Grant:
+    def pin(
+        self, keeper: Keeper, *, ttl: Nanos, now: Instant, tokens: int | None = None
+    ) -> Grant:
         """Refine the pin that a conversation has, or pin what is still cached of its latest step.
 
-        Refused where nothing is cached; clipped where the time is cut, or the budget has no room
+        With `tokens`, only the blocks that hold so many of its first tokens. Refused where nothing is cached; clipped where the time is cut, or the budget has no room
         for all of it.
         """
         if ttl <= 0:
@@ -176,10 +191,12 @@ class BlockPins:
         held = self._ledger.of_conversation(keeper.conversation)
         if held is not None and len(held.blocks) > len(blocks):
             blocks = list(held.blocks)
-        pin = self._hold(keeper, blocks, ttl=granted, now=now)
+        most = len(past or blocks) if tokens is None else self._blocks_of(tokens)
+        wanted = min(len(past or blocks), most)
+        pin = self._hold(keeper, blocks[:wanted], ttl=granted, now=now)
         if pin is None:
             return _REFUSED
-        is_whole = granted == ttl and len(pin.blocks) == len(past or blocks)
+        is_whole = granted == ttl and len(pin.blocks) == wanted
         return Grant(
             outcome=HintOutcome.ACCEPTED if is_whole else HintOutcome.CLIPPED,
             blocks=len(pin.blocks),
@@ -309,6 +326,13 @@ class BlockPins:
         assert self._past_blocks == sum(map(len, self._past.values()))
 
     # Inside.
+
+    def _blocks_of(self, tokens: int) -> int:
+        """Blocks in which so many tokens lie, over all KV cache groups: the last one may be open.
+
+        A conversation's blocks are kept by position, so as many of the first ones hold them.
+        """
+        return -(-tokens // self._block_size) * self._groups
 
     def _is_ours(self, block: Any) -> bool:
         pool = getattr(block, "pool", None)

@@ -86,7 +86,10 @@ def _pin(host: EngineHost, scheduler: Any, body: bytes) -> PinAnswer:
         tenant=request.tenant,
         value=_finite("value", request.value),
     )
-    return _answer(host.refine(keeper, ttl=_span(request.ttl_s)), scheduler)
+    if request.tokens is not None and request.tokens <= 0:
+        raise _Unfit("tokens must be positive")
+    given = host.refine(keeper, ttl=_span(request.ttl_s), tokens=request.tokens)
+    return _answer(given, scheduler)
 
 
 def _extend(host: EngineHost, scheduler: Any, body: bytes) -> PinAnswer:

@@ -95,6 +95,7 @@ class PluginHints:
             program=hint.program,
             ttl_s=left,
             value=hint.value,
+            tokens=hint.prefix.tokens,
         )
         body = await self._post("pin", request)
         if body is None:

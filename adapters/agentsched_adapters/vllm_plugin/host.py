@@ -177,15 +177,17 @@ class EngineHost:
 
     # What the proxy asks for.
 
-    def refine(self, keeper: Keeper, *, ttl: Nanos) -> tuple[HintOutcome, Nanos, int]:
+    def refine(
+        self, keeper: Keeper, *, ttl: Nanos, tokens: int | None = None
+    ) -> tuple[HintOutcome, Nanos, int]:
         """Pin a paused conversation: the outcome, and the time and blocks that were granted.
 
-        Refused while it has a request in the engine, for then the next turn is here already.
+        With `tokens`, its beginning alone. Refused while it has a request in the engine, for then the next turn is here already.
         """
         now = self.now()
         if not self.is_active or keeper.conversation in self._active:
             return HintOutcome.REFUSED, Nanos(0), 0
-        grant = self.pins.pin(keeper, ttl=ttl, now=now)
+        grant = self.pins.pin(keeper, ttl=ttl, now=now, tokens=tokens)
         until = now if grant.until is None else grant.until
         return grant.outcome, between(now, until), grant.blocks
 
@@ -252,7 +254,8 @@ class EngineHost:
                     program=command.program,
                     value=command.value,
                 )
-                self.refine(keeper, ttl=between(self.now(), command.expires_at))
+                ttl = between(self.now(), command.expires_at)
+                self.refine(keeper, ttl=ttl, tokens=command.prefix.tokens)
             elif isinstance(command, Unpin) and command.reason not in _ENDS_BY_ITSELF:
                 name = command.pin
                 self.pins.release_where(_named(name), command.reason)
@@ -276,7 +279,9 @@ class EngineHost:
             value=0.0 if pin is None else pin.value,
             is_grace=pin is None,
         )
-        self.pins.hold_request(keeper, live.request.request_id, ttl=ttl, now=now)
+        tokens = None if pin is None else pin.prefix.tokens
+        key = live.request.request_id
+        self.pins.hold_request(keeper, key, ttl=ttl, now=now, tokens=tokens)
 
 
 def _named(name: str) -> Callable[[HeldPin], bool]:

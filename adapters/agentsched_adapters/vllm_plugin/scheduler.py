@@ -83,6 +83,7 @@ def _make_host(scheduler: Any) -> EngineHost:
     settings = from_environ()
     pins = BlockPins(
         scheduler.kv_cache_manager,
+        block_size=scheduler.block_size,
         budget=settings.budget,
         tenant_budget=settings.tenant_budget,
         ttl_max=settings.ttl_max,

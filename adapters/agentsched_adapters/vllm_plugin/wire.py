@@ -24,7 +24,10 @@ ID_CHARS_MAX: Final = 512
 
 
 class PinRequest(msgspec.Struct, kw_only=True, frozen=True):
-    """Keep the KV of a conversation's latest step for `ttl_s` seconds; `value` ranks pins."""
+    """Keep the KV of a conversation's latest step for `ttl_s` seconds; `value` ranks pins.
+
+    With `tokens`, only the beginning that holds so many, in whole blocks.
+    """
 
     conversation: str
     ttl_s: float
@@ -32,6 +35,7 @@ class PinRequest(msgspec.Struct, kw_only=True, frozen=True):
     pin: str = ""
     program: str = ""
     tenant: str = ""
+    tokens: int | None = None
 
 
 class ExtendRequest(msgspec.Struct, kw_only=True, frozen=True):

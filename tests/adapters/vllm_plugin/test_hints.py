@@ -96,6 +96,7 @@ async def test_a_pin_is_sent_as_what_is_left_of_its_time(
         "tenant": "",
         "ttl_s": 3.0,
         "value": 2.5,
+        "tokens": 64,
     }
 
 

@@ -317,6 +317,46 @@ def a_pin_policy_of_the_proxy_decides_here_too() -> None:
 
 
 @trial
+def a_pin_of_a_beginning_keeps_that_alone() -> None:
+    lab = Lab(LONG)
+    lab.add("first", words(1, 10), tokens=3, xargs=of("a"))
+    lab.run()
+    keeper = Keeper(pin="head", conversation="a", value=1.0)
+    outcome, _, blocks = lab.host.refine(keeper, ttl=seconds(600), tokens=3 * BLOCK_SIZE + 1)
+    assert (outcome, blocks) == (HintOutcome.ACCEPTED, 4)  # the block that it ends in as well
+    lab.check()
+    flood(lab)
+    lab.add("second", [*words(1, 10), 7, 8, 9], tokens=3, xargs=of("a"))
+    lab.run()
+    assert lab.cached["second"] == 4 * BLOCK_SIZE, lab.cached
+    lab.check_quiet()
+
+
+@trial
+def an_engine_that_restarts_knows_no_pin_and_a_proxy_that_does_leaves_none_for_ever() -> None:
+    lab = Lab(LONG | {"ttl_max": "60s"})
+    lab.add("first", words(1, 10), tokens=3, xargs=of("a"))
+    lab.run()
+    keeper = Keeper(pin="pin-7", conversation="a", value=1.0)
+    assert lab.host.refine(keeper, ttl=seconds(3_600))[0] is HintOutcome.CLIPPED
+    # The proxy goes and comes back without its memory: its new pins have the old names.
+    lab.add("other", words(2, 3), tokens=3, xargs=of("b"))
+    lab.run()
+    again = Keeper(pin="pin-7", conversation="b", value=1.0)
+    lab.host.refine(again, ttl=seconds(30))
+    assert sorted(pin.conversation for pin in lab.host.pins) == ["a", "b"]
+    lab.advance(61)
+    lab.check_quiet()  # nobody released them, and nothing is left
+    # The engine goes and comes back: hints about what it had find nothing, and break nothing.
+    fresh = Lab(LONG)
+    assert fresh.host.refine(keeper, ttl=seconds(30)) == (HintOutcome.REFUSED, 0, 0)
+    assert fresh.host.extend("a", ttl=seconds(30), value=None)[0] is HintOutcome.REFUSED
+    assert not fresh.host.pins.release("a", UnpinReason.RELEASED)
+    assert fresh.host.pins.release_where(lambda pin: pin.pin == "pin-7", UnpinReason.RELEASED) == 0
+    fresh.check_quiet()
+
+
+@trial
 def a_variable_makes_it_the_default_where_vllm_would_be_asynchronous() -> None:
     import os
 
