@@ -16,6 +16,7 @@ What its HTTP surface tells, as tried with 0.32:
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -25,6 +26,7 @@ import msgspec
 
 from agentsched.model import (
     Capabilities,
+    ConversationId,
     EngineError,
     EngineId,
     EngineLoad,
@@ -52,6 +54,10 @@ _TOKEN: Final = 100
 _BLOCK_SIZE_MAX: Final = 2_048
 # Collecting its environment makes the first answer of this route slow.
 _SERVER_INFO_TIMEOUT_S: Final = 30.0
+
+#: The plugin is asked no more often than this what is in the cache, and waited for no longer.
+_STATE_EVERY_S: Final = 2.0
+_STATE_TIMEOUT_S: Final = 2.0
 
 #: Present name first, then older ones.
 _KV_USAGE: Final = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
@@ -140,6 +146,9 @@ class VllmEngine(OpenAiCompatibleEngine):
         self._warned: set[str] = set()
         self._plugin = PluginHints(self._http)
         self._has_plugin = False
+        #: Conversations that the plugin had in the cache when it was asked last, and when it was.
+        self._cached: frozenset[str] = frozenset()
+        self._asked_at: float | None = None
 
     @property
     def version(self) -> str:
@@ -196,6 +205,7 @@ class VllmEngine(OpenAiCompatibleEngine):
             waiting=_count(self._named(page, *_WAITING)),
             kv_usage=None if usage is None else min(1.0, max(0.0, usage / lines)),
             preemptions=_count(self._named(page, *_PREEMPTIONS)),
+            gone=await self._gone(),
         )
 
     def admission_fields(
@@ -231,6 +241,31 @@ class VllmEngine(OpenAiCompatibleEngine):
             EngineError: the engine did not answer.
         """
         return await self._plugin.state() if self._has_plugin else None
+
+    async def _gone(self) -> tuple[ConversationId, ...]:
+        """Conversations that left the cache since the plugin was asked last; the first time none.
+
+        Asked every `_STATE_EVERY_S` at most, and an engine without an answer has only said nothing.
+        """
+        now = time.monotonic()
+        if not self._has_plugin:
+            return ()
+        if self._asked_at is not None and now - self._asked_at < _STATE_EVERY_S:
+            return ()
+        self._asked_at = now
+        try:
+            state = await self._plugin.state(timeout_s=_STATE_TIMEOUT_S)
+        except EngineError as error:
+            _log.info("engine %s: no word from its plugin (%s)", self.id, error)
+            return ()
+        if state is None:
+            return ()
+        told = [t for one in state.engines for p in one.programs for t in p.conversations.items()]
+        # One that several processes know is there as long as one of them has it.
+        cached = frozenset(name for name, tokens in told if tokens)
+        gone = sorted({name for name, _ in told} & self._cached - cached)
+        self._cached = cached
+        return tuple(ConversationId(name) for name in gone)
 
     async def _find_plugin(self) -> bool:
         """Whether our plugin is in the engine, and works in each of its processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 from agentsched.kernel.alarms import Alarms
@@ -244,6 +245,23 @@ class Retention:
             self._books.pins.reschedule(pin.pin, expires_at=min(event.until, pin.expires_at))
             return []
         return [self._end(pin, UnpinReason.REFUSED)]
+
+    def not_cached(
+        self, engine: EngineId, conversations: Sequence[ConversationId], *, now: Instant
+    ) -> list[Command]:
+        """An engine that knows says that it has nothing of these any more: their pins gave way."""
+        commands: list[Command] = []
+        for key in conversations:
+            conversation = self._books.conversations.get(key)
+            if conversation is None or conversation.engine != engine:
+                continue
+            if conversation.active_steps or not conversation.is_resident:
+                continue
+            commands += self.release(key, UnpinReason.REFUSED)
+            self._books.evict(conversation)
+            program = self._books.programs[conversation.program]
+            commands += self.plan_warm_up(program, conversation, now=now)
+        return commands
 
     def tick(self, *, now: Instant) -> list[Command]:
         """Whatever time alone brings about: expiries and planned warm-ups."""

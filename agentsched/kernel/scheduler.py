@@ -277,6 +277,7 @@ class Scheduler:
                 self._books.report_engine(
                     event.engine, capabilities=event.capabilities, load=event.load, now=now
                 )
+                return self._retention.not_cached(event.engine, event.load.gone, now=now)
             case EngineLost():
                 return self._lose(event)
             case EngineDrained():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agentsched.model.ids import CallId, EngineId, PrefixId, ToolName
+from agentsched.model.ids import CallId, ConversationId, EngineId, PrefixId, ToolName
 
 
 class StepState(StrEnum):
@@ -114,6 +114,8 @@ class EngineLoad:
     waiting: int | None = None
     kv_usage: float | None = None  # 0..1; blocks that are cached but free do not count
     preemptions: int | None = None
+    #: Conversations of whose latest step it has nothing in its cache any more, as of this reading.
+    gone: tuple[ConversationId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,35 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from agentsched.model import Capabilities, EngineError, EngineId, EngineLoad, EngineRefused
+from agentsched_adapters import vllm
 from agentsched_adapters.vllm import PriorityAnswer, VllmEngine
+from agentsched_adapters.vllm_plugin.wire import EngineState, ProgramState, State
+
+
+def engine_state(*, programs: tuple[ProgramState, ...]) -> EngineState:
+    return EngineState(
+        engine="1",
+        plugin="0",
+        vllm="0.32.0",
+        is_active=True,
+        failures={},
+        block_size=16,
+        blocks=99,
+        free_blocks=99,
+        pinned_blocks=0,
+        reclaimable_blocks=0,
+        pinned_blocks_max=49,
+        running=0,
+        waiting=0,
+        programs=programs,
+    )
+
 
 CACHE_INFO = (
     'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",'
@@ -37,6 +60,10 @@ class Script:
         self.version_status = 200
         self.completion_status = 200
         self.completions: list[dict[str, Any]] = []
+        #: What the plugin has in the cache, by conversation; None where there is no plugin.
+        self.cached: dict[str, int] | None = None
+        self.state_status = 200
+        self.states = 0
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -45,6 +72,7 @@ class Script:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/server_info", self._server_info)
         app.router.add_post("/v1/completions", self._completions)
+        app.router.add_get("/v1/agentsched/state", self._state)
         return app
 
     async def _version(self, _: web.Request) -> web.Response:
@@ -62,6 +90,17 @@ class Script:
             return web.json_response({"detail": "Not Found"}, status=404)
         config = {"scheduler_config": {"policy": self.policy, "max_num_seqs": 8, "x": [1]}}
         return web.json_response({"vllm_config": config})
+
+    async def _state(self, request: web.Request) -> web.Response:
+        is_brief = request.query["brief"] == "1"
+        self.states += not is_brief
+        if self.cached is None:
+            return web.json_response({}, status=404)
+        programs = (ProgramState(program="p", conversations=self.cached),)
+        state = State(engines=(engine_state(programs=() if is_brief else programs),))
+        return web.json_response(
+            body=msgspec.json.encode(state), status=200 if is_brief else self.state_status
+        )
 
     async def _completions(self, request: web.Request) -> web.Response:
         body = json.loads(await request.read())
@@ -223,3 +262,45 @@ async def test_nonsense_is_an_engine_error(script: Script, make: Any) -> None:
     script.details = [1]
     with pytest.raises(EngineError, match="not what was expected"):
         await make().probe()
+
+
+class TestWhatThePluginHasNoMore:
+    @pytest.fixture(autouse=True)
+    def at_every_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(vllm, "_STATE_EVERY_S", 0.0)
+
+    async def test_it_is_told_once(self, script: Script, make: Any) -> None:
+        script.cached = {"a": 64, "b": 32, "never": 0}
+        engine = make()
+        await engine.probe()
+        assert (await engine.load()).gone == ()  # nothing to compare with
+        script.cached = {"a": 16, "b": 0, "never": 0, "new": 16}
+        assert (await engine.load()).gone == ("b",)
+        assert (await engine.load()).gone == ()
+        del script.cached["a"]  # not listed any more, which says nothing
+        assert (await engine.load()).gone == ()
+
+    async def test_a_plugin_in_trouble_spoils_no_reading(self, script: Script, make: Any) -> None:
+        script.cached = {"a": 64}
+        engine = make()
+        await engine.probe()
+        await engine.load()
+        script.cached, script.state_status = {"a": 0}, 504
+        assert (await engine.load()).running == 4
+        script.state_status = 200
+        assert (await engine.load()).gone == ("a",)
+
+    async def test_an_engine_without_it_is_not_asked(self, script: Script, make: Any) -> None:
+        engine = make()
+        await engine.probe()
+        await engine.load()
+        assert script.states == 0
+
+
+async def test_the_plugin_is_asked_seldom(script: Script, make: Any) -> None:
+    script.cached = {"a": 64}
+    engine = make()
+    await engine.probe()
+    for _ in range(5):
+        await engine.load()
+    assert script.states == 1

@@ -11,7 +11,9 @@ from agentsched.model import (
     ConversationId,
     EngineDrained,
     EngineId,
+    EngineLoad,
     EngineLost,
+    EngineReported,
     HintAnswered,
     HintOutcome,
     Instant,
@@ -293,3 +295,34 @@ def test_a_newer_turn_replaces_the_pin_of_the_older(pinned: Any) -> None:
     commands = pinned.finish("s2", at=6, tools={"k2": "bash"}, prompt=200)
     assert ended(commands) == [UnpinReason.RESUMED]
     assert [c.prefix.tokens for c in commands if isinstance(c, Pin)] == [210]
+
+
+def reading(rig: Any, *gone: str, engine: str = "e1") -> Any:
+    capabilities = rig.scheduler.engines[EngineId(engine)].capabilities
+    load = EngineLoad(gone=tuple(ConversationId(name) for name in gone))
+    return rig.push(EngineReported(engine=EngineId(engine), capabilities=capabilities, load=load))
+
+
+class TestWhatAnEngineSaysItHasNoMore:
+    def talk(self, rig: Any) -> Any:
+        program = rig.scheduler.programs[ProgramId("p1")]
+        return program.conversations[ConversationId("p1/main")]
+
+    def test_its_pin_ends_once_and_it_counts_no_more(self, pinned: Any) -> None:
+        assert self.talk(pinned).is_resident
+        assert ended(reading(pinned, "p1/main", "unheard of")) == [UnpinReason.REFUSED]
+        assert not self.talk(pinned).is_resident
+        assert reading(pinned, "p1/main") == ()
+
+    def test_what_runs_or_lives_elsewhere_is_left_alone(self, pinned: Any) -> None:
+        pinned.engine("e2")
+        assert reading(pinned, "p1/main", engine="e2") == ()
+        assert self.talk(pinned).is_resident
+        pinned.arrive("s2", program="p1")
+        assert reading(pinned, "p1/main") == ()
+        assert self.talk(pinned).is_resident
+
+    def test_it_is_warmed_again_where_a_policy_wants_that(self, pinned: Any) -> None:
+        pinned.policy.warm = lambda pause: Instant(0)
+        commands = reading(pinned, "p1/main")
+        assert [type(c) for c in commands] == [Unpin, Prefetch]

@@ -157,7 +157,8 @@ class BlockPins:
     ) -> HeldPin | None:
         """Pin what a request that ends has in the cache, as long as it still has its blocks.
 
-        With `tokens`, only the blocks that hold so many of its first tokens. Ends the conversation's older pin. None where nothing could be kept.
+        With `tokens`, only the blocks that hold so many of its first tokens. Ends the
+        conversation's older pin. None where nothing could be kept.
         """
         groups = self._manager.get_blocks(request_id).blocks
         blocks = [b for b in _by_position(groups) if self._is_ours(b)]
@@ -173,13 +174,11 @@ class BlockPins:
         blocks = [b for b in _by_position(groups) if self._is_ours(b)]
         self._remember(conversation, program, blocks)
 
-    def pin(
-        self, keeper: Keeper, *, ttl: Nanos, now: Instant, tokens: int | None = None
-    ) -> Grant:
+    def pin(self, keeper: Keeper, *, ttl: Nanos, now: Instant, tokens: int | None = None) -> Grant:
         """Refine the pin that a conversation has, or pin what is still cached of its latest step.
 
-        With `tokens`, only the blocks that hold so many of its first tokens. Refused where nothing is cached; clipped where the time is cut, or the budget has no room
-        for all of it.
+        With `tokens`, only the blocks that hold so many of its first tokens. Refused where nothing
+        is cached; clipped where the time is cut, or the budget has no room for all of it.
         """
         if ttl <= 0:
             return _REFUSED

@@ -70,14 +70,14 @@ class PluginHints:
             case Prefetch():
                 return HintOutcome.UNSUPPORTED
 
-    async def state(self, *, is_brief: bool = False) -> State | None:
+    async def state(self, *, is_brief: bool = False, timeout_s: float = _TIMEOUT_S) -> State | None:
         """What the engine says of its blocks and pins; None where there is no plugin.
 
         Raises:
             EngineError: it did not answer, or not as it should.
         """
         target = f"{PATH}/state?brief={int(is_brief)}"
-        status, body = await self._http.fetch("GET", target, timeout_s=_TIMEOUT_S)
+        status, body = await self._http.fetch("GET", target, timeout_s=timeout_s)
         if status != 200:
             return None
         try:

@@ -182,7 +182,8 @@ class EngineHost:
     ) -> tuple[HintOutcome, Nanos, int]:
         """Pin a paused conversation: the outcome, and the time and blocks that were granted.
 
-        With `tokens`, its beginning alone. Refused while it has a request in the engine, for then the next turn is here already.
+        With `tokens`, its beginning alone. Refused while it has a request in the engine, for then
+        the next turn is here already.
         """
         now = self.now()
         if not self.is_active or keeper.conversation in self._active:
