@@ -1,7 +1,8 @@
 """The batching writer: a sink of the journal whose thread fills the database, or else the spool.
 
 Theory. The data plane leaves references in a bounded queue and goes on; that is all it pays. The
-thread takes what is there every `flush_s`, encodes it, and writes one transaction. When that fails
+thread takes what is there every `flush_s`, encodes it, and writes one transaction; what came
+meanwhile waits for the next, for transactions cost far more than rows. When that fails
 the batch goes to the spool, and so does all that follows until the spool has been written back: the
 journal reaches the database in order. Every write can be repeated, so a transaction of which nobody
 knows whether it took place is simply made again.
@@ -170,6 +171,8 @@ class StoreWriter:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._config.flush_s)
                 await self._turn()
+            while self._waiting:
+                await self._turn()
             await self._turn()
             if self._spool.is_empty:
                 await self._renew(seconds=0.0)  # whoever comes next need not wait
@@ -177,10 +180,16 @@ class StoreWriter:
             await self._database.aclose()
 
     async def _turn(self) -> None:
-        """One round: write what waits, then what the spool holds."""
-        while self._waiting:
+        """One round: write what waits, then what the spool holds.
+
+        What comes meanwhile is left for the next round unless it fills a transaction: under load
+        something always comes, and a transaction costs as much as a hundred rows.
+        """
+        left = len(self._waiting)
+        while left > 0 or len(self._waiting) >= _BATCH_MAX:
             # Counted before they leave the queue, so that at no time they seem to be done.
             self._in_hand = min(_BATCH_MAX, len(self._waiting))
+            left -= self._in_hand
             await self._put(self._take())
             self._in_hand = 0
         if not self._spool.is_empty:

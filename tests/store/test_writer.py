@@ -331,3 +331,35 @@ async def test_a_damaged_file_is_an_outage(tmp_path: Path, journal: Journal) -> 
         await ready(url)
         await until(lambda: writer.statistics().is_up and not writer.statistics().spool_bytes)
     assert await stored(url) == journal.entries
+
+
+async def test_what_comes_while_a_transaction_is_written_waits_for_the_next(
+    tmp_path: Path, journal: Journal
+) -> None:
+    """Else a busy proxy writes without a pause, and transactions cost far more than rows."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    spool = Spool(tmp_path / "spool", bytes_max=1 << 20)
+    spool.acquire()
+    config = WriterConfig(stream=STREAM, owner="me", epoch_ns=EPOCH, backlog_max=2_000, flush_s=9)
+    meanwhile = [1, 700, 3]
+
+    def encode(turn: Any) -> tuple[int, int, bytes]:
+        for entry in journal.more(meanwhile.pop(0) if meanwhile else 0):
+            writer.write(entry)
+        return encode_turn(turn)
+
+    async with at(url) as database:
+        await upgrade(database)
+        writer = StoreWriter(database, spool, config, encode_turn=encode)
+        writer.keep(Turn(1))
+        await writer._turn()
+        told = writer.statistics()
+        assert (told.written_total, told.backlog) == (1, 1)
+        # What fills a transaction does not wait.
+        writer.keep(Turn(2))
+        await writer._turn()
+        told = writer.statistics()
+        assert (told.written_total, told.backlog) == (1 + 2 + 500, 200)
+        await writer._turn()
+        assert writer.statistics().backlog == 0
+    spool.release()
