@@ -286,7 +286,9 @@ def _litellm(engines: Engines, *, port: int, logs: Path, peers: Path) -> list[st
         for url in engines.urls
     )
     config = logs / f"litellm-{port}.yaml"
-    config.write_text(f"model_list:\n{entries}", encoding="utf-8")
+    # It listens on loopback for the length of a run, and without a key it would not start.
+    keyless = "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
+    config.write_text(f"model_list:\n{entries}{keyless}", encoding="utf-8")
     found = str(find_peer("litellm", peers=peers))
     return [found, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
 

@@ -19,7 +19,7 @@ from agentsched.policy.registry import POINTS
 from agentsched_bench.live import options
 from agentsched_bench.replay.journal_file import open_journal
 from agentsched_bench.sim.arms import Arm, parse_arm
-from agentsched_bench.whatif.predict import Answer, Course, Sizes, answer
+from agentsched_bench.whatif.predict import AS_RECORDED, Answer, Course, Fleet, Sizes, answer
 
 DIVERGED: Final = 3
 
@@ -42,6 +42,10 @@ Tokens = Annotated[int | None, typer.Option(min=1, help="Tokens in each engine's
 Block = Annotated[int | None, typer.Option(min=1, help="Tokens of a block, if not recorded.")]
 Seqs = Annotated[int | None, typer.Option(min=1, help="Calls that an engine batches at most.")]
 Step = Annotated[int | None, typer.Option(min=1, help="Tokens of an engine step at most (2048).")]
+Engines = Annotated[int | None, typer.Option(min=1, help="What if there were so many engines?")]
+Pool = Annotated[
+    int | None, typer.Option(min=1, help="What if each engine's cache held so many tokens?")
+]
 Trusting = Annotated[
     bool, typer.Option("--trust-anyway", help="Answer although the replay decided otherwise.")
 ]
@@ -54,6 +58,8 @@ def whatif(
     order: Orders = None,
     admit: Admits = None,
     place: Places = None,
+    engines: Engines = None,
+    pool: Pool = None,
     kv_tokens: Tokens = None,
     block_size: Block = None,
     running_max: Seqs = None,
@@ -62,7 +68,7 @@ def whatif(
     out: options.Out = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """What would have happened under another policy, from a production journal.
+    """What would have happened under another policy or on other engines, from a journal.
 
     First the journal is replayed, and must give its own commands again. Then engines are fitted to
     its times, the model predicts what happened, and says by how much it is off; then it predicts
@@ -71,6 +77,11 @@ def whatif(
     try:
         with open_journal(journal) as opened:
             arms = _arms(profile or (), opened.header.profile, order, admit, place)
+            fleet = Fleet(engines=engines, pool_tokens=pool)
+            if not arms and fleet == AS_RECORDED:
+                raise ConfigError(
+                    "what is to change? (--policy, --order, --admit, --place, --engines or --pool)"
+                )
             sizes = Sizes(
                 kv_tokens=kv_tokens,
                 block_size=block_size,
@@ -78,7 +89,9 @@ def whatif(
                 step_tokens=step_tokens,
             )
             with _progress(is_quiet=as_json) as show:
-                found = answer(journal.name, opened, arms, sizes=sizes, on_progress=show)
+                found = answer(
+                    journal.name, opened, arms, sizes=sizes, fleet=fleet, on_progress=show
+                )
     except OSError as error:
         raise ConfigError(f"cannot read {journal}: {error.strerror}") from error
     if out is not None:
@@ -100,8 +113,6 @@ def _arms(
     arms = [parse_arm(text) for text in texts]
     if changes:
         arms.append(parse_arm(",".join([recorded, *changes])))
-    if not arms:
-        raise ConfigError("which policy? (give --policy, or --order, --admit, --place)")
     return arms
 
 
@@ -128,6 +139,13 @@ def print_answer(found: Answer, *, console: Console, trust_anyway: bool = False)
         f"{trust.program_error:.0%} (median), cached share by {trust.cached_error:+.3f}",
         highlight=False,
     )
+    if trust.is_weak:
+        say(
+            "The model does not reproduce what happened (fit, load or machine differ): believe "
+            "directions at most, not figures.",
+            style="yellow",
+            highlight=False,
+        )
     if trust.unfinished:
         say(f"{trust.unfinished} calls have no answer in the journal and are left out.")
     say(_table([found.recorded, found.same, *found.others], found))

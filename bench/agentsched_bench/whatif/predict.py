@@ -32,6 +32,9 @@ SCHEMA: Final = "agentsched.whatif/1"
 _RUNNING_MAX: Final = 256
 _STEP_TOKENS: Final = 2048
 _BLOCK_SIZE: Final = 16
+#: From where on a prediction of itself is too far off to believe figures of others.
+_WEAK: Final = 0.2
+_WEAK_CACHED: Final = 0.1
 
 
 class TenantPart(msgspec.Struct, kw_only=True):
@@ -84,6 +87,11 @@ class Trust(msgspec.Struct, kw_only=True):
         """Differences in mean completion time below this mean nothing."""
         return max(0.05, abs(self.self_error))
 
+    @property
+    def is_weak(self) -> bool:
+        """The model does not reproduce what happened: it may be right about directions at most."""
+        return self.noise > _WEAK or abs(self.cached_error) > _WEAK_CACHED
+
 
 class Answer(msgspec.Struct, kw_only=True):
     """What a journal says about other policies, as it lies in the file.
@@ -109,6 +117,46 @@ class Sizes:
     block_size: int | None = None
     running_max: int | None = None
     step_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """Other engines than the recorded ones: how many, and tokens of KV in each. None: as they were.
+
+    More engines than were recorded are like the recorded ones, in turn.
+    """
+
+    engines: int | None = None
+    pool_tokens: int | None = None
+
+    def __str__(self) -> str:
+        count = "" if self.engines is None else f"{self.engines} engines"
+        pool = "" if self.pool_tokens is None else f"pools of {self.pool_tokens} tokens"
+        return ", ".join(part for part in (count, pool) if part)
+
+    def of(self, recorded: Sequence[EngineConfig], *, longest: int) -> list[EngineConfig]:
+        """The engines; the longest call has so many tokens.
+
+        Raises:
+            ConfigError: a pool is too small for it.
+        """
+        count = self.engines or len(recorded)
+        found = [recorded[number % len(recorded)] for number in range(count)]
+        return [self._sized(engine, longest=longest) for engine in found]
+
+    def _sized(self, engine: EngineConfig, *, longest: int) -> EngineConfig:
+        if self.pool_tokens is None:
+            return engine
+        blocks = self.pool_tokens // engine.block_size + 1
+        room = (blocks - 1) * engine.block_size
+        if room < longest:
+            raise ConfigError(
+                f"a pool of {self.pool_tokens} tokens cannot hold a call of {longest}"
+            )
+        return replace(engine, blocks=blocks, max_model_len=min(engine.max_model_len, room))
+
+
+AS_RECORDED: Final = Fleet()
 
 
 def read_and_replay(journal: JournalReader) -> tuple[Past, int, int | None, str]:
@@ -265,9 +313,10 @@ def answer(
     arms: Sequence[Arm],
     *,
     sizes: Sizes,
+    fleet: Fleet = AS_RECORDED,
     on_progress: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Answer:
-    """What the journal says about these arms.
+    """What the journal says about these arms on that fleet; no arms: about its own policy there.
 
     Raises:
         ConfigError: the journal holds too little, or not what its engines are.
@@ -287,11 +336,14 @@ def answer(
     on_progress("predicting", 0.0)
     same, jct = predict("same policy", own, plans, engines, traits=traits)
     recorded = recorded_course(plans)
+    other_engines = fleet.of(engines, longest=_longest(plans))
+    other_traits = [traits[number % len(traits)] for number in range(len(other_engines))]
+    wanted = [(arm.text, other_config(arm, journal.header)) for arm in arms]
     others: list[Course] = []
-    for number, arm in enumerate(arms):
-        on_progress("predicting", (number + 1) / (len(arms) + 1))
-        config = other_config(arm, journal.header)
-        others.append(predict(arm.text, config, plans, engines, traits=traits)[0])
+    for number, (text_of_arm, config) in enumerate(wanted or [("same policy", own)]):
+        on_progress("predicting", (number + 1) / (len(wanted) + 1))
+        course = f"{text_of_arm}, {fleet}" if fleet != AS_RECORDED else text_of_arm
+        others.append(predict(course, config, plans, other_engines, traits=other_traits)[0])
     return Answer(
         journal=name,
         policy=journal.header.profile,
@@ -300,6 +352,15 @@ def answer(
         same=same,
         others=others,
         ratios={c.name: c.jct_s.mean / max(1e-9, same.jct_s.mean) for c in others},
+    )
+
+
+def _longest(plans: Sequence[PastPlan]) -> int:
+    return max(
+        call.prompt_tokens + call.output_tokens
+        for plan in plans
+        for conversation in plan.start.plan.conversations
+        for call in conversation.calls
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from agentsched.cli.root import app
@@ -19,9 +22,10 @@ from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.replay.journal_file import JournalWriter, open_journal
 from agentsched_bench.sim.arms import Scenario, parse_arm, starts_of
 from agentsched_bench.sim.host import SimHost
+from agentsched_bench.whatif.cli import print_answer
 from agentsched_bench.whatif.past import read_past
 from agentsched_bench.whatif.plans import plans_of
-from agentsched_bench.whatif.predict import Answer, Sizes, answer
+from agentsched_bench.whatif.predict import Answer, Fleet, Sizes, answer
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
 from agentsched_bench.workload.trace import group_programs
@@ -145,3 +149,89 @@ def test_an_oracle_is_no_policy(tmp_path: Path) -> None:
 def test_entries_are_read_one_by_one() -> None:
     """A past needs no list of entries: a journal may be larger than memory."""
     assert read_past(iter(list[JournalEntry]())).steps == []
+
+
+@pytest.mark.slow
+def test_other_engines_are_foretold(tmp_path: Path) -> None:
+    """A journal of one engine that thrashes says what a second, or a larger cache, had brought."""
+    path = tmp_path / "j.ndjson"
+    journal(path, "fcfs")
+    with open_journal(path) as opened:
+        two = answer(path.name, opened, [], sizes=Sizes(), fleet=Fleet(engines=2))
+    with open_journal(path) as opened:
+        arms = [parse_arm("fcfs")]
+        roomy = answer(path.name, opened, arms, sizes=Sizes(), fleet=Fleet(pool_tokens=200_000))
+    assert list(two.ratios) == ["same policy, 2 engines"]
+    assert two.ratios["same policy, 2 engines"] < 0.9
+    assert roomy.ratios["fcfs, pools of 200000 tokens"] < 1
+    assert roomy.others[0].cached_share > roomy.same.cached_share
+
+
+@pytest.mark.slow
+def test_a_pool_that_cannot_hold_a_call_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "j.ndjson"
+    journal(path, "fcfs")
+    done = CliRunner().invoke(app, ["whatif", str(path), "--pool", "64"])
+    assert done.exit_code != 0
+    assert "cannot hold a call" in str(done.exception)
+
+
+def test_what_is_to_change_must_be_said(tmp_path: Path) -> None:
+    path = tmp_path / "j.ndjson"
+    journal(path, "fcfs")
+    done = CliRunner().invoke(app, ["whatif", str(path)])
+    assert "what is to change?" in str(done.exception)
+
+
+@pytest.mark.slow
+def test_a_weak_prediction_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "j.ndjson"
+    journal(path, "fcfs")
+    found = ask(path, "fcfs")
+    assert not found.trust.is_weak
+    found.trust.self_error = -0.34
+    print_answer(found, console=Console(width=200))
+    assert "believe directions at most" in capsys.readouterr().out
+
+
+LIVE = """
+name = "live"
+arms = ["passthrough"]
+[engine]
+preset = "h100-8b"
+blocks = 600
+block_size = 16
+[measure]
+repeat = 1
+[workload]
+programs = 6
+steps_max = 4
+gap_cap_s = 1
+context_tokens_max = 7936
+arrivals = { process = "regular", rate = 4.0 }
+sources = [{ trace = "sample" }]
+"""
+
+
+@pytest.mark.slow
+def test_the_journal_of_a_live_proxy_is_answered(tmp_path: Path) -> None:
+    """Recorded by `agentsched serve` before an engine in real time, over HTTP."""
+    (tmp_path / "live.toml").write_text(LIVE, encoding="utf-8")
+    main = "import sys; from agentsched.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", main, "compare", "live.toml", "--out", "live.json"]
+    ran = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    recorded = tmp_path / "live.logs/passthrough-0.journal.gz"
+    arguments = ["whatif", str(recorded), "--policy", "agentsched", "--engines", "2", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = msgspec.json.decode(done.stdout, type=Answer)
+    assert found.trust.diverged_at is None, found.trust.divergence
+    assert found.trust.unfinished == 0
+    assert found.recorded.calls == found.same.calls == found.others[0].calls > 0
+    assert found.recorded.programs == 6
+    assert found.trust.noise >= abs(found.trust.self_error)
+    # The cache is modelled block by block, whatever the machine was busy with.
+    assert abs(found.trust.cached_error) < 0.1
