@@ -1,4 +1,4 @@
-"""The process itself as metrics: version, memory, files, and how late its event loop is."""
+"""The process itself as metrics: version, memory, files, tasks, and how late its loop is."""
 
 from __future__ import annotations
 
@@ -37,6 +37,21 @@ class LoopLag(Collector):
         yield GaugeMetricFamily("agentsched_loop_lag_seconds", text, value=worst)
 
 
+class Tasks(Collector):
+    """How many tasks there are: they follow the live requests and connections, or something leaks.
+
+    The count is of the loop that it was made on; any thread may collect it.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Tasks of the event loop: connections, requests, and those that always are."
+        count = len(asyncio.all_tasks(self._loop))
+        yield GaugeMetricFamily("agentsched_tasks", text, value=count)
+
+
 class _Build(Collector):
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
@@ -52,6 +67,7 @@ async def process_metrics(registry: CollectorRegistry) -> AsyncIterator[None]:
     registry.register(_Build())
     lag = LoopLag()
     registry.register(lag)
+    registry.register(Tasks())
     watcher = asyncio.create_task(lag.watch(), name="loop lag")
     try:
         yield

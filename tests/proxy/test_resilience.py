@@ -49,6 +49,17 @@ async def test_before_anything_happened_all_is_there_and_nothing(start: Any, ups
     assert seen["idempotency_answers"] == seen["idempotency_bytes"] == 0
 
 
+async def test_tasks_of_the_loop_are_counted(proxy: Any, upstream: Any) -> None:
+    before = (await read(proxy))["tasks"]
+    gate = upstream.script = Gate()
+    asked = [asyncio.create_task(proxy.chat(f"program {n}")) for n in range(5)]
+    await gate.begun.wait()
+    during = (await read(proxy))["tasks"]
+    assert during >= before + len(asked)
+    gate.open.set()
+    await asyncio.gather(*asked)
+
+
 async def test_an_ejection_is_counted_and_shown_while_it_lasts(
     start: Any, upstream: Any, second: Any
 ) -> None:

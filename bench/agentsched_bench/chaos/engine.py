@@ -17,6 +17,17 @@ from agentsched_bench.chaos.dialects import BY_PATH, MODEL, Dialect
 from agentsched_bench.chaos.faults import Faults
 
 _PORT: Final = 8_000
+_FATES: Final = (
+    "error",
+    "busy",
+    "silent",
+    "hang",
+    "cut",
+    "torn",
+    "short",
+    "garbage",
+    "stream_error",
+)
 _STREAM: Final = "content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
 
 
@@ -199,9 +210,7 @@ class SimulatedEngine:
         return is_whole
 
     def _fate(self) -> str:
-        kinds = ("error", "busy", "silent", "hang", "cut", "torn", "short", "garbage")
-        kinds += ("stream_error",)
-        struck = [kind for kind in kinds if self._faults.strikes(f"engine_{kind}")]
+        struck = [kind for kind in _FATES if self._faults.strikes(f"engine_{kind}")]
         return f"engine_{struck[0]}" if struck else ""
 
     async def _complete(self, fields: dict[str, Any], writer: asyncio.StreamWriter) -> bool:

@@ -15,6 +15,7 @@ import typer
 from agentsched.model import AgentschedError
 from agentsched_bench.cluster.run import SAMPLE, ClusterOptions, run_scenario
 from agentsched_bench.cluster.scenarios import SCENARIOS
+from agentsched_bench.cluster.soak import soak
 from agentsched_bench.cluster.table import comparison, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -75,6 +76,36 @@ def run(
         if out is not None:
             out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
         print(table([result]), flush=True)
+
+
+@app.command("soak")
+def soak_for(
+    *,
+    minutes: Annotated[float, typer.Option(min=0)] = 30.0,
+    round_s: Annotated[float, typer.Option("--round", min=5, help="Seconds.")] = 20.0,
+    agents: Annotated[int, typer.Option(min=1)] = 8,
+    out: Annotated[Path | None, typer.Option(help="JSON.")] = None,
+    logs: Annotated[Path | None, typer.Option(help="Keep all logs in this folder.")] = None,
+) -> None:
+    """Rounds of load and faults; exit code 1 where something grew, hung or was lost."""
+    options = ClusterOptions(agents=agents, logs=logs)
+    try:
+        result = asyncio.run(_soak(options, minutes=minutes, round_s=round_s))
+    except AgentschedError as error:
+        print(f"soak: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    text = msgspec.json.format(msgspec.json.encode(result), indent=1).decode()
+    if out is not None:
+        out.write_text(text + "\n")
+    print(text)
+    raise typer.Exit(0 if result["holds"] else 1)
+
+
+async def _soak(options: ClusterOptions, *, minutes: float, round_s: float) -> dict[str, Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await soak(options, minutes=minutes, round_s=round_s)
 
 
 async def _run(name: str, options: ClusterOptions) -> dict[str, Any]:

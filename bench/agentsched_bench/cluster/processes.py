@@ -62,6 +62,12 @@ class Member:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def pid(self) -> int:
+        """Of its process, or of the one that it had last."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         """Whether its process is there, stopped or not."""
         return self._process is not None and self._process.poll() is None

@@ -61,13 +61,15 @@ class ClusterOptions:
     ids_every: int = 2
     #: Three agents of four are one tenant's, so that equal shares take a scheduler.
     is_greedy: bool = False
+    #: Of the replicas of ours, beside the usual.
+    settings: dict[str, object] = field(default_factory=dict)
     #: A checkout of another version, for the scenario that upgrades from it.
     old_tree: Path | None = None
     logs: Path | None = None
 
 
 @dataclass(slots=True, kw_only=True)
-class _Stage:
+class Cluster:
     """The running cluster."""
 
     options: ClusterOptions
@@ -114,15 +116,15 @@ async def run_scenario(name: str, options: ClusterOptions) -> dict[str, Any]:
         raise ConfigError(f"{name} is not for {options.target}")
     if "old tree" in scenario.needs and options.old_tree is None:
         raise ConfigError(f"{name} takes --old-tree")
-    async with _cluster(scenario, options) as stage:
+    async with cluster(scenario, options) as stage:
         return await _play(stage, scenario, options)
 
 
-async def _play(stage: _Stage, scenario: Scenario, options: ClusterOptions) -> dict[str, Any]:
+async def _play(stage: Cluster, scenario: Scenario, options: ClusterOptions) -> dict[str, Any]:
     assert stage.front is not None
     model = "tiny" if options.engine_kind == "vllm" else "sim"
     load = Load(
-        _plans(options),
+        plans(options),
         LoadOptions(
             url=stage.front.url,
             model=model,
@@ -184,7 +186,8 @@ async def _asked(replica: Member) -> dict[str, float]:
     return found
 
 
-def _plans(options: ClusterOptions) -> list[PlannedProgram]:
+def plans(options: ClusterOptions) -> list[PlannedProgram]:
+    """What agents do, from the recordings of the options."""
     recordings = list(read_trace(options.trace))
     shape = ShapeOptions(
         scale_tokens=options.scale_tokens, scale_time=10.0, steps_max=options.steps_max
@@ -194,13 +197,14 @@ def _plans(options: ClusterOptions) -> list[PlannedProgram]:
 
 
 @contextlib.asynccontextmanager
-async def _cluster(scenario: Scenario, options: ClusterOptions) -> AsyncIterator[_Stage]:
+async def cluster(scenario: Scenario, options: ClusterOptions) -> AsyncIterator[Cluster]:
+    """A cluster that runs while inside, with what the scenario needs."""
     async with contextlib.AsyncExitStack() as stack:
         folder = options.logs
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="as-cluster-")))
         folder.mkdir(parents=True, exist_ok=True)
-        stage = _Stage(options=options, folder=folder)
+        stage = Cluster(options=options, folder=folder)
         if "network" in scenario.needs:
             stage.network = stack.enter_context(network.network(1))
         await _start_engines(stage, stack)
@@ -220,7 +224,7 @@ async def _cluster(scenario: Scenario, options: ClusterOptions) -> AsyncIterator
         yield stage
 
 
-async def _start_engines(stage: _Stage, stack: contextlib.AsyncExitStack) -> None:
+async def _start_engines(stage: Cluster, stack: contextlib.AsyncExitStack) -> None:
     options = stage.options
     for number in range(options.engines):
         inside = stage.network if number == 0 else None
@@ -245,7 +249,7 @@ async def _start_engines(stage: _Stage, stack: contextlib.AsyncExitStack) -> Non
     await asyncio.gather(*(engine.start(within_s=300) for engine in stage.engines))
 
 
-def _start_services(stage: _Stage, stack: contextlib.AsyncExitStack) -> None:
+def _start_services(stage: Cluster, stack: contextlib.AsyncExitStack) -> None:
     if stage.options.has_store:
         stage.postgres = stack.enter_context(LocalPostgres())
         stage.store = stage.postgres.create("cluster")
@@ -253,7 +257,7 @@ def _start_services(stage: _Stage, stack: contextlib.AsyncExitStack) -> None:
         stage.broker = stack.enter_context(LocalMosquitto())
 
 
-def _maker(stage: _Stage) -> Callable[[int], Member]:
+def _maker(stage: Cluster) -> Callable[[int], Member]:
     options = stage.options
     place = targets.Place(
         folder=stage.folder,
@@ -261,7 +265,7 @@ def _maker(stage: _Stage) -> Callable[[int], Member]:
         model="tiny" if options.engine_kind == "vllm" else "sim",
         store=stage.store,
         broker=stage.broker.url if stage.broker is not None else "",
-        settings={"profile": options.profile},
+        settings={"profile": options.profile, **options.settings},
     )
     match options.target:
         case "agentsched":
