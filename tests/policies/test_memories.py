@@ -1,0 +1,415 @@
+"""What policies remember of events: right by hand, forgotten in order, never more than so much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsched.model import (
+    SECOND,
+    CallId,
+    ContinuedElsewhere,
+    ConversationId,
+    Dispatch,
+    EngineId,
+    EngineLost,
+    HintAnswered,
+    HintOutcome,
+    Instant,
+    Pin,
+    PinId,
+    Prefetch,
+    Prefix,
+    PrefixId,
+    ProgramClosed,
+    ProgramId,
+    Reject,
+    RejectReason,
+    StepArrived,
+    StepCancelled,
+    StepFailed,
+    StepFinished,
+    StepId,
+    TenantId,
+    ToolCall,
+    ToolName,
+    Unpin,
+    UnpinReason,
+    Usage,
+)
+from agentsched_policies.bounded import Bounded
+from agentsched_policies.homes import Homes
+from agentsched_policies.order.continuum import Continuum
+from agentsched_policies.order.dlpm import Dlpm
+from agentsched_policies.order.kvflow import Kvflow
+from agentsched_policies.pauses import MULTI_TOOL, USER_TURN, PauseWatch
+from agentsched_policies.samples import Samples, SamplesByKey
+from agentsched_policies.step_log import StepLog
+from agentsched_policies.uncached import UncachedLog
+
+E1, E2 = EngineId("e1"), EngineId("e2")
+
+
+def at(seconds: float) -> Instant:
+    return Instant(round(seconds * SECOND))
+
+
+def arrived(step: str, program: str = "p", *, tokens: int = 1_000, head: int = 0) -> StepArrived:
+    own = Prefix(prefix=PrefixId(f"{program}/{tokens}"), tokens=tokens)
+    shared = (Prefix(prefix=PrefixId("head"), tokens=head),) if head else ()
+    return StepArrived(
+        step=StepId(step),
+        program=ProgramId(program),
+        conversation=ConversationId(program),
+        tenant=TenantId(f"tenant of {program}"),
+        prompt_tokens=tokens,
+        prefixes=(*shared, own),
+    )
+
+
+def finished(
+    step: str, *tools: str, prompt: int = 1_000, cached: int = 0, output: int = 10
+) -> StepFinished:
+    return StepFinished(
+        step=StepId(step),
+        usage=Usage(prompt_tokens=prompt, cached_tokens=cached, output_tokens=output),
+        tool_calls=tuple(ToolCall(call_id=CallId(t), tool=ToolName(t)) for t in tools),
+        finish_reason="tool_calls" if tools else "stop",
+    )
+
+
+def failed(step: str, *, is_retryable: bool = False) -> StepFailed:
+    return StepFailed(step=StepId(step), reason="x", is_retryable=is_retryable)
+
+
+def cancelled(step: str) -> StepCancelled:
+    return StepCancelled(step=StepId(step), reason="left")
+
+
+def sent(step: str, engine: EngineId = E1) -> Dispatch:
+    return Dispatch(step=StepId(step), engine=engine)
+
+
+def turned_away(step: str) -> Reject:
+    return Reject(step=StepId(step), reason=RejectReason.QUEUE_FULL)
+
+
+class TestBounded:
+    def test_what_was_set_longest_ago_goes_and_asking_keeps_nothing(self) -> None:
+        kept: Bounded[str, int] = Bounded(size_max=2)
+        kept.set("a", 1)
+        kept.set("b", 2)
+        kept.set("a", 3)
+        assert kept.get("b") == 2
+        kept.set("c", 4)
+        assert list(kept.items()) == [("a", 3), ("c", 4)]
+        assert "b" not in kept
+        assert kept.pop("b") is None
+        assert kept.pop("a") == 3
+        assert list(kept) == ["c"]
+
+    @given(st.lists(st.integers(0, 9)), st.integers(1, 5))
+    def test_it_holds_the_latest_keys_whatever_comes(self, keys: list[int], most: int) -> None:
+        kept: Bounded[int, int] = Bounded(size_max=most)
+        for number, key in enumerate(keys):
+            kept.set(key, number)
+        latest = list(dict.fromkeys(reversed(keys)))[:most]
+        assert list(kept) == latest[::-1]
+        assert len(kept) <= most
+
+
+class TestSamples:
+    @given(st.lists(st.integers(0, 20).map(float), min_size=1), st.integers(1, 6))
+    def test_a_window_is_the_latest_in_order(self, values: list[float], most: int) -> None:
+        window = Samples(samples_max=most)
+        for value in values:
+            window.add(value)
+        latest = sorted(values[-most:])
+        assert list(window.in_order) == latest
+        assert window.mean == pytest.approx(sum(latest) / len(latest))
+        assert window.quantile(0.0) == latest[0]
+        assert window.quantile(1.0) == latest[-1]
+
+    def test_the_key_unused_for_longest_goes(self) -> None:
+        windows = SamplesByKey(samples_max=3, keys_max=2)
+        for key in ("a", "b", "a", "c"):
+            windows.add(key, 1.0)
+        assert windows.get("b") is None
+        kept = windows.get("a")
+        assert kept is not None
+        assert len(kept) == 2
+
+    def test_nothing_has_the_mean_nothing(self) -> None:
+        assert Samples(samples_max=1).mean == 0.0
+
+
+class TestStepLog:
+    def test_a_step_from_its_arrival_to_its_end(self) -> None:
+        log = StepLog()
+        assert log.observe(arrived("s"), now=at(1)) is None
+        step = log.get(StepId("s"))
+        assert step is not None
+        assert (step.took(now=at(9)), step.waited(now=at(3))) == (0, 2 * SECOND)
+        log.decided([sent("s")], now=at(4))
+        assert (step.took(now=at(9)), step.waited(now=at(9))) == (5 * SECOND, 3 * SECOND)
+        assert log.observe(finished("s"), now=at(9)) is step
+        assert log.get(StepId("s")) is None
+
+    def test_one_that_may_be_sent_again_is_back_in_the_line(self) -> None:
+        log = StepLog()
+        log.observe(arrived("s"), now=at(1))
+        log.decided([sent("s")], now=at(4))
+        assert log.observe(failed("s", is_retryable=True), now=at(6)) is None
+        step = log.get(StepId("s"))
+        assert step is not None
+        assert step.engine is None
+        assert step.waited(now=at(8)) == 7 * SECOND
+
+    @pytest.mark.parametrize("end", [failed("s"), cancelled("s"), finished("s")])
+    def test_each_end_ends_it_once(self, end: Any) -> None:
+        log = StepLog()
+        log.observe(arrived("s"), now=at(1))
+        assert log.observe(end, now=at(2)) is not None
+        assert log.observe(end, now=at(3)) is None
+
+    def test_a_failure_of_an_unknown_step_is_nothing(self) -> None:
+        assert StepLog().observe(failed("s", is_retryable=True), now=at(1)) is None
+
+    def test_what_is_turned_away_is_forgotten_and_what_is_unknown_ignored(self) -> None:
+        log = StepLog()
+        log.observe(arrived("s"), now=at(1))
+        log.decided([turned_away("s"), sent("never seen")], now=at(1))
+        assert log.get(StepId("s")) is None
+
+    def test_an_arrival_that_is_told_twice_counts_once(self) -> None:
+        log = StepLog()
+        log.observe(arrived("s"), now=at(1))
+        log.observe(arrived("s"), now=at(5))
+        step = log.get(StepId("s"))
+        assert step is not None
+        assert step.arrived_at == at(1)
+
+
+class TestUncachedLog:
+    def test_a_guess_at_dispatch_is_corrected_at_the_end(self) -> None:
+        log = UncachedLog(prompt_weight=1.0, output_weight=2.0)
+        log.observe(arrived("s1", tokens=1_000), now=at(1))
+        (charge,) = log.decided([sent("s1")], now=at(1))
+        assert (charge.engine, charge.tokens) == (E1, 1_000)
+        # 600 were cached after all: 400 + 2 x 50 is what it cost.
+        settled = log.observe(finished("s1", "bash", cached=600, output=50), now=at(2))
+        assert settled is not None
+        assert settled.tokens == 500 - 1_000
+
+    def test_its_context_counts_where_it_is_and_nowhere_else(self) -> None:
+        log = UncachedLog()
+        log.observe(arrived("s1"), now=at(1))
+        log.decided([sent("s1")], now=at(1))
+        log.observe(finished("s1", "bash", output=50), now=at(2))
+        for step, engine, tokens in (("s2", E1, 1_300 - 1_050), ("s3", E2, 1_300)):
+            log.observe(arrived(step, tokens=1_300), now=at(3))
+            (charge,) = log.decided([sent(step, engine)], now=at(3))
+            assert charge.tokens == tokens
+
+    def test_what_was_under_way_is_not_given_back(self) -> None:
+        log = UncachedLog()
+        log.observe(arrived("s1"), now=at(1))
+        log.decided([sent("s1")], now=at(1))
+        assert log.observe(cancelled("s1"), now=at(2)) is None
+
+    def test_other_commands_and_unknown_steps_cost_nothing(self) -> None:
+        log = UncachedLog()
+        log.observe(arrived("s1"), now=at(1))
+        assert log.decided([turned_away("s1"), sent("never seen")], now=at(1)) == []
+        assert log.observe(finished("never seen"), now=at(2)) is None
+
+    def test_an_end_without_a_dispatch_is_all_there_is_to_charge(self) -> None:
+        log = UncachedLog(output_weight=2.0)
+        log.observe(arrived("s1"), now=at(1))
+        settled = log.observe(finished("s1", "bash", output=50), now=at(2))
+        assert settled is not None
+        assert (settled.engine, settled.tokens) == (None, 1_100)
+
+
+class TestHomes:
+    def settle(self, homes: Homes, program: str, *, now: float, engine: EngineId = E1) -> None:
+        homes.observe(arrived(f"s {program}", program, head=100), now=at(now))
+        homes.decided([sent(f"s {program}", engine)], now=at(now))
+
+    def test_a_conversation_counts_without_its_head(self) -> None:
+        homes = Homes()
+        self.settle(homes, "p", now=0)
+        assert homes.tokens(E1) == 900
+        homes.observe(finished("s p", "bash", prompt=1_000, output=50), now=at(1))
+        assert homes.tokens(E1) == 950
+        assert homes.output_tokens == pytest.approx(200 + 0.02 * (50 - 200))
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            ProgramClosed(program=ProgramId("p"), reason="done"),
+            ContinuedElsewhere(program=ProgramId("p"), conversation=ConversationId("p")),
+            EngineLost(engine=E1, reason="crash"),
+            finished("s p"),
+        ],
+    )
+    def test_it_leaves_with_its_end(self, end: Any) -> None:
+        homes = Homes()
+        self.settle(homes, "p", now=0)
+        self.settle(homes, "q", now=0, engine=E2)
+        homes.observe(end, now=at(1))
+        assert homes.tokens(E1) == 0
+        assert homes.tokens(E2) == 900
+
+    def test_after_a_minute_of_silence_it_counts_no_more(self) -> None:
+        homes = Homes()
+        self.settle(homes, "p", now=0)
+        self.settle(homes, "q", now=59)
+        homes.observe(failed("other"), now=at(60))
+        assert homes.tokens(E1) == 900
+
+    def test_of_too_many_the_one_silent_for_longest_leaves(self) -> None:
+        homes = Homes(conversations_max=2)
+        for number, program in enumerate("abc"):
+            self.settle(homes, program, now=number, engine=EngineId(f"e-{program}"))
+        homes.observe(failed("other"), now=at(4))
+        assert [homes.tokens(EngineId(f"e-{p}")) for p in "abc"] == [0, 900, 900]
+
+    def test_a_conversation_that_moves_is_counted_once(self) -> None:
+        homes = Homes()
+        self.settle(homes, "p", now=0)
+        self.settle(homes, "p", now=1, engine=E2)
+        assert (homes.tokens(E1), homes.tokens(E2)) == (0, 900)
+
+
+class TestPauseWatch:
+    @pytest.mark.parametrize(
+        ("tools", "counted"),
+        [((), USER_TURN), (("bash",), ToolName("bash")), (("bash", "read"), MULTI_TOOL)],
+    )
+    def test_a_gap_is_from_an_answer_to_the_next_request(
+        self, tools: tuple[str, ...], counted: ToolName
+    ) -> None:
+        watch = PauseWatch()
+        assert watch.observe(arrived("s1"), now=at(1)) is None
+        assert watch.observe(finished("s1", *tools, output=50), now=at(3)) is None
+        gap = watch.observe(arrived("s2", tokens=1_200), now=at(8))
+        assert gap is not None
+        assert (gap.tool, gap.since, gap.span) == (counted, at(3), 5 * SECOND)
+        assert (gap.grown_tokens, gap.context_tokens) == (150, 1_050)
+        assert watch.observe(arrived("s3"), now=at(9)) is None
+
+    @pytest.mark.parametrize("end", [failed("s1"), cancelled("s1")])
+    def test_a_step_without_an_answer_begins_no_pause(self, end: Any) -> None:
+        watch = PauseWatch()
+        watch.observe(arrived("s1"), now=at(1))
+        watch.observe(end, now=at(2))
+        watch.observe(finished("s1", "bash"), now=at(3))
+        assert watch.observe(arrived("s2"), now=at(8)) is None
+
+    def test_of_too_many_the_oldest_are_forgotten(self) -> None:
+        watch = PauseWatch(watched_max=2)
+        for program in "abc":
+            watch.observe(arrived(f"s {program}", program), now=at(1))
+            watch.observe(finished(f"s {program}", "bash"), now=at(2))
+        gaps = [watch.observe(arrived(f"t {p}", p), now=at(3)) for p in "abc"]
+        assert [gap is not None for gap in gaps] == [False, True, True]
+
+    def test_nor_are_more_live_steps_remembered(self) -> None:
+        watch = PauseWatch(watched_max=1)
+        watch.observe(arrived("s a", "a"), now=at(1))
+        watch.observe(arrived("s b", "b"), now=at(1))
+        watch.observe(finished("s a", "bash"), now=at(2))
+        assert watch.observe(arrived("t a", "a"), now=at(3)) is None
+
+
+class World:
+    """Programs by their ordinals, and nothing else."""
+
+    def __init__(self, *programs: str) -> None:
+        self.programs = {p: Ordinal(number) for number, p in enumerate(programs)}
+
+
+class Ordinal:
+    def __init__(self, ordinal: int) -> None:
+        self.ordinal = ordinal
+
+
+class Asked:
+    """A step as orders see it."""
+
+    def __init__(self, program: str) -> None:
+        self.program, self.conversation, self.arrived_at = program, program, at(0)
+
+
+def pin(name: str, program: str, *, until: float) -> Pin:
+    return Pin(
+        pin=PinId(name),
+        program=ProgramId(program),
+        conversation=ConversationId(program),
+        engine=E1,
+        prefix=Prefix(prefix=PrefixId("x"), tokens=10),
+        expires_at=at(until),
+    )
+
+
+def unpin(name: str) -> Unpin:
+    return Unpin(pin=PinId(name), engine=E1, reason=UnpinReason.RESUMED)
+
+
+class TestOrders:
+    def rank(self, order: Any, program: str, *, now: float) -> Any:
+        return order.rank(Asked(program), World("a", "b"), now=at(now))
+
+    def test_continuum_puts_what_is_pinned_first_while_it_is(self) -> None:
+        order = Continuum()
+        order.decided([pin("1", "b", until=10)], now=at(0))
+        assert self.rank(order, "b", now=10) < self.rank(order, "a", now=10)
+        assert self.rank(order, "b", now=10.1) > self.rank(order, "a", now=10.1)
+        order.decided([unpin("1")], now=at(1))
+        assert self.rank(order, "b", now=2) > self.rank(order, "a", now=2)
+
+    def test_the_end_of_an_older_pin_does_not_end_the_one_that_replaced_it(self) -> None:
+        order = Continuum()
+        order.decided([pin("1", "b", until=10), pin("2", "b", until=20)], now=at(0))
+        order.decided([unpin("1"), unpin("never seen"), sent("s")], now=at(1))
+        assert self.rank(order, "b", now=15) < self.rank(order, "a", now=15)
+
+    def test_kvflow_holds_back_what_is_being_loaded_until_it_is_or_seems_lost(self) -> None:
+        order = Kvflow(loading_s_max=5)
+        warm = Prefetch(
+            pin=PinId("w"),
+            program=ProgramId("a"),
+            conversation=ConversationId("a"),
+            engine=E1,
+            prefix=Prefix(prefix=PrefixId("x"), tokens=10),
+            wanted_by=at(0),
+        )
+        order.decided([sent("s"), warm], now=at(0))
+        assert self.rank(order, "a", now=4.9) > self.rank(order, "b", now=4.9)
+        assert self.rank(order, "a", now=5) == self.rank(order, "b", now=5)
+        order.observe(HintAnswered(pin=PinId("other"), outcome=HintOutcome.ACCEPTED), now=at(1))
+        order.observe(failed("s"), now=at(1))
+        assert self.rank(order, "a", now=1) > self.rank(order, "b", now=1)
+        order.observe(HintAnswered(pin=PinId("w"), outcome=HintOutcome.ACCEPTED), now=at(2))
+        assert self.rank(order, "a", now=2) == self.rank(order, "b", now=2)
+
+    def test_a_refill_gives_each_only_what_it_lacks(self) -> None:
+        order = Dlpm(quantum=1_000, output_weight=0.0)
+        log: list[tuple[str, int]] = [("a", 2_500), ("b", 1_500), ("a", 10)]
+        for number, (program, tokens) in enumerate(log):
+            order.observe(arrived(f"s{number}", program, tokens=tokens), now=at(number))
+            order.decided([sent(f"s{number}")], now=at(number))
+        # a: 1,000 - 2,500, two rounds, - 10; b: 1,000 - 1,500, the one of those that it lacks.
+        assert order._deficit(TenantId("tenant of a")) == 490
+        assert order._deficit(TenantId("tenant of b")) == 500
+
+    def test_a_correction_is_no_credit_beyond_a_quantum(self) -> None:
+        order = Dlpm(quantum=1_000, output_weight=0.0)
+        order.observe(arrived("s", "a", tokens=500), now=at(0))
+        order.decided([sent("s")], now=at(0))
+        order.observe(finished("s", "bash", prompt=500, cached=500), now=at(1))
+        assert order._deficit(TenantId("tenant of a")) == 1_000
