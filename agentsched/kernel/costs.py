@@ -24,6 +24,13 @@ _OUTPUT_MIN: Final = 8
 _RELOADS_MIN: Final = 8
 #: First steps are large, to get from the first guess to the right order of magnitude.
 _RATE_FIRST: Final = 0.5
+#: The law is believed from this confidence on, until it falls under the second one: in between
+#: nothing changes, so that decisions do not flap with single samples.
+_BELIEVED_FROM: Final = 0.7
+_BELIEVED_UNTIL: Final = 0.5
+#: And never further than by this factor from the price per token: it may have seen short prompts
+#: alone, and be asked about a long one.
+_LAW_FACTOR_MAX: Final = 4.0
 _RATE_LAST: Final = 0.02
 
 
@@ -132,6 +139,8 @@ class EngineCost:
         self._reload = _Quantile(level=0.5, value=100_000.0)
         self._decode = _Quantile(level=0.5, value=20_000_000.0)
         self.law = CostLaw()
+        #: Whether decisions rest on the law; else on the prices per token.
+        self.believes_law = False
 
     @property
     def samples(self) -> int:
@@ -154,6 +163,23 @@ class EngineCost:
         if self._reload.samples < _RELOADS_MIN:
             return self._prefill.value
         return min(self._reload.value, self._prefill.value)
+
+    def reload(self, tokens: int) -> Nanos:
+        """What it takes to bring so many tokens of a conversation back, where nobody is in the way.
+
+        By the law, less what a request takes that finds all of it cached; by the price per token
+        while the law is not believed.
+        """
+        by_token = tokens * self.reload_ns_per_token
+        if not self.believes_law:
+            return Nanos(round(by_token))
+        law = self.law
+        computed = law.first_token_s(uncached_tokens=tokens, prompt_tokens=tokens)
+        computed -= law.first_token_s(uncached_tokens=0, prompt_tokens=tokens)
+        # Where a tier below brings tokens back for less than computing them, that share of it.
+        span = computed * SECOND * self.reload_ns_per_token / self.prefill_ns_per_token
+        least, most = by_token / _LAW_FACTOR_MAX, by_token * _LAW_FACTOR_MAX
+        return Nanos(round(min(most, max(least, span))))
 
     def prefill(self, tokens: int) -> Nanos:
         """How long it takes to compute so many prompt tokens."""
@@ -190,6 +216,8 @@ class EngineCost:
             to_first_token=to_first_token,
             to_last_token=to_last_token,
         )
+        least = _BELIEVED_UNTIL if self.believes_law else _BELIEVED_FROM
+        self.believes_law = self.law.prefill_confidence >= least
         if uncached_tokens >= _UNCACHED_MIN and to_first_token > 0:
             self._prefill.add(to_first_token / uncached_tokens)
         if given_up_tokens >= _UNCACHED_MIN and to_first_token > 0:

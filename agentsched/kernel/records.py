@@ -14,6 +14,7 @@ from agentsched.model import (
     EngineLoad,
     Instant,
     Lineage,
+    Nanos,
     PeerReported,
     Prefix,
     ProgramId,
@@ -193,6 +194,9 @@ class EngineRecord:
     @property
     def reload_ns(self) -> float:
         return self.cost.reload_ns_per_token
+
+    def reload(self, tokens: int) -> Nanos:
+        return self.cost.reload(tokens)
 
     @property
     def prefill_ns(self) -> float:

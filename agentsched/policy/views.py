@@ -204,6 +204,13 @@ class EngineView(Protocol):
         """Nanoseconds per token of a conversation that comes back, from the cheapest source."""
         ...
 
+    def reload(self, tokens: int) -> Nanos:
+        """How long it takes to bring so many tokens of a conversation back, were it alone.
+
+        By the engine's learnt law where that has earned confidence, else by `reload_ns`.
+        """
+        ...
+
     @property
     def prefill_ns(self) -> float:
         """Nanoseconds to compute one prompt token: learnt, a guess at first."""

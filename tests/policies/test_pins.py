@@ -108,6 +108,10 @@ class Engine:
     is_up: bool = True
     reload_ns: float = 1e6
     capabilities: Capabilities = field(default_factory=lambda: Capabilities(kv_tokens=10_000))
+
+    def reload(self, tokens: int) -> Nanos:
+        return Nanos(round(tokens * self.reload_ns))
+
     load: EngineLoad = field(default_factory=EngineLoad)
 
 

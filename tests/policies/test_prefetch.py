@@ -102,6 +102,9 @@ class Engine:
         default_factory=lambda: Capabilities(kv_tokens=10_000, prefix_cache=True)
     )
 
+    def reload(self, tokens: int) -> Nanos:
+        return Nanos(round(tokens * self.reload_ns))
+
 
 @dataclass
 class World:

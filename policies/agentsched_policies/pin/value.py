@@ -75,12 +75,13 @@ class Value:
         engine = world.engines[pause.engine]
         graph = world.graph(pause.program)
         returns = graph.returns(pause.conversation, now=now) if graph is not None else None
-        granted = round(self._patience * pause.prefix.tokens * engine.reload_ns)
+        reload = engine.reload(pause.prefix.tokens)
+        granted = round(self._patience * reload)
         floor = max(0, granted - between(pause.since, now))
         if returns is None:
             return Retention(ttl=Nanos(floor)) if floor else None
         rate = rate_of_return(returns)
-        worth = rate * engine.reload_ns * (1.0 + world.waiting_steps)
+        worth = rate * reload / max(1, pause.prefix.tokens) * (1.0 + world.waiting_steps)
         ttl = max(floor, self._worthwhile(pause, engine, world, rate, now=now))
         if ttl <= 0:
             return None

@@ -92,7 +92,7 @@ class Value:
         middle = returns.quantile(0.5)
         if middle is None:
             return None
-        reload_ns = round(missing * engine.reload_ns)
+        reload_ns = engine.reload(missing)
         at = max(0, middle - reload_ns)
         window = round(self._survival * reload_ns)
         before, after = returns.chances([Nanos(at), Nanos(at + window)])
