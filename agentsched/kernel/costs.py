@@ -2,10 +2,11 @@
 
 Prefill: the time from dispatch to the first token, per token that was not cached. Queues inside the
 engine only ever lengthen it, so a low quantile is followed rather than a mean: it is the price on
-an engine that is not busy with others. Decode: the time per further token, its median. Reload: the
-time to the first token of a conversation that comes back, per token that we had given up. It is the
-prefill price where the engine has to compute them again, and less where it has them in a tier below
-or had not dropped them after all.
+an engine that is not busy with others. Decode: the time per further token, its median. Reload: what
+it costs to have a conversation back, as a share of computing it: its time to the first token beyond
+what the law tells for its new tokens alone, over what computing the given-up ones would add. It is
+1 where the engine computes them again, and less where it has them in a tier below or had not
+dropped them after all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _UNCACHED_MIN: Final = 128
 _OUTPUT_MIN: Final = 8
 #: Until so many conversations came back, they are taken to cost what computing costs.
 _RELOADS_MIN: Final = 8
+#: Between what a sample of the share of computing is cut to: the rest is noise of a busy engine.
+_SHARE_MIN: Final = 0.01
+_SHARE_MAX: Final = 2.0
 #: First steps are large, to get from the first guess to the right order of magnitude.
 _RATE_FIRST: Final = 0.5
 #: The law is believed from this confidence on, until it falls under the second one: in between
@@ -136,7 +140,7 @@ class EngineCost:
     def __init__(self) -> None:
         # First guesses, used until the first sample: an 8B model on a small GPU.
         self._prefill = _Quantile(level=0.25, value=100_000.0)
-        self._reload = _Quantile(level=0.5, value=100_000.0)
+        self._reload = _Quantile(level=0.5, value=1.0)
         self._decode = _Quantile(level=0.5, value=20_000_000.0)
         self.law = CostLaw()
         #: Whether decisions rest on the law; else on the prices per token.
@@ -162,7 +166,7 @@ class EngineCost:
         """Price of a token of a conversation that comes back: of its cheapest source."""
         if self._reload.samples < _RELOADS_MIN:
             return self._prefill.value
-        return min(self._reload.value, self._prefill.value)
+        return min(1.0, self._reload.value) * self._prefill.value
 
     def reload(self, tokens: int) -> Nanos:
         """What it takes to bring so many tokens of a conversation back, where nobody is in the way.
@@ -194,6 +198,7 @@ class EngineCost:
         *,
         uncached_tokens: int,
         given_up_tokens: int = 0,
+        fresh_tokens: int = 0,
         output_tokens: int,
         to_first_token: Nanos,
         to_last_token: Nanos,
@@ -203,24 +208,39 @@ class EngineCost:
     ) -> None:
         """A streamed step ended. Spans run from dispatch, and from the first to the last token.
 
-        `given_up_tokens` are those of a conversation that had been let go, `ahead_tokens` those
-        that the engine was computing for others when this step was sent, `running_steps` the steps
-        that ran there with it.
+        `given_up_tokens` are those of a conversation that had been let go, `fresh_tokens` those of
+        its prompt that nobody had computed before, `ahead_tokens` those that the engine was
+        computing for others when this step was sent, `running_steps` the steps that ran there with
+        it.
         """
-        self.law.learn(
-            uncached_tokens=uncached_tokens,
-            prompt_tokens=max(prompt_tokens, uncached_tokens),
-            ahead_tokens=ahead_tokens,
-            output_tokens=output_tokens,
-            running_steps=running_steps,
-            to_first_token=to_first_token,
-            to_last_token=to_last_token,
-        )
+        if given_up_tokens < _UNCACHED_MIN:
+            # Where what was given up comes from a tier, its time is not that of computing.
+            self.law.learn(
+                uncached_tokens=uncached_tokens,
+                prompt_tokens=max(prompt_tokens, uncached_tokens),
+                ahead_tokens=ahead_tokens,
+                output_tokens=output_tokens,
+                running_steps=running_steps,
+                to_first_token=to_first_token,
+                to_last_token=to_last_token,
+            )
         least = _BELIEVED_UNTIL if self.believes_law else _BELIEVED_FROM
         self.believes_law = self.law.prefill_confidence >= least
         if uncached_tokens >= _UNCACHED_MIN and to_first_token > 0:
             self._prefill.add(to_first_token / uncached_tokens)
         if given_up_tokens >= _UNCACHED_MIN and to_first_token > 0:
-            self._reload.add(to_first_token / given_up_tokens)
+            without = self.law.first_token_s(
+                uncached_tokens=fresh_tokens,
+                prompt_tokens=max(prompt_tokens, fresh_tokens),
+                ahead_tokens=ahead_tokens,
+            )
+            computed = self.law.first_token_s(
+                uncached_tokens=fresh_tokens + given_up_tokens,
+                prompt_tokens=max(prompt_tokens, fresh_tokens + given_up_tokens),
+                ahead_tokens=ahead_tokens,
+            )
+            if computed > without:
+                share = (to_first_token / SECOND - without) / (computed - without)
+                self._reload.add(min(_SHARE_MAX, max(_SHARE_MIN, share)))
         if output_tokens >= _OUTPUT_MIN and to_last_token > 0:
             self._decode.add(to_last_token / (output_tokens - 1))

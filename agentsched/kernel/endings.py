@@ -53,6 +53,7 @@ def learn_cost(books: Books, step: StepRecord, usage: Usage, *, now: Instant) ->
     engine.cost.learn(
         uncached_tokens=usage.prompt_tokens - usage.cached_tokens,
         given_up_tokens=step.given_up_tokens,
+        fresh_tokens=step.missing_tokens - step.given_up_tokens,
         output_tokens=usage.output_tokens,
         to_first_token=between(step.dispatched_at, step.started_at),
         to_last_token=between(step.started_at, now),

@@ -20,6 +20,7 @@ from agentsched.model import (
     EngineReported,
     Instant,
     Limits,
+    Nanos,
     PolicyError,
     Prefix,
     PrefixId,
@@ -282,3 +283,55 @@ def arrived_at(live: LivePrograms, step: str) -> StepId:
     )
     live.observe(event, now=Instant(1))
     return event.step
+
+
+def over_a_tier(**params: object) -> Desk:
+    """An engine that has shown that what comes back costs it a fraction of computing."""
+    desk = Desk(**params)  # type: ignore[arg-type]
+    cost = desk.scheduler.engines[EngineId("e")].cost
+    for number in range(60):
+        new = 500 + 250 * (number % 8)
+        cost.learn(
+            uncached_tokens=new,
+            prompt_tokens=new,
+            output_tokens=1,
+            to_first_token=Nanos(new * 60_000),
+            to_last_token=Nanos(0),
+        )
+    for _ in range(20):
+        cost.learn(
+            uncached_tokens=100,
+            given_up_tokens=2_000,
+            fresh_tokens=100,
+            prompt_tokens=2_100,
+            output_tokens=1,
+            to_first_token=Nanos(100 * 60_000 + 2_000 * 6_000),
+            to_last_token=Nanos(0),
+        )
+    return desk
+
+
+def test_over_a_tier_nobody_waits_for_memory() -> None:
+    desk = over_a_tier()
+    for name in "abcdef":
+        assert desk.ask(name, 6_000, at=1) == [f"{name}0"]
+
+
+def test_without_one_they_do() -> None:
+    desk = Desk()
+    assert desk.ask("a", 6_000, at=1) == ["a0"]
+    assert desk.ask("b", 6_000, at=1) == []
+
+
+def test_over_a_tier_the_queue_in_the_engine_is_bounded() -> None:
+    desk = over_a_tier(engine_queue=2.0)
+    sent_at_once = [name for name in "abcdef" if desk.ask(name, 6_000, at=1)]
+    assert sent_at_once == ["a", "b", "c"]
+    # Whose prefill is over makes room in that queue; the one that waits goes then.
+    assert desk.start("a", at=2) == ["d0"]
+
+
+def test_cheap_reloads_can_be_left_out_of_account() -> None:
+    desk = over_a_tier(cheap_reload=0)
+    assert desk.ask("a", 6_000, at=1) == ["a0"]
+    assert desk.ask("b", 6_000, at=1) == []

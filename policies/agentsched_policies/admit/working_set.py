@@ -17,6 +17,8 @@ The rules, and what each is worth (from a model of vLLM checked against the real
   fit at their probable size take at most `swap_share` of the bound. A new program beyond that is
   told so when its bound comes; whoever was served before goes on whatever fits.
 - An oversize program runs alone rather than waits for ever.
+- Where a tier below the cache gives back what it dropped for a fraction of computing it, memory is
+  nothing to wait for: all go to the engine, until a few caches' worth of prompts queue there.
 
 Works on unmodified engines: what it lets go of is what the engine's own LRU evicts next.
 """
@@ -64,6 +66,9 @@ class WorkingSet:
     conversation per step, as a share of its context, until its own is known. `ageing`: the share of
     the wait bound after which a step that waits may take the memory of anyone who pauses.
     `swap_share`: the share of the wait bound that reloads may take; 0 begins programs without end.
+    `cheap_reload`: the price of a reload, as a share of computing, up to which nobody waits for
+    memory; 0 never. `engine_queue`: how many times its cache may then queue in the engine, in
+    tokens of prompts without a first token.
     """
 
     def __init__(
@@ -76,9 +81,13 @@ class WorkingSet:
         growth_share: float = 0.04,
         ageing: float = 0.9,
         swap_share: float = 0.2,
+        cheap_reload: float = 0.3,
+        engine_queue: float = 64.0,
     ) -> None:
         if min(patience, reserve_steps, cold_tokens, growth_share, swap_share) < 0:
             raise ValueError("patience, reserve, cold tokens, growth and swap share are 0 or more")
+        if min(cheap_reload, engine_queue) < 0:
+            raise ValueError("cheap reload and engine queue are 0 or more")
         if not 0 < fill <= 1 or not 0 < ageing <= 1:
             raise ValueError("fill and ageing are above 0 and at most 1")
         self._patience = patience
@@ -88,6 +97,8 @@ class WorkingSet:
         self._growth_share = growth_share
         self._ageing = ageing
         self._swap_share = swap_share
+        self._cheap_reload = cheap_reload
+        self._engine_queue = engine_queue
         self._live = LivePrograms()
 
     def observe(self, event: Event, *, now: Instant) -> None:
@@ -105,6 +116,8 @@ class WorkingSet:
         missing = world.missing_tokens(step, engine.engine)
         need = missing + self._reserve(conversation)
         is_due = between(step.arrived_at, now) >= world.wait_ns_max
+        if self._is_cheap(engine):
+            return self._admitted_over_tier(step, engine, capacity, is_due=is_due)
         # First, since under overload it is the answer for many at every event.
         if self._is_crowded(step, engine, world, capacity, need, now=now):
             if is_due:
@@ -128,6 +141,25 @@ class WorkingSet:
             return Held(reason="cold start", until=engine.cold_until(now=now))
         return self._make_room(step, engine, world, need - free, now=now)
 
+    def shuts_out(
+        self, engines: Sequence[EngineView], world: World, *, now: Instant
+    ) -> Held | None:
+        """Whether even the smallest new program is one too many, on every engine."""
+        if not self._swap_share or not engines:
+            return None
+        # As `_is_crowded` has it, term for term, for a program that needs nothing itself.
+        demand = (self._live.peak_tokens(now=now) + self._live.final_tokens) / len(engines)
+        swapped = self._swap_share * world.wait_ns_max
+        for engine in engines:
+            capacity = engine.capabilities.kv_tokens
+            if capacity is None or not engine.running_steps + engine.peer_steps:
+                return None
+            if self._is_cheap(engine):
+                return None
+            if not demand > capacity + swapped / engine.reload_ns:
+                return None
+        return _CROWDED
+
     def _admitted_alone(
         self,
         step: StepView,
@@ -147,6 +179,18 @@ class WorkingSet:
             return Admitted()
         # Nothing runs: whoever is paused longest goes first, as many as it takes or all there are.
         return Admitted(releases=tuple(self._victims(engine, world, short, now=now, threshold=0)))
+
+    def _admitted_over_tier(
+        self, step: StepView, engine: EngineView, capacity: int, *, is_due: bool
+    ) -> Admission:
+        """Nobody waits for memory that is got back for little; the queue there stays short."""
+        queued = engine.starting_tokens
+        if is_due or not queued or queued + step.prompt_tokens <= self._engine_queue * capacity:
+            return Admitted()
+        return Held(reason="engine queue")
+
+    def _is_cheap(self, engine: EngineView) -> bool:
+        return engine.reload_ns <= self._cheap_reload * engine.prefill_ns
 
     def _work(self, missing: int, step: StepView, engine: EngineView, world: World) -> float:
         """Tokens to compute, or as much time as it takes to reload them."""
