@@ -21,6 +21,7 @@ from agentsched.proxy.decisions import watch_decisions
 from agentsched.proxy.errors import error_body
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.graphs import forecast, show_graph
+from agentsched.proxy.openapi import OpenApi
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.steering import Steering
 from agentsched.proxy.tenants import TenantVerbs
@@ -58,6 +59,7 @@ class ControlPlane:
             "/policies": self._policies,
             "/workflows": self._workflows.show,
             "/decisions": self._decisions,
+            "/openapi.json": OpenApi().show,
         }
         posts: dict[str, Handler] = {
             "/programs/{program:.+}/release": self._release,

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import openapi_spec_validator
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
 from agentsched.config import Config
 from agentsched.proxy.app import build_app, build_gateway
 from agentsched_bench.reference import commands, http, metrics
-from agentsched_bench.reference.__main__ import pages
+from agentsched_bench.reference.__main__ import PACKAGED, pages, served
 from agentsched_bench.reference.operations import BASE, OPERATIONS
 from agentsched_bench.reference.recording import record
 from agentsched_bench.reference.shapes import answer_of, bodies
@@ -41,6 +43,32 @@ class TestPages:
     def test_all_are_drawn_by_one_command(self) -> None:
         drawn = set(pages((FOLDER / "openapi.json").read_text()))
         assert drawn == {path.name for path in FOLDER.iterdir()}
+
+    def test_what_proxies_serve(self) -> None:
+        drawn = served((FOLDER / "openapi.json").read_text())
+        assert PACKAGED.read_text(encoding="utf-8") == drawn, AGAIN
+
+
+@pytest.mark.slow
+def test_it_is_openapi() -> None:
+    """Every word of it, by the schema of OpenAPI 3.1."""
+    for text in (PACKAGED.read_text(encoding="utf-8"), json.dumps(stored())):
+        described = json.loads(text)
+        openapi_spec_validator.validate(
+            described, cls=openapi_spec_validator.OpenAPIV31SpecValidator
+        )
+        assert described["paths"].keys() == {BASE + path for _, path in OPERATIONS}
+
+
+async def test_a_proxy_serves_it() -> None:
+    gateway = build_gateway(Config.model_validate({"engines": [{"url": "http://127.0.0.1:1"}]}))
+    async with TestClient(TestServer(build_app(gateway))) as client:
+        answer = await client.get(f"{BASE}/openapi.json")
+        assert answer.status == 200
+        assert answer.content_type == "application/json"
+        assert await answer.text() == PACKAGED.read_text(encoding="utf-8")
+        known = {"If-None-Match": answer.headers["ETag"]}
+        assert (await client.get(f"{BASE}/openapi.json", headers=known)).status == 304
 
 
 async def test_every_route_is_described_and_nothing_else() -> None:

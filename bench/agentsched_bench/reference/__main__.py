@@ -8,8 +8,12 @@ import json
 import sys
 from pathlib import Path
 
+from agentsched.proxy import openapi as packaged
 from agentsched_bench.reference import commands, http, metrics
 from agentsched_bench.reference.recording import record
+
+#: What proxies serve, in the package.
+PACKAGED = Path(packaged.__file__).with_name(packaged.FILE)
 
 
 def pages(openapi: str) -> dict[str, str]:
@@ -20,6 +24,12 @@ def pages(openapi: str) -> dict[str, str]:
         "openapi.json": openapi,
         "http.md": http.to_page(json.loads(openapi)),
     }
+
+
+def served(openapi: str) -> str:
+    """The same as every proxy serves it of itself: short, and relative to where it was read."""
+    described = json.loads(openapi) | {"servers": [{"url": "/"}]}
+    return json.dumps(described, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
 def drawn_openapi() -> str:
@@ -35,8 +45,10 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("docs/reference"))
     given = parser.parse_args()
     stale = 0
-    for name, text in pages(drawn_openapi()).items():
-        path = given.folder / name
+    openapi = drawn_openapi()
+    drawn = {given.folder / name: text for name, text in pages(openapi).items()}
+    drawn[PACKAGED] = served(openapi)
+    for path, text in drawn.items():
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1

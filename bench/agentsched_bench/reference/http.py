@@ -30,7 +30,7 @@ What the proxy adds to requests and answers is in [concepts](../concepts.md#what
 
 The control plane is JSON under `/agentsched/v1`, which goes before every path below. Drawn from
 the routes, the types and recorded answers (`python -m agentsched_bench.reference`); as OpenAPI 3.1:
-[openapi.json](openapi.json).
+[openapi.json](openapi.json), which every proxy also serves: `GET /openapi.json`.
 
 Without keys the control plane answers clients on the same machine only. With an `admin_key` or
 `[[auth.keys]]` (see [configuration](../configuration.md)) it wants `Authorization: Bearer KEY`, and

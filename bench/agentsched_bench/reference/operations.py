@@ -160,6 +160,11 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("GET", "/statistics"): Operation(
         tag="Operation", says="Counts of the scheduler and of recognition, limits, the wait bound."
     ),
+    ("GET", "/openapi.json"): Operation(
+        tag="Operation",
+        says="This description, as OpenAPI 3.1.",
+        answers={200: "It, with an ETag."},
+    ),
     ("GET", "/decisions"): Operation(
         tag="Operation",
         says="Decisions as they are made: server-sent events.",
