@@ -83,6 +83,20 @@ def test_scripts_say_what_they_do(name: str) -> None:
     assert told.stdout.startswith(f"usage: scripts/{name}")
 
 
+def test_the_checks_tell_what_they_could_not_do(tmp_path: Path) -> None:
+    """A tool that cannot be had is a third answer: neither good nor a failure."""
+    alone = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    told = subprocess.run(
+        [ROOT / "scripts" / "sbom", tmp_path / "x.json"],
+        env=alone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 3
+    assert "sbom: uv is needed" in told.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not here")
 class TestScripts:
