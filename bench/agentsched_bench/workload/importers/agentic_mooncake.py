@@ -29,6 +29,7 @@ from agentsched_bench.workload.importers.loose import (
     as_seconds,
     first,
 )
+from agentsched_bench.workload.importers.mooncake import grown_tokens, has_length, lengths
 from agentsched_bench.workload.trace import RecordedStep, RecordedTool, Recording, TraceError
 
 SCHEMA: Final = "dynamo.agentic_mooncake"
@@ -61,7 +62,7 @@ class AgenticMooncake:
             row = as_object(value)
             if as_name(row.get("schema")).startswith(SCHEMA):
                 return True
-            if "request_id" in row and _has_length(row) and _OWN.intersection(row):
+            if "request_id" in row and has_length(row) and _OWN.intersection(row):
                 return True
         return False
 
@@ -70,10 +71,6 @@ class AgenticMooncake:
     ) -> Iterator[Imported]:
         for file in files:
             yield from _File(self.block_size, file, options, on_error).read()
-
-
-def _has_length(row: Object) -> bool:
-    return "input_length" in row or "input_tokens" in row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +126,7 @@ class _File:
     def read(self) -> Iterator[Imported]:
         for number, value in objects(self._file, on_error=self._on_error):
             row = as_object(value)
-            if "schema" in row and not _has_length(row):
+            if "schema" in row and not has_length(row):
                 self._block_size = as_count(row.get("block_size")) or self._block_size
                 continue
             self._take(row, number)
@@ -139,7 +136,7 @@ class _File:
             yield self._recording(thread, threads=threads, owners=order)
 
     def _take(self, value: Object, number: int) -> None:
-        prompt = as_count(first(value.get("input_length"), value.get("input_tokens")))
+        prompt, output = lengths(value)
         if not prompt:
             text = "not a request: it has no input_length"
             self._on_error(TraceError(text, path=self._file.path, line=number))
@@ -162,9 +159,8 @@ class _File:
             session=as_name(value.get("session_id"), default=""),
             line=number,
             input_tokens=prompt,
-            output_tokens=as_count(first(value.get("output_length"), value.get("output_tokens")))
-            or 0,
-            blocks=tuple(self._number(block) for block in as_list(blocks)),
+            output_tokens=output,
+            blocks=tuple(self._numbers.block(block) for block in as_list(blocks)),
             has_blocks=isinstance(blocks, list),
             at_s=None if at_ms is None else at_ms / 1000,
             delay_s=(as_seconds(first(value.get("delay"), value.get("delay_ms"))) or 0.0) / 1000,
@@ -174,11 +170,6 @@ class _File:
             is_reset=value.get("prefix_reset") is True,
             model=as_name(value.get("model")) or None,
         )
-
-    def _number(self, block: Any) -> int:
-        if isinstance(block, int) and 0 <= block < 1 << 40:
-            return block
-        return (1 << 40) + self._numbers.number(str(block))
 
     def _threads(self) -> dict[str, _Thread]:
         """Conversations by name; a row without one goes on from the single row that it awaits."""
@@ -239,8 +230,9 @@ class _File:
             is_kept = common >= before.input_tokens // self._block_size
         new = None
         if before is not None and is_kept:
-            grown = row.input_tokens - before.input_tokens - before.output_tokens
-            new = grown if grown >= 0 else None
+            new = grown_tokens(
+                row.input_tokens, before=before.input_tokens, answer=before.output_tokens
+            )
         gap_s = None if following is None else _pause_s(following)
         tools = () if following is None else following.tools
         waited = None if following is None else following.tool_s

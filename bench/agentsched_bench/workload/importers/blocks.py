@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 Runs = tuple[tuple[int, int], ...]
+#: Published ids are below this; numbers for other hashes begin here.
+_PUBLISHED_MAX: Final = 1 << 40
 #: Hashes that are remembered to give equal ones equal numbers; the longest unseen go first.
 HASHES_MAX: Final = 5_000_000
 
@@ -59,3 +61,9 @@ class Numbers:
         if len(self._numbers) > self._limit:
             self._numbers.popitem(last=False)
         return self._next
+
+    def block(self, name: object) -> int:
+        """A block's number: itself where it is a published small one, else one for its hash."""
+        if isinstance(name, int) and 0 <= name < _PUBLISHED_MAX:
+            return name
+        return _PUBLISHED_MAX + self.number(str(name))

@@ -52,10 +52,27 @@ class Mooncake:
             yield from _File(self.block_size, file, options, on_error).read()
 
 
+def has_length(row: Object) -> bool:
+    """Whether it says how long its prompt is, as any row of the family does."""
+    return "input_length" in row or "input_tokens" in row
+
+
+def lengths(row: Object) -> tuple[int, int]:
+    """Tokens of prompt and answer, under either of their names; 0 where it does not say."""
+    prompt = as_count(first(row.get("input_length"), row.get("input_tokens")))
+    output = as_count(first(row.get("output_length"), row.get("output_tokens")))
+    return prompt or 0, output or 0
+
+
+def grown_tokens(prompt: int, *, before: int, answer: int) -> int | None:
+    """What a prompt has beyond the one before it and the answer to that; None: it is shorter."""
+    grown = prompt - before - answer
+    return grown if grown >= 0 else None
+
+
 def _is_row(row: Object) -> bool:
-    has_input = "input_length" in row or "input_tokens" in row
     has_time = "timestamp" in row or "delay" in row or "delay_ms" in row or "created_time" in row
-    return has_input and (has_time or "hash_ids" in row)
+    return has_length(row) and (has_time or "hash_ids" in row)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,26 +122,19 @@ class _File:
             yield self._finished(conversation)
 
     def _row(self, value: Object) -> _Row | None:
-        prompt = as_count(first(value.get("input_length"), value.get("input_tokens")))
+        prompt, output = lengths(value)
         if not prompt:
             return None
         at_ms = as_number(first(value.get("timestamp"), value.get("created_time")))
         delay_ms = as_seconds(first(value.get("delay"), value.get("delay_ms")))
-        blocks = tuple(self._number(block) for block in as_list(value.get("hash_ids")))
+        blocks = tuple(self._numbers.block(block) for block in as_list(value.get("hash_ids")))
         return _Row(
             input_tokens=prompt,
-            output_tokens=as_count(first(value.get("output_length"), value.get("output_tokens")))
-            or 0,
+            output_tokens=output,
             blocks=blocks,
             at_s=None if at_ms is None or at_ms < 0 else at_ms / 1000,
             delay_s=None if delay_ms is None else delay_ms / 1000,
         )
-
-    def _number(self, block: Any) -> int:
-        # Published ids are small numbers already; runtime hashes are not.
-        if isinstance(block, int) and 0 <= block < 1 << 40:
-            return block
-        return (1 << 40) + self._numbers.number(str(block))
 
     def _take(self, row: _Row, session: str) -> Iterator[Imported]:
         name = session or self._goes_on(row)
@@ -184,8 +194,9 @@ def _step(rows: Sequence[_Row], index: int, *, zero: float | None) -> RecordedSt
     before = rows[index - 1] if index else None
     new = None
     if before is not None:
-        grown = row.input_tokens - before.input_tokens - before.output_tokens
-        new = grown if grown >= 0 else None
+        new = grown_tokens(
+            row.input_tokens, before=before.input_tokens, answer=before.output_tokens
+        )
     t_s = None if zero is None or row.at_s is None else round(max(0.0, row.at_s - zero), 6)
     return RecordedStep(
         step=index,
