@@ -16,6 +16,8 @@ from agentsched_bench.sim.arms import Outcome
 from agentsched_bench.workload.statistics import Spread, spread
 
 SCHEMA: Final = "agentsched.simulation/1"
+#: A program is in time when it takes at most so many times what it takes alone.
+SLOWDOWN_MAX: Final = 2.0
 
 
 class TenantRow(msgspec.Struct, kw_only=True):
@@ -24,12 +26,14 @@ class TenantRow(msgspec.Struct, kw_only=True):
     programs: int
     jct_mean_s: float
     slowdown: Spread
+    in_time: float = 0.0
 
 
 class SimRow(msgspec.Struct, kw_only=True):
     """One arm under one seed.
 
     `slowdown` is a program's completion time over that of the same program alone on an idle engine.
+    `in_time` is the share of programs, failed ones included, whose slowdown is at most 2.
     `again_tokens` were computed though an earlier call of the conversation had computed them.
     `forced` counts steps that went only because their wait bound was reached.
     """
@@ -56,6 +60,7 @@ class SimRow(msgspec.Struct, kw_only=True):
     jct_of_bound: float = 0.0
     makespan_of_bound: float = 0.0
     computed_of_bound: float = 0.0
+    in_time: float = 0.0
     #: By tenant, where there are several: programs, mean completion time, slowdown.
     tenants: dict[str, TenantRow] = {}
 
@@ -91,6 +96,10 @@ class SimResult(msgspec.Struct, kw_only=True):
     seeds: list[int]
     rows: list[SimRow] = []
     summary: list[SimSummary] = []
+
+
+def _in_time(slowdowns: Sequence[float], programs: int) -> float:
+    return sum(slowdown <= SLOWDOWN_MAX for slowdown in slowdowns) / max(1, programs)
 
 
 def row_of(arm: str, seed: int, outcome: Outcome, *, alone_s: Mapping[str, float]) -> SimRow:
@@ -129,11 +138,15 @@ def row_of(arm: str, seed: int, outcome: Outcome, *, alone_s: Mapping[str, float
         makespan_of_bound=in_seconds(outcome.makespan_ns) / max(1e-9, bound.makespan_s),
         computed_of_bound=(tally.prompt_tokens - tally.cached_tokens)
         / max(1, bound.computed_tokens),
+        in_time=_in_time(slow, len(outcome.runs)),
         tenants={
             tenant: TenantRow(
                 programs=len(rows),
                 jct_mean_s=_mean(row[0] for row in rows),
                 slowdown=spread(row[1] for row in rows),
+                in_time=_in_time(
+                    [row[1] for row in rows], sum(run.tenant == tenant for run in outcome.runs)
+                ),
             )
             for tenant, rows in sorted(tenants.items())
             if len(tenants) > 1

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentsched.model import ConfigError, seconds
-from agentsched_bench.live.arrivals import parse_arrivals
+from agentsched_bench.live.arrivals import Arrivals, parse_arrivals
 from agentsched_bench.sim.arms import Scenario, alone, parse_arm, run_arm
 from agentsched_bench.sim.cli import load
 from agentsched_bench.sim.results import SimRow, row_of
@@ -47,16 +47,26 @@ class Setup(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     profile: str
     trace: str
     engines: list[str]
-    rates: tuple[float, float, float]
     differs: str
+    rates: tuple[float, float, float] | None = None
+    closed: tuple[int, int, int] | None = None
     tenants: str = ""
     pins: bool = False
     warm: bool = False
     priority: bool = False
+    ablation: tuple[str, ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
-        return (self.baseline, self.profile, OURS, self.unlimited)
+        return (self.baseline, self.profile, OURS, self.unlimited, *self.ablation)
+
+    def arrivals(self, load_name: str) -> Arrivals:
+        """Programs a second at a load, or in its closed loop."""
+        number = LOADS.index(load_name)
+        if self.closed is not None:
+            return parse_arrivals(f"closed:{self.closed[number]}")
+        assert self.rates is not None, f"{self.system} has neither rates nor closed loops"
+        return parse_arrivals(f"poisson:{self.rates[number]}")
 
     @property
     def unlimited(self) -> str:
@@ -84,10 +94,10 @@ class Study(msgspec.Struct, kw_only=True):
     setups: list[Setup]
     cells: list[Cell] = []
 
-    def score(self, setup: Setup, load_name: str, arm: str) -> float | None:
-        """The mean of the set-up's metric over seeds; None where it was not run."""
+    def score(self, setup: Setup, load_name: str, arm: str, *, metric: str = "") -> float | None:
+        """The mean of the set-up's metric, or another, over seeds; None where it was not run."""
         found = [
-            score_of(cell.row, setup.metric)
+            score_of(cell.row, metric or setup.metric)
             for cell in self.cells
             if (cell.system, cell.load, cell.row.arm) == (setup.system, load_name, arm)
         ]
@@ -125,7 +135,7 @@ def scenario_of(
         plans=plans,
         engines=fleet.engines,
         traits=fleet.traits,
-        arrivals=parse_arrivals(f"poisson:{setup.rates[LOADS.index(load_name)]}"),
+        arrivals=setup.arrivals(load_name),
         programs=programs,
         wait_ns_max=seconds(60),
         tenants={name: float(share) for name, share in tenants.items()},
@@ -168,6 +178,17 @@ def run(study: Study, traces: Path, *, only: Sequence[str], out: Path | None) ->
             console.print(f"{setup.system}, {load_name}: done", highlight=False)
 
 
+def in_time(study: Study, setup: Setup, load_name: str, arm: str, tenant: str = "") -> float | None:
+    """The share of programs that took at most twice their time alone, over seeds; of one tenant."""
+    rows = [
+        cell.row
+        for cell in study.cells
+        if (cell.system, cell.load, cell.row.arm) == (setup.system, load_name, arm)
+    ]
+    parts = [row.tenants[tenant] for row in rows if tenant in row.tenants] if tenant else rows
+    return sum(part.in_time for part in parts) / len(parts) if parts else None
+
+
 def verdict(study: Study, setup: Setup) -> str:
     """What is to be said about a headline."""
     ratios = _ratios(study, setup, setup.profile)
@@ -190,14 +211,33 @@ def verdict(study: Study, setup: Setup) -> str:
     return text + (f"; loses when {', '.join(loses)}" if loses else "")
 
 
-def _ratios(study: Study, setup: Setup, arm: str) -> dict[str, float]:
+def _ratios(study: Study, setup: Setup, arm: str, *, metric: str = "") -> dict[str, float]:
     found: dict[str, float] = {}
     for load_name in LOADS:
-        before = study.score(setup, load_name, setup.baseline)
-        after = study.score(setup, load_name, arm)
+        before = study.score(setup, load_name, setup.baseline, metric=metric)
+        after = study.score(setup, load_name, arm, metric=metric)
         if before is not None and after:
             found[load_name] = before / after
     return found
+
+
+def _details(study: Study, setup: Setup, console: Console) -> None:
+    """Where a claim is about more than one number: programs in time, by tenant, and throughput."""
+    tenants = ["", *(part.partition("=")[0] for part in setup.tenants.split(",") if part)]
+    table = Table(
+        box=box.SIMPLE, padding=(0, 1, 0, 0), title=f"{setup.system}: in time; throughput"
+    )
+    for column in ("arm", "programs", *LOADS):
+        table.add_column(column, overflow="fold")
+    for arm in setup.arms:
+        for tenant in tenants:
+            shares = [in_time(study, setup, name, arm, tenant) for name in LOADS]
+            cells = ["" if share is None else f"{share:.1%}" for share in shares]
+            table.add_row("" if tenant else arm, tenant or "all", *cells)
+        faster = _ratios(study, setup, arm, metric="makespan")
+        cells = [f"{faster[name]:.2f}x" if name in faster else "" for name in LOADS]
+        table.add_row("", "a second, over baseline", *cells)
+    console.print(table)
 
 
 def print_study(study: Study, *, console: Console) -> None:
@@ -216,6 +256,8 @@ def print_study(study: Study, *, console: Console) -> None:
     for setup in study.setups:
         console.print(f"{setup.system}: {verdict(study, setup)}", highlight=False)
         console.print(f"  claim: {setup.claim}\n  here: {setup.differs}", highlight=False)
+        if setup.ablation and _ratios(study, setup, setup.profile):
+            _details(study, setup, console)
 
 
 def main(

@@ -75,7 +75,7 @@ class Tuning(msgspec.Struct, kw_only=True):
         return sum(scores) / len(scores)
 
 
-METRICS: Final = ("jct_mean", "jct_p95", "slowdown_p95", "wait_max", "computed")
+METRICS: Final = ("jct_mean", "jct_p95", "slowdown_p95", "wait_max", "computed", "makespan")
 
 
 def score_of(row: SimRow, metric: str) -> float:
@@ -91,6 +91,8 @@ def score_of(row: SimRow, metric: str) -> float:
             return row.first_token_wait_s.max
         case "computed":
             return row.computed_of_bound
+        case "makespan":
+            return row.makespan_s
         case _:
             raise ConfigError(f"no metric {metric!r} (there are: {', '.join(METRICS)})")
 
