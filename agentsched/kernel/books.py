@@ -420,12 +420,21 @@ class Books:
         conversation.paused_at = None
         conversation.is_warmed = False
         self._stop_keeping(conversation)
+        if program.active_steps > 1:
+            self.ready.begin(program.program)
         self.let_wait(step)
 
     def let_wait(self, step: StepRecord) -> None:
         """A step waits from now on, for the first time or again."""
         self.shares.wait(step.tenant, now=self.now)
-        self.ready.add(step)
+        self.ready.add(step, is_newcomer=self._is_newcomer(step))
+
+    def _is_newcomer(self, step: StepRecord) -> bool:
+        """Whether its program was sent nothing so far, and has nothing else under way."""
+        program = self._programs[step.program]
+        if program.steps_done or program.active_steps > 1 or step.attempts:
+            return False
+        return program.conversations[step.conversation].engine is None
 
     def end_wait(self, step: StepRecord) -> None:
         """A waiting step goes, one way or the other."""
@@ -455,6 +464,8 @@ class Books:
         """Assert every invariant that ties the records together."""
         waiting = {s.step for s in self.steps.values() if s.state is StepState.WAITING}
         assert waiting == {s.step for s in self.ready}
+        assert all(self._is_newcomer(s) for s in self.ready if s.step in self.ready.newcomers)
+        self.ready.check()
         assert len(self.steps) >= len(waiting)
         for record in self._engines.values():
             running = list(record.running.values())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from agentsched.kernel.books import Books
 from agentsched.kernel.charging import charge_sent
 from agentsched.kernel.guard import GuardedPolicies
@@ -48,7 +51,8 @@ class Filler:
         """Dispatch or turn away whatever can be decided now; background work makes way."""
         self._wanted.clear()
         books = self._books
-        self._is_easing = any(is_easing(e, books.limits, now=now) for e in books.engines.values())
+        returned = [e for e in books.engines.values() if e.returned_at is not None]
+        self._is_easing = any(is_easing(e, books.limits, now=now) for e in returned)
         commands = self._fill(now=now)
         if self._wanted:
             commands += make_way(self._books, self._wanted, now=now)
@@ -72,11 +76,16 @@ class Filler:
         if not len(self._books.ready) or (up and len(blocked) == len(up)):
             self._wanted |= blocked
             return commands
-        for step in self._policies.in_turn(now=now) if up else list(self._books.ready):
+        newcomers = self._books.ready.newcomers
+        is_shut = self._shut_out(up, now=now)
+        in_turn = partial(self._policies.in_turn, now=now, newcomers=not is_shut)
+        for step in in_turn() if up else list(self._books.ready):
             if up and len(blocked) == len(up):
                 break
             if step.state is not StepState.WAITING:
                 continue  # it became due meanwhile
+            if is_shut and step.step in newcomers:
+                continue
             dispatched = self._try(step, blocked, now=now)
             # It may have been sent meanwhile, which the type checker cannot know.
             is_held = step.step in self._books.ready
@@ -86,6 +95,24 @@ class Filler:
             if dispatched:
                 commands += self._force_due(passing, now=now)
         return commands
+
+    def _shut_out(self, up: Sequence[EngineRecord], *, now: Instant) -> bool:
+        """Whether no newcomer can be sent in this turn whatever else is, so that none is asked for.
+
+        With background work about, which engines somebody waits for must be known step by step.
+        """
+        ready = self._books.ready
+        newcomers = ready.newcomers
+        if not len(newcomers):
+            return False
+        is_alike = not ready.batch_steps and not any(e.background_steps for e in up)
+        is_alike = is_alike and all(self._fitting(model) for model in newcomers.models)
+        held = self._policies.shuts_out(up, now=now) if is_alike else None
+        if held is None:
+            newcomers.ask_each()
+            return False
+        newcomers.tell(held.reason)
+        return True
 
     def next_deadline(self) -> Instant | None:
         """When `fill` should run though nothing happened."""
@@ -138,10 +165,7 @@ class Filler:
         return self._retention.release(key, UnpinReason.RELEASED)
 
     def _choose(self, step: StepRecord, *, now: Instant) -> EngineRecord | None:
-        fit = self._fit.get(step.model)
-        if fit is None:
-            engines = self._books.engines.values()
-            fit = self._fit[step.model] = [e for e in engines if e.is_up and e.serves(step.model)]
+        fit = self._fitting(step.model)
         if step.failed_on:
             fit = [e for e in fit if e.engine not in step.failed_on] or fit
         if self._is_easing:
@@ -149,6 +173,14 @@ class Filler:
         if len(fit) <= 1:
             return fit[0] if fit else None
         return self._policies.best(step, fit, now=now)
+
+    def _fitting(self, model: str) -> list[EngineRecord]:
+        """Engines that are up and serve a model."""
+        fit = self._fit.get(model)
+        if fit is None:
+            engines = self._books.engines.values()
+            fit = self._fit[model] = [e for e in engines if e.is_up and e.serves(model)]
+        return fit
 
     def _force_due(self, passing: set[StepId], *, now: Instant) -> list[Command]:
         """Serve the steps whose bound is reached; those that must wait on are added to `passing`.

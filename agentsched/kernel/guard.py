@@ -61,6 +61,7 @@ class GuardedPolicies:
     def _take(self, policies: PolicySet) -> None:
         self.names: Mapping[str, str] = policies.names
         self._has_room = getattr(policies.admit, "has_room", None)
+        self._shuts_out = getattr(policies.admit, "shuts_out", None)
         self._best = getattr(policies.place, "best", None)
         self._continues = getattr(policies.share, "may_continue", None)
         prices = getattr(policies.share, "prices", Prices())
@@ -105,17 +106,18 @@ class GuardedPolicies:
             except Exception as error:
                 self._count(name, error)
 
-    def in_turn(self, *, now: Instant) -> Iterable[StepRecord]:
+    def in_turn(self, *, now: Instant, newcomers: bool = True) -> Iterable[StepRecord]:
         """The waiting steps, next one first: tenants by the share policy, steps by the order's.
 
-        To be walked while steps are sent, since each that is changes whose turn it is.
+        To be walked while steps are sent, since each that is changes whose turn it is. Without
+        `newcomers` they may be left out, and are where that cannot change the order of the others:
+        between tenants of equal rank their arrival can.
         """
-        ordered = self.in_order(now=now)
         shares = self._books.shares
         if shares.waiting_tenants < 2 or not shares.is_active or not self._has_shares(now=now):
-            return ordered
+            return self.in_order(now=now, newcomers=newcomers)
         return take_turns(
-            ordered,
+            self.in_order(now=now),
             rank=lambda tenant: self._rank_tenant(tenant, now=now) or (),
             may_continue=lambda tenant: self._may_continue(tenant, now=now),
             is_resident=lambda step: self._books.conversation(step).is_resident,
@@ -143,7 +145,7 @@ class GuardedPolicies:
             self._count("share.may_continue", error)
             return False
 
-    def in_order(self, *, now: Instant) -> list[StepRecord]:
+    def in_order(self, *, now: Instant, newcomers: bool = True) -> list[StepRecord]:
         """The waiting steps by the order policy; by arrival when any rank fails."""
         rank, books = self._set.order.rank, self._books
 
@@ -151,7 +153,7 @@ class GuardedPolicies:
             return rank(step, books, now=now)
 
         try:
-            return books.ready.in_order(key)
+            return books.ready.in_order(key, newcomers=newcomers)
         except Exception as error:
             self._count("order.rank", error)
             return list(books.ready)
@@ -182,6 +184,16 @@ class GuardedPolicies:
     def tells_room(self) -> bool:
         """Whether the admission policy can say that an engine has no room for anyone."""
         return self._has_room is not None
+
+    def shuts_out(self, engines: Sequence[EngineRecord], *, now: Instant) -> Held | None:
+        """What every newcomer is told in this turn; None when each is to be asked for."""
+        if self._shuts_out is None:
+            return None
+        try:
+            return _same_for_all(self._shuts_out(engines, self._books, now=now))
+        except Exception as error:
+            self._count("admit.shuts_out", error)
+            return None
 
     def admit(self, step: StepRecord, engine: EngineRecord, *, now: Instant) -> Admission:
         """The admission policy's answer; let in when it fails."""
@@ -263,6 +275,16 @@ def _sort_key(value: SortKey | None) -> SortKey | None:
 def _texts(value: object) -> None:
     if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
         raise TypeError(f"not a tuple of ids: {value!r}")
+
+
+def _same_for_all(answer: Held | None) -> Held | None:
+    if answer is None:
+        return None
+    match _admission(answer):
+        case Held(until=None, blocks_others=False):
+            return answer
+        case _:
+            raise TypeError(f"shuts nobody out: {answer!r}")
 
 
 def _admission(answer: Admission) -> Admission:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
+from agentsched.kernel.newcomers import Newcomers
 from agentsched.kernel.records import EngineRecord, StepRecord
-from agentsched.model import Instant, Nanos, StepClass, StepId, after
+from agentsched.model import Instant, Nanos, ProgramId, StepClass, StepId, after
 from agentsched.policy import SortKey
 
 
@@ -26,6 +27,12 @@ class ReadySteps:
         self._steps: OrderedDict[StepId, StepRecord] = OrderedDict()
         #: Steps at their bypass bound, which are due before their time.
         self._overtaken: dict[StepId, StepRecord] = {}
+        #: Those of them whose program was sent nothing so far, and all the others.
+        self.newcomers = Newcomers()
+        self._begun: dict[StepId, StepRecord] = {}
+        #: Batch steps, and steps with a priority of their own: without any the sort key is smaller.
+        self.batch_steps = 0
+        self._prioritised = 0
         #: No waiting step arrived after this.
         self._newest = Instant(0)
 
@@ -44,22 +51,46 @@ class ReadySteps:
     def __contains__(self, step: StepId) -> bool:
         return step in self._steps
 
-    def add(self, step: StepRecord) -> None:
+    def add(self, step: StepRecord, *, is_newcomer: bool = False) -> None:
         """Let a step wait. Its clock runs from its first arrival, also when it comes back."""
         assert step.step not in self._steps
-        self._steps[step.step] = step
         if step.arrived_at < self._newest:
-            # It was out and failed; those that came after it moved up meanwhile.
-            by_arrival = sorted(self._steps.values(), key=lambda s: s.arrived_at)
-            self._steps = OrderedDict((s.step, s) for s in by_arrival)
-        self._newest = max(self._newest, step.arrived_at)
+            # It was out and failed, or is a retry; those that came after it go behind it again.
+            after_it = []
+            for other in reversed(self._steps.values()):
+                if other.arrived_at <= step.arrived_at:
+                    break
+                after_it.append(other.step)
+            self._steps[step.step] = step
+            for key in reversed(after_it):
+                self._steps.move_to_end(key)
+        else:
+            self._steps[step.step] = step
+            self._newest = step.arrived_at
+        if is_newcomer:
+            self.newcomers.add(step)
+        else:
+            self._begun[step.step] = step
+        self.batch_steps += step.step_class is StepClass.BATCH
+        self._prioritised += step.priority != 0
         if step.bypassed >= self._bypasses_max:
             self._overtaken[step.step] = step
 
     def remove(self, step: StepRecord) -> None:
         """Take a waiting step out."""
         del self._steps[step.step]
+        if not self.newcomers.remove(step):
+            del self._begun[step.step]
+        self.batch_steps -= step.step_class is StepClass.BATCH
+        self._prioritised -= step.priority != 0
         self._overtaken.pop(step.step, None)
+
+    def begin(self, program: ProgramId) -> None:
+        """More of a program is under way than its first step: that is no newcomer any more."""
+        step = self.newcomers.of(program)
+        if step is not None:
+            self.newcomers.remove(step)
+            self._begun[step.step] = step
 
     def due_at(self, step: StepRecord) -> Instant:
         """When the wait bound makes this step due."""
@@ -83,24 +114,46 @@ class ReadySteps:
         overtaken = [s for s in self._overtaken.values() if s.step not in passing]
         return min(overtaken, key=lambda s: (s.arrived_at, s.step), default=None)
 
-    def in_order(self, rank: Callable[[StepRecord], SortKey]) -> list[StepRecord]:
-        """All waiting steps, batch last, by priority, `rank`, arrival and id: a total order."""
-        if not any(s.priority or s.step_class is StepClass.BATCH for s in self._steps.values()):
+    def in_order(
+        self, rank: Callable[[StepRecord], SortKey], *, newcomers: bool = True
+    ) -> list[StepRecord]:
+        """All waiting steps, batch last, by priority, `rank`, arrival and id: a total order.
+
+        Without `newcomers`: those of programs that are under way only, in the same order.
+        """
+        steps: Iterable[StepRecord] = (self._steps if newcomers else self._begun).values()
+        if not self.batch_steps and not self._prioritised:
             # The usual case, with the smaller key.
-            return sorted(self._steps.values(), key=lambda s: (rank(s), s.arrived_at, s.step))
+            return sorted(steps, key=lambda s: (rank(s), s.arrived_at, s.step))
 
         def key(step: StepRecord) -> tuple[bool, int, SortKey, Instant, StepId]:
             is_batch = step.step_class is StepClass.BATCH
             return is_batch, step.priority, rank(step), step.arrived_at, step.step
 
-        return sorted(self._steps.values(), key=key)
+        return sorted(steps, key=key)
 
     def count_bypasses(self, dispatched: StepRecord, engine: EngineRecord) -> None:
         """`dispatched` goes to `engine` now: count it for each older step that could go there."""
+        arrived_at, most = dispatched.arrived_at, self._bypasses_max
+        model, is_served = "", True
         for step in self._steps.values():
-            if step.arrived_at >= dispatched.arrived_at:
+            if step.arrived_at >= arrived_at:
                 break
-            if engine.serves(step.model):
+            if step.model != model:
+                model = step.model
+                is_served = engine.serves(model)
+            if is_served:
                 step.bypassed += 1
-                if step.bypassed >= self._bypasses_max:
+                if step.bypassed >= most:
                     self._overtaken[step.step] = step
+
+    def check(self) -> None:
+        """Assert that the indexes say what the steps do."""
+        self.newcomers.check()
+        begun = [s.step for s in self if s.step not in self.newcomers]
+        assert sorted(begun) == sorted(self._begun)
+        assert len(begun) + len(self.newcomers) == len(self)
+        assert self.batch_steps == sum(s.step_class is StepClass.BATCH for s in self)
+        assert self._prioritised == sum(s.priority != 0 for s in self)
+        arrivals = [s.arrived_at for s in self]
+        assert arrivals == sorted(arrivals)

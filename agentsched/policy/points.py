@@ -99,6 +99,12 @@ class AdmitPolicy(Policy, Protocol):
         """
         ...
 
+    # Optional as well, and not part of the protocol's type: `shuts_out(engines, world, *, now) ->
+    # Held | None`. A `Held` (without `until` and `blocks_others`) when `admit` would say just that
+    # on each of `engines` (all that are up) to every waiting step that is alone in a program which
+    # was never sent anything, unless its wait is up, for the rest of this turn, whatever is sent in
+    # it. So a queue of thousands of newcomers costs one question a turn. None when in doubt.
+
 
 class PlacePolicy(Policy, Protocol):
     """How good an engine is for a step."""

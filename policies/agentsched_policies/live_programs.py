@@ -26,6 +26,7 @@ from agentsched.model import (
 )
 
 _SILENT: Final = seconds(60)
+_NEVER: Final = Instant(2**63 - 1)
 
 
 @dataclass(slots=True)
@@ -36,6 +37,29 @@ class _Live:
     conversation: ConversationId
     last_at: Instant
     active: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Peak:
+    """Sums over the programs that are heard of: the small ones, which will reach `final_tokens`,
+    and the tokens of those that are larger already. They hold from `since` until `until`, when one
+    has been silent for too long."""
+
+    final_tokens: float
+    since: Instant
+    until: Instant = _NEVER
+    small: int = 0
+    large_tokens: int = 0
+
+    def add(self, tokens: int, times: int = 1) -> None:
+        if tokens < self.final_tokens:
+            self.small += times
+        else:
+            self.large_tokens += times * tokens
+
+
+def _is_heard(live: _Live, *, now: Instant) -> bool:
+    return bool(live.active) or after(live.last_at, _SILENT) > now
 
 
 class LivePrograms:
@@ -53,11 +77,10 @@ class LivePrograms:
         #: Mean size of programs at their end; 0 when none has ended yet.
         self.final_tokens = 0.0
         self._ended = 0
-        #: The latest answer of `peak_tokens`, until something is observed.
-        self._peak: tuple[Instant, float] | None = None
+        #: What the latest answer of `peak_tokens` was made of, kept up to date while that is cheap.
+        self._peak: _Peak | None = None
 
     def observe(self, event: Event, *, now: Instant) -> None:
-        self._peak = None
         match event:
             case StepArrived() if event.step_class.is_work:
                 head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
@@ -73,6 +96,7 @@ class LivePrograms:
                 live = self._live.get(event.program)
                 if live is not None and live.conversation == event.conversation and not live.active:
                     del self._live[event.program]  # that replica counts it now
+                    self._peak = None
             case ProgramClosed():
                 self._end(event.program)
             case _:
@@ -86,7 +110,6 @@ class LivePrograms:
         """Steps that were turned away are not under way; no event tells of them."""
         for command in commands:
             if isinstance(command, Reject):
-                self._peak = None
                 self._drop(command.step, now=now)
 
     def __contains__(self, program: ProgramId) -> bool:
@@ -94,22 +117,46 @@ class LivePrograms:
 
     def peak_tokens(self, *, now: Instant) -> float:
         """What all of them want when each is as large as it probably gets."""
-        if self._peak is None or self._peak[0] != now:
-            final = self.final_tokens
-            tokens = sum(
-                max(live.tokens, final)
-                for live in self._live.values()
-                if live.active or after(live.last_at, _SILENT) > now
-            )
-            self._peak = (now, tokens)
-        return self._peak[1]
+        peak = self._peak
+        if peak is None or not peak.since <= now < peak.until:
+            peak = self._peak = self._add_up(now=now)
+        return peak.large_tokens + peak.small * self.final_tokens
+
+    def _add_up(self, *, now: Instant) -> _Peak:
+        peak = _Peak(final_tokens=self.final_tokens, since=now)
+        for live in self._live.values():
+            if _is_heard(live, now=now):
+                peak.add(live.tokens)
+                if not live.active:
+                    peak.until = min(peak.until, after(live.last_at, _SILENT))
+        return peak
+
+    def _current(self, *, now: Instant) -> _Peak | None:
+        """The sums, where a change at `now` can be taken into them."""
+        if self._peak is not None and not self._peak.since <= now < self._peak.until:
+            self._peak = None
+        return self._peak
+
+    def check(self, *, now: Instant) -> None:
+        """Assert that the sums are those of the programs."""
+        peak = self._current(now=now)
+        if peak is not None:
+            plain = self._add_up(now=now)
+            assert (peak.small, peak.large_tokens) == (plain.small, plain.large_tokens)
+            assert peak.until <= plain.until
 
     def _count(self, program: ProgramId, steps: int, *, now: Instant) -> None:
         live = self._live.get(program)
-        if live is not None:
-            live.active = max(0, live.active + steps)
-            live.last_at = now
-            self._live.move_to_end(program)
+        if live is None:
+            return
+        peak = self._current(now=now)
+        if peak is not None:
+            if not _is_heard(live, now=now):
+                peak.add(live.tokens)
+            peak.until = min(peak.until, after(now, _SILENT))
+        live.active = max(0, live.active + steps)
+        live.last_at = now
+        self._live.move_to_end(program)
 
     def _drop(self, step: StepId, *, now: Instant) -> None:
         found = self._steps.pop(step, None)
@@ -125,11 +172,16 @@ class LivePrograms:
         tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - head)
         if live is None:
             live = self._live[program] = _Live(tokens, conversation, now)
+            self._peak = None
             if len(self._live) > self._programs_max:
                 self._live.popitem(last=False)
         else:
             self._count(program, -1, now=now)
-        live.tokens = max(live.tokens, tokens)
+        if tokens > live.tokens:
+            if self._peak is not None:
+                self._peak.add(live.tokens, -1)
+                self._peak.add(tokens)
+            live.tokens = tokens
         is_main = conversation == live.conversation
         if is_main and event.is_last_word:
             self._end(program)
@@ -138,5 +190,6 @@ class LivePrograms:
         live = self._live.pop(program, None)
         if live is None:
             return
+        self._peak = None
         self._ended += 1
         self.final_tokens += (live.tokens - self.final_tokens) / min(self._ended, 64)

@@ -225,3 +225,47 @@ def test_a_cancelled_step_leaves_the_queue(rig: Any) -> None:
     rig.push(StepCancelled(step=StepId("s1"), reason="client"))
     assert rig.engine() == ()
     assert rig.scheduler.next_deadline() is None
+
+
+def shut_out(rig: Any, answer: Any) -> list[str]:
+    """Let the scripted admission say `answer` to all newcomers; the steps that are asked for."""
+    asked: list[str] = []
+
+    def admit(step: Any, engine: Any) -> Any:
+        asked.append(step.step)
+        return Held(reason="programs", blocks_others=False)
+
+    rig.policy.admission = admit
+    rig.policy.shuts_out = lambda engines, world, *, now: answer
+    rig.scheduler._guarded._take(rig.scheduler.policies)
+    return asked
+
+
+def test_newcomers_that_are_shut_out_are_not_asked_for(make_rig: Any) -> None:
+    rig = make_rig(wait_ns_max=Nanos(10 * SECOND))
+    rig.engine()
+    asked = shut_out(rig, Held(reason="programs", blocks_others=False))
+    for number in range(3):
+        rig.arrive(f"s{number}", program=f"p{number}", at=number)
+    assert not asked
+    assert {s.held_for for s in rig.scheduler.steps.values()} == {"programs"}
+    # A second step of a program that waits: something of it is under way, so it is asked for.
+    rig.arrive("s0-more", program="p0", conversation="p0#1", at=4)
+    assert asked == ["s0", "s0-more"]
+    [forced] = rig.timer()  # no policy breaks the promise of a bounded wait
+    assert (forced.step, forced.order) == ("s0", "bound")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Admitted(), Held(reason="x"), Held(reason="x", blocks_others=False, until=Instant(9)), 5],
+)
+def test_what_does_not_hold_for_all_newcomers_is_counted_and_each_is_asked_for(
+    make_rig: Any, answer: Any
+) -> None:
+    rig = make_rig()
+    rig.engine()
+    asked = shut_out(rig, answer)
+    rig.arrive("s1")
+    assert asked == ["s1"]
+    assert rig.scheduler.policy_errors == {"admit.shuts_out": 1}

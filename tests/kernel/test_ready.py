@@ -103,3 +103,47 @@ def test_a_step_at_its_bypass_bound_is_due_also_after_a_retry(ready: ReadySteps)
     assert ready.next_due(now=Instant(9), passing=()) is None
     ready.add(old)
     assert ready.next_due(now=Instant(9), passing=()) is old
+
+
+def test_newcomers_are_left_out_of_the_order_and_the_indexes_agree(ready: ReadySteps) -> None:
+    ready.add(make("begun", at=1))
+    ready.add(make("new", at=2), is_newcomer=True)
+    ready.check()
+    assert names(ready.in_order(lambda step: ())) == ["begun", "new"]
+    assert names(ready.in_order(lambda step: (), newcomers=False)) == ["begun"]
+    ready.begin(ProgramId("other"))
+    ready.begin(ProgramId("p"))  # more of it is under way: no newcomer any more
+    ready.check()
+    assert names(ready.in_order(lambda step: (), newcomers=False)) == ["begun", "new"]
+
+
+def test_newcomers_are_told_why_they_wait_once_each_and_again_after_each_was_asked(
+    ready: ReadySteps,
+) -> None:
+    step = make("new", at=1)
+    ready.add(step, is_newcomer=True)
+    ready.newcomers.tell("programs")
+    assert step.held_for == "programs"
+    step.held_for = "memory"
+    ready.newcomers.ask_each()
+    ready.newcomers.tell("programs")
+    assert step.held_for == "programs"
+    ready.newcomers.tell("other")
+    assert step.held_for == "other"
+    ready.remove(step)
+    ready.check()
+    assert not len(ready.newcomers)
+    assert not ready.newcomers.models
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 5])
+def test_a_step_that_comes_back_stands_behind_those_of_its_instant(
+    ready: ReadySteps, at: int
+) -> None:
+    kept = [make(f"s{number}", at=number // 2) for number in range(8)]
+    for step in kept:
+        ready.add(step)
+    back = make("back", at=at)
+    ready.add(back)
+    ready.check()
+    assert list(ready) == sorted([*kept, back], key=lambda step: step.arrived_at)

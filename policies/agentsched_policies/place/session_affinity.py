@@ -24,16 +24,23 @@ class SessionAffinity:
 
     def __init__(self, *, speed: bool = False) -> None:
         self._speed = speed
+        #: The latest answer of `_price`, until something is observed.
+        self._usual: tuple[Instant, float] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        # An answer that is remembered is no knowledge.
+        return {**vars(self), "_usual": None}
 
     def observe(self, event: Event, *, now: Instant) -> None:
-        """Nothing to learn."""
+        """Nothing to learn, but prices may have."""
+        self._usual = None
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
         conversation = world.conversation(step)
         if conversation.engine == engine.engine:
             return 3.0
         # Below 1, and less the more runs there.
-        room = 1.0 / (1.0 + self._load(engine, self._price(world)))
+        room = 1.0 / (1.0 + self._load(engine, self._price(world, now=now)))
         return room + (1.0 if self._is_home(step, engine.engine, world) else 0.0)
 
     def best(
@@ -50,15 +57,17 @@ class SessionAffinity:
         if len(conversations) > 1:
             homes = {c.engine for c in conversations.values() if c.is_resident}
             near = [engine for engine in engines if engine.engine in homes]
-        usual = self._price(world)
+        usual = self._price(world, now=now)
         return min(near or engines, key=lambda e: (self._load(e, usual), e.engine))
 
-    def _price(self, world: World) -> float:
+    def _price(self, world: World, *, now: Instant) -> float:
         """What a token costs in the fleet, in the mean; 0 where that does not matter."""
         if not self._speed:
             return 0.0
-        prices = [engine.prefill_ns for engine in world.engines.values() if engine.is_up]
-        return sum(prices) / max(1, len(prices))
+        if self._usual is None or self._usual[0] != now:
+            prices = [engine.prefill_ns for engine in world.engines.values() if engine.is_up]
+            self._usual = (now, sum(prices) / max(1, len(prices)))
+        return self._usual[1]
 
     def _load(self, engine: EngineView, usual: float) -> float:
         """The steps that run there and the one to come, in those of an engine of usual speed."""
