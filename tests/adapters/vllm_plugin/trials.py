@@ -317,6 +317,30 @@ def a_pin_policy_of_the_proxy_decides_here_too() -> None:
 
 
 @trial
+def one_that_gives_up_leaves_a_pin_with_something_to_give() -> None:
+    """A rare course: the one that shares a pin's blocks, and nobody else does, is preempted."""
+    lab = Lab(LONG, step_tokens=48)
+    # Both compute the beginning in the same step, each for itself; the pin has the first copy.
+    lab.add("first", words(1, 5), tokens=1, xargs=of("a"))
+    lab.add("long", words(1, 5), tokens=75)
+    lab.step()
+    assert len(lab.host.pins) == 1
+    lab.add("shares", [*words(1, 5), 7, 8], tokens=70)
+    preempted = 0
+    while not preempted and lab.scheduler.has_unfinished_requests():
+        with lab.refusals() as refused:
+            lab.step()
+        lab.check()
+        preempted = sum(r.num_preemptions for r in lab.scheduler.requests.values())
+    assert preempted == 1
+    assert refused
+    assert all(missing > 0 for missing in refused)
+    assert lab.host.pins.reclaimable() > 0  # though all of it would not have been enough before
+    lab.run()
+    lab.check_quiet()
+
+
+@trial
 def a_pin_of_a_beginning_keeps_that_alone() -> None:
     lab = Lab(LONG)
     lab.add("first", words(1, 10), tokens=3, xargs=of("a"))
