@@ -58,7 +58,6 @@ def test_points_come_in_the_order_of_their_bounds(tmp_path: Path) -> None:
     points = read_points(files)
     assert [point.bound_s for point in points] == [0.5, 5.0, 60.0]
     assert [point.jct_mean_s for point in points] == [[31.0, 32.0], [21.0, 22.0], [11.0, 12.0]]
-    assert points[0].held_max_s == 1.5
     assert points[0].first_token_wait_max_s == 3.0
 
 
