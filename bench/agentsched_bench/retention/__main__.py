@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             + " --pools "
             + " ".join(f"{share:g}" for share in chosen.pools)
             + (" --split" if chosen.split else "")
+            + (f" --arms {' '.join(chosen.arms)}" if chosen.arms else "")
             + (" --tune" if chosen.tune else ""),
             "agentsched": __version__,
             "python": platform.python_version(),

@@ -10,7 +10,7 @@ from agentsched.model import ConversationId, Instant
 from agentsched_bench.retention.orders import Clairvoyant, least_recent
 from agentsched_bench.retention.pools import Pool
 from agentsched_bench.retention.reference import Reference, Use, make_reference
-from agentsched_bench.retention.study import ARMS, BELADY, play
+from agentsched_bench.retention.study import ARMS, BELADY, SPLIT, play
 from agentsched_bench.workload.shape import Piece, PlannedCall, PlannedConversation, PlannedProgram
 
 
@@ -142,3 +142,16 @@ def test_the_clairvoyant_gives_up_what_is_never_needed_first() -> None:
     assert {
         made.next_call(ConversationId(s.name), now=last) for s, _ in victims if not s.is_head
     } == {None}
+
+
+@pytest.mark.slow
+def test_hindsight_comes_near_the_clairvoyant_and_ends_alone_change_nothing_that_is_told() -> None:
+    """In these programs the last answer says that it is the last; when one returns nobody says."""
+    made = reference(5)
+    lanes = play(made, arms=SPLIT, capacities={0.5: 9_000})
+    again = {lane.arm: lane.bill.again_tokens for lane in lanes}
+    assert again["ends known"] == again["value"]
+    assert again["returns known"] == again["both known"]
+    lost = again["value"] - again[BELADY]
+    assert lost > 0
+    assert again["both known"] - again[BELADY] < lost / 2
