@@ -59,6 +59,8 @@ class Store:
         self.secret = secret
         self._config = config
         self._turns_keep_ns = turns_keep_ns
+        #: Set each time that the process that makes images has ended; whoever waits clears it.
+        self.kept = asyncio.Event()
 
     def follower(self) -> Follower:
         """Reads the turns that other replicas write. Is the caller's to close."""
@@ -78,6 +80,7 @@ class Store:
                     await _run_keeper(settings)
                 except OSError as error:
                     log.error("no image of the scheduler: %s", error)
+                self.kept.set()
 
 
 @contextlib.asynccontextmanager

@@ -104,3 +104,24 @@ def test_who_waits_elsewhere_is_not_lifted_and_holds_virtual_time(ledger: ShareL
     ledger.leave(other, now=Instant(0))
     assert ledger.least_service(now=Instant(0)) == 5_000
     ledger.check()
+
+
+def test_idle_tokens_cost_by_the_second_also_since_the_last_change(ledger: ShareLedger) -> None:
+    ledger.charge(tenant=A, usage=usage(1))
+    account = ledger.accounts()[A]
+    account.keep(3, now=Instant(0))
+    assert account.idle_token_s(now=Instant(4 * SECOND)) == 12
+    account.keep(-2, now=Instant(10 * SECOND))
+    assert account.idle_token_s(now=Instant(10 * SECOND)) == 30
+    assert account.idle_token_s(now=Instant(15 * SECOND)) == 35
+
+
+def test_an_answer_is_at_most_what_was_asked_for_and_never_less_than_nothing(
+    ledger: ShareLedger,
+) -> None:
+    ledger.charge(tenant=A, usage=usage(1, output=40))
+    account = ledger.accounts()[A]
+    assert account.output_expected(None, 16) == 16
+    assert account.output_expected(None, 64) == 40
+    assert account.output_expected(7, None) == 7
+    assert account.output_expected(7, 0) == 0
