@@ -102,12 +102,17 @@ def _extend(host: EngineHost, scheduler: Any, body: bytes) -> PinAnswer:
 def _release(host: EngineHost, scheduler: Any, body: bytes) -> ReleaseAnswer:
     request = msgspec.json.decode(body, type=ReleaseRequest)
     wanted = [n for n in ("pin", "conversation", "program") if getattr(request, n)]
-    if len(wanted) + request.everything != 1:
+    is_one_pin = wanted == ["pin", "conversation"] and not request.everything
+    if len(wanted) + request.everything != 1 and not is_one_pin:
         raise _Unfit("name one of pin, conversation and program, or everything")
     if not host.is_active:
         return ReleaseAnswer(released=0)
     if request.everything:
         return ReleaseAnswer(released=host.pins.release_all(UnpinReason.RELEASED))
+    if is_one_pin:
+        reason, pin = UnpinReason.RELEASED, request.pin
+        is_ended = host.pins.release(request.conversation, reason, pin=pin)
+        return ReleaseAnswer(released=int(is_ended))
     name = wanted[0]
     value = getattr(request, name)
     released = host.pins.release_where(

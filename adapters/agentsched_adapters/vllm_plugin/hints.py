@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 import msgspec
 
 from agentsched.clock import Clock, MonotonicClock
 from agentsched.model import (
+    ConversationId,
     EngineError,
     HintOutcome,
     Pin,
+    PinId,
     Prefetch,
     Unpin,
     UnpinReason,
@@ -31,6 +34,7 @@ from agentsched_adapters.vllm_plugin.wire import (
 )
 
 _TIMEOUT_S: Final = 5.0
+_REMEMBERED_MAX: Final = 20_000
 _OUTCOMES: Final = {outcome.value: outcome for outcome in HintOutcome}
 #: The engine ends these by itself, at the same moment or before.
 _ENDED_THERE: Final = frozenset({UnpinReason.RESUMED, UnpinReason.EXPIRED, UnpinReason.REFUSED})
@@ -59,6 +63,8 @@ class PluginHints:
     def __init__(self, http: OpenAiHttp, *, clock: Clock | None = None) -> None:
         self._http = http
         self._clock = clock or MonotonicClock()
+        #: Whose each pin is, of those that were sent and not ended; the oldest is forgotten.
+        self._of: OrderedDict[PinId, ConversationId] = OrderedDict()
 
     async def hint(self, hint: Pin | Unpin | Prefetch) -> HintOutcome:
         """Perform a pin or an unpin. FAILED where the engine did not answer as it should."""
@@ -97,6 +103,9 @@ class PluginHints:
             value=hint.value,
             tokens=hint.prefix.tokens,
         )
+        self._of[hint.pin] = hint.conversation
+        if len(self._of) > _REMEMBERED_MAX:
+            self._of.popitem(last=False)
         body = await self._post("pin", request)
         if body is None:
             return HintOutcome.FAILED
@@ -107,9 +116,11 @@ class PluginHints:
         return _OUTCOMES.get(answer.outcome, HintOutcome.FAILED)
 
     async def _unpin(self, hint: Unpin) -> HintOutcome:
+        conversation = self._of.pop(hint.pin, ConversationId(""))
         if hint.reason in _ENDED_THERE:
             return HintOutcome.ACCEPTED
-        body = await self._post("release", ReleaseRequest(pin=hint.pin))
+        request = ReleaseRequest(pin=hint.pin, conversation=conversation)
+        body = await self._post("release", request)
         return HintOutcome.FAILED if body is None else HintOutcome.ACCEPTED
 
     async def _post(self, operation: str, request: msgspec.Struct) -> bytes | None:

@@ -47,7 +47,11 @@ class ExtendRequest(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ReleaseRequest(msgspec.Struct, kw_only=True, frozen=True):
-    """End pins: one by its id, a conversation's, all of a program, or all there are."""
+    """End pins: one by its id, a conversation's, all of a program, or all there are.
+
+    An id with its conversation ends that one alone: several proxies, and one that was started
+    again, give the same ids.
+    """
 
     pin: str = ""
     conversation: str = ""

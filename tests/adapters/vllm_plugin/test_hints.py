@@ -190,3 +190,17 @@ def test_requests_carry_scalars_only() -> None:
     }
     least = engine_arguments(program="", conversation="c", tenant="", is_kept=True)
     assert least == {"agentsched_conversation": "c"}
+
+
+async def test_a_pin_that_was_sent_is_released_with_its_conversation(
+    engine: Engine, hints: PluginHints
+) -> None:
+    """Another proxy at the same engine may have a pin of this name."""
+    await hints.hint(pin())
+    over = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=UnpinReason.BUDGET)
+    engine.answer = {"released": 1}
+    assert await hints.hint(over) is HintOutcome.ACCEPTED
+    assert engine.asked[-1][1]["pin"] == "pin-1"
+    assert engine.asked[-1][1]["conversation"] == "c"
+    await hints.hint(over)  # as after a restart: all that is known is its name
+    assert engine.asked[-1][1]["conversation"] == ""

@@ -18,6 +18,7 @@ from lab import BLOCK_SIZE, Lab
 
 from agentsched.model import HintOutcome, Nanos, UnpinReason
 from agentsched_adapters.vllm_plugin.blocks import Keeper
+from agentsched_adapters.vllm_plugin.control import serve
 
 TRIALS: list[Callable[[], None]] = []
 LONG = {"grace": "600s", "budget": "1.0", "tenant_budget": "1.0"}
@@ -337,6 +338,23 @@ def one_that_gives_up_leaves_a_pin_with_something_to_give() -> None:
     assert all(missing > 0 for missing in refused)
     assert lab.host.pins.reclaimable() > 0  # though all of it would not have been enough before
     lab.run()
+    lab.check_quiet()
+
+
+@trial
+def two_proxies_may_give_pins_the_same_name() -> None:
+    lab = Lab(LONG)
+    for number, name in enumerate("ab"):
+        lab.add(name, words(number + 1, 3), tokens=3, xargs=of(name))
+        lab.run()
+        lab.host.refine(Keeper(pin="pin-1", conversation=name, value=1.0), ttl=seconds(600))
+    body = json.dumps({"pin": "pin-1", "conversation": "a"})
+    for released in (1, 0):
+        told = serve(lab.host, lab.scheduler, "release", body)
+        assert told == json.dumps({"released": released}, separators=(",", ":"))
+    assert [pin.conversation for pin in lab.host.pins] == ["b"]
+    wrong = json.dumps({"pin": "pin-1", "program": "b"})
+    assert "error" in json.loads(serve(lab.host, lab.scheduler, "release", wrong))
     lab.check_quiet()
 
 
