@@ -63,11 +63,17 @@ def _renamed(schema: Any) -> Any:
     return [_renamed(value) for value in schema] if isinstance(schema, list) else schema
 
 
+def _known(key: str, objects: list[dict[str, Any]]) -> list[Any]:
+    """What these objects say under a key; how many seconds may not have been known by any."""
+    said = [value[key] for value in objects if key in value]
+    return [*said, 0.5] if key.endswith("_s") and set(map(_kind, said)) == {"null"} else said
+
+
 def answer_of(values: Iterable[Any], *, is_map: bool = False) -> dict[str, Any]:
     """The schema that all these answers fit: fields that some lack are optional.
 
     Measures may be unknown, whether or not one was: they may be null. What was never known at all
-    may be anything.
+    may be anything, but for seconds, which fields called `..._s` are.
     """
     values = list(values)
     kinds = {_kind(value) for value in values}
@@ -84,8 +90,7 @@ def answer_of(values: Iterable[Any], *, is_map: bool = False) -> dict[str, Any]:
     elif objects:
         keys = sorted({key for value in objects for key in value})
         schema["properties"] = {
-            key: answer_of([o[key] for o in objects if key in o], is_map=key in MAPS)
-            for key in keys
+            key: answer_of(_known(key, objects), is_map=key in MAPS) for key in keys
         }
         schema["required"] = [key for key in keys if all(key in value for value in objects)]
         schema["additionalProperties"] = False
