@@ -123,18 +123,24 @@ def build_gateway(
         wire_limits=wire_limits,
         warm_bodies=warm_bodies,
     )
-    meters.registry.register(GateCollector(gateway.gate))
+    gateway.sharing = sharing_of(memory, index=gateway.index, host=host, config=config)
+    _measured(gateway)
+    return gateway
+
+
+def _measured(gateway: Gateway) -> None:
+    """Enter what a whole proxy counts, beside what its parts do, into its metrics."""
+    registry = gateway.meters.registry
+    registry.register(GateCollector(gateway.gate))
     resilience = ResilienceCollector(
         fleet=gateway.fleet,
         retries=gateway.retries,
         resends=gateway.resends,
         shared=gateway.shared,
     )
-    meters.registry.register(resilience)
-    gateway.sharing = sharing_of(memory, index=gateway.index, host=host, config=config)
+    registry.register(resilience)
     if gateway.sharing is not None:
-        meters.registry.register(gateway.sharing)
-    return gateway
+        registry.register(gateway.sharing)
 
 
 def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -> web.Application:
