@@ -311,7 +311,7 @@ class Feed:
             yielded_total=statistics.yielded_total,
             policy_errors_total=statistics.policy_errors_total,
             prompt_tokens_total=prompt,
-            cached_tokens_total=prompt - sum(a.uncached_tokens - a.elsewhere[0] for a in accounts),
+            cached_tokens_total=prompt - sum(a.uncached_here for a in accounts),
         )
 
 

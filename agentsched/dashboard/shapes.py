@@ -67,7 +67,10 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TenantRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant's account; `entitled` is its part by weight among tenants that have work now."""
+    """One tenant's account; `entitled` is its part by weight among tenants that have work now.
+
+    `charged_tokens` counts what other replicas served as well; steps and other tokens are of here.
+    """
 
     tenant: str
     weight: float

@@ -76,6 +76,16 @@ class TenantAccount:
         return self.uncached_tokens + self.output_tokens
 
     @property
+    def uncached_here(self) -> int:
+        """Uncached prompt tokens that this replica served; sums over replicas count each once."""
+        return self.uncached_tokens - self.elsewhere[0]
+
+    @property
+    def output_here(self) -> int:
+        """Output tokens that this replica served."""
+        return self.output_tokens - self.elsewhere[1]
+
+    @property
     def is_busy(self) -> bool:
         """Whether anything of it is live, so that its account must be kept."""
         return bool(self.live or self.waiting_steps or self.running_steps)
@@ -97,8 +107,7 @@ class TenantAccount:
         """Output tokens that a step of it will probably have."""
         if expected is None:
             # Steps are counted here alone, so what others served is no part of their mean.
-            output = self.output_tokens - self.elsewhere[1]
-            expected = output // self.steps if self.steps else _OUTPUT_GUESS
+            expected = self.output_here // self.steps if self.steps else _OUTPUT_GUESS
         return max(0, min(expected, most) if most is not None else expected)
 
     def idle_token_s(self, *, now: Instant) -> int:

@@ -85,8 +85,8 @@ def _state(gateway: Gateway) -> State:
     tenants = {}
     for tenant, account in scheduler.tenants.items():
         served = Served(
-            uncached_tokens=account.uncached_tokens - account.elsewhere[0],
-            output_tokens=account.output_tokens - account.elsewhere[1],
+            uncached_tokens=account.uncached_here,
+            output_tokens=account.output_here,
             idle_token_s=account.idle_token_s(now=now),
             waits=account.waiting_steps > 0,
         )

@@ -129,7 +129,10 @@ def wait_bound(scheduler: Scheduler) -> dict[str, Any]:
 
 
 def tenant(account: TenantAccount, *, now: Instant) -> dict[str, Any]:
-    """One tenant's account. `charged_tokens` and `service` as in docs/fairness.md."""
+    """One tenant's account. `charged_tokens` and `service` as in docs/fairness.md.
+
+    These count what other replicas served as well; steps and tokens are those served here.
+    """
     return {
         "tenant": account.tenant,
         "charged_tokens": round(account.charged(now=now), 1),
@@ -142,8 +145,8 @@ def tenant(account: TenantAccount, *, now: Instant) -> dict[str, Any]:
         "weight": account.weight,
         "steps": account.steps,
         "prompt_tokens": account.prompt_tokens,
-        "output_tokens": account.output_tokens,
-        "served_tokens": account.served_tokens,
+        "output_tokens": account.output_here,
+        "served_tokens": account.uncached_here + account.output_here,
     }
 
 

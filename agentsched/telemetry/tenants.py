@@ -38,8 +38,12 @@ class TenantCollector(Collector):
         self._choose(list(map(str, accounts)))
         totals: list[tuple[str, str, Callable[[TenantAccount], float]]] = [
             ("steps", "Steps that were served.", lambda a: a.steps),
-            ("uncached_tokens", "Prompt tokens that had to be computed.", _uncached),
-            ("output_tokens", "Tokens of answers.", lambda a: a.output_tokens),
+            (
+                "uncached_tokens",
+                "Prompt tokens that had to be computed.",
+                lambda a: a.uncached_here,
+            ),
+            ("output_tokens", "Tokens of answers.", lambda a: a.output_here),
         ]
         for name, text, read in totals:
             family = CounterMetricFamily(f"agentsched_tenant_{name}", text, labels=["tenant"])
@@ -88,4 +92,4 @@ class TenantCollector(Collector):
 
 
 def _uncached(account: TenantAccount) -> float:
-    return account.uncached_tokens
+    return account.uncached_here

@@ -18,6 +18,7 @@ from agentsched.model import (
     ProgramClosed,
     ProgramId,
     ProgramOpened,
+    ServedElsewhere,
     TenantConfigured,
     TenantId,
 )
@@ -136,6 +137,29 @@ async def test_shares_follow_weights(feed: Feed, board: Any) -> None:
     for engine in board.engines:
         engine.release()
     await asyncio.gather(*asked)
+
+
+async def test_tokens_of_other_replicas_are_charged_and_not_shown_as_served_here(
+    feed: Feed, board: Any
+) -> None:
+    host = board.gateway.host
+    await board.chat("a", "x")
+    [before] = feed.full(now=host.now()).tenants
+    assert before.output_tokens > 0
+    host.feed(
+        ServedElsewhere(
+            tenant=TenantId("red"), uncached_tokens=5_000, output_tokens=700, waits=True
+        )
+    )
+    frame = feed.full(now=host.now())
+    [after] = frame.tenants
+    served = [(r.uncached_tokens, r.output_tokens, r.served_tokens) for r in (before, after)]
+    assert served[0] == served[1]
+    assert sum(served[0][:2]) == served[0][2]
+    assert after.charged_tokens >= before.charged_tokens + 5_000
+    assert frame.overview.cached_tokens_total == before.prompt_tokens - before.uncached_tokens
+    listed = (await board.get("/tenants"))["tenants"][0]
+    assert (listed["output_tokens"], listed["served_tokens"]) == served[0][1:]
 
 
 async def test_nobody_watches_at_little_cost(feed: Feed, board: Any, record_property: Any) -> None:

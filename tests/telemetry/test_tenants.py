@@ -13,6 +13,7 @@ from agentsched.model import (
     EngineReported,
     Instant,
     ProgramId,
+    ServedElsewhere,
     StepArrived,
     StepFinished,
     StepId,
@@ -53,6 +54,20 @@ def test_few_have_a_label_and_all_are_counted() -> None:
     serve(scheduler, ["t50"], first=200)
     value = registry.get_sample_value("agentsched_tenant_steps_total", {"tenant": OTHER})
     assert value == 97
+
+
+def test_a_sum_over_replicas_counts_each_token_once() -> None:
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    registry = CollectorRegistry()
+    registry.register(TenantCollector(scheduler, configured=lambda: iter(()), tenants_max=5))
+    serve(scheduler, ["red"])
+    other = ServedElsewhere(tenant=TenantId("red"), uncached_tokens=1_000, output_tokens=300)
+    scheduler.handle(other, now=Instant(9))
+    shown = {
+        name: registry.get_sample_value(f"agentsched_tenant_{name}_total", {"tenant": "red"})
+        for name in ("uncached_tokens", "output_tokens")
+    }
+    assert shown == {"uncached_tokens": 10, "output_tokens": 5}
 
 
 def test_labels_that_clients_choose_are_bounded() -> None:
