@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from agentsched.model import ProgramId, ProgramOpened, TenantId
+from agentsched.model import (
+    ProgramId,
+    ProgramOpened,
+    ServedElsewhere,
+    TenantConfigured,
+    TenantId,
+)
 from agentsched_adapters.fake import FakeSpeed
 
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(110)]
@@ -151,6 +157,59 @@ async def test_maps_shares_and_decisions(start: Any, window: Any) -> None:
         assert "place" in await page.inner_text(".decision >> nth=0")
         await page.keyboard.press("p")
         await page.wait_for_selector("button:has-text('Go on')")
+
+
+async def swatches(page: Any) -> dict[str, str]:
+    """The colour that stands beside each tenant of the table."""
+    return dict(
+        await page.eval_on_selector_all(
+            "td .tenant",
+            "all => all.map((e) => [e.textContent,"
+            " getComputedStyle(e.querySelector('.swatch')).backgroundColor])",
+        )
+    )
+
+
+async def test_tenants_have_colours_of_their_own(board: Any, window: Any) -> None:
+    # By their hashes alone, red and green are level, and so are others of these.
+    names = ["red", "green", "blue", "teams", "nightly", "search", "web", "ops"]
+    for name in names[:3]:
+        await board.chat("alpha", "hello", tenant=name)
+    page = await (await window(board)).open("tenants")
+    await until_count(page.locator("td .tenant"), 3)
+    first = await swatches(page)
+    assert len(set(first.values())) == 3
+    await page.reload()
+    await until_count(page.locator("td .tenant"), 3)
+    assert await swatches(page) == first
+    for name in names[3:]:
+        await board.chat("alpha", "hello", tenant=name)
+    await until_count(page.locator("td .tenant"), 8)
+    later = await swatches(page)
+    assert len(set(later.values())) == 8
+    assert later.items() >= first.items()
+    # With as many as there are colours, the ninth shares one, and nobody loses his.
+    await board.chat("alpha", "hello", tenant="late")
+    await until_count(page.locator("td .tenant"), 9)
+    assert (await swatches(page)).items() >= later.items()
+
+
+async def test_what_a_tenant_used_is_said_plainly(board: Any, window: Any) -> None:
+    host, red = board.gateway.host, TenantId("red")
+    host.feed(TenantConfigured(tenant=red, weight=1.0))
+    page = await (await window(board)).open("tenants")
+    used = page.locator("tr:has-text('red') .wide .note")
+    await used.get_by_text(re.compile(r"^idle$")).wait_for()
+    # All of it on another replica: nothing was seen to compute or to wait here.
+    host.feed(ServedElsewhere(tenant=red, uncached_tokens=5_000, output_tokens=0))
+    await used.get_by_text(re.compile(r"^used 100 %, nothing waiting$")).wait_for()
+    for engine in board.engines:
+        engine.hold()
+    asked = asyncio.create_task(board.chat("alpha", "hello"))
+    await used.get_by_text(re.compile(r"^used 100 %, fair share \d+ %$")).wait_for()
+    for engine in board.engines:
+        engine.release()
+    await asked
 
 
 async def test_policies_drain_and_plan(board: Any, window: Any) -> None:

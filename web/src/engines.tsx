@@ -3,7 +3,8 @@
 import { useMemo, useState } from "preact/hooks";
 import { api, path } from "./api";
 import { useFetched } from "./fetching";
-import { hue, percent, short, span, tokens } from "./format";
+import { percent, short, span, tokens } from "./format";
+import { hue } from "./hues";
 import { KvBar } from "./overview";
 import { href, route } from "./router";
 import { engines, history, mayChange, now } from "./store";

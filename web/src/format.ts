@@ -28,10 +28,3 @@ export function short(id: string, max = 28): string {
   const tail = Math.floor((max - 1) / 2);
   return `${id.slice(0, max - 1 - tail)}…${id.slice(-tail)}`;
 }
-
-/** A colour class that stays with a name: tenants keep theirs from one visit to the next. */
-export function hue(name: string): number {
-  let hash = 2166136261;
-  for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 16777619);
-  return (hash >>> 0) % 8;
-}

@@ -2,6 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 import { api, Refused, resume, type Session } from "./api";
+import { giveHues } from "./hues";
 import type { Decision, EngineRow, Frame, Overview, ProgramRow, Sample, State, TenantRow } from "./types";
 
 const DECISIONS_MAX = 500;
@@ -97,6 +98,7 @@ function take(frame: Frame): void {
   }
   for (const key of frame.gone) known.delete(key);
   for (const row of frame.programs) known.set(row.program, row);
+  giveHues(frame.tenants.map((it) => it.tenant));
   now.value = frame.now;
   overview.value = frame.overview;
   engines.value = frame.engines;

@@ -1,10 +1,10 @@
 // Tenants: what each got of the engines against what its weight entitles it to, over time.
 
 import { percent, tokens } from "./format";
+import { hue } from "./hues";
 import { history, tenants } from "./store";
 import type { Sample } from "./types";
 import { Card, Empty, Tenant } from "./ui";
-import { hue } from "./format";
 
 const WIDTH = 900;
 const HEIGHT = 190;
@@ -62,10 +62,16 @@ function Area({ names, buckets }: { names: string[]; buckets: Bucket[] }) {
   );
 }
 
+interface Lately {
+  got: number;
+  /** Null where none of its work was seen to compute or wait, so that it was owed nothing. */
+  entitled: number | null;
+}
+
 /** What each got of the last minute, and what it was entitled to while it had work. */
-function lately(samples: Sample[]): Map<string, { got: number; entitled: number | null }> {
+function lately(samples: Sample[]): Map<string, Lately> {
   const recent = samples.slice(-31);
-  const found = new Map<string, { got: number; entitled: number | null }>();
+  const found = new Map<string, Lately>();
   const from = recent[0];
   const to = recent[recent.length - 1];
   if (!from || !to || from === to) return found;
@@ -83,6 +89,12 @@ function lately(samples: Sample[]): Map<string, { got: number; entitled: number 
   return found;
 }
 
+/** For people who have to answer for it: what was used, against what was owed. */
+function verdict({ got, entitled }: Lately): string {
+  if (entitled !== null) return `used ${percent(got)}, fair share ${percent(entitled)}`;
+  return got ? `used ${percent(got)}, nothing waiting` : "idle";
+}
+
 export function TenantsPage() {
   const past = history.value;
   const { names, buckets } = shares(past);
@@ -93,12 +105,12 @@ export function TenantsPage() {
         <ul class="legend">{names.map((name) => <li key={name}><Tenant name={name} /></li>)}</ul>
         <Area names={names} buckets={buckets} />
       </Card>
-      <Card title="Tenants" aside={<span class="note">the last minute against what weights entitle to</span>}>
+      <Card title="Tenants" aside={<span class="note">the last minute; the mark is the fair share by weight</span>}>
         <div class="table-wrap">
           <table>
             <thead>
               <tr>
-                <th>Tenant</th><th class="num">Weight</th><th class="wide">Got, and entitled to</th><th class="num">Computing</th>
+                <th>Tenant</th><th class="num">Weight</th><th class="wide">Used, and fair share</th><th class="num">Computing</th>
                 <th class="num">Waiting</th><th class="num">Programs</th><th class="num">Charged</th><th class="num">Kept in pauses</th><th class="num">Steps</th>
               </tr>
             </thead>
@@ -111,12 +123,12 @@ export function TenantsPage() {
                     <td class="num">{row.weight}</td>
                     <td class="wide">
                       {it ? (
-                        <div class="bullet" role="img" aria-label={`got ${percent(it.got)}, entitled to ${percent(it.entitled)}`}>
+                        <div class="bullet" role="img" aria-label={verdict(it)}>
                           <span class={`fill hue-${hue(row.tenant)}`} style={{ width: `${it.got * 100}%` }} />
                           {it.entitled !== null && <span class="mark" style={{ left: `${it.entitled * 100}%` }} />}
                         </div>
                       ) : null}
-                      <span class="note">{it ? `${percent(it.got)} of ${it.entitled === null ? "no claim" : percent(it.entitled)}` : "–"}</span>
+                      <span class="note">{it ? verdict(it) : "–"}</span>
                     </td>
                     <td class="num">{row.running_steps}</td>
                     <td class="num">{row.waiting_steps}</td>

@@ -1,7 +1,7 @@
 // Small parts that several pages use.
 
 import type { ComponentChildren } from "preact";
-import { hue } from "./format";
+import { hue } from "./hues";
 import type { State } from "./types";
 
 export const STATE_WORDS: Record<State, string> = {
