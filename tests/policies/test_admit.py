@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 
-from agentsched.model import PolicyError
-from agentsched.policy import Choice, load
+from agentsched.model import (
+    Capabilities,
+    Dispatch,
+    EngineId,
+    EngineLoad,
+    EngineLost,
+    EngineReported,
+    Instant,
+    PolicyError,
+    StepCancelled,
+    StepId,
+)
+from agentsched.policy import Admitted, Choice, load
 
 Floors = Callable[..., Any]
 
@@ -134,6 +145,58 @@ class TestConcur:
         f.tick(at=2.2)
         f.ask("b", "pb", 100, at=2.3)
         assert f.ask("c", "pc", 100, at=2.4) == {}
+
+    def test_the_engines_own_gauge_comes_first(self, floor: Floors) -> None:
+        f = self.build(floor, start=4)
+        gauge = EngineReported(
+            engine=EngineId("e1"),
+            capabilities=Capabilities(kv_tokens=10_000),
+            load=EngineLoad(kv_usage=0.9),
+        )
+        f.feed(gauge, at=0.1)
+        f.tick(at=1.1)  # nothing of ours runs, but the pool is full: half as many
+        assert [f.ask(f"s{n}", f"p{n}", 100, at=1.2) for n in range(3)] == [
+            {"s0": "e1"},
+            {"s1": "e1"},
+            {},
+        ]
+
+    def test_a_last_word_ends_an_agents_turn(self, floor: Floors) -> None:
+        f = self.build(floor)
+        f.ask("a", "pa", 2_000, at=0.1)
+        f.ask("b", "pb", 2_000, at=0.2)
+        assert f.ask("c", "pc", 2_000, at=0.3) == {}
+        assert f.answer("a", at=0.4, is_last=True) == {"c": "e1"}
+
+    def test_a_lost_engine_starts_with_a_new_window(self, floor: Floors) -> None:
+        f = self.build(floor, start=3)
+        for number in range(3):
+            f.ask(f"s{number}", f"p{number}", 2_000, at=0.1)
+        f.tick(at=1.1)
+        admit = f.scheduler.policies.admit
+        assert admit._engines["e1"].limit == 1.5  # 6,000 of 10,000
+        f.lose("e1", at=1.2)
+        assert not admit._engines
+        # The end of what ran there is in no window any more.
+        f.feed(StepCancelled(step=StepId("s0"), reason="left"), at=1.2)
+        f.report("e1", kv_tokens=10_000, at=1.3)
+        assert admit._engines["e1"].limit == 3.0
+
+    def test_an_engine_without_a_window_lets_everybody_in(self, floor: Floors) -> None:
+        f = self.build(floor, start=1)
+        f.ask("a", "pa", 100, at=0.1)
+        f.ask("b", "pb", 100, at=0.1)
+        admit, step = f.scheduler.policies.admit, f.scheduler.steps["b"]
+        engine = f.scheduler.engines["e1"]
+        assert admit.admit(step, engine, f.world, now=Instant(0)).reason == "agents"
+        admit.observe(EngineLost(engine=EngineId("e1"), reason="x"), now=Instant(0))
+        assert isinstance(admit.admit(step, engine, f.world, now=Instant(0)), Admitted)
+        # And what is sent there all the same fills no window.
+        dispatch = Dispatch(step=StepId("b"), engine=EngineId("e1"))
+        unknown = Dispatch(step=StepId("unknown"), engine=EngineId("e1"))
+        admit.decided([unknown, dispatch], now=Instant(0))
+        assert not admit._engines
+        assert admit._active.get("pb") == "e1"
 
 
 class TestDepthThatFits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,8 +45,11 @@ from agentsched_policies.bounded import Bounded
 from agentsched_policies.homes import Homes
 from agentsched_policies.order.continuum import Continuum
 from agentsched_policies.order.dlpm import Dlpm
+from agentsched_policies.order.hexgen import Hexgen as OrderHexgen
 from agentsched_policies.order.kvflow import Kvflow
+from agentsched_policies.order.saga import Saga as OrderSaga
 from agentsched_policies.pauses import MULTI_TOOL, USER_TURN, PauseWatch
+from agentsched_policies.place.hexgen import Hexgen as PlaceHexgen
 from agentsched_policies.samples import Samples, SamplesByKey
 from agentsched_policies.step_log import StepLog
 from agentsched_policies.uncached import UncachedLog
@@ -184,6 +188,14 @@ class TestStepLog:
         log.decided([turned_away("s"), sent("never seen")], now=at(1))
         assert log.get(StepId("s")) is None
 
+    def test_what_is_no_word_about_a_step_changes_nothing(self) -> None:
+        log = StepLog()
+        log.observe(arrived("s"), now=at(0))
+        log.decided([Unpin(pin=PinId("pin"), engine=E1, reason=UnpinReason.EXPIRED)], now=at(1))
+        step = log.get(StepId("s"))
+        assert step is not None
+        assert step.engine is None
+
     def test_an_arrival_that_is_told_twice_counts_once(self) -> None:
         log = StepLog()
         log.observe(arrived("s"), now=at(1))
@@ -283,6 +295,35 @@ class TestHomes:
         self.settle(homes, "p", now=0)
         self.settle(homes, "p", now=1, engine=E2)
         assert (homes.tokens(E1), homes.tokens(E2)) == (0, 900)
+
+    def test_what_it_never_heard_of_counts_nothing(self) -> None:
+        homes = Homes()
+        homes.decided([sent("never"), turned_away("nor this")], now=at(0))
+        homes.observe(finished("never", "bash"), now=at(1))
+        homes.observe(arrived("waits"), now=at(1))
+        homes.observe(finished("waits", "bash"), now=at(2))  # it was never sent
+        assert homes.tokens(E1) == 0
+
+    def test_a_program_may_live_in_several_conversations(self) -> None:
+        homes = Homes()
+        for name in ("main", "kid"):
+            own = (Prefix(prefix=PrefixId(name), tokens=500),)
+            event = StepArrived(
+                step=StepId(name),
+                program=ProgramId("p"),
+                conversation=ConversationId(name),
+                tenant=TenantId("t"),
+                prompt_tokens=500,
+                prefixes=own,
+            )
+            homes.observe(event, now=at(0))
+            homes.decided([sent(name)], now=at(0))
+        assert homes.tokens(E1) == 1_000
+        gone = ContinuedElsewhere(program=ProgramId("p"), conversation=ConversationId("kid"))
+        homes.observe(gone, now=at(1))
+        assert homes.tokens(E1) == 500
+        homes.observe(ProgramClosed(program=ProgramId("p"), reason="done"), now=at(2))
+        assert homes.tokens(E1) == 0
 
 
 class TestPauseWatch:
@@ -413,3 +454,37 @@ class TestOrders:
         order.decided([sent("s")], now=at(0))
         order.observe(finished("s", "bash", prompt=500, cached=500), now=at(1))
         assert order._deficit(TenantId("tenant of a")) == 1_000
+
+    def test_whoever_needs_no_round_is_given_none(self) -> None:
+        policy = Dlpm(quantum=1_000)
+        policy._deficits.set(TenantId("rich"), 300.0)
+        policy._deficits.set(TenantId("poor"), -1_500.0)
+        policy._refill(2)
+        assert policy._deficits.get(TenantId("rich")) == 300.0
+        assert policy._deficits.get(TenantId("poor")) == 500.0
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (OrderHexgen, lambda agent: agent),
+        (OrderSaga, lambda agent: agent),
+        (PlaceHexgen, lambda agent: (E1, agent)),
+    ],
+)
+def test_times_are_kept_of_so_many_agents(make: Any, key: Any) -> None:
+    """The first 256 that ended a step; those are followed further, further ones are not known."""
+    policy = make()
+
+    def run(agent: str, took: float) -> None:
+        policy.observe(replace(arrived(f"of {agent}"), agent=agent), now=at(0))
+        policy.decided([sent(f"of {agent}")], now=at(0))
+        policy.observe(finished(f"of {agent}", "bash"), now=at(took))
+
+    for number in range(257):
+        run(f"agent {number}", 2.0)
+    run("agent 0", 12.0)
+    times = policy._times
+    assert len(times) == 256
+    assert key("agent 256") not in times
+    assert times[key("agent 0")] == pytest.approx(3.0 * SECOND)  # 2 s and a tenth of the way to 12

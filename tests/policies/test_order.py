@@ -20,7 +20,10 @@ from agentsched.model import (
     Prefetch,
     Prefix,
     PrefixId,
+    ProgramClosed,
     ProgramId,
+    StepCancelled,
+    StepId,
     Unpin,
     UnpinReason,
     after,
@@ -75,6 +78,23 @@ class TestAutellix:
         f.tick(at=9.9)
         assert f.rank("a2")[0] == 2.0
         f.tick(at=10.0)  # 8 s of waiting for 2 s of service
+        assert f.rank("a2")[0] == 0.0
+
+    def test_a_closed_program_starts_anew_and_what_never_ran_was_no_service(
+        self, floor: Floors
+    ) -> None:
+        f = self.level(floor)
+        f.ask("a", "pa", at=0)
+        f.answer("a", at=5)
+        f.ask("x", "px", at=5)
+        f.ask("a2", "pa", at=5)
+        assert f.rank("a2")[0] == 3.0
+        policy = f.scheduler.policies.order
+        policy.observe(StepCancelled(step=StepId("a2"), reason="left"), now=Instant(6 * SECOND))
+        assert f.rank("a2")[0] == 3.0
+        policy.observe(
+            ProgramClosed(program=ProgramId("pa"), reason="done"), now=Instant(6 * SECOND)
+        )
         assert f.rank("a2")[0] == 0.0
 
 

@@ -34,6 +34,7 @@ from agentsched.model import (
     seconds,
 )
 from agentsched.policy import Choice, Retention, load
+from agentsched_policies.pin import continuum
 from agentsched_policies.pin.continuum import Continuum, Turns
 from agentsched_policies.pin.continuum_static import ContinuumStatic
 from agentsched_policies.pin.kvflow import KvFlow
@@ -265,6 +266,61 @@ def test_memoryfulness_is_one_for_programs_of_one_length_and_none_for_geometric_
     assert abs(geometric.memoryfulness) < 0.02
 
 
+def test_programs_of_one_turn_say_nothing_about_the_next() -> None:
+    turns = Turns()
+    for _ in range(5):
+        turns.ended(1)  # turns done and turns to come never vary: there is nothing to correlate
+    assert turns.memoryfulness == 1.0
+
+
+def test_continuum_keeps_nothing_for_whoever_waits_for_no_tool() -> None:
+    policy = Continuum()
+    land = Land(engines={ENGINE: Engine(reload_ns=1e9)})
+    assert ask(policy, rest(), land) is not None
+    assert ask(policy, rest(None), land) is None
+
+
+def test_continuum_learns_nothing_from_programs_that_never_paused() -> None:
+    policy = Continuum()
+    life = Life(policy)
+    life.gaps([])
+    assert policy._turns.memoryfulness == 1.0
+    assert policy._turns._n == 0
+    life.gaps([1.0, 1.0])
+    assert policy._turns._n == 3  # a program of three turns
+
+
+def test_continuum_forgets_the_oldest_of_what_never_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(continuum, "_STARTING_MAX", 2)
+    policy = Continuum()
+    life = Life(policy)
+    for program in "abc":
+        for number in range(2):
+            step = StepId(f"{program}{number}")
+            life.see(
+                StepArrived(
+                    step=step,
+                    program=ProgramId(program),
+                    conversation=ConversationId(program),
+                    tenant=TENANT,
+                    prompt_tokens=100,
+                )
+            )
+            if not number:
+                call = ToolCall(call_id=CallId("k"), tool=ToolName("bash"))
+                life.see(
+                    StepFinished(step=step, usage=Usage(prompt_tokens=100), tool_calls=(call,))
+                )
+    assert list(policy._turns_of) == ["b", "c"]
+    assert list(policy._program_of) == ["b1", "c1"]
+    life.now = 3.0
+    life.see(StepStarted(step=StepId("a1")))  # forgotten: no delay of it is known
+    life.see(StepStarted(step=StepId("b1")))
+    assert list(policy._delays) == [(3.0, 100)]
+
+
 def test_continuum_static_goes_by_the_mean() -> None:
     policy = ContinuumStatic()
     life = Life(policy)
@@ -331,6 +387,43 @@ def test_saga_values_the_fresh_the_small_and_what_is_reused() -> None:
     assert small.value != large.value
 
 
+def test_saga_keeps_nothing_for_a_user_nor_beyond_the_tools_time() -> None:
+    assert ask(Saga(), rest(None), Land()) is None
+    late = ask(Saga(), rest("bash"), Land(), at=2.3)
+    assert late is not None
+    assert late.ttl == pytest.approx(0.1 * SECOND, rel=0.01)
+    assert ask(Saga(), rest("bash"), Land(), at=2.5) is None
+
+
+def test_saga_counts_a_tool_without_a_class_as_code() -> None:
+    kept = ask(Saga(), rest("plan"), Land())
+    assert kept is not None
+    assert kept.ttl == pytest.approx(2.4 * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("usage", "seconds_kept"), [(None, 2.4), (0.7, 2.4), (0.8, 1.8), (1.0, 1.2)]
+)
+def test_saga_asks_the_engines_gauge_where_the_pool_is_unknown(
+    usage: float | None, seconds_kept: float
+) -> None:
+    engine = Engine(capabilities=Capabilities(), load=EngineLoad(kv_usage=usage))
+    kept = ask(Saga(), rest("bash"), Land(engines={ENGINE: engine}))
+    assert kept is not None
+    assert kept.ttl == pytest.approx(seconds_kept * SECOND)
+
+
+def test_saga_follows_the_observations_of_so_many_tools() -> None:
+    policy = Saga()
+    life = Life(policy)
+    for number in range(1_025):
+        life.gaps([0.1], tool=f"tool {number}", grown=100)
+    assert len(policy._observations) == 1_024
+    assert "tool 1024" not in policy._observations
+    life.gaps([0.1], tool="tool 0", grown=200)
+    assert policy._observations["tool 0"] == pytest.approx(100 + 0.1 * (200 - 100))
+
+
 # KVFlow.
 
 
@@ -343,6 +436,19 @@ def test_kvflow_keeps_the_fixed_prompt_by_steps_to_execution() -> None:
     assert (next_one.value, parent.value) == (0.5, 0.2)
     over = Land(programs={"p": Program(conversations={"c": Talk(is_over=True)})})
     assert ask(KvFlow(), rest(), over) is None
+
+
+def test_kvflow_keeps_no_more_than_there_is_and_nothing_of_the_unknown() -> None:
+    short = ask(KvFlow(), rest(tokens=300), Land(outlook=Graph()))
+    assert short is not None
+    assert short.prefix == Prefix(prefix=PrefixId("all"), tokens=300)
+    assert ask(KvFlow(), rest(), Land(programs={})) is None
+    user = ask(KvFlow(), rest(None), Land(outlook=Graph(waits=False, left=9.0)))
+    assert user is not None
+    assert user.value == 0.5  # a user's turn is one step away, like a tool's
+    unknown = ask(KvFlow(), rest(None), Land(outlook=Graph(waits=True)))
+    assert unknown is not None
+    assert unknown.value == pytest.approx(1 / 3)
 
 
 # Ours.
@@ -393,6 +499,24 @@ def test_value_grants_the_rent_that_a_reload_costs_whatever_the_forecast_says() 
     assert kept.ttl == 2 * SECOND  # 1,000 tokens at 1 ms, twice
     assert ask(policy, rest(tokens=1_000), hopeless, at=2.5) is None
     assert ask(policy, rest(None), hopeless) is None
+
+
+def test_value_without_a_forecast_grants_the_rent_alone() -> None:
+    policy = Value(patience=2.0)
+    for land in (Land(), Land(outlook=Graph())):
+        kept = ask(policy, rest(tokens=1_000), land, at=0.5)
+        assert kept == Retention(ttl=Nanos(round(1.5 * SECOND)))
+        assert ask(policy, rest(tokens=1_000), land, at=2.0) is None
+
+
+def test_value_keeps_for_as_long_as_a_forecast_holds_and_no_longer_than_the_longest_look() -> None:
+    policy = Value(ttl_s_max=10_000.0)
+    # Nothing was computed: memory costs what the slowest turnover does, one in five minutes.
+    soon = ask(policy, rest(), Land(outlook=Graph(Exponential(1.0))))
+    assert soon is not None
+    assert soon.ttl == 4_096 * SECOND
+    policy.observe(StepStarted(step=StepId("x")), now=START)
+    assert ask(policy, rest(), Land(outlook=Graph(Exponential(1.0)))) == soon
 
 
 def test_samples_keep_the_latest() -> None:

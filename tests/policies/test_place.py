@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from agentsched.model import PolicyError
+from agentsched.model import (
+    ConversationId,
+    EngineId,
+    EngineLost,
+    Instant,
+    PolicyError,
+    Prefix,
+    PrefixId,
+    ProgramId,
+    StepArrived,
+    StepId,
+    TenantId,
+)
 from agentsched.policy import Choice, load
 
 Floors = Callable[..., Any]
@@ -105,6 +117,14 @@ class TestAutellix:
         f.ask("b", "pb", 100)
         assert f.ask("a2", "pa", 2_049) == {"a2": "e1"}
 
+    def test_a_closed_program_has_no_home(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("autellix"))
+        f.ask("a", "pa", 2_049)
+        f.answer("a")
+        f.close("pa")
+        f.ask("b", "pb", 100)
+        assert f.ask("a2", "pa", 2_049) == {"a2": "e2"}
+
     def test_a_lost_engine_is_nobodys_home(self, floor: Floors) -> None:
         f = floor(engines=2, place=place("autellix"))
         f.ask("a", "pa", 2_049)
@@ -136,6 +156,39 @@ class TestDualMap:
         assert len(set(homes[:12])) <= 2
         assert len(set(homes[20:])) >= 4
 
+    def test_when_every_beginning_is_hot_the_conversation_decides(self, floor: Floors) -> None:
+        """16 arrivals of one prompt: the key is the conversation, so it keeps two candidates."""
+        f = floor(engines=8, place=place("dualmap", hot_share=0.5))
+        for number in range(16):
+            f.ask(f"s{number}", "pa", 1_000)
+        homes = {f.ask(f"t{number}", "pa", 1_000)[f"t{number}"] for number in range(8)}
+        assert len(homes) <= 2
+        # Others of the same heat go by their own conversations.
+        policy = f.scheduler.policies.place
+        keys = {policy._key(f.scheduler.steps[f"t{number}"]) for number in range(8)}
+        assert keys == {"pa"}
+
+    def test_only_the_latest_arrivals_make_hot(self, floor: Floors) -> None:
+        policy: Any = load("place", "dualmap", {})
+        for number in range(512 + 40):
+            head = "old" if number < 40 else "new" if number % 2 else f"only {number}"
+            prefixes = tuple(Prefix(prefix=PrefixId(name), tokens=9) for name in (head, "always"))
+            event = StepArrived(
+                step=StepId(f"s{number}"),
+                program=ProgramId("p"),
+                conversation=ConversationId("c"),
+                tenant=TenantId("t"),
+                prompt_tokens=9,
+                prefixes=prefixes,
+            )
+            policy.observe(event, now=Instant(number))
+        # 40 fell out of the window: nobody of the 512 latest has "old".
+        assert PrefixId("old") not in policy._counts
+        assert (policy._counts["new"], policy._counts["always"]) == (256, 512)
+        assert len(policy._counts) == 2 + 256
+        policy.observe(EngineLost(engine=EngineId("e1"), reason="x"), now=Instant(0))
+        assert len(policy._recent) == 512
+
 
 class TestSaga:
     def test_affinity_while_the_load_is_low(self, floor: Floors) -> None:
@@ -166,6 +219,11 @@ class TestSaga:
         f.ask("b", "pb", 100)
         f.ask("c", "pc", 100)
         assert f.ask("x4", "px", 6_200) == {"x4": "e1"}
+        # Whoever was closed and comes again may be stolen again.
+        assert "px" in f.scheduler.policies.place._moved
+        f.answer("x4", prompt=6_200)
+        f.close("px")
+        assert "px" not in f.scheduler.policies.place._moved
 
 
 class TestHexgen:
@@ -196,6 +254,23 @@ class TestDlpm:
         assert f.ask("a3", "pa", 3_000) == {"a3": "e1"}  # 3,000 used: beyond the quantum
         assert f.ask("b", "pb", 500) == {"b": "e2"}
         assert f.ask("c", "pc", 500, tenant="other") == {"c": "e1"}
+
+    def test_quanta_used_up_everywhere_are_given_again(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("dlpm", quantum=1_000))
+        assert f.ask("a", "pa", 2_500, head="a") == {"a": "e1"}
+        assert f.ask("b", "pb", 1_200, head="b") == {"b": "e2"}
+        # 2,500 and 1,200 of 1,000 each: one round leaves 1,500 and 200, and that one is open again.
+        assert f.scheduler.policies.place._used.get("t") == {"e1": 1_500.0, "e2": 200.0}
+        for name, prompt in (("a", 2_500), ("b", 1_200)):
+            f.answer(name, prompt=prompt, output=0)
+        assert f.ask("a2", "pa", 2_600, head="a") == {"a2": "e2"}
+
+    def test_a_lost_engines_quantum_is_not_waited_for(self, floor: Floors) -> None:
+        f = floor(engines=2, place=place("dlpm", quantum=1_000))
+        f.lose("e2")
+        # Alone, e1 is "everywhere": its quantum comes again as often as it takes.
+        assert f.ask("a", "pa", 2_500) == {"a": "e1"}
+        assert f.scheduler.policies.place._used.get("t") == {"e1": 500.0}
 
 
 class TestThunderAgent:

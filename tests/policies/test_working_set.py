@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +41,8 @@ from agentsched.model import (
     Usage,
     seconds,
 )
-from agentsched.policy import Choice
+from agentsched.policy import Choice, Held
+from agentsched_policies.admit.working_set import WorkingSet
 from agentsched_policies.live_programs import LivePrograms
 
 HEAD = Prefix(prefix=PrefixId("head"), tokens=1_000)
@@ -252,7 +256,16 @@ def test_least_remaining_work_goes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{"patience": -1}, {"fill": 0}, {"fill": 1.1}, {"cold_tokens": -1}, {"ageing": 0}]
+    "params",
+    [
+        {"cheap_reload": -1},
+        {"engine_queue": -1},
+        {"patience": -1},
+        {"fill": 0},
+        {"fill": 1.1},
+        {"cold_tokens": -1},
+        {"ageing": 0},
+    ],
 )
 def test_parameters_that_make_no_sense(params: dict[str, object]) -> None:
     with pytest.raises(PolicyError):
@@ -335,3 +348,129 @@ def test_cheap_reloads_can_be_left_out_of_account() -> None:
     desk = over_a_tier(cheap_reload=0)
     assert desk.ask("a", 6_000, at=1) == ["a0"]
     assert desk.ask("b", 6_000, at=1) == []
+
+
+def test_a_cold_start_that_fits_waits_only_where_others_would_suffer() -> None:
+    """Half of the pool is the mark: below it the engine's own queue does as well."""
+    for running, starts in ((3_000, ["b0"]), (6_000, [])):
+        desk = Desk(cold_tokens=2_000)
+        desk.ask("a", running, at=0)
+        assert desk.ask("b", 2_500, at=0.1) == starts
+    # Nor does it where it would not fit either: the cold start is what it hears of first.
+    desk = Desk(cold_tokens=2_000)
+    desk.ask("a", 6_000, at=0)
+    assert desk.ask("b", 6_000, at=0.1) == []
+    engine, admit = desk.scheduler.engines[EngineId("e")], desk.scheduler.policies.admit
+    answer = admit.admit(
+        desk.scheduler.steps[StepId("b0")], engine, desk.scheduler._books, now=Instant(10**8)
+    )
+    assert answer == Held(reason="cold start", until=engine.cold_until(now=Instant(10**8)))
+
+
+def test_a_program_that_outgrew_the_house_needs_what_its_own_growth_says() -> None:
+    desk = Desk(reserve_steps=1.0)
+    for number in range(3):
+        desk.turn("a", 2_000 + 1_000 * number, at=number)
+    desk.ask("b", 8_000, at=4)
+    desk.answer("b", 9_990, at=4.1)  # a's tokens are gone
+    talk = desk.scheduler.programs[ProgramId("a")].conversations[ConversationId("a")]
+    assert not talk.is_resident
+    assert talk.steps_done == 3
+    # From 2,010 to 4,010 in two steps: a thousand tokens for the next one.
+    admit = desk.scheduler.policies.admit
+    assert admit._reserve(talk) == pytest.approx(1_000)
+    young = replace(talk, steps_done=1)
+    assert admit._reserve(young) == pytest.approx(0.04 * talk.context_tokens)
+
+
+class Waiting:
+    """The outlook of a program that waits for its sub-agents, or does not."""
+
+    def __init__(self, *, waits: bool) -> None:
+        self.waits = waits
+
+    def is_waiting_for_children(self) -> bool:
+        return self.waits
+
+
+class Village:
+    """A world of one program with a parent and its sub-agent, each paused for a second."""
+
+    def __init__(self, *, waits: bool) -> None:
+        self.waits = waits
+        self.talks = {
+            "main": self._talk("main", None),
+            "kid": self._talk("kid", "main"),
+            "other": self._talk("other", "main"),
+        }
+        self.programs = {"p": SimpleNamespace(conversations=self.talks)}
+
+    def _talk(self, name: str, parent: str | None) -> Any:
+        return SimpleNamespace(
+            conversation=name,
+            program="p",
+            parent=parent,
+            paused_at=Instant(0),
+            is_over=False,
+            active_steps=0,
+        )
+
+    def graph(self, program: str) -> Waiting:
+        return Waiting(waits=self.waits)
+
+    def own_tokens(self, conversation: str) -> int:
+        return 1_000
+
+    def resident(self, engine: str) -> list[Any]:
+        return list(self.talks.values())
+
+
+def test_whoever_waits_for_its_sub_agents_makes_room_first() -> None:
+    """1,000 tokens at 1 us a token: after a second its pause is a thousand reloads long."""
+    admit = WorkingSet()
+    engine: Any = SimpleNamespace(engine="e", reload_ns=1_000.0)
+
+    def staleness(world: Any, name: str) -> float:
+        return admit._staleness(world.talks[name], engine, world, now=Instant(SECOND))
+
+    waits, runs = Village(waits=True), Village(waits=False)
+    assert staleness(waits, "main") == 1e9
+    assert staleness(waits, "kid") == pytest.approx(1_000)  # it started nobody
+    assert staleness(runs, "main") == pytest.approx(1_000)
+    waits.talks["grandchild"] = waits._talk("grandchild", "kid")
+    assert staleness(waits, "kid") == 1e9
+    waits.talks["kid"].is_over = True
+    assert staleness(waits, "kid") == inf
+    waits.talks["other"].active_steps = 1
+    order = admit._victims(engine, waits, 10_000.0, now=Instant(SECOND), threshold=0.0)  # type: ignore[arg-type]
+    assert list(order) == ["kid", "main", "grandchild"]
+
+
+def test_when_all_are_shut_out_each_is() -> None:
+    """The short answer for everyone is never another than the long one for each."""
+    desk = Desk(wait_s=0.5, swap_share=0.0001)
+    for number, name in enumerate("abc"):
+        desk.turn(name, 3_500, at=number)
+    desk.ask("a", 9_000, at=3)
+    scheduler = desk.scheduler
+    admit, world = scheduler.policies.admit, scheduler._books
+    engine = scheduler.engines[EngineId("e")]
+    now = Instant(round(3.1 * SECOND))
+
+    def shut(*engines: Any) -> Held | None:
+        return admit.shuts_out(engines, world, now=now)  # type: ignore[attr-defined,no-any-return]
+
+    assert shut(engine) is None  # the smallest of programs would fit
+    admit._live.final_tokens = 9_000.0  # type: ignore[attr-defined]
+    admit._live._peak = None  # type: ignore[attr-defined]
+    crowded = shut(engine)
+    assert crowded is not None
+    assert desk.ask("z", 1_100, at=3.1) == []
+    assert admit.admit(scheduler.steps[StepId("z0")], engine, world, now=now) == crowded
+    # An engine on which nothing runs, or nobody to ask, shuts nobody out.
+    idle = SimpleNamespace(capabilities=engine.capabilities, running_steps=0, peer_steps=0)
+    assert shut(engine, idle) is None
+    assert shut() is None
+    assert WorkingSet(swap_share=0).shuts_out([engine], world, now=now) is None
+    cheap = WorkingSet(cheap_reload=1e9)
+    assert cheap.shuts_out([engine], world, now=now) is None

@@ -1,0 +1,235 @@
+"""The memory that programs under way will want: by hand, and against plain sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsched.model import (
+    SECOND,
+    CallId,
+    ContinuedElsewhere,
+    ConversationId,
+    Instant,
+    Prefix,
+    PrefixId,
+    ProgramClosed,
+    ProgramId,
+    StepArrived,
+    StepCancelled,
+    StepClass,
+    StepFailed,
+    StepFinished,
+    StepId,
+    TenantId,
+    ToolCall,
+    ToolName,
+    Usage,
+)
+from agentsched_policies.live_programs import LivePrograms
+
+
+class Town:
+    """Feeds events at seconds; the sums that it keeps are checked after each."""
+
+    def __init__(self, **limits: int) -> None:
+        self.live = LivePrograms(**limits)
+        self.now = 0.0
+
+    def see(self, event: Any, at: float | None = None) -> None:
+        self.now = self.now if at is None else at
+        self.live.observe(event, now=self.instant)
+        self.live.check(now=self.instant)
+
+    @property
+    def instant(self) -> Instant:
+        return Instant(round(self.now * SECOND))
+
+    def arrive(
+        self, step: str, program: str = "p", *, at: float | None = None, **more: Any
+    ) -> None:
+        head = more.pop("head", 0)
+        names = (
+            Prefix(prefix=PrefixId("h"), tokens=head),
+            Prefix(prefix=PrefixId(step), tokens=99),
+        )
+        event = StepArrived(
+            step=StepId(step),
+            program=ProgramId(program),
+            conversation=ConversationId(more.pop("talk", program)),
+            tenant=TenantId("t"),
+            prompt_tokens=99,
+            prefixes=names if head else (),
+            **more,
+        )
+        self.see(event, at)
+
+    def finish(
+        self, step: str, tokens: int = 1_000, *, at: float | None = None, is_last: bool = False
+    ) -> None:
+        calls = () if is_last else (ToolCall(call_id=CallId(step), tool=ToolName("bash")),)
+        event = StepFinished(
+            step=StepId(step),
+            usage=Usage(prompt_tokens=tokens - 10, output_tokens=10),
+            tool_calls=calls,
+            finish_reason="stop" if is_last else "tool_calls",
+        )
+        self.see(event, at)
+
+    def turn(self, step: str, program: str, tokens: int, **more: Any) -> None:
+        self.arrive(step, program, **more)
+        self.finish(step, tokens)
+
+    @property
+    def peak(self) -> float:
+        return self.live.peak_tokens(now=self.instant)
+
+
+def taught(final: int) -> Town:
+    """One program ended at so many tokens."""
+    town = Town()
+    town.turn("first", "first", final)
+    town.see(ProgramClosed(program=ProgramId("first"), reason="done"))
+    assert (town.live.final_tokens, town.peak) == (final, 0)
+    return town
+
+
+def test_a_small_program_grows_to_the_mean_and_a_large_one_is_what_it_is() -> None:
+    town = taught(5_000)
+    town.turn("a", "small", 1_000, at=1)
+    assert town.peak == 5_000
+    town.turn("b", "large", 8_000, at=2)
+    assert town.peak == 5_000 + 8_000
+    # The small one outgrows the mean while the sums are known.
+    town.turn("a2", "small", 6_000, at=3)
+    assert town.peak == 6_000 + 8_000
+
+
+def test_the_head_is_left_out_and_a_smaller_prompt_shrinks_nothing() -> None:
+    town = Town()
+    town.turn("a", "p", 1_000, head=300)
+    assert town.peak == 700
+    town.turn("a2", "p", 500, head=300)
+    assert town.peak == 700
+
+
+def test_a_mean_over_those_that_ended() -> None:
+    town = taught(4_000)
+    town.turn("a", "a", 2_000)
+    town.see(ProgramClosed(program=ProgramId("a"), reason="done"))
+    assert town.live.final_tokens == 3_000
+    town.arrive("b", "b")
+    town.finish("b", 6_000, is_last=True)  # its last word ends it like its end
+    assert town.live.final_tokens == 4_000
+    town.see(ProgramClosed(program=ProgramId("b"), reason="done"))
+    assert town.live.final_tokens == 4_000
+
+
+def test_a_sub_agents_last_word_ends_no_program() -> None:
+    town = Town()
+    town.turn("a", "p", 1_000)
+    town.arrive("k", "p", talk="p/kid")
+    town.finish("k", 300, is_last=True)
+    assert ProgramId("p") in town.live
+    assert town.live.final_tokens == 0
+
+
+def test_the_silent_are_left_out_until_they_speak() -> None:
+    town = Town()
+    town.turn("a", "quiet", 1_000, at=0)
+    town.turn("b", "busy", 200, at=30)
+    assert town.peak == 1_200
+    town.now = 61
+    assert town.peak == 200
+    town.arrive("a2", "quiet", at=62)
+    assert town.peak == 1_200
+    # While a step of it runs a program is heard of, however long that takes.
+    town.now = 500
+    assert town.peak == 1_000
+
+
+@pytest.mark.parametrize(
+    ("end", "is_over"),
+    [
+        (StepCancelled(step=StepId("a2"), reason="left"), True),
+        (StepFailed(step=StepId("a2"), reason="x", is_retryable=False), True),
+        (StepFailed(step=StepId("a2"), reason="x", is_retryable=True), False),
+        (StepCancelled(step=StepId("unknown"), reason="left"), False),
+    ],
+)
+def test_a_step_that_ended_otherwise_is_not_under_way(end: Any, is_over: bool) -> None:
+    town = Town()
+    town.turn("a", "p", 1_000, at=0)
+    town.arrive("a2", "p", at=1)
+    town.see(end, at=2)
+    town.now = 100
+    assert town.peak == (0 if is_over else 1_000)
+
+
+def test_answers_to_nothing_known_are_passed_over() -> None:
+    town = Town()
+    town.finish("never-seen")
+    town.arrive("title", "p", step_class=StepClass.AUXILIARY)
+    town.finish("title")
+    assert town.peak == 0
+    assert ProgramId("p") not in town.live
+
+
+def test_who_went_on_elsewhere_is_counted_there_unless_it_runs_here_too() -> None:
+    town = Town()
+    gone = ContinuedElsewhere(program=ProgramId("p"), conversation=ConversationId("p"))
+    town.turn("a", "p", 1_000, at=0)
+    town.arrive("a2", "p", at=1)
+    town.see(gone, at=1)
+    assert town.peak == 1_000
+    town.finish("a2", at=2)
+    side = ContinuedElsewhere(program=ProgramId("p"), conversation=ConversationId("p/kid"))
+    town.see(side, at=2)
+    assert town.peak == 1_000
+    town.see(gone, at=3)
+    assert town.peak == 0
+
+
+def test_of_too_many_the_one_silent_for_longest_goes() -> None:
+    town = Town(programs_max=2)
+    for at, name in enumerate("abac"):
+        town.turn(f"{name}{at}", name, 1_000, at=float(at))
+    assert [ProgramId(name) in town.live for name in "abc"] == [True, False, True]
+
+
+_ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["arrive", "finish", "last", "cancel", "close", "wait"]),
+        st.integers(0, 3),
+        st.integers(1, 60),
+    ),
+    max_size=40,
+)
+
+
+@given(_ACTIONS)
+def test_remembered_sums_are_those_of_a_newcomer(actions: list[tuple[str, int, int]]) -> None:
+    """Whatever happened: what is kept up to date equals what adding all up gives."""
+    town = Town()
+    steps: dict[int, list[str]] = {}
+    for number, (action, who, size) in enumerate(actions):
+        name = f"p{who}"
+        under_way = steps.setdefault(who, [])
+        if action == "arrive":
+            under_way.append(f"s{number}")
+            town.arrive(f"s{number}", name, at=town.now + 0.5)
+        elif action == "wait":
+            town.now += size
+        elif action == "close":
+            town.see(ProgramClosed(program=ProgramId(name), reason="done"))
+        elif under_way and action == "cancel":
+            town.see(StepCancelled(step=StepId(under_way.pop(0)), reason="left"))
+        elif under_way:
+            town.finish(under_way.pop(0), 100 * size, is_last=action == "last")
+        remembered = town.peak
+        if number % 3 == 0:
+            town.live._peak = None  # all is added up anew
+            assert remembered == pytest.approx(town.peak)
