@@ -47,9 +47,7 @@ class _Followers:
             self.total = sum(self.counts.values())
 
     def probability(self, tool: ToolName, before: float) -> float:
-        distinct = len(self.counts)
-        if not distinct:
-            return before
+        distinct = len(self.counts)  # never 0: who has no followers is not asked for
         return (self.counts.get(tool, 0.0) + distinct * before) / (self.total + distinct)
 
 

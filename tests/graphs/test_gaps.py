@@ -173,3 +173,12 @@ def test_who_came_back_after_all_was_not_lost() -> None:
 
 def test_the_age_of_a_program_is_an_octave_of_its_steps() -> None:
     assert [age_of(steps) for steps in (0, 1, 2, 3, 4, 7, 8, 1_000_000)] == [0, 1, 2, 2, 3, 3, 4, 9]
+
+
+def test_who_may_never_come_back_has_no_middle() -> None:
+    gaps = Gaps()
+    for _ in range(200):
+        gaps.gave_up(agent="a", tool=BASH, gap=span(3 * 3_600), age=0)
+    forecast = gaps.forecast(agent="a", tool=BASH, elapsed=span(0))
+    assert forecast.probability_within(span(3 * 3_600)) < 0.5
+    assert forecast.quantile(0.5) is None

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agentsched.model import SECOND, ConversationId, Instant, ToolName
-from agentsched_graphs.nodes import Thread
+from agentsched.model import SECOND, CallId, ConversationId, Instant, StepId, ToolName
+from agentsched_graphs.nodes import Thread, ToolNode
 from agentsched_graphs.outlook import Learnt, Outlook
 from agentsched_graphs.workflow import read_workflow
 
@@ -87,6 +87,48 @@ def test_a_return_is_expected_as_declared() -> None:
     assert outlook(thread(**paused)).expected_return(MAIN, now=now) == 130 * SECOND
     assert outlook(thread()).expected_return(MAIN, now=now) is None
     assert outlook().expected_return(MAIN, now=now) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"place": "edit"}, {"place": None}, {"is_astray": True}, {"parent": ConversationId("p")}],
+)
+def test_without_a_declared_time_the_forecasts_middle_counts(fields: dict[str, Any]) -> None:
+    paused = {"paused_at": Instant(100 * SECOND), "paused_for": ToolName("pytest")} | fields
+    now = Instant(110 * SECOND)
+    future = outlook(thread(**paused))
+    forecast = future.returns(MAIN, now=now)
+    assert forecast is not None
+    middle = forecast.quantile(0.5)
+    assert middle is not None
+    assert future.expected_return(MAIN, now=now) == now + middle
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        # The last of them counts, whether it ended or is expected to.
+        ([{"finished_at": 105}, {"expected_at": 150}], 150),
+        ([{"finished_at": 105, "expected_at": 200}], 105),
+        # One that nobody told of: as declared.
+        ([{"expected_at": 150}, {}], 130),
+    ],
+)
+def test_what_runners_report_comes_first(told: list[dict[str, int]], expected: int) -> None:
+    tools = [
+        ToolNode(
+            call_id=CallId(f"k{number}"),
+            tool=ToolName("pytest"),
+            asked_by=StepId("s"),
+            asked_at=Instant(100 * SECOND),
+            **{name: Instant(at * SECOND) for name, at in fields.items()},
+        )
+        for number, fields in enumerate(told)
+    ]
+    paused = {"paused_at": Instant(100 * SECOND), "paused_for": ToolName("pytest")}
+    latest: Any = SimpleNamespace(tools=tools)
+    future = outlook(thread(**paused, latest=latest))
+    assert future.expected_return(MAIN, now=Instant(110 * SECOND)) == expected * SECOND
 
 
 def test_only_what_is_paused_returns() -> None:

@@ -57,3 +57,22 @@ def test_old_programs_are_forgotten() -> None:
     for _ in range(600):
         remaining.ended(agent="a", steps=5)
     assert remaining.expected(agent="a", steps_done=0) < 6
+
+
+def test_of_too_many_agents_only_the_first_have_their_own_lengths() -> None:
+    remaining = RemainingSteps(agents_max=1)
+    remaining.ended(agent="known", steps=2)
+    remaining.ended(agent="late", steps=100)
+    assert list(remaining._by_agent) == ["known"]
+    overall = (2 + 100 + 4 * 10) / (2 + 4)
+    assert remaining.expected(agent="late", steps_done=0) == overall
+    remaining.woke(agent="late", steps=100)
+    assert remaining.expected(agent="late", steps_done=0) == (2 + 4 * 10) / (1 + 4)
+
+
+def test_an_end_that_is_forgotten_is_not_taken_back_twice() -> None:
+    remaining = RemainingSteps()
+    remaining.ended(agent="a", steps=5)
+    before = remaining.expected(agent="a", steps_done=0)
+    remaining.woke(agent="a", steps=7)
+    assert remaining.expected(agent="a", steps_done=0) == before

@@ -75,6 +75,31 @@ def test_bounds() -> None:
     assert len(model.forecast(agent="a0", context=()).tools) <= 512
 
 
+def test_old_counts_fade_and_rare_tools_with_them() -> None:
+    """2,048 counts are halved; what was called once then is half a call, and goes next time."""
+    model = ToolTemplates()
+    model.followed(agent="a", context=(), tool=EDIT)
+    for _ in range(2_048):
+        model.followed(agent="a", context=(), tool=READ)
+    assert model._all.counts == {EDIT: 0.5, READ: 1_024.0}
+    for _ in range(1_025):
+        model.followed(agent="a", context=(), tool=READ)
+    assert model._all.counts == {READ: 1_024.5}
+    assert model._all.total == 1_024.5
+
+
+def test_a_level_that_is_asked_for_is_used_whatever_the_contest_says() -> None:
+    model = ToolTemplates()
+    learn(model, [READ, EDIT, READ, TEST], agent="a")
+    learn(model, [TEST] * 8, agent="b")
+    # All agents' tools: 9 times TEST of 12, and an agent's own: two in four are READ.
+    constant = dict(model.forecast(agent="a", context=(), level=0).tools)
+    own = dict(model.forecast(agent="a", context=(), level=1).tools)
+    before = constant[TEST]
+    assert before == pytest.approx((9 + 3 * 0.25) / (12 + 3))
+    assert own[TEST] == pytest.approx((1 + 3 * before) / (4 + 3))
+
+
 class TestContest:
     def test_the_constant_until_there_is_evidence(self) -> None:
         contest = Contest(2)
