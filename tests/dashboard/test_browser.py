@@ -171,7 +171,6 @@ async def swatches(page: Any) -> dict[str, str]:
 
 
 async def test_tenants_have_colours_of_their_own(board: Any, window: Any) -> None:
-    # By their hashes alone, red and green are level, and so are others of these.
     names = ["red", "green", "blue", "teams", "nightly", "search", "web", "ops"]
     for name in names[:3]:
         await board.chat("alpha", "hello", tenant=name)

@@ -78,12 +78,14 @@ function lately(samples: Sample[]): Map<string, Lately> {
   const before = new Map(from.tenants.map((t) => [t[0], t[1]]));
   const gained = to.tenants.map((t) => [t[0], Math.max(0, t[1] - (before.get(t[0]) ?? 0))] as const);
   const total = gained.reduce((sum, [, value]) => sum + value, 0);
+  // Where nothing computed or waited at all, nobody was owed anything.
+  const busy = recent.filter((s) => s.tenants.some((t) => t[2] !== null)).length;
   for (const [name, value] of gained) {
     const claims = recent.flatMap((s) => s.tenants.filter((t) => t[0] === name).map((t) => t[2]));
     const known = claims.filter((c): c is number => c !== null);
     found.set(name, {
       got: total ? value / total : 0,
-      entitled: known.length ? known.reduce((a, b) => a + b, 0) / recent.length : null,
+      entitled: known.length ? known.reduce((a, b) => a + b, 0) / busy : null,
     });
   }
   return found;
