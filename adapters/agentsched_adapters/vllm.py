@@ -63,6 +63,8 @@ _STATE_TIMEOUT_S: Final = 2.0
 _KV_USAGE: Final = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 _RUNNING: Final = ("vllm:num_requests_running",)
 _WAITING: Final = ("vllm:num_requests_waiting",)
+_BY_SOURCE: Final = ("vllm:prompt_tokens_by_source_total", "vllm:prompt_tokens_by_source")
+_FROM_BELOW: Final = "external_kv_transfer"
 _PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
 
 
@@ -186,6 +188,7 @@ class VllmEngine(OpenAiCompatibleEngine):
             session_id=self._trials.session_id,
             cache_salt=True,
             cached_tokens=self._trials.cached_tokens,
+            tier=self._has_tier(page),
             block_size=cache.block_size,
             kv_tokens=cache.kv_tokens,
             running_max=self._server.max_num_seqs,
@@ -196,6 +199,7 @@ class VllmEngine(OpenAiCompatibleEngine):
 
     async def load(self) -> EngineLoad:
         page = await self._get("/metrics")
+        self._capabilities = replace(self._capabilities, tier=self._has_tier(page))
         usage = self._named(page, *_KV_USAGE)
         # Several engine processes behind one server report one line each: counts add up, shares do
         # not.
@@ -294,6 +298,14 @@ class VllmEngine(OpenAiCompatibleEngine):
             prefix_cache=found[0].labels.get("enable_prefix_caching") == "True",
             block_size=block_size,
             kv_tokens=sum(pool for pool in pools if pool) or None,
+        )
+
+    def _has_tier(self, page: bytes) -> bool:
+        """Whether prompt tokens ever came from below the cache: host memory, disk, another host."""
+        return any(
+            sample.value > 0 and sample.labels.get("source") == _FROM_BELOW
+            for name in _BY_SOURCE
+            for sample in samples(page, name)
         )
 
     def _named(self, page: bytes, *names: str) -> float | None:

@@ -383,6 +383,7 @@ class Books:
             if record.lost_reason:
                 record.returned_at = now
         record.capabilities, record.load, record.is_alive = capabilities, load, True
+        record.cost.has_tier = capabilities.tier
 
     def gives_up_at(self, step: StepRecord) -> Instant:
         """When a step that finds no engine up is told so."""

@@ -4,9 +4,10 @@ Prefill: the time from dispatch to the first token, per token that was not cache
 engine only ever lengthen it, so a low quantile is followed rather than a mean: it is the price on
 an engine that is not busy with others. Decode: the time per further token, its median. Reload: what
 it costs to have a conversation back, as a share of computing it: its time to the first token beyond
-what the law tells for its new tokens alone, over what computing the given-up ones would add. It is
-1 where the engine computes them again, and less where it has them in a tier below or had not
-dropped them after all.
+what the law tells for its new tokens alone, over what computing the given-up ones would add, and
+not less than the part that was computed again. It counts where the engine has a tier below its
+cache alone. Elsewhere a reload that cost little says that nothing had been dropped yet; who takes
+that for a price lets everybody in, and from then on all is dropped.
 """
 
 from __future__ import annotations
@@ -143,6 +144,8 @@ class EngineCost:
         self._reload = _Quantile(level=0.5, value=1.0)
         self._decode = _Quantile(level=0.5, value=20_000_000.0)
         self.law = CostLaw()
+        #: Whether what the cache drops is had back from below it: else it is computed again.
+        self.has_tier = False
         #: Whether decisions rest on the law; else on the prices per token.
         self.believes_law = False
 
@@ -164,7 +167,7 @@ class EngineCost:
     @property
     def reload_ns_per_token(self) -> float:
         """Price of a token of a conversation that comes back: of its cheapest source."""
-        if self._reload.samples < _RELOADS_MIN:
+        if not self.has_tier or self._reload.samples < _RELOADS_MIN:
             return self._prefill.value
         return min(1.0, self._reload.value) * self._prefill.value
 
@@ -241,6 +244,7 @@ class EngineCost:
             )
             if computed > without:
                 share = (to_first_token / SECOND - without) / (computed - without)
-                self._reload.add(min(_SHARE_MAX, max(_SHARE_MIN, share)))
+                again = min(1.0, (uncached_tokens - fresh_tokens) / given_up_tokens)
+                self._reload.add(min(_SHARE_MAX, max(_SHARE_MIN, share, again)))
         if output_tokens >= _OUTPUT_MIN and to_last_token > 0:
             self._decode.add(to_last_token / (output_tokens - 1))

@@ -42,7 +42,8 @@ class Filler:
         self._ask_again: Instant | None = None
         #: Engines that work other than batch is held for, found once a turn.
         self._wanted: set[EngineId] = set()
-        #: Engines that are up and serve a model, found once a turn.
+        #: Engines that are up, and those of them that serve a model, found once a turn with steps.
+        self._up: list[EngineRecord] = []
         self._fit: dict[str, list[EngineRecord]] = {}
         #: Whether an engine came back lately, found once a turn.
         self._is_easing = False
@@ -50,9 +51,6 @@ class Filler:
     def fill(self, *, now: Instant) -> list[Command]:
         """Dispatch or turn away whatever can be decided now; background work makes way."""
         self._wanted.clear()
-        books = self._books
-        returned = [e for e in books.engines.values() if e.returned_at is not None]
-        self._is_easing = any(is_easing(e, books.limits, now=now) for e in returned)
         commands = self._fill(now=now)
         if self._wanted:
             commands += make_way(self._books, self._wanted, now=now)
@@ -63,9 +61,10 @@ class Filler:
         self._fit.clear()
         if not len(self._books.ready):
             return []
+        self._look_around(now=now)
         passing: set[StepId] = set()
         commands = self._force_due(passing, now=now)
-        up = [e for e in self._books.engines.values() if e.is_up]
+        up = self._up
         full = self._books.limits.running_steps_per_engine_max
         has_room = self._policies.has_room if self._policies.tells_room else None
         blocked = {
@@ -95,6 +94,14 @@ class Filler:
             if dispatched:
                 commands += self._force_due(passing, now=now)
         return commands
+
+    def _look_around(self, *, now: Instant) -> None:
+        """Which engines are up, and whether one came back lately; neither changes in a turn."""
+        engines = self._books.engines.values()
+        # As `is_up` has it: a fleet of hundreds is gone through at every turn with waiting steps.
+        self._up = [e for e in engines if e.is_alive and not e.is_draining]
+        returned = [e for e in self._up if e.returned_at is not None]
+        self._is_easing = any(is_easing(e, self._books.limits, now=now) for e in returned)
 
     def _shut_out(self, up: Sequence[EngineRecord], *, now: Instant) -> bool:
         """Whether no newcomer can be sent in this turn whatever else is, so that none is asked for.
@@ -178,8 +185,8 @@ class Filler:
         """Engines that are up and serve a model."""
         fit = self._fit.get(model)
         if fit is None:
-            engines = self._books.engines.values()
-            fit = self._fit[model] = [e for e in engines if e.is_up and e.serves(model)]
+            fit = self._up if not model else [e for e in self._up if e.serves(model)]
+            self._fit[model] = fit
         return fit
 
     def _force_due(self, passing: set[StepId], *, now: Instant) -> list[Command]:

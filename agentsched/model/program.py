@@ -98,6 +98,7 @@ class Capabilities:
     cache_salt: bool = False  # takes a `cache_salt` body field
     cached_tokens: bool = False  # reports cached prompt tokens in its usage
     pins: bool = False  # our plugin, or another sink that retains for real
+    tier: bool = False  # memory below its cache has given back what the cache dropped
     warm: bool = True  # a one-token request makes a prefix recent
     block_size: int | None = None  # tokens per KV block
     kv_tokens: int | None = None  # tokens that its KV pool holds

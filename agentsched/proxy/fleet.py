@@ -242,7 +242,8 @@ class Fleet:
             self._failed(member, error)
             return
         if member.tier is not None:
-            capabilities = replace(capabilities, pins=True)  # not in the engine, but below it
+            # Pinned not in the engine, but below it.
+            capabilities = replace(capabilities, pins=True, tier=True)
         if not member.is_up:
             log.info("engine %s is up: %s", member.id, capabilities)
         member.is_up, member.failures, member.last_error = True, 0, ""

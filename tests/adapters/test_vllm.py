@@ -250,6 +250,17 @@ async def test_older_and_missing_metrics_are_warned_of_once(
     ]
 
 
+async def test_a_tier_is_known_by_what_came_from_it(script: Script, make: Any) -> None:
+    below = 'vllm:prompt_tokens_by_source_total{{engine="0",source="{source}"}} {tokens}\n'
+    script.metrics += below.format(source="local_cache_hit", tokens=900)
+    script.metrics += below.format(source="external_kv_transfer", tokens=0)
+    engine = make()
+    assert not (await engine.probe()).tier
+    script.metrics += below.format(source="external_kv_transfer", tokens=64)
+    await engine.load()
+    assert engine.capabilities.tier
+
+
 async def test_a_probe_needs_an_answer(script: Script, make: Any) -> None:
     script.version_status = 500
     engine = make()

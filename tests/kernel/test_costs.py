@@ -5,7 +5,7 @@ import random
 import pytest
 
 from agentsched.kernel.costs import EngineCost
-from agentsched.model import Nanos
+from agentsched.model import SECOND, Nanos
 
 
 def teach(cost: EngineCost, *, ns: float, given_up: int = 0, steps: int = 1) -> None:
@@ -83,11 +83,38 @@ def computes(cost: EngineCost) -> None:
 
 def test_coming_back_costs_what_computing_costs_until_it_is_seen_to_be_cheaper() -> None:
     cost = EngineCost()
+    cost.has_tier = True
     computes(cost)
     comes_back(cost, given_up=2_000, ns=10_000, steps=7)
     assert cost.reload_ns_per_token == cost.prefill_ns_per_token
     comes_back(cost, given_up=2_000, ns=10_000, steps=50)
     assert cost.reload_ns_per_token == pytest.approx(10_000, rel=0.2)
+
+
+def test_without_a_tier_what_came_back_cheaply_had_not_been_dropped_yet() -> None:
+    # Seen on a real vLLM: the price fell to 2 % within 12 returns of a burst, everybody was let in,
+    # and then every prompt was computed again.
+    cost = EngineCost()
+    computes(cost)
+    comes_back(cost, given_up=2_000, ns=1_000, steps=50)
+    assert cost.reload_ns_per_token == cost.prefill_ns_per_token
+
+
+def test_what_a_full_tier_lost_is_computed_again_however_fast_that_seemed() -> None:
+    cost = EngineCost()
+    cost.has_tier = True
+    computes(cost)
+    for _ in range(50):
+        cost.learn(
+            uncached_tokens=1_100,
+            given_up_tokens=2_000,
+            fresh_tokens=100,
+            prompt_tokens=2_100,
+            output_tokens=1,
+            to_first_token=Nanos(SECOND // 100),
+            to_last_token=Nanos(0),
+        )
+    assert cost.reload_ns_per_token == pytest.approx(0.5 * cost.prefill_ns_per_token, rel=0.05)
 
 
 def test_coming_back_to_an_engine_that_computes_it_again_costs_that() -> None:

@@ -302,6 +302,7 @@ def over_a_tier(**params: object) -> Desk:
     """An engine that has shown that what comes back costs it a fraction of computing."""
     desk = Desk(**params)  # type: ignore[arg-type]
     cost = desk.scheduler.engines[EngineId("e")].cost
+    cost.has_tier = True
     for number in range(60):
         new = 500 + 250 * (number % 8)
         cost.learn(

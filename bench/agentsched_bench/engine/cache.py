@@ -7,9 +7,14 @@ from the front. So what was released longest ago is lost first, and of one promp
 the head.
 
 Long prompts have thousands of blocks and each call touches and releases all of them, so nothing
-here walks over blocks one by one that a set or a dictionary can take as a whole. The free queue is
-a row of *strips*, each the blocks of one release with its number; an entry counts only while its
-block is free and was not released again since; stale ones go when they are met or are too many.
+here walks over blocks one by one that a set or a list can take as a whole. The free queue is a row
+of *strips*, each the blocks of one release with its number; an entry counts only while its block is
+free and was not released again since; stale ones go when they are met or are too many.
+
+A conversation that comes back finds what it left, so a release is remembered as a *trail* under the
+content of its last full block. As no block is lost before those behind it, the whole trail is there
+as long as that last content is, and a lookup that ends there finds just that. (Where contents are
+in two blocks at once there are no trails: which of the two a request held would matter.)
 """
 
 from __future__ import annotations
@@ -21,8 +26,12 @@ from typing import Final
 
 from agentsched_bench.engine.tier import HostTier
 
-#: Stale entries of the free queue are swept out beyond twice the blocks plus this.
+#: Stale entries of the free queue are swept out when entries are more than this many times the
+#: blocks, plus the slack: a sweep looks at all of them, so seldom is cheap, and often is small.
+_STALE_TIMES: Final = 4
 _STALE_SLACK: Final = 4096
+#: Trails hold at most so many times the blocks; the one laid first is left first.
+_TRAIL_TIMES: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +68,14 @@ class PagedCache:
     __slots__ = (
         "_by_hash",
         "_extra",
+        "_found",
         "_hash_of",
         "_number",
         "_queue",
         "_queued",
         "_released",
+        "_trail_blocks",
+        "_trails",
         "_twins",
         "_used",
         "block_size",
@@ -87,7 +99,7 @@ class PagedCache:
         self._queue: deque[_Strip] = deque([_Strip(0, range(blocks))])
         self._queued = blocks
         #: The latest release of each block; of those never released it is release 0.
-        self._released: dict[int, int] = {}
+        self._released = [0] * blocks
         self._number = 0
         #: The hash of the block's content; None while it has none that can be hit.
         self._hash_of: list[int | None] = [None] * blocks
@@ -95,6 +107,12 @@ class PagedCache:
         self._by_hash: dict[int, int] = {}
         #: Contents that were computed twice at a time: all their blocks, oldest first.
         self._twins: dict[int, list[int]] = {}
+        #: The full blocks of a release, by the content of the last of them, while that is there
+        #: and no content is in two blocks.
+        self._trails: dict[int, Sequence[int]] = {}
+        self._trail_blocks = 0
+        #: What the latest lookup found and which of it was in use, until the cache changes.
+        self._found: tuple[Sequence[int], set[int]] | None = None
         #: How many blocks with content were reused for something else.
         self.evictions = 0
         #: Grows whenever blocks become free: a refused allocation may be tried again.
@@ -122,7 +140,9 @@ class PagedCache:
     def lookup(self, hashes: Sequence[int], *, limit: int) -> Hit:
         """The longest cached prefix of the first `limit` hashes. Changes nothing."""
         length = self._resident_length(hashes, limit)
-        found = list(map(self._by_hash.__getitem__, hashes[:length]))
+        found = self._blocks_of(hashes, length)
+        in_use = self._used.intersection(found)
+        self._found = (found, in_use)
         reach = length
         if self.tier is not None:
             while reach < limit and self.tier.holds(hashes[reach]):
@@ -130,7 +150,7 @@ class PagedCache:
         return Hit(
             blocks=found,
             tier_blocks=reach - length,
-            free_blocks=length - len(self._used.intersection(found)),
+            free_blocks=length - len(in_use),
             missing=hashes[length] if length < limit else None,
         )
 
@@ -138,8 +158,14 @@ class PagedCache:
         """Refer to each of `blocks` once more; those that were free leave the free queue."""
         used = self._used
         extra = self._extra
-        for block in used.intersection(blocks):
+        found, self._found = self._found, None
+        is_found = found is not None and found[0] is blocks
+        for block in found[1] if found and is_found else used.intersection(blocks):
             extra[block] = extra.get(block, 0) + 1
+        content = self._hash_of[blocks[-1]] if blocks else None
+        if content is not None and self._trails.get(content) is blocks:
+            # Whoever comes back leaves a longer one.
+            self._leave_trail(content)
         used.update(blocks)
 
     def take(self, count: int) -> list[int]:
@@ -157,6 +183,7 @@ class PagedCache:
                 queue.popleft()
             taken += self._valid(met, strip.number)
         self._used.update(taken)
+        self._found = None
         self._forget(taken)
         return taken
 
@@ -174,12 +201,16 @@ class PagedCache:
             oldest = by_hash.setdefault(content, block)
             if oldest != block:
                 self._twins.setdefault(content, [oldest]).append(block)
+                # Of two copies the one in a trail may go and the other stay.
+                self._leave_trails()
 
     def release(self, blocks: Sequence[int]) -> None:
         """Drop one reference to each of a request's blocks, given in the order of its tokens."""
         if not blocks:
             return
         self.frees += 1
+        self._found = None
+        self._remember(blocks)
         gone = self._dropped(blocks[::-1])
         if not gone:
             return
@@ -195,6 +226,7 @@ class PagedCache:
             return False
         self._by_hash.clear()
         self._twins.clear()
+        self._leave_trails()
         self._hash_of = [None] * self.total
         if self.tier is not None:
             self.tier.clear()
@@ -211,7 +243,7 @@ class PagedCache:
         assert self._used.isdisjoint(free)
         assert len(free) + self.used == self.total
         assert self._queued == sum(len(strip.blocks) - strip.at for strip in self._queue)
-        assert self._queued <= 2 * self.total + _STALE_SLACK
+        assert self._queued <= _STALE_TIMES * self.total + _STALE_SLACK
         assert self._used.issuperset(self._extra)
         assert all(count > 0 for count in self._extra.values())
         registered = {
@@ -225,6 +257,12 @@ class PagedCache:
                 assert registered.pop(holder) == content
         assert not registered
         assert self._by_hash.keys() >= self._twins.keys()
+        assert not (self._trails and self._twins)
+        assert self._trail_blocks == sum(len(trail) for trail in self._trails.values())
+        assert self._trail_blocks <= _TRAIL_TIMES * self.total
+        for content, trail in self._trails.items():
+            assert self._hash_of[trail[-1]] == content
+            assert all(self._hash_of[block] is not None for block in trail)
         if self.tier is not None:
             self.tier.check()
 
@@ -247,10 +285,44 @@ class PagedCache:
                 high = middle - 1
         return low
 
+    def _blocks_of(self, hashes: Sequence[int], length: int) -> Sequence[int]:
+        """The oldest block of each of the first `length` hashes, all of which are resident."""
+        trail = self._trails.get(hashes[length - 1]) if length else None
+        if trail is not None:
+            assert len(trail) == length
+            return trail
+        return list(map(self._by_hash.__getitem__, hashes[:length]))
+
+    def _remember(self, blocks: Sequence[int]) -> None:
+        """Lay a trail along those of a request's blocks that have content."""
+        if self._twins:
+            return
+        hash_of = self._hash_of
+        full = len(blocks)
+        while full and hash_of[blocks[full - 1]] is None:
+            full -= 1
+        content = hash_of[blocks[full - 1]] if full else None
+        if content is None:
+            return
+        self._leave_trail(content)
+        self._trails[content] = blocks[:full]
+        self._trail_blocks += full
+        while self._trail_blocks > _TRAIL_TIMES * self.total:
+            self._leave_trail(next(iter(self._trails)))
+
+    def _leave_trail(self, content: int) -> None:
+        self._trail_blocks -= len(self._trails.pop(content, ()))
+
+    def _leave_trails(self) -> None:
+        self._trails.clear()
+        self._trail_blocks = 0
+
     def _queue_up(self, blocks: Sequence[int]) -> None:
         """Free blocks of one release, in eviction order, take their places in the free queue."""
         self._number += 1
-        self._released.update(dict.fromkeys(blocks, self._number))
+        number, released = self._number, self._released
+        for block in blocks:
+            released[block] = number
         # A request's blocks without content are its last ones.
         empty = 0
         while empty < len(blocks) and self._hash_of[blocks[empty]] is None:
@@ -260,7 +332,7 @@ class PagedCache:
         if empty < len(blocks):
             self._queue.append(_Strip(self._number, blocks[empty:] if empty else blocks))
         self._queued += len(blocks)
-        if self._queued > 2 * self.total + _STALE_SLACK:
+        if self._queued > _STALE_TIMES * self.total + _STALE_SLACK:
             self._sweep()
 
     def _dropped(self, blocks: Sequence[int]) -> Sequence[int]:
@@ -281,8 +353,8 @@ class PagedCache:
     def _valid(self, blocks: Sequence[int], number: int) -> list[int]:
         """Those of a strip's blocks that are free since that release."""
         used = self._used
-        latest = self._released.get
-        return [block for block in blocks if block not in used and latest(block, 0) == number]
+        released = self._released
+        return [block for block in blocks if released[block] == number and block not in used]
 
     def _free_blocks(self) -> Iterator[int]:
         for strip in self._queue:
@@ -301,6 +373,7 @@ class PagedCache:
         hash_of = self._hash_of
         by_hash = self._by_hash
         twins = self._twins
+        trails = self._trails
         put = self.tier.put if self.tier is not None else None
         for block in blocks:
             content = hash_of[block]
@@ -308,6 +381,8 @@ class PagedCache:
                 continue
             hash_of[block] = None
             self.evictions += 1
+            if content in trails:
+                self._leave_trail(content)
             if content in twins:
                 self._forget_twin(block, content)
                 continue

@@ -32,11 +32,14 @@ def bound_of(
     programs: Sequence[tuple[PlannedProgram, str]], engines: Sequence[EngineConfig]
 ) -> Bound:
     """The bounds for these programs, each with the copy that it is (equal ones share content)."""
-    costs = [engine.cost for engine in engines]
-    sizes = [engine.max_num_seqs for engine in engines]
-    least = {plan.program: least_s(plan, costs) for plan, _ in programs}
-    work = [_work_s(programs, cost, batch) for cost, batch in zip(costs, sizes, strict=True)]
-    together = 1.0 / sum(1.0 / max(1e-12, seconds) for seconds in work)
+    # Most fleets are of few kinds: each is reckoned with once, and counted as often as it is there.
+    kinds = [(engine.cost, engine.max_num_seqs) for engine in engines]
+    costs = list(dict.fromkeys(cost for cost, _ in kinds))
+    # Copies are the same plan: one path each.
+    plans = {plan.program: plan for plan, _ in programs}
+    least = {name: least_s(plan, costs) for name, plan in plans.items()}
+    work = {kind: _work_s(programs, *kind) for kind in dict.fromkeys(kinds)}
+    together = 1.0 / sum(1.0 / max(1e-12, work[kind]) for kind in kinds)
     longest = max(least.values(), default=0.0)
     return Bound(
         programs_s=least,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Final
 
 from agentsched.compose import SchedulerConfig, build_graphs, build_policies, build_scheduler
-from agentsched.kernel import Scheduler
+from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.model import (
     ConfigError,
     ConversationId,
@@ -174,34 +175,48 @@ def starts_of(scenario: Scenario, *, seed: int) -> list[Start]:
     ]
 
 
-def run_arm(arm: Arm, scenario: Scenario, *, seed: int) -> Outcome:
-    """Simulate one arm."""
+def run_arm(
+    arm: Arm,
+    scenario: Scenario,
+    *,
+    seed: int,
+    on_turn: Callable[[JournalEntry], None] | None = None,
+) -> Outcome:
+    """Simulate one arm; `on_turn` is shown every turn of its scheduler."""
     starts = starts_of(scenario, seed=seed)
     engines = scenario.engines
     if arm.is_unlimited:
         tokens = sum(_tokens(start.plan) for start in starts)
         engines = [_unlimited(engine, tokens=tokens) for engine in engines]
-    return play(arm, scenario, starts, engines=engines)
+    return play(arm, scenario, starts, engines=engines, on_turn=on_turn)
 
 
 def play(
-    arm: Arm, scenario: Scenario, starts: Sequence[Start], *, engines: Sequence[EngineConfig]
+    arm: Arm,
+    scenario: Scenario,
+    starts: Sequence[Start],
+    *,
+    engines: Sequence[EngineConfig],
+    on_turn: Callable[[JournalEntry], None] | None = None,
+    scheduler: Callable[[], Scheduler] | None = None,
 ) -> Outcome:
-    """Simulate these programs on these engines."""
+    """Simulate these programs on these engines; `scheduler` makes another one than the arm's."""
     limits = Limits(wait_ns_max=scenario.wait_ns_max, bypasses_max=1_000_000)
     config = SchedulerConfig(profile=arm.profile, choices=arm.choices, limits=limits)
     future = _Future()
     traits = scenario.traits or [EngineTraits()] * len(engines)
     if Knows.BELADY in arm.knows:
         traits = [replace(one, is_clairvoyant=True) for one in traits]
+    make = scheduler or (lambda: _scheduler(arm, config, future))
     host = SimHost(
-        _scheduler(arm, config, future),
+        make(),
         engines=engines,
         endings=scenario.endings,
         token_error=scenario.token_error,
         streams=scenario.streams,
+        on_turn=on_turn,
         traits=traits[: len(engines)],
-        renew=lambda: _scheduler(arm, config, future),
+        renew=make,
     )
     future.clients = host.clients
     loop = scenario.arrivals.concurrency
@@ -255,12 +270,20 @@ def _scheduler(arm: Arm, config: SchedulerConfig, future: _Future) -> Scheduler:
 def alone(scenario: Scenario) -> dict[str, float]:
     """Seconds that each plan takes alone on the first engine, idle and cold."""
     arm = parse_arm(DIRECT)
+    limits = Limits(wait_ns_max=scenario.wait_ns_max, bypasses_max=1_000_000)
+    policies = build_policies(SchedulerConfig(profile=arm.profile, limits=limits))
+
+    def pristine() -> Scheduler:
+        # Policies are looked for among all that is installed, which takes longer than a program.
+        # Engines alone ask for no forecast, so there is no graph to learn one.
+        return Scheduler(policies=deepcopy(policies), limits=limits)
+
+    quiet = replace(scenario, outages=(), faults=NO_FAULTS, token_error=0.0)
+    models = scenario.traits[0].models if scenario.traits else ()
     found: dict[str, float] = {}
     for plan in scenario.plans:
-        quiet = replace(scenario, outages=(), faults=NO_FAULTS, token_error=0.0)
-        models = scenario.traits[0].models if scenario.traits else ()
         start = Start(plan=plan, at=Instant(0), model=models[0] if models else "")
-        outcome = play(arm, quiet, [start], engines=scenario.engines[:1])
+        outcome = play(arm, quiet, [start], engines=scenario.engines[:1], scheduler=pristine)
         run = outcome.runs[0]
         assert run.ended_at is not None
         found[plan.program] = in_seconds(Nanos(run.ended_at))

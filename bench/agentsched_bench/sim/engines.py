@@ -73,6 +73,7 @@ class SimEngine:
             capabilities=Capabilities(
                 prefix_cache=True,
                 cached_tokens=True,
+                tier=self.config.tier is not None,
                 priority=self.config.scheduling is Scheduling.PRIORITY,
                 pins=self.traits.pins,
                 warm=self.traits.warm,

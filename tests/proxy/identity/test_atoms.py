@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from agentsched.proxy.identity.atoms import Kind, Normaliser, canonical_arguments, spoken
+from agentsched.proxy.identity.atoms import (
+    Kind,
+    Normaliser,
+    call_ref,
+    canonical_arguments,
+    spoken,
+)
 from agentsched.proxy.identity.signs import Sign
 
 N = Normaliser(seed=7)
@@ -156,3 +162,97 @@ def test_signs_are_those_of_what_people_say() -> None:
 
 def test_spoken_keeps_text_that_only_mentions_thinking() -> None:
     assert spoken("a </think> b") == "a </think> b"
+
+
+def test_a_long_call_id_is_kept_as_its_hash() -> None:
+    fits, long = "c" * 128, "c" * 129
+    assert call_ref(fits) == fits
+    assert call_ref(long) != call_ref(long + "c")
+    assert len(call_ref("c" * 1_000_000)) == 2 + 32
+    asked = {"role": "assistant", "tool_calls": [CALL | {"id": long}]}
+    (call,) = atoms(asked)
+    (answer,) = atoms({"role": "tool", "tool_call_id": long, "content": "out"})
+    assert call.ref == answer.ref == call_ref(long)
+
+
+def test_a_call_of_the_old_kind_is_one_without_an_id() -> None:
+    old = {"role": "assistant", "function_call": {"name": "f", "arguments": '{"a": 1}'}}
+    new = {
+        "role": "assistant",
+        "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}],
+    }
+    assert atoms(old) == atoms(new)
+    assert atoms(old)[0].kind == Kind.CALL
+    answered = {"role": "function", "name": "f", "content": "out"}
+    assert atoms(answered)[0].ref == "f"
+
+
+@pytest.mark.parametrize("detail", ["f", None, 5, ["f"]])
+def test_a_call_without_a_function_has_no_name(detail: Any) -> None:
+    call = {"id": "c1", "function": detail}
+    assert atoms({"role": "assistant", "tool_calls": [call, "noise"]}) == (N.call("c1", "", None),)
+
+
+def test_tools_of_the_engines_own_are_part_of_no_history() -> None:
+    own = {"type": "web_search_call", "id": "ws_1", "action": {"query": "x"}}
+    assert atoms(own) == ()
+    ours = {"type": "local_shell_call", "call_id": "c1", "action": {"command": ["ls"]}}
+    assert atoms(ours) == (N.call("c1", "local_shell_call", {"command": ["ls"]}),)
+
+
+def test_an_item_of_an_unknown_kind_is_what_a_user_sent() -> None:
+    image = {"type": "input_image", "image_url": "data:..."}
+    (atom,) = atoms(image)
+    assert atom.kind == Kind.USER
+    assert (atom,) == atoms({"role": "user", "content": [image]})
+    assert atoms({"type": "input_text", "text": "T"}) == atoms({"role": "user", "content": "T"})
+
+
+def test_blocks_of_other_kinds_part_the_text_and_drop_what_clients_add() -> None:
+    image = {"type": "image", "source": {"data": "x"}}
+    message = {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "a"},
+            image | {"cache_control": {"type": "ephemeral"}},
+            {"type": "thinking", "thinking": "not kept"},
+            {"type": "server_tool_use", "id": "s1"},
+            5,
+            "b",
+        ],
+    }
+    alone = atoms({"role": "user", "content": [image]})
+    first, second, third = atoms(message)
+    assert second == alone[0]
+    assert (first, third) == (
+        atoms({"role": "user", "content": "a"})[0],
+        atoms({"role": "user", "content": "b"})[0],
+    )
+    assert atoms({"role": "user", "content": [{"source": {"data": "x"}}]}) != alone
+
+
+def test_of_an_answer_in_blocks_only_the_whole_text_counts() -> None:
+    blocks = [{"type": "text", "text": "One. "}, {"type": "text", "text": "Two."}]
+    whole = atoms({"role": "assistant", "content": "One. Two."})
+    assert atoms({"role": "assistant", "content": blocks}) == whole
+    # A call that stands between them is all that counts of it.
+    call = {"type": "tool_use", "id": "c1", "name": "f", "input": {"a": 1}}
+    assert atoms({"role": "assistant", "content": [blocks[0], call, blocks[1]]}) == (
+        N.call("c1", "f", {"a": 1}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "same"),
+    [
+        (["a", {"type": "text", "text": "b"}], "ab"),
+        ([{"type": "image", "id": "1", "x": 1.0}], [{"x": 1, "type": "image", "id": "2"}]),
+        ([["nested"]], '["nested"]'),
+        ({"b": 1, "a": 2.0}, '{"a":2,"b":1}'),
+        (None, ""),
+        ([{"type": "text", "text": 5}], '{"text":5,"type":"text"}'),
+    ],
+)
+def test_results_are_compared_as_text(content: Any, same: Any) -> None:
+    assert N.result("c", content) == N.result("c", same)
+    assert N.result("c", content) != N.result("c", "something else")
