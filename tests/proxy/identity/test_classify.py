@@ -1,0 +1,127 @@
+"""What a request is for: read from its dialect, its declared format, its size and its phrases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.model import StepClass, TenantId
+from agentsched_bench.clients.acting import PATHS, Wire, said, system, user
+from agentsched_bench.clients.readers import parse
+
+HEAD = [system("You help."), user("Name this")]
+
+
+def schema(*names: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+
+
+def chat_format(*names: str) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema(*names)}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": chat_format("title")},
+        {"output_config": {"format": {"type": "json_schema", "schema": schema("title")}}},
+        {"text": {"format": {"type": "json_schema", "schema": schema("title")}}},
+        {"output_format": schema("title")},
+        # What stands before the schema has no properties itself.
+        {"output_format": {"about": {"hints": {}}, "list": ["title"], "schema": schema("title")}},
+    ],
+)
+def test_who_asks_for_a_title_alone_is_auxiliary(wire: Wire, fields: dict[str, Any]) -> None:
+    assert wire.chat(HEAD, tools=(), **fields).step_class is StepClass.AUXILIARY
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": chat_format("title", "body")},
+        {"response_format": chat_format("name")},
+        # The word alone is no property, and a list is no schema.
+        {"response_format": {"title": "title"}},
+        {"response_format": [schema("title")]},
+        {"response_format": "title"},
+        {"response_format": {"title": "title", "properties": ["title"]}},
+        # No client's title call comes with so much beside it.
+        {"response_format": chat_format("title") | {"about": "x" * 2_048}},
+    ],
+)
+def test_other_formats_are_work(wire: Wire, fields: dict[str, Any]) -> None:
+    assert wire.chat(HEAD, tools=(), **fields).step_class is StepClass.STEP
+
+
+def test_a_title_format_over_tools_or_a_history_is_work(wire: Wire) -> None:
+    asked = {"response_format": chat_format("title")}
+    assert wire.chat(HEAD, tools=("bash",), **asked).step_class is StepClass.STEP
+    talk = [*HEAD, said("It is a tree."), user("And now?")]
+    assert wire.chat(talk, tools=(), **asked).step_class is StepClass.STEP
+
+
+def test_a_title_anywhere_but_in_a_schema_is_work(wire: Wire) -> None:
+    inside: Any = {}
+    for _ in range(200):
+        inside = {"a": inside}
+    for value in ({"title": inside}, [[["title"]]], {"a": {"b": {"title": 1}}, "c": 2}):
+        found = wire.chat(HEAD, tools=(), response_format=value)
+        assert found.step_class is StepClass.STEP
+
+
+def test_a_format_that_cannot_be_read_is_work(wire: Wire) -> None:
+    body = (
+        b'{"model": "m", "messages": [{"role": "user", "content": "hi"}],'
+        b' "response_format": {"title": 1e999, "properties": {"title": {}}}}'
+    )
+    request = parse(PATHS["chat"], body)
+    found = wire.index.identify(request, {}, tenant=TenantId("t"), now=wire.now)
+    assert "response_format" in request.fields
+    assert found.step_class is StepClass.STEP
+
+
+@pytest.mark.parametrize(
+    ("fields", "content", "step_class"),
+    [
+        ({"max_tokens": 1}, "ping", StepClass.PROBE),
+        ({"max_tokens": 2}, "ping", StepClass.STEP),
+        ({}, "ping", StepClass.STEP),
+        ({"max_tokens": 1}, "p" * 1_000, StepClass.STEP),
+    ],
+)
+def test_a_probe_asks_for_one_token_of_a_few_words(
+    wire: Wire, fields: dict[str, Any], content: str, step_class: StepClass
+) -> None:
+    assert wire.chat([user(content)], tools=(), **fields).step_class is step_class
+
+
+def test_one_token_of_a_history_or_with_tools_is_no_probe(wire: Wire) -> None:
+    talk = [user("hi"), said("Hello."), user("again")]
+    assert wire.chat(talk, tools=(), max_tokens=1).step_class is StepClass.STEP
+    assert wire.chat([user("hi")], max_tokens=1).step_class is StepClass.STEP
+
+
+@pytest.mark.parametrize(
+    ("api", "body", "step_class"),
+    [
+        ("count", {"model": "m", "messages": [user("hi")]}, StepClass.TOKEN_COUNT),
+        ("other", {"model": "m"}, StepClass.PROBE),
+    ],
+)
+def test_what_generates_nothing_goes_by_its_path(
+    wire: Wire, api: str, body: dict[str, Any], step_class: StepClass
+) -> None:
+    assert wire.send(body, api=api).step_class is step_class
+
+
+def test_phrases_tell_auxiliary_calls_compactions_and_sub_agents(wire: Wire) -> None:
+    title = [system("You are a title generator."), user("fix the bug")]
+    assert wire.chat(title, tools=()).step_class is StepClass.AUXILIARY
+    assert wire.chat(title).step_class is StepClass.STEP  # whoever has tools works
+    tale = [user("Please create a detailed summary of the conversation so far")]
+    assert wire.chat(tale).step_class is StepClass.COMPACTION
+    marked = [system("x; cc_is_subagent=true;"), user("look into it")]
+    assert wire.chat(marked).step_class is StepClass.SUBAGENT
