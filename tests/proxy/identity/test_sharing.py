@@ -9,7 +9,7 @@ import pytest
 
 from agentsched.model import SECOND, Instant, TenantId
 from agentsched.proxy.answer import Answer
-from agentsched.proxy.identity import Evidence, Identity
+from agentsched.proxy.identity import Evidence, Identity, sharing
 from agentsched.proxy.identity.keeping import encode_turn
 from agentsched.proxy.identity.records import Turn, TurnState
 from agentsched.proxy.identity.sharing import SharedIndex
@@ -184,3 +184,55 @@ def test_open_turns_are_bounded_by_what_ends(pair: tuple[Replica, Replica]) -> N
     assert b.index.gone("a", now=b.now) == 0
     states = {turn.state for turn in a.kept}
     assert states == {TurnState.ANSWERED}
+
+
+def test_a_first_prompt_is_no_orphan_and_an_unknown_tenants_history_is(
+    pair: tuple[Replica, Replica],
+) -> None:
+    a, _ = pair
+    ask = a.index.is_orphan
+    later = request("fix it", "look at the file", "done")
+    assert not ask(request("fix it"), {}, tenant=TENANT, now=a.now)
+    assert ask(later, {}, tenant=TENANT, now=a.now)
+    first = a.ask("fix it")
+    a.answer(first, "look at the file")
+    assert not ask(later, {}, tenant=TENANT, now=a.now)
+    assert ask(later, {}, tenant=TenantId("other"), now=a.now)
+    assert ask(request("fix it", "another answer", "done"), {}, tenant=TENANT, now=a.now)
+    a.ask("fix it", "look at the file", "done")
+    # It went on already: whether this is a branch only the others may know.
+    branch = request("fix it", "look at the file", "otherwise")
+    assert ask(branch, {}, tenant=TENANT, now=a.now)
+
+
+def test_an_index_that_tells_nobody_keeps_all_the_same() -> None:
+    kept: list[Turn] = []
+    index = SharedIndex(keep=kept.append, first_handle=0, secret=7)
+    index.identify(request("fix it"), {}, tenant=TENANT, now=Instant(0))
+    assert len(kept) == 1
+
+
+def test_turns_that_run_elsewhere_are_bounded_and_the_first_is_forgotten(
+    pair: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_OPEN_MAX", 2)
+    a, b = pair
+    for number in range(3):
+        a.ask(f"task {number}")
+    b.hear(a)
+    assert b.index.gone("a", now=b.now) == 2
+    assert not b.ask("task 0").is_retry
+    assert b.ask("task 2").is_retry
+
+
+def test_what_ended_before_its_replica_died_is_not_asked_for_again(
+    pair: tuple[Replica, Replica],
+) -> None:
+    a, b = pair
+    asked = a.ask("fix it")
+    b.hear(a)
+    [turn] = [turn for _, turn in b.index._elsewhere.values()]
+    turn.state = TurnState.ANSWERED
+    assert b.index.gone("a", now=b.now) == 1
+    assert turn.state is TurnState.ANSWERED
+    assert b.ask("fix it").program != asked.program
