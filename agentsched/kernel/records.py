@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from agentsched.kernel.costs import EngineCost
 from agentsched.model import (
@@ -25,6 +27,9 @@ from agentsched.model import (
     TenantId,
     ToolName,
 )
+
+#: Of each conversation: as many as one answer calls at once, and reports of them come soon.
+_ANSWERED_KEPT: Final = 32
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +124,8 @@ class ConversationRecord:
     last_at: Instant
     #: Tool calls it waits for, oldest first.
     tools: dict[CallId, ToolName] = field(default_factory=dict)
+    #: Calls that were answered last: a report about one of them may still come.
+    answered: dict[CallId, ToolName] = field(default_factory=dict)
     is_warmed: bool = False
     is_over: bool = False
     #: Whether it began as a sub-agent of `parent`.
@@ -133,6 +140,16 @@ class ConversationRecord:
             self.growth_tokens += (grown - self.growth_tokens) / self.steps_done
         self.context_tokens = context_tokens
         self.steps_done += 1
+
+    def answer(self, calls: Iterable[CallId]) -> None:
+        """A step brings the results of these calls: it does not wait for them any more."""
+        for call in calls:
+            tool = self.tools.pop(call, None)
+            if tool is None:
+                continue
+            self.answered[call] = tool
+            if len(self.answered) > _ANSWERED_KEPT:
+                del self.answered[next(iter(self.answered))]
 
 
 @dataclass(slots=True, kw_only=True)

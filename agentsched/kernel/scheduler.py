@@ -367,8 +367,7 @@ class Scheduler:
             commands += self._retention.forget(child.conversation, UnpinReason.SUPERSEDED)
             books.evict(child)
         self._retention.resume(event.conversation)
-        for call in event.answers:
-            conversation.tools.pop(call, None)
+        conversation.answer(event.answers)
         record = StepRecord(
             arrived=event,
             tenant=program.tenant,

@@ -149,6 +149,8 @@ class ToolReports:
 def _event(report: ToolReport, program: ProgramRecord) -> Event | None:
     call = CallId(call_ref(report.call_id)) if report.call_id else None
     found = _open_call(program, call, report.tool[:_NAME_CHARS_MAX])
+    if found is None and call is not None:
+        found = _answered_call(program, call)
     if found is not None:
         call, tool, conversation = found
     elif report.tool:
@@ -183,6 +185,18 @@ def _open_call(
             is_meant = key == call if call else name == tool or name.startswith(tool + " ")
             if is_meant:
                 return key, name, conversation.conversation
+    return None
+
+
+def _answered_call(
+    program: ProgramRecord, call: CallId
+) -> tuple[CallId, ToolName, ConversationId] | None:
+    """A call that the program's next step overtook: under its other name it would be another tool
+    to whoever learns how long tools take."""
+    for conversation in program.conversations.values():
+        name = conversation.answered.get(call)
+        if name is not None:
+            return call, name, conversation.conversation
     return None
 
 

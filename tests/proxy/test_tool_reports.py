@@ -70,6 +70,35 @@ async def test_a_call_by_its_tool(proxy: Any, program: str) -> None:
     assert finished.call_id == "call-1"
 
 
+async def test_a_report_that_the_next_step_overtook(
+    proxy: Any, upstream: Upstream, program: str
+) -> None:
+    """How long a tool takes is learnt by its name, so start and end must give it the same."""
+    said = {"program": program, "tool": "bash", "call_id": "call-0"}
+    await report(proxy, said | {"event": "started"})
+    function = {"name": "bash", "arguments": '{"command": "git status"}'}
+    messages = [
+        {"role": "user", "content": "hi"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call-0", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "call-0", "content": "clean"},
+    ]
+    headers = {"x-agentsched-program": "p1"}
+    upstream.script = calling()
+    assert (await proxy.chat(headers=headers, messages=messages)).status_code == 200
+    await report(proxy, said | {"event": "finished", "took_s": 2})
+    [started] = proxy.turns.events(ToolStarted)
+    [finished] = proxy.turns.events(ToolFinished)
+    assert (started.tool, finished.tool) == ("bash git", "bash git")
+    assert (started.call_id, finished.call_id) == ("call-0", "call-0")
+    # Nobody but the one who knows the call's id means a call that was answered.
+    await report(proxy, {"event": "finished", "program": program, "tool": "git"})
+    assert proxy.turns.events(ToolFinished)[-1].tool == "git"
+
+
 async def test_the_return_is_expected_when_the_last_tool_ends(proxy: Any, program: str) -> None:
     await report(
         proxy,
