@@ -286,6 +286,50 @@ def test_stale_entries_do_not_pile_up(seed: int) -> None:
     fast.cache.check()
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_conversations_that_come_back_find_what_they_left(seed: int) -> None:
+    """Growing conversations take turns, some at once: their trails lead where the plain cache does.
+
+    They begin alike; a few are at the same content at a time, so that it is in two blocks.
+    """
+    rng = random.Random(seed)
+    fast = Requests(PagedCache(blocks=120, block_size=4))
+    plain = Requests(PlainCache(blocks=120, block_size=4))
+    chains = [[*range(6), *(100 * talk + index for index in range(40))] for talk in range(1, 7)]
+    grown = [6] * len(chains)
+    followed = twins = 0
+    for _ in range(800):
+        talk = rng.randrange(len(chains))
+        whole = min(len(chains[talk]), grown[talk] + rng.randrange(4))
+        grown[talk] = 6 if whole == len(chains[talk]) else whole
+        limit = max(0, whole - rng.randrange(3))
+        for requests in (fast, plain):
+            while len(requests.held) > seed:
+                requests.end(0)
+        before = len(fast.cache._trails)
+        began = [
+            r.begin(chains[talk], limit=limit, whole=whole, partial=True) for r in (fast, plain)
+        ]
+        assert began[0] == began[1]
+        followed += began[0] is not None and len(fast.cache._trails) < before
+        twins += bool(fast.cache._twins)
+        assert state(fast) == state(plain)
+        fast.cache.check()
+    assert followed > 50
+    assert twins > 50
+
+
+def test_trails_are_bounded() -> None:
+    """Many branches of one long beginning leave trails of no more than twice the blocks."""
+    fast = Requests(PagedCache(blocks=60, block_size=4))
+    trunk = list(range(20))
+    for leaf in range(200):
+        fast.begin([*trunk, 1000 + leaf], limit=21, whole=21, partial=False)
+        fast.end(0)
+        fast.cache.check()
+    assert sum(map(len, fast.cache._trails.values())) > 60
+
+
 def test_a_block_nobody_holds_cannot_be_released() -> None:
     cache = PagedCache(blocks=4, block_size=4)
     blocks = cache.take(2)
