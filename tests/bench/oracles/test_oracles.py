@@ -13,6 +13,7 @@ from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.oracles.belady import BeladyCache
+from agentsched_bench.oracles.bound import _work_s, bound_of
 from agentsched_bench.sim.arms import Knows, Scenario, alone, parse_arm, run_arm
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
@@ -49,6 +50,25 @@ def test_the_bound_is_near_what_a_program_takes_alone() -> None:
     bound = run_arm(parse_arm("unlimited"), made, seed=1).bound
     for program, least_s in bound.programs_s.items():
         assert 0.3 * quiet[program] < least_s <= quiet[program]
+
+
+def test_engines_of_one_kind_are_counted_as_often_as_they_are_there() -> None:
+    """The least time for all is that of the sum of the engines' speeds."""
+    made = scenario()
+    programs = [(plan, "") for plan in made.plans]
+    quick = made.engines[0]
+    slow = replace(quick, cost=quick.cost.slower(3.0), max_num_seqs=2)
+    work = {kind: _work_s(programs, kind.cost, kind.max_num_seqs) for kind in (quick, slow)}
+    fleet = [quick, slow, quick]
+    bound = bound_of(programs, fleet)
+    together = 1 / sum(1 / work[kind] for kind in fleet)
+    assert together < 0.6 * work[quick]
+    assert bound.makespan_s == max(together, *bound.programs_s.values())
+    assert bound.programs_s == bound_of(programs, [quick]).programs_s
+    # Copies are work again, but the same paths.
+    twice = bound_of([*programs, *((plan, "1") for plan in made.plans)], fleet)
+    assert twice.programs_s == bound.programs_s
+    assert twice.makespan_s == pytest.approx(max(2 * together, *bound.programs_s.values()))
 
 
 def test_a_cache_that_knows_the_returns_computes_less_again() -> None:
