@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from agentsched_bench.workload.importers import detect
+from agentsched_bench.workload.importers.files import InputFile
+from agentsched_bench.workload.importers.native import Native
 from agentsched_bench.workload.trace import (
     Recording,
     TraceError,
@@ -52,7 +56,13 @@ class Validation:
 
 
 def validate_trace(path: Path) -> Validation:
-    """Read the whole file and report everything found. Raises TraceError if it cannot be opened."""
+    """Read the whole file and report everything found.
+
+    A file of another format that we can import has one error, which says so.
+
+    Raises:
+        TraceError: it cannot be opened.
+    """
     result = Validation()
     lines_by_id: dict[str, int] = {}
     parents: list[tuple[int, str]] = []
@@ -72,6 +82,22 @@ def validate_trace(path: Path) -> Validation:
         if parent not in lines_by_id:
             text = f"parent {parent!r} is not in the file"
             result.note(Finding(path=str(path), line=number, message=text, is_error=False))
+    if result.errors and not result.recordings:
+        return _foreign(path) or result
+    return result
+
+
+def _foreign(path: Path) -> Validation | None:
+    """What there is to say about a file of another known format; None for any other file."""
+    known = detect(InputFile(path=path))
+    if known is None or known.name == Native().name:
+        return None
+    out = path.name.partition(".")[0] or "trace"
+    command = f"agentsched trace import {known.name} {shlex.quote(str(path))}"
+    command += f" --out {shlex.quote(f'{out}.trace.jsonl.gz')}"
+    text = f"not a trace yet; it looks like {known.name} ({known.title}). Import it: {command}"
+    result = Validation()
+    result.note(Finding(path=str(path), line=None, message=text, is_error=True))
     return result
 
 

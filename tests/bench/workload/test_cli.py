@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,55 @@ def test_a_bad_line_fails_the_check_and_is_named(tmp_path: Path) -> None:
     assert f"{path}:1: error:" in result.output
     machine = _RUN.invoke(app, ["validate", str(path), "--json"])
     assert json.loads(machine.output)["errors"] == 1
+
+
+_ANSWER = {
+    "role": "assistant",
+    "content": "```bash\nls\n```",
+    "extra": {"response": {"usage": {"prompt_tokens": 100, "completion_tokens": 30}}},
+}
+_TRANSCRIPT = {
+    "info": {"mini_version": "1.9.0", "exit_status": "Submitted"},
+    "trajectory_format": "mini-swe-agent-1",
+    "messages": [
+        {"role": "system", "content": "You fix bugs."},
+        {"role": "user", "content": "Fix it."},
+        _ANSWER,
+        {"role": "user", "content": "a.py"},
+        _ANSWER,
+    ],
+}
+
+
+@pytest.mark.parametrize("indent", [None, 2], ids=["on one line", "on many lines"])
+def test_a_file_of_another_format_is_told_once_with_its_import(
+    indent: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "some run.traj.json"
+    path.write_text(json.dumps(_TRANSCRIPT, indent=indent))
+
+    result = _RUN.invoke(app, ["validate", str(path)])
+
+    assert result.exit_code == 1
+    [told, _] = result.output.splitlines()
+    assert "it looks like mini-swe-agent" in told
+    # What it says to do can be done.
+    said = shlex.split(told.partition("Import it: ")[2])
+    assert said[:2] == ["agentsched", "trace"]
+    assert _RUN.invoke(app, said[2:]).exit_code == 0
+    assert _RUN.invoke(app, ["validate", said[-1]]).exit_code == 0
+
+
+def test_lines_of_no_known_format_are_named_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text('{"colour": "red"}\n{"colour": "green"}\n')
+
+    result = _RUN.invoke(app, ["validate", str(path)])
+
+    assert f"{path}:1: error:" in result.output
+    assert f"{path}:2: error:" in result.output
+    assert "looks like" not in result.output
 
 
 def test_figures_are_printed_for_people_and_for_machines(made: Path) -> None:
