@@ -12,6 +12,10 @@ _ALL: Final = 'job=~"$job",instance=~"$instance"'
 _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 
 
+#: Title, unit, and queries with their legends. `$` stands for the filter.
+Panel = tuple[str, str, list[tuple[str, str]]]
+
+
 def quantile(share: float, histogram: str, *, by: str = "") -> str:
     """A quantile of what a histogram saw lately, for each value of the label `by`."""
     labels = f"le, {by}" if by else "le"
@@ -24,8 +28,18 @@ def rates(counter: str, *, by: str) -> str:
     return f"sum by ({by}) (rate({counter}{{$}}[$__rate_interval]))"
 
 
-#: Rows of panels: title, unit, and queries with their legends. `$` stands for the filter.
-ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
+def counted(title: str, counter: str, *, by: str) -> Panel:
+    """A panel of how fast a counter grows, for each value of a label."""
+    return title, "ops", [(rates(counter, by=by), f"{{{{{by}}}}}")]
+
+
+def level(title: str, gauge: str, *, by: str, of: str, unit: str = "short") -> Panel:
+    """A panel of a gauge for each value of a label: the `sum` or `max` `of` what replicas say."""
+    return title, unit, [(f"{of} by ({by}) ({gauge}{{$}})", f"{{{{{by}}}}}")]
+
+
+#: Rows of panels.
+ROWS: Final[dict[str, list[Panel]]] = {
     "At a glance": [
         ("Live programs", "short", [("sum(agentsched_programs{$})", "programs")]),
         (
@@ -36,26 +50,8 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
                 ("sum(agentsched_running_steps{$})", "at engines"),
             ],
         ),
-        (
-            "Steps per second, by outcome",
-            "ops",
-            [
-                (
-                    rates("agentsched_steps_ended_total", by="outcome"),
-                    "{{outcome}}",
-                )
-            ],
-        ),
-        (
-            "Turned away",
-            "ops",
-            [
-                (
-                    rates("agentsched_rejects_total", by="reason"),
-                    "{{reason}}",
-                )
-            ],
-        ),
+        counted("Steps per second, by outcome", "agentsched_steps_ended_total", by="outcome"),
+        counted("Turned away", "agentsched_rejects_total", by="reason"),
         (
             "Prompt tokens found in a cache",
             "percentunit",
@@ -67,16 +63,7 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
                 )
             ],
         ),
-        (
-            "Clients",
-            "ops",
-            [
-                (
-                    rates("agentsched_requests_total", by="client"),
-                    "{{client}}",
-                )
-            ],
-        ),
+        counted("Clients", "agentsched_requests_total", by="client"),
     ],
     "Waits": [
         (
@@ -128,20 +115,20 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
     ],
     "Engines": [
         ("Up", "short", [("max by (engine) (agentsched_engine_up{$})", "{{engine}}")]),
-        (
-            "Our steps there",
-            "short",
-            [("sum by (engine) (agentsched_engine_running_steps{$})", "{{engine}}")],
-        ),
-        (
+        level("Our steps there", "agentsched_engine_running_steps", by="engine", of="sum"),
+        level(
             "KV in use, its own gauge",
-            "percentunit",
-            [("max by (engine) (agentsched_engine_kv_usage{$})", "{{engine}}")],
+            "agentsched_engine_kv_usage",
+            by="engine",
+            of="max",
+            unit="percentunit",
         ),
-        (
+        level(
             "Pressure: wanted over there is",
-            "percentunit",
-            [("max by (of) (agentsched_pressure{$})", "{{of}}")],
+            "agentsched_pressure",
+            by="of",
+            of="max",
+            unit="percentunit",
         ),
         (
             "Working set against the pool",
@@ -151,71 +138,29 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
                 ("max by (engine) (agentsched_engine_kv_tokens{$})", "{{engine}} pool"),
             ],
         ),
-        (
-            "Gate open (contended)",
-            "short",
-            [("max by (engine) (agentsched_engine_contended{$})", "{{engine}}")],
-        ),
+        level("Gate open (contended)", "agentsched_engine_contended", by="engine", of="max"),
     ],
     "Faults": [
-        (
-            "Ejected for failures",
-            "short",
-            [("max by (engine) (agentsched_breaker_open{$})", "{{engine}}")],
-        ),
-        (
-            "Failed tries, by engine",
-            "ops",
-            [(rates("agentsched_breaker_failures_total", by="engine"), "{{engine}}")],
-        ),
-        (
-            "Ejections, by outcome",
-            "ops",
-            [(rates("agentsched_breaker_ejections_total", by="outcome"), "{{outcome}}")],
-        ),
-        (
+        level("Ejected for failures", "agentsched_breaker_open", by="engine", of="max"),
+        counted("Failed tries, by engine", "agentsched_breaker_failures_total", by="engine"),
+        counted("Ejections, by outcome", "agentsched_breaker_ejections_total", by="outcome"),
+        counted(
             "Retries that the budget was asked for",
-            "ops",
-            [(rates("agentsched_retry_budget_requests_total", by="outcome"), "{{outcome}}")],
+            "agentsched_retry_budget_requests_total",
+            by="outcome",
         ),
-        (
+        counted(
             "Requests with a key of their own",
-            "ops",
-            [(rates("agentsched_idempotency_requests_total", by="outcome"), "{{outcome}}")],
+            "agentsched_idempotency_requests_total",
+            by="outcome",
         ),
-        (
-            "Turns that clients sent again",
-            "ops",
-            [(rates("agentsched_client_retries_total", by="outcome"), "{{outcome}}")],
-        ),
+        counted("Turns that clients sent again", "agentsched_client_retries_total", by="outcome"),
     ],
     "Retention and warm-ups": [
-        (
-            "Retained tokens",
-            "short",
-            [("sum by (engine) (agentsched_engine_pinned_tokens{$})", "{{engine}}")],
-        ),
+        level("Retained tokens", "agentsched_engine_pinned_tokens", by="engine", of="sum"),
         ("Pins in force", "short", [("sum(agentsched_live_pins{$})", "pins")]),
-        (
-            "Why pins end",
-            "ops",
-            [
-                (
-                    rates("agentsched_unpins_total", by="reason"),
-                    "{{reason}}",
-                )
-            ],
-        ),
-        (
-            "What engines say to hints",
-            "ops",
-            [
-                (
-                    rates("agentsched_hints_total", by="outcome"),
-                    "{{outcome}}",
-                )
-            ],
-        ),
+        counted("Why pins end", "agentsched_unpins_total", by="reason"),
+        counted("What engines say to hints", "agentsched_hints_total", by="outcome"),
         (
             "Warmed tokens, by outcome",
             "short",
@@ -226,43 +171,12 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
                 )
             ],
         ),
-        (
-            "Warm-ups asked for",
-            "ops",
-            [
-                (
-                    rates("agentsched_prefetches_total", by="engine"),
-                    "{{engine}}",
-                )
-            ],
-        ),
+        counted("Warm-ups asked for", "agentsched_prefetches_total", by="engine"),
     ],
     "Decisions": [
-        (
-            "Places",
-            "ops",
-            [
-                (
-                    rates("agentsched_dispatches_total", by="place"),
-                    "{{place}}",
-                )
-            ],
-        ),
-        (
-            "Orders",
-            "ops",
-            [
-                (
-                    rates("agentsched_decisions_total", by="order"),
-                    "{{order}}",
-                )
-            ],
-        ),
-        (
-            "Retained for the step",
-            "ops",
-            [(rates("agentsched_decisions_total", by="pin"), "{{pin}}")],
-        ),
+        counted("Places", "agentsched_dispatches_total", by="place"),
+        counted("Orders", "agentsched_decisions_total", by="order"),
+        counted("Retained for the step", "agentsched_decisions_total", by="pin"),
     ],
     "Tenants": [
         (
@@ -277,16 +191,8 @@ ROWS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
                 )
             ],
         ),
-        (
-            "Held steps",
-            "short",
-            [("sum by (tenant) (agentsched_tenant_waiting_steps{$})", "{{tenant}}")],
-        ),
-        (
-            "Live programs",
-            "short",
-            [("sum by (tenant) (agentsched_tenant_programs{$})", "{{tenant}}")],
-        ),
+        level("Held steps", "agentsched_tenant_waiting_steps", by="tenant", of="sum"),
+        level("Live programs", "agentsched_tenant_programs", by="tenant", of="sum"),
     ],
     "The proxy itself": [
         (
