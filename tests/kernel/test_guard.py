@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agentsched.kernel import decode, encode
-from agentsched.model import SECOND, Dispatch, Instant, Nanos
+from agentsched.kernel.guard import GuardedPolicies
+from agentsched.model import (
+    SECOND,
+    Dispatch,
+    Instant,
+    Nanos,
+    Pin,
+    Prefetch,
+    TenantId,
+    TenantLimits,
+)
 from agentsched.policy import Admitted, Held, Retention, TurnedAway
 
 BAD_ADMISSIONS = [
@@ -151,3 +162,85 @@ def test_an_interrupt_is_not_swallowed(rig: Any) -> None:
     rig.engine()
     with pytest.raises(KeyboardInterrupt):
         rig.arrive("s1")
+
+
+def wait_for_an_engine(rig: Any) -> list[str]:
+    """Two tenants' steps in turn; the order in which an engine gets them."""
+    for number, tenant in enumerate(("early", "late", "early", "late")):
+        rig.arrive(f"{tenant}{number}", program=f"p{number}", tenant=tenant, at=number)
+    return [c.step for c in rig.engine() if isinstance(c, Dispatch)]
+
+
+def test_tenants_take_turns_by_their_ranks(rig: Any) -> None:
+    rig.policy.share_of = lambda account: (0.0 if account.tenant == "late" else 1.0,)
+    assert wait_for_an_engine(rig) == ["late1", "late3", "early0", "early2"]
+    assert not rig.scheduler.policy_errors
+
+
+def test_without_a_rank_for_tenants_steps_go_as_they_come(rig: Any) -> None:
+    assert wait_for_an_engine(rig) == ["early0", "late1", "early2", "late3"]
+    assert not rig.scheduler.policy_errors
+
+
+@pytest.mark.parametrize("rank", [5, "high", [1.0], ("a",), (float("nan"),), (True,)])
+def test_a_tenants_rank_that_is_none_is_counted(rig: Any, rank: Any) -> None:
+    rig.policy.share_of = lambda account: rank
+    assert wait_for_an_engine(rig) == ["early0", "late1", "early2", "late3"]
+    assert set(rig.scheduler.policy_errors) == {"share.rank_tenant"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "engines", "errors"),
+    [
+        (lambda engines: engines[-1], ["e2"] * 4, 0),
+        # Not one of those that were asked about: another, a copy, a name.
+        (lambda engines: replace(engines[-1]), ["e1", "e2", "e1", "e2"], 4),
+        (lambda engines: engines[-1].engine, ["e1", "e2", "e1", "e2"], 4),
+        (explode, ["e1", "e2", "e1", "e2"], 4),
+    ],
+)
+def test_the_best_engine_is_one_of_those_asked_about(
+    rig: Any, chosen: Any, engines: list[str], errors: int
+) -> None:
+    rig.policy.best = lambda step, among, world, *, now: chosen(among)
+    rig.scheduler._guarded.adopt(rig.policy.as_set(), now=Instant(0))
+    assert [c.engine for c in drive(rig) if isinstance(c, Dispatch)] == engines
+    assert rig.scheduler.policy_errors.get("place.score", 0) == errors
+
+
+def test_who_cannot_tell_room_is_asked_for_each_step(rig: Any) -> None:
+    asked: list[Any] = []
+    policies = replace(rig.policy.as_set(), admit=Doorkeeper(asked))
+    guarded = GuardedPolicies(policies, books=rig.scheduler._books)
+    assert not guarded.tells_room
+    rig.engine()
+    [engine] = rig.scheduler.engines.values()
+    assert guarded.has_room(engine, now=Instant(0))
+    assert asked == []
+
+
+class Doorkeeper:
+    """An admission that answers for steps alone."""
+
+    def __init__(self, asked: list[Any]) -> None:
+        self.asked = asked
+
+    def observe(self, event: Any, *, now: Instant) -> None:
+        pass
+
+    def admit(self, step: Any, engine: Any, world: Any, *, now: Instant) -> Admitted:
+        self.asked.append(step)
+        return Admitted()
+
+
+def test_a_tenant_that_may_have_nothing_more_is_not_asked_for(rig: Any) -> None:
+    """Its ceilings come before the policies: one pin, no conversation kept warm."""
+    limits = TenantLimits(pins_max=1, warm_max=1)
+    rig.scheduler._books.shares.configure(TenantId("t1"), weight=1.0, limits=limits, now=Instant(0))
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(10 * SECOND))
+    rig.policy.warm = lambda pause: Instant(0)
+    commands = drive(rig)
+    assert [c.program for c in commands if isinstance(c, Pin)] == ["p1", "p1"]
+    assert [c.program for c in commands if isinstance(c, Prefetch)][:1] == ["p1"]
+    talks = [c for p in rig.scheduler.programs.values() for c in p.conversations.values()]
+    assert sum(talk.is_warmed for talk in talks) == 1

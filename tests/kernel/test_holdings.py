@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsched.kernel.holdings import _blocks
+from agentsched.kernel.holdings import _blocks, holdings
 from agentsched.kernel.residency import Residency
-from agentsched.model import ConversationId, EngineId, Prefix, PrefixId
+from agentsched.model import SECOND, ConversationId, EngineId, Nanos, Prefix, PrefixId
+from agentsched.policy import Retention
 
 ENGINE = EngineId("e")
 
@@ -67,3 +70,29 @@ def test_a_shared_prefix_is_one_block() -> None:
 def test_nothing_held() -> None:
     assert _blocks([]) == []
     assert Residency().chain(ConversationId("x")) == ([], 0)
+
+
+def test_the_map_of_an_engine_shows_whom_it_knows(rig: Any) -> None:
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND)) if pause.tools else None
+    rig.engine("e", kv_tokens=240)  # nearly full: pins are asked for
+    head = Prefix(prefix=PrefixId("head"), tokens=40)
+    for number, name in enumerate(("p1", "p2", "p3")):
+        own = Prefix(prefix=PrefixId(name), tokens=100)
+        rig.arrive(name, program=name, at=number, prefixes=(head, own))
+        rig.start(name)
+    rig.finish("p3", tools={"k": "bash"}, prompt=100, output=10)
+    found = holdings(rig.scheduler, ENGINE)
+    assert (found.capacity_tokens, found.held_tokens) == (240, 40 + 60 + 60 + 70)
+    assert sum(block.tokens for block in found.blocks) == found.held_tokens
+    assert [(row.program, row.tokens, row.own_tokens) for row in found.rows] == [
+        ("p1", 100, 60),
+        ("p2", 100, 60),
+        ("p3", 110, 70),
+    ]
+    assert [row.running_steps for row in found.rows] == [1, 1, 0]
+    assert [row.pinned_until for row in found.rows] == [None, None, 3 * SECOND]
+    shared = [block for block in found.blocks if block.rows == 3]
+    assert [(block.begins, block.tokens) for block in shared] == [(0, 40)]
+    # Of too many those placed first are left out; what is held is still all of it.
+    short = holdings(rig.scheduler, ENGINE, rows_max=2)
+    assert (len(short.rows), short.left_out, short.held_tokens) == (2, 1, found.held_tokens)

@@ -17,6 +17,7 @@ from agentsched.model import (
     Dispatch,
     EngineId,
     EngineLoad,
+    EngineLost,
     EngineReported,
     Event,
     Instant,
@@ -134,3 +135,18 @@ def test_the_briefing_retells_the_present(scheduler: Scheduler) -> None:
         other.handle(event, now=at)
     assert set(other.programs) == {"a", "b"}
     other.check()
+
+
+def test_the_briefing_tells_what_runs_and_leaves_out_engines_that_are_gone(
+    scheduler: Scheduler,
+) -> None:
+    scheduler.handle(arrived("a1", program="a"), now=Instant(1))
+    scheduler.handle(StepStarted(step=StepId("a1")), now=Instant(2))
+    told = list(briefing(scheduler._books))
+    assert (StepStarted(step=StepId("a1")), Instant(2)) in told
+    engines = [e.engine for e, _ in told if isinstance(e, EngineReported)]
+    assert len(engines) == 1
+    scheduler.handle(EngineLost(engine=engines[0], reason="crash"), now=Instant(3))
+    later = [event for event, _ in briefing(scheduler._books)]
+    assert not any(isinstance(event, EngineReported) for event in later)
+    assert any(isinstance(event, StepArrived) for event in later)

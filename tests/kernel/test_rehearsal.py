@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from agentsched.model import (
     Dispatch,
     EngineId,
     EngineLoad,
+    EngineLost,
     EngineReported,
     Event,
     Instant,
@@ -131,3 +133,39 @@ def test_a_live_step_is_not_planned_twice() -> None:
     scheduler.handle(arrived(1, 1, 100), now=Instant(1))
     plan = scheduler.plan(arrived(1, 1, 100), now=Instant(2))
     assert plan.verdict is None
+
+
+def test_engines_that_do_not_serve_the_model_are_no_outlook() -> None:
+    scheduler = made("fcfs")
+    capable = Capabilities(kv_tokens=2_000, models=("large",))
+    scheduler.handle(
+        EngineReported(engine=EngineId("c"), capabilities=capable, load=EngineLoad()),
+        now=Instant(1),
+    )
+    plan = scheduler.plan(replace(arrived(1, 1, 100), model="large"), now=Instant(2))
+    assert isinstance(plan.verdict, Dispatch)
+    outlooks = {outlook.engine for outlook in plan.engines}
+    assert "c" in outlooks
+    small = scheduler.plan(replace(arrived(1, 1, 100), model="small"), now=Instant(2))
+    assert "c" not in {outlook.engine for outlook in small.engines}
+
+
+def test_idle_programs_whose_memory_is_gone_are_shared_with_the_dry_run() -> None:
+    """They can be reached by nothing, so they need no copy; and nothing of them changes."""
+    scheduler = made("fcfs")
+    for number in (1, 2):
+        scheduler.handle(arrived(number, number, 1_500), now=Instant(number))
+        done = StepFinished(
+            step=StepId(f"s{number}"), usage=Usage(prompt_tokens=1_500, output_tokens=9)
+        )
+        scheduler.handle(done, now=Instant(number))
+    scheduler.handle(EngineLost(engine=EngineId("a"), reason="crash"), now=Instant(3))
+    scheduler.handle(EngineLost(engine=EngineId("b"), reason="crash"), now=Instant(3))
+    idle = scheduler.programs[ProgramId("p1")]
+    assert not any(c.is_resident for c in idle.conversations.values())
+    before = pickle.dumps(idle)
+    plan = scheduler.plan(arrived(9, 9, 100), now=Instant(4))
+    assert plan.verdict is None
+    assert scheduler.programs[ProgramId("p1")] is idle
+    assert pickle.dumps(idle) == before
+    scheduler.check()

@@ -30,6 +30,7 @@ from agentsched.model import (
     StepClass,
     StepId,
     ToolFinished,
+    ToolStarted,
     Unpin,
     UnpinReason,
 )
@@ -326,3 +327,66 @@ class TestWhatAnEngineSaysItHasNoMore:
         pinned.policy.warm = lambda pause: Instant(0)
         commands = reading(pinned, "p1/main")
         assert [type(c) for c in commands] == [Unpin, Prefetch]
+
+
+class TestToolsThatOnlyTheirRunnerSpokeOf:
+    """No answer was seen to call them; the conversation that pauses waits for them."""
+
+    @pytest.fixture
+    def talked(self, rig: Any) -> Any:
+        """p1 said its last word at 2 s, as far as its answer tells."""
+        rig.asked = []
+        rig.policy.retention = lambda pause: rig.asked.append(dict(pause.tools))
+        rig.engine()
+        rig.arrive("s1", at=1)
+        rig.finish("s1", at=2, finish_reason="stop")
+        rig.asked.clear()
+        return rig
+
+    def tell(self, rig: Any, call: str, *, program: str = "p1", talk: str | None = None) -> Any:
+        event = ToolStarted(
+            program=ProgramId(program),
+            call_id=CallId(call),
+            tool=ToolName("bash"),
+            conversation=ConversationId(talk) if talk is not None else None,
+        )
+        return rig.push(event)
+
+    def tools(self, rig: Any, talk: str = "p1/main") -> list[str]:
+        return list(rig.scheduler.programs[ProgramId("p1")].conversations[talk].tools)
+
+    def test_it_is_waited_for_from_now_on_and_its_pause_is_asked_about_anew(
+        self, talked: Any
+    ) -> None:
+        self.tell(talked, "k1")
+        assert talked.asked == [{"k1": "bash"}]
+        talk = talked.scheduler.programs[ProgramId("p1")].conversations["p1/main"]
+        assert not talk.is_over
+        self.tell(talked, "k1")  # told again: known
+        assert len(talked.asked) == 1
+
+    def test_of_more_than_may_be_the_oldest_is_forgotten(self, make_rig: Any) -> None:
+        rig = make_rig(tools_per_program_max=2)
+        rig.engine()
+        rig.arrive("s1", at=1)
+        rig.finish("s1", at=2, tools={"a": "bash", "b": "bash", "c": "bash"})
+        assert self.tools(rig) == ["b", "c"]
+        self.tell(rig, "d")
+        assert self.tools(rig) == ["c", "d"]
+
+    def test_whoever_runs_waits_for_nothing(self, talked: Any) -> None:
+        talked.arrive("s2", at=3)
+        self.tell(talked, "k1")
+        self.tell(talked, "k2", talk="p1/main")
+        assert self.tools(talked) == []
+        assert talked.asked == []
+
+    def test_it_is_the_named_conversation_else_the_one_that_paused_last(self, talked: Any) -> None:
+        talked.arrive("s2", conversation="p1/side", at=3)
+        talked.finish("s2", at=4)
+        self.tell(talked, "k1")
+        self.tell(talked, "k2", talk="p1/main")
+        self.tell(talked, "k3", talk="p1/unknown")
+        self.tell(talked, "k4", program="nobody")
+        assert self.tools(talked) == ["k2"]
+        assert self.tools(talked, "p1/side") == ["k1", "k3"]
