@@ -96,8 +96,8 @@ def _usage(scheduler: Scheduler, stream: str, taken_at: datetime) -> list[dict[s
             "taken_at": taken_at,
             "steps": account.steps,
             "prompt_tokens": account.prompt_tokens,
-            "uncached_tokens": account.uncached_tokens,
-            "output_tokens": account.output_tokens,
+            "uncached_tokens": account.uncached_here,
+            "output_tokens": account.output_here,
         }
         for tenant, account in scheduler.tenants.items()
     ]
