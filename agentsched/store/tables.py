@@ -7,19 +7,17 @@ are hashes.
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Date,
     DateTime,
     Dialect,
     Float,
     ForeignKey,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     Text,
     TypeDecorator,
@@ -44,9 +42,22 @@ class UtcTime(TypeDecorator[datetime]):
         return moment.astimezone(UTC)
 
 
+#: What rows are found by.
+TextKey = Annotated[str, mapped_column(primary_key=True)]
+NumberKey = Annotated[int, mapped_column(primary_key=True, autoincrement=False)]
+
+
 class Base(DeclarativeBase):
     """All tables of the store."""
 
+    #: Counts of tokens and of turns outgrow 32 bits.
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text,
+        int: BigInteger,
+        float: Float,
+        datetime: UtcTime,
+        Any: JSON,
+    }
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -66,13 +77,13 @@ class StreamRow(Base):
 
     __tablename__ = "streams"
 
-    stream: Mapped[str] = mapped_column(Text, primary_key=True)
-    replica: Mapped[str] = mapped_column(Text, index=True)
-    header: Mapped[str] = mapped_column(Text)
-    epoch_ns: Mapped[int] = mapped_column(BigInteger)
-    opened_at: Mapped[datetime] = mapped_column(UtcTime)
-    owner: Mapped[str] = mapped_column(Text)
-    lease_until: Mapped[datetime] = mapped_column(UtcTime)
+    stream: Mapped[TextKey]
+    replica: Mapped[str] = mapped_column(index=True)
+    header: Mapped[str]
+    epoch_ns: Mapped[int]
+    opened_at: Mapped[datetime]
+    owner: Mapped[str]
+    lease_until: Mapped[datetime]
 
 
 class JournalRow(Base):
@@ -81,13 +92,13 @@ class JournalRow(Base):
     __tablename__ = "journal"
     __table_args__ = ({"postgresql_partition_by": "RANGE (day)", "sqlite_with_rowid": False},)
 
-    stream: Mapped[str] = mapped_column(Text, primary_key=True)
-    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    day: Mapped[date] = mapped_column(Date, primary_key=True)
-    now: Mapped[int] = mapped_column(BigInteger)
-    kind: Mapped[str] = mapped_column(Text)
-    program: Mapped[str | None] = mapped_column(Text)
-    line: Mapped[str] = mapped_column(Text)
+    stream: Mapped[TextKey]
+    seq: Mapped[NumberKey]
+    day: Mapped[date] = mapped_column(primary_key=True)
+    now: Mapped[int]
+    kind: Mapped[str]
+    program: Mapped[str | None]
+    line: Mapped[str]
 
 
 class TurnRow(Base):
@@ -96,10 +107,10 @@ class TurnRow(Base):
     __tablename__ = "turns"
     __table_args__ = (Index(None, "stream", "at_ns"),)
 
-    stream: Mapped[str] = mapped_column(Text, primary_key=True)
-    handle: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    at_ns: Mapped[int] = mapped_column(BigInteger)
-    data: Mapped[bytes] = mapped_column(LargeBinary)
+    stream: Mapped[TextKey]
+    handle: Mapped[NumberKey]
+    at_ns: Mapped[int]
+    data: Mapped[bytes]
 
 
 class ImageRow(Base):
@@ -107,11 +118,11 @@ class ImageRow(Base):
 
     __tablename__ = "images"
 
-    stream: Mapped[str] = mapped_column(Text, primary_key=True)
-    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    taken_at: Mapped[datetime] = mapped_column(UtcTime)
-    code: Mapped[str] = mapped_column(Text)
-    data: Mapped[bytes] = mapped_column(LargeBinary)
+    stream: Mapped[TextKey]
+    seq: Mapped[NumberKey]
+    taken_at: Mapped[datetime]
+    code: Mapped[str]
+    data: Mapped[bytes]
 
 
 class SecretRow(Base):
@@ -119,8 +130,8 @@ class SecretRow(Base):
 
     __tablename__ = "secrets"
 
-    name: Mapped[str] = mapped_column(Text, primary_key=True)
-    value: Mapped[bytes] = mapped_column(LargeBinary)
+    name: Mapped[TextKey]
+    value: Mapped[bytes]
 
 
 class ProgramRow(Base):
@@ -129,19 +140,19 @@ class ProgramRow(Base):
     __tablename__ = "programs"
     __table_args__ = (Index(None, "tenant", "last_at"), Index(None, "last_at"))
 
-    program: Mapped[str] = mapped_column(Text, primary_key=True)
-    stream: Mapped[str] = mapped_column(Text)
-    tenant: Mapped[str] = mapped_column(Text)
-    agent: Mapped[str] = mapped_column(Text)
-    parent: Mapped[str | None] = mapped_column(Text)
-    opened_at: Mapped[datetime] = mapped_column(UtcTime)
-    last_at: Mapped[datetime] = mapped_column(UtcTime)
-    closed_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    program: Mapped[TextKey]
+    stream: Mapped[str]
+    tenant: Mapped[str]
+    agent: Mapped[str]
+    parent: Mapped[str | None]
+    opened_at: Mapped[datetime]
+    last_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
     steps_done: Mapped[int] = mapped_column(Integer)
-    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
-    cached_tokens: Mapped[int] = mapped_column(BigInteger)
-    output_tokens: Mapped[int] = mapped_column(BigInteger)
-    served_tokens: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int]
+    cached_tokens: Mapped[int]
+    output_tokens: Mapped[int]
+    served_tokens: Mapped[int]
 
 
 class GraphRow(Base):
@@ -152,8 +163,8 @@ class GraphRow(Base):
     program: Mapped[str] = mapped_column(
         Text, ForeignKey("programs.program", ondelete="CASCADE"), primary_key=True
     )
-    taken_at: Mapped[datetime] = mapped_column(UtcTime)
-    graph: Mapped[str] = mapped_column(Text)
+    taken_at: Mapped[datetime]
+    graph: Mapped[str]
 
 
 class LearnedRow(Base):
@@ -161,10 +172,10 @@ class LearnedRow(Base):
 
     __tablename__ = "learned"
 
-    stream: Mapped[str] = mapped_column(Text, primary_key=True)
-    name: Mapped[str] = mapped_column(Text, primary_key=True)
-    taken_at: Mapped[datetime] = mapped_column(UtcTime)
-    data: Mapped[Any] = mapped_column(JSON)
+    stream: Mapped[TextKey]
+    name: Mapped[TextKey]
+    taken_at: Mapped[datetime]
+    data: Mapped[Any]
 
 
 class TenantRow(Base):
@@ -172,10 +183,10 @@ class TenantRow(Base):
 
     __tablename__ = "tenants"
 
-    tenant: Mapped[str] = mapped_column(Text, primary_key=True)
-    weight: Mapped[float] = mapped_column(Float, default=1.0)
-    caps: Mapped[Any] = mapped_column(JSON, default=None, nullable=True)
-    changed_at: Mapped[datetime] = mapped_column(UtcTime)
+    tenant: Mapped[TextKey]
+    weight: Mapped[float] = mapped_column(default=1.0)
+    caps: Mapped[Any] = mapped_column(default=None, nullable=True)
+    changed_at: Mapped[datetime]
 
 
 class TenantUsageRow(Base):
@@ -183,13 +194,13 @@ class TenantUsageRow(Base):
 
     __tablename__ = "tenant_usage"
 
-    tenant: Mapped[str] = mapped_column(Text, primary_key=True)
-    stream: Mapped[str] = mapped_column(Text, primary_key=True)
-    taken_at: Mapped[datetime] = mapped_column(UtcTime)
-    steps: Mapped[int] = mapped_column(BigInteger)
-    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
-    uncached_tokens: Mapped[int] = mapped_column(BigInteger)
-    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    tenant: Mapped[TextKey]
+    stream: Mapped[TextKey]
+    taken_at: Mapped[datetime]
+    steps: Mapped[int]
+    prompt_tokens: Mapped[int]
+    uncached_tokens: Mapped[int]
+    output_tokens: Mapped[int]
 
 
 class ApiKeyRow(Base):
@@ -197,16 +208,16 @@ class ApiKeyRow(Base):
 
     __tablename__ = "api_keys"
 
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
-    hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
-    hint: Mapped[str] = mapped_column(Text)
-    name: Mapped[str] = mapped_column(Text)
-    tenant: Mapped[str] = mapped_column(Text, index=True)
-    scopes: Mapped[Any] = mapped_column(JSON)
-    created_at: Mapped[datetime] = mapped_column(UtcTime)
-    expires_at: Mapped[datetime | None] = mapped_column(UtcTime)
-    revoked_at: Mapped[datetime | None] = mapped_column(UtcTime)
-    last_used_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    key: Mapped[TextKey]
+    hash: Mapped[bytes] = mapped_column(unique=True)
+    hint: Mapped[str]
+    name: Mapped[str]
+    tenant: Mapped[str] = mapped_column(index=True)
+    scopes: Mapped[Any]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
 
 
 METADATA: Final = Base.metadata
