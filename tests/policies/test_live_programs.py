@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsched.model import (
@@ -106,6 +106,32 @@ def test_a_small_program_grows_to_the_mean_and_a_large_one_is_what_it_is() -> No
     # The small one outgrows the mean while the sums are known.
     town.turn("a2", "small", 6_000, at=3)
     assert town.peak == 6_000 + 8_000
+
+
+def test_a_program_that_is_new_is_added_to_the_sums() -> None:
+    """Not all of them are gone through again for each that comes: ten thousand may be under way."""
+    town = taught(5_000)
+    town.turn("a", "a", 8_000, at=1)
+    assert town.peak == 8_000
+    sums = town.live._peak
+    for number in range(20):
+        town.turn(f"s{number}", f"p{number}", 9_000, at=2 + number)
+    assert sums is not None
+    assert town.live._peak is sums
+    assert town.peak == 8_000 + 20 * 9_000
+    assert sums.until == Instant(61 * SECOND)
+    # The first falls silent, and the next a second later.
+    town.now = 61
+    assert town.peak == 20 * 9_000
+    town.now = 62
+    assert town.peak == 19 * 9_000
+
+
+def test_one_too_many_is_forgotten_and_left_out_of_the_sums() -> None:
+    town = Town(programs_max=2)
+    for number in range(4):
+        town.turn(f"s{number}", f"p{number}", 1_000 * (number + 1), at=number)
+        assert town.peak == sum(1_000 * (n + 1) for n in range(max(0, number - 1), number + 1))
 
 
 def test_the_head_is_left_out_and_a_smaller_prompt_shrinks_nothing() -> None:
@@ -210,6 +236,7 @@ _ACTIONS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(_ACTIONS)
 def test_remembered_sums_are_those_of_a_newcomer(actions: list[tuple[str, int, int]]) -> None:
     """Whatever happened: what is kept up to date equals what adding all up gives."""

@@ -6,7 +6,7 @@ from dataclasses import fields
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsched.model import ConfigError, ConversationId, Instant, ProgramId, TenantId
@@ -115,6 +115,7 @@ def test_forgetting_a_turn_leaves_what_others_said(book: Book) -> None:
 _NAMES = st.sampled_from(["a", "b", "c"])
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(_NAMES, st.lists(_NAMES, max_size=3), st.lists(st.integers(1, 4), max_size=3)),
