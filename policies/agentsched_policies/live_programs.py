@@ -172,9 +172,13 @@ class LivePrograms:
         tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - head)
         if live is None:
             live = self._live[program] = _Live(tokens, conversation, now)
-            self._peak = None
+            peak = self._current(now=now)
+            if peak is not None:
+                peak.add(tokens)
+                peak.until = min(peak.until, after(now, _SILENT))
             if len(self._live) > self._programs_max:
                 self._live.popitem(last=False)
+                self._peak = None
         else:
             self._count(program, -1, now=now)
         if tokens > live.tokens:
