@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from agentsched_bench.vllm_local import LocalVllm, LocalVllmConfig, find_python
 from agentsched_bench.vllm_local.launcher import PYTHON_VARIABLE
 
 _ROOT = Path(__file__).parent.parent
+
+# A busy machine is no failure: no example is timed, and none fails for being slow to make.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
