@@ -27,6 +27,7 @@ def scenario(*, engines: int = 1) -> Scenario:
     return Scenario(plans=made, engines=[config] * engines, arrivals=parse_arrivals("burst:4/s"))
 
 
+@pytest.mark.slow
 def test_what_was_played_is_counted_and_hashed() -> None:
     made = scenario(engines=2)
     row = measure("fcfs", made, seed=1, digest=True)
