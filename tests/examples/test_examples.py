@@ -44,16 +44,11 @@ def steps(here: Any) -> list[str]:
 
 def tools(here: Any) -> list[tuple[str, str]]:
     """Reported tools: program and tool, as started; each of them has also ended."""
-    started = [(bare(e.program), kind(e.tool), e.call_id) for e in here.events(ToolStarted)]
-    finished = [(bare(e.program), kind(e.tool), e.call_id) for e in here.events(ToolFinished)]
+    started = [(e.program, e.tool, e.call_id) for e in here.events(ToolStarted)]
+    finished = [(e.program, e.tool, e.call_id) for e in here.events(ToolFinished)]
     assert sorted(started) == sorted(finished)
     assert all(e.took is not None for e in here.events(ToolFinished))
-    return [(program, tool) for program, tool, _ in started]
-
-
-def kind(tool: str) -> str:
-    """Without the command word, which is not known once the next step has overtaken the report."""
-    return tool.partition(" ")[0]
+    return [(bare(program), tool.partition(" ")[0]) for program, tool, _ in started]
 
 
 class TestPlainLoops:

@@ -171,19 +171,20 @@ async def restart_under_load(folder: Path, url: str) -> None:
             await settled(proxy.url)
             before = await usage(proxy.url)
             assert before == {"default": 24, "t0": 6, "t1": 6}
-            # Killed in the middle of what they ask next.
+            await play(agents, proxy.url, turns=2)
+            await settled(proxy.url)
+            # Killed in the middle of what they ask next, at the first answer: no client hears a
+            # second one before this loop has seen the first.
             load = asyncio.create_task(play(agents, proxy.url, turns=1_000))
-            await until(lambda: sum(agent.answers for agent in agents) >= 60)
-            await settled(proxy.url)  # a busy machine may have kept the writer from its turn
+            await until(lambda: sum(agent.answers for agent in agents) > 60)
             await proxy.kill()
             await load
         assert all(agent.cut == 1 for agent in agents)
         async with started(log, "serve", *options) as proxy:
             after = await usage(proxy.url)
-            # What was answered in the last instants may not have been written yet: a turn of each,
-            # and the next where the kill came late.
+            # What was answered in the last instants may not have been written yet.
             missing = sum(agent.answers for agent in agents) - sum(after.values())
-            assert 0 <= missing <= 2 * len(agents)
+            assert 0 <= missing <= len(agents)
             assert all(after[tenant] >= steps for tenant, steps in before.items())
             await play(agents, proxy.url, turns=4)
             await settled(proxy.url)
