@@ -7,6 +7,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from agentsched.model import AgentschedError, ConfigError
 
@@ -24,6 +26,8 @@ _DRIVERS: Final = {
 }
 _CONNECT_S: Final = 5.0
 _BUSY_MS: Final = 5_000
+#: Between two attempts at what SQLite does not wait for itself.
+_LOCKED_S: Final = 0.01
 #: For one transaction; the server's own limits for one statement lie below.
 TRANSACTION_S: Final = 15.0
 
@@ -180,11 +184,28 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
     try:
         cursor = connection.cursor()
         for pragma in (f"busy_timeout = {_BUSY_MS}", *_PRAGMAS):
-            cursor.execute(f"PRAGMA {pragma}")
+            _set_pragma(cursor, pragma)
         cursor.close()
     except BaseException:
         connection.close()  # nobody else has it yet
         raise
+
+
+def _set_pragma(cursor: Any, pragma: str) -> None:
+    """Set it, as soon as nobody else changes the same.
+
+    Of two that begin a new file at once, SQLite refuses the second journal mode without waiting
+    `busy_timeout`, for fear of a deadlock (its manual, `sqlite3_busy_handler`): we wait.
+    """
+    end = time.monotonic() + _BUSY_MS / 1_000
+    while True:
+        try:
+            cursor.execute(f"PRAGMA {pragma}")
+            return
+        except sqlite3.OperationalError as error:
+            if "lock" not in str(error) or time.monotonic() >= end:
+                raise
+        await_only(asyncio.sleep(_LOCKED_S))
 
 
 def _begin_sqlite(connection: Connection) -> None:

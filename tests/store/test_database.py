@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -63,6 +65,34 @@ async def test_no_thread_outlives_a_database_that_is_closed(tmp_path: Path) -> N
     await broken(f"sqlite:///{tmp_path}/no/x.db")
     left = [thread for thread in set(threading.enumerate()) - before if "worker" in thread.name]
     assert left == []
+
+
+async def test_a_new_file_that_another_begins_at_the_same_time(tmp_path: Path) -> None:
+    # SQLite refuses a change of the journal mode at once, whatever `busy_timeout` says.
+    other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    asyncio.get_running_loop().call_later(0.1, other.rollback)
+    database = Database(read_url(f"sqlite:///{tmp_path}/x.db"))
+    try:
+        async with database.writing() as connection:
+            await connection.execute(text("CREATE TABLE x (y INTEGER)"))
+    finally:
+        await database.aclose()
+        other.close()
+
+
+async def test_many_begin_a_new_file_at_once(tmp_path: Path) -> None:
+    databases = [Database(read_url(f"sqlite:///{tmp_path}/x.db")) for _ in range(6)]
+
+    async def begin(database: Database) -> None:
+        async with database.writing() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    try:
+        await asyncio.gather(*map(begin, databases))
+    finally:
+        for database in databases:
+            await database.aclose()
 
 
 async def test_a_file_that_may_not_be_written(tmp_path: Path) -> None:
