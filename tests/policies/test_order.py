@@ -297,5 +297,5 @@ class TestRemainingWork:
         f = self.build(floor, wait_s=100)
         f.ask("a", "pa", 1_000, at=0)
         assert f.rank("a")[-1] == pytest.approx(10 * 1_000)
-        f.tick(at=67.5)  # three quarters of 0.9 x 100 s
+        f.tick(at=75.0)  # three quarters of 100 s
         assert f.rank("a")[-1] == pytest.approx(10 * 1_000 * 0.5)

@@ -186,16 +186,31 @@ CPU_2CORE: Final = CostModel(
 )
 
 
+#: The same engine where its API server, a proxy and the clients share the two cores with it: each
+#: step, each streamed token and each call costs it time. Fitted to completion times, prefill and
+#: decoding of live runs of `bench/scenarios/thrash.toml` .
+CPU_2CORE_SERVED: Final = CostModel(
+    base_ns=10_000_000,
+    per_prefill_token_ns=62_000,
+    per_prefill_position_ns=53,
+    per_decode_ns=800_000,
+    per_decode_context_ns=190,
+    per_call_ns=40_000_000,
+)
+
+
 def _presets() -> dict[str, Preset]:
+    two_cores = Preset(
+        cost=CPU_2CORE,
+        blocks=1024,
+        block_size=32,
+        max_num_seqs=64,
+        max_num_batched_tokens=2048,
+        max_model_len=16_384,
+    )
     presets = {
-        "cpu-2core": Preset(
-            cost=CPU_2CORE,
-            blocks=1024,
-            block_size=32,
-            max_num_seqs=64,
-            max_num_batched_tokens=2048,
-            max_model_len=16_384,
-        )
+        "cpu-2core": two_cores,
+        "cpu-2core-served": replace(two_cores, cost=CPU_2CORE_SERVED),
     }
     for name, gpu in (("a100", _A100), ("h100", _H100), ("h200", _H200)):
         for size, shape in (("8b", _DENSE_8B), ("32b", _DENSE_32B)):

@@ -129,7 +129,7 @@ class TrueGraphs:
 class TrueOrder:
     """Shortest remaining work first, known exactly; work grows light as its wait bound nears."""
 
-    def __init__(self, future: Future, *, ageing: float = 0.9) -> None:
+    def __init__(self, future: Future, *, ageing: float = 1.0) -> None:
         self._future = future
         self._ageing = ageing
 

@@ -9,8 +9,9 @@ The rules, and what each is worth (from a model of vLLM checked against the real
 - Where that does not fit, paused conversations make room, longest pause in units of their own
   reload time first, but only when their pause exceeds `patience` times that reload time. This is
   ski rental: rent (memory) for as long as buying (computing again) costs. It predicts nothing and
-  is within a few percent of knowing every pause. The threshold falls to zero as the step that
-  waits nears its wait bound.
+  is within a few percent of knowing every pause. Six rather than the textbook's one or two, since
+  who is let go pays more than the reload: the engine reloads one at a time, and others wait behind
+  it. The threshold falls to zero as the step that waits nears its wait bound.
 - One cold start at a time: programs that wait for their own prefill hold memory and slow others.
 - Programs under way that do not fit together take turns, and every turn is a reload. The wait bound
   says how many turns there must be: so programs are only begun while the reloads of all that do not
@@ -74,13 +75,13 @@ class WorkingSet:
     def __init__(
         self,
         *,
-        patience: float = 2.0,
+        patience: float = 6.0,
         reserve_steps: float = 0.5,
         fill: float = 0.95,
         cold_tokens: int = 2_048,
         growth_share: float = 0.04,
-        ageing: float = 0.9,
-        swap_share: float = 0.2,
+        ageing: float = 1.0,
+        swap_share: float = 0.4,
         cheap_reload: float = 0.3,
         engine_queue: float = 64.0,
     ) -> None:

@@ -40,7 +40,7 @@ class RemainingWork:
     next by order and not only by force.
     """
 
-    def __init__(self, *, ageing: float = 0.9) -> None:
+    def __init__(self, *, ageing: float = 1.0) -> None:
         if not 0 < ageing <= 1:
             raise ValueError(f"ageing is a share of the wait bound, not {ageing}")
         self._ageing = ageing
