@@ -357,6 +357,35 @@ def test_saga_starts_with_the_papers_table() -> None:
     assert [t.ttl / SECOND for t in ttls if t] == pytest.approx([2.4, 0.32, 4.5, 0.89])
 
 
+@pytest.mark.parametrize(
+    ("tool", "seconds_"),
+    [
+        # Names that only contain the letters of a word of another class.
+        ("credit_check", 2.4),
+        ("thread_reply", 2.4),
+        ("locate", 2.4),
+        ("give_feedback", 2.4),
+        ("capitalize", 2.4),
+        ("latest_news_search", 4.5),
+        ("truncate_file", 0.32),
+        ("prune_db", 0.89),
+        # However its words are put together.
+        ("WebSearch", 4.5),
+        ("mcp__github__search_issues", 4.5),
+        ("SQLQuery", 0.89),
+        ("LS", 0.32),
+        ("str_replace_editor", 0.32),
+        ("python3", 2.4),
+        # The shell runs whatever its first command word is.
+        ("Bash cat", 2.4),
+    ],
+)
+def test_saga_reads_whole_words_of_tool_names(tool: str, seconds_: float) -> None:
+    kept = ask(Saga(), rest(tool), Land())
+    assert kept is not None
+    assert kept.ttl / SECOND == pytest.approx(seconds_)
+
+
 def test_saga_prefers_run_times_that_somebody_tells() -> None:
     policy = Saga()
     life = Life(policy)

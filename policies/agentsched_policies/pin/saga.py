@@ -18,6 +18,7 @@ tools); idle time and size weigh the same whatever a reload costs.
 
 from __future__ import annotations
 
+import re
 from math import exp, log
 from typing import Final
 
@@ -42,12 +43,16 @@ _SAMPLES_MIN: Final = 8
 _SMOOTHING: Final = 0.1
 #: Seconds within which 95 in 100 calls of a class of tools end: the paper's table 1.
 _COLD_P95_S: Final = {"code": 2.4, "file": 0.32, "web": 4.5, "data": 0.89}
-_CLASSES: Final = (
-    (("bash", "shell", "exec", "python", "test", "run", "terminal"), "code"),
-    (("web", "fetch", "http", "browser", "search", "api"), "web"),
-    (("sql", "query", "db"), "data"),
-    (("read", "edit", "write", "file", "view", "glob", "grep", "ls", "cat"), "file"),
+#: Words of the names of tools and commands, and the class that they speak of; the first that fits.
+_WORDS: Final = (
+    ("bash exec execute pytest python run shell terminal test tests", "code"),
+    ("api browse browser curl fetch http search web webfetch websearch", "web"),
+    ("database db query sql", "data"),
+    ("cat edit editor file files glob grep ls read view write", "file"),
 )
+_CLASSES: Final = tuple((frozenset(words.split()), kind) for words, kind in _WORDS)
+#: `WebSearch`, `web_search` and `mcp__site__search` are written in words; digits say nothing.
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 class Saga:
@@ -137,8 +142,6 @@ def _idle(conversation: ConversationView, *, now: Instant) -> int:
 
 
 def _class_of(tool: str) -> str:
-    name = tool.lower()
-    for words, kind in _CLASSES:
-        if any(word in name for word in words):
-            return kind
-    return "code"
+    """The class of a tool by the whole words of its name: `credit_check` edits nothing."""
+    words = {word.lower() for word in _WORD.findall(tool)}
+    return next((kind for known, kind in _CLASSES if words & known), "code")
