@@ -346,11 +346,13 @@ class Retention:
         limits, warm_ups = self._books.limits, self.warm_ups
         own = self._books.shares.view(pause.tenant).limits.warm_max
         most = limits.warm_ups_per_tenant_max
+        tokens = warm_ups.begun_tokens(pause.tenant, now=now) + pause.prefix.tokens
         return (
             not len(self._books.ready)
             and not engine.cold_tokens(now=now)
             and len(warm_ups.on_engine(engine.engine)) < limits.warm_ups_per_engine_max
             and warm_ups.of_tenant(pause.tenant) < (most if own is None else min(own, most))
+            and tokens <= limits.warm_tokens_per_tenant_a_minute_max
         )
 
     def _warmed(self, pin: PinId) -> None:

@@ -7,11 +7,21 @@ least half of it in the engine's cache, and waste otherwise.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Final
 
-from agentsched.model import ConversationId, EngineId, Instant, PinId, Prefetch, TenantId
+from agentsched.model import (
+    MINUTE,
+    SECOND,
+    ConversationId,
+    EngineId,
+    Instant,
+    PinId,
+    Prefetch,
+    TenantId,
+    between,
+)
 
 _AWAITED_MAX: Final = 10_000
 #: Tokens after which earlier ones count half in what warm-ups pay.
@@ -60,6 +70,15 @@ class WarmAccount:
         self.recent_hit = self.recent_hit * fade + (tokens if is_hit else 0)
 
 
+@dataclass(slots=True)
+class _Spent:
+    """What was begun for a tenant within about a second, and the latest instant of it."""
+
+    since: Instant
+    until: Instant
+    tokens: int
+
+
 class WarmLedger:
     """All warm-ups that are under way, and those done ones whose next step is still to come."""
 
@@ -69,6 +88,9 @@ class WarmLedger:
         #: Done ones, by conversation; the oldest is forgotten as waste.
         self._awaited: OrderedDict[ConversationId, WarmUp] = OrderedDict()
         self.accounts: dict[EngineId, WarmAccount] = {}
+        #: What tenants began in the last minute, in stretches of a second, oldest first; the tenant
+        #: that began one last comes last.
+        self._spent: OrderedDict[TenantId, deque[_Spent]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -92,6 +114,11 @@ class WarmLedger:
         """How many are under way for a tenant."""
         return sum(warm.tenant == tenant for warm in self._open.values())
 
+    def begun_tokens(self, tenant: TenantId, *, now: Instant) -> int:
+        """Tokens of those that were begun for a tenant within the last minute, or a little more."""
+        spent = self._spent.get(tenant, ())
+        return sum(one.tokens for one in spent if between(one.until, now) < MINUTE)
+
     def of_conversation(self, conversation: ConversationId) -> WarmUp | None:
         """The one under way for a conversation."""
         return next((w for w in self._open.values() if w.conversation == conversation), None)
@@ -109,6 +136,7 @@ class WarmLedger:
             issued_at=now,
         )
         self.account(command.engine).issued += command.prefix.tokens
+        self._spend(tenant, command.prefix.tokens, now=now)
 
     def done(self, pin: PinId) -> WarmUp | None:
         """Its engine has it; None where it was stopped before."""
@@ -147,6 +175,20 @@ class WarmLedger:
         if warm is not None:
             self.account(warm.engine).judge(warm.tokens, is_hit=False)
 
+    def _spend(self, tenant: TenantId, tokens: int, *, now: Instant) -> None:
+        spent = self._spent.setdefault(tenant, deque())
+        if spent and between(spent[-1].since, now) < SECOND:
+            # Told as begun together, at the later instant: the whole stretch counts for longer.
+            spent[-1].until = now
+            spent[-1].tokens += tokens
+        else:
+            spent.append(_Spent(now, now, tokens))
+        while between(spent[0].until, now) >= MINUTE:
+            spent.popleft()
+        self._spent.move_to_end(tenant)
+        while between(next(iter(self._spent.values()))[-1].until, now) >= MINUTE:
+            self._spent.popitem(last=False)
+
     def check(self) -> None:
         """Assert that every issued token is accounted for."""
         waiting = [*self._open.values(), *self._awaited.values()]
@@ -156,3 +198,4 @@ class WarmLedger:
             assert account.issued == over + still
         talks = [warm.conversation for warm in self._open.values()]
         assert len(talks) == len(set(talks))
+        assert all(0 < len(spent) <= MINUTE // SECOND + 1 for spent in self._spent.values())

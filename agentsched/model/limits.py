@@ -26,6 +26,7 @@ class Limits:
     pinned_tokens_per_tenant_max: int = 50_000_000  # of one tenant, on one engine; likewise
     warm_ups_per_engine_max: int = 1  # under way at once; further ones wait for their turn
     warm_ups_per_tenant_max: int = 2  # likewise, over all engines
+    warm_tokens_per_tenant_a_minute_max: int = 2_000_000  # likewise, begun in any minute
     pin_ttl_ns_max: Nanos = Nanos(10 * MINUTE)  # longer requests are clipped
     tools_per_program_max: int = 256  # the oldest open tool call is forgotten
     story_entries_max: int = 32  # the oldest entries of a program's story fall out
