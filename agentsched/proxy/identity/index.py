@@ -90,6 +90,9 @@ class IdentityIndex:
         self._books: dict[TenantId, Book] = {}
         #: All programs, the idlest first.
         self._programs: OrderedDict[ProgramId, Program] = OrderedDict()
+        #: Those of them that were only ever refused, the one refused longest ago first. They make
+        #: room before any that was served, so that a flood of newcomers costs no other its place.
+        self._unserved: OrderedDict[ProgramId, None] = OrderedDict()
         self._turns = 0
         self._next = 0
         self._counts: Counter[str] = Counter()
@@ -198,6 +201,7 @@ class IdentityIndex:
         origin = turn.origin
         if origin is not None:
             origin.is_continued = False  # if something else is asked instead, it goes on from there
+        self._note_unserved(turn.conversation.program)
 
     # -- upkeep ----------------------------------------------------------------------------------
 
@@ -206,6 +210,7 @@ class IdentityIndex:
         known = self._programs.pop(program, None)
         if known is None:
             return False
+        self._unserved.pop(program, None)
         book = known.book
         for turn in known.turns:
             book.forget_turn(turn)
@@ -467,7 +472,7 @@ class IdentityIndex:
         self._books[book.name] = book
         book.programs += 1
         while len(self._programs) > self._limits.programs_max:
-            self.forget(next(iter(self._programs)))
+            self.forget(self._first_to_go())
         return program
 
     def _branch(self, program: Program, at: Place, prompt: Prompt, *, now: Instant) -> Conversation:
@@ -515,13 +520,22 @@ class IdentityIndex:
         while len(program.turns) > self._limits.turns_per_program_max:
             self._drop_turn(program, program.turns.popleft())
         while self._turns > self._limits.turns_max and len(self._programs) > 1:
-            self.forget(next(iter(self._programs)))
+            self.forget(self._first_to_go())
+
+    def _note_unserved(self, program: Program) -> None:
+        is_served = any(turn.state is not TurnState.ABANDONED for turn in program.turns)
+        if program.id in self._programs and not is_served:
+            self._unserved[program.id] = None
+
+    def _first_to_go(self) -> ProgramId:
+        return next(iter(self._unserved or self._programs))
 
     def _used(self, needle: Needle) -> None:
         """A text of ours was found in a prompt. For those that keep what is known of it."""
 
     def _touch(self, program: Program, now: Instant) -> None:
         program.last_at = now
+        self._unserved.pop(program.id, None)
         if program.id in self._programs:
             self._programs.move_to_end(program.id)
 

@@ -254,6 +254,7 @@ class KeptIndex(IdentityIndex):
         ordered = sorted(self._programs.values(), key=lambda p: p.last_at)
         for program in ordered:
             self._programs.move_to_end(program.id)
+            self._note_unserved(program)
         return unanswered
 
     def _look_for(self, turn: Turn, needles: Sequence[KeptNeedle], *, now: Instant) -> None:

@@ -103,6 +103,7 @@ class SharedIndex(KeptIndex):
             self._merge(turn, told, now=now)
         program = turn.conversation.program
         self._touch(program, max(program.last_at, at))
+        self._note_unserved(program)
         self._cookies.issue(program.book.name, program.id, turn.conversation.id)
         self._note_open(turn, replica)
         return turn

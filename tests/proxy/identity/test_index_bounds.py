@@ -56,6 +56,49 @@ class TestBounds:
             alone.chat([system(), user(f"task {number}")], headers=named())
         assert alone.index.statistics().turns == 3
 
+    @pytest.mark.parametrize("ceiling", ["programs_max", "turns_max"])
+    def test_newcomers_that_are_refused_push_out_no_program_that_was_served(
+        self, ceiling: str
+    ) -> None:
+        limits = {"programs_max": IdentityLimits(programs_max=4), "turns_max": None}
+        wire = Wire(limits[ceiling] or IdentityLimits(turns_max=4))
+        served = wire.chat(HEAD)
+        wire.answer(served, "", [C1])
+        flood = []
+        for number in range(20):
+            flood.append(wire.chat([system(), user(f"task {number}")]))
+            wire.abandon(flood[-1])
+        # Of those that were refused the latest stay, for they may come again.
+        left = [name.program in wire.index for name in flood]
+        assert left == [False] * 17 + [True] * 3
+        again = wire.chat([system(), user("task 18")])
+        assert again.is_retry
+        assert again.program == flood[18].program
+        after = wire.chat([*HEAD, said("", C1), result(C1[0])])
+        assert after.program == served.program
+
+    def test_who_is_served_after_all_keeps_its_place(self) -> None:
+        wire = Wire(IdentityLimits(programs_max=2))
+        first = wire.chat(HEAD)
+        wire.abandon(first)
+        again = wire.chat(HEAD)
+        assert again.retries
+        wire.answer(again, "", [C1])
+        idle = wire.chat([system(), user("another")])
+        wire.abandon(idle)
+        wire.chat([system(), user("a third")])
+        assert (first.program in wire.index, idle.program in wire.index) == (True, False)
+
+    def test_a_served_program_whose_turn_fails_is_still_served(self) -> None:
+        wire = Wire(IdentityLimits(programs_max=2))
+        served, other = wire.chat(HEAD), wire.chat([system(), user("another")])
+        wire.answer(served, "", [C1])
+        wire.answer(other, "", [("call_9f3e2a9b8", "bash", "{}")])
+        wire.abandon(wire.chat([*HEAD, said("", C1), result(C1[0])]))
+        wire.chat([system(), user("a third")])
+        # As ever: of those that were served the one that was idle for longest goes.
+        assert (served.program in wire.index, other.program in wire.index) == (True, False)
+
     def test_of_too_many_threads_the_one_unused_longest_is_forgotten(self) -> None:
         wire = Wire(IdentityLimits(programs_max=2))
         for session in ("s1", "s2", "s1", "s3"):

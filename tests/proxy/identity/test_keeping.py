@@ -208,6 +208,19 @@ def test_limits_hold_while_programs_come_back(disk: Disk) -> None:
     assert len(index) == index.statistics().turns == 0
 
 
+def test_what_was_refused_before_a_restart_goes_first_after_it(disk: Disk) -> None:
+    wire = Wire()
+    wire.index = disk.start()
+    served = wire.chat([user("a task")])
+    wire.answer(served, LONG)
+    refused = wire.chat([user("another")])
+    wire.abandon(refused)
+    index = wire.index = disk.start(IdentityLimits(programs_max=2))
+    index.bring_back([d for _, d in sorted(disk.kept.items())], now=wire.now)
+    wire.chat([user("a third")])
+    assert (served.program in index, refused.program in index) == (True, False)
+
+
 def test_turns_that_an_earlier_version_kept_come_back(wire: Wire, disk: Disk) -> None:
     first = wire.chat([user("a")])
     wire.answer(first, LONG)

@@ -9,7 +9,7 @@ import pytest
 
 from agentsched.model import SECOND, Instant, TenantId
 from agentsched.proxy.answer import Answer
-from agentsched.proxy.identity import Evidence, Identity, sharing
+from agentsched.proxy.identity import Evidence, Identity, IdentityLimits, sharing
 from agentsched.proxy.identity.keeping import encode_turn
 from agentsched.proxy.identity.records import Turn, TurnState
 from agentsched.proxy.identity.sharing import SharedIndex
@@ -23,13 +23,18 @@ LIMITS = WireLimits(body_bytes_max=1 << 20, messages_max=1_000)
 class Replica:
     """An index whose clock is its own, and what it told."""
 
-    def __init__(self, name: str, *, ahead_s: int, secret: int = 7) -> None:
+    def __init__(
+        self, name: str, *, ahead_s: int, secret: int = 7, limits: IdentityLimits | None = None
+    ) -> None:
         self.name = name
         self.ahead = ahead_s * SECOND
         self.kept: list[Turn] = []
         self.told: list[tuple[int, bytes]] = []
         self.index = SharedIndex(
-            keep=self.kept.append, first_handle=random.Random(name).getrandbits(50), secret=secret
+            keep=self.kept.append,
+            first_handle=random.Random(name).getrandbits(50),
+            secret=secret,
+            limits=limits,
         )
         self.index.tell_with(self._tell)
         self.clock = 0
@@ -64,6 +69,21 @@ def request(*said: str) -> ParsedRequest:
 @pytest.fixture
 def pair() -> tuple[Replica, Replica]:
     return Replica("a", ahead_s=0), Replica("b", ahead_s=5_000)
+
+
+def test_newcomers_that_another_refused_push_out_no_program_that_was_served() -> None:
+    a, b = (
+        Replica("a", ahead_s=0),
+        Replica("b", ahead_s=5_000, limits=IdentityLimits(programs_max=4)),
+    )
+    served = b.ask("fix it")
+    b.answer(served, "look at the file")
+    for number in range(20):
+        refused = a.ask(f"task {number}")
+        a.index.abandoned(refused, now=a.now)
+    b.hear(a)
+    assert len(b.index) == 4
+    assert b.ask("fix it", "look at the file", "done").program == served.program
 
 
 def test_the_next_turn_is_known_where_it_comes(pair: tuple[Replica, Replica]) -> None:
