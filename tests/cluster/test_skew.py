@@ -31,6 +31,24 @@ REQUIRED = {
     "ReleaseRequest": "",
     "PinAnswer": "outcome",
     "ReleaseAnswer": "released",
+    "State": "engines",
+    "EngineState": "engine plugin vllm is_active failures block_size blocks free_blocks"
+    " pinned_blocks reclaimable_blocks pinned_blocks_max running waiting",
+    "PinState": "pin conversation program tenant value is_grace tokens ends_in_s",
+    "ProgramState": "program conversations",
+    "OrderState": "policy waiting is_ordered cost_us cost_us_max fallbacks_total forced_total",
+}
+
+
+SAMPLES: dict[str, Any] = {
+    **dict.fromkeys(("conversation", "pin", "program", "tenant", "policy", "plugin", "vllm"), "x"),
+    **dict.fromkeys(("is_active", "is_grace", "is_ordered"), True),
+    **dict.fromkeys(("ttl_s", "value", "ends_in_s", "cost_us", "cost_us_max"), 1.5),
+    "outcome": "accepted",
+    "engine": "7",
+    "engines": (),
+    "failures": {},
+    "conversations": {"c": 64},
 }
 
 
@@ -44,8 +62,7 @@ def test_the_plugins_wire_requires_what_it_always_did(name: str) -> None:
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_newer_side_may_say_more(name: str) -> None:
     kind = getattr(wire, name)
-    samples: dict[str, Any] = {"ttl_s": 1.0, "conversation": "c", "outcome": "accepted"}
-    said = {key: samples.get(key, 1) for key in REQUIRED[name].split()}
+    said = {key: SAMPLES.get(key, 1) for key in REQUIRED[name].split()}
     body = msgspec.json.encode({**said, "of_tomorrow": {"nested": [1, 2]}})
     read = msgspec.json.decode(body, type=kind)
     assert all(getattr(read, key) == value for key, value in said.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -106,8 +107,8 @@ class PluginHints:
         self._of[hint.pin] = hint.conversation
         if len(self._of) > _REMEMBERED_MAX:
             self._of.popitem(last=False)
-        body = await self._post("pin", request)
-        if body is None:
+        status, body = await self._post("pin", request)
+        if status != HTTPStatus.OK:
             return HintOutcome.FAILED
         try:
             answer = msgspec.json.decode(body, type=PinAnswer)
@@ -120,17 +121,21 @@ class PluginHints:
         if hint.reason in _ENDED_THERE:
             return HintOutcome.ACCEPTED
         request = ReleaseRequest(pin=hint.pin, conversation=conversation)
-        body = await self._post("release", request)
-        return HintOutcome.FAILED if body is None else HintOutcome.ACCEPTED
+        status, _ = await self._post("release", request)
+        if status == HTTPStatus.BAD_REQUEST and conversation:
+            # The first plugins take one name only. The id would end other proxies' pins as well.
+            request = ReleaseRequest(conversation=conversation)
+            status, _ = await self._post("release", request)
+        return HintOutcome.ACCEPTED if status == HTTPStatus.OK else HintOutcome.FAILED
 
-    async def _post(self, operation: str, request: msgspec.Struct) -> bytes | None:
+    async def _post(self, operation: str, request: msgspec.Struct) -> tuple[int, bytes]:
+        """Status and body; 0 where there was no answer."""
         try:
-            status, body = await self._http.fetch(
+            return await self._http.fetch(
                 "POST",
                 f"{PATH}/{operation}",
                 body=msgspec.json.encode(request),
                 timeout_s=_TIMEOUT_S,
             )
         except EngineError:
-            return None
-        return body if status == 200 else None
+            return 0, b""

@@ -141,6 +141,64 @@ async def test_only_ends_that_the_engine_cannot_know_are_sent(
     )
 
 
+class FirstPlugin(Engine):
+    """By the rules of the first plugin: a release names one thing, and ids are everybody's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Live pins, as conversation and id.
+        self.pins = {("c", "pin-1"), ("another proxy's", "pin-1")}
+
+    async def handle(self, request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read())
+        if request.path.endswith("/pin"):
+            # It knew no `tokens`, and kept all.
+            return web.json_response({"outcome": "accepted", "ttl_s": 3.0, "tokens": 128})
+        named = {name for name in ("pin", "conversation", "program") if asked.get(name)}
+        if len(named) != 1:
+            return web.json_response({"error": {"message": "name one", "code": 400}}, status=400)
+        before = set(self.pins)
+        if "conversation" in named:
+            self.pins = {p for p in before if p[0] != asked["conversation"]}
+        else:
+            self.pins = {p for p in before if p[1] != asked.get("pin")}
+        return web.json_response({"released": len(before) - len(self.pins)})
+
+
+class TestFirstPlugin:
+    @pytest.fixture
+    async def engine(self) -> Engine:
+        return FirstPlugin()
+
+    async def test_its_pins_end_and_no_other_proxys(
+        self, engine: FirstPlugin, hints: PluginHints
+    ) -> None:
+        assert await hints.hint(pin()) is HintOutcome.ACCEPTED
+        unpin = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=UnpinReason.RELEASED)
+        assert await hints.hint(unpin) is HintOutcome.ACCEPTED
+        assert engine.pins == {("another proxy's", "pin-1")}
+
+    async def test_a_pin_of_before_our_restart_ends_by_its_id(
+        self, engine: FirstPlugin, hints: PluginHints
+    ) -> None:
+        unpin = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=UnpinReason.RELEASED)
+        assert await hints.hint(unpin) is HintOutcome.ACCEPTED
+        assert not engine.pins
+
+
+async def test_a_no_to_both_ways_of_ending_a_pin_is_a_failure(
+    engine: Engine, hints: PluginHints
+) -> None:
+    await hints.hint(pin())
+    engine.status = 400
+    unpin = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=UnpinReason.RELEASED)
+    assert await hints.hint(unpin) is HintOutcome.FAILED
+    assert [asked for _, asked, _ in engine.asked[1:]] == [
+        {"pin": "pin-1", "conversation": "c", "program": "", "everything": False},
+        {"pin": "", "conversation": "c", "program": "", "everything": False},
+    ]
+
+
 async def test_it_does_not_prefetch(hints: PluginHints) -> None:
     given = pin()
     wanted = Prefetch(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lab import BLOCK_SIZE, Lab
+from lab import BLOCK_SIZE, LAYOUTS, Lab
 
 from agentsched.model import HintOutcome, Nanos, UnpinReason
 from agentsched_adapters.vllm_plugin.blocks import Keeper
@@ -65,29 +65,103 @@ def a_paused_session_returns_to_its_cache() -> None:
 
 
 @trial
+def a_paused_session_returns_to_its_cache_whatever_its_layers() -> None:
+    whole = 10 * BLOCK_SIZE
+    # Where an answer ends in its block decides which blocks its window has just left behind.
+    for layout, groups in LAYOUTS.items():
+        for tokens in range(1, 2 * BLOCK_SIZE):
+            lab = Lab(LONG, layout=layout, blocks=1 + 27 * len(groups))
+            lab.add("first", words(1, 10), tokens=tokens, xargs=of("a"))
+            lab.run()
+            prompt = [*words(1, 10), *lab.answered["first"], 7, 8, 9]
+            # The last token of an answer is never computed.
+            most = (len(prompt) - 4) // lab.unit * lab.unit
+            keeper = Keeper(pin="p", conversation="a", value=1.0)
+            granted = lab.host.refine(keeper, ttl=seconds(600))
+            assert granted == (HintOutcome.ACCEPTED, seconds(600), most), (layout, tokens, granted)
+            flood(lab, blocks=9)
+            assert lab.host.pins.cached_tokens("a") == most >= whole
+            lab.add("second", prompt, tokens=3, xargs=of("a"))
+            lab.run()
+            assert lab.cached["second"] == most, (layout, tokens, lab.cached)
+            lab.check_quiet()
+
+
+@trial
+def what_lost_its_window_counts_as_gone() -> None:
+    lab = Lab(LONG | {"grace": "0s"}, layout="sliding", blocks=55)
+    lab.add("first", words(1, 10), tokens=3, xargs=of("a"))
+    lab.run()
+    assert lab.host.pins.cached_tokens("a") == 10 * BLOCK_SIZE
+    for index in range(50):
+        # Little by little, until the first block of it is gone.
+        lab.add(f"other{index}", words(500 + index, 2), tokens=1)
+        lab.run()
+        keeper = Keeper(pin="p", conversation="a", value=1.0)
+        cached = lab.host.pins.cached_tokens("a")
+        assert cached in (0, 10 * BLOCK_SIZE)
+        if not cached:
+            assert lab.host.refine(keeper, ttl=seconds(9))[0] is HintOutcome.REFUSED
+            break
+    assert not cached
+    lab.check_quiet()
+
+
+@trial
+def the_plugin_stays_off_where_nothing_was_shown() -> None:
+    from agentsched_adapters.vllm_plugin import layout as layouts
+
+    lab = Lab(LONG, layout="sliding")
+    manager = lab.scheduler.kv_cache_manager
+    assert layouts.refusal(manager) is None
+
+    class Mamba(type(manager.coordinator.single_type_managers[0])):
+        """Another kind, even where it descends from one that was shown."""
+
+    known = manager.coordinator.single_type_managers
+    strange = Mamba.__new__(Mamba)
+    vars(strange).update(vars(known[0]))
+    manager.coordinator.single_type_managers = (*known, strange)
+    assert "Mamba" in (layouts.refusal(manager) or "")
+    elsewhere = type(known[0]).__new__(type(known[0]))
+    vars(elsewhere).update(vars(known[0]), block_pool=object())
+    manager.coordinator.single_type_managers = (*known, elsewhere)
+    assert "several" in (layouts.refusal(manager) or "")
+    manager.coordinator.single_type_managers = known
+    lab.check_quiet()
+
+
+@trial
 def pins_change_nothing_for_prompts_that_share_nothing() -> None:
     """The same schedule, step by step, as without a plugin: pins delay nobody at all."""
-    for seed in range(25):
-        rng = random.Random(seed)
-        # Two of them always fit, so nobody is preempted: what is left of a preempted one's own
-        # blocks in the cache would be the one thing that pins may change.
-        stock, ours = Lab(None, running_max=2), Lab(LONG, running_max=2)
-        steps = pinned = 0
-        for number in range(40):
-            if rng.random() < 0.6:
-                prompt = words(40 * seed + number, rng.randint(1, 9))
-                tokens = rng.randint(1, 8)
-                for lab in (stock, ours):
-                    lab.add(f"r{number}", prompt, tokens=tokens, xargs=of(f"c{number}"))
-            for _ in range(rng.randint(1, 4)):
-                expected, found = stock.step(), ours.step()
-                assert found == expected, f"seed {seed}, step {steps}: {found} != {expected}"
-                ours.check()
-                steps += 1
-                pinned += ours.host.pins.held
-        assert stock.run() == ours.run()
-        assert pinned > 0
-        ours.check_quiet()
+    for layout, groups in LAYOUTS.items():
+        for seed in range(25 if layout == "full" else 8):
+            _same_schedule(seed, layout, blocks=1 + 27 * len(groups))
+
+
+def _same_schedule(seed: int, layout: str, *, blocks: int) -> None:
+    rng = random.Random(seed)
+    # Two of them always fit, so nobody is preempted: what is left of a preempted one's own
+    # blocks in the cache would be the one thing that pins may change.
+    stock, ours = (
+        Lab(settings, running_max=2, layout=layout, blocks=blocks) for settings in (None, LONG)
+    )
+    steps = pinned = 0
+    for number in range(40):
+        if rng.random() < 0.6:
+            prompt = words(40 * seed + number, rng.randint(1, 9))
+            tokens = rng.randint(1, 8)
+            for lab in (stock, ours):
+                lab.add(f"r{number}", prompt, tokens=tokens, xargs=of(f"c{number}"))
+        for _ in range(rng.randint(1, 4)):
+            expected, found = stock.step(), ours.step()
+            assert found == expected, f"{layout} {seed}, step {steps}: {found}, {expected}"
+            ours.check()
+            steps += 1
+            pinned += ours.host.pins.held
+    assert stock.run() == ours.run()
+    assert pinned > 0
+    ours.check_quiet()
 
 
 @trial
@@ -207,8 +281,8 @@ def a_late_pin_finds_what_is_still_cached_and_nothing_else() -> None:
     lab.step()
     assert len(lab.host.pins) == 0
     keeper = Keeper(pin="late", conversation="a")
-    outcome, ttl, blocks = lab.host.refine(keeper, ttl=seconds(3))
-    assert (outcome, ttl, blocks) == (HintOutcome.ACCEPTED, seconds(3), 8)
+    outcome, ttl, tokens = lab.host.refine(keeper, ttl=seconds(3))
+    assert (outcome, ttl, tokens) == (HintOutcome.ACCEPTED, seconds(3), 8 * BLOCK_SIZE)
     lab.host.pins.release("a", UnpinReason.RELEASED)
     flood(lab)
     assert lab.host.refine(keeper, ttl=seconds(3))[0] is HintOutcome.REFUSED
@@ -342,6 +416,31 @@ def one_that_gives_up_leaves_a_pin_with_something_to_give() -> None:
 
 
 @trial
+def the_first_proxys_words_are_understood() -> None:
+    """Byte for byte what the first version of the proxy sent, and all that it read of answers."""
+    lab = Lab(LONG)
+    lab.add("a", words(1, 3), tokens=3, xargs=of("c"))
+    lab.run()
+
+    def told(operation: str, body: str) -> dict[str, object]:
+        return dict(json.loads(serve(lab.host, lab.scheduler, operation, body)))
+
+    pin = '{"conversation":"c","ttl_s":30.0,"value":2.0,"pin":"pin-1","program":"p","tenant":""}'
+    granted = told("pin", pin)
+    assert granted == {"outcome": "accepted", "ttl_s": 30.0, "tokens": 3 * BLOCK_SIZE}, granted
+    state = told("state", "")
+    read = {"is_active", "plugin", "vllm", "block_size", "blocks", "free_blocks", "pinned_blocks"}
+    assert read <= set(state), state
+    (shown,) = state["pins"]  # type: ignore[misc]
+    assert (shown["pin"], shown["program"], shown["is_grace"]) == ("pin-1", "p", False), shown
+    assert told("extend", '{"conversation":"c","ttl_s":5.0,"value":null}')["ttl_s"] == 5.0
+    release = '{"pin":"pin-1","conversation":"","program":"","everything":false}'
+    assert told("release", release) == {"released": 1}
+    assert not lab.host.pins.held
+    lab.check_quiet()
+
+
+@trial
 def two_proxies_may_give_pins_the_same_name() -> None:
     lab = Lab(LONG)
     for number, name in enumerate("ab"):
@@ -364,8 +463,9 @@ def a_pin_of_a_beginning_keeps_that_alone() -> None:
     lab.add("first", words(1, 10), tokens=3, xargs=of("a"))
     lab.run()
     keeper = Keeper(pin="head", conversation="a", value=1.0)
-    outcome, _, blocks = lab.host.refine(keeper, ttl=seconds(600), tokens=3 * BLOCK_SIZE + 1)
-    assert (outcome, blocks) == (HintOutcome.ACCEPTED, 4)  # the block that it ends in as well
+    outcome, _, tokens = lab.host.refine(keeper, ttl=seconds(600), tokens=3 * BLOCK_SIZE + 1)
+    # The block that it ends in as well.
+    assert (outcome, tokens) == (HintOutcome.ACCEPTED, 4 * BLOCK_SIZE)
     lab.check()
     flood(lab)
     lab.add("second", [*words(1, 10), 7, 8, 9], tokens=3, xargs=of("a"))
