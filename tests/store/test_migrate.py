@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -13,9 +14,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from agentsched.config import Config
+from agentsched.model import TenantConfigured, TenantId
+from agentsched.store import migrate
 from agentsched.store.database import Database, StoreError
 from agentsched.store.migrate import schema_status, upgrade
 from agentsched.store.migrations import REVISIONS, STEPS
+from agentsched.store.store import Store, open_store
 from agentsched.store.tables import METADATA
 
 Open = Callable[[str], AbstractAsyncContextManager[Database]]
@@ -81,3 +86,56 @@ async def test_an_upgrade_that_fails_leaves_no_half(
         async with database.writing() as connection:
             await connection.execute(text("DROP TABLE api_keys"))
         assert await upgrade(database) == REVISIONS
+
+
+#: A step of a later version: new columns in the tables that are written most, and an index.
+TOMORROW = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "0004", "0003", None, None
+
+def upgrade():
+    op.add_column("journal", sa.Column("of_tomorrow", sa.Text, nullable=True))
+    op.add_column("turns", sa.Column("weight", sa.Integer, nullable=False, server_default="1"))
+    op.create_index("ix_journal_of_tomorrow", "journal", ["of_tomorrow"])
+"""
+
+
+def happen(store: Store, weight: float) -> None:
+    scheduler, clock = store.restored.scheduler, store.restored.clock
+    scheduler.handle(TenantConfigured(tenant=TenantId("t"), weight=weight), now=clock.now())
+    assert scheduler.latest is not None
+    store.writer.write(scheduler.latest)
+
+
+@pytest.mark.slow
+async def test_a_later_version_upgrades_while_this_one_writes(
+    url: str, open_database: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a rolling upgrade: the first new replica migrates, the old ones go on writing."""
+    given = {"url": url, "spool": tmp_path / "spool", "replica": "old", "flush_interval": "5ms"}
+    engines = [{"id": "e0", "url": "http://127.0.0.1:9"}]
+    config = Config.model_validate({"engines": engines, "store": given})
+    written = 0
+    async with open_store(config, encode_turn=lambda turn: (0, 0, b"")) as store:
+        steps = tmp_path / "steps"
+        shutil.copytree(Path(migrate.__file__).parent / "migrations", steps)
+        (steps / "step_0004_tomorrow.py").write_text(TOMORROW)
+        monkeypatch.setattr(migrate, "_STEPS_AT", steps)
+        monkeypatch.setattr(migrate, "REVISIONS", (*REVISIONS, "0004"))
+        async with open_database(url) as database:
+            migrating = asyncio.create_task(upgrade(database))
+            while not migrating.done() or written < 100:
+                happen(store, 1.0 + written)
+                written += 1
+                await asyncio.wait({migrating}, timeout=0.002)
+            assert await migrating == ("0004",)
+            for _ in range(20):
+                happen(store, 1.0 + written)
+                written += 1
+    seen = store.writer.statistics()
+    assert (seen.dropped_total, seen.refused_total, seen.spool_bytes) == (0, 0, 0)
+    async with open_database(url) as database, database.reading() as connection:
+        query = text("SELECT count(*), min(seq), max(seq), count(of_tomorrow) FROM journal")
+        assert tuple((await connection.execute(query)).one()) == (written, 0, written - 1, 0)
