@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from agentsched.proxy.serve import running
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
+from agentsched_bench.ports import free_port
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -76,7 +76,7 @@ async def nginx(config: str, folder: Path, port: int) -> AsyncIterator[None]:
     )
     process = await asyncio.create_subprocess_exec(binary, "-c", str(path), "-e", "stderr")
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 assert process.returncode is None
                 with contextlib.suppress(OSError):
@@ -88,12 +88,6 @@ async def nginx(config: str, folder: Path, port: int) -> AsyncIterator[None]:
     finally:
         process.terminate()
         await process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from agentsched.proxy.serve import drain
 from agentsched_bench.engine.cost import CPU_2CORE
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
+from agentsched_bench.ports import free_port
 from agentsched_bench.replay import open_journal, replay_file
 
 
@@ -65,7 +66,7 @@ async def served(*arguments: str) -> AsyncIterator[Process]:
 
 
 async def no_longer_ready(client: httpx.AsyncClient) -> httpx.Response:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (response := await client.get("/readyz")).status_code == 200:
             pass
     return response
@@ -77,8 +78,12 @@ async def test_sigterm_drains_the_real_process(upstream: Upstream, tmp_path: Pat
     journal = tmp_path / "journal.ndjson.gz"
     file = tmp_path / "config.toml"
     file.write_text(f'journal = "{journal}"\n[http]\ndrain_notice = "300ms"\n')
-    options = ("--engine", f"e0={upstream.url}", "--port", "0", "--config", str(file))
-    async with served(*options) as proxy, httpx.AsyncClient(base_url=proxy.url) as client:
+    port = str(free_port())
+    options = ("--engine", f"e0={upstream.url}", "--port", port, "--config", str(file))
+    async with (
+        served(*options) as proxy,
+        httpx.AsyncClient(base_url=proxy.url, timeout=60) as client,
+    ):
         body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
         async with client.stream("POST", "/v1/chat/completions", json=body) as stream:
             parts = stream.aiter_raw()
@@ -98,7 +103,6 @@ async def test_sigterm_drains_the_real_process(upstream: Upstream, tmp_path: Pat
         with pytest.raises(httpx.ConnectError):
             await client.get("/readyz")
     assert replay_file(journal) is None
-    port = proxy.url.rsplit(":", 1)[1]
     async with served("--engine", upstream.url, "--port", port) as again:
         assert again.url == proxy.url
         again.signal(signal.SIGINT)
@@ -110,7 +114,7 @@ async def test_a_second_signal_ends_the_wait(upstream: Upstream) -> None:
     upstream.script = Gate(chunk("hel"))
     async with (
         served("--engine", upstream.url, "--port", "0") as proxy,
-        httpx.AsyncClient(base_url=proxy.url) as client,
+        httpx.AsyncClient(base_url=proxy.url, timeout=60) as client,
     ):
         body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
         async with client.stream("POST", "/v1/chat/completions", json=body) as stream:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from agentsched.model import AgentschedError
-from agentsched_bench.cluster.processes import Member, free_port
+from agentsched_bench.cluster.processes import Member
+from agentsched_bench.ports import free_port
 
 Balance = Literal["round-robin", "sticky"]
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -21,13 +20,6 @@ _EXIT_S: Final = 60.0
 _BOOT: Final = "import sys; from agentsched.cli import main; sys.exit(main())"
 #: Our command line; `-P`: the folder that we were started in is no source of code.
 AGENTSCHED: Final = (sys.executable, "-P", "-c", _BOOT)
-
-
-def free_port() -> int:
-    """A port that nothing listens on at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Member:

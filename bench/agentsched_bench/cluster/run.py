@@ -18,8 +18,9 @@ from agentsched_bench.cluster import network, targets
 from agentsched_bench.cluster.balancer import Balance, make_nginx
 from agentsched_bench.cluster.load import Load, LoadOptions
 from agentsched_bench.cluster.measure import figures, shares
-from agentsched_bench.cluster.processes import AGENTSCHED, Member, free_port
+from agentsched_bench.cluster.processes import AGENTSCHED, Member
 from agentsched_bench.cluster.scenarios import CODE, SCENARIOS, Scenario
+from agentsched_bench.ports import free_port
 from agentsched_bench.services.mosquitto import LocalMosquitto
 from agentsched_bench.services.postgres import LocalPostgres
 from agentsched_bench.workload.shape import (

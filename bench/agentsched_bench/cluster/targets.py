@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from agentsched_bench.cluster.processes import AGENTSCHED, Member, free_port
+from agentsched_bench.cluster.processes import AGENTSCHED, Member
+from agentsched_bench.ports import free_port
 
 TENANTS: Final = {"red": 1.0, "blue": 1.0}
 

@@ -26,8 +26,8 @@ from agentsched_bench.compare.arms import Kind, Side, find_peer
 from agentsched_bench.compare.scenario import EngineKind, EngineSpec, Scenario
 from agentsched_bench.engine.cost import to_json
 from agentsched_bench.engine.requests import EngineConfig
-from agentsched_bench.overhead.arms import free_port
 from agentsched_bench.overhead.processes import started, until_healthy
+from agentsched_bench.ports import free_port
 from agentsched_bench.vllm_local import LocalVllm, LocalVllmConfig
 
 _MAIN: Final = "import sys; from agentsched.cli import main; sys.exit(main())"

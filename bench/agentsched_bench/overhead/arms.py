@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Final
 import msgspec
 
 import agentsched
+from agentsched_bench.ports import free_port
 
 #: More than any run has programs, steps or tokens: the router must not hold anything back.
 _PLENTY: Final = 1_000_000
@@ -103,14 +103,6 @@ def all_arms(peers: Path) -> list[Arm]:
         _router(peers, ROUND_ROBIN, "policy round_robin", with_ids=False),
         _router(peers, PROGRAMS, "program scheduling, x-session-id", with_ids=True),
     ]
-
-
-def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _ours(

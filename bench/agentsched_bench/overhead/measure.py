@@ -15,11 +15,12 @@ from typing import Final
 import msgspec
 
 from agentsched.model import ConfigError, EngineError
-from agentsched_bench.overhead.arms import Arm, Site, free_port
+from agentsched_bench.overhead.arms import Arm, Site
 from agentsched_bench.overhead.bodies import SHAPES
 from agentsched_bench.overhead.load import READY, Job, Outcome
 from agentsched_bench.overhead.processes import Measured, started, until_healthy
 from agentsched_bench.overhead.results import Cell, MemorySample, Sample, percentile
+from agentsched_bench.ports import free_port
 
 #: Events per second of all streams together; beyond it the upstream and the client would count.
 _EVENTS_PER_S: Final = 8_000

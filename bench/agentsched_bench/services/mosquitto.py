@@ -10,10 +10,11 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from agentsched.model import AgentschedError
+from agentsched_bench.ports import free_port
+from agentsched_bench.services.local import LocalService
 
 _START_S: Final = 10.0
 
@@ -25,7 +26,7 @@ def find_mosquitto() -> Path | None:
     return Path(found) if found else None
 
 
-class LocalMosquitto:
+class LocalMosquitto(LocalService):
     """One broker. `kill` is `kill -9`; `start` brings it back on the same port.
 
     `settings` are lines of its configuration beside the listener.
@@ -39,30 +40,12 @@ class LocalMosquitto:
         self._settings = settings
         self.folder = Path(tempfile.mkdtemp(prefix="agentsched-mosquitto-"))
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port = int(taken.getsockname()[1])
+        self.port = free_port()
 
     @property
     def url(self) -> str:
         """As a proxy's configuration takes it."""
         return f"mqtt://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start it, and wait until it listens."""

@@ -9,15 +9,15 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from agentsched.model import AgentschedError
+from agentsched_bench.ports import free_port
+from agentsched_bench.services.local import LocalService
 
 #: Names the folder of `initdb` and `postgres`, where they are not in PATH or where Debian has them.
 BIN_VARIABLE: Final = "AGENTSCHED_POSTGRES_BIN"
@@ -43,7 +43,7 @@ def find_postgres() -> Path | None:
     return next((p for p in places if all((p / name).exists() for name in _PROGRAMS)), None)
 
 
-class LocalPostgres:
+class LocalPostgres(LocalService):
     """One server. `kill` is `kill -9`; `start` brings it back on the same port."""
 
     def __init__(self) -> None:
@@ -54,29 +54,16 @@ class LocalPostgres:
         self._folder = Path(tempfile.mkdtemp(prefix="agentsched-postgres-"))
         self._data = self._folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
 
-    def __enter__(self) -> Self:
-        try:
-            self._own(self._folder)
-            self._data.mkdir()
-            self._own(self._data)
-            initdb = [str(self._bin / "initdb"), "-D", str(self._data), "-U", "agentsched"]
-            initdb += ["-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]
-            self._run(initdb)
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def prepare(self) -> None:
+        """Make the folder of its data."""
+        self._own(self._folder)
+        self._data.mkdir()
+        self._own(self._data)
+        initdb = [str(self._bin / "initdb"), "-D", str(self._data), "-U", "agentsched"]
+        initdb += ["-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]
+        self._run(initdb)
 
     def url(self, database: str = "postgres") -> str:
         """The URL of one of its databases."""
@@ -181,10 +168,3 @@ def _kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port

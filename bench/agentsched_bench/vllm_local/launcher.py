@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, STDOUT, Process
@@ -20,6 +19,7 @@ import aiohttp
 
 from agentsched.model import ConfigError, EngineError, EngineTimeout, EngineUnreachable
 from agentsched_adapters.vllm_plugin import SCHEDULER_CLASS
+from agentsched_bench.ports import free_port
 from agentsched_bench.vllm_local.plugin_path import plugin_env
 from agentsched_bench.vllm_local.tiny_model import (
     KV_BYTES_PER_TOKEN,
@@ -159,7 +159,7 @@ class LocalVllm:
         assert self._process is None, "already started"
         python = find_python(self.config.python)
         model = await ensure_tiny_model(python)
-        self._port = self.config.port or _free_port(self.config.host)
+        self._port = self.config.port or free_port(self.config.host)
         log = self._log_path()
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = self._env()
@@ -279,14 +279,6 @@ class LocalVllm:
     def last_words(self, what: str) -> str:
         """`what` happened, and the log's last lines."""
         return f"{what}; its last lines:\n{self.log_tail()}"
-
-
-def _free_port(host: str) -> int:
-    """A port that was free a moment ago. vLLM takes none by itself, so a small race remains."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def serve_until_signal(config: LocalVllmConfig, *, announce: bool = True) -> None:

@@ -14,6 +14,7 @@ from agentsched_bench.overhead.arms import Arm, all_arms
 from agentsched_bench.overhead.cli import overhead
 from agentsched_bench.overhead.measure import Bench, Plan
 from agentsched_bench.overhead.results import Cell
+from agentsched_bench.ports import free_port
 
 _CELLS = [
     Cell(shape="8KB", is_stream=False, concurrency=2),
@@ -79,7 +80,7 @@ async def test_an_arm_that_answers_wrongly_ends_the_run(tmp_path: Path) -> None:
 def _without_engine(arm: Arm) -> Callable[[sides.Site], list[str]]:
     def command(site: sides.Site) -> list[str]:
         assert arm.command is not None
-        return list(arm.command(dataclasses.replace(site, upstream=sides.free_port())))
+        return list(arm.command(dataclasses.replace(site, upstream=free_port())))
 
     return command
 
