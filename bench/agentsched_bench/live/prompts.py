@@ -11,6 +11,7 @@ from agentsched_bench.live.calibrate import Calibration
 from agentsched_bench.live.client import Outcome
 from agentsched_bench.live.dialects import Message, chat_body, completions_body
 from agentsched_bench.live.recorded_prompts import RecordedPrompts
+from agentsched_bench.workload.pieces import split
 from agentsched_bench.workload.shape import Piece, PlannedCall, PlannedConversation
 from agentsched_bench.workload.text import token_ids, words
 
@@ -162,7 +163,7 @@ class TextPrompts:
 
     def _first(self, call: PlannedCall) -> list[Message]:
         calibration = self._calibration
-        head, tail = _split(call.pieces, self._plan.system_tokens)
+        head, tail = split(call.pieces, self._plan.system_tokens)
         prompt: list[Message] = []
         room = call.prompt_tokens - calibration.fixed_tokens
         if head:
@@ -219,19 +220,3 @@ class TextPrompts:
 
 def _total(messages: Sequence[Message]) -> float:
     return sum(message.tokens for message in messages)
-
-
-def _split(pieces: Sequence[Piece], tokens: int) -> tuple[list[Piece], list[Piece]]:
-    """The first `tokens` tokens of `pieces`, and the rest."""
-    head: list[Piece] = []
-    tail: list[Piece] = []
-    left = tokens
-    for piece in pieces:
-        first = min(left, piece.tokens)
-        if first:
-            head.append(Piece(stream=piece.stream, start=piece.start, tokens=first))
-        if first < piece.tokens:
-            start = piece.start + first
-            tail.append(Piece(stream=piece.stream, start=start, tokens=piece.tokens - first))
-        left -= first
-    return head, tail

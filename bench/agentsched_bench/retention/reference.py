@@ -24,7 +24,7 @@ from agentsched.model import (
     seconds,
 )
 from agentsched_bench.sim.clients import CallState, Clients, Start
-from agentsched_bench.sim.prompts import split
+from agentsched_bench.workload.pieces import split
 from agentsched_bench.workload.shape import PlannedConversation, PlannedProgram
 
 #: Seconds of a call beside its work, per token that was never seen before, and per output token.

@@ -16,6 +16,7 @@ import xxhash
 
 from agentsched.model import Prefix, PrefixId
 from agentsched_bench.engine.tokens import Run, RunChain
+from agentsched_bench.workload.pieces import split
 from agentsched_bench.workload.shape import Piece, PlannedCall, PlannedConversation
 
 _PREFIXES_MAX: Final = 8
@@ -208,19 +209,3 @@ class SimPrompts:
     def _factor(self, name: str) -> float:
         draw = xxhash.xxh3_64_intdigest(name.encode(), seed=1) / 2**63 - 1.0
         return 1.0 + self._token_error * draw
-
-
-def split(pieces: Sequence[Piece], tokens: int) -> tuple[list[Piece], list[Piece]]:
-    """The first `tokens` tokens of `pieces`, and the rest."""
-    head: list[Piece] = []
-    rest: list[Piece] = []
-    left = tokens
-    for piece in pieces:
-        first = min(left, piece.tokens)
-        if first:
-            head.append(Piece(stream=piece.stream, start=piece.start, tokens=first))
-        if first < piece.tokens:
-            start = piece.start + first
-            rest.append(Piece(stream=piece.stream, start=start, tokens=piece.tokens - first))
-        left -= first
-    return head, rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agentsched_bench.sim.prompts import split
+from agentsched_bench.workload.pieces import split
 from agentsched_bench.workload.shape import PlannedConversation, PlannedProgram
 
 
