@@ -313,10 +313,20 @@ def read_trace(
     from agentsched_bench.workload.importers import as_trace
 
     with as_trace(path, on_error=on_error) as own:
-        yield from _read_own(own, on_error=on_error)
+        for _, recording in read_numbered(own, on_error=on_error):
+            yield recording
 
 
-def _read_own(path: Path, *, on_error: Callable[[TraceError], None] | None) -> Iterator[Recording]:
+def read_numbered(
+    path: Path, *, on_error: Callable[[TraceError], None] | None = None
+) -> Iterator[tuple[int, Recording]]:
+    """Read a file in this format only; recordings with the numbers of their lines.
+
+    With `on_error` a bad line is told and passed over.
+
+    Raises:
+        TraceError: the file cannot be opened, or (without `on_error`) a line is bad.
+    """
     lines = read_lines(path)
     while True:
         try:
@@ -331,7 +341,7 @@ def _read_own(path: Path, *, on_error: Callable[[TraceError], None] | None) -> I
                 raise
             on_error(error)
             continue
-        yield recording
+        yield number, recording
 
 
 def group_programs(recordings: Iterable[Recording]) -> list[RecordedProgram]:

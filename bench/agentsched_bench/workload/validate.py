@@ -14,9 +14,7 @@ from agentsched_bench.workload.importers.native import Native
 from agentsched_bench.workload.trace import (
     Recording,
     TraceError,
-    decode_recording,
-    is_header,
-    read_lines,
+    read_numbered,
 )
 
 FINDINGS_MAX: Final = 100
@@ -102,23 +100,10 @@ def _foreign(path: Path) -> Validation | None:
 
 
 def _read(path: Path, result: Validation) -> Iterator[tuple[int, Recording]]:
-    lines = read_lines(path)
-    while True:
-        try:
-            number, line = next(lines)
-            if is_header(line, number=number):
-                continue
-            recording = decode_recording(line, path=path, number=number)
-        except StopIteration:
-            return
-        except TraceError as error:
-            if error.line is None:
-                raise
-            result.note(
-                Finding(path=str(path), line=error.line, message=error.message, is_error=True)
-            )
-            continue
-        yield number, recording
+    def note(error: TraceError) -> None:
+        result.note(Finding(path=str(path), line=error.line, message=error.message, is_error=True))
+
+    return read_numbered(path, on_error=note)
 
 
 def check_recording(recording: Recording) -> list[str]:
