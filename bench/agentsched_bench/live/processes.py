@@ -68,7 +68,7 @@ async def running(*arguments: str, name: str, ready_s: float = 60.0) -> AsyncIte
     try:
         yield await _ready(url, tail, name=name, ready_s=ready_s)
     finally:
-        await _stop(process)
+        await stop_group(process)
         await reader
 
 
@@ -104,7 +104,11 @@ async def _ready(
     return url.result()
 
 
-async def _stop(process: Process) -> None:
+async def stop_group(process: Process) -> None:
+    """End a process and all of its group: politely, and then not. Does nothing when it has ended.
+
+    It is told to before anything is awaited, so also where this is cancelled.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.returncode is not None:
             return

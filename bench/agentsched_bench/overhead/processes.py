@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from agentsched.model import EngineTimeout, EngineUnreachable
+from agentsched_bench.live.processes import stop_group
 
-_STOP_S: Final = 10.0
 _POLL_S: Final = 0.05
 _TAIL_BYTES: Final = 600
 #: Ended by the kernel when we are killed; then becomes the command.
@@ -93,7 +92,7 @@ async def started(
         try:
             yield Measured(name=name, process=process, port=port)
         finally:
-            await _stop(process)
+            await stop_group(process)
 
 
 async def until_healthy(running: Measured, path: str, *, log: Path, within_s: float) -> None:
@@ -142,13 +141,3 @@ def _on(cpus: frozenset[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-async def _stop(process: Process) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.shield(asyncio.wait_for(process.wait(), _STOP_S))
