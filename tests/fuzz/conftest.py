@@ -17,6 +17,8 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, Phase, settings
 
+from agentsched_bench.fuzz.nasty import NastyEngine, running_nasty
+
 _MANY = int(os.environ.get("AGENTSCHED_FUZZ_EXAMPLES", "0"))
 
 T = TypeVar("T")
@@ -72,3 +74,10 @@ def run(house: House) -> Callable[[Coroutine[Any, Any, Any]], Any]:
 def start(house: House) -> Callable[[AbstractAsyncContextManager[Any]], Any]:
     """Enters a context that is left when the module's tests are done."""
     return house.open
+
+
+@pytest.fixture(scope="module")
+def nasty(start: Callable[[AbstractAsyncContextManager[Any]], Any]) -> NastyEngine:
+    """An engine that says whatever it is told to, and looks hard at what it is sent."""
+    engine: NastyEngine = start(running_nasty())
+    return engine

@@ -13,18 +13,12 @@ from hypothesis import strategies as st
 
 from agentsched.config import Config
 from agentsched_bench.fuzz.mangle import Mangler
-from agentsched_bench.fuzz.nasty import NastyEngine, running_nasty
+from agentsched_bench.fuzz.nasty import NastyEngine
 from agentsched_bench.fuzz.raw import RawAnswer
 from agentsched_bench.fuzz.rig import Rig, check_shape, rigged
 
 pytestmark = pytest.mark.slow
 METHODS = st.sampled_from([b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH"])
-
-
-@pytest.fixture(scope="module")
-def nasty(start: Callable[[Any], Any]) -> NastyEngine:
-    engine: NastyEngine = start(running_nasty())
-    return engine
 
 
 @pytest.fixture(scope="module", params=["open", "keyed"])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from agentsched.config import Config
-from agentsched_bench.fuzz.nasty import NastyEngine, running_nasty
+from agentsched_bench.fuzz.nasty import NastyEngine
 from agentsched_bench.fuzz.rig import Rig, open_files, rigged, until
 
 pytestmark = pytest.mark.slow
@@ -28,12 +27,6 @@ WAYS = {
     "second request": (SOUND, HEAD + b"X-Slow: " + b"a" * 10_000),
     "blank lines": (b"", b"\r\n" * 5_000),
 }
-
-
-@pytest.fixture(scope="module")
-def nasty(start: Callable[[Any], Any]) -> NastyEngine:
-    engine: NastyEngine = start(running_nasty())
-    return engine
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +66,8 @@ def test_cannot_hold_it(rig: Rig, run: Callable[[Any], Any], way: str) -> None:
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             for _ in range(CLIENTS):
                 group.create_task(dribble(rig, *WAYS[way], every_s=0.25))
-            slowest = 0.0
             for _ in range(3):
-                asked = time.monotonic()
                 await rig.converse()
-                slowest = max(slowest, time.monotonic() - asked)
-        assert slowest < 10.0
         # A probe may have opened a connection of its own meanwhile: both its ends count here.
         await until(lambda: open_files() <= before + 4)
         await rig.check()
