@@ -7,6 +7,7 @@ report that comes late is worth nothing, and an agent must not feel that its pro
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import threading
@@ -30,6 +31,8 @@ _BACK_OFF_S: Final = (0.5, 2.0, 8.0, 30.0)
 _STALE_S: Final = 30.0
 #: For what is left when the process ends.
 _LAST_S: Final = 0.5
+#: For the HTTP client to be imported by then: a slow machine is no proxy that is away.
+_LOAD_S: Final = 10.0
 _PATH: Final = "/agentsched/v1/tools"
 
 
@@ -55,7 +58,10 @@ class Reporter:
         self._wake = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
-        self._lock = threading.Lock()
+        #: Whether the thread can send; it imports the HTTP client first.
+        self._loaded = threading.Event()
+        #: Of `_idle` and `_wake` together; a signal's handler may report, too, at any moment.
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._is_stopping = False
@@ -79,8 +85,9 @@ class Reporter:
         if self._thread is None:
             self._begin()
         if not self._wake.is_set():
-            self._idle.clear()
-            self._wake.set()
+            with self._lock:  # else the thread, which has just found nothing, would call it idle
+                self._idle.clear()
+                self._wake.set()
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was queued is sent or dropped; False when that took too long."""
@@ -91,6 +98,7 @@ class Reporter:
         self._is_stopping = True
         self._wake.set()
         if self._thread is not None:
+            self._loaded.wait(_LOAD_S)
             self._thread.join(timeout_s)
 
     def _begin(self) -> None:
@@ -101,6 +109,11 @@ class Reporter:
                 thread.start()
 
     def _run(self) -> None:
+        try:
+            # Here, because it takes longer to import than all of the SDK.
+            importlib.import_module("http.client")
+        finally:
+            self._loaded.set()
         try:
             self._work()
         finally:
@@ -131,8 +144,9 @@ class Reporter:
                 failures += 1
             if self._is_stopping:
                 return
-            if not self._queue and not self._wake.is_set():
-                self._idle.set()
+            with self._lock:
+                if not self._queue and not self._wake.is_set():
+                    self._idle.set()
 
     def _wait_out(self, failures: int) -> None:
         """The proxy is away: knock again later. What is queued meanwhile is bounded."""
@@ -155,7 +169,6 @@ class Reporter:
         return owner, batch
 
     def _send(self, batch: list[Mapping[str, Any]], sender: Mapping[str, str]) -> bool:
-        # Here, because it takes longer to import than all of the SDK.
         from http.client import HTTPException
 
         headers = {"content-type": "application/json"}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import agentsched
+from agentsched.sdk import reporter as module
 
 
 class Inbox(http.server.ThreadingHTTPServer):
@@ -32,7 +33,7 @@ class Inbox(http.server.ThreadingHTTPServer):
         """The next so many reports."""
         found: list[dict[str, Any]] = []
         while len(found) < count:
-            found += self.posts.get(timeout=10)[2]["events"]
+            found += self.posts.get(timeout=60)[2]["events"]
         return found
 
 
@@ -43,18 +44,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         assert isinstance(self.server, Inbox)
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
+        # Before it is answered: whoever was answered may look at once.
+        self.server.posts.put((self.path, headers, json.loads(body)))
         self.send_response(self.server.status)
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"{}")
-        self.server.posts.put((self.path, headers, json.loads(body)))
 
     def log_message(self, *args: Any) -> None:
         """Nothing on the terminal."""
 
 
 @pytest.fixture
-def inbox() -> Iterator[Inbox]:
+def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+    monkeypatch.setattr(module, "_TIMEOUT_S", 60.0)  # this inbox is slow at most, never away
     with Inbox() as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
