@@ -22,11 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Final, Protocol
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, Protocol
 
 from agentsched.model import HintOutcome, Instant, Nanos, UnpinReason, after
+from agentsched_adapters.vllm_plugin.layout import layout_of
 from agentsched_adapters.vllm_plugin.ledger import Block, HeldPin, PinLedger
 
+_IS_CACHED: Final = attrgetter("is_cached")
 #: Conversations whose blocks we remember after their pin, so that a late pin can find them.
 _PAST_MAX: Final = 4_096
 
@@ -46,7 +49,7 @@ class Manager(Protocol):
     """What we use of vLLM's `KVCacheManager`."""
 
     block_pool: Any
-    num_kv_cache_groups: int
+    coordinator: Any
     allocate_slots: Callable[..., Any]
 
     def get_blocks(self, request_id: str) -> Any: ...
@@ -66,11 +69,23 @@ class Keeper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What became of a request to pin: how it was answered, how many blocks, until when."""
+    """What became of a request to pin: how it was answered, how many tokens, until when."""
 
     outcome: HintOutcome
-    blocks: int = 0
+    tokens: int = 0
     until: Instant | None = None
+
+
+class _Past(NamedTuple):
+    """A block of an ended step: still the same as long as it has this hash."""
+
+    block: Block
+    hash: object
+    end: int
+
+    @property
+    def is_cached(self) -> bool:
+        return self.block.block_hash == self.hash
 
 
 _REFUSED: Final = Grant(outcome=HintOutcome.REFUSED)
@@ -79,8 +94,10 @@ _REFUSED: Final = Grant(outcome=HintOutcome.REFUSED)
 class BlockPins:
     """The pins of one engine.
 
-    `budget` and `tenant_budget` are shares of the pool; beyond them the pins of least value shrink,
-    the new one included. Everything runs on the engine's own thread.
+    `block_size` is the scheduler's: the length at whose multiples a prefix is found, also where
+    groups of layers have blocks of other lengths. `budget` and `tenant_budget` are shares of the
+    pool; beyond them the pins of least value shrink, the new one included. Everything runs on the
+    engine's own thread.
     """
 
     def __init__(
@@ -95,8 +112,7 @@ class BlockPins:
     ) -> None:
         self._manager = manager
         self._pool: Pool = manager.block_pool
-        self._block_size = block_size
-        self._groups = manager.num_kv_cache_groups
+        self._layout = layout_of(manager, unit=block_size)
         # vLLM keeps one block for itself.
         usable = self._pool.num_gpu_blocks - 1
         self.blocks_max = int(budget * usable)
@@ -104,8 +120,8 @@ class BlockPins:
         self._ttl_max = ttl_max
         self._pins_max = pins_max
         self._ledger = PinLedger()
-        #: Blocks and their hashes of conversations that ended a step lately, least recent first.
-        self._past: OrderedDict[str, list[tuple[Block, object]]] = OrderedDict()
+        #: Blocks of conversations that ended a step lately, least recent first.
+        self._past: OrderedDict[str, list[_Past]] = OrderedDict()
         #: Whose those conversations are.
         self._programs: dict[str, str] = {}
         self._past_blocks = 0
@@ -149,7 +165,7 @@ class BlockPins:
     def hold_request(
         self,
         keeper: Keeper,
-        request_id: str,
+        request: Any,
         *,
         ttl: Nanos,
         now: Instant,
@@ -160,19 +176,14 @@ class BlockPins:
         With `tokens`, only the blocks that hold so many of its first tokens. Ends the
         conversation's older pin. None where nothing could be kept.
         """
-        groups = self._manager.get_blocks(request_id).blocks
-        blocks = [b for b in _by_position(groups) if self._is_ours(b)]
-        self._remember(keeper.conversation, keeper.program, blocks)
+        past = self._remember(keeper.conversation, keeper.program, request)
         if ttl <= 0:
             return None
-        most = len(blocks) if tokens is None else self._blocks_of(tokens)
-        return self._hold(keeper, blocks[:most], ttl=ttl, now=now)
+        return self._hold(keeper, self._beginning(past, tokens), ttl=ttl, now=now)
 
-    def remember_request(self, conversation: str, program: str, request_id: str) -> None:
+    def remember_request(self, conversation: str, program: str, request: Any) -> None:
         """Note a request's blocks without pinning them."""
-        groups = self._manager.get_blocks(request_id).blocks
-        blocks = [b for b in _by_position(groups) if self._is_ours(b)]
-        self._remember(conversation, program, blocks)
+        self._remember(conversation, program, request)
 
     def pin(self, keeper: Keeper, *, ttl: Nanos, now: Instant, tokens: int | None = None) -> Grant:
         """Refine the pin that a conversation has, or pin what is still cached of its latest step.
@@ -185,20 +196,18 @@ class BlockPins:
         self.expire(now=now)
         granted = min(ttl, self._ttl_max)
         past = self._past.get(keeper.conversation, [])
-        present = takewhile(lambda entry: entry[0].block_hash == entry[1], past)
-        blocks = [block for block, _ in present]
+        present = self._present(past)
         held = self._ledger.of_conversation(keeper.conversation)
-        if held is not None and len(held.blocks) > len(blocks):
-            blocks = list(held.blocks)
-        most = len(past or blocks) if tokens is None else self._blocks_of(tokens)
-        wanted = min(len(past or blocks), most)
-        pin = self._hold(keeper, blocks[:wanted], ttl=granted, now=now)
+        if held is not None and len(held.blocks) > len(present):
+            present = _past_of(held.blocks)
+        wanted = len(self._beginning(past or present, tokens))
+        pin = self._hold(keeper, self._beginning(present, tokens), ttl=granted, now=now)
         if pin is None:
             return _REFUSED
         is_whole = granted == ttl and len(pin.blocks) == wanted
         return Grant(
             outcome=HintOutcome.ACCEPTED if is_whole else HintOutcome.CLIPPED,
-            blocks=len(pin.blocks),
+            tokens=self.tokens_of(pin),
             until=pin.expires_at,
         )
 
@@ -216,7 +225,7 @@ class BlockPins:
         if value is not None:
             held.value, held.is_grace = value, False
         outcome = HintOutcome.ACCEPTED if granted == ttl else HintOutcome.CLIPPED
-        return Grant(outcome=outcome, blocks=len(held.blocks), until=held.expires_at)
+        return Grant(outcome=outcome, tokens=self.tokens_of(held), until=held.expires_at)
 
     def release(self, conversation: str, reason: UnpinReason, *, pin: str = "") -> bool:
         """End a conversation's pin, if it is the one called `pin` where that is given."""
@@ -297,10 +306,14 @@ class BlockPins:
         """Blocks that only pins hold, but for those in `keep`."""
         return sum(b.ref_cnt == 1 and b.block_id not in keep for b in self._ledger.blocks)
 
-    def cached_blocks(self, conversation: str) -> int:
-        """How many of the blocks of a conversation's latest step are still in the cache."""
-        past = self._past.get(conversation, ())
-        return sum(1 for _ in takewhile(lambda entry: entry[0].block_hash == entry[1], past))
+    def tokens_of(self, pin: HeldPin) -> int:
+        """How many tokens a pin's blocks hold."""
+        return self._layout.tokens(pin.blocks)
+
+    def cached_tokens(self, conversation: str) -> int:
+        """How many tokens of a conversation's latest step are still in the cache."""
+        present = self._present(self._past.get(conversation, []))
+        return self._layout.tokens([entry.block for entry in present])
 
     def program_of(self, conversation: str) -> str:
         """The program of a conversation that we remember."""
@@ -326,28 +339,38 @@ class BlockPins:
 
     # Inside.
 
-    def _blocks_of(self, tokens: int) -> int:
-        """Blocks in which so many tokens lie, over all KV cache groups: the last one may be open.
+    def _beginning(self, past: list[_Past], tokens: int | None) -> list[Block]:
+        """The blocks in which the first `tokens` lie, in all groups; all of them with None."""
+        if tokens is None:
+            return [entry.block for entry in past]
+        limit = self._layout.limit(tokens)
+        return [entry.block for entry in past if entry.end <= limit]
 
-        A conversation's blocks are kept by position, so as many of the first ones hold them.
-        """
-        return -(-tokens // self._block_size) * self._groups
+    def _present(self, past: list[_Past]) -> list[_Past]:
+        """What of it is still cached, and can be found: without its window, that is nothing."""
+        found = list(takewhile(_IS_CACHED, past))
+        return [] if self._layout.has_windows and len(found) < len(past) else found
 
     def _is_ours(self, block: Any) -> bool:
         pool = getattr(block, "pool", None)
         is_here = pool is None or pool is self._pool
         return is_here and not block.is_null and block.block_hash is not None
 
-    def _remember(self, conversation: str, program: str, blocks: list[Block]) -> None:
+    def _remember(self, conversation: str, program: str, request: Any) -> list[_Past]:
+        """Note what a request that ends has in the cache; what that is."""
+        groups = self._layout.groups(self._manager, request)
+        ours = (block for group in groups for block in group if self._is_ours(block))
+        past = _past_of(self._layout.by_position(ours))
         self.forget(conversation)
-        if not blocks:
-            return
-        self._past[conversation] = [(block, block.block_hash) for block in blocks]
+        if not past:
+            return past
+        self._past[conversation] = past
         self._programs[conversation] = program
-        self._past_blocks += len(blocks)
+        self._past_blocks += len(past)
         # More than four times the pool would only be about blocks that are long gone.
         while self._past_blocks > 4 * self._pool.num_gpu_blocks or len(self._past) > _PAST_MAX:
             self.forget(next(iter(self._past)))
+        return past
 
     def _hold(
         self, keeper: Keeper, blocks: list[Block], *, ttl: Nanos, now: Instant
@@ -466,12 +489,5 @@ class BlockPins:
             self._promise = 0
 
 
-def _by_position(groups: Sequence[Sequence[Block]]) -> Iterator[Block]:
-    """The blocks of all KV cache groups, heads before tails."""
-    longest = max((len(group) for group in groups), default=0)
-    seen: set[int] = set()
-    for position in range(longest):
-        for group in groups:
-            if position < len(group) and group[position].block_id not in seen:
-                seen.add(group[position].block_id)
-                yield group[position]
+def _past_of(blocks: list[Block]) -> list[_Past]:
+    return [_Past(block, block.block_hash, block.block_hash_num_tokens or 0) for block in blocks]

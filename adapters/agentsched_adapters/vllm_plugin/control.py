@@ -89,14 +89,14 @@ def _pin(host: EngineHost, scheduler: Any, body: bytes) -> PinAnswer:
     if request.tokens is not None and request.tokens <= 0:
         raise _Unfit("tokens must be positive")
     given = host.refine(keeper, ttl=_span(request.ttl_s), tokens=request.tokens)
-    return _answer(given, scheduler)
+    return _answer(given)
 
 
 def _extend(host: EngineHost, scheduler: Any, body: bytes) -> PinAnswer:
     request = msgspec.json.decode(body, type=ExtendRequest)
     value = None if request.value is None else _finite("value", request.value)
     given = host.extend(request.conversation, ttl=_span(request.ttl_s), value=value)
-    return _answer(given, scheduler)
+    return _answer(given)
 
 
 def _release(host: EngineHost, scheduler: Any, body: bytes) -> ReleaseAnswer:
@@ -128,16 +128,15 @@ def _state(host: EngineHost, scheduler: Any, body: bytes) -> EngineState:
     pins, now = host.pins, host.now()
     if host.is_active:
         pins.expire(now=now)
-    size = scheduler.block_size
     running, waiting = scheduler.get_request_counts()
     listed = [] if is_brief else sorted(pins, key=lambda p: (-p.since, p.conversation))
     return EngineState(
         engine=f"{os.getpid()}",
         plugin=__version__,
-        vllm=_vllm_version(),
+        vllm=host.vllm,
         is_active=host.is_active,
         failures=host.failures,
-        block_size=size,
+        block_size=scheduler.block_size,
         blocks=pins.total,
         free_blocks=pins.free,
         pinned_blocks=pins.held,
@@ -153,12 +152,12 @@ def _state(host: EngineHost, scheduler: Any, body: bytes) -> EngineState:
                 tenant=pin.tenant,
                 value=pin.value,
                 is_grace=pin.is_grace,
-                tokens=len(pin.blocks) * size,
+                tokens=pins.tokens_of(pin),
                 ends_in_s=round(in_seconds(between(now, pin.expires_at)), 3),
             )
             for pin in listed[:_LISTED_MAX]
         ),
-        programs=() if is_brief else _programs(host, size),
+        programs=() if is_brief else _programs(host),
         pins_granted_total=pins.granted_total,
         pins_ended_total=pins.ended_total,
         shrunk_blocks_total=pins.shrunk_blocks_total,
@@ -166,12 +165,12 @@ def _state(host: EngineHost, scheduler: Any, body: bytes) -> EngineState:
     )
 
 
-def _programs(host: EngineHost, size: int) -> tuple[ProgramState, ...]:
+def _programs(host: EngineHost) -> tuple[ProgramState, ...]:
     """What is in the cache of each program that ended a step lately, the most recent first."""
     found: dict[str, dict[str, int]] = {}
     latest = list(host.pins.conversations)[-_LISTED_MAX:]
     for conversation in reversed(latest):
-        tokens = host.pins.cached_blocks(conversation) * size
+        tokens = host.pins.cached_tokens(conversation)
         program = host.pins.program_of(conversation)
         found.setdefault(program, {})[conversation] = tokens
     return tuple(ProgramState(program=p, conversations=c) for p, c in found.items())
@@ -192,13 +191,9 @@ def _order(host: EngineHost) -> OrderState | None:
     )
 
 
-def _answer(given: tuple[HintOutcome, Nanos, int], scheduler: Any) -> PinAnswer:
-    outcome, ttl, blocks = given
-    return PinAnswer(
-        outcome=outcome.value,
-        ttl_s=round(in_seconds(ttl), 3),
-        tokens=blocks * scheduler.block_size,
-    )
+def _answer(given: tuple[HintOutcome, Nanos, int]) -> PinAnswer:
+    outcome, ttl, tokens = given
+    return PinAnswer(outcome=outcome.value, ttl_s=round(in_seconds(ttl), 3), tokens=tokens)
 
 
 def _check_ids(*ids: str) -> None:
@@ -216,12 +211,6 @@ def _span(ttl_s: float) -> Nanos:
     if not 0 < _finite("ttl_s", ttl_s) <= 86_400:
         raise _Unfit("ttl_s must be positive, and a day at most")
     return seconds(ttl_s)
-
-
-def _vllm_version() -> str:
-    from vllm import __version__ as version
-
-    return str(version)
 
 
 _OPERATIONS: Final[Mapping[str, Callable[[EngineHost, Any, bytes], msgspec.Struct]]] = {

@@ -56,10 +56,13 @@ class EngineHost:
         pins: BlockPins,
         settings: PluginSettings,
         core: Core | None = None,
+        vllm: str = "",
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.pins = pins
         self.settings = settings
+        #: The version of the engine, for people.
+        self.vllm = vllm
         self.core = core
         self.queue: ProgramQueue | None = None
         self._clock = clock
@@ -180,7 +183,7 @@ class EngineHost:
     def refine(
         self, keeper: Keeper, *, ttl: Nanos, tokens: int | None = None
     ) -> tuple[HintOutcome, Nanos, int]:
-        """Pin a paused conversation: the outcome, and the time and blocks that were granted.
+        """Pin a paused conversation: the outcome, and the time and tokens that were granted.
 
         With `tokens`, its beginning alone. Refused while it has a request in the engine, for then
         the next turn is here already.
@@ -190,7 +193,7 @@ class EngineHost:
             return HintOutcome.REFUSED, Nanos(0), 0
         grant = self.pins.pin(keeper, ttl=ttl, now=now, tokens=tokens)
         until = now if grant.until is None else grant.until
-        return grant.outcome, between(now, until), grant.blocks
+        return grant.outcome, between(now, until), grant.tokens
 
     def extend(
         self, conversation: str, *, ttl: Nanos, value: float | None
@@ -201,7 +204,7 @@ class EngineHost:
             return HintOutcome.REFUSED, Nanos(0), 0
         grant = self.pins.extend(conversation, ttl=ttl, value=value, now=now)
         until = now if grant.until is None else grant.until
-        return grant.outcome, between(now, until), grant.blocks
+        return grant.outcome, between(now, until), grant.tokens
 
     @property
     def live_requests(self) -> int:
@@ -266,8 +269,7 @@ class EngineHost:
         now, caller = self.now(), live.caller
         if caller.conversation in self._active:
             # Another request of it is here: nothing to bridge, and no newer turn to end the pin.
-            key = live.request.request_id
-            self.pins.remember_request(caller.conversation, caller.program, key)
+            self.pins.remember_request(caller.conversation, caller.program, live.request)
             return
         self._minted += 1
         grace = self.settings.grace if caller.grace is None else caller.grace
@@ -281,8 +283,7 @@ class EngineHost:
             is_grace=pin is None,
         )
         tokens = None if pin is None else pin.prefix.tokens
-        key = live.request.request_id
-        self.pins.hold_request(keeper, key, ttl=ttl, now=now, tokens=tokens)
+        self.pins.hold_request(keeper, live.request, ttl=ttl, now=now, tokens=tokens)
 
 
 def _named(name: str) -> Callable[[HeldPin], bool]:

@@ -7,11 +7,12 @@ import logging
 import os
 from typing import Any
 
+from vllm import __version__
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.request import Request, RequestStatus
 
 from agentsched.model import Capabilities
-from agentsched_adapters.vllm_plugin import ENABLE_VARIABLE, LOGGER
+from agentsched_adapters.vllm_plugin import ENABLE_VARIABLE, LOGGER, layout
 from agentsched_adapters.vllm_plugin.blocks import BlockPins
 from agentsched_adapters.vllm_plugin.host import EngineHost
 from agentsched_adapters.vllm_plugin.settings import from_environ
@@ -71,6 +72,10 @@ def _host_of(scheduler: Any) -> EngineHost | None:
         log.error("agentsched: prefix caching is off, so there is nothing to keep: runs as stock")
         return None
     try:
+        reason = layout.refusal(scheduler.kv_cache_manager)
+        if reason is not None:
+            log.error("%s", reason)
+            return None
         return _make_host(scheduler)
     except Exception:
         log.exception("agentsched could not start: the engine runs as stock")
@@ -98,11 +103,13 @@ def _make_host(scheduler: Any) -> EngineHost:
             pins=True,
             cached_tokens=True,
             block_size=scheduler.block_size,
-            kv_tokens=pins.total * scheduler.block_size,
+            kv_tokens=layout.capacity(
+                scheduler.kv_cache_manager, blocks=pins.total, unit=scheduler.block_size
+            ),
             running_max=scheduler.max_num_running_reqs,
         )
         core = Core(settings, capabilities=capabilities)
-    host = EngineHost(pins=pins, settings=settings, core=core)
+    host = EngineHost(pins=pins, settings=settings, core=core, vllm=__version__)
     attach()
     log.info(
         "agentsched: soft pins on %d of %d blocks, grace %.1f s, order %s",

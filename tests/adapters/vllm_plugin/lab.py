@@ -20,6 +20,18 @@ os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 BLOCK_SIZE = 4
+#: Models by the groups of layers that share their pool: kind of attention and length of a block.
+#: The first length is the one at whose multiples a prefix can be found.
+LAYOUTS: dict[str, tuple[tuple[str, int], ...]] = {
+    "full": (("full", 4),),
+    "sliding": (("full", 4), ("sliding", 4)),
+    "two sliding": (("full", 4), ("sliding", 4), ("sliding", 4)),
+    "chunked": (("full", 4), ("chunked", 4)),
+    "two lengths": (("full", 8), ("sliding", 4)),
+    "sliding alone": (("sliding", 4),),
+}
+_WINDOW = 10
+_CHUNK = 16
 _MODEL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -36,8 +48,27 @@ _MODEL = {
 _FOLDER = tempfile.TemporaryDirectory()
 
 
+def _spec(kind: str, block_size: int) -> Any:
+    import torch
+    from vllm.v1.kv_cache_interface import (
+        ChunkedLocalAttentionSpec,
+        FullAttentionSpec,
+        SlidingWindowSpec,
+    )
+
+    shape: dict[str, Any] = {"block_size": block_size, "num_kv_heads": 1, "head_size": 32}
+    shape["dtype"] = torch.float32
+    if kind == "sliding":
+        return SlidingWindowSpec(**shape, sliding_window=_WINDOW)
+    if kind == "chunked":
+        return ChunkedLocalAttentionSpec(**shape, attention_chunk_size=_CHUNK)
+    return FullAttentionSpec(**shape)
+
+
 @cache
-def _config(blocks: int, context_max: int, running_max: int, step_tokens: int) -> Any:
+def _config(
+    blocks: int, context_max: int, running_max: int, step_tokens: int, block_size: int
+) -> Any:
     from vllm.config import (
         CacheConfig,
         DeviceConfig,
@@ -55,7 +86,7 @@ def _config(blocks: int, context_max: int, running_max: int, step_tokens: int) -
         max_model_len=context_max,
         enforce_eager=True,
     )
-    cache_config = CacheConfig(block_size=BLOCK_SIZE, enable_prefix_caching=True)
+    cache_config = CacheConfig(block_size=block_size, enable_prefix_caching=True)
     scheduling = SchedulerConfig(
         max_num_seqs=running_max,
         max_num_batched_tokens=step_tokens,
@@ -73,7 +104,7 @@ def _config(blocks: int, context_max: int, running_max: int, step_tokens: int) -
         device_config=DeviceConfig("cpu"),
     )
     # Set again: the platform's defaults may have changed what is asked for.
-    cache_config.block_size = BLOCK_SIZE
+    cache_config.block_size = block_size
     cache_config.num_gpu_blocks = blocks
     scheduling.max_num_batched_tokens = step_tokens
     return config
@@ -100,10 +131,10 @@ class Lab:
         context_max: int = 100,
         running_max: int = 4,
         step_tokens: int = 24,
+        layout: str = "full",
     ) -> None:
-        import torch
         from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-        from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+        from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
         from agentsched_adapters.vllm_plugin.scheduler import ProgramScheduler
@@ -112,20 +143,22 @@ class Lab:
             del os.environ[name]
         for name, value in (settings or {}).items():
             os.environ[f"AGENTSCHED_PLUGIN_{name.upper()}"] = value
-        config = _config(blocks, context_max, running_max, step_tokens)
-        spec = FullAttentionSpec(
-            block_size=BLOCK_SIZE, num_kv_heads=1, head_size=32, dtype=torch.float32
-        )
+        groups = LAYOUTS[layout]
+        self.unit = groups[0][1]
+        config = _config(blocks, context_max, running_max, step_tokens, self.unit)
         make = AsyncScheduler if settings is None else ProgramScheduler
         self.scheduler = make(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(
                 num_blocks=blocks,
                 kv_cache_tensors=[],
-                kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+                kv_cache_groups=[
+                    KVCacheGroupSpec([f"layer{number}"], _spec(*group))
+                    for number, group in enumerate(groups)
+                ],
             ),
             structured_output_manager=StructuredOutputManager(config),
-            block_size=BLOCK_SIZE,
+            block_size=self.unit,
             hash_block_size=BLOCK_SIZE,
             log_stats=True,
         )
@@ -187,9 +220,13 @@ class Lab:
             given = allocate(request, tokens, *args, **kwargs)
             if given is None and request.status.name == "RUNNING":
                 slots = min(request.num_computed_tokens + tokens, self.context_max)
-                held = sum(map(len, manager.get_blocks(request.request_id).blocks))
+                held = map(len, manager.get_blocks(request.request_id).blocks)
+                missing = sum(
+                    max(0, needed - has)
+                    for needed, has in zip(self.needed(slots), held, strict=True)
+                )
                 there = self.pool.get_num_free_blocks() + self.host.pins.reclaimable()
-                refused.append(-(-slots // BLOCK_SIZE) - held - there)
+                refused.append(missing - there)
             return given
 
         manager.allocate_slots = seen
@@ -197,6 +234,11 @@ class Lab:
             yield refused
         finally:
             manager.allocate_slots = allocate
+
+    def needed(self, tokens: int) -> list[int]:
+        """The blocks for so many tokens in each group, where nothing of them is cached."""
+        managers = self.scheduler.kv_cache_manager.coordinator.single_type_managers
+        return [-(-tokens // one.block_size) for one in managers]
 
     def schedule(self) -> dict[str, int]:
         """Begin an engine step; what it runs, in tokens."""
@@ -263,6 +305,9 @@ class Lab:
         for key in self.scheduler.requests:
             for group in self.scheduler.kv_cache_manager.get_blocks(key).blocks:
                 for block in group:
+                    # Where a window has passed, nothing is left but the null block.
+                    if block.is_null:
+                        continue
                     wanted[block.block_id] = wanted.get(block.block_id, 0) + 1
         assert len(free) + len(wanted) == self.blocks - 1, "a block is neither free nor used"
         for block in pool.blocks:

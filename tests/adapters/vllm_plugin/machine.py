@@ -1,6 +1,6 @@
 """A Hypothesis state machine on vLLM's real scheduler and block pool; run by vLLM's Python.
 
-    python machine.py EXAMPLES STEPS SETTINGS_JSON
+    python machine.py EXAMPLES STEPS SETTINGS_JSON LAYOUT
 
 Arrivals, engine steps (one or two under way), aborts, pins, releases, expiry and clock jumps in any
 order. After each: no block is lost or counted twice, no budget is exceeded, each pin ended once or
@@ -31,6 +31,17 @@ from agentsched.model import Nanos, UnpinReason
 from agentsched_adapters.vllm_plugin.blocks import Keeper
 
 SETTINGS: dict[str, str] = {}
+#: See `lab.LAYOUTS`.
+LAYOUT = ["full"]
+#: Blocks of the pool: a few more than the longest request needs in all groups.
+POOLS = {
+    "full": 28,
+    "sliding": 44,
+    "two sliding": 60,
+    "chunked": 44,
+    "two lengths": 32,
+    "sliding alone": 20,
+}
 CONVERSATIONS = st.sampled_from([f"c{i}" for i in range(6)])
 SEEN: dict[str, int] = {"preempted": 0, "hits": 0, "gave_way": 0, "pins": 0, "steps": 0}
 
@@ -38,7 +49,7 @@ SEEN: dict[str, int] = {"preempted": 0, "hits": 0, "gave_way": 0, "pins": 0, "st
 class PluginMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.lab = Lab(SETTINGS)
+        self.lab = Lab(SETTINGS, layout=LAYOUT[0], blocks=POOLS[LAYOUT[0]])
         self.count = 0
         #: What each conversation has said so far.
         self.history: dict[str, list[int]] = {}
@@ -154,7 +165,7 @@ class PluginMachine(RuleBasedStateMachine):
         first = scheduler.waiting.peek_request()
         if first.num_stale_output_tokens:
             return
-        needed = -(-first.num_tokens // BLOCK_SIZE) + scheduler.kv_cache_manager.watermark_blocks
+        needed = sum(lab.needed(first.num_tokens)) + scheduler.kv_cache_manager.watermark_blocks
         as_good_as_free = lab.pool.get_num_free_blocks() + lab.host.pins.reclaimable()
         assert needed > as_good_as_free, f"{first.request_id} waits with room for it"
 
@@ -168,6 +179,7 @@ class PluginMachine(RuleBasedStateMachine):
 def main() -> None:
     examples, steps, given = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     SETTINGS.update(given)
+    LAYOUT[0] = sys.argv[4]
     run_state_machine_as_test(
         PluginMachine,
         settings=settings(

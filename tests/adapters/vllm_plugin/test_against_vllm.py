@@ -55,8 +55,30 @@ def test_every_trial(vllm_python: Path, tmp_path: Path) -> None:
 def test_no_order_of_events_breaks_it(
     vllm_python: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    lines = run(vllm_python, tmp_path, "machine.py", "120", "40", json.dumps(settings))
-    seen = json.loads(next(line[8:] for line in lines if line.startswith("MACHINE ")))
+    seen = machine(vllm_python, tmp_path, 120, settings, "full")
     # It would say little had nothing happened.
     assert seen["steps"] > 1_000
     assert seen["hits"] > 50
+
+
+@pytest.mark.parametrize(
+    "layout", ["sliding", "two sliding", "chunked", "two lengths", "sliding alone"]
+)
+def test_nor_does_it_where_groups_of_layers_share_the_pool(
+    vllm_python: Path, tmp_path: Path, layout: str
+) -> None:
+    """Models whose layers are not all of one kind, and one whose layers all have a window."""
+    settings = {"budget": "0.9", "tenant_budget": "0.6", "grace": "60s"}
+    seen = machine(vllm_python, tmp_path, 120, settings, layout)
+    assert seen["steps"] > 1_000
+    assert seen["hits"] > 50
+    assert seen["pins"] > 50
+
+
+def machine(
+    python: Path, folder: Path, examples: int, settings: dict[str, str], layout: str
+) -> dict[str, int]:
+    """What the state machine met in so many examples."""
+    lines = run(python, folder, "machine.py", str(examples), "40", json.dumps(settings), layout)
+    seen: dict[str, int] = json.loads(next(x[8:] for x in lines if x.startswith("MACHINE ")))
+    return seen
