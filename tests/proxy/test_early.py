@@ -74,12 +74,12 @@ class Early:
         return self.content
 
     async def until_begun(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.begun.wait()
 
     async def end(self) -> bytes:
         """What came after the no-ops."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             content = await self.task
         beat = keep_alive(PATHS[self._path], model="m")
         assert content.startswith(beat)
@@ -301,9 +301,11 @@ class TestRealClients:
             script.open.set()
             assert await stream.get_final_text() == "hello"
 
+    @pytest.mark.slow
     async def test_an_error_is_raised(self, start: Any, upstream: Upstream) -> None:
         gate = upstream.script = Gate()
-        async with start(upstream.url, limits=ONE | {"max_wait": "100ms"}) as proxy:
+        # Long enough for the stream to be open by then, or the client would hear a plain 429.
+        async with start(upstream.url, limits=ONE | {"max_wait": "2s"}) as proxy:
             first = asyncio.create_task(proxy.chat("first"))
             await upstream.exchange()
             async with self.gpt(proxy) as client:

@@ -10,6 +10,9 @@ from proxy_upstream import ANSWER, DONE, Exchange, Gate, Upstream, chunk, eventu
 
 from agentsched.model import EngineLost, EngineReported, StepFailed
 
+#: A look fails of an engine that hangs, and never of a loop that had much else to do.
+HANGS = {"probe_timeout": "400ms", "failures_until_lost": 2}
+
 
 async def test_an_engine_that_comes_up_later(start: Any, upstream: Upstream) -> None:
     await upstream.stop()
@@ -52,6 +55,7 @@ async def test_one_that_dies_is_lost_at_once_and_comes_back(
         assert "e0" in homes
 
 
+@pytest.mark.slow
 async def test_one_that_hangs_gives_its_unanswered_steps_back(
     start: Any, upstream: Upstream, second: Upstream
 ) -> None:
@@ -61,8 +65,7 @@ async def test_one_that_hangs_gives_its_unanswered_steps_back(
         await (half if exchange.fields.get("stream") else silent)(exchange)
 
     upstream.script = script
-    settings = {"probe_timeout": "50ms", "failures_until_lost": 2}
-    async with start(upstream.url, upstream=settings) as proxy:
+    async with start(upstream.url, upstream=HANGS) as proxy:
         async with proxy.streaming() as streamed:
             parts = streamed.aiter_raw()
             assert await anext(parts) == chunk("hel")
@@ -85,12 +88,12 @@ async def test_one_that_hangs_gives_its_unanswered_steps_back(
         assert failed.is_retryable
 
 
+@pytest.mark.slow
 async def test_one_that_hangs_beside_one_that_is_well(
     start: Any, upstream: Upstream, second: Upstream
 ) -> None:
     upstream.script = Gate()
-    settings = {"probe_timeout": "50ms", "failures_until_lost": 2}
-    async with start(upstream.url, second.url, upstream=settings) as proxy:
+    async with start(upstream.url, second.url, upstream=HANGS) as proxy:
         asked = asyncio.create_task(proxy.chat())
         exchange = await upstream.exchange()
         upstream.is_well.clear()

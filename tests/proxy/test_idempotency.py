@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 from proxy_upstream import ANSWER, CHAT_STREAM, Gate, chunk, eventually
 
 from agentsched.model import StepArrived, StepCancelled
@@ -48,8 +49,9 @@ async def test_a_stream_is_joined_from_its_beginning(proxy: Any, upstream: Any) 
     assert len(upstream.exchanges) == 1
 
 
+@pytest.mark.slow
 async def test_an_answer_can_be_had_again_for_a_while(start: Any, upstream: Any) -> None:
-    async with start(upstream.url, idempotency={"window": "300ms"}) as proxy:
+    async with start(upstream.url, idempotency={"window": "2s"}) as proxy:
         one, two = await chat(proxy, KEY), await chat(proxy, KEY)
         assert one.content == two.content
         assert len(upstream.exchanges) == 1

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import pytest
-from proxy_upstream import Exchange, Gate, Upstream, drop
+from proxy_upstream import Exchange, Gate, Upstream, drop, eventually
 
 
 @pytest.mark.parametrize(
@@ -73,10 +72,8 @@ async def test_a_hang_up_reaches_the_engine(proxy: Any, upstream: Upstream) -> N
     asked = asyncio.create_task(proxy.client.post("/v1/embeddings", content=b"{}"))
     exchange = await upstream.exchange()
     asked.cancel()
-    since = time.monotonic()
     await exchange.until_gone()
-    assert time.monotonic() - since < 1.0
-    assert proxy.gateway.plain_requests == 0
+    await eventually(lambda: proxy.gateway.plain_requests == 0)
 
 
 async def test_the_next_engine_is_tried(start: Any, upstream: Upstream, second: Upstream) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from proxy_upstream import Gate, Upstream, answer, chunk
 
-from agentsched.model import StepArrived, StepCancelled, StepFinished, StepId
+from agentsched.model import MINUTE, StepArrived, StepCancelled, StepFinished, StepId
+from agentsched.proxy.identity import match
 from agentsched.proxy.resends import Resends
 
 CLAUDE = {"x-claude-code-session-id": "s1", "x-stainless-retry-count": "0"}
@@ -81,7 +82,11 @@ async def test_a_retry_after_a_hang_up_keeps_its_place(start: Any, upstream: Ups
         assert {(await busy).status_code, (await again).status_code} == {200}
 
 
-async def test_two_runs_of_one_prompt_do_not_end_each_other(proxy: Any, upstream: Upstream) -> None:
+async def test_two_runs_of_one_prompt_do_not_end_each_other(
+    proxy: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long this machine takes to send both, they are sent at once.
+    monkeypatch.setattr(match, "_AT_ONCE", MINUTE)
     gate = upstream.script = Gate()
     both = [asyncio.create_task(proxy.chat()) for _ in range(2)]
     await upstream.exchange(1)
