@@ -191,7 +191,7 @@ async def test_a_reader_that_is_slow_makes_the_engine_wait(server: Any, read: Re
     server.handler = handler
     async with client(server.url) as http:
         answer = await http.send(request())
-        await asyncio.wait_for(stalled.wait(), 10)
+        await asyncio.wait_for(stalled.wait(), 60)
         assert sent < 64 << 20
         assert len(await answer.read()) == 64 << 20
         await answer.aclose()

@@ -171,7 +171,7 @@ async def test_closing_an_unfinished_answer_hangs_up(server: Any, read: Read) ->
         answer = await http.send(post())
         assert await anext(answer.chunks()) == b"x"
         await answer.aclose()
-        await asyncio.wait_for(server.gone.wait(), 5)
+        await asyncio.wait_for(server.gone.wait(), 60)
 
 
 async def test_a_cancelled_send_hangs_up(server: Any, read: Read) -> None:
@@ -190,7 +190,7 @@ async def test_a_cancelled_send_hangs_up(server: Any, read: Read) -> None:
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
-        await asyncio.wait_for(server.gone.wait(), 5)
+        await asyncio.wait_for(server.gone.wait(), 60)
 
 
 async def test_nobody_listens(server: Any) -> None:

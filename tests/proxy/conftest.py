@@ -70,7 +70,7 @@ class Turns:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a turn makes this true."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 self._turned.clear()
                 await self._turned.wait()
@@ -123,7 +123,7 @@ class Proxy:
         """Send bytes and read until the proxy closes the connection."""
         reader, writer = await self.raw(data)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 return await reader.read()
         finally:
             writer.close()

@@ -76,7 +76,7 @@ async def test_slow_headers_on_a_real_socket(start: Any, upstream: Upstream) -> 
     async with start(upstream.url, http={"header_timeout": "100ms"}) as proxy:
         _, kept = await proxy.raw(b"")
         reader, writer = await proxy.raw(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await reader.read() == b""
         writer.close()
         kept.close()
@@ -88,6 +88,6 @@ async def test_slow_headers_on_a_real_socket(start: Any, upstream: Upstream) -> 
 async def test_idle_connections_are_closed(start: Any, upstream: Upstream) -> None:
     async with start(upstream.url, http={"keepalive_timeout": "50ms"}) as proxy:
         reader, writer = await proxy.raw(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert b"200 OK" in await reader.read()
         writer.close()

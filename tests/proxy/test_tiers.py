@@ -57,7 +57,7 @@ async def test_a_pin_reaches_the_controller_with_the_engines_tokens(upstream: Up
         async with running(Config(**settings)) as (gateway, url):
             import httpx
 
-            async with httpx.AsyncClient(base_url=url) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=60) as client:
                 body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
                 headers = {"x-agentsched-program": "p"}
                 answer = await client.post("/v1/chat/completions", json=body, headers=headers)

@@ -176,7 +176,7 @@ class TestReload:
             reread = lambda: load_config(file)  # noqa: E731
             async with (
                 running(reread(), reread=reread) as (gateway, url),
-                httpx.AsyncClient(base_url=url) as client,
+                httpx.AsyncClient(base_url=url, timeout=60) as client,
             ):
                 write('profile = "passthrough"\njournal = "j.ndjson"')
                 body = (await client.post(f"{BASE}/reload")).json()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MODEL = "m"
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @dataclass

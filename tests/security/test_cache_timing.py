@@ -36,7 +36,7 @@ def prompt_of_a_secret() -> str:
 async def model_of(url: str) -> str:
     import httpx
 
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         name: str = (await client.get("/v1/models")).json()["data"][0]["id"]
         return name
 

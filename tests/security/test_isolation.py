@@ -143,7 +143,7 @@ class TestViews:
         await work(keyed, keys.blue, "own")
         await work(keyed, keys.red, SECRET + "2")
         await work(keyed, keys.blue, "last")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await watching
         text = "\n".join(seen)
         assert "blue/own" in text

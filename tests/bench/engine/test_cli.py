@@ -55,7 +55,7 @@ async def test_serves_and_stops(tmp_path: Path, stop: signal.Signals) -> None:
             answer = await response.json()
         assert answer["choices"][0]["message"]["content"] == "played"
         process.send_signal(stop)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
     finally:
         if process.returncode is None:
             process.kill()
