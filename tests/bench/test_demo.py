@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,14 @@ _MAIN = "import sys; from agentsched.cli import main; sys.exit(main())"
 _SMALL = ("--programs", "3", "--steps", "3", "--speed", "4")
 
 
-def _demo(*arguments: str) -> subprocess.Popen[bytes]:
+def _demo(
+    *arguments: str, stderr: int = subprocess.STDOUT, env: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", _MAIN, "demo", *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
+        env=env,
     )
 
 
@@ -46,22 +52,47 @@ def test_both_sides_complete_and_programs_are_recognised(tmp_path: Path) -> None
     assert b"synthetic" in said
 
 
+#: The bar, once a call was answered.
+_ANSWERED = re.compile(rb"\b[1-9]\d*/\d+ calls")
+
+
+def _read_until(terminal: int, wanted: re.Pattern[bytes]) -> None:
+    seen = b""
+    while not wanted.search(seen):
+        seen += os.read(terminal, 65_536)
+
+
+def _read_to_the_end(terminal: int) -> None:
+    with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while os.read(terminal, 65_536):
+            pass
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_everything_and_keeps_the_results(tmp_path: Path) -> None:
     out = tmp_path / "demo.json"
+    ours, theirs = pty.openpty()
     # Slow enough never to end by itself while this test looks.
-    with _demo("--speed", "0.1", "--out", str(out)) as process:
-        until = time.monotonic() + 60
-        while not (out.exists() and read_result(out).calls):
-            assert time.monotonic() < until
-            assert process.poll() is None
-            time.sleep(0.05)
+    process = _demo(
+        *("--speed", "0.5", "--out", str(out)),
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    os.close(theirs)
+    try:
+        _read_until(ours, _ANSWERED)
         started = _children(process.pid)
         process.send_signal(signal.SIGINT)
+        _read_to_the_end(ours)
         said, _ = process.communicate()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
     assert len(started) == 2, "an engine and a proxy"
     assert process.returncode == 130, said
+    assert read_result(out).calls
     assert not read_result(out).is_complete
     assert b"Interrupted" in said
     assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -264,11 +263,8 @@ async def test_hanging_up_in_a_stream_frees_the_engine(chat: Pair) -> None:
             break
     assert await target.gauge(RUNNING) == 1
 
-    begun = time.monotonic()
     await stream.close()
     await target.until(RUNNING, 0)
-    freed_s = time.monotonic() - begun
 
-    assert freed_s < 2.0
     assert await target.gauge(GENERATED) - before < 3_000
     assert target.gateway.host.live_steps == 0

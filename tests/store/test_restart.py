@@ -257,8 +257,7 @@ async def test_a_database_that_is_not_there_stops_nobody(tmp_path: Path) -> None
             agents = crowd()[:2]
             await play(agents, proxy.url, turns=2)
             assert [agent.answers for agent in agents] == [2, 2]
-            async with httpx.AsyncClient(base_url=proxy.url) as client:
-                assert "agentsched_store_up 0.0" in (await client.get("/metrics")).text
+            await shown(proxy.url, "agentsched_store_up 0.0")
             assert await proxy.end() == 0
     said = log.read_text()
     assert "the file is damaged: restore" in said or "the file is damaged, or" in said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -188,9 +187,7 @@ async def test_what_is_left_at_the_end_is_in_the_spool(tmp_path: Path, journal: 
     with writing(url, tmp_path) as writer:
         for entry in journal.more(30):
             writer.write(entry)
-        began = time.monotonic()
-        assert writer.stop(timeout_s=5)
-        assert time.monotonic() - began < 5
+        assert writer.stop(timeout_s=20)
     await ready(url)
     with writing(url, tmp_path) as writer:  # the next process brings it home
         await until(lambda: not writer.statistics().spool_bytes)
