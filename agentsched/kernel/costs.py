@@ -22,8 +22,10 @@ from agentsched.model import SECOND, Nanos
 #: Steps that compute less than this say more about the engine's overhead than about its price.
 _UNCACHED_MIN: Final = 128
 _OUTPUT_MIN: Final = 8
-#: Until so many conversations came back, they are taken to cost what computing costs.
+#: Until so many conversations came back over a tier, they are taken to cost this share of computing:
+#: who is held before anything is known of the tier does not come back, and so teaches nothing.
 _RELOADS_MIN: Final = 8
+_SHARE_FIRST: Final = 0.25
 #: Between what a sample of the share of computing is cut to: the rest is noise of a busy engine.
 _SHARE_MIN: Final = 0.01
 _SHARE_MAX: Final = 2.0
@@ -167,9 +169,11 @@ class EngineCost:
     @property
     def reload_ns_per_token(self) -> float:
         """Price of a token of a conversation that comes back: of its cheapest source."""
-        if not self.has_tier or self._reload.samples < _RELOADS_MIN:
+        if not self.has_tier:
             return self._prefill.value
-        return min(1.0, self._reload.value) * self._prefill.value
+        is_known = self._reload.samples >= _RELOADS_MIN
+        share = min(1.0, self._reload.value) if is_known else _SHARE_FIRST
+        return share * self._prefill.value
 
     def reload(self, tokens: int) -> Nanos:
         """What it takes to bring so many tokens of a conversation back, where nobody is in the way.

@@ -81,14 +81,23 @@ def computes(cost: EngineCost) -> None:
         )
 
 
-def test_coming_back_costs_what_computing_costs_until_it_is_seen_to_be_cheaper() -> None:
+def test_coming_back_over_a_tier_costs_a_quarter_of_computing_until_its_price_is_known() -> None:
+    cost = EngineCost()
+    computes(cost)
+    assert cost.reload_ns_per_token == cost.prefill_ns_per_token
+    cost.has_tier = True
+    comes_back(cost, given_up=2_000, ns=10_000, steps=7)
+    assert cost.reload_ns_per_token == cost.prefill_ns_per_token / 4
+    comes_back(cost, given_up=2_000, ns=10_000, steps=50)
+    assert cost.reload_ns_per_token == pytest.approx(10_000, rel=0.2)
+
+
+def test_a_tier_slower_than_computing_is_soon_taken_for_none() -> None:
     cost = EngineCost()
     cost.has_tier = True
     computes(cost)
-    comes_back(cost, given_up=2_000, ns=10_000, steps=7)
+    comes_back(cost, given_up=2_000, ns=500_000, steps=8)
     assert cost.reload_ns_per_token == cost.prefill_ns_per_token
-    comes_back(cost, given_up=2_000, ns=10_000, steps=50)
-    assert cost.reload_ns_per_token == pytest.approx(10_000, rel=0.2)
 
 
 def test_without_a_tier_what_came_back_cheaply_had_not_been_dropped_yet() -> None:

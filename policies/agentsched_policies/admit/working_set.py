@@ -82,7 +82,7 @@ class WorkingSet:
         growth_share: float = 0.04,
         ageing: float = 1.0,
         swap_share: float = 0.4,
-        cheap_reload: float = 0.3,
+        cheap_reload: float = 0.7,
         engine_queue: float = 64.0,
     ) -> None:
         if min(patience, reserve_steps, cold_tokens, growth_share, swap_share) < 0:
