@@ -46,8 +46,8 @@ class FakeOpenAi:
     """Answers each call with `max_tokens` words. What it is to do wrong is set by the test.
 
     `refuse` statuses are given to the next calls, one each, with `retry_after`. From call number
-    `hang_from` on, answers begin and do not end; `hanging` tells when the first does. `cut` ends
-    streams early. `labels` are given by the first user message, as a proxy that tells programs
+    `hang_from` on, answers begin and do not end; `hanging` tells when `hang_count` of them do.
+    `cut` ends streams early. `labels` are given by the first user message, as a proxy that tells programs
     apart perfectly would.
     """
 
@@ -56,6 +56,7 @@ class FakeOpenAi:
     refuse: list[int] = field(default_factory=list)
     retry_after: str | None = None
     hang_from: int | None = None
+    hang_count: int = 1
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     cut: bool = False
     gives_labels: bool = False
@@ -118,7 +119,9 @@ class FakeOpenAi:
             events = events[: len(events) // 2]
         if self.hang_from is not None and number >= self.hang_from:
             await response.write(events[0])
-            self.hanging.set()
+            self.hang_count -= 1
+            if self.hang_count == 0:
+                self.hanging.set()
             await asyncio.Event().wait()
         for event in events:
             await response.write(event)

@@ -261,7 +261,8 @@ async def test_a_silent_server_is_given_up(fake: FakeOpenAi) -> None:
 
 
 async def test_an_interrupt_keeps_what_was_measured(fake: FakeOpenAi, tmp_path: Path) -> None:
-    fake.hang_from = 4
+    # Each of the three has had an answer, and waits for its second.
+    fake.hang_from, fake.hang_count = 4, 3
     arm = Arm(name="a", url=fake.url)
     recorder = _recorder(arm, path=tmp_path / "r.json")
     options = dataclasses.replace(_OPTIONS, dialect=Dialect.COMPLETIONS)
