@@ -18,6 +18,7 @@ from proxy_upstream import DONE, Gate, Upstream, chunk, eventually
 from agentsched.compose import journal_header
 from agentsched.config import Config
 from agentsched.kernel import encode_header
+from agentsched.model import EngineLost
 from agentsched.proxy.journal_file import JournalFile
 from agentsched.proxy.serve import drain
 from agentsched_bench.engine.cost import CPU_2CORE
@@ -203,6 +204,7 @@ async def test_the_journal_of_a_live_run_replays(
         )
         await upstream.stop()
         await proxy.chat("after", agentsched={"program": "p0"})
+        await proxy.turns.until(lambda: bool(proxy.turns.events(EngineLost)))
         hung = second.script = Gate()
         cut = asyncio.create_task(proxy.chat("cut"))
         await second.exchange(len(second.exchanges))

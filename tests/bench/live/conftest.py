@@ -47,8 +47,8 @@ class FakeOpenAi:
 
     `refuse` statuses are given to the next calls, one each, with `retry_after`. From call number
     `hang_from` on, answers begin and do not end; `hanging` tells when `hang_count` of them do.
-    `cut` ends streams early. `labels` are given by the first user message, as a proxy that tells programs
-    apart perfectly would.
+    `cut` ends streams early. `labels` are given by the first user message, as a proxy that tells
+    programs apart perfectly would.
     """
 
     url: str = ""
