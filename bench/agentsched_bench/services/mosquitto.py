@@ -16,7 +16,7 @@ from agentsched.model import AgentschedError
 from agentsched_bench.ports import free_port
 from agentsched_bench.services.local import LocalService
 
-_START_S: Final = 10.0
+_START_S: Final = 60.0
 
 
 def find_mosquitto() -> Path | None:
@@ -79,7 +79,7 @@ class LocalMosquitto(LocalService):
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(number)
-            process.wait(10)
+            process.wait(60)
 
     def close(self) -> None:
         """Stop it and remove its folder."""

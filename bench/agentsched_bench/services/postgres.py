@@ -22,7 +22,7 @@ from agentsched_bench.services.local import LocalService
 #: Names the folder of `initdb` and `postgres`, where they are not in PATH or where Debian has them.
 BIN_VARIABLE: Final = "AGENTSCHED_POSTGRES_BIN"
 _PROGRAMS: Final = ("initdb", "postgres", "pg_isready", "psql")
-_START_S: Final = 30.0
+_START_S: Final = 60.0
 _SETTINGS: Final = (
     ("fsync", "off"),  # the machine does not crash in a test; the server does
     ("unix_socket_directories", ""),
