@@ -104,9 +104,22 @@ def test_a_forked_child_sends_its_own(inbox: Any) -> None:
     assert [e["program"] for e in inbox.events(2)] == ["parent", "child"]
 
 
+#: A machine on which it takes longer to load the HTTP client than a process waits at its end.
+SLOW_MACHINE = """
+import sys, time
+class Slow:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "http.client":
+            time.sleep(1)
+sys.meta_path.insert(0, Slow)
+"""
+
+
 @pytest.mark.slow
-def test_what_is_left_goes_out_at_exit(inbox: Any) -> None:
-    code = "import agentsched\nwith agentsched.program(id='last'): pass\n"
+@pytest.mark.parametrize("before", ["", SLOW_MACHINE], ids=["quick", "slow"])
+def test_what_is_left_goes_out_at_exit(inbox: Any, before: str) -> None:
+    code = before + "import agentsched\nwith agentsched.program(id='last'): pass\n"
     environment = os.environ | {"AGENTSCHED_URL": inbox.url}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
     assert inbox.events(1) == [{"event": "closed", "program": "last"}]
