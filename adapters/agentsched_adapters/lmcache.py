@@ -173,7 +173,7 @@ def _question(body: bytes) -> bytes | None:
     """What `/tokenize` is asked about the prompt of a request; None for one that it cannot take."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if "messages" not in fields and "prompt" not in fields:
         return None

@@ -72,7 +72,7 @@ class ControlClient:
         body = self.get(path, **query)
         try:
             decoded = msgspec.json.decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProxyError(f"{self.url}: that is no agentsched proxy") from error
         if not isinstance(decoded, dict):
             raise ProxyError(f"{self.url}: that is no agentsched proxy")

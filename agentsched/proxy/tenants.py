@@ -40,7 +40,7 @@ class TenantVerbs:
         try:
             given = msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])
             event = TenantConfig(**given).configured(name)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _error(400, "bad_tenant", f"The body is not a JSON object: {error}")
         except ValidationError as error:
             first = error.errors(include_input=False)[0]

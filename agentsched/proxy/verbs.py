@@ -104,7 +104,7 @@ class Verbs:
             wanted = msgspec.json.decode(await request.read(), type=_Wanted)
             config, limits = self._wanted(wanted)
             self._steering.choose(config, limits=limits)
-        except (msgspec.DecodeError, ConfigError, PolicyError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, ConfigError, PolicyError) as error:
             return _error(400, "bad_policies", str(error))
         scheduler = self._gateway.host.scheduler
         return _json(

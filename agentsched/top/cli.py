@@ -58,7 +58,7 @@ def _look(client: ControlClient) -> Frame:
     body = client.get("/overview")
     try:
         return msgspec.json.decode(body, type=Frame)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{client.url}: the proxy is of another version: {error}") from error
 
 

@@ -148,7 +148,7 @@ def _parsed(source: bytes | str | Mapping[str, Any]) -> object:
         return source
     try:
         return msgspec.json.decode(source)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeError):
         pass  # then it is YAML, or nothing
     try:
         return msgspec.yaml.decode(source)

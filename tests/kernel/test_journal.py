@@ -149,3 +149,10 @@ def test_header_of_another_kind(old: bytes, new: bytes, says: str) -> None:
     assert old in line
     with pytest.raises(JournalError, match=says):
         decode_header(line.replace(old, new))
+
+
+@pytest.mark.parametrize("read", [decode, decode_header])
+@pytest.mark.parametrize("line", [b'{"seq":"\xd8"}', b"\xff", b'{"\xc3":1}'])
+def test_bytes_that_are_no_text_are_no_journal(read: Any, line: bytes) -> None:
+    with pytest.raises(JournalError):
+        read(line)

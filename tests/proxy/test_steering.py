@@ -1,0 +1,144 @@
+"""A configuration that is read again while requests run: none of them notices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from proxy_upstream import DONE, Gate, Upstream, chunk, eventually
+
+from agentsched.config import Config
+from agentsched.model import ConfigError, EngineId, PolicyError
+from agentsched.proxy.app import _member
+from agentsched.proxy.steering import Steering
+
+
+@pytest.fixture
+def steer() -> Iterator[Callable[..., Steering]]:
+    """The wheel of a proxy whose file says something else now: `changes` over what is in force."""
+    made: list[Steering] = []
+
+    def make(proxy: Any, **changes: Any) -> Steering:
+        said = Config.model_validate({"engines": [{"url": "http://127.0.0.1:9"}]} | changes)
+        update = {name: getattr(said, name) for name in changes}
+        wanted = proxy.gateway.config.model_copy(update=update)
+        made.append(Steering(proxy.gateway, make_member=_member, reread=lambda: wanted))
+        return made[-1]
+
+    level = logging.getLogger().level
+    yield make
+    logging.getLogger().setLevel(level)
+    assert all(not steering._tasks for steering in made)
+
+
+def engine(upstream: Upstream, name: str) -> dict[str, Any]:
+    return {"url": upstream.url, "id": name, "kind": "openai"}
+
+
+async def test_an_engine_moves_while_a_stream_runs_on_it(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    gate = upstream.script = Gate(chunk("hel"))
+    async with start(upstream.url) as proxy, proxy.streaming("long") as running:
+        parts = running.aiter_raw()
+        assert await anext(parts) == chunk("hel")
+        reloaded = steer(proxy, engines=[engine(second, "e0")]).reload()
+        assert reloaded.changed == ("engines",)
+        for number in range(8):
+            answer = await proxy.chat(f"meanwhile {number}")
+            assert (answer.status_code, answer.headers["x-agentsched-engine"]) == (200, "e0")
+        assert len(second.exchanges) == 8
+        gate.open.set()
+        rest = b"".join([part async for part in parts])
+        assert rest.endswith(DONE)
+        assert len(upstream.exchanges) == 1
+        # The old connections are closed when the last answer over them has ended.
+        await eventually(lambda: not upstream._writers)
+
+
+async def test_engines_come_and_go_and_what_waits_is_served(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    gate = upstream.script = Gate()
+    depth = {"admit": {"name": "depth", "params": {"depth": 1}}}
+    async with start(upstream.url, profile="fcfs", policies=depth) as proxy:
+        asked = [asyncio.create_task(proxy.chat(f"{n}")) for n in range(4)]
+        await proxy.turns.until(lambda: proxy.scheduler.statistics().waiting_steps == 3)
+        steering = steer(proxy, engines=[engine(second, "e1")])
+        assert steering.reload().changed == ("engines",)
+        await proxy.turns.until(lambda: proxy.scheduler.statistics().waiting_steps == 0)
+        assert "e0" in proxy.gateway.fleet.members  # one step runs there still
+        gate.open.set()
+        answers = await asyncio.gather(*asked)
+        assert [a.status_code for a in answers] == [200] * 4
+        assert sorted(a.headers["x-agentsched-engine"] for a in answers) == ["e0", *["e1"] * 3]
+        await eventually(lambda: "e0" not in proxy.gateway.fleet.members)
+
+
+async def test_many_reloads_under_load(start: Any, upstream: Upstream, steer: Any) -> None:
+    async with start(upstream.url, profile="fcfs") as proxy:
+        until = asyncio.Event()
+
+        async def agent(name: str) -> list[int]:
+            statuses = []
+            while not until.is_set():
+                answer = await proxy.chat(name, agentsched={"program": name})
+                statuses.append(answer.status_code)
+            return statuses
+
+        agents = [asyncio.create_task(agent(f"p{number}")) for number in range(4)]
+        for number in range(20):
+            served = len(upstream.exchanges)
+            changes: dict[str, Any] = {
+                "profile": ("agentsched", "passthrough", "fcfs")[number % 3],
+                "limits": {"ready_steps_max": 100 + number, "engine_wait_max": "300ms"},
+                "tenants": {f"t{number % 2}": {"weight": 1.0 + number}},
+                "log_level": ("info", "warning")[number % 2],
+            }
+            changed = steer(proxy, **changes).reload().changed
+            assert {"limits", "tenants"} <= set(changed)
+            assert proxy.scheduler.policies.profile == changes["profile"]
+            assert proxy.scheduler.limits.ready_steps_max == 100 + number
+            await eventually(lambda served=served: len(upstream.exchanges) > served)
+        until.set()
+        statuses = [status for told in await asyncio.gather(*agents) for status in told]
+        assert set(statuses) == {200}
+        assert len(statuses) >= 20
+        weights = {str(name): account.weight for name, account in proxy.scheduler.tenants.items()}
+        assert (weights["t1"], weights["t0"]) == (20.0, 1.0)  # who is left out is as all others
+        assert logging.getLogger().level == logging.WARNING
+
+
+async def test_a_wrong_file_changes_nothing(start: Any, upstream: Upstream, steer: Any) -> None:
+    def broken() -> Config:
+        raise ConfigError("line 3: what is this")
+
+    async with start(upstream.url, profile="fcfs") as proxy:
+        before = proxy.gateway.config
+        with pytest.raises(ConfigError, match="line 3"):
+            Steering(proxy.gateway, make_member=_member, reread=broken).reload()
+        with pytest.raises(ConfigError, match="without a configuration file"):
+            Steering(proxy.gateway, make_member=_member).reload()
+        nonsense = steer(proxy, policies={"order": {"name": "nonsense"}}, log_level="error")
+        with pytest.raises(PolicyError, match="nonsense"):
+            nonsense.reload()
+        assert proxy.gateway.config is before
+        assert proxy.scheduler.policies.profile == "fcfs"
+        assert (await proxy.chat()).status_code == 200
+
+
+async def test_engines_that_are_not_there_and_the_last_one(
+    start: Any, upstream: Upstream, steer: Any
+) -> None:
+    async with start(upstream.url) as proxy:
+        steering = steer(proxy)
+        with pytest.raises(ConfigError, match="no engine is called e9"):
+            steering.remove_engine(EngineId("e9"))
+        with pytest.raises(ConfigError, match="the last engine stays"):
+            steering.remove_engine(EngineId("e0"))
+        with pytest.raises(ConfigError, match="called e0 already"):
+            steering.add_engine(proxy.gateway.config.engines[0])
+        assert (await proxy.chat()).status_code == 200
