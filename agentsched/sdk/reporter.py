@@ -94,7 +94,7 @@ class Reporter:
         return self._thread is None or self._idle.wait(timeout_s)
 
     def stop(self, timeout_s: float = _LAST_S) -> None:
-        """Send what is left, for so long at most."""
+        """Send what is left, for so long at most once the HTTP client is loaded."""
         self._is_stopping = True
         self._wake.set()
         if self._thread is not None:
