@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import pytest
@@ -48,6 +48,10 @@ def rejected(commands: Any) -> list[RejectReason]:
 
 def dispatched(commands: Any) -> list[tuple[str, str]]:
     return [(c.step, c.engine) for c in commands if isinstance(c, Dispatch)]
+
+
+def test_a_new_one_has_counted_nothing(rig: Any) -> None:
+    assert not any(astuple(rig.scheduler.statistics()))
 
 
 def test_a_step_goes_at_once_and_ends(rig: Any) -> None:

@@ -145,6 +145,14 @@ def test_a_pause_is_kept_for_twice_its_reload_and_no_longer() -> None:
     assert desk.tick(at=deadline / SECOND) == ["c0"]
 
 
+def test_on_an_idle_engine_whoever_pauses_gives_way_however_short_its_pause() -> None:
+    desk = Desk()
+    desk.turn("a", 6_000, at=0)
+    assert desk.ask("b", 8_000, at=0.12) == ["b0"]
+    resident = [c.conversation for c in desk.scheduler.world.resident(EngineId("e"))]
+    assert resident == ["b"]
+
+
 def test_who_said_the_last_word_is_let_go_at_once() -> None:
     desk = Desk(patience=1_000.0)
     desk.ask("a", 6_000, at=0)

@@ -1,4 +1,4 @@
-"""`python -m agentsched_bench.chaos simulate|overload|streams|programs|mutants|covered`.
+"""`python -m agentsched_bench.chaos simulate|overload|refusals|streams|...`.
 
 See docs/reliability.md.
 """
@@ -16,6 +16,7 @@ from typing import Any
 from agentsched_bench.chaos.covered import covered, to_lines
 from agentsched_bench.chaos.load import overload, programs, streams
 from agentsched_bench.chaos.mutants import mutants
+from agentsched_bench.chaos.refusals import refusals
 from agentsched_bench.chaos.soak import simulate
 
 
@@ -32,6 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     flood = verbs.add_parser("overload", help="ten times what the engine can do, for a while")
     flood.add_argument("--seconds", type=float, default=10.0, help="of each part")
     flood.add_argument("--factor", type=float, default=10.0, help="requests over capacity")
+    noes = verbs.add_parser("refusals", help="what a 429 costs the proxy, beside an answer")
+    noes.add_argument("--calls", type=int, default=2_000, help="of each shape")
+    noes.add_argument("--waiting", type=int, default=64, help="steps in the queue meanwhile")
     many = verbs.add_parser("streams", help="many streams open at once")
     many.add_argument("--count", type=int, default=2_000)
     lives = verbs.add_parser("programs", help="many programs alive at once")
@@ -51,6 +55,8 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
     match given.verb:
         case "overload":
             return asyncio.run(overload(seconds=given.seconds, factor=given.factor))
+        case "refusals":
+            return asyncio.run(refusals(calls=given.calls, waiting=given.waiting))
         case "streams":
             return asyncio.run(streams(count=given.count))
         case "programs":

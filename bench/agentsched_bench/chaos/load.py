@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -91,6 +91,30 @@ class Rig:
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             end = type(error).__name__
         tally.note(end, time.monotonic() - began)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Callable[[bytes], Awaitable[str]]]:
+        """One connection, kept alive: what it yields sends a chat request and tells how it ended.
+
+        The request names no program.
+        """
+        reader, writer = await asyncio.open_connection(self._host, int(self._port))
+
+        async def call(body: bytes) -> str:
+            head = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+            head += "content-type: application/json\r\n"
+            writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            async with asyncio.timeout(_CALL_S):
+                said = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = int(said.partition(b"content-length:")[2].split(b"\r\n")[0])
+                await reader.readexactly(length)
+            status = int(said.split(b" ", 2)[1])
+            return "answered" if status == 200 else f"status {status}"
+
+        try:
+            yield call
+        finally:
+            writer.transport.abort()
 
     async def _call(self, program: str, *, is_stream: bool) -> str:
         fields = {"model": MODEL, "messages": [{"role": "user", "content": program}]}

@@ -64,6 +64,6 @@ class Numbers:
 
     def block(self, name: object) -> int:
         """A block's number: itself where it is a published small one, else one for its hash."""
-        if isinstance(name, int) and 0 <= name < _PUBLISHED_MAX:
+        if type(name) is int and 0 <= name < _PUBLISHED_MAX:  # `true` is no number
             return name
         return _PUBLISHED_MAX + self.number(str(name))
