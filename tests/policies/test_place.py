@@ -356,6 +356,46 @@ class TestRendezvous:
             f.report("e2", kv_tokens=10_000)
             assert f.ask("a2", "pa", 4_100, at=1, head="a") == {"a2": home}
 
+    def test_what_would_be_evicted_counts_several_times(self, floor: Floors) -> None:
+        f = self.build(floor, 2, spread=0.0, crowd=0.0, horizon=0.0)
+        f.ask("a", "pa", 9_000, head="pa")
+        f.start("a")
+        f.ask("b", "pb", 2_000, head="pb")
+        # It was sent to e2. To move it: 2,000 tokens at 100 us, with the margin; and 1,500 tokens
+        # of pa's go, above 95 % of 10,000.
+        seconds = (2_000 * (1 + 4.0) + 4 * 1_500) * 100e-6
+        assert -f.score("b", "e1") / 1e9 == pytest.approx(seconds)
+
+    def test_who_was_let_go_sees_the_room_elsewhere(self, floor: Floors) -> None:
+        """Its home is full of others by now: it goes to the engine that has room."""
+        for small, engine in ((1_000, "e1"), (8_000, "e2")):
+            f = self.build(floor, 1, spread=0.0, crowd=0.0)
+            f.ask("a", "pa", 4_000, head="pa")
+            f.answer("a", prompt=4_000)
+            f.world.evict(f.world.conversations["pa"])
+            f.ask("b", "pb", small, head="pb")
+            f.answer("b", prompt=small)
+            f.report("e2", kv_tokens=10_000)
+            assert f.ask("a2", "pa", 4_100, head="pa", at=1) == {"a2": engine}
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_the_best_is_the_one_of_the_greatest_score(self, floor: Floors, seed: int) -> None:
+        f, rng = self.build(floor, 4), Random(seed)
+        chosen = set()
+        for number in range(60):
+            program, branch = f"p{rng.randrange(12)}", rng.choice(("", "/child"))
+            f.ask(f"s{number}", program, rng.randrange(200, 4_000), branch=branch, at=float(number))
+            if number == 30:
+                f.lose("e2")
+            step = f.scheduler.steps[f"s{number}"]
+            up = [e for e in f.scheduler.engines.values() if e.is_up]
+            best = f.scheduler.policies.place.best(step, up, f.world, now=f.scheduler._now)
+            assert best is max(up, key=lambda e: f.score(step.step, e.engine))
+            chosen.add(best.engine)
+            if rng.random() < 0.7:
+                f.answer(f"s{number}", is_last=rng.random() < 0.2)
+        assert len(chosen) == 4
+
     def test_a_prompt_that_cannot_fit_goes_elsewhere(self, floor: Floors) -> None:
         f = floor(engines=0, place=place("rendezvous"))
         f.report("small", kv_tokens=2_000)

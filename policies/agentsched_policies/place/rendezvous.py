@@ -3,13 +3,16 @@
     cost(e) = uncached prompt tokens x price          price of computing, or of reloading at home
             + prefill in flight there
             + steps x answer tokens x decode price x (1 + crowd x how full it is)
-            + tokens that would be evicted for it x price of reloading them
+            + tokens that would be evicted for it x price of reloading them x evict
             + spread x prompt x prefill price x rendezvous hash of (program, e)
 
 `steps` is this one and those that are expected to follow, at most `horizon`: a faster engine pays
 off over several. All prices are learnt per engine, so fast and slow, large and small engines and
 those with a tier need no configuration. How full an engine is counts the live conversations that
-are at home there, whether they compute or pause: they will all be back.
+are at home there, whether they compute or pause: they will all be back. What would be evicted is
+another question, of what lies there now: a conversation that was let go is at home there still, but
+takes no room, and who waits for memory must see the room that another engine has. Whoever is thrown
+out waits for its turn before it is reloaded, and throws out others: hence `evict` times the price.
 
 A conversation moves at turn boundaries only, and only where that saves `margin` more than the
 prefix that it loses. Conversations that lost their KV anyway are free to go wherever is best, and a
@@ -30,24 +33,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentsched.model import Command, EngineId, EngineLost, EngineReported, Event, Instant
-from agentsched.policy import ConversationView, EngineView, StepView, World
+from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.hashing import rendezvous
 from agentsched_policies.homes import Homes
 
 #: Worse than any cost: the prompt does not fit.
-_IMPOSSIBLE = -1e30
+_IMPOSSIBLE = 1e30
 #: Engines whose decode prices are so near to each other are taken to be equally fast.
 _ALIKE = 0.25
 #: Tokens that an engine of unknown size is taken to hold, to weigh it.
 _POOL = 100_000
+#: The share of its cache above which an engine evicts: admission leaves the rest free.
+_FULL = 0.95
 
 
 class Rendezvous:
     """Least seconds. `spread`: weight of the hash, in prefills of the whole prompt.
 
     `margin`: how much more than the lost prefix a move must save, as a share of it. `crowd`: weight
-    of how full an engine is, for whoever has no KV anywhere. `evict`: weight of what would be
-    evicted. `horizon`: for how many steps at most an engine is chosen.
+    of how full an engine is, for whoever has no KV anywhere. `evict`: how many times its reload a
+    token that is evicted costs. `horizon`: for how many steps at most an engine is chosen.
     """
 
     def __init__(
@@ -56,11 +61,11 @@ class Rendezvous:
         spread: float = 0.1,
         margin: float = 4.0,
         crowd: float = 4.0,
-        evict: float = 1.0,
+        evict: float = 4.0,
         horizon: float = 4.0,
     ) -> None:
         if min(spread, margin, crowd, evict, horizon) < 0:
-            raise ValueError("spread, margin, crowd and evict are 0 or more")
+            raise ValueError("spread, margin, crowd, evict and horizon are 0 or more")
         self._spread = spread
         self._margin = margin
         self._crowd = crowd
@@ -85,49 +90,70 @@ class Rendezvous:
         self._homes.decided(commands, now=now)
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
-        longest = engine.capabilities.context_max or engine.capabilities.kv_tokens
+        answers, usual_ns = self._answers(step, world), _usual_ns(world)
+        return -self._cost(step, engine, world, answers=answers, usual_ns=usual_ns, now=now)
+
+    def best(
+        self, step: StepView, engines: Sequence[EngineView], world: World, *, now: Instant
+    ) -> EngineView:
+        """What the scores come to; what is the same for all engines is found once."""
+        answers, usual_ns = self._answers(step, world), _usual_ns(world)
+
+        def key(engine: EngineView) -> tuple[float, EngineId]:
+            cost = self._cost(step, engine, world, answers=answers, usual_ns=usual_ns, now=now)
+            return cost, engine.engine
+
+        return min(engines, key=key)
+
+    def _cost(
+        self,
+        step: StepView,
+        engine: EngineView,
+        world: World,
+        *,
+        answers: float,
+        usual_ns: float,
+        now: Instant,
+    ) -> float:
+        pool = engine.capabilities.kv_tokens
+        longest = engine.capabilities.context_max or pool
         if longest is not None and step.prompt_tokens > longest:
-            return _IMPOSSIBLE - step.prompt_tokens + longest
+            return _IMPOSSIBLE + step.prompt_tokens - longest
         conversation = world.conversation(step)
         missing = world.missing_tokens(step, engine.engine)
         is_home = conversation.engine == engine.engine
-        is_resident = is_home and conversation.is_resident
         price = engine.reload_ns if is_home else engine.prefill_ns
         cost = missing * price + engine.cold_tokens(now=now) * engine.prefill_ns
-        if not is_home and conversation.is_resident:
-            cost += self._margin * missing * engine.prefill_ns
-        pool = engine.capabilities.kv_tokens
-        # Whoever has its KV somewhere moves for what waits there now, not for what may come.
-        is_free = not conversation.is_resident
-        full = self._homes.tokens(engine.engine) / (pool or _POOL) if is_free else 0.0
-        output = step.output_tokens_expected or self._homes.output_tokens
-        steps = self._steps(step, world)
-        cost += steps * output * _decode_ns(engine, world) * (1.0 + self._crowd * full)
-        if pool is not None and not is_resident:
-            over = self._homes.tokens(engine.engine) + missing - pool
+        # Prices follow the load of the moment; small differences between like engines mean nothing.
+        is_alike = abs(engine.decode_ns - usual_ns) <= _ALIKE * usual_ns
+        decode = answers * (usual_ns if is_alike else engine.decode_ns)
+        if pool is not None and not (is_home and conversation.is_resident):
+            over = world.resident_tokens(engine.engine) + missing - _FULL * pool
             cost += self._evict * max(0.0, over) * engine.reload_ns
-        return -cost - self._jitter(step, engine, conversation)
+        if conversation.is_resident:
+            # It moves for what waits there now, not for what may come.
+            lost = 0.0 if is_home else self._margin * missing * engine.prefill_ns
+            return cost + decode + lost
+        full = self._homes.tokens(engine.engine) / (pool or _POOL)
+        return cost + decode * (1.0 + self._crowd * full) + self._jitter(step, engine)
 
-    def _steps(self, step: StepView, world: World) -> float:
-        """How many steps the choice is for: this one and those that will probably follow it."""
+    def _answers(self, step: StepView, world: World) -> float:
+        """Output tokens of this step and those that will probably follow it."""
         graph = world.graph(step.program)
         left = graph.steps_left() if graph is not None else None
-        return min(self._horizon, 1.0 + left) if left is not None else self._horizon
+        steps = min(self._horizon, 1.0 + left) if left is not None else self._horizon
+        return steps * (step.output_tokens_expected or self._homes.output_tokens)
 
-    def _jitter(self, step: StepView, engine: EngineView, conversation: ConversationView) -> float:
+    def _jitter(self, step: StepView, engine: EngineView) -> float:
         """Nanoseconds by which replicas tell equal engines apart, all of them alike."""
-        if not self._spread or conversation.is_resident:
+        if not self._spread:
             return 0.0
         weight = (engine.capabilities.kv_tokens or _POOL) / self._pool_mean
         scale = min(10.0, rendezvous(step.program, engine.engine, weight=weight))
         return self._spread * scale * step.prompt_tokens * engine.prefill_ns
 
 
-def _decode_ns(engine: EngineView, world: World) -> float:
-    """Its price of an output token, or the fleet's where it differs by less than a quarter.
-
-    Prices follow the load of the moment; small differences between like engines mean nothing.
-    """
-    prices = [e.decode_ns for e in world.engines.values() if e.is_up]
-    mean = sum(prices) / len(prices) if prices else engine.decode_ns
-    return engine.decode_ns if abs(engine.decode_ns / mean - 1.0) > _ALIKE else mean
+def _usual_ns(world: World) -> float:
+    """What an output token costs in the fleet, in the mean."""
+    prices = [engine.decode_ns for engine in world.engines.values() if engine.is_up]
+    return sum(prices) / max(1, len(prices))
