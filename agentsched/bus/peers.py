@@ -7,7 +7,7 @@ was silent for too long, is taken to hold nothing; what it served stays served.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +27,9 @@ from agentsched.model import (
 _PEERS_MAX: Final = 256
 _TENANTS_PER_PEER_MAX: Final = 10_000
 _ENGINES_PER_PEER_MAX: Final = 1_024
+#: How long it is told that a peer is gone, and of how many at most.
+_MISSED_FOR: Final = seconds(600)
+_MISSED_MAX: Final = 16
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class Peers:
     def __init__(self, *, silence: Nanos) -> None:
         self._silence = silence
         self._peers: dict[str, _Peer] = {}
+        #: Who was heard and is not any more, since when; the latest last.
+        self._missed: dict[str, Instant] = {}
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -100,8 +105,24 @@ class Peers:
         if any(new) or self._waits(tenant) != did_wait:
             yield self._served(tenant, *new)
 
-    def gone(self, replica: str) -> Iterator[Event]:
+    def missed(self, *, now: Instant) -> Mapping[str, Instant]:
+        """Peers that went lately and did not come back, and when that was noticed."""
+        return {
+            replica: at
+            for replica, at in self._missed.items()
+            if between(at, now) <= _MISSED_FOR
+        }
+
+    def gone(self, replica: str, *, now: Instant) -> Iterator[Event]:
         """A peer is no more: nothing of it is on any engine, and nobody waits there."""
+        if replica in self._peers:
+            self._missed.pop(replica, None)
+            self._missed[replica] = now
+            if len(self._missed) > _MISSED_MAX:
+                del self._missed[next(iter(self._missed))]
+        yield from self._drop(replica)
+
+    def _drop(self, replica: str) -> Iterator[Event]:
         peer = self._peers.pop(replica, None)
         if peer is None:
             return
@@ -116,7 +137,7 @@ class Peers:
             name for name, p in self._peers.items() if between(p.heard_at, now) > self._silence
         ]
         for name in silent:
-            yield from self.gone(name)
+            yield from self.gone(name, now=now)
         for peer in self._peers.values():
             for tenant, at in tuple(peer.waiting.items()):
                 if between(at, now) > self._silence:
@@ -124,8 +145,9 @@ class Peers:
 
     def lost(self) -> Iterator[Event]:
         """Nobody is heard any more, for our own connection is gone: we decide alone."""
+        self._missed.clear()
         for name in tuple(self._peers):
-            yield from self.gone(name)
+            yield from self._drop(name)
 
     def _waits(self, tenant: TenantId) -> bool:
         return any(tenant in peer.waiting for peer in self._peers.values())
@@ -150,6 +172,7 @@ class Peers:
             if len(self._peers) >= _PEERS_MAX:
                 return None
             peer = self._peers[replica] = _Peer(now, now)
+            self._missed.pop(replica, None)
         peer.heard_at = now
         return peer
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,6 +58,15 @@ class Wiring:
     turns: Callable[[str, bytes], None] | None = None
     #: Is told which replica is gone.
     gone: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """The other replicas, for people. `gone`: lately, and since when; the latest last."""
+
+    is_connected: bool
+    others: tuple[str, ...]
+    gone: Mapping[str, Instant]
 
 
 class Bus:
@@ -141,13 +150,21 @@ class Bus:
         if message.state == "gone":
             log.info("replica %s is gone", replica)
             self.others.pop(replica, None)
-            self._feed(self.peers.gone(replica))
+            self._feed(self.peers.gone(replica, now=self._wiring.now()))
             self._wiring.gone(replica)
             return
         self.peers.meet(replica, now=self._wiring.now())
         self.others[replica] = message
         if len(self.others) > _OTHERS_MAX:
             del self.others[next(iter(self.others))]
+
+    def neighbours(self) -> Neighbours:
+        """Who else is there, and who was."""
+        return Neighbours(
+            is_connected=self.connection.is_up.is_set(),
+            others=tuple(sorted(self.peers.names)),
+            gone=self.peers.missed(now=self._wiring.now()),
+        )
 
     def _feed(self, events: Iterable[Event]) -> None:
         for event in events:

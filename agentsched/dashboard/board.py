@@ -13,6 +13,7 @@ from aiohttp import web
 from agentsched.dashboard.feed import Feed, Watcher
 from agentsched.dashboard.pages import Pages
 from agentsched.dashboard.rows import MemberView, seconds_of
+from agentsched.dashboard.shapes import Replicas
 from agentsched.dashboard.timeline import timeline
 from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.kernel.holdings import holdings, pin_of
@@ -69,12 +70,18 @@ class Dashboard:
         draining: asyncio.Event,
         viewer: Callable[[web.Request], str | None],
         send: Send,
+        replicas: Callable[[], Replicas | None] = lambda: None,
     ) -> None:
         self._host = host
         self._draining = draining
         self._viewer = viewer
         self._send = send
-        self.feed = Feed(host.scheduler, members=members, is_draining=draining.is_set)
+        self.feed = Feed(
+            host.scheduler,
+            members=members,
+            is_draining=draining.is_set,
+            replicas=replicas,
+        )
 
     def routes(self) -> list[web.RouteDef]:
         """The table of routes. To be added before those of programs, whose ids may have slashes."""

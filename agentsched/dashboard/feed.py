@@ -32,6 +32,7 @@ from agentsched.dashboard.shapes import (
     Frame,
     Overview,
     ProgramRow,
+    Replicas,
     Sample,
     TenantSample,
 )
@@ -90,10 +91,12 @@ class Feed:
         *,
         members: Callable[[], Iterable[MemberView]],
         is_draining: Callable[[], bool],
+        replicas: Callable[[], Replicas | None] = lambda: None,
     ) -> None:
         self._scheduler = scheduler
         self._members = members
         self._is_draining = is_draining
+        self._replicas = replicas
         self._watchers: list[Watcher] = []
         #: Programs that a turn was about since the latest frame; bounded by the live ones.
         self._touched: dict[ProgramId, None] = {}
@@ -312,6 +315,7 @@ class Feed:
             policy_errors_total=statistics.policy_errors_total,
             prompt_tokens_total=prompt,
             cached_tokens_total=prompt - sum(a.uncached_here for a in accounts),
+            replicas=self._replicas(),
         )
 
 

@@ -56,6 +56,7 @@ def _overview(frame: Frame, tenant: str) -> Overview:
         policy_errors_total=0,
         prompt_tokens_total=own.prompt_tokens if own else 0,
         cached_tokens_total=own.prompt_tokens - own.uncached_tokens if own else 0,
+        replicas=None,
     )
 
 

@@ -87,8 +87,27 @@ class TenantRow(msgspec.Struct, frozen=True, kw_only=True):
     running_steps: int
 
 
+class GoneReplica(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica that was heard and is not any more, since an instant."""
+
+    replica: str
+    since: float
+
+
+class Replicas(msgspec.Struct, frozen=True, kw_only=True):
+    """This replica and those that it hears over the bus; without a broker it decides alone."""
+
+    replica: str
+    is_connected: bool
+    others: tuple[str, ...]
+    gone: tuple[GoneReplica, ...]
+
+
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """The proxy at one glance. Waits are of steps dispatched lately, in seconds."""
+    """The proxy at one glance. Waits are of steps dispatched lately, in seconds.
+
+    `replicas` is None without a bus, and for who may not see all tenants.
+    """
 
     version: str
     profile: str
@@ -111,6 +130,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     policy_errors_total: int
     prompt_tokens_total: int
     cached_tokens_total: int
+    replicas: Replicas | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,6 +16,8 @@ from agentsched.clock import Clock, MonotonicClock
 from agentsched.compose import build_scheduler
 from agentsched.config import Config, EngineConfig
 from agentsched.dashboard.board import Dashboard
+from agentsched.dashboard.rows import seconds_of
+from agentsched.dashboard.shapes import GoneReplica, Replicas
 from agentsched.model import EngineId, ProgramClosed, WireError, in_seconds
 from agentsched.ports import Engine, EventSink
 from agentsched.proxy import refusal, shapes
@@ -176,6 +178,20 @@ def _dashboard(gateway: Gateway) -> Dashboard:
         draining=gateway.draining,
         viewer=_viewer,
         send=send_part,
+        replicas=partial(_replicas, gateway),
+    )
+
+
+def _replicas(gateway: Gateway) -> Replicas | None:
+    """Who else is on the bus, on the clock of the frames."""
+    if gateway.bus is None:
+        return None
+    found = gateway.bus.neighbours()
+    return Replicas(
+        replica=gateway.bus.replica,
+        is_connected=found.is_connected,
+        others=found.others,
+        gone=tuple(GoneReplica(replica=r, since=seconds_of(at)) for r, at in found.gone.items()),
     )
 
 

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from agentsched.config import Config
 from agentsched.config_trust import IdempotencyConfig, RetriesConfig
@@ -37,6 +38,9 @@ from agentsched.proxy.warming import WarmBodies
 from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 from agentsched.telemetry.notes import Notes
+
+if TYPE_CHECKING:
+    from agentsched.bus.service import Bus
 
 #: Tenant of requests without a key and without a tenant header.
 ANONYMOUS = TenantId("default")
@@ -75,6 +79,8 @@ class Gateway:
     warm_bodies: WarmBodies
     #: What is told to and learnt from other replicas, where a store tells who they are.
     sharing: TurnSharing | None = None
+    #: While it is on the bus.
+    bus: Bus | None = None
     #: Set when SIGTERM came: readiness says no, new requests are refused, running ones go on.
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     #: Requests that are being relayed beside the scheduler.

@@ -64,10 +64,12 @@ async def joined(config: Config, gateway: Gateway, *, url: str) -> AsyncIterator
         sharing.join(bus)
     collector = BusCollector(bus)
     gateway.meters.registry.register(collector)
+    gateway.bus = bus
     try:
         async with bus.running():
             yield bus
     finally:
+        gateway.bus = None
         gateway.meters.registry.unregister(collector)
 
 

@@ -8,7 +8,14 @@ from typing import Final, Literal
 
 from rich.text import Text
 
-from agentsched.dashboard.shapes import EngineRow, Frame, ProgramRow, Sample, TenantRow
+from agentsched.dashboard.shapes import (
+    EngineRow,
+    Frame,
+    ProgramRow,
+    Replicas,
+    Sample,
+    TenantRow,
+)
 
 Sort = Literal["state", "age", "tenant", "steps", "context", "wait"]
 
@@ -101,6 +108,8 @@ def _head(frame: Frame, width: int) -> Iterator[Text]:
     )
     if it.is_draining:
         line.append("  draining", "bold yellow")
+    if it.replicas is not None:
+        line.append_text(_replicas(it.replicas))
     yield line
     counts = dict.fromkeys(_STATES, 0)
     for row in frame.programs:
@@ -122,6 +131,16 @@ def _head(frame: Frame, width: int) -> Iterator[Text]:
     if it.is_bound_too_tight:
         line.append(f"  wait bound too tight (about {span(it.sensible_wait_s)})", "yellow")
     yield line
+
+
+def _replicas(it: Replicas) -> Text:
+    """Who else is there; who is gone or out of reach stands out."""
+    line = Text(f"  {it.replica} + {len(it.others)}")
+    if not it.is_connected:
+        line.append(" no broker", "yellow")
+    if it.gone:
+        line.append(f" gone: {', '.join(gone.replica for gone in it.gone)}", "red")
+    return line
 
 
 def _engines(frame: Frame) -> Iterator[Text]:

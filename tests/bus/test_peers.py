@@ -48,9 +48,35 @@ def test_engines_are_told_when_they_change() -> None:
 def test_a_peer_that_goes_holds_nothing() -> None:
     known = peers()
     list(known.engine("r", E, engine(1, 100), now=Instant(0)))
-    [gone] = known.gone("r")
+    [gone] = known.gone("r", now=Instant(1))
     assert gone == PeerReported(engine=E, peer="r", running_steps=0, resident_tokens=0)
-    assert not list(known.gone("r"))
+    assert not list(known.gone("r", now=Instant(2)))
+
+
+def test_who_went_is_missed_until_it_comes_back_or_long_ago() -> None:
+    known = peers()
+    for name in ("r", "s", "t"):
+        known.meet(name, now=Instant(0))
+    list(known.gone("r", now=Instant(seconds(1))))
+    list(known.gone("r", now=Instant(seconds(2))))  # said twice
+    list(known.gone("never heard", now=Instant(seconds(2))))
+    known.meet("t", now=Instant(seconds(8)))
+    list(known.expire(now=Instant(seconds(12))))  # `s` was silent
+    now = Instant(seconds(13))
+    assert known.missed(now=now) == {"r": seconds(1), "s": seconds(12)}
+    known.meet("r", now=now)
+    assert list(known.missed(now=now)) == ["s"]
+    assert not known.missed(now=Instant(seconds(613)))
+    list(known.lost())  # the broker is away: nobody is known to be gone
+    assert not known.missed(now=now)
+
+
+def test_few_are_missed_at_once() -> None:
+    known = peers()
+    for number in range(40):
+        known.meet(f"r{number}", now=Instant(number))
+        list(known.gone(f"r{number}", now=Instant(number)))
+    assert list(known.missed(now=Instant(40))) == [f"r{number}" for number in range(24, 40)]
 
 
 def test_silence_and_a_lost_broker() -> None:
@@ -107,7 +133,9 @@ def test_who_waits_elsewhere_is_told_once_and_ends_with_the_last_that_says_so() 
     assert isinstance(ended, ServedElsewhere)
     assert not ended.waits
     assert heard("s", waits, 14) == [True]
-    assert [e.waits for e in known.gone("s") if isinstance(e, ServedElsewhere)] == [False]
+    assert [
+        e.waits for e in known.gone("s", now=Instant(seconds(15))) if isinstance(e, ServedElsewhere)
+    ] == [False]
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.randoms(use_true_random=False))

@@ -104,11 +104,16 @@ async def test_one_that_leaves_and_one_that_dies_hold_nothing(broker: LocalMosqu
         async with two.on(at(broker)):
             await one.until(lambda: one.latest("two") == 100)
         await one.until(lambda: one.latest("two") == 0)
+        assert one.bus is not None
+        assert one.bus.neighbours().is_connected
+        assert not one.bus.neighbours().others
         async with relay(broker) as (port, cut), three.on(Broker(host="127.0.0.1", port=port)):
             await one.until(lambda: one.latest("three") == 100)
             # Its connection breaks without a goodbye: the broker speaks its last will.
+            assert one.bus.neighbours().others == ("three",)
             cut()
             await one.until(lambda: one.latest("three") == 0)
+            assert list(one.bus.neighbours().gone) == ["two", "three"]
 
 
 @contextlib.asynccontextmanager

@@ -6,11 +6,13 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentsched.bus.service import Neighbours
 from agentsched.model import (
     ProgramId,
     ProgramOpened,
@@ -168,6 +170,35 @@ async def swatches(page: Any) -> dict[str, str]:
             " getComputedStyle(e.querySelector('.swatch')).backgroundColor])",
         )
     )
+
+
+@dataclass
+class Heard:
+    """What a proxy knows of the other replicas; the bus itself has tests of its own."""
+
+    replica: str
+    found: Neighbours
+
+    def neighbours(self) -> Neighbours:
+        return self.found
+
+
+async def test_a_replica_that_is_gone_is_told_until_it_is_back(board: Any, window: Any) -> None:
+    host, gateway = board.gateway.host, board.gateway
+    page = await (await window(board)).open()
+    assert not await page.locator(".replica").count()
+    there = Neighbours(is_connected=True, others=("replica-0",), gone={})
+    gateway.bus = Heard("replica-1", there)
+    await page.wait_for_selector(".replica:has-text('replica-1 + 1')")
+    assert not await page.locator(".banner").count()
+    gateway.bus.found = Neighbours(is_connected=True, others=(), gone={"replica-0": host.now()})
+    await page.wait_for_selector(".banner:has-text('replica-0 is gone')")
+    await page.keyboard.press("3")
+    await page.wait_for_selector(".banner:has-text('replica-0 is gone')")
+    gateway.bus.found = Neighbours(is_connected=False, others=(), gone={})
+    await page.wait_for_selector(".banner:has-text('decides alone')")
+    gateway.bus.found = there
+    await until_count(page.locator(".banner"), 0)
 
 
 async def test_tenants_have_colours_of_their_own(board: Any, window: Any) -> None:

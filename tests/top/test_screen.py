@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from top_frames import ENGINE, SIX, made
 
-from agentsched.dashboard.shapes import Frame
+from agentsched.dashboard.shapes import Frame, GoneReplica, Replicas
 from agentsched.top.keys import press
 from agentsched.top.screen import SORTS, View, chosen, everything, lines, shares, span, tokens
 
@@ -51,6 +52,21 @@ def test_a_lost_engine_says_why() -> None:
     gone = ENGINE | {"engine": "gpu-9", "is_up": False, "last_error": "connection refused"}
     assert "down: connection refused" in text(made(engines=[gone]))
     assert "has not answered yet" in text(made(engines=[gone | {"last_error": ""}]))
+
+
+def test_replicas_that_are_gone_or_out_of_reach_stand_out() -> None:
+    frame = made()
+    assert "replica" not in text(frame)
+    known = Replicas(replica="replica-1", is_connected=True, others=("a", "b"), gone=())
+
+    def said(replicas: Replicas) -> str:
+        overview = replace(frame.overview, replicas=replicas)
+        return text(replace(frame, overview=overview), width=120).splitlines()[0]
+
+    assert said(known).endswith("replica-1 + 2")
+    gone = (GoneReplica(replica="replica-0", since=1.0),)
+    assert said(replace(known, others=(), gone=gone)).endswith("replica-1 + 0 gone: replica-0")
+    assert said(replace(known, is_connected=False)).endswith("no broker")
 
 
 def test_keys() -> None:

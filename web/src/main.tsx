@@ -8,11 +8,12 @@ import { login, logout } from "./api";
 import { ControlPage } from "./control";
 import { DecisionsPage, pause } from "./decisions";
 import { EnginesPage } from "./engines";
+import { span } from "./format";
 import { chosen, move } from "./list";
 import { OverviewPage } from "./overview";
 import { ProgramPage } from "./program";
 import { go, href, route } from "./router";
-import { connect, link, overview, session, start } from "./store";
+import { connect, link, now, overview, session, start } from "./store";
 import { TenantsPage } from "./tenants";
 import { Card, Empty } from "./ui";
 
@@ -53,6 +54,7 @@ function Bar() {
         ))}
       </nav>
       <span class="spacer" />
+      <ReplicaChip />
       {overview.value && <span class="profile" title="Profile in force">{overview.value.profile}</span>}
       <span class={`link link-${link.value}`} role="status"><span class="dot" aria-hidden="true" /><span class="word">{LINK_WORDS[link.value]}</span></span>
       <button type="button" class="icon" onClick={() => applyTheme(NEXT[theme.value])} aria-label={`Theme: ${theme.value}`} title={`Theme: ${theme.value} (t)`}>
@@ -63,6 +65,36 @@ function Bar() {
         <button type="button" class="quiet" onClick={() => void logout().then(() => location.reload())}>Log out</button>
       )}
     </header>
+  );
+}
+
+function ReplicaChip() {
+  const it = overview.value?.replicas;
+  if (!it) return null;
+  const others = it.others.length ? `hears ${it.others.join(", ")}` : "hears no other";
+  return (
+    <span class="profile replica" title={`This replica, ${it.replica}, ${others}`}>
+      {it.replica}
+      {it.others.length > 0 && ` + ${it.others.length}`}
+    </span>
+  );
+}
+
+/** What went wrong between replicas; what holds anyway is said with it. */
+function ReplicaBanner() {
+  const it = overview.value?.replicas;
+  if (!it) return null;
+  return (
+    <>
+      {!it.is_connected && (
+        <p class="banner warn" role="status">The broker does not answer: {it.replica} decides alone, and knows of no other replica.</p>
+      )}
+      {it.gone.map(({ replica, since }) => (
+        <p key={replica} class="banner warn" role="status">
+          Replica <b>{replica}</b> is gone since {span(now.value - since)}; its programs go on wherever their next step comes.
+        </p>
+      ))}
+    </>
   );
 }
 
@@ -171,6 +203,7 @@ function App() {
       <main id="main" tabIndex={-1} class={`page-${route.value.page}`}>
         {overview.value?.is_draining && <p class="banner warn" role="status">This proxy is draining: it takes no new work.</p>}
         {link.value === "lost" && overview.value && <p class="banner warn" role="status">The proxy does not answer; what is shown is the latest that is known.</p>}
+        <ReplicaBanner />
         <Page />
       </main>
       <Help />

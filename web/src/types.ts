@@ -65,6 +65,13 @@ export interface TenantRow {
   running_steps: number;
 }
 
+export interface Replicas {
+  replica: string;
+  is_connected: boolean;
+  others: string[];
+  gone: { replica: string; since: number }[];
+}
+
 export interface Overview {
   version: string;
   profile: string;
@@ -87,6 +94,8 @@ export interface Overview {
   policy_errors_total: number;
   prompt_tokens_total: number;
   cached_tokens_total: number;
+  /** null without a bus */
+  replicas: Replicas | null;
 }
 
 export interface Decision {
