@@ -15,6 +15,7 @@ import typer
 from agentsched.model import AgentschedError
 from agentsched_bench.cluster.run import SAMPLE, ClusterOptions, run_scenario
 from agentsched_bench.cluster.scenarios import SCENARIOS
+from agentsched_bench.cluster.share_gap import is_shared
 from agentsched_bench.cluster.soak import soak
 from agentsched_bench.cluster.table import comparison, table
 
@@ -47,8 +48,13 @@ def run(
     trace: Annotated[Path, typer.Option(help="Recorded sessions.")] = SAMPLE,
     out: Annotated[Path | None, typer.Option(help="JSON; results are added.")] = None,
     logs: Annotated[Path | None, typer.Option(help="Keep all logs in this folder.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Of the dashboard; a folder.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Steps at an engine.")] = None,
 ) -> None:
-    """Play scenarios one after the other, each with a cluster of its own."""
+    """Play scenarios one after the other, each with a cluster of its own.
+
+    With `--greedy` and a store, exit code 1 where shares moved further apart than they may.
+    """
     results = _read(out) if out is not None and out.exists() else []
     for name in names:
         options = ClusterOptions(
@@ -65,6 +71,8 @@ def run(
             old_tree=old_tree,
             trace=trace,
             logs=logs / f"{target}-{name}" if logs is not None else None,
+            pictures=pictures,
+            settings={"limits": {"running_steps_per_engine_max": slots}} if slots else {},
         )
         try:
             result = asyncio.run(_run(name, options))
@@ -76,6 +84,9 @@ def run(
         if out is not None:
             out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
         print(table([result]), flush=True)
+        if not is_shared(result):
+            print(f"{name}: shares are not shown to be within the bound", file=sys.stderr)
+            raise typer.Exit(1)
 
 
 @app.command("soak")

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,14 @@ class Member:
         self.environment = dict(environment or {})
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._began_ns = 0
+        self._lives: list[tuple[int, int]] = []
+
+    @property
+    def lives(self) -> list[tuple[int, int]]:
+        """When its processes began and ended, in ns since 1970; one that runs ends now."""
+        running = [(self._began_ns, time.time_ns())] if self.is_running else []
+        return [*self._lives, *running]
 
     @property
     def pid(self) -> int:
@@ -72,6 +81,7 @@ class Member:
             EngineTimeout: it did not serve in time.
         """
         assert not self.is_running
+        self._began_ns = time.time_ns()
         self._process = self._begin()
         until = asyncio.get_running_loop().time() + within_s
         while not await asyncio.to_thread(self._is_ready):
@@ -113,7 +123,9 @@ class Member:
     async def ended(self) -> int:
         """Wait for its end; its exit status."""
         assert self._process is not None
-        return await asyncio.to_thread(self._process.wait, _EXIT_S)
+        status = await asyncio.to_thread(self._process.wait, _EXIT_S)
+        self._lives.append((self._began_ns, time.time_ns()))
+        return status
 
     def close(self) -> None:
         """End it, whatever it is doing."""

@@ -7,20 +7,23 @@ import contextlib
 import os
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from agentsched.model import AgentschedError, ConfigError
+from agentsched.model import AgentschedError, ConfigError, TenantId
 from agentsched_bench.cluster import network, targets
 from agentsched_bench.cluster.balancer import Balance, make_nginx
 from agentsched_bench.cluster.load import Load, LoadOptions
 from agentsched_bench.cluster.measure import figures, shares
 from agentsched_bench.cluster.processes import AGENTSCHED, Member
 from agentsched_bench.cluster.scenarios import CODE, SCENARIOS, Scenario
+from agentsched_bench.cluster.share_gap import SHARE, ShareGap, read_journals
 from agentsched_bench.ports import free_port
+from agentsched_bench.services.chromium import Window, chromium
 from agentsched_bench.services.mosquitto import LocalMosquitto
 from agentsched_bench.services.postgres import LocalPostgres
 from agentsched_bench.workload.shape import (
@@ -60,13 +63,16 @@ class ClusterOptions:
     scale_tokens: float = 16.0
     steps_max: int = 8
     ids_every: int = 2
-    #: Three agents of four are one tenant's, so that equal shares take a scheduler.
+    #: Three agents of four are one tenant's, so that equal shares take a scheduler; no burst and
+    #: no price on memory, so that how far they move apart is seen.
     is_greedy: bool = False
     #: Of the replicas of ours, beside the usual.
     settings: dict[str, object] = field(default_factory=dict)
     #: A checkout of another version, for the scenario that upgrades from it.
     old_tree: Path | None = None
     logs: Path | None = None
+    #: Where pictures of a dashboard go, taken of the last replica while the first one is away.
+    pictures: Path | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,8 +91,21 @@ class Cluster:
     now: Callable[[], float] = lambda: 0.0
     marks: list[tuple[float, str]] = field(default_factory=list)
 
+    window: Window | None = None
+
     def mark(self, what: str) -> None:
         self.marks.append((round(self.now(), 2), what))
+
+    async def look(self) -> None:
+        """Pictures of the dashboard of the last replica."""
+        folder = self.options.pictures
+        if self.window is None or folder is None:
+            return
+        for page in ("overview", "tenants"):
+            wanted = ".banner.warn" if self.options.has_bus else ".link-live"
+            await self.window.show(page, wanted=wanted)
+            await self.window.take(folder / f"{page}.png")
+        await self.window.show("overview")
 
     async def reload(self, replica: Member, number: int) -> None:
         file = self.folder / f"{replica.name}.toml"
@@ -157,6 +176,7 @@ async def _play(stage: Cluster, scenario: Scenario, options: ClusterOptions) -> 
         "is_greedy": options.is_greedy,
         "has_bus": options.has_bus,
         "has_store": options.has_store,
+        "settings": options.settings,
         "marks": stage.marks,
         **figures(seen, faults=stage.marks, knows_programs=is_ours),
     }
@@ -169,7 +189,22 @@ async def _play(stage: Cluster, scenario: Scenario, options: ClusterOptions) -> 
         }
     if is_ours:
         result["replicas"] = [await _asked(replica) for replica in stage.replicas]
+        if options.is_greedy and options.has_store:
+            began_ns = time.time_ns() - round(load.now() * 1e9)
+            result["gap"] = await _gap(stage, began_ns=began_ns)
     return result
+
+
+async def _gap(stage: Cluster, *, began_ns: int) -> dict[str, Any]:
+    """How far shares moved apart, from the journals that the replicas end with."""
+    for replica in stage.replicas:
+        replica.signal(signal.SIGTERM)
+    await asyncio.gather(*(replica.ended() for replica in stage.replicas))
+    lives = {replica.name: replica.lives for replica in stage.replicas}
+    journals = await read_journals(stage.store, lives=lives)
+    tenants = [TenantId(name) for name in targets.TENANTS]
+    gap = await asyncio.to_thread(ShareGap(journals=journals, tenants=tenants).run)
+    return gap.told(since=began_ns, marks=stage.marks)
 
 
 async def _asked(replica: Member) -> dict[str, float]:
@@ -222,6 +257,10 @@ async def cluster(scenario: Scenario, options: ClusterOptions) -> AsyncIterator[
         stage.front = make_nginx(servers, folder=folder, balance=options.balance)
         stack.callback(stage.front.close)
         await stage.front.start()
+        if options.pictures is not None:
+            options.pictures.mkdir(parents=True, exist_ok=True)
+            browser = await stack.enter_async_context(chromium())
+            stage.window = await Window.opened(browser, stage.replicas[-1].url)
         yield stage
 
 
@@ -266,7 +305,11 @@ def _maker(stage: Cluster) -> Callable[[int], Member]:
         model="tiny" if options.engine_kind == "vllm" else "sim",
         store=stage.store,
         broker=stage.broker.url if stage.broker is not None else "",
-        settings={"profile": options.profile, **options.settings},
+        settings={
+            "profile": options.profile,
+            **({"policies": {"share": SHARE}} if options.is_greedy else {}),
+            **options.settings,
+        },
     )
     match options.target:
         case "agentsched":

@@ -32,6 +32,9 @@ class Stage(Protocol):
     def mark(self, what: str) -> None:
         """Note that something is done now."""
 
+    async def look(self) -> None:
+        """Something is away now: take pictures of it, where that is wanted."""
+
     async def reload(self, replica: Member, number: int) -> None:
         """Change a replica's configuration file and tell it."""
 
@@ -63,6 +66,7 @@ async def _kill_replica(stage: Stage) -> None:
     stage.mark("kill -9")
     await replica.kill()
     await asyncio.sleep(AWAY_S)
+    await stage.look()
     await replica.start()
     stage.mark("back")
 

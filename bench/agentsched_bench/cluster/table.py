@@ -16,6 +16,7 @@ _COLUMNS: Final = (
     "answer after",
     "known: ids / none / at a switch",
     "the greedy tenant's share",
+    "gap of bound before / during / after",
 )
 
 
@@ -57,6 +58,7 @@ def _row(r: dict[str, Any]) -> list[str]:
         f"{r['first_answer_after_s']:g} s" if "first_answer_after_s" in r else "-",
         _known(r.get("recognition")),
         _share(r.get("shares") if r.get("is_greedy") else None),
+        _gap(r.get("gap")),
     ]
 
 
@@ -72,6 +74,17 @@ def _share(found: dict[str, dict[str, float]] | None) -> str:
     if not found:
         return "-"
     return " / ".join(f"{part['red']:.2f}" if "red" in part else "-" for part in found.values())
+
+
+def _gap(found: dict[str, Any] | None) -> str:
+    """Where the tenants' accounts came nearest to the bound, in each part of the run."""
+    if not found:
+        return "-"
+    nearest = [span.get("nearest") for span in found["spans"].values()]
+    text = " / ".join(f"{n['gap']} of {n['bound']}" if n else "-" for n in nearest)
+    if not found["is_shown"]:
+        return f"not shown ({text})"
+    return text if found["is_within"] else f"EXCEEDED: {text}"
 
 
 def _short(r: dict[str, Any]) -> str:
