@@ -51,12 +51,19 @@ async def proxy_on_embedded_engine(scale: Scale) -> AsyncIterator[tuple[Gateway,
             yield gateway, url
 
 
-async def replay_program(url: str, recorded: RecordedProgram, scale: Scale) -> str:
+async def replay_program(
+    url: str, recorded: RecordedProgram, scale: Scale, *, tenant: str | None = None
+) -> str:
     """Replay it; returns the id under which the proxy knows it."""
     key = recorded.main.session_id.rpartition("/attempt")[0] or recorded.main.session_id
     key = key.rpartition("/")[2]
     # Proxies of the environment are for the world outside.
-    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=url,
+        timeout=_TIMEOUT,
+        trust_env=False,
+        headers={"x-agentsched-tenant": tenant} if tenant is not None else None,
+    ) as client:
         agent = _Agent(client, scale, key)
         children = list(recorded.children)
         await agent.run(recorded.main, thread=key, children=children)

@@ -76,10 +76,6 @@ class Window:
         await self._page.goto(f"{self._url}/agentsched/#/{page}")
         await self._page.wait_for_selector(wanted)
 
-    async def settled(self, wanted: str) -> None:
-        """Wait for an element."""
-        await self._page.wait_for_selector(wanted)
-
     async def take(self, file: Path) -> None:
         """A picture of what is shown."""
         await self._page.screenshot(path=file, animations="disabled")
