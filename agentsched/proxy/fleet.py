@@ -85,6 +85,8 @@ class Fleet:
         self._host = host
         self._config = config
         self._watchers: dict[EngineId, asyncio.Task[None]] = {}
+        #: What engines are about to be replaced by, while that is looked for.
+        self._coming: dict[EngineId, Member] = {}
         #: Adapters that were replaced, and still have answers under way.
         self._closing: set[asyncio.Task[None]] = set()
         #: What requests say of the engines, beside the probes.
@@ -143,12 +145,30 @@ class Fleet:
         log.info("engine %s is removed", engine)
 
     async def replace(self, member: Member, *, patience: Nanos) -> None:
-        """The same engine at another address or with another key: running steps end as they are."""
+        """The same engine at another address or with another key: running steps end as they are.
+
+        Until the new address says what it is, requests go to the old one.
+        """
+        self._coming[member.id] = member
+        try:
+            async with asyncio.timeout(in_seconds(self._config.probe_timeout)):
+                member.engine = await member.connect()
+        except (EngineError, TimeoutError) as error:
+            member.last_error = str(error)
+        is_latest = self._coming.get(member.id) is member
+        if is_latest:
+            del self._coming[member.id]
+        if not is_latest or member.id not in self._members:
+            if member.engine is not None:  # it was changed again, or removed, meanwhile
+                await member.engine.aclose()
+            return
         old = self._members[member.id]
         watcher = self._watchers.pop(member.id, None)
         if watcher is not None:
             watcher.cancel()
         self._members[member.id] = member
+        if member.engine is None:
+            self._host.feed(EngineLost(engine=member.id, reason=member.last_error))
         self._begin(member)
         await self._until_idle(member.id, patience=patience)
         if old.engine is not None:

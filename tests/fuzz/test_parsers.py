@@ -49,7 +49,7 @@ def test_a_seed_gives_the_same_input_again() -> None:
     assert len({Dice(n).json(value) for n in range(50)}) > 20
 
 
-@pytest.mark.parametrize(("name", "seed"), [("journals", 42), ("traces", 73)])
+@pytest.mark.parametrize(("name", "seed"), [("journals", 42), ("traces", 73), ("traces", 1037)])
 def test_what_was_found_stays_found(name: str, seed: int, tmp_path: Path) -> None:
-    """Bytes that are no text in a journal; `true` among the numbers of a recording's blocks."""
+    """A journal that is no text; `true` among a recording's blocks; a type that is an object."""
     fire(name, targets(tmp_path)[name], seed=seed, inputs=1, until=time.monotonic() + 60)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from proxy_upstream import DONE, Gate, Upstream, chunk, eventually
+from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk, eventually
 
 from agentsched.config import Config
 from agentsched.model import ConfigError, EngineId, PolicyError
@@ -57,6 +57,44 @@ async def test_an_engine_moves_while_a_stream_runs_on_it(
         assert len(upstream.exchanges) == 1
         # The old connections are closed when the last answer over them has ended.
         await eventually(lambda: not upstream._writers)
+
+
+async def test_while_the_new_address_is_asked_what_it_is_the_old_one_serves(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    asked = asyncio.Event()
+
+    async def slowly(exchange: Exchange) -> None:
+        """What a probe is answered with, once it may be."""
+        await asked.wait()
+        second.look = None
+        await exchange.json({"object": "list", "data": [{"id": "m"}]})
+
+    second.look = slowly
+    async with start(upstream.url) as proxy:
+        moved = engine(second, "e0") | {"kind": "auto"}
+        assert steer(proxy, engines=[moved]).reload().changed == ("engines",)
+        answers = [await proxy.chat(f"meanwhile {number}") for number in range(4)]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert len(upstream.exchanges) == 4
+        asked.set()
+        await eventually(lambda: proxy.gateway.fleet.members["e0"].url == second.url)
+        assert (await proxy.chat("after")).status_code == 200
+        assert len(second.exchanges) == 1
+
+
+async def test_an_address_where_nobody_answers_is_no_engine_and_no_defect(
+    start: Any, upstream: Upstream, steer: Any
+) -> None:
+    async with start(upstream.url) as proxy:
+        gone = engine(upstream, "e0") | {"url": "http://127.0.0.1:1", "kind": "auto"}
+        steer(proxy, engines=[gone]).reload()
+        await proxy.turns.until(lambda: not proxy.scheduler.engines["e0"].is_up)
+        refused = await proxy.chat()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_engine")
+        steer(proxy, engines=[engine(upstream, "e0")]).reload()
+        await proxy.turns.until(lambda: proxy.scheduler.engines["e0"].is_up)
+        assert (await proxy.chat()).status_code == 200
 
 
 async def test_engines_come_and_go_and_what_waits_is_served(

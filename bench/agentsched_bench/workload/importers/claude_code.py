@@ -59,7 +59,7 @@ class ClaudeCode:
         for value in head:
             line = as_object(value)
             is_line = "sessionId" in line or "uuid" in line or "parentUuid" in line
-            if is_line and ("message" in line or line.get("type") in _LINE_TYPES):
+            if is_line and ("message" in line or as_name(line.get("type")) in _LINE_TYPES):
                 return True
             if line.get("type") in ("file-history-snapshot", "summary") and len(line) <= 6:
                 continue
