@@ -3,80 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import os
 import signal
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
-from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
 from agentsched.config import Config
 from agentsched.config_access import TlsConfig
 from agentsched.model import ConfigError
 from agentsched.proxy.access import tls
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A certificate and its key, as files."""
-
-    certificate: Path
-    key: Path
-    signer: Any
-    x509: Any
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        return str(self.certificate), str(self.key)
-
-
-def make(folder: Path, name: str, by: Certificate | None = None) -> Certificate:
-    """A certificate for this machine, signed by an authority; without one: an authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(by.x509.subject if by else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
-        .add_extension(local, critical=False)
-        .sign(by.signer if by else key, hashes.SHA256())
-    )
-    certificate, file = folder / f"{name}.crt", folder / f"{name}.key"
-    certificate.write_bytes(made.public_bytes(Encoding.PEM))
-    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return Certificate(certificate, file, key, made)
+from agentsched_bench.services.certificates import Certificate, make_certificate
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Certificate:
-    return make(tmp_path, "authority")
+    return make_certificate(tmp_path, "authority")
 
 
 @pytest.fixture
 def server(tmp_path: Path, authority: Certificate) -> Certificate:
-    return make(tmp_path, "server", by=authority)
+    return make_certificate(tmp_path, "server", by=authority)
 
 
 def settings(server: Certificate, client_ca: Certificate | None = None) -> dict[str, Any]:
@@ -143,7 +95,7 @@ class TestServer:
     ) -> None:
         async with start(upstream.url, tls=settings(server)) as proxy:
             assert await serial(proxy, authority) == server.x509.serial_number
-            renewed = make(tmp_path, "server", by=authority)
+            renewed = make_certificate(tmp_path, "server", by=authority)
             # Without a file there is nothing to read again; certificates are all the same.
             os.kill(os.getpid(), signal.SIGHUP)
             # The handler of the signal ran before the next connection is taken.
@@ -168,8 +120,8 @@ class TestClients:
         server: Certificate,
         tmp_path: Path,
     ) -> None:
-        clients = make(tmp_path, "clients")
-        agent = make(tmp_path, "agent", by=clients)
+        clients = make_certificate(tmp_path, "clients")
+        agent = make_certificate(tmp_path, "agent", by=clients)
         async with (
             start(upstream.url, tls=settings(server, clients)) as proxy,
             client(authority, agent) as asking,
@@ -186,11 +138,13 @@ class TestClients:
         tmp_path: Path,
         who: str,
     ) -> None:
-        clients = make(tmp_path, "clients")
+        clients = make_certificate(tmp_path, "clients")
         own = {
             "nobody": None,
-            "stranger": make(tmp_path, "stranger", by=make(tmp_path, "other")),
-            "servers_authority": make(tmp_path, "agent", by=authority),
+            "stranger": make_certificate(
+                tmp_path, "stranger", by=make_certificate(tmp_path, "other")
+            ),
+            "servers_authority": make_certificate(tmp_path, "agent", by=authority),
         }[who]
         # In TLS 1.3 a client hears of it with what it does next, be it to write or to read.
         failures = (httpx.NetworkError, httpx.RemoteProtocolError)
