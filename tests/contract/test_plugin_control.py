@@ -27,11 +27,11 @@ from agentsched.model import (
     UnpinReason,
     seconds,
 )
-from agentsched_adapters.fake_plugin import FakePlugin
 from agentsched_adapters.openai_http import OpenAiHttp
 from agentsched_adapters.vllm_plugin.hints import PluginHints
 from agentsched_adapters.vllm_plugin.settings import PluginSettings
 from agentsched_bench.vllm_local import LocalVllmConfig
+from agentsched_bench.vllm_local.fake_plugin import FakePlugin
 
 KEY = "a key of the engine"
 HEADERS = {"authorization": f"Bearer {KEY}"}
