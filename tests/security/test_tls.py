@@ -107,7 +107,7 @@ class TestServer:
     ) -> None:
         http = {"header_timeout": "200ms"}
         async with start(upstream.url, tls=settings(server), http=http) as proxy:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 assert await proxy.say(b"\x16\x03\x01") == b""
 
 
