@@ -108,9 +108,7 @@ class Peers:
     def missed(self, *, now: Instant) -> Mapping[str, Instant]:
         """Peers that went lately and did not come back, and when that was noticed."""
         return {
-            replica: at
-            for replica, at in self._missed.items()
-            if between(at, now) <= _MISSED_FOR
+            replica: at for replica, at in self._missed.items() if between(at, now) <= _MISSED_FOR
         }
 
     def gone(self, replica: str, *, now: Instant) -> Iterator[Event]:

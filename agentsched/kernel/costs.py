@@ -22,8 +22,8 @@ from agentsched.model import SECOND, Nanos
 #: Steps that compute less than this say more about the engine's overhead than about its price.
 _UNCACHED_MIN: Final = 128
 _OUTPUT_MIN: Final = 8
-#: Until so many conversations came back over a tier, they are taken to cost this share of computing:
-#: who is held before anything is known of the tier does not come back, and so teaches nothing.
+#: Until so many conversations came back over a tier, they are taken to cost this share of
+#: computing: who is held before anything is known of it does not come back, and teaches nothing.
 _RELOADS_MIN: Final = 8
 _SHARE_FIRST: Final = 0.25
 #: Between what a sample of the share of computing is cut to: the rest is noise of a busy engine.
