@@ -329,6 +329,9 @@ class Retention:
             if len(self._postponed) > _POSTPONED_MAX:
                 self._postponed.popitem(last=False)
             return []
+        # One may still be under way where the conversation was before: it went elsewhere since.
+        former = self.warm_ups.of_conversation(pause.conversation)
+        stopped = [self._stop(former, UnpinReason.SUPERSEDED)] if former is not None else []
         conversation.is_warmed = True
         command = Prefetch(
             pin=self._mint("warm"),
@@ -339,7 +342,7 @@ class Retention:
             wanted_by=now,
         )
         self.warm_ups.begin(command, tenant=pause.tenant, now=now)
-        return [command]
+        return [*stopped, command]
 
     def _has_slack(self, engine: EngineRecord, pause: Pause, *, now: Instant) -> bool:
         """Nobody waits, nobody's prompt is being computed there, and the bounds allow one more."""

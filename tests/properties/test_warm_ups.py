@@ -248,3 +248,11 @@ def test_more_than_a_minute_s_worth_is_never_begun() -> None:
     host.now += 10 * MINUTE
     assert warm(host, "p1", 297) == 0
     assert warm(host, "p1", 100) == 103
+
+
+def test_a_conversation_that_went_elsewhere_ends_the_warm_up_it_left_behind() -> None:
+    host = course(a_minute=1_000)
+    for _ in range(6):  # two turns at the same instant, and no answer to a warm-up
+        host.turn(program="p0", tokens=1, is_quick=True)
+        host.bounds_hold()
+    assert len(host.open) == 1
