@@ -337,6 +337,15 @@ class TestRendezvous:
                 f.close(name)
         assert 0 < moved < 15
 
+    def test_new_programs_try_every_engine_before_one_keeps_them(self, floor: Floors) -> None:
+        f = self.build(floor, 3, spread=0.01)
+        homes = []
+        for number in range(3):
+            homes += f.ask(f"s{number}", f"p{number}", 800, head="shared").values()
+            f.start(f"s{number}", at=0.1 + number)
+            f.answer(f"s{number}", at=0.5 + number, prompt=800)
+        assert sorted(homes) == ["e1", "e2", "e3"]
+
     def test_siblings_come_together(self, floor: Floors) -> None:
         f = self.build(floor, spread=0.01)
         [home] = f.ask("a", "pa", 150, head="pa").values()

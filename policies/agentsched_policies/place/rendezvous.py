@@ -20,6 +20,9 @@ step that waits is placed anew whenever something happens: nothing is queued for
 turn out to be the wrong one. Siblings and programs with one system prompt come together by
 themselves, since what is there already need not be computed, until the queue costs more than that.
 
+An engine that had no step yet is given the next new program: what it costs there is only a guess,
+and a slow engine that everybody's beginning lies on already would keep them all.
+
 The hash makes replicas of the proxy agree without asking while loads are alike, and keeps those
 that see old loads from all running to one engine. It is weighted by capacity; an engine that is
 lost or comes back moves only the programs that were, or will be, its own.
@@ -32,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentsched.model import Command, EngineId, EngineLost, EngineReported, Event, Instant
+from agentsched.model import Command, Dispatch, EngineId, EngineLost, EngineReported, Event, Instant
 from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.hashing import rendezvous
 from agentsched_policies.homes import Homes
@@ -72,6 +75,8 @@ class Rendezvous:
         self._evict = evict
         self._horizon = horizon
         self._homes = Homes()
+        #: Engines that had a step since they came up: the others' prices are a first guess.
+        self._tried: set[EngineId] = set()
         #: KV tokens of each engine that reported, to weigh them against each other.
         self._pools: dict[EngineId, int] = {}
         self._pool_mean = 1.0
@@ -82,12 +87,14 @@ class Rendezvous:
             self._pools[event.engine] = event.capabilities.kv_tokens or _POOL
         elif isinstance(event, EngineLost):
             self._pools.pop(event.engine, None)
+            self._tried.discard(event.engine)
         else:
             return
         self._pool_mean = sum(self._pools.values()) / max(1, len(self._pools))
 
     def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
         self._homes.decided(commands, now=now)
+        self._tried |= {command.engine for command in commands if isinstance(command, Dispatch)}
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
         answers, usual_ns = self._answers(step, world), _usual_ns(world)
@@ -120,6 +127,8 @@ class Rendezvous:
         if longest is not None and step.prompt_tokens > longest:
             return _IMPOSSIBLE + step.prompt_tokens - longest
         conversation = world.conversation(step)
+        if engine.engine not in self._tried and _is_new(step, world):
+            return self._jitter(step, engine)
         missing = world.missing_tokens(step, engine.engine)
         is_home = conversation.engine == engine.engine
         price = engine.reload_ns if is_home else engine.prefill_ns
@@ -151,6 +160,13 @@ class Rendezvous:
         weight = (engine.capabilities.kv_tokens or _POOL) / self._pool_mean
         scale = min(10.0, rendezvous(step.program, engine.engine, weight=weight))
         return self._spread * scale * step.prompt_tokens * engine.prefill_ns
+
+
+def _is_new(step: StepView, world: World) -> bool:
+    """Whether it begins a program that belongs to no other."""
+    program = world.programs[step.program]
+    is_first = world.conversation(step).engine is None and len(program.conversations) == 1
+    return is_first and program.parent is None
 
 
 def _usual_ns(world: World) -> float:
