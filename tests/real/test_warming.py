@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote, unquote
 
+import aiomqtt
 import httpx
 import pytest
 
@@ -15,10 +18,12 @@ from agentsched.config import Config
 from agentsched.kernel import JournalEntry
 from agentsched.model import HintAnswered, HintOutcome, Prefetch
 from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.on_bus import joined
 from agentsched.proxy.serve import running
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
+from agentsched_bench.services.mosquitto import LocalMosquitto
 
 #: Pools have 256 blocks of 32 tokens; seven such prompts do not fit (their tokenizers differ).
 WORDS = {"sim": 1_000, "vllm": 420}
@@ -86,18 +91,26 @@ def text_of(dialect: str, answer: Any) -> str:
 
 
 @asynccontextmanager
-async def proxied(url: str) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient, Journal]]:
-    config = Config(
-        port=0,
-        engines=[{"url": url, "id": "e"}],
-        profile="passthrough",
-        policies={"prefetch": {"name": "value"}},
-    )
-    journal = Journal()
+async def proxied(
+    url: str, broker: str | None = None
+) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient, Journal]]:
+    settings: dict[str, Any] = {
+        "port": 0,
+        "engines": [{"url": url, "id": "e"}],
+        "profile": "passthrough",
+        "policies": {"prefetch": {"name": "value"}},
+    }
+    if broker is not None:
+        settings["bus"] = {"url": broker}
+    config, journal = Config(**settings), Journal()
     async with (
         running(config, sinks=[journal]) as (gateway, base),
+        joined(config, gateway, url=base) as bus,
         httpx.AsyncClient(base_url=base, timeout=120) as client,
     ):
+        if bus is not None:
+            async with asyncio.timeout(60):
+                await bus.connection.is_up.wait()
         yield gateway, client, journal
         gateway.host.scheduler.check()
 
@@ -109,18 +122,40 @@ async def ask(client: httpx.AsyncClient, dialect: str, program: str, fields: dic
     return answer.json()
 
 
-async def warmed(url: str, model: str, dialect: str, *, names: str = "sim") -> tuple[int, int]:
+Tell = Callable[[httpx.AsyncClient, str, str], Awaitable[None]]
+
+
+async def programs_of(client: httpx.AsyncClient) -> list[str]:
+    """Their ids, as the answers' `x-agentsched-program` shows them."""
+    overview = (await client.get("/agentsched/v1/overview")).json()
+    return [row["program"] for row in overview["programs"]]
+
+
+async def over_http(client: httpx.AsyncClient, program: str, event: str) -> None:
+    """A tool's start or end, as an agent's SDK reports it."""
+    report = {"program": program, "tool": "bash", "call_id": "t1", "event": event}
+    told = await client.post("/agentsched/v1/tools", json=report)
+    assert told.json()["accepted"] == 1
+
+
+async def warmed(
+    url: str,
+    model: str,
+    dialect: str,
+    *,
+    names: str = "sim",
+    broker: str | None = None,
+    tell: Tell = over_http,
+) -> tuple[int, int]:
     """A program pauses, others push it out, its tool ends, and it comes back: cached and prompt."""
-    async with proxied(url) as (gateway, client, journal):
+    async with proxied(url, broker) as (gateway, client, journal):
         first = f"{names}/{dialect}A"
         said = text_of(dialect, await ask(client, dialect, first, body(dialect, model, first)))
         for other in "BCDEFG":
             name = f"{names}/{dialect}{other}"
             await ask(client, dialect, name, body(dialect, model, name))
-        report = {"program": first, "tool": "bash", "call_id": "t1"}
         for event in ("started", "finished"):
-            told = await client.post("/agentsched/v1/tools", json=report | {"event": event})
-            assert told.json()["accepted"] == 1
+            await tell(client, first, event)
         assert (await journal.answer()).outcome is HintOutcome.ACCEPTED
         assert [w.program for w in journal.warm_ups()] == [
             p for p in gateway.host.scheduler.programs if p.endswith(f"{dialect}A")
@@ -145,6 +180,30 @@ async def test_the_embedded_engine_finds_what_was_warmed(dialect: str) -> None:
     )
     async with running_engine(engine) as running_one:
         cached, prompt = await warmed(running_one.url, "tiny", dialect)
+    assert cached > 0.8 * prompt
+
+
+@pytest.mark.services
+@pytest.mark.slow
+async def test_a_runner_over_mqtt_warms_before_the_next_request_comes() -> None:
+    config = EngineConfig.from_preset(preset("cpu-2core"))
+    small = replace(config, blocks=257, block_size=32, max_model_len=8_000)
+    engine = ServerConfig(engine=small, models=("tiny",), speed=1_000.0)
+    with LocalMosquitto() as broker:
+        async with (
+            running_engine(engine) as running_one,
+            aiomqtt.Client("127.0.0.1", broker.port) as runner,
+        ):
+
+            async def tell(client: httpx.AsyncClient, program: str, event: str) -> None:
+                [full] = [p for p in await programs_of(client) if unquote(p) == program]
+                name = quote(full, safe="")
+                said = json.dumps({"tool": "bash"})
+                await runner.publish(f"agentsched/default/tools/{name}/t1/{event}", said, 1)
+
+            cached, prompt = await warmed(
+                running_one.url, "tiny", "chat", broker=broker.url, tell=tell
+            )
     assert cached > 0.8 * prompt
 
 
