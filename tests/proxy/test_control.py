@@ -128,8 +128,7 @@ class TestEngines:
         assert down["last_error"]
 
     async def test_drained_and_back(self, start: Any, upstream: Upstream, second: Upstream) -> None:
-        in_turn = {"place": {"name": "round-robin"}}
-        async with start(upstream.url, second.url, policies=in_turn) as proxy:
+        async with start(upstream.url, second.url) as proxy:
             drained = await proxy.client.post(f"{BASE}/engines/e0/drain")
             assert drained.json() == {"engine": "e0", "is_draining": True}
             await open_programs(proxy, *"abcd")

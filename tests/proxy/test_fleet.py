@@ -12,8 +12,6 @@ from agentsched.model import EngineLost, EngineReported, StepFailed
 
 #: A look fails of an engine that hangs, and never of a loop that had much else to do.
 HANGS = {"probe_timeout": "400ms", "failures_until_lost": 2}
-#: Whoever may serve does.
-IN_TURN: dict[str, Any] = {"policies": {"place": {"name": "round-robin"}}}
 
 
 async def test_an_engine_that_comes_up_later(start: Any, upstream: Upstream) -> None:
@@ -42,7 +40,7 @@ async def test_all_are_down(start: Any) -> None:
 async def test_one_that_dies_is_lost_at_once_and_comes_back(
     start: Any, upstream: Upstream, second: Upstream
 ) -> None:
-    async with start(upstream.url, second.url, **IN_TURN) as proxy:
+    async with start(upstream.url, second.url) as proxy:
         await upstream.stop()
         for name in "abcd":
             response = await proxy.chat(agentsched={"program": name})
