@@ -31,7 +31,6 @@ from agentsched_bench.sim.results import (
     row_of,
     summarise,
 )
-from agentsched_bench.sim.shared import limit_shared
 from agentsched_bench.sim.specs import Fleet, fleet_of
 from agentsched_bench.sim.specs import engine_of as engine_of
 from agentsched_bench.workload.sample import sample_programs
@@ -41,6 +40,7 @@ from agentsched_bench.workload.shape import (
     SharedPrompts,
     plan_programs,
 )
+from agentsched_bench.workload.shared import limit_shared
 from agentsched_bench.workload.trace import group_programs, read_trace, sha256_of
 
 Arms = Annotated[

@@ -29,6 +29,7 @@ from agentsched_bench.workload.shape import (
     SharedPrompts,
     plan_programs,
 )
+from agentsched_bench.workload.shared import limit_shared
 from agentsched_bench.workload.spec import (
     SAMPLE,
     ArrivalProcess,
@@ -145,6 +146,8 @@ def plan_workload(composition: Composition) -> PlannedWorkload:
     plans = plan_programs(composition.programs, options, shared=shared)
     if not plans:
         raise ConfigError("every program's first call exceeds context_tokens_max")
+    if spec.shared_tokens_max is not None:
+        plans = [limit_shared(plan, tokens=spec.shared_tokens_max) for plan in plans]
     return PlannedWorkload(
         programs=tuple(plans),
         starts_s=tuple(None if plan.pool is not None else plan.arrival_s for plan in plans),

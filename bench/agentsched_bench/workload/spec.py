@@ -142,7 +142,8 @@ class Workload(_Strict):
     `programs` or `duration_s` (seconds of arrivals, after scaling) bounds what is drawn from the
     sources; both: whichever comes first. Tokens are divided by `scale_tokens`; pauses are cut to
     `gap_cap_s` and then divided by `scale_time`. The rates of arrivals are those of the replay,
-    which nothing scales. `text` keeps recorded texts where the traces have them.
+    which nothing scales. `shared_tokens_max` (scaled) lets programs share no more than so much of
+    their prompts. `text` keeps recorded texts where the traces have them.
     """
 
     seed: int = 0
@@ -153,6 +154,7 @@ class Workload(_Strict):
     gap_cap_s: NotNegative = 60.0
     steps_max: Annotated[int, Field(ge=1)] | None = None
     context_tokens_max: Annotated[int, Field(ge=2)] | None = None
+    shared_tokens_max: Annotated[int, Field(ge=0)] | None = None
     cycle_tokens_per_s: Positive = 60.0
     text: bool = False
     arrivals: ArrivalProcess = Closed(concurrency=8)

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from agentsched_bench.sim.prompts import SimPrompts
-from agentsched_bench.sim.shared import limit_shared
 from agentsched_bench.workload.shape import (
     Piece,
     PlannedCall,
     PlannedConversation,
     PlannedProgram,
 )
+from agentsched_bench.workload.shared import limit_shared
 
 SIZE = 16
 

@@ -201,3 +201,17 @@ def test_programs_of_two_sources_with_one_name_stay_apart(tmp_path: Path) -> Non
     names = [program.main.session_id for program in found.programs]
     assert len(set(names)) == 6
     assert all(c.parent == p.main.session_id for p in found.programs for c in p.children)
+
+
+def test_what_programs_share_can_be_limited(tmp_path: Path) -> None:
+    def shared(**limit: int) -> list[int]:
+        """Tokens of each program's first prompt that stand for what was common."""
+        table = {"programs": 6, "arrivals": POISSON, "scale_tokens": 1, **limit}
+        firsts = [plan.main.calls[0] for plan in planned(tmp_path, **table).programs]
+        return [
+            sum(piece.tokens for piece in first.pieces if piece.stream.startswith("shared/"))
+            for first in firsts
+        ]
+
+    assert min(shared()) > 300
+    assert set(shared(shared_tokens_max=300)) == {300}
