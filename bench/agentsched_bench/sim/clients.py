@@ -339,8 +339,11 @@ class Clients:
             parent = run.talks[talk.plan.parent]
             parent.awaited -= 1
             if not parent.awaited and not parent.is_over:
+                # Its parent's last answer may have waited for it: then this ends the program.
                 self._pause(parent, now=now)
-        if all(talk.is_over for talk in run.talks.values() if talk.is_begun):
+        if run.ended_at is None and all(
+            talk.is_over for talk in run.talks.values() if talk.is_begun
+        ):
             run.ended_at = now
             self.unfinished -= 1
             for over in run.talks.values():

@@ -106,6 +106,22 @@ def test_whatever_the_clients_are_like(changes: dict[str, object]) -> None:
     assert len(outcome.runs) == (made.programs or len(made.plans))
 
 
+def test_a_program_that_ends_with_its_sub_agent_ends_once() -> None:
+    """Counted twice it would take the place of another one, whose last calls nobody played."""
+    made = plans()
+    grown = []
+    for main, other in zip(made[:4], made[4:], strict=True):
+        helper = replace(
+            other.main,
+            parent=main.main.conversation,
+            parent_call=len(main.main.calls) - 1,
+            joins=True,
+        )
+        grown.append(replace(main, children=(helper,)))
+    both = scenario(plans=[*grown, *made[4:]], engines=2)
+    check(run_arm(parse_arm("agentsched"), both, seed=1), both)
+
+
 def test_engines_share_the_work_and_may_die() -> None:
     made = scenario(engines=3, outages=[outage("0@1+4"), outage("1@2.5+3")])
     outcome = run_arm(parse_arm("agentsched"), made, seed=1)
