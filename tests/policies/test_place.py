@@ -388,6 +388,28 @@ class TestRendezvous:
             f.report("e2", kv_tokens=10_000)
             assert f.ask("a2", "pa", 4_100, head="pa", at=1) == {"a2": engine}
 
+    @pytest.mark.parametrize(
+        ("lost", "at", "engine"),
+        [
+            ("e3", 30, "e1"),  # it was let go and has room elsewhere, but its engine is well
+            ("e3", 62, "e2"),  # and that is some time ago
+            ("e1", 30, "e2"),
+        ],
+    )
+    def test_a_loss_stirs_nobody_whose_engine_is_well(
+        self, floor: Floors, lost: str, at: float, engine: str
+    ) -> None:
+        f = self.build(floor, 1, spread=0.0, crowd=0.0)
+        f.ask("a", "pa", 4_000, head="pa")
+        f.answer("a", prompt=4_000)
+        f.world.evict(f.world.conversations["pa"])
+        f.ask("b", "pb", 8_000, head="pb")
+        f.answer("b", prompt=8_000)
+        f.report("e2", kv_tokens=10_000)
+        f.report("e3", kv_tokens=1_000)
+        f.lose(lost, at=1)
+        assert f.ask("a2", "pa", 4_100, head="pa", at=at) == {"a2": engine}
+
     @pytest.mark.parametrize("seed", range(5))
     def test_the_best_is_the_one_of_the_greatest_score(self, floor: Floors, seed: int) -> None:
         f, rng = self.build(floor, 4), Random(seed)
@@ -424,6 +446,7 @@ class TestRendezvous:
         ("dlpm", {"quantum": 0}),
         ("thunderagent", {"tick_s": 0}),
         ("rendezvous", {"spread": -1}),
+        ("rendezvous", {"settle_s": -1}),
     ],
 )
 def test_parameters_that_make_no_sense(name: str, params: dict[str, object]) -> None:

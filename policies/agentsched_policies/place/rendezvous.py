@@ -23,6 +23,10 @@ themselves, since what is there already need not be computed, until the queue co
 An engine that had no step yet is given the next new program: what it costs there is only a guess,
 and a slow engine that everybody's beginning lies on already would keep them all.
 
+When an engine is lost its programs all look for a place at once, and by cost everyone who was let
+go elsewhere would be shuffled with them. For `settle_s` after a loss nobody leaves an engine that
+is well.
+
 The hash makes replicas of the proxy agree without asking while loads are alike, and keeps those
 that see old loads from all running to one engine. It is weighted by capacity; an engine that is
 lost or comes back moves only the programs that were, or will be, its own.
@@ -35,13 +39,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentsched.model import Command, Dispatch, EngineId, EngineLost, EngineReported, Event, Instant
+from agentsched.model import (
+    Command,
+    Dispatch,
+    EngineId,
+    EngineLost,
+    EngineReported,
+    Event,
+    Instant,
+    after,
+    seconds,
+)
 from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.hashing import rendezvous
 from agentsched_policies.homes import Homes
 
 #: Worse than any cost: the prompt does not fit.
 _IMPOSSIBLE = 1e30
+#: Worse than any cost but that: it would leave an engine that is well.
+_AWAY = 1e29
 #: Engines whose decode prices are so near to each other are taken to be equally fast.
 _ALIKE = 0.25
 #: Tokens that an engine of unknown size is taken to hold, to weigh it.
@@ -56,6 +72,7 @@ class Rendezvous:
     `margin`: how much more than the lost prefix a move must save, as a share of it. `crowd`: weight
     of how full an engine is, for whoever has no KV anywhere. `evict`: how many times its reload a
     token that is evicted costs. `horizon`: for how many steps at most an engine is chosen.
+    `settle_s`: how long after the loss of an engine all others' conversations keep their place.
     """
 
     def __init__(
@@ -66,14 +83,18 @@ class Rendezvous:
         crowd: float = 4.0,
         evict: float = 4.0,
         horizon: float = 4.0,
+        settle_s: float = 60.0,
     ) -> None:
-        if min(spread, margin, crowd, evict, horizon) < 0:
-            raise ValueError("spread, margin, crowd, evict and horizon are 0 or more")
+        if min(spread, margin, crowd, evict, horizon, settle_s) < 0:
+            raise ValueError("spread, margin, crowd, evict, horizon and settle_s are 0 or more")
         self._spread = spread
         self._margin = margin
         self._crowd = crowd
         self._evict = evict
         self._horizon = horizon
+        self._settle_ns = seconds(settle_s)
+        #: Until when nobody leaves an engine that is well.
+        self._settled_at: Instant | None = None
         self._homes = Homes()
         #: Engines that had a step since they came up: the others' prices are a first guess.
         self._tried: set[EngineId] = set()
@@ -88,6 +109,7 @@ class Rendezvous:
         elif isinstance(event, EngineLost):
             self._pools.pop(event.engine, None)
             self._tried.discard(event.engine)
+            self._settled_at = after(now, self._settle_ns)
         else:
             return
         self._pool_mean = sum(self._pools.values()) / max(1, len(self._pools))
@@ -104,6 +126,8 @@ class Rendezvous:
         self, step: StepView, engines: Sequence[EngineView], world: World, *, now: Instant
     ) -> EngineView:
         """What the scores come to; what is the same for all engines is found once."""
+        if len(engines) == 1:
+            return engines[0]
         answers, usual_ns = self._answers(step, world), _usual_ns(world)
 
         def key(engine: EngineView) -> tuple[float, EngineId]:
@@ -131,6 +155,8 @@ class Rendezvous:
             return self._jitter(step, engine)
         missing = world.missing_tokens(step, engine.engine)
         is_home = conversation.engine == engine.engine
+        if not is_home and self._is_settling(now) and _is_well(conversation.engine, world):
+            return _AWAY
         price = engine.reload_ns if is_home else engine.prefill_ns
         cost = missing * price + engine.cold_tokens(now=now) * engine.prefill_ns
         # Prices follow the load of the moment; small differences between like engines mean nothing.
@@ -145,6 +171,9 @@ class Rendezvous:
             return cost + decode + lost
         full = self._homes.tokens(engine.engine) / (pool or _POOL)
         return cost + decode * (1.0 + self._crowd * full) + self._jitter(step, engine)
+
+    def _is_settling(self, now: Instant) -> bool:
+        return self._settled_at is not None and now < self._settled_at
 
     def _answers(self, step: StepView, world: World) -> float:
         """Output tokens of this step and those that will probably follow it."""
@@ -167,6 +196,10 @@ def _is_new(step: StepView, world: World) -> bool:
     program = world.programs[step.program]
     is_first = world.conversation(step).engine is None and len(program.conversations) == 1
     return is_first and program.parent is None
+
+
+def _is_well(engine: EngineId | None, world: World) -> bool:
+    return engine is not None and engine in world.engines and world.engines[engine].is_up
 
 
 def _usual_ns(world: World) -> float:
