@@ -148,6 +148,35 @@ async def relay(broker: LocalMosquitto) -> AsyncIterator[tuple[int, Callable[[],
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def test_a_stranger_can_tell_what_a_message_is_and_until_when(
+    broker: LocalMosquitto,
+) -> None:
+    """What MQTT 5 has for it: content type, user property, expiry, retention of presence."""
+    heard: dict[str, aiomqtt.Message] = {}
+    async with aiomqtt.Client(
+        "127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5
+    ) as stranger:
+        await stranger.subscribe("agentsched/c/#", qos=1)
+        async with Replica("one", running=1).on(at(broker)), asyncio.timeout(20):
+            async for message in stranger.messages:
+                heard[message.topic.value.split("/")[2]] = message
+                if {"engines", "replicas"} <= heard.keys():
+                    break
+    for message in heard.values():
+        assert message.properties is not None
+        assert message.properties.ContentType == "application/json"
+        assert message.properties.UserProperty == [("agentsched-schema", "1")]
+    assert 0 < heard["engines"].properties.MessageExpiryInterval <= 10
+    async with (
+        aiomqtt.Client("127.0.0.1", broker.port) as late,
+        asyncio.timeout(20),
+    ):
+        await late.subscribe("agentsched/c/#", qos=1)
+        message = await anext(aiter(late.messages))
+        assert message.retain
+        assert message.topic.value == "agentsched/c/replicas/one"
+
+
 async def test_tools_come_from_anybody_who_may_publish(broker: LocalMosquitto) -> None:
     hearer = Replica("one")
     async with (

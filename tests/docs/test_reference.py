@@ -13,6 +13,7 @@ import openapi_spec_validator
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from agentsched.bus.messages import schemas
 from agentsched.config import Config
 from agentsched.proxy.app import build_app, build_gateway
 from agentsched_bench.reference import commands, http, metrics
@@ -36,6 +37,12 @@ class TestPages:
 
     def test_metrics(self) -> None:
         assert (FOLDER / "metrics.md").read_text() == metrics.to_page(), AGAIN
+
+    def test_what_is_said_on_the_bus(self) -> None:
+        described = json.loads((FOLDER / "bus.json").read_text())
+        assert described == schemas(), AGAIN
+        for schema in described.values():
+            jsonschema.Draft202012Validator.check_schema(schema)
 
     def test_http(self) -> None:
         assert (FOLDER / "http.md").read_text() == http.to_page(stored()), AGAIN

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from agentsched.bus.messages import schemas
 from agentsched.proxy import openapi as packaged
 from agentsched_bench.reference import commands, http, metrics
 from agentsched_bench.reference.recording import record
@@ -19,6 +20,7 @@ PACKAGED = Path(packaged.__file__).with_name(packaged.FILE)
 def pages(openapi: str) -> dict[str, str]:
     """File -> content, for all that is drawn."""
     return {
+        "bus.json": json.dumps(schemas(), indent=1) + "\n",
         "cli.md": commands.to_page(),
         "metrics.md": metrics.to_page(),
         "openapi.json": openapi,
