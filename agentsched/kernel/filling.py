@@ -131,7 +131,7 @@ class Filler:
         if engine is None:
             return self._without_engine(step, now=now)
         if engine.engine in blocked:
-            step.held_for = "behind"
+            step.held_for = "behind others"
             return []
         if self._is_full(engine):
             step.held_for = "engine full"
