@@ -23,7 +23,7 @@ AGENTSCHED: Final = Profile(
     source="docs/policies.md",
     order=Choice(name="remaining-work"),
     admit=Choice(name="working-set"),
-    place=Choice(name="session-affinity", params={"speed": True}),
+    place=Choice(name="rendezvous"),
     share=Choice(name="weighted"),
 )
 

@@ -52,7 +52,7 @@ PINNED = SchedulerConfig(
 )
 STOCK = SchedulerConfig(profile="agentsched", limits=Limits(wait_ns_max=seconds(15)))
 CONFIGS = {"pinned": PINNED, "stock": STOCK}
-RUNS = [("pinned", 1), ("pinned", 2), ("stock", 1), ("stock", 3)]
+RUNS = [("pinned", 1), ("pinned", 3), ("stock", 1), ("stock", 2), ("stock", 6)]
 
 pytestmark = pytest.mark.slow
 
