@@ -254,8 +254,10 @@ class TestEnvoy:
             "/agentsched/v1/tools",
         }
         assert all(r["route"]["timeout"] == "0s" for r in routes)
-        # A request that a replica may have begun is never sent again.
-        assert {r["route"]["retry_policy"]["retry_on"] for r in routes} == {"connect-failure"}
+        # As nginx's: whoever has no answer yet is sent to another replica.
+        for again in (r["route"]["retry_policy"] for r in routes):
+            assert again["retry_on"] == "connect-failure,reset,retriable-status-codes"
+            assert again["retriable_status_codes"] == [503]
         silence = int(manager["stream_idle_timeout"].rstrip("s"))
         assert silence > Config().upstream.first_byte_timeout / 1e9
 
