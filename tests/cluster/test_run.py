@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from agentsched.model import ConfigError
 from agentsched_bench.cluster.run import ClusterOptions, run_scenario
 from agentsched_bench.cluster.scenarios import SCENARIOS
+from agentsched_bench.cluster.share_gap import is_shared
 
 SMALL = ClusterOptions(agents=6, seconds=16.0, calm_s=3.0)
 
@@ -34,6 +36,21 @@ async def test_a_replica_that_is_killed_costs_no_program() -> None:
     assert found["programs_completed"] == found["programs"] > 10
     assert found["hung"] == 0
     _programs_are_known(found)
+
+
+@pytest.mark.services
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_shares_stay_within_the_bound_while_a_replica_is_killed(tmp_path: Path) -> None:
+    """At every turn of both, from their journals; and the dashboard of the other one tells it."""
+    limits: dict[str, object] = {"limits": {"running_steps_per_engine_max": 1}}
+    crowd = replace(SMALL, agents=24, is_greedy=True, settings=limits, pictures=tmp_path)
+    found = await run_scenario("replica-kill", crowd)
+    assert found["failed_whole"] == 0, found["failed_by_kind"]
+    assert found["programs_completed"] == found["programs"] > 10
+    assert is_shared(found), found["gap"]
+    for page in ("overview", "tenants"):  # taken when the page said that the replica is gone
+        assert (tmp_path / f"{page}.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.services
