@@ -106,7 +106,8 @@ async def measure(
     recorder = Recorder(_scratch(), path=None)
     row = RunRow(run=0, arm=side.name, repeat=run.repeat, started_at=run.started_at, salt=salt)
     recorder.result.runs.append(row)
-    arm = live.Arm(name=side.name, url=endpoint.url, ids=side.ids)
+    tells_tools = scenario.measure.tells_tools and side.profile is not None
+    arm = live.Arm(name=side.name, url=endpoint.url, ids=side.ids, tells_tools=tells_tools)
     options = _options(scenario, load=load, salt=salt)
     try:
         async with watching(engines.urls, every_s=scenario.measure.sample_s) as watched:

@@ -77,7 +77,11 @@ class ArmSpec(_Strict):
 
 
 class MeasureSpec(_Strict):
-    """How it is measured. `alone` says how the time of a program alone becomes known."""
+    """How it is measured. `alone` says how the time of a program alone becomes known.
+
+    `tells_tools`: our proxies are told which tool a paused program waits for, as the answers of a
+    model that calls tools would tell them; one of noise calls none. Pins by tool need it.
+    """
 
     repeat: Annotated[int, Field(ge=1)] = 3
     dialect: Literal["chat", "completions", "responses", "messages"] = "chat"
@@ -89,6 +93,7 @@ class MeasureSpec(_Strict):
     client: str = "replay"
     slowdown_max: Annotated[float, Field(gt=1)] = 3.0
     rates: tuple[float, ...] = ()
+    tells_tools: bool = False
 
 
 class Scenario(_Strict):

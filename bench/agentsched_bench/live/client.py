@@ -164,7 +164,9 @@ class Client:
             return min(grown_s, patience.backoff_s_max) * self._rng.uniform(0.75, 1.0)
         return min(max(asked_s, 0.0), patience.retry_after_s_max)
 
-    async def post_json(self, path: str, body: Mapping[str, object]) -> bytes | None:
+    async def post_json(
+        self, path: str, body: Mapping[str, object], *, status: int = 200
+    ) -> bytes | None:
         """POST to another path of the same server; its answer, or None if it has none to give."""
         url = self.base_url + path
         try:
@@ -173,7 +175,7 @@ class Client:
                 self._session.post(url, data=msgspec.json.encode(body)) as response,
             ):
                 answer = await response.read()
-                return answer if response.status == 200 else None
+                return answer if response.status == status else None
         except (TimeoutError, aiohttp.ClientError, OSError):
             return None
 

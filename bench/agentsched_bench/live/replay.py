@@ -32,19 +32,23 @@ _PROGRAM_HEADER: Final = "x-agentsched-program"
 _ENGINE_HEADER: Final = "x-agentsched-engine"
 _DECISION_HEADER: Final = "x-agentsched-decision"
 _TENANT_HEADER: Final = "x-agentsched-tenant"
+_TOOLS_PATH: Final = "/agentsched/v1/tools"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """One side of a comparison: where it is and how its programs say who they are.
 
-    `reset_url` is POSTed to before each run, to empty the engine's prefix cache.
+    `reset_url` is POSTed to before each run, to empty the engine's prefix cache. `tells_tools`:
+    where our proxy answers, it is told which tool each pause is for. A model of noise calls none,
+    while a real one's answers show it to the proxy.
     """
 
     name: str
     url: str
     ids: str = "none"
     reset_url: str | None = None
+    tells_tools: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +354,30 @@ class _Run:
             self._record(who, conversation, outcome, sent_s=sent - self._begun)
         return outcome
 
+    async def tell_tools(
+        self, who: CallIdentity, conversation: PlannedConversation, outcome: Outcome
+    ) -> None:
+        """Say what the program waits for from now on, where its proxy is to know.
+
+        Raises:
+            EngineError: it does not take reports, so that the run would measure something else.
+        """
+        label = outcome.marks.get(_PROGRAM_HEADER)
+        tools = conversation.calls[who.step].tools
+        if not self._arm.tells_tools or label is None or not tools:
+            return
+        reports = [
+            {
+                "event": "started",
+                "program": label,
+                "tool": tool,
+                "call_id": f"{self._row.salt}/{who.conversation}/{who.step}/{number}",
+            }
+            for number, tool in enumerate(tools)
+        ]
+        if await self._client.post_json(_TOOLS_PATH, {"events": reports}, status=202) is None:
+            raise EngineError(f"{self._arm.url}{_TOOLS_PATH} takes no reports of tools")
+
     def _salted(self, who: CallIdentity) -> CallIdentity:
         # The same program in another run is another one, for whoever remembers ids.
         def named(name: str) -> str:
@@ -449,6 +477,8 @@ class _ProgramReplay:
                 if awaited:
                     await asyncio.wait(awaited)
                 if index < last:
+                    # Beside the pause: what the telling takes is not the tool's time.
+                    tasks.create_task(self._run.tell_tools(who, conversation, outcome))
                     await asyncio.sleep(planned.pause_s)
 
     async def _begin(self, child: PlannedConversation) -> None:

@@ -62,6 +62,8 @@ class FakeOpenAi:
     gives_labels: bool = False
     gives_usage: bool = True
     gives_ids: bool = True
+    takes_reports: bool = True
+    reports: list[dict[str, Any]] = field(default_factory=list)
     resets: int = 0
     running: int = 0
     running_max: int = 0
@@ -72,6 +74,7 @@ class FakeOpenAi:
             app.router.add_post(path, self._generate)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/reset_prefix_cache", self._reset)
+        app.router.add_post("/agentsched/v1/tools", self._tools)
         app.router.add_get("/v1/models", self._models)
         return app
 
@@ -82,6 +85,12 @@ class FakeOpenAi:
         words = (await request.json())["prompt"].split()
         tokens = [t for w in words for t in (["Ġ" + w] if len(w) < 7 else ["Ġ" + w[:3], w[3:]])]
         return web.json_response({"count": len(tokens), "tokens": [], "token_strs": tokens})
+
+    async def _tools(self, request: web.Request) -> web.Response:
+        if not self.takes_reports:
+            return web.Response(status=404)
+        self.reports += (await request.json())["events"]
+        return web.json_response({"accepted": 1}, status=202)
 
     async def _reset(self, _: web.Request) -> web.Response:
         self.resets += 1

@@ -325,6 +325,38 @@ async def test_runs_have_content_of_their_own_unless_caches_are_emptied(
     assert fake.resets == 2
 
 
+def _with_tools(program: PlannedProgram) -> PlannedProgram:
+    calls = tuple(
+        dataclasses.replace(call, tools=(f"Bash {index}", "Read")[: 2 - index % 2])
+        for index, call in enumerate(program.main.calls)
+    )
+    return dataclasses.replace(program, main=dataclasses.replace(program.main, calls=calls))
+
+
+async def test_a_proxy_is_told_what_each_pause_is_for(fake: FakeOpenAi) -> None:
+    fake.gives_labels = True
+    program = _with_tools(_program(calls=3))
+    for tells_tools in (False, True):
+        arm = Arm(name="a", url=fake.url, tells_tools=tells_tools)
+        recorder = _recorder(arm)
+        await replay_all([program], [arm], _OPTIONS, recorder)
+        if not tells_tools:
+            assert fake.reports == []
+    told = sorted((report["event"], report["tool"]) for report in fake.reports)
+    # After the last answer nobody waits for anything.
+    assert told == [("started", "Bash 0"), ("started", "Bash 1"), ("started", "Read")]
+    assert {report["program"] for report in fake.reports} == {recorder.result.calls[0].label}
+    assert len({report["call_id"] for report in fake.reports}) == 3
+
+
+async def test_a_proxy_that_takes_no_reports_ends_the_run(fake: FakeOpenAi) -> None:
+    fake.gives_labels, fake.takes_reports = True, False
+    arm = Arm(name="a", url=fake.url, tells_tools=True)
+    with pytest.raises(ExceptionGroup, match="unhandled errors") as raised:
+        await replay_all([_with_tools(_program())], [arm], _OPTIONS, _recorder(arm))
+    assert raised.group_contains(EngineError, match="takes no reports of tools")
+
+
 async def test_attribution_is_measured_where_the_other_side_says(
     fake: FakeOpenAi, plans: list[PlannedProgram]
 ) -> None:
