@@ -75,6 +75,13 @@ def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
     return url
 
 
+def _sendable(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("a key has no line breaks, and no signs that a header cannot have")
+    return key
+
+
 class EngineConfig(Part):
     """One engine, as `[[engines]]` in the file or `--engine [NAME=]URL`."""
 
@@ -92,7 +99,7 @@ class EngineConfig(Part):
         description="what it is: `vllm`, `sglang`, any other with OpenAI's API (`openai`), or"
         " look and see",
     )
-    api_key: SecretStr | None = Field(
+    api_key: Annotated[SecretStr, AfterValidator(_sendable)] | None = Field(
         default=None, description="sent to the engine in place of the client's keys"
     )
     lmcache: Annotated[AnyHttpUrl, AfterValidator(_plain_url)] | None = Field(
@@ -118,6 +125,11 @@ class HttpConfig(Part):
 
     body_bytes_max: int = Field(
         default=32 << 20, ge=1024, description="bytes of a request's body, decompressed; else 413"
+    )
+    bodies_bytes_max: int = Field(
+        default=2 << 30,
+        ge=1024,
+        description="bytes of the bodies of all requests under way, as they arrive; else 429",
     )
     header_bytes_max: int = Field(
         default=16_384, ge=1024, description="bytes of one header line, or of the path; else 431"
@@ -155,6 +167,12 @@ class HttpConfig(Part):
         default=Nanos(30 * SECOND),
         description="running requests may take so long after SIGTERM; then they end in an error",
     )
+
+    @model_validator(mode="after")
+    def _one_fits(self) -> HttpConfig:
+        if self.bodies_bytes_max < self.body_bytes_max:
+            raise ValueError("http.bodies_bytes_max is less than a single body may have")
+        return self
 
 
 class UpstreamConfig(Part):

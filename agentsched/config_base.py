@@ -10,6 +10,8 @@ from agentsched.model import MILLISECOND, ConfigError, Nanos, in_seconds, parse_
 
 #: Shorter spans are a number whose unit was forgotten.
 _SPAN_MIN: Final = MILLISECOND
+#: A century and a half; sums of longer ones leave what databases and other replicas can read.
+_SPAN_MAX: Final = Nanos(2**62)
 
 
 def _read_span(value: object) -> object:
@@ -19,6 +21,8 @@ def _read_span(value: object) -> object:
         except ConfigError as error:
             raise ValueError(str(error)) from error
     if isinstance(value, float):
+        if not abs(value) <= in_seconds(_SPAN_MAX):
+            raise ValueError("too long for a length of time")
         return seconds(value)
     return value
 
@@ -26,6 +30,8 @@ def _read_span(value: object) -> object:
 def _long_enough(span: Nanos) -> Nanos:
     if span < _SPAN_MIN:
         raise ValueError("too short for a length of time (write 250ms, 15s, 2m or 1h)")
+    if span > _SPAN_MAX:
+        raise ValueError("too long for a length of time")
     return span
 
 

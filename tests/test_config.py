@@ -104,6 +104,7 @@ class TestErrors:
             ("[[engines]]\nurl = 'http://h?x=1'", "engines.0.url: an engine's URL has no user"),
             ("port = 1\nhost = 1\n[http]\nx = 1", "(and 1 more)"),
             ("port =", "is not TOML"),
+            ("[http]\nbodies_bytes_max = 5000", "bodies_bytes_max is less than a single body"),
         ],
     )
     def test_name_file_and_key(self, tmp_path: Path, text: str, says: str) -> None:

@@ -67,7 +67,7 @@ def _owner(body: bytes) -> str:
     """Whose model the first one is said to be: servers put their own name there."""
     try:
         found = msgspec.json.decode(body, type=_Models).data
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     return found[0].owned_by if found else ""
 
@@ -75,5 +75,5 @@ def _owner(body: bytes) -> str:
 def _is_object(body: bytes) -> bool:
     try:
         return isinstance(msgspec.json.decode(body), dict)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False

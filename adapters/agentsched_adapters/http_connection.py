@@ -14,8 +14,9 @@ import httptools
 
 from agentsched.model import EngineError, EngineTimeout, EngineUnreachable
 
-#: An answer's status line and headers together.
-_HEAD_BYTES_MAX: Final = 256 << 10
+#: What an answer may have between two bytes of its body, and before and after it: status lines,
+#: headers, sizes of chunks, trailers.
+_BARE_BYTES_MAX: Final = 256 << 10
 #: So much of a body may wait for its reader before the engine is made to wait.
 _BACKLOG_BYTES_MAX: Final = 256 << 10
 #: Longer requests are written in portions, with turns for others.
@@ -214,7 +215,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
-        self._head_bytes = 0
+        #: Bytes that came since the request was sent, or since the last of a body.
+        self._bare_bytes = 0
         self._unsent = _NOTHING
         self._is_paused = False
         self._writable: asyncio.Future[None] | None = None
@@ -232,7 +234,7 @@ class Connection(asyncio.Protocol):
         assert self._exchange is None
         exchange = self._exchange = Exchange(self, loop=self._loop, where=where, is_head=is_head)
         self.begun += 1
-        self._head_bytes = 0
+        self._bare_bytes = 0
         if len(body) <= _AT_ONCE_BYTES_MAX:
             self._transport.write(head + body)
         else:
@@ -287,8 +289,7 @@ class Connection(asyncio.Protocol):
         if exchange is None:
             self.close()  # nobody asked
             return
-        if not exchange.status:
-            self._head_bytes += len(data)
+        self._bare_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -296,7 +297,7 @@ class Connection(asyncio.Protocol):
             exchange.spoil(f"not an answer that HTTP allows: {error}")
             self.close()
             return
-        if not exchange.status and self._head_bytes > _HEAD_BYTES_MAX:
+        if self._exchange is exchange and self._bare_bytes > _BARE_BYTES_MAX:
             exchange.spoil("the headers of its answer are too large")
             self.close()
 
@@ -362,6 +363,7 @@ class Connection(asyncio.Protocol):
             self._end(exchange)
 
     def on_body(self, body: bytes) -> None:
+        self._bare_bytes = 0
         exchange = self._exchange
         if exchange is not None and exchange.add(body) and not self._is_paused:
             assert self._transport is not None

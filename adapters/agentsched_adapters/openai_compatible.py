@@ -112,5 +112,5 @@ def decoded(body: bytes, shape: type[_T], *, where: str) -> _T:
     """
     try:
         return msgspec.json.decode(body, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(f"{where}: not what was expected ({error})") from error

@@ -118,7 +118,7 @@ def decode(line: bytes) -> JournalEntry:
             event=_decode_one(raw.event, known=_EVENTS),
             commands=tuple(_decode_one(pair, known=_COMMANDS) for pair in raw.commands),
         )
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise JournalError(f"not a journal line: {error}") from error
 
 
@@ -148,7 +148,7 @@ def decode_header(line: bytes) -> JournalHeader:
     """
     try:
         raw = _HEADER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise JournalError(f"not the header of a journal: {error}") from error
     if raw.journal != JOURNAL_VERSION:
         raise JournalError(f"journal version {raw.journal}; this reads {JOURNAL_VERSION}")

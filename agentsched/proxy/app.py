@@ -24,6 +24,7 @@ from agentsched.proxy import refusal, shapes
 from agentsched.proxy.access.browser import protect
 from agentsched.proxy.access.metrics import GateCollector
 from agentsched.proxy.access.principal import principal_of
+from agentsched.proxy.bodies import BODIES
 from agentsched.proxy.control import ControlPlane, Handler
 from agentsched.proxy.fleet import Fleet, Member, Tier
 from agentsched.proxy.fleet_hints import FleetHints
@@ -139,6 +140,7 @@ def _measured(gateway: Gateway) -> None:
         retries=gateway.retries,
         resends=gateway.resends,
         shared=gateway.shared,
+        bodies=gateway.bodies,
     )
     registry.register(resilience)
     if gateway.sharing is not None:
@@ -152,6 +154,7 @@ def build_app(gateway: Gateway, *, reread: Callable[[], Config] | None = None) -
     """
     app = web.Application(client_max_size=gateway.config.http.body_bytes_max)
     app[GATEWAY] = gateway
+    app[BODIES] = gateway.bodies
     for method, path, handler in _routes(gateway):
         app.router.add_route(method, path, handler, expect_handler=_expect)
     app[STEERING] = steering = Steering(gateway, make_member=_member, reread=reread)
@@ -225,8 +228,11 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "agentsched"
     response.headers.setdefault("x-request-id", request_id(request))
     protect(request, response)
-    if request.app[GATEWAY].is_draining:
-        # The client's next request should meet another replica. The library has made its headers.
+    # A draining proxy's clients should meet another replica next. After a CONNECT the library reads
+    # a body as the next request, after most upgrades it loses what came with them.
+    is_last = request.method == "CONNECT" or "Upgrade" in request.headers
+    if is_last or request.app[GATEWAY].is_draining:
+        # The library has made its headers.
         response.force_close()
         response.headers["Connection"] = "close"
 
@@ -352,6 +358,13 @@ def _secret(config: Config, memory: Memory | None) -> int:
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The last resort: any failure becomes an answer in the client's error shape, in time."""
     try:
+        return await _answered(request, handler)
+    finally:
+        request.app[BODIES].release(request)
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
         response = await _answer(request, handler)
     except (ConnectionError, asyncio.CancelledError):
         raise
@@ -411,7 +424,9 @@ def _is_devious(raw_path: str) -> bool:
     """Whether an engine might read another path out of it than we did."""
     path = raw_path.split("?", 1)[0].lower()
     parts = path.replace("%2e", ".").split("/")
-    return "%2f" in path or "\\" in path or "%5c" in path or ".." in parts or "." in parts
+    # An empty part, which some servers leave out, may be first (`http://` too) or last.
+    has_bad_part = ".." in parts or "." in parts or "" in parts[2:-1]
+    return has_bad_part or "%2f" in path or "\\" in path or "%5c" in path
 
 
 async def _healthz(gateway: Gateway, request: web.Request) -> web.Response:

@@ -23,6 +23,7 @@ from agentsched.model import (
 )
 from agentsched.proxy.access.gate import Gate
 from agentsched.proxy.access.principal import ANYBODY, TENANTS, Principal
+from agentsched.proxy.bodies import Bodies
 from agentsched.proxy.fleet import Fleet
 from agentsched.proxy.health import RetryBudget
 from agentsched.proxy.homes import Homes
@@ -70,6 +71,8 @@ class Gateway:
     shared: SharedAnswers = field(default_factory=lambda: SharedAnswers(IdempotencyConfig()))
     #: Further tries of steps that an engine failed.
     retries: RetryBudget = field(default_factory=lambda: RetryBudget(RetriesConfig()))
+    #: What all requests under way have brought.
+    bodies: Bodies = field(default_factory=Bodies)
     #: Ids and traces of live requests.
     notes: Notes = field(default_factory=Notes)
     #: Requests by the family of their client.

@@ -23,6 +23,7 @@ RETRY_AFTER_S_MAX: Final = 60
 _NOT_TO_ENGINE: Final = frozenset(
     {
         "host",
+        "connection",
         "content-length",
         "content-encoding",
         "accept-encoding",
@@ -77,10 +78,19 @@ def to_engine(
     headers: Iterable[tuple[str, str]], *, request_id: str, with_credentials: bool
 ) -> list[tuple[str, str]]:
     """The client's headers as an engine gets them."""
+    pairs = list(headers)
+    # What `Connection` names ends here, before ours come: no client can name one of those.
+    ending = {
+        word.strip().lower()
+        for name, value in pairs
+        if name.lower() == "connection"
+        for word in value.split(",")
+    }
     kept = [
         (name, value)
-        for name, value in headers
+        for name, value in pairs
         if (key := name.lower()) not in _NOT_TO_ENGINE
+        and key not in ending
         and not key.startswith(OURS)
         and (with_credentials or key not in _CREDENTIALS)
         # A key of ours goes nowhere, whichever header it strayed into.

@@ -10,7 +10,14 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from agentsched.model import EngineError, EngineUnreachable, Reject, RejectReason, StepId
+from agentsched.model import (
+    EngineError,
+    EngineUnreachable,
+    Reject,
+    RejectReason,
+    StepId,
+    in_seconds,
+)
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
@@ -107,14 +114,16 @@ class PlainRelay:
     async def _list(
         self, engine: Engine, request: web.Request, received: Received
     ) -> Sequence[dict[str, Any]]:
+        patience = in_seconds(self._gateway.config.upstream.probe_timeout)
         try:
-            answer = await engine.send(self._outgoing(request, received, engine))
-            try:
-                listed: dict[str, Any] = msgspec.json.decode(await answer.read(), type=dict)
-            finally:
-                await answer.aclose()
-        except (EngineError, *BROKEN):
-            return []
+            async with asyncio.timeout(patience):
+                answer = await engine.send(self._outgoing(request, received, engine))
+                try:
+                    listed: dict[str, Any] = msgspec.json.decode(await answer.read(), type=dict)
+                finally:
+                    await answer.aclose()
+        except (EngineError, TimeoutError, *BROKEN):
+            return []  # the others' lists are no worse for it
         data = listed.get("data")
         return (
             [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []

@@ -12,7 +12,11 @@ from aiohttp import web
 from agentsched.config import HttpConfig
 from agentsched.model import WireError, in_seconds
 from agentsched.proxy import headers as header_rules
+from agentsched.proxy.bodies import BODIES
 
+#: What the HTTP library undoes, the last two where it is able to; else it says so itself.
+_ENCODINGS: Final = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
+_BODY: Final = web.RequestKey("agentsched.body", bytes)
 _REQUEST_ID: Final = web.RequestKey("agentsched.request_id", str)
 
 
@@ -45,10 +49,11 @@ def request_id(request: web.BaseRequest, headers: dict[str, str] | None = None) 
 
 
 async def receive(request: web.Request, config: HttpConfig) -> Received:
-    """Read the request to its end.
+    """Read the request to its end; may be called again.
 
     Raises:
-        WireError: too many headers (431), too large (413), too slow (408), not decodable (400).
+        WireError: too many headers (431), too large (413), too slow (408), not decodable (400), in
+            an encoding that we do not know (415), too much together with others (429).
     """
     pairs = list(request.headers.items())
     if len(pairs) > config.headers_max:
@@ -56,8 +61,14 @@ async def receive(request: web.Request, config: HttpConfig) -> Received:
             f"more than {config.headers_max} headers", status=431, code="too_many_headers"
         )
     check_length(request, config)
-    body = await _body(request, config) if request.can_read_body else b""
     headers = header_rules.lower(pairs)
+    encoding = headers.get("content-encoding")
+    if encoding is not None and encoding.lower() not in _ENCODINGS:
+        # What nobody undoes would reach the engine as if it were plain.
+        raise WireError(
+            "the body's encoding is not known here", status=415, code="unsupported_encoding"
+        )
+    body = await _body(request, config) if request.can_read_body else b""
     return Received(
         pairs=pairs,
         headers=headers,
@@ -85,16 +96,37 @@ def _too_large(config: HttpConfig) -> WireError:
 
 
 async def _body(request: web.Request, config: HttpConfig) -> bytes:
+    known: bytes | None = request.get(_BODY)
+    if known is not None:
+        return known
     try:
         if request.content.is_eof():
-            return await request.read()  # it is all here; a timer would cost more than reading it
-        async with asyncio.timeout(in_seconds(config.body_timeout)):
-            return await request.read()
+            # It is all here; a timer would cost more than reading it.
+            body = await _arriving(request, config)
+        else:
+            async with asyncio.timeout(in_seconds(config.body_timeout)):
+                body = await _arriving(request, config)
     except TimeoutError:
         raise WireError(
             "the body did not arrive in time", status=408, code="body_timeout"
         ) from None
-    except web.HTTPRequestEntityTooLarge:
-        raise _too_large(config) from None
     except (web.HTTPBadRequest, web.RequestPayloadError) as error:
         raise WireError(f"the body cannot be read: {error}", code="unreadable_body") from None
+    request[_BODY] = body
+    return body
+
+
+async def _arriving(request: web.Request, config: HttpConfig) -> bytes:
+    """The body, counted piece by piece."""
+    bodies, content = request.app[BODIES], request.content
+    # The library's own way to read all: fewer stops for more, decompressed or not.
+    content.set_read_chunk_size(config.body_bytes_max)
+    parts: list[bytes] = []
+    size = 0
+    while part := await content.readany():
+        size += len(part)
+        if size > config.body_bytes_max:
+            raise _too_large(config)
+        bodies.take(request, len(part), most=config.bodies_bytes_max)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -75,8 +75,14 @@ def of_reject(reject: Reject) -> Refusal:
 
 
 def of_wire_error(error: WireError) -> Refusal:
-    """What a request that we cannot understand means to its client."""
-    return Refusal(status=error.status, code=error.code, message=error.message, param=error.param)
+    """What a request that we cannot understand, or not take, means to its client."""
+    return Refusal(
+        status=error.status,
+        code=error.code,
+        message=error.message,
+        param=error.param,
+        retry_after_s=1 if error.status == 429 else None,
+    )
 
 
 def of_engine_error(error: Exception) -> Refusal:

@@ -1,4 +1,4 @@
-"""Breakers, the retry budget and requests that came twice, as Prometheus metrics."""
+"""Breakers, the retry budget, requests that came twice and all bodies, as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from agentsched.proxy.bodies import Bodies
 from agentsched.proxy.fleet import Fleet
 from agentsched.proxy.health import RetryBudget
 from agentsched.proxy.idempotency import SharedAnswers
@@ -21,18 +22,26 @@ class ResilienceCollector(Collector):
     """
 
     def __init__(
-        self, *, fleet: Fleet, retries: RetryBudget, resends: Resends, shared: SharedAnswers
+        self,
+        *,
+        fleet: Fleet,
+        retries: RetryBudget,
+        resends: Resends,
+        shared: SharedAnswers,
+        bodies: Bodies,
     ) -> None:
         self._fleet = fleet
         self._retries = retries
         self._resends = resends
         self._shared = shared
+        self._bodies = bodies
 
     def collect(self) -> Iterator[Metric]:
         """The metrics."""
         yield from self._breakers()
         yield from self._budget()
         yield from self._twice()
+        yield from self._held()
 
     def _breakers(self) -> Iterator[Metric]:
         is_open = GaugeMetricFamily(
@@ -79,6 +88,18 @@ class ResilienceCollector(Collector):
         asked.add_metric(["granted"], self._retries.granted_total)
         asked.add_metric(["refused"], self._retries.refused_total)
         yield asked
+
+    def _held(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "agentsched_bodies_bytes",
+            "Bytes of the bodies of all requests that are under way.",
+            value=self._bodies.held,
+        )
+        yield CounterMetricFamily(
+            "agentsched_bodies_refused",
+            "Requests that were refused since all bodies together were too large.",
+            value=self._bodies.refused_total,
+        )
 
     def _twice(self) -> Iterator[Metric]:
         shared = self._shared

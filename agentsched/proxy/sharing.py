@@ -158,7 +158,7 @@ class TurnSharing(Collector):
         """Take in what another replica told."""
         try:
             batch = _DECODE(payload) if len(payload) <= _BATCH_BYTES_MAX else None
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             batch = None
         if batch is None or batch.version != TURNS_VERSION:
             self.counts["malformed"] += 1

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from agentsched.config import TenantConfig
 from agentsched.proxy import shapes
 from agentsched.proxy.errors import error_body
+from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.receive import receive
 from agentsched.proxy.request import Dialect
 
 
@@ -38,9 +40,10 @@ class TenantVerbs:
         """`PUT tenants/NAME` with the keys of `[tenants.NAME]`. What is left out is the default."""
         name = request.match_info["tenant"]
         try:
-            given = msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])
+            received = await receive(request, self._gateway.config.http)
+            given = msgspec.json.decode(received.body or b"{}", type=dict[str, Any])
             event = TenantConfig(**given).configured(name)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except BROKEN as error:
             return _error(400, "bad_tenant", f"The body is not a JSON object: {error}")
         except ValidationError as error:
             first = error.errors(include_input=False)[0]

@@ -83,7 +83,7 @@ def decode_reports(body: bytes) -> list[ToolReport]:
             reports = found if isinstance(found, list) else found.events
         else:
             reports = [_ONE.decode(body)]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a report of a tool: {error}", code="bad_report") from error
     if len(reports) > _REPORTS_MAX:
         raise WireError(f"more than {_REPORTS_MAX} reports at once", status=413)

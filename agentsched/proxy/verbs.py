@@ -33,6 +33,7 @@ from agentsched.policy.registry import POINTS
 from agentsched.proxy.access.principal import ANYBODY, TENANTS, principal_of
 from agentsched.proxy.access.targets import check_target
 from agentsched.proxy.errors import error_body
+from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.identity import Identity
 from agentsched.proxy.receive import receive
@@ -101,10 +102,11 @@ class Verbs:
     async def choose(self, request: web.Request) -> web.Response:
         """`POST policies`: another profile, other policies, another bound; at once."""
         try:
-            wanted = msgspec.json.decode(await request.read(), type=_Wanted)
+            received = await receive(request, self._gateway.config.http)
+            wanted = msgspec.json.decode(received.body, type=_Wanted)
             config, limits = self._wanted(wanted)
             self._steering.choose(config, limits=limits)
-        except (msgspec.DecodeError, UnicodeDecodeError, ConfigError, PolicyError) as error:
+        except (*BROKEN, ConfigError, PolicyError) as error:
             return _error(400, "bad_policies", str(error))
         scheduler = self._gateway.host.scheduler
         return _json(
@@ -133,7 +135,8 @@ class Verbs:
     async def add_engine(self, request: web.Request) -> web.Response:
         """`POST engines` with what `[[engines]]` takes: `{"url": ..., "id": ..., "kind": ...}`."""
         try:
-            engine = EngineConfig.model_validate_json(await request.read())
+            received = await receive(request, self._gateway.config.http)
+            engine = EngineConfig.model_validate_json(received.body)
             await check_target(engine, self._gateway.config.auth.engine_hosts)
         except ConfigError as error:
             return _error(400, "bad_engine", str(error))

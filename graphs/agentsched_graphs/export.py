@@ -55,7 +55,7 @@ def from_json(text: bytes) -> Snapshot:
     """
     try:
         made = msgspec.json.decode(text, type=Snapshot)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not an execution graph: {error}") from error
     if made.version != SNAPSHOT_VERSION:
         raise WireError(f"execution graph of version {made.version}; this reads {SNAPSHOT_VERSION}")

@@ -148,13 +148,16 @@ def _parsed(source: bytes | str | Mapping[str, Any]) -> object:
         return source
     try:
         return msgspec.json.decode(source)
+    except RecursionError as error:
+        raise ConfigError("workflow: it is nested too deeply") from error
     except (msgspec.DecodeError, UnicodeError):
         pass  # then it is YAML, or nothing
     try:
         return msgspec.yaml.decode(source)
     except ImportError as error:
         raise ConfigError("workflow: to read YAML, pyyaml must be installed") from error
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        # A number of thousands of digits is a ValueError of Python's own.
         raise ConfigError(f"workflow: neither YAML nor JSON: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from agentsched.model import EngineError, EngineTimeout, EngineUnreachable
 from agentsched.ports import EngineRequest
+from agentsched_adapters import openai_http
 from agentsched_adapters.openai_http import HttpLimits, OpenAiHttp
 
 Read = Callable[[asyncio.StreamReader], Awaitable[tuple[bytes, bytes]]]
@@ -125,6 +127,61 @@ async def test_headers_without_end(server: Any, read: Read) -> None:
     async with client(server.url) as http:
         with pytest.raises(EngineError, match="too large"):
             await body_of(http, request())
+
+
+@pytest.mark.parametrize(
+    "endless", [b"0\r\nX-After: y\r\n", b"0\r\nX-After: ", b"1;note=", b"1\r\na\r\n0\r\n"]
+)
+async def test_what_follows_the_headers_has_an_end(server: Any, read: Read, endless: bytes) -> None:
+    """Trailers and the notes on a chunk: nobody reads them, so silence would not end them."""
+    gone = asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + endless)
+        more = b"X: y\r\n" * 4_096 if endless.endswith(b"\n") else b"y" * 32_768
+        try:
+            while True:
+                writer.write(more)
+                await writer.drain()
+        except ConnectionError:
+            gone.set()
+
+    server.handler = handler
+    async with client(server.url) as http:
+        answer = await http.send(request())
+        with pytest.raises(EngineUnreachable, match="too large"):
+            await answer.read()
+        await answer.aclose()
+        async with asyncio.timeout(60):
+            await gone.wait()
+
+
+async def test_many_small_chunks_are_not_too_much(server: Any, read: Read) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answering(server, read, head + b"1;a=b\r\nx\r\n" * 60_000 + b"0\r\n\r\n")
+    async with client(server.url) as http:
+        assert await body_of(http, request()) == b"x" * 60_000
+
+
+async def test_an_answer_that_is_read_whole_has_an_end(
+    server: Any, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe that was answered without end would fill the memory before its time is up."""
+    monkeypatch.setattr(openai_http, "_READ_BYTES_MAX", 1 << 20)
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"y" * 65_536)
+                await writer.drain()
+
+    server.handler = handler
+    async with client(server.url) as http:
+        with pytest.raises(EngineError, match="larger than"):
+            await http.fetch("GET", "/metrics", timeout_s=60.0)
 
 
 async def test_a_long_request_arrives_whole(server: Any, read: Read) -> None:

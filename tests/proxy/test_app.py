@@ -42,6 +42,10 @@ class TestPaths:
             "/v1/a%2F..%2Fb",
             "/v1/a\\b",
             "/v1/a%5cb",
+            "/v1//load_lora_adapter",  # another server may leave out the empty part
+            "/v1/chat//completions",
+            "//v1//models",
+            "http://x/v1//models",
         ],
     )
     async def test_tricks_are_refused(self, proxy: Any, upstream: Upstream, path: str) -> None:
@@ -188,6 +192,23 @@ class TestBodies:
             )
             assert response.status_code == 400
             assert response.json()["error"]["type"] == "invalid_request_error"
+
+    @pytest.mark.parametrize("encoding", ["compress", "gzip, gzip", "snappy", "deflate;q=1", "x"])
+    async def test_an_encoding_that_nobody_undoes(
+        self, proxy: Any, upstream: Upstream, encoding: str
+    ) -> None:
+        """The engine is not told of encodings: it would take the bytes for what they are not."""
+        for path in ("/v1/chat/completions", "/v1/anything"):
+            response = await proxy.client.post(
+                path, content=BODY, headers={"content-encoding": encoding}
+            )
+            assert response.status_code == 415
+            assert response.json()["error"]["code"] == "unsupported_encoding"
+        assert upstream.exchanges == []
+        response = await proxy.client.post(
+            "/v1/chat/completions", content=BODY, headers={"content-encoding": "Identity"}
+        )
+        assert response.status_code == 200
 
     async def test_a_decompression_bomb(self, start: Any, upstream: Upstream) -> None:
         bomb = gzip.compress(b" " * (64 << 20), compresslevel=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -61,6 +62,52 @@ class TestWorkflows:
         assert (await proxy.client.get(f"{BASE}/workflows")).json() == {"workflows": []}
 
 
+def nested(before: str, *, after: str = "") -> bytes:
+    return (before + "[" * 100_000 + "]" * 100_000 + after).encode()
+
+
+class TestValuesOutOfAllProportion:
+    """Found by a sweep of all routes: each was a 500."""
+
+    @pytest.mark.parametrize(
+        ("route", "body"),
+        [
+            ("PUT tenants/red", nested('{"weight":', after="}")),
+            ("PUT tenants/red", b'{"deadline":1e300}'),
+            ("PUT tenants/red", b'{"deadline":-1e300}'),
+            ("PUT tenants/red", b'{"deadline":"9999999999999999999h"}'),
+            (
+                "POST policies",
+                nested('{"policies":{"order":{"name":"fcfs","params":{"a":', after="}}}}"),
+            ),
+            ("POST policies", b'{"max_wait":"9999999999999999999h"}'),
+            ("POST policies", b'{"max_wait":"%ss"}' % (b"9" * 5_000)),
+            ("POST workflows", nested("")),
+            ("POST workflows", b'{"name":%s}' % (b"9" * 5_000)),
+            ("POST tools", nested('{"a":', after="}")),
+            ("POST tools", nested('{"events":')),
+            ("POST session", b'{"key":"k","a":' + b"[" * 2_000 + b"]" * 2_000 + b"}"),
+            ("POST engines", nested('{"url":')),
+            ("POST engines", b'{"url":"http://127.0.0.1:1","api_key":"a\\r\\nX: 1"}'),
+            ("POST engines", b'{"url":"http://127.0.0.1:1","api_key":"a\\n"}'),
+            ("POST engines", '{"url":"http://127.0.0.1:1","api_key":"ä"}'.encode()),
+        ],
+    )
+    async def test_are_bad_requests(self, proxy: Any, route: str, body: bytes) -> None:
+        method, _, path = route.partition(" ")
+        answer = await proxy.client.request(method, f"{BASE}/{path}", content=body)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+        assert list(proxy.gateway.fleet.members) == ["e0"]
+
+    async def test_of_a_response_that_is_gone_on_from(self, proxy: Any) -> None:
+        for depth in (100, 400, 800, 900, 950, 1_000, 2_000):
+            value = "[" * depth + "]" * depth
+            body = f'{{"model":"m","input":"x","previous_response_id":{value}}}'
+            answer = await proxy.client.post("/v1/responses", content=body.encode())
+            assert answer.status_code in (200, 400), (depth, answer.text)
+
+
 class TestBytesThatAreNoText:
     """JSON is UTF-8: what is not is a bad request, whoever reads it, and never a defect."""
 
@@ -80,6 +127,21 @@ class TestBytesThatAreNoText:
             answer = await proxy.client.request(method, f"{BASE}/{path}", content=body)
             assert answer.status_code == 400, (body, answer.text)
             assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "line", ["POST /policies", "POST /engines", "PUT /tenants/red", "POST /tools"]
+)
+async def test_a_body_that_never_comes(start: Any, upstream: Upstream, line: str) -> None:
+    method, _, path = line.partition(" ")
+    async with start(upstream.url, http={"body_timeout": "50ms"}) as proxy:
+        head = f"{method} {BASE}{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{"
+        reader, writer = await proxy.raw(head.encode())
+        async with asyncio.timeout(60):
+            said = await reader.readuntil(b"}}")
+        writer.close()
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert b"body_timeout" in said
 
 
 class TestPlans:

@@ -157,6 +157,24 @@ class TestModels:
             listed = (await proxy.client.get("/v1/models")).json()
         assert [entry["id"] for entry in listed["data"]] == ["m"]
 
+    async def test_one_of_them_says_nothing(
+        self, start: Any, upstream: Upstream, second: Upstream
+    ) -> None:
+        """Whoever asks for a list has no half hour for it."""
+
+        async def silent(exchange: Exchange) -> None:
+            if "x-request-id" in exchange.headers:  # a probe is answered
+                await exchange.until_gone()
+            else:
+                await second.list_models(exchange)
+
+        second.models = ["other"]
+        upstream.script, second.script = upstream.list_models, silent
+        quick = {"probe_timeout": "500ms", "failures_until_lost": 1_000}
+        async with start(upstream.url, second.url, upstream=quick) as proxy:
+            listed = (await proxy.client.get("/v1/models")).json()
+        assert [entry["id"] for entry in listed["data"]] == ["m"]
+
     async def test_all_of_them_refuse(
         self, start: Any, upstream: Upstream, second: Upstream
     ) -> None:

@@ -169,3 +169,48 @@ async def test_turns_that_come_again_are_counted_by_what_became_of_the_first(
     assert await outcomes() == [1, 1, 1]
     gate.open.set()
     assert (await several).status_code == 200
+
+
+class TestBodies:
+    async def test_all_together_have_a_limit(self, start: Any, upstream: Any) -> None:
+        """Requests that wait hold their bodies: a few long ones could fill the memory."""
+        small = {"body_bytes_max": 4_000, "bodies_bytes_max": 8_000}
+        async with start(upstream.url, http=small) as proxy:
+            gate = upstream.script = Gate()
+            asked = [asyncio.create_task(proxy.chat(f"{n}" + "x" * 3_000)) for n in range(2)]
+            await eventually(lambda: len(upstream.exchanges) == 2)
+            held = (await read(proxy))["bodies_bytes"]
+            assert 6_000 < held < 8_000
+            for path in ("/v1/chat/completions", "/v1/embeddings"):
+                refused = await proxy.client.post(path, content=b'{"x": "%s"}' % (b"y" * 3_000))
+                assert refused.status_code == 429
+                assert refused.json()["error"]["code"] == "bodies_full"
+                assert refused.headers["retry-after"] == "1"
+            seen = await read(proxy)
+            assert (seen["bodies_bytes"], seen["bodies_refused_total"]) == (held, 2)
+            gate.open.set()
+            assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200, 200]
+            assert (await proxy.chat("x" * 3_000)).status_code == 200
+            assert (await read(proxy))["bodies_bytes"] == 0
+
+    async def test_what_is_promised_takes_no_room(self, start: Any, upstream: Any) -> None:
+        small = {"body_bytes_max": 4_000, "bodies_bytes_max": 8_000}
+        async with start(upstream.url, http=small) as proxy:
+            head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n"
+            slow = [await proxy.raw(head + b"{") for _ in range(5)]
+            await eventually(lambda: proxy.gateway.bodies.held == 5)
+            assert (await proxy.chat("x" * 3_000)).status_code == 200
+            for _, writer in slow:
+                writer.transport.abort()
+            await eventually(lambda: proxy.gateway.bodies.held == 0)
+
+    async def test_a_body_that_breaks_off_is_let_go(self, start: Any, upstream: Any) -> None:
+        async with start(upstream.url, http={"body_timeout": "50ms"}) as proxy:
+            for framing in (b"Content-Length: 9", b"Content-Encoding: gzip\r\nContent-Length: 9"):
+                head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + framing
+                reader, writer = await proxy.raw(head + b"\r\n\r\n{")
+                async with asyncio.timeout(60):
+                    assert b" 4" in (await reader.readuntil(b"}}"))[:12]
+                writer.close()
+            assert (await proxy.chat()).status_code == 200
+            await eventually(lambda: proxy.gateway.bodies.held == 0)

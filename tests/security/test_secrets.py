@@ -166,6 +166,11 @@ class TestRedact:
             "hf_" + "a" * 34,
             "ghp_" + "a" * 36,
             "AKIA" + "A" * 16,
+            "ASIA" + "A" * 16,
+            "AIza" + "a" * 35,
+            "nvapi-" + "a" * 64,
+            "glpat-" + "a" * 20,
+            "xoxb-1234567890-" + "a" * 24,
             "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
         ],
     )

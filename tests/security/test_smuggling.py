@@ -57,6 +57,39 @@ REFUSED = {
 }
 
 
+#: Heads after which a body comes, whatever some servers make of them.
+WITH_A_BODY = {
+    "an upgrade": HEAD + b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+    "an upgrade to HTTP/2": HEAD + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n",
+    "a read": HEAD.replace(b"POST", b"GET"),
+    "a tunnel": HEAD.replace(b"POST", b"CONNECT"),
+    "a tunnel by name": b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n",
+}
+
+
+@pytest.mark.parametrize("way", WITH_A_BODY)
+@pytest.mark.parametrize("framed", ["a length", "chunks"])
+async def test_a_body_is_no_request(proxy: Any, upstream: Any, way: str, framed: str) -> None:
+    """Who forwards such a head takes what follows for its body; so do we, or we close."""
+
+    async def answers(exchange: Any) -> None:
+        await exchange.json({})
+
+    upstream.script = answers
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+    rest = (
+        length(HIDDEN) + b"\r\n" + HIDDEN
+        if framed == "a length"
+        else chunked % (len(HIDDEN), HIDDEN)
+    )
+    end = b"GET /v1/models/end HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    said = await proxy.say(WITH_A_BODY[way] + rest + end)
+    assert not [e.target for e in upstream.exchanges if "smuggled" in e.target]
+    assert len(re.findall(rb"HTTP/1\.\d \d", said)) == (2 if way == "a read" else 1)
+    upstream.script = type(upstream)().script
+    assert (await proxy.chat()).status_code == 200
+
+
 @pytest.mark.parametrize("way", REFUSED)
 async def test_nothing_is_hidden(proxy: Any, upstream: Any, way: str) -> None:
     said = await proxy.say(REFUSED[way])
@@ -101,6 +134,17 @@ async def test_headers_of_a_hop_end_here(proxy: Any, upstream: Any) -> None:
     assert seen["x-keep"] == "1"
     assert not seen.keys() & (HOP_BY_HOP.keys() - {"connection"})
     assert "x-drop-me" not in seen.get("connection", "")
+
+
+async def test_no_client_can_name_what_is_ours(proxy: Any, upstream: Any) -> None:
+    """`Connection` ends headers that the client sent, not those that we add for an engine."""
+    named = "x-request-id, Accept-Encoding, content-type, x-mine"
+    await proxy.chat(headers={"connection": named, "x-mine": "1", "x-request-id": "forged"})
+    pairs = [(name.lower(), value) for name, value in upstream.exchanges[0].pairs]
+    seen = dict(pairs)
+    assert len(seen["x-request-id"]) >= 6
+    assert [value for name, value in pairs if name == "accept-encoding"] == ["identity"]
+    assert not seen.keys() & {"x-mine", "connection", "content-type"}
 
 
 async def test_an_upgrade_is_not_made(proxy: Any, upstream: Any) -> None:

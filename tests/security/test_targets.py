@@ -30,6 +30,8 @@ def engine(url: str) -> EngineConfig:
         "http://[::ffff:a9fe:a9fe]",
         "http://[fd00:ec2::254]",
         "http://[2002:a9fe:a9fe::1]",
+        "http://[64:ff9b::169.254.169.254]",  # as a network without IPv4 reaches it
+        "http://[64:ff9b:1::a9fe:a9fe]",
         "http://100.100.100.200",
         "http://192.0.0.192",
         "http://168.63.129.16",
@@ -46,9 +48,28 @@ async def test_credentials_and_links_are_refused(url: str) -> None:
             await check_target(engine(url), allowed)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://10.1.2.3", "http://[::1]:8000"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8000",
+        "http://10.1.2.3",
+        "http://[::1]:8000",
+        "http://[64:ff9b::10.1.2.3]",
+    ],
+)
 async def test_others_are_not(url: str) -> None:
     await check_target(engine(url), ())
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [("http://169.254.169.254/latest", ()), ("http://10.1.2.3:9000", ("127.0.0.1",))],
+)
+async def test_the_controller_of_tiers_is_a_target_too(url: str, allowed: tuple[str, ...]) -> None:
+    tiered = EngineConfig.model_validate({"url": "http://127.0.0.1:8000", "lmcache": url})
+    with pytest.raises(ConfigError):
+        await check_target(tiered, allowed)
+    await check_target(tiered.model_copy(update={"lmcache": None}), allowed)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def serve(host: EngineHost, scheduler: Any, operation: str, body: str) -> str:
         return _error(f"no such operation: {operation}")
     try:
         answer = act(host, scheduler, body.encode())
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         return _error(str(error))
     except _Unfit as error:
         return _error(str(error))

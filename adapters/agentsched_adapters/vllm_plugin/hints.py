@@ -89,7 +89,7 @@ class PluginHints:
             return None
         try:
             return msgspec.json.decode(body, type=State)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise EngineError(f"{self._http.url}{target}: not what was expected") from error
 
     async def _pin(self, hint: Pin) -> HintOutcome:
@@ -112,7 +112,7 @@ class PluginHints:
             return HintOutcome.FAILED
         try:
             answer = msgspec.json.decode(body, type=PinAnswer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return HintOutcome.FAILED
         return _OUTCOMES.get(answer.outcome, HintOutcome.FAILED)
 

@@ -50,7 +50,7 @@ class SessionVerbs:
         body = await _read(request, in_seconds(self._gateway.config.http.body_timeout))
         try:
             given = msgspec.json.decode(body, type=_Login)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise WireError(f"not a login: {error}", code="bad_login") from None
         opened = self._gate.open_session(given.key.strip(), self._gateway.config)
         if opened is None:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from agentsched.model import EngineId, TenantId, WireError
+from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.refusal import Refusal
 from agentsched.proxy.request import ParsedRequest
@@ -58,7 +59,7 @@ def _string(raw: Raw) -> str | None:
     """The field as an engine would read it; None where it names nothing."""
     try:
         value = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
+    except BROKEN as error:
         raise WireError(f"{_FIELD} is no string", code="bad_field", param=_FIELD) from error
     if value is None:
         return None

@@ -9,13 +9,16 @@ from typing import Final
 #: What a secret is replaced by.
 GONE: Final = "[redacted]"
 
+#: What keys of providers begin with, before a dash or a low line.
+_PREFIXES: Final = "sk|pk|rk|hf|gsk|xai|nvapi|ghp|gho|ghs|github_pat|glpat|xox[abeprs]|pplx"
 #: Keys of ours and of the known providers, tokens in three parts, and what follows a scheme.
 #: No part repeats a part that may match the same signs, so that no text takes long.
 _SECRETS: Final = re.compile(
     r"ask_[a-z2-7]{12}_[0-9A-Za-z]{4,64}"
-    r"|\b(?:sk|pk|rk|hf|gsk|xai|ghp|gho|ghs|github_pat)[-_][0-9A-Za-z_\-]{16,256}"
+    rf"|\b(?:{_PREFIXES})[-_][0-9A-Za-z_\-]{{16,256}}"
     r"|\beyJ[0-9A-Za-z_\-]{8,4096}\.[0-9A-Za-z_\-]{1,4096}\.[0-9A-Za-z_\-]{0,4096}"
-    r"|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bA(?:KI|SI)A[0-9A-Z]{16}\b"
+    r"|\bAIza[0-9A-Za-z_\-]{35}"
 )
 _SCHEMES: Final = re.compile(
     r"(?i)\b(bearer|basic|x-api-key|api[-_]key|authorization)(['\"]?[:=]?\s{0,4}['\"]?)"
@@ -24,8 +27,8 @@ _SCHEMES: Final = re.compile(
 _PASSWORDS: Final = re.compile(r"(://[^\s:/@]{0,128}:)[^\s@/]{1,256}@")
 #: One of these is in every text that has anything to take out.
 _SIGNS: Final = re.compile(
-    r"(?i)ask_|eyJ|AKIA|bearer|basic|api[-_]key|authorization|://"
-    r"|(?:sk|pk|rk|hf|gsk|xai|ghp|gho|ghs|github_pat)[-_]"
+    r"(?i)ask_|eyJ|A(?:KI|SI)A|AIza|bearer|basic|api[-_]key|authorization|://"
+    rf"|(?:{_PREFIXES})[-_]"
 )
 
 

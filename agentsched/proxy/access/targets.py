@@ -14,6 +14,8 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
+from pydantic import AnyHttpUrl
+
 from agentsched.config import EngineConfig
 from agentsched.model import ConfigError
 
@@ -32,21 +34,31 @@ _REFUSED: Final = tuple(
         "::/128",
     )
 )
+#: NAT64 (RFC 6052, RFC 8215): the last 32 bits are the IPv4 address that is reached.
+_TRANSLATED: Final = tuple(
+    ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/96")
+)
 _NAMES: Final = frozenset(
     {"metadata", "metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"}
 )
 
 
 async def check_target(engine: EngineConfig, allowed: Sequence[str]) -> None:
-    """Say whether an engine may be there.
+    """Say whether an engine may be there, and the controller of its tiers where theirs is.
 
     Raises:
         ConfigError: it may not, or its name cannot be looked up.
     """
-    host = (engine.url.host or "").strip("[]").rstrip(".").lower()
+    for url in (engine.url, engine.lmcache):
+        if url is not None:
+            await _check_url(url, allowed)
+
+
+async def _check_url(url: AnyHttpUrl, allowed: Sequence[str]) -> None:
+    host = (url.host or "").strip("[]").rstrip(".").lower()
     if host in _NAMES:
         raise ConfigError(f"{host} is no place for an engine: it hands out credentials")
-    addresses = await _addresses(host, engine.url.port or 80)
+    addresses = await _addresses(host, url.port or 80)
     for address in addresses:
         if _is_refused(address):
             raise ConfigError(f"{host} is no place for an engine: link-local, or for credentials")
@@ -70,9 +82,11 @@ async def _addresses(host: str, port: int) -> list[_Address]:
 
 def _plain(address: _Address) -> _Address:
     """IPv4 in the clothes of IPv6 is IPv4."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
+    if not isinstance(address, ipaddress.IPv6Address):
+        return address
+    if any(address in network for network in _TRANSLATED):
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def _is_refused(address: _Address) -> bool:

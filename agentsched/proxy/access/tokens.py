@@ -176,7 +176,7 @@ async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
                 raise ProviderError(f"{url} is larger than {_DOCUMENT_BYTES_MAX} bytes")
     try:
         found: dict[str, Any] = msgspec.json.decode(body, type=dict)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProviderError(f"{url} is not JSON: {error}") from error
     return found
 
