@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,7 +44,8 @@ class Needle:
     """One text. `is_named` means that the tool's name says that it starts an agent.
 
     `trace` stands for a text from before a restart, which is empty then; `place` is the needle's
-    among its turn's kept ones.
+    among its turn's kept ones. `word` is a word of the text with a blank on either side, so that
+    no prompt without this word holds the text; empty where there is none.
     """
 
     kind: NeedleKind
@@ -55,6 +56,10 @@ class Needle:
     is_used: bool = False
     trace: Trace | None = None
     place: int = -1
+    word: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.word = max(self.text.split()[1:-1], key=len, default="")
 
     @property
     def is_telling(self) -> bool:
@@ -192,6 +197,8 @@ class Hay:
         self._assistant = "\n".join(t for role, t in blocks if role == "assistant")
         self._later_users = "\n".join(users[1:])[:_HAY_MAX]
         self.last_user = users[-1].strip() if users else ""
+        self._titles = {self.last_user.strip(_QUOTES)[:_TEXT_MAX]}
+        self._words: dict[str, set[str]] = {}
         self._grounds: dict[str, Ground] = {}
 
     def is_said(self, needle: Needle) -> bool:
@@ -217,7 +224,7 @@ class Hay:
                 return self._has(self._all, needle)
 
     def _is_titled(self, needle: Needle) -> bool:
-        if self._is_any({self.last_user.strip(_QUOTES)[:_TEXT_MAX]}, needle):
+        if self._is_any(self._titles, needle):
             return True
         return (
             needle.trace is None
@@ -227,9 +234,16 @@ class Hay:
 
     def _has(self, text: str, needle: Needle) -> bool:
         if needle.trace is None:
-            return needle.text in text
+            # A prompt is long and needles are many: nearly all are told apart by a single word.
+            return (not needle.word or needle.word in self._words_of(text)) and needle.text in text
         ground = self._ground(text)
         return ground is not None and ground.holds(needle.trace)
+
+    def _words_of(self, text: str) -> set[str]:
+        words = self._words.get(text)
+        if words is None:
+            words = self._words[text] = set(text.split())
+        return words
 
     def _is_any(self, texts: Set[str], needle: Needle) -> bool:
         if needle.trace is None:

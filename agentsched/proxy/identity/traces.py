@@ -19,6 +19,8 @@ _STEMS: Final = (240, 128, 64, 32, 16, 8)
 _WORD: Final = re.compile(rb"(?<![0-9A-Za-z_])[^\s\x80-\xbf]")
 #: Words of a prompt beyond these are not looked at.
 _WORDS_MAX: Final = 20_000
+#: Nor are places beyond these where the same stem stands: a text that repeats itself tells nothing.
+_PLACES_MAX: Final = 256
 _SALT: Final = 0x7A3C_5D19_0E42_B6F1
 
 
@@ -65,14 +67,21 @@ class Ground:
         self._words: list[int] | None = None
         #: Stem size -> stem -> where it stands.
         self._stems: dict[int, dict[int, list[int]]] = {}
+        #: Stem size, stem and size of a text -> the hashes of what stands there in that size.
+        self._wholes: dict[tuple[int, int, int], set[bytes]] = {}
 
     def holds(self, trace: Trace) -> bool:
         """Whether the text holds the trace's text, beginning where a word begins."""
-        data, whole = self._read(), self._tracer.whole
-        return any(
-            whole(data[at : at + trace.size]) == trace.whole
-            for at in self._places(trace.stem_size).get(trace.stem, ())
-        )
+        places = self._places(trace.stem_size).get(trace.stem)
+        if places is None:
+            return False
+        key = (trace.stem_size, trace.stem, trace.size)
+        wholes = self._wholes.get(key)
+        if wholes is None:
+            data, whole = self._read(), self._tracer.whole
+            wholes = {whole(data[at : at + trace.size]) for at in places}
+            self._wholes[key] = wholes
+        return trace.whole in wholes
 
     def is_whole(self, trace: Trace) -> bool:
         """Whether the text is the trace's text."""
@@ -98,7 +107,9 @@ class Ground:
             for at in self._starts():
                 if at + size > len(data):
                     break
-                known.setdefault(stem(data[at : at + size]), []).append(at)
+                places = known.setdefault(stem(data[at : at + size]), [])
+                if len(places) < _PLACES_MAX:
+                    places.append(at)
         return known
 
 

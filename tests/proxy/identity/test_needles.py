@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentsched.model import ConversationId, Instant, Nanos, ProgramId, TenantId
 from agentsched.proxy.answer import Answer, AnsweredCall
@@ -101,6 +103,33 @@ class TestNeedles:
         found.place = 5  # its turn keeps nothing of it any more
         found.use()
         assert len(owner.traces) == 2
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("text", "word"),
+        [
+            ("Find every caller of it", "caller"),
+            ("go on", ""),
+            ("one", ""),
+            ("", ""),
+            ("a b\tc", "b"),
+        ],
+    )
+    def test_a_needle_is_told_by_a_word_inside_it(self, text: str, word: str) -> None:
+        assert needle(NeedleKind.ANSWER, text).word == word
+
+    @given(
+        text=st.text("ab \n\u00a0\u2028", min_size=1, max_size=8),
+        around=st.tuples(*[st.text("ab \n\u00a0\u2028", max_size=12)] * 2),
+        is_inside=st.booleans(),
+    )
+    def test_what_holds_the_text_holds_its_word(
+        self, text: str, around: tuple[str, str], is_inside: bool
+    ) -> None:
+        """The shortcut finds what a plain search finds, wherever its text begins and ends."""
+        heard = "-" + around[0] + (text if is_inside else "") + around[1]
+        assert hay(user(heard)).holds(needle(NeedleKind.ANSWER, text)) == (text in heard)
 
 
 @pytest.mark.parametrize("is_traced", [False, True])

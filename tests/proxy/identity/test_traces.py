@@ -74,3 +74,14 @@ def test_many_traces_in_a_long_prompt_cost_little() -> None:
     # Each word is hashed once for each length of a stem, however many traces there are.
     assert counting.stems <= len(text.split()) * len({trace.stem_size for trace in traces})
     assert counting.wholes == 0
+
+
+def test_a_prompt_that_repeats_itself_costs_little() -> None:
+    """Traces whose beginnings stand everywhere: a place is hashed once for each size."""
+    repeated = "go on with it " * 4_000
+    traces = [TRACER.trace(repeated[:200] + f"and then {number:04}") for number in range(512)]
+    counting = CountingTracer()
+    ground = counting.ground(repeated)
+    assert not any(ground.holds(trace) for trace in traces)
+    assert len({(trace.stem, trace.size) for trace in traces}) == 1
+    assert counting.wholes <= 256
