@@ -26,8 +26,10 @@ from agentsched_bench.compare.load import Load
 from agentsched_bench.compare.results import Run
 from agentsched_bench.compare.scenario import EngineSpec, Scenario
 from agentsched_bench.live.arrivals import Arrivals, Process
+from agentsched_bench.live.identity import tells_the_end
 from agentsched_bench.sim import arms as sim_arms
-from agentsched_bench.sim.clients import Start
+from agentsched_bench.sim.clients import Endings, Start
+from agentsched_bench.sim.engines import EngineTraits
 from agentsched_bench.sim.host import SimHost
 
 _UNHURRIED: Final = 1_000_000
@@ -36,6 +38,8 @@ _UNHURRIED: Final = 1_000_000
 def why_not(side: Side) -> str:
     """Why an arm cannot be simulated; empty when it can."""
     if side.kind in (Kind.DIRECT, Kind.UNLIMITED, Kind.PROXY):
+        return ""
+    if side.kind is Kind.PLUGIN and side.profile is not None:
         return ""
     return f"{side.name} has no model"
 
@@ -84,6 +88,7 @@ def simulate_run(
 def journal_of(profile: str, load: Load, scenario: Scenario) -> list[JournalEntry]:
     """The journal that our proxy would write under this load, by the simulator."""
     side = parse_side(profile, engine=scenario.engine)
+    side = replace(side, client=scenario.measure.client)
     entries: list[JournalEntry] = []
     _play(_host(side, load, scenario, on_turn=entries.append), load, scenario)
     return entries
@@ -98,7 +103,21 @@ def _host(
     engines = engines_of(scenario.engine)
     if side.kind is Kind.UNLIMITED:
         engines = [roomy(engine, tokens=load.tokens_max) for engine in engines]
-    return SimHost(build_scheduler(config), engines=engines, on_turn=on_turn)
+    return SimHost(
+        build_scheduler(config),
+        engines=engines,
+        endings=_endings(side),
+        on_turn=on_turn,
+        traits=[EngineTraits(pins=side.kind is Kind.PLUGIN)] * len(engines),
+    )
+
+
+def _endings(side: Side) -> Endings:
+    """How programs end. A real agent's last answer calls no tool; a replay's answers have an exact
+    length and end with `length`, so nothing tells unless its clients' convention for ids does."""
+    if side.client != "replay":
+        return Endings.SPOKEN
+    return Endings.DECLARED if tells_the_end(side.ids) else Endings.SILENT
 
 
 def _play(host: SimHost, load: Load, scenario: Scenario) -> None:
@@ -106,7 +125,6 @@ def _play(host: SimHost, load: Load, scenario: Scenario) -> None:
         Start(
             plan=plan,
             at=Instant(seconds(at or 0.0)),
-            agent="agent",
             tenant=load.tenants.get(plan.program, ""),
             pool=plan.pool or "" if at is None else "",
         )
@@ -165,5 +183,6 @@ def _end_as_told(run: Run, host: SimHost, names: dict[str, str]) -> None:
 
 
 def simulated_sides(sides: Sequence[Side]) -> list[Side]:
-    """The same sides; those that have no model are marked as missing."""
-    return [replace(side, missing=side.missing or why_not(side)) for side in sides]
+    """The same sides; those that have no model are marked as missing, and no others are: nothing
+    has to be installed, and modelled engines pin whatever they are a model of."""
+    return [replace(side, missing=why_not(side)) for side in sides]

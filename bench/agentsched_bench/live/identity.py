@@ -147,3 +147,13 @@ def style(name: str) -> Callable[[CallIdentity], Spoken]:
     if found is None:
         raise ConfigError(f"no convention {name!r} for ids (there are: {', '.join(STYLES)})")
     return found
+
+
+def tells_the_end(name: str) -> bool:
+    """Whether programs that speak so say which of their calls is the last."""
+    speak = style(name)
+    last, other = (
+        speak(CallIdentity(program="p", conversation="p", step=0, is_last=is_last))
+        for is_last in (True, False)
+    )
+    return last != other

@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from agentsched.model import ConfigError, EngineLost, StepArrived, TenantConfigured
+from agentsched.model import (
+    ConfigError,
+    EngineLost,
+    EngineReported,
+    StepArrived,
+    StepFinished,
+    TenantConfigured,
+)
 from agentsched_bench.compare.arms import parse_side
 from agentsched_bench.compare.fleet import engines_of, faults_of
 from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.results import Run
 from agentsched_bench.compare.scenario import Scenario, load_scenario
-from agentsched_bench.compare.simulated import journal_of, simulate_run
+from agentsched_bench.compare.simulated import journal_of, simulate_run, simulated_sides
 
 SHIPPED = sorted((Path(__file__).parents[3] / "bench/scenarios").glob("*.toml"))
 
@@ -57,6 +64,52 @@ def test_tenants_and_their_weights_are_the_schedulers(small: Path) -> None:
     assert [(event.tenant, event.weight) for event in told] == [("a", 4.0)]
     arrived = {event.tenant for event in events if isinstance(event, StepArrived)}
     assert arrived == {"a", "b"}
+
+
+@pytest.mark.parametrize(("ids", "tells"), [("none", False), ("session", False), ("dynamo", True)])
+def test_programs_end_as_those_of_a_replay_do(ids: str, tells: bool, small: Path) -> None:
+    """Answers of an exact length end with `length`; only some conventions say that it was all."""
+    scenario = load_scenario(small)
+    load = make_load(scenario.workload, seed=0, beside=small.parent)
+
+    events = [entry.event for entry in journal_of(f"agentsched@{ids}", load, scenario)]
+
+    assert any(isinstance(event, StepArrived) and event.is_last for event in events) is tells
+    ends = [event for event in events if isinstance(event, StepFinished)]
+    assert len(ends) == load.calls
+    assert any(event.is_last_word for event in ends) is tells
+
+
+def test_an_agents_last_answer_tells(small: Path) -> None:
+    """Who runs a real agent gets its answers: tools are called, and at last none."""
+    scenario = load_scenario(small, changes=["measure.client=mini-swe-agent"])
+    load = make_load(scenario.workload, seed=0, beside=small.parent)
+
+    events = [entry.event for entry in journal_of("agentsched", load, scenario)]
+
+    ends = [event for event in events if isinstance(event, StepFinished)]
+    assert sum(event.is_last_word for event in ends) == len(load.plans)
+    assert sum(bool(event.tool_calls) for event in ends) == load.calls - len(load.plans)
+
+
+def test_an_engine_with_our_plugin_can_pin(small: Path) -> None:
+    scenario = load_scenario(small)
+    load = make_load(scenario.workload, seed=0, beside=small.parent)
+
+    for arm, pins in (("agentsched", False), ("plugin:agentsched", True)):
+        events = [entry.event for entry in journal_of(arm, load, scenario)]
+        told = [event.capabilities for event in events if isinstance(event, EngineReported)]
+        assert [each.pins for each in told] == [pins]
+
+
+def test_what_is_not_installed_can_be_simulated_all_the_same(small: Path) -> None:
+    scenario = load_scenario(small)
+    texts = ("plugin:agentsched", "unlimited", "plugin", "vllm-router")
+    sides = [parse_side(text, engine=scenario.engine) for text in texts]
+
+    missing = [side.missing for side in simulated_sides(sides)]
+
+    assert missing == ["", "", "plugin has no model", "vllm-router has no model"]
 
 
 def test_weights_may_be_kept_from_proxies(small: Path) -> None:

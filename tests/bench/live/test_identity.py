@@ -7,7 +7,7 @@ import json
 import pytest
 
 from agentsched.model import ConfigError
-from agentsched_bench.live.identity import STYLES, CallIdentity, style
+from agentsched_bench.live.identity import STYLES, CallIdentity, style, tells_the_end
 
 
 def _who(**changed: object) -> CallIdentity:
@@ -76,3 +76,7 @@ def test_our_own_ends_the_program_with_the_main_conversations_last_call() -> Non
 def test_an_unknown_convention_is_refused() -> None:
     with pytest.raises(ConfigError, match="claude-code"):
         style("telepathy")
+
+
+def test_some_conventions_tell_the_end_of_a_program() -> None:
+    assert {name for name in STYLES if tells_the_end(name)} == {"agentsched", "job_id", "dynamo"}
