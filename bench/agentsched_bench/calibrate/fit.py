@@ -10,7 +10,7 @@ being twice too long costs as much as half too long, and a few outliers do not d
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from statistics import median
@@ -30,6 +30,9 @@ _FLOOR_NS: Final = 2e6
 _FACTORS: Final = (2.0, 1.4, 1.15, 1.05)
 _EVALUATIONS_MAX: Final = 320
 _CALLS_MIN: Final = 8
+#: Under overload the least difference decides who is let in next, and with it much of what follows,
+#: live and in the model. So a prediction is of several engines that are a little slower or faster.
+SPEEDS: Final = (0.94, 0.97, 1.0, 1.03, 1.06)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +65,17 @@ Report = Callable[[float], None]
 
 
 def fit_costs(
-    served: Sequence[Served], config: EngineConfig, *, on_progress: Report | None = None
+    served: Sequence[Served],
+    config: EngineConfig,
+    *,
+    others: Mapping[str, EngineConfig] | None = None,
+    calls_max: int = _CALLS_MAX,
+    on_progress: Report | None = None,
 ) -> Fit:
     """The constants under which the engine model reproduces these calls best.
+
+    Engines named in `others` have the sizes given there, and the same costs. At most the first
+    `calls_max` calls are looked at.
 
     Raises:
         ConfigError: too few calls to say anything.
@@ -74,13 +85,14 @@ def fit_costs(
             f"{len(served)} calls are too few to fit an engine: {_CALLS_MIN} at least"
         )
     ordered = sorted(served, key=lambda call: call.sent_at)
-    window = ordered[:_CALLS_MAX]
+    window = ordered[:calls_max]
+    engines = _Engines(config, others or {})
     # Every second call is kept out of the loss; all go through the model, since all were there.
     judged = set(range(0, len(window), 2))
-    search = _Search(window, config, judged, on_progress)
+    search = _Search(window, engines, judged, on_progress)
     cost = search.run()
     held = set(range(1, len(window), 2))
-    first, last = errors(window, replace(config, cost=cost), held)
+    first, last = _errors(window, engines.at(cost), held)
     row = FitRow(
         calls=len(judged),
         held_out=len(held),
@@ -90,9 +102,25 @@ def fit_costs(
     return Fit(cost=cost, row=row)
 
 
+@dataclass(frozen=True, slots=True)
+class _Engines:
+    """What engines are like: all as the first, but those that are named."""
+
+    config: EngineConfig
+    others: Mapping[str, EngineConfig]
+
+    def at(self, cost: CostModel) -> _Engines:
+        others = {key: replace(config, cost=cost) for key, config in self.others.items()}
+        return _Engines(replace(self.config, cost=cost), others)
+
+
 def errors(served: Sequence[Served], config: EngineConfig, chosen: set[int]) -> tuple[float, float]:
     """Medians of |modelled - seen| / seen for first tokens and whole answers of the chosen ones."""
-    times = feed(served, config)
+    return _errors(served, _Engines(config, {}), chosen)
+
+
+def _errors(served: Sequence[Served], engines: _Engines, chosen: set[int]) -> tuple[float, float]:
+    times = _feed(served, engines)
     first: list[float] = []
     last: list[float] = []
     for index in sorted(chosen):
@@ -107,12 +135,16 @@ def errors(served: Sequence[Served], config: EngineConfig, chosen: set[int]) -> 
 
 def feed(served: Sequence[Served], config: EngineConfig) -> list[tuple[int, int] | None]:
     """First and last token of each call after it was sent, by the model; None: it was refused."""
+    return _feed(served, _Engines(config, {}))
+
+
+def _feed(served: Sequence[Served], engines: _Engines) -> list[tuple[int, int] | None]:
     by_engine: dict[str, list[int]] = {}
     for index, call in enumerate(served):
         by_engine.setdefault(call.engine, []).append(index)
     found: list[tuple[int, int] | None] = [None] * len(served)
-    for indices in by_engine.values():
-        _feed_one(served, indices, config, found)
+    for key, indices in by_engine.items():
+        _feed_one(served, indices, engines.others.get(key, engines.config), found)
     return found
 
 
@@ -156,10 +188,8 @@ def _feed_one(
     advance(Instant(now + 10**18))
 
 
-def _loss(
-    served: Sequence[Served], config: EngineConfig, cost: CostModel, judged: set[int]
-) -> float:
-    times = feed(served, replace(config, cost=cost))
+def _loss(served: Sequence[Served], engines: _Engines, cost: CostModel, judged: set[int]) -> float:
+    times = _feed(served, engines.at(cost))
     total, count = 0.0, 0
     for index in sorted(judged):
         call, found = served[index], times[index]
@@ -184,12 +214,12 @@ class _Search:
     def __init__(
         self,
         served: Sequence[Served],
-        config: EngineConfig,
+        engines: _Engines,
         judged: set[int],
         on_progress: Report | None,
     ) -> None:
         self._served = served
-        self._config = config
+        self._engines = engines
         self._judged = judged
         self._on_progress = on_progress
         self._rng = random.Random("fit")
@@ -231,7 +261,7 @@ class _Search:
         return cost
 
     def _loss(self, cost: CostModel) -> float:
-        return _loss(self._served, self._config, cost, self._judged)
+        return _loss(self._served, self._engines, cost, self._judged)
 
     def _try(self, cost: CostModel) -> bool:
         self._evaluated += 1

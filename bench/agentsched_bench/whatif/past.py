@@ -19,6 +19,7 @@ from agentsched.model import (
     EngineId,
     EngineReported,
     Instant,
+    ProgramClosed,
     ProgramId,
     StepArrived,
     StepFinished,
@@ -57,6 +58,8 @@ class Past:
 
     programs: dict[ProgramId, dict[ConversationId, list[PastStep]]] = field(default_factory=dict)
     engines: dict[EngineId, Capabilities] = field(default_factory=dict)
+    #: Programs that somebody declared to be over.
+    closed: set[ProgramId] = field(default_factory=set)
     unfinished: int = 0
     began_at: Instant = _ZERO
     ended_at: Instant = _ZERO
@@ -109,6 +112,8 @@ class PastReader:
                     self._open[event.step].started_at = now
             case StepFinished():
                 self._finish(event, now)
+            case ProgramClosed() if event.reason != "idle":
+                past.closed.add(event.program)
             case _:
                 pass
         for command in entry.commands:

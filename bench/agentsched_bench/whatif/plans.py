@@ -15,7 +15,7 @@ from agentsched.model import (
     between,
     in_seconds,
 )
-from agentsched_bench.sim.clients import Start
+from agentsched_bench.sim.clients import Endings, Start
 from agentsched_bench.whatif.past import Past, PastStep
 from agentsched_bench.workload.shape import (
     Piece,
@@ -27,11 +27,12 @@ from agentsched_bench.workload.shape import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastPlan:
-    """A program as a plan, when it began, and how long it took."""
+    """A program as a plan, when it began, how long it took, and how its end was known."""
 
     start: Start
     jct_s: float
     steps: Sequence[PastStep]
+    ending: Endings
 
 
 def plans_of(past: Past) -> list[PastPlan]:
@@ -84,7 +85,21 @@ def _program(
         tenant=str(arrived.tenant),
         model=arrived.model,
     )
-    return PastPlan(start=start, jct_s=in_seconds(between(first, last)), steps=everything)
+    return PastPlan(
+        start=start,
+        jct_s=in_seconds(between(first, last)),
+        steps=everything,
+        ending=_ending(main_steps[-1], is_closed=program in past.closed),
+    )
+
+
+def _ending(last: PastStep, *, is_closed: bool) -> Endings:
+    """Whether anything told that a program's last call was that."""
+    if last.arrived.is_last:
+        return Endings.DECLARED
+    if last.finished.is_last_word:
+        return Endings.SPOKEN
+    return Endings.DECLARED if is_closed else Endings.SILENT
 
 
 def _less(call: PlannedCall, joined_s: float) -> PlannedCall:

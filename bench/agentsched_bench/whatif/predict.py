@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from statistics import median
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median
 from typing import Final
 
 import msgspec
@@ -12,13 +13,14 @@ import msgspec
 from agentsched.compose import SchedulerConfig, build_scheduler, config_of
 from agentsched.kernel import JournalHeader
 from agentsched.model import Capabilities, ConfigError, Nanos, between, in_seconds
-from agentsched_bench.calibrate.fit import Fit, Served, fit_costs
+from agentsched_bench.calibrate.fit import SPEEDS, Fit, Served, fit_costs
 from agentsched_bench.calibrate.model_file import FitRow
 from agentsched_bench.engine.cost import CPU_2CORE
 from agentsched_bench.engine.requests import EngineConfig, Scheduling
 from agentsched_bench.replay.host import ReplayHost
 from agentsched_bench.replay.journal_file import JournalReader
 from agentsched_bench.sim.arms import Arm
+from agentsched_bench.sim.clients import Endings, ProgramRun
 from agentsched_bench.sim.engines import EngineTraits
 from agentsched_bench.sim.host import SimHost
 from agentsched_bench.sim.prompts import SimPrompts
@@ -270,6 +272,63 @@ def _tenant_parts(rows: dict[str, list[tuple[float, float]]]) -> dict[str, Tenan
     }
 
 
+def endings_of(plans: Sequence[PastPlan]) -> Endings:
+    """How most of these programs let it be known that they were over: so they will again."""
+    found = Counter(plan.ending for plan in plans)
+    return max(Endings, key=lambda ending: found[ending])
+
+
+@dataclass(slots=True)
+class _Pool:
+    """What several plays of the same came to, together."""
+
+    jct_s: dict[str, list[float]] = field(default_factory=dict)
+    tenants: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    first_tokens: list[float] = field(default_factory=list)
+    held: list[float] = field(default_factory=list)
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    failed: int = 0
+    plays: int = 0
+
+    def take(self, host: SimHost, runs: Sequence[ProgramRun]) -> None:
+        self.plays += 1
+        for run in runs:
+            if run.ended_at is None or run.is_failed:
+                self.failed += 1
+                continue
+            took = in_seconds(between(run.started_at, run.ended_at))
+            self.jct_s.setdefault(run.plan.program, []).append(took)
+            wait_s = in_seconds(run.first_token_wait_max)
+            self.tenants.setdefault(str(run.tenant), []).append((took, wait_s))
+        tally = host.tally
+        self.first_tokens += [in_seconds(Nanos(wait)) for wait in tally.first_token_waits]
+        self.held += [in_seconds(Nanos(held)) for held in tally.held]
+        self.calls += tally.calls
+        self.prompt_tokens += tally.prompt_tokens
+        self.cached_tokens += tally.cached_tokens
+
+    def course(self, name: str) -> Course:
+        """One course of events: times of all plays, counts of one."""
+        plays = max(1, self.plays)
+        tenants = _tenant_parts(self.tenants)
+        for part in tenants.values():
+            part.programs //= plays
+        return Course(
+            name=name,
+            programs=sum(map(len, self.jct_s.values())) // plays,
+            calls=self.calls // plays,
+            jct_s=spread(took for times in self.jct_s.values() for took in times),
+            first_token_s=spread(self.first_tokens),
+            held_s=spread(self.held),
+            prompt_tokens=self.prompt_tokens // plays,
+            cached_tokens=self.cached_tokens // plays,
+            tenants=tenants,
+            failed=self.failed // plays,
+        )
+
+
 def predict(
     name: str,
     config: SchedulerConfig,
@@ -278,33 +337,23 @@ def predict(
     *,
     traits: Sequence[EngineTraits],
 ) -> tuple[Course, dict[str, float]]:
-    """The same clients under a policy, on modelled engines; completion times by program."""
+    """The same clients under a policy, on modelled engines; completion times by program.
+
+    Of plays at each of `SPEEDS`: in one of them chance decides too much.
+    """
     streams = any(step.started_at is not None for plan in plans for step in plan.steps)
-    host = SimHost(build_scheduler(config), engines=engines, traits=traits, streams=streams)
-    runs = host.run([plan.start for plan in plans])
-    jct: dict[str, float] = {}
-    tenants: dict[str, list[tuple[float, float]]] = {}
-    for run in runs:
-        if run.ended_at is None or run.is_failed:
-            continue
-        took = in_seconds(between(run.started_at, run.ended_at))
-        jct[run.plan.program] = took
-        wait_s = in_seconds(run.first_token_wait_max)
-        tenants.setdefault(str(run.tenant), []).append((took, wait_s))
-    tally = host.tally
-    course = Course(
-        name=name,
-        programs=len(jct),
-        calls=tally.calls,
-        jct_s=spread(jct.values()),
-        first_token_s=spread(in_seconds(Nanos(w)) for w in tally.first_token_waits),
-        held_s=spread(in_seconds(Nanos(held)) for held in tally.held),
-        prompt_tokens=tally.prompt_tokens,
-        cached_tokens=tally.cached_tokens,
-        tenants=_tenant_parts(tenants),
-        failed=len(runs) - len(jct),
-    )
-    return course, jct
+    endings = endings_of(plans)
+    pool = _Pool()
+    for factor in SPEEDS:
+        host = SimHost(
+            build_scheduler(config),
+            engines=[replace(engine, cost=engine.cost.slower(factor)) for engine in engines],
+            traits=traits,
+            streams=streams,
+            endings=endings,
+        )
+        pool.take(host, host.run([plan.start for plan in plans]))
+    return pool.course(name), {name: fmean(times) for name, times in pool.jct_s.items()}
 
 
 def answer(

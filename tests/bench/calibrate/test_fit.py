@@ -56,6 +56,24 @@ def test_times_fed_back_are_the_same() -> None:
 
 
 @pytest.mark.slow
+def test_calls_of_engines_of_unlike_sizes_are_fitted_together() -> None:
+    """The same calls twice over: one engine still has them in its cache, the other does not."""
+    roomy = replace(engine(), cost=CPU_2CORE.slower(2.0))
+    small = replace(roomy, blocks=160, max_model_len=159 * roomy.block_size)
+    twice = calls(20)
+    later = [replace(c, sent_at=Instant(c.sent_at + 60 * 10**9)) for c in twice]
+    served = timed([*twice, *later], roomy)
+    served += timed([replace(call, engine="small") for call in [*twice, *later]], small)
+
+    fit = fit_costs(served, engine(), others={"small": small})
+
+    assert fit.row.calls + fit.row.held_out == len(served) == 80
+    assert fit.row.first_token_error < 0.1
+    assert fit.row.answer_error < 0.1
+    assert fit_costs(served, engine(), calls_max=20).row.calls == 10
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.7, 3.3])
 def test_the_engine_is_found_again(factor: float) -> None:
     truth = replace(engine(), cost=CPU_2CORE.slower(factor))

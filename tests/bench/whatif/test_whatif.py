@@ -15,17 +15,18 @@ from typer.testing import CliRunner
 from agentsched.cli.root import app
 from agentsched.compose import SchedulerConfig, build_scheduler, journal_header
 from agentsched.kernel import JournalEntry
-from agentsched.model import ConfigError, Limits, seconds
+from agentsched.model import ConfigError, Instant, Limits, ProgramClosed, ProgramId, seconds
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.replay.journal_file import JournalWriter, open_journal
 from agentsched_bench.sim.arms import Scenario, parse_arm, starts_of
+from agentsched_bench.sim.clients import Endings
 from agentsched_bench.sim.host import SimHost
 from agentsched_bench.whatif.cli import print_answer
 from agentsched_bench.whatif.past import read_past
 from agentsched_bench.whatif.plans import plans_of
-from agentsched_bench.whatif.predict import Answer, Fleet, Sizes, answer
+from agentsched_bench.whatif.predict import Answer, Fleet, Sizes, answer, endings_of
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
 from agentsched_bench.workload.trace import group_programs
@@ -42,12 +43,14 @@ def scenario() -> Scenario:
     return Scenario(plans=plans, engines=[config], arrivals=parse_arrivals("burst:3/s"))
 
 
-def journal(path: Path, profile: str) -> float:
+def journal(path: Path, profile: str, *, endings: Endings = Endings.SPOKEN) -> float:
     """Record a simulation under a profile; its mean completion time in seconds."""
     made = scenario()
     config = SchedulerConfig(profile=profile, limits=LIMITS)
     with JournalWriter(path, journal_header(config)) as writer:
-        host = SimHost(build_scheduler(config), engines=made.engines, on_turn=writer.write)
+        host = SimHost(
+            build_scheduler(config), engines=made.engines, on_turn=writer.write, endings=endings
+        )
         runs = host.run(starts_of(made, seed=1))
     took = [run.ended_at - run.started_at for run in runs if run.ended_at is not None]
     return sum(took) / len(took) / 1e9
@@ -99,6 +102,25 @@ def test_the_past_is_read_whole(tmp_path: Path) -> None:
         for plan in plans
         for piece in plan.start.plan.main.calls[0].pieces
     )
+
+
+@pytest.mark.parametrize("endings", Endings)
+def test_programs_end_as_they_did(endings: Endings, tmp_path: Path) -> None:
+    """Whoever never says that it is over holds its memory longer, in the past and in the model."""
+    journal(tmp_path / "j.ndjson", "agentsched", endings=endings)
+    with open_journal(tmp_path / "j.ndjson") as opened:
+        plans = plans_of(read_past(opened))
+
+    assert {plan.ending for plan in plans} == {endings}
+    assert endings_of(plans) is endings
+
+
+@pytest.mark.parametrize(("reason", "is_declared"), [("released", True), ("idle", False)])
+def test_a_program_may_be_declared_over_afterwards(reason: str, is_declared: bool) -> None:
+    closed = ProgramClosed(program=ProgramId("p"), reason=reason)
+    past = read_past([JournalEntry(seq=0, now=Instant(1), event=closed, commands=())])
+
+    assert bool(past.closed) is is_declared
 
 
 def test_a_journal_that_does_not_replay_is_not_trusted(tmp_path: Path) -> None:
