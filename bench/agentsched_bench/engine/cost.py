@@ -187,14 +187,15 @@ CPU_2CORE: Final = CostModel(
 
 
 #: The same engine where its API server, a proxy and the clients share the two cores with it: each
-#: step, each streamed token and each call costs it time. Fitted to completion times, prefill and
-#: decoding of live runs of `bench/scenarios/thrash.toml` .
+#: step and each call costs it time. Fitted to every second call of `direct` and `unlimited` in a
+#: quiet live run of `thrash.toml`, variant `unshared` (2026-11-22), by `agentsched_bench.fidelity`;
+#: on the other calls first tokens are off by 20 % and answers by 21 % (medians).
 CPU_2CORE_SERVED: Final = CostModel(
-    base_ns=10_000_000,
-    per_prefill_token_ns=62_000,
-    per_prefill_position_ns=53,
-    per_decode_ns=800_000,
-    per_decode_context_ns=190,
+    base_ns=7_800_000,
+    per_prefill_token_ns=56_000,
+    per_prefill_position_ns=54,
+    per_decode_ns=55_000,
+    per_decode_context_ns=86,
     per_call_ns=40_000_000,
 )
 

@@ -1,14 +1,16 @@
-"""`python -m agentsched_bench.fidelity SCENARIO`: one engine calibrated, measured and predicted.
+"""`python -m agentsched_bench.fidelity SCENARIO|RESULT`: an engine measured and predicted.
 
 One engine process does all of it: it is probed and fitted, serves every arm of the scenario, and is
 probed again. Then the same load is simulated with what was fitted, and once more with costs that
-are fitted to the baseline's own calls. See `agentsched_bench.fidelity.report`.
+are fitted to the baseline's own calls. See `agentsched_bench.fidelity.report`. A result of
+`agentsched compare` is measured already, and only predicted (`agentsched_bench.fidelity.existing`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -22,7 +24,7 @@ from rich.table import Table
 from agentsched.model import ConfigError
 from agentsched_bench.calibrate.cli import fit_engine, probe
 from agentsched_bench.calibrate.fit import fit_costs
-from agentsched_bench.calibrate.model_file import ModelFile, of_config, write_model
+from agentsched_bench.calibrate.model_file import ModelFile, of_config, read_model, write_model
 from agentsched_bench.calibrate.probe import sizes_of
 from agentsched_bench.compare.arms import Side, sides_of
 from agentsched_bench.compare.cli import new_result
@@ -33,6 +35,7 @@ from agentsched_bench.compare.scenario import EngineKind, Scenario, load_scenari
 from agentsched_bench.compare.show import Estimate, showing
 from agentsched_bench.compare.simulated import simulate_run, simulated_sides
 from agentsched_bench.compare.stages import Engines, engines_running
+from agentsched_bench.fidelity.existing import fit_to, predict_all, read_measured
 from agentsched_bench.fidelity.report import (
     ArmFidelity,
     Fidelity,
@@ -96,10 +99,10 @@ async def _measure(work: _Work, found: Fidelity) -> tuple[Scenario, list[Run]]:
     async with engines_running(spec, variant="plain", tokens_max=room, logs=work.logs) as engines:
         url = engines.urls[0]
         # What is done for the first time costs more; the probes of one round are enough for that.
-        found.probes = await fit_engine(url, repeats=1)
-        found.probes = await fit_engine(url, repeats=work.repeats)
+        await fit_engine(url, repeats=1)
+        fitted = found.probes = await fit_engine(url, repeats=work.repeats)
         model = work.logs / "probes.json"
-        write_model(model, found.probes)
+        write_model(model, fitted)
         scenario = work.on(engines, model)
         result = new_result(scenario, work.sides, work.loads, how="live", alone_s={})
         plan = Plan(
@@ -114,7 +117,7 @@ async def _measure(work: _Work, found: Fidelity) -> tuple[Scenario, list[Run]]:
         estimate = Estimate([side.name for _, side in plan.order(store)], expected_s=90.0)
         with showing(estimate, is_quiet=False) as show:
             await run_all(plan, store, show)
-        config = found.probes.config()
+        config = fitted.config()
         sizes = await sizes_of(url)
         found.drift = drift_of(await probe(url, config, model=sizes.model, repeats=1), config)
         return scenario, result.runs
@@ -152,18 +155,14 @@ def _predict(
 
 
 def _compare(work: _Work, command: list[str]) -> Fidelity:
-    blank = ModelFile(
-        source="", cost={}, blocks=0, block_size=0, max_num_seqs=0, max_num_batched_tokens=0,
-        max_model_len=0,
-    )  # fmt: skip
     found = Fidelity(
         command=command,
         scenario=work.scenario.model_dump(mode="json"),
         machine=dict(machine()),
         versions=dict(versions()),
-        probes=blank,
     )
     scenario, runs = asyncio.run(_measure(work, found))
+    assert found.probes is not None
     found.refitted = _refitted(work, scenario, runs, found.probes)
     by_probes = _predict(work, scenario, found.probes, "probes")
     by_load = _predict(work, scenario, found.refitted, "refitted")
@@ -181,7 +180,9 @@ def _compare(work: _Work, command: list[str]) -> Fidelity:
 
 def print_fidelity(found: Fidelity, *, console: Console) -> None:
     """Measured, predicted and how far apart, for each arm."""
-    fit = found.probes.fit
+    fit = found.probes.fit if found.probes is not None else None
+    if found.fitted_to:
+        console.print(f"the engine is fitted to {', '.join(found.fitted_to)}", highlight=False)
     if fit is not None:
         console.print(
             f"probes: held-out first tokens off by {fit.first_token_error:.0%}, answers by "
@@ -195,28 +196,57 @@ def print_fidelity(found: Fidelity, *, console: Console) -> None:
     for arm in found.arms:
         for how in ("measured", "probes", "refitted"):
             rows: list[Figures] = getattr(arm, how)
+            if not rows:
+                continue
             cells = [_cell(arm, rows, name, how) for _, name in _METRICS]
             table.add_row(arm.arm if how == "measured" else "", how, *cells)
     console.print(table)
     for how in ("probes", "refitted"):
+        if not any(getattr(arm, how) for arm in found.arms):
+            continue
         kept = "kept" if is_order_kept(found.arms, how) else "NOT kept"
         console.print(f"{how}: order of the arms {kept}", highlight=False)
 
 
 def _cell(arm: ArmFidelity, rows: list[Figures], name: str, how: str) -> str:
-    if not rows:
-        return ""
     values = [getattr(row, name) for row in rows]
     mean = sum(values) / len(values)
     text = f"{mean:.3f}" if name == "cached_share" else f"{mean:.2f}"
     if how == "measured":
         return text if len(values) == 1 else f"{text} ({min(values):.2f} to {max(values):.2f})"
+    if len(values) > 1:
+        text += f" ({min(values):.2f} to {max(values):.2f})"
     off = error(arm.measured, rows, name)
-    return text if off is None else f"{text} ({off:+.0%})"
+    return text if off is None else f"{text} {off:+.0%}"
+
+
+def _existing(
+    path: Path, *, fit: Sequence[str], model: Path | None, beside: Path, out: Path
+) -> Fidelity:
+    """A comparison that is there already, beside the simulator."""
+    measured = read_measured(path, beside=beside)
+    if bool(fit) == (model is not None):
+        raise ConfigError("a result needs either --fit with arms to fit to, or --model")
+    found = fit_to(measured, fit) if model is None else read_model(model)
+    logs = out.with_suffix(".logs")
+    logs.mkdir(parents=True, exist_ok=True)
+    write_model(logs / "model.json", found)
+    return Fidelity(
+        command=["python", "-m", "agentsched_bench.fidelity", *sys.argv[1:]],
+        scenario=measured.scenario.model_dump(mode="json"),
+        machine=dict(measured.result.machine),
+        versions=dict(measured.result.versions),
+        refitted=found,
+        fitted_to=list(fit) or [found.source],
+        arms=predict_all(measured, found, logs=logs),
+    )
 
 
 def main(
-    scenario: Annotated[Path, typer.Argument(help="A scenario; its engine is probed and loaded.")],
+    what: Annotated[
+        Path,
+        typer.Argument(help="A scenario, whose engine is probed and loaded, or a result (.json)."),
+    ],
     *,
     variant: Annotated[str | None, typer.Option(help="Of the scenario.")] = None,
     change: Annotated[
@@ -227,12 +257,40 @@ def main(
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Loads, each of its own seed.")] = 1,
     probes: Annotated[int, typer.Option(min=1, help="How often each probe is sent.")] = 2,
+    fit: Annotated[
+        list[str] | None, typer.Option(help="Of a result: fit the engine to this arm. Repeatable.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Of a result: an engine that was fitted elsewhere.")
+    ] = None,
+    beside: Annotated[Path, typer.Option(help="Of a result: the folder of its scenario.")] = Path(
+        "bench/scenarios"
+    ),
     out: Annotated[Path, typer.Option("--out", "-o")] = Path("fidelity.json"),
 ) -> None:
     """How far the simulator is from a real engine."""
-    arms = msgspec.json.encode(list(arm or _ARMS)).decode()
-    changes = [*(change or ()), f"arms={arms}", f"measure.repeat={repeat}"]
-    chosen = load_scenario(scenario, variant=variant, changes=changes)
+    if ".json" in what.suffixes:
+        found = _existing(what, fit=fit or (), model=model, beside=beside, out=out)
+    else:
+        found = _live(what, variant, change or (), arm or _ARMS, repeat, probes, out)
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    print_fidelity(found, console=Console())
+    typer.echo(f"results: {out}")
+
+
+def _live(
+    path: Path,
+    variant: str | None,
+    change: Sequence[str],
+    arm: Sequence[str],
+    repeat: int,
+    probes: int,
+    out: Path,
+) -> Fidelity:
+    """Measure the scenario at this path, and predict it."""
+    arms = msgspec.json.encode(list(arm)).decode()
+    changes = [*change, f"arms={arms}", f"measure.repeat={repeat}"]
+    chosen = load_scenario(path, variant=variant, changes=changes)
     sides = [side for side in simulated_sides(sides_of(chosen)) if not side.missing]
     if not sides or chosen.engine.speed != 1.0:
         raise ConfigError("give arms that have a model, and an engine in real time")
@@ -240,18 +298,14 @@ def main(
         scenario=chosen,
         sides=sides,
         loads=[
-            make_load(chosen.workload, seed=number, beside=scenario.parent)
-            for number in range(repeat)
+            make_load(chosen.workload, seed=number, beside=path.parent) for number in range(repeat)
         ],
         out=out,
         repeats=probes,
         peers=Path(".venv-peers"),
     )
     work.logs.mkdir(parents=True, exist_ok=True)
-    found = _compare(work, ["python", "-m", "agentsched_bench.fidelity", *sys.argv[1:]])
-    out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-    print_fidelity(found, console=Console())
-    typer.echo(f"results: {out}")
+    return _compare(work, ["python", "-m", "agentsched_bench.fidelity", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -51,16 +51,18 @@ class ArmFidelity(msgspec.Struct, kw_only=True):
 
 class Fidelity(msgspec.Struct, kw_only=True):
     """The whole of it. `drift`: how long probes took after the load, over what the model fitted
-    before it says (median; 1 is the same engine as before)."""
+    before it says (median; 1 is the same engine as before). Where a comparison was there already
+    nothing was probed, and `fitted_to` says which of its arms the engine was fitted to."""
 
     schema: str = SCHEMA
     command: list[str]
     scenario: dict[str, object]
     machine: dict[str, object]
     versions: dict[str, str]
-    probes: ModelFile
+    probes: ModelFile | None = None
     refitted: ModelFile | None = None
     drift: float | None = None
+    fitted_to: list[str] = []
     arms: list[ArmFidelity] = []
 
 

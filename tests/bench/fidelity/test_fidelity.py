@@ -9,14 +9,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentsched_bench.calibrate.fit import fit_costs
+from agentsched.model import ConfigError
+from agentsched_bench.calibrate.fit import SPEEDS, fit_costs
 from agentsched_bench.compare.arms import parse_side
+from agentsched_bench.compare.cli import new_result
 from agentsched_bench.compare.fleet import engines_of
 from agentsched_bench.compare.load import Load, make_load
-from agentsched_bench.compare.results import Call, Program, Run
+from agentsched_bench.compare.results import Call, Program, Run, write
 from agentsched_bench.compare.scenario import load_scenario
 from agentsched_bench.compare.simulated import simulate_run
 from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.fidelity.existing import fit_to, read_measured
 from agentsched_bench.fidelity.report import (
     ArmFidelity,
     Fidelity,
@@ -127,6 +130,63 @@ def test_an_order_is_kept_unless_a_clear_winner_loses() -> None:
     assert error([], [figures(12)], "jct_mean_s") is None
 
 
+@pytest.fixture
+def measured(small: Path, tmp_path: Path) -> Path:
+    """A comparison as it lies in a file after a live run; the engine was the model itself."""
+    scenario = load_scenario(small)
+    loads = [make_load(scenario.workload, seed=0, beside=small.parent)]
+    names = ("direct", "unlimited", "agentsched", "vllm-router")
+    sides = [parse_side(name, engine=scenario.engine) for name in names]
+    result = new_result(scenario, sides, loads, how="live", alone_s={})
+    for side in sides[:3]:
+        run = simulate_run(side, loads[0], scenario, repeat=0, on_call=lambda _done: None)
+        result.runs.append(run)
+    write(result, tmp_path / "measured.json")
+    return tmp_path / "measured.json"
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_there_is_predicted(measured: Path) -> None:
+    out = measured.with_name("f.json")
+    command = [sys.executable, "-m", "agentsched_bench.fidelity", str(measured)]
+    command += ["--beside", str(measured.parent), "-o", str(out)]
+    fit = ["--fit", "direct", "--fit", "unlimited"]
+    done = subprocess.run(
+        [*command, *fit], capture_output=True, text=True, timeout=200, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = msgspec.json.decode(out.read_bytes(), type=Fidelity)
+    assert found.fitted_to == ["direct", "unlimited"]
+    assert [arm.arm for arm in found.arms] == ["direct", "unlimited", "agentsched"]
+    for arm in found.arms:
+        assert len(arm.refitted) == len(SPEEDS)
+        off = error(arm.measured, arm.refitted, "jct_mean_s")
+        assert off is not None
+        assert abs(off) < 0.1
+    assert "refitted: order of the arms kept" in done.stdout
+    model = out.with_suffix(".logs") / "model.json"
+    again = subprocess.run(
+        [*command, "--model", str(model)], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert msgspec.json.decode(out.read_bytes(), type=Fidelity).arms == found.arms
+
+
+def test_only_what_was_measured_is_compared(measured: Path, small: Path) -> None:
+    read = read_measured(measured, beside=small.parent)
+
+    assert [side.name for side in read.sides] == ["direct", "unlimited", "agentsched"]
+    assert len(read.runs("direct")) == 1
+    with pytest.raises(ConfigError, match="'agentsched': give direct or unlimited"):
+        fit_to(read, ["agentsched"])
+    simulated = read.result
+    simulated.how = "simulated"
+    write(simulated, measured)
+    with pytest.raises(ConfigError, match=r"was not measured \(simulated\)"):
+        read_measured(measured, beside=small.parent)
+
+
 @pytest.mark.slow
 def test_an_engine_is_probed_loaded_and_predicted(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "f.json"
@@ -145,6 +205,7 @@ def test_an_engine_is_probed_loaded_and_predicted(small: Path, tmp_path: Path) -
         # The cache is the model's own: it holds what the engine held.
         assert arm.probes[0].cached_share == pytest.approx(arm.measured[0].cached_share, abs=0.1)
     assert found.drift is not None
+    assert found.probes is not None
     assert found.probes.blocks == 600
     assert found.refitted is not None
     assert "order of the arms" in done.stdout
