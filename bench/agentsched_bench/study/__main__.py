@@ -1,18 +1,18 @@
 """`python -m agentsched_bench.study TRACES`: published headlines at their set-ups, ours beside.
 
-A set-up (`setups.toml`) is played at three loads under its baseline, the published profile, the
-default profile and an unlimited cache. A headline *reproduces* when the baseline's number over the
-profile's reaches the lower end of the claim at some load; where it is below 1 the profile loses.
-The study goes on where it was stopped.
+A set-up (`agentsched_bench.study.setups`) is played at three loads and more under its baseline,
+the published profile, the default profile and an unlimited cache. A headline *reproduces* when the
+baseline's number over the profile's (or the profile's capacity over the baseline's, where the claim
+is about that) reaches the lower end of the claim at some load; below 1 the profile loses. The study
+goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -21,93 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 from agentsched.model import ConfigError, seconds
-from agentsched_bench.live.arrivals import Arrivals, parse_arrivals
 from agentsched_bench.sim.arms import Scenario, alone, parse_arm, run_arm
 from agentsched_bench.sim.cli import load
-from agentsched_bench.sim.results import SimRow, row_of
+from agentsched_bench.sim.results import row_of
 from agentsched_bench.sim.specs import fleet_of
-from agentsched_bench.tune.sweep import score_of
+from agentsched_bench.study.setups import LOADS, Cell, Setup, Study, read_setups
 from agentsched_bench.workload.shape import ShapeOptions
 
-SCHEMA: Final = "agentsched.study/1"
-LOADS: Final = ("calm", "busy", "thrash")
-OURS: Final = "agentsched"
 #: Differences below this are called none.
 _NOISE: Final = 0.05
-
-
-class Setup(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """One published headline and how it is tried here; see the head of `setups.toml`."""
-
-    system: str
-    claim: str
-    ratio: tuple[float, float]
-    metric: str
-    baseline: str
-    profile: str
-    trace: str
-    engines: list[str]
-    differs: str
-    rates: tuple[float, float, float] | None = None
-    closed: tuple[int, int, int] | None = None
-    tenants: str = ""
-    pins: bool = False
-    warm: bool = False
-    priority: bool = False
-    ablation: tuple[str, ...] = ()
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        return (self.baseline, self.profile, OURS, self.unlimited, *self.ablation)
-
-    def arrivals(self, load_name: str) -> Arrivals:
-        """Programs a second at a load, or in its closed loop."""
-        number = LOADS.index(load_name)
-        if self.closed is not None:
-            return parse_arrivals(f"closed:{self.closed[number]}")
-        assert self.rates is not None, f"{self.system} has neither rates nor closed loops"
-        return parse_arrivals(f"poisson:{self.rates[number]}")
-
-    @property
-    def unlimited(self) -> str:
-        """The baseline on engines whose cache holds everything: the room there is to win."""
-        return ",".join(["unlimited", *self.baseline.split(",")[1:]])
-
-
-class Cell(msgspec.Struct, kw_only=True):
-    """One set-up, load, arm and seed."""
-
-    system: str
-    load: str
-    row: SimRow
-
-
-class Study(msgspec.Struct, kw_only=True):
-    """The whole of it, as it lies in its file."""
-
-    schema: str = SCHEMA
-    command: list[str]
-    programs: int
-    steps: int
-    block_size: int
-    seeds: list[int]
-    setups: list[Setup]
-    cells: list[Cell] = []
-
-    def score(self, setup: Setup, load_name: str, arm: str, *, metric: str = "") -> float | None:
-        """The mean of the set-up's metric, or another, over seeds; None where it was not run."""
-        found = [
-            score_of(cell.row, metric or setup.metric)
-            for cell in self.cells
-            if (cell.system, cell.load, cell.row.arm) == (setup.system, load_name, arm)
-        ]
-        return sum(found) / len(found) if found else None
-
-
-def read_setups() -> list[Setup]:
-    """The set-ups that come with the package."""
-    raw: dict[str, Any] = tomllib.loads(Path(__file__).with_name("setups.toml").read_text())
-    return msgspec.convert(raw["setup"], list[Setup])
 
 
 def scenario_of(
@@ -122,6 +44,7 @@ def scenario_of(
         priority=setup.priority,
         # Sizes are of blocks of 16 tokens; the pool stays the same.
     )
+    count = programs * setup.times
     shape = ShapeOptions(
         scale_tokens=1.0,
         scale_time=1.0,
@@ -129,15 +52,15 @@ def scenario_of(
         steps_max=steps,
         context_tokens_max=min(one.max_model_len for one in fleet.engines),
     )
-    plans, _ = load(traces / setup.trace, shape, sessions=programs)
+    plans, _ = load(traces / setup.trace, shape, sessions=count)
     tenants = dict(part.partition("=")[::2] for part in setup.tenants.split(",") if part)
     return Scenario(
         plans=plans,
         engines=fleet.engines,
         traits=fleet.traits,
-        arrivals=setup.arrivals(load_name),
-        programs=programs,
-        wait_ns_max=seconds(60),
+        arrivals=setup.loads[load_name],
+        programs=count,
+        wait_ns_max=seconds(setup.max_wait_s),
         tenants={name: float(share) for name, share in tenants.items()},
     )
 
@@ -150,7 +73,7 @@ def run(study: Study, traces: Path, *, only: Sequence[str], out: Path | None) ->
         if only and setup.system not in only:
             continue
         alone_s: dict[str, float] = {}
-        for load_name in LOADS:
+        for load_name in setup.loads:
             wanted = [
                 (arm, seed)
                 for seed in study.seeds
@@ -194,10 +117,10 @@ def verdict(study: Study, setup: Setup) -> str:
     ratios = _ratios(study, setup, setup.profile)
     if not ratios:
         return "not run"
-    best = max(ratios.values())
+    best = _headline(study, setup, setup.profile)
     loses = [name for name, ratio in ratios.items() if ratio < 1 - _NOISE]
     least, most = setup.ratio
-    room = max(_ratios(study, setup, setup.unlimited).values(), default=1.0)
+    room = _headline(study, setup, setup.unlimited)
     if best > most * (1 + _NOISE):
         text = f"wins by more than claimed ({best:.2f}x): the baseline is weaker than theirs"
     elif best >= max(least, 1 + _NOISE):
@@ -209,6 +132,26 @@ def verdict(study: Study, setup: Setup) -> str:
     else:
         text = f"does not reproduce here ({best:.2f}x at best)"
     return text + (f"; loses when {', '.join(loses)}" if loses else "")
+
+
+def capacity_ratio(study: Study, setup: Setup, arm: str) -> float | None:
+    """What the arm carries over what the baseline carries; None where the claim is another.
+
+    At least so much where the arm's limit was not reached, at most so much where the baseline's
+    was not.
+    """
+    before, after = study.carried(setup, setup.baseline), study.carried(setup, arm)
+    if before is None or after is None:
+        return None
+    return after.rate / before.rate
+
+
+def _headline(study: Study, setup: Setup, arm: str) -> float:
+    """The number to hold against the claim: of capacities, or the best of the loads."""
+    carried = capacity_ratio(study, setup, arm)
+    if carried is not None:
+        return carried
+    return max(_ratios(study, setup, arm).values(), default=1.0)
 
 
 def _ratios(study: Study, setup: Setup, arm: str, *, metric: str = "") -> dict[str, float]:
@@ -240,16 +183,25 @@ def _details(study: Study, setup: Setup, console: Console) -> None:
     console.print(table)
 
 
+def _carries(study: Study, setup: Setup, arm: str) -> str:
+    """An arm's capacity: its own, and over the baseline's."""
+    ratio, found = capacity_ratio(study, setup, arm), study.carried(setup, arm)
+    if ratio is None or found is None:
+        return ""
+    return f"{'' if found.is_limit else 'over '}{found.rate:.2g}/s, {ratio:.2f}x"
+
+
 def print_study(study: Study, *, console: Console) -> None:
     """Baseline over each arm at each load; more than 1 is better than the baseline."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("system", "metric", "arm", *LOADS):
+    for column in ("system", "metric", "arm", *LOADS, "carries"):
         table.add_column(column, overflow="fold")
     for setup in study.setups:
         first = True
         for arm in setup.arms[1:]:
             ratios = _ratios(study, setup, arm)
             cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in LOADS]
+            cells.append(_carries(study, setup, arm))
             table.add_row(setup.system if first else "", setup.metric if first else "", arm, *cells)
             first = False
     console.print(table)

@@ -9,16 +9,8 @@ from rich.console import Console
 from agentsched_bench.sim.arms import parse_arm
 from agentsched_bench.sim.results import SimRow, TenantRow
 from agentsched_bench.sim.specs import fleet_of
-from agentsched_bench.study.__main__ import (
-    LOADS,
-    Cell,
-    Setup,
-    Study,
-    in_time,
-    print_study,
-    read_setups,
-    verdict,
-)
+from agentsched_bench.study.__main__ import capacity_ratio, in_time, print_study, verdict
+from agentsched_bench.study.setups import LOADS, Bound, Carried, Cell, Setup, Study, read_setups
 from agentsched_bench.workload.statistics import spread
 
 SETUP = Setup(
@@ -67,8 +59,8 @@ def test_every_set_up_can_be_played() -> None:
     assert {"saga", "continuum", "autellix", "kvflow", "thunderagent"} <= {s.system for s in setups}
     for setup in setups:
         assert fleet_of(setup.engines, block_size=64).engines
-        for load in LOADS:
-            assert setup.arrivals(load).value > 0
+        assert set(LOADS) <= set(setup.loads)
+        assert all(arrivals.value > 0 for arrivals in setup.loads.values())
         for arm in setup.arms:
             assert parse_arm(arm).text == arm
     saga = next(setup for setup in setups if setup.system == "saga")
@@ -90,6 +82,50 @@ def test_a_verdict_says_what_was_found(theirs: float, room: float, said: str) ->
     made = study(baseline=10.0, theirs=theirs, room=room)
     made.setups[0] = msgspec.structs.replace(SETUP, ratio=(1.64, 1.7))
     assert said in verdict(made, made.setups[0])
+
+
+def by_rate(scores: dict[str, tuple[float, float, float, float]]) -> tuple[Study, Setup]:
+    """A study of a capacity: mean completion times of arms at 1, 2, 3 and 6 programs a second."""
+    setup = msgspec.structs.replace(
+        SETUP, more_rates=(6.0,), capacity=Bound(metric="jct_mean", most=10.0), ratio=(1.2, 4.0)
+    )
+    cells = [
+        Cell(system="saga", load=load, row=row(arm, jct_s))
+        for arm, times in scores.items()
+        for load, jct_s in zip(setup.loads, times, strict=True)
+    ]
+    made = Study(
+        command=[], programs=4, steps=2, block_size=64, seeds=[1], setups=[setup], cells=cells
+    )
+    return made, setup
+
+
+def test_a_capacity_lies_on_the_line_between_two_rates() -> None:
+    made, setup = by_rate(
+        {
+            "passthrough": (5.0, 15.0, 30.0, 60.0),
+            "saga": (5.0, 8.0, 9.0, 12.0),
+            "agentsched": (4.0, 4.0, 4.0, 9.0),
+            "unlimited": (20.0, 30.0, 40.0, 50.0),
+        }
+    )
+
+    assert made.carried(setup, "passthrough") == Carried(rate=1.5, is_limit=True)
+    assert made.carried(setup, "saga") == Carried(rate=4.0, is_limit=True)
+    assert made.carried(setup, "agentsched") == Carried(rate=6.0, is_limit=False)
+    assert made.carried(setup, "unlimited") == Carried(rate=0.5, is_limit=True)
+    assert made.carried(setup, "saga,pin=never") is None
+    assert capacity_ratio(made, setup, "saga") == pytest.approx(4.0 / 1.5)
+    assert "within the claimed range (2.67x)" in verdict(made, setup)
+    console = Console(record=True, width=160)
+    print_study(made, console=console)
+    assert "over 6/s, 4.00x" in console.export_text()
+
+
+def test_a_claim_of_another_kind_has_no_capacity() -> None:
+    made = study(baseline=10.0, theirs=8.0)
+    assert made.carried(SETUP, "saga") is None
+    assert capacity_ratio(made, SETUP, "saga") is None
 
 
 def test_what_was_not_played_has_no_verdict() -> None:

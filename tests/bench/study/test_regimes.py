@@ -1,0 +1,121 @@
+"""Regimes: what is kept of each, and what is said of winning and losing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agentsched_bench.compare.inference import Verdict
+from agentsched_bench.study.regimes import (
+    ArmRow,
+    Regime,
+    Regimes,
+    best_of,
+    main,
+    markdown,
+    outcomes,
+    scenarios_of,
+)
+
+SMALL = """
+name = "small"
+arms = ["direct"]
+[engine]
+blocks = 300
+max_model_len = 8192
+[measure]
+rates = [2.0, 4.0]
+[workload]
+programs = 3
+steps_max = 3
+gap_cap_s = 2
+context_tokens_max = 7936
+arrivals = { process = "regular", rate = 4.0 }
+sources = [{ trace = "sample" }]
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+def row(arm: str, jct_s: float, verdict: Verdict | None, *, failed: int = 0) -> ArmRow:
+    return ArmRow(
+        arm=arm, jct_mean_s=jct_s, run_jct_s=[jct_s], slowdown_p95=2.0, ttft_max_s=15.0,
+        cached_share=0.5, again_tokens=0, failed=failed, ratio=(0.5, 0.4, 0.6), verdict=verdict,
+    )  # fmt: skip
+
+
+def regime(name: str, *rows: ArmRow) -> Regime:
+    return Regime(name=name, question="?", programs=3, calls=9, repeats=1, arms=list(rows))
+
+
+FOUND = Regimes(
+    command=[],
+    variant=None,
+    regimes=[
+        regime(
+            "thrash",
+            row("direct", 20.0, None),
+            row("unlimited", 4.0, Verdict.BETTER),
+            row("saga", 10.0, Verdict.BETTER),
+            row("fcfs", 5.0, Verdict.BETTER, failed=2),
+        ),
+        regime(
+            "calm",
+            row("direct", 5.0, None),
+            row("saga", 9.0, Verdict.WORSE),
+            row("fcfs", 5.0, Verdict.UNSEEN),
+        ),
+    ],
+)
+
+
+def test_who_wins_and_loses_where() -> None:
+    assert outcomes(FOUND.regimes) == {
+        "saga": {"faster": ["thrash"], "slower": ["calm"]},
+        "fcfs": {"faster": ["thrash"], "slower": []},
+    }
+    thrash, calm = FOUND.regimes
+    assert best_of(thrash) == "saga", "yardsticks win nothing, nor does who gave up on programs"
+    assert best_of(calm) == "fcfs"
+
+
+def test_the_tables_are_markdown() -> None:
+    lines = markdown(FOUND).splitlines()
+
+    assert lines[0] == "| regime | direct | unlimited | saga | fcfs |"
+    assert "| **10**; 2.0; 15 |" in lines[2]
+    assert "2 gave up" in lines[2]
+    assert "| saga | thrash | calm |" in lines
+    assert "| fcfs | thrash | - |" in lines
+
+
+def test_each_rate_is_a_regime(small: Path) -> None:
+    found = scenarios_of(small, variant=None, arms=["direct", "fcfs"], repeat=3)
+
+    assert [each.name for each in found] == ["small-2", "small-4"]
+    assert {each.measure.repeat for each in found} == {3}
+    assert {each.measure.client for each in found} == {"mini-swe-agent"}
+
+
+@pytest.mark.slow
+def test_regimes_are_played_once(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = small.with_name("regimes.json")
+    arms = ["unlimited", "plugin:continuum"]
+    main([small], arm=arms, repeat=1, out=out)
+    first = msgspec.json.decode(out.read_bytes(), type=Regimes)
+    main([small], arm=arms, repeat=1, out=out)
+
+    assert [each.name for each in first.regimes] == ["small-2", "small-4"]
+    for each in first.regimes:
+        assert [row.arm for row in each.arms] == ["direct", *arms]
+        assert all(row.jct_mean_s > 0 and not row.failed for row in each.arms)
+    again = msgspec.json.decode(out.read_bytes(), type=Regimes)
+    assert again.regimes == first.regimes
+    assert "| regime | direct |" in capsys.readouterr().out
