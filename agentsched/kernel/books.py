@@ -301,6 +301,13 @@ class Books:
         conversation.running_steps += 1
         self._follow_eviction(engine)
 
+    def runs_no_more(self, step: StepRecord) -> None:
+        """A step that was sent has ended, or will be sent again."""
+        conversation = self.conversation(step)
+        conversation.running_steps -= 1
+        if not conversation.running_steps:
+            self.residency.rest(conversation.conversation)
+
     def _given_up(self, conversation: ConversationRecord, engine: EngineRecord) -> int:
         """Tokens that a conversation had here, and has no more as far as we know."""
         if conversation.is_resident or conversation.engine != engine.engine:
@@ -315,6 +322,7 @@ class Books:
                 conversation.engine,
                 prefixes=conversation.prefixes,
                 context_tokens=conversation.context_tokens,
+                rests=not conversation.running_steps,
             )
             self._follow_eviction(self._engines[conversation.engine])
 
@@ -325,10 +333,9 @@ class Books:
         if capacity is None or self.residency.tokens(engine.engine) <= capacity:
             return
         # A conversation that is placed anew goes to the end, so the oldest use comes first.
-        for key in list(self.residency.conversations(engine.engine)):
-            conversation = self.conversations[key]
-            if not conversation.running_steps and self.pins.of_conversation(key) is None:
-                self.evict(conversation)
+        for key in list(self.residency.resting(engine.engine)):
+            if self.pins.of_conversation(key) is None:
+                self.evict(self.conversations[key])
                 if self.residency.tokens(engine.engine) <= capacity:
                     return
 
@@ -342,6 +349,7 @@ class Books:
             engine,
             prefixes=conversation.prefixes,
             context_tokens=conversation.context_tokens,
+            rests=not conversation.running_steps,
         )
         if not was_resident and conversation.paused_at is not None:
             self.keep(conversation)
@@ -478,6 +486,7 @@ class Books:
             starting = [s for s in running if s.state is StepState.DISPATCHED]
             assert record.starting_tokens == sum(s.prompt_tokens for s in starting)
             assert record.pinned_tokens == self.pins.tokens(record.engine)
+            record.cold.check()
         on_engines = {step for e in self._engines.values() for step in e.running}
         assert on_engines | waiting == set(self.steps)
         assert not on_engines & waiting
@@ -527,6 +536,13 @@ class Books:
         for conversation in self.conversations.values():
             home = self.residency.home(conversation.conversation)
             assert home == (conversation.engine if conversation.is_resident else None)
+        for engine in self._engines:
+            resting = [
+                key
+                for key in self.residency.conversations(engine)
+                if not self.conversations[key].running_steps
+            ]
+            assert list(self.residency.resting(engine)) == resting
         known = [key for p in self._programs.values() for key in p.conversations]
         assert sorted(known) == sorted(self.conversations)
         for pin in self.pins:

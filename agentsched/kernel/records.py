@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from agentsched.kernel.cold import ColdSteps
 from agentsched.kernel.costs import EngineCost
 from agentsched.model import (
     CallId,
@@ -189,6 +190,8 @@ class EngineRecord:
     is_draining: bool = False
     #: Steps that we sent and that have not ended, in the order of dispatch.
     running: dict[StepId, StepRecord] = field(default_factory=dict)
+    #: Those of them whose prefill may still be under way.
+    cold: ColdSteps = field(default_factory=ColdSteps)
     #: Batch steps among them.
     background_steps: int = 0
     running_tokens: int = 0
@@ -225,15 +228,10 @@ class EngineRecord:
 
     def cold_tokens(self, *, now: Instant) -> int:
         ratio = self.cost.reload_ns_per_token / self.cost.prefill_ns_per_token
-        return round(
-            sum(s.missing_tokens - (1.0 - ratio) * s.given_up_tokens for s in self._cold(now))
-        )
+        return self.cold.tokens(ratio=ratio, now=now)
 
     def cold_until(self, *, now: Instant) -> Instant | None:
-        return min((step.cold_until for step in self._cold(now)), default=None)
-
-    def _cold(self, now: Instant) -> list[StepRecord]:
-        return [s for s in self.running.values() if s.started_at is None and s.cold_until > now]
+        return self.cold.earliest(now=now)
 
     @property
     def is_up(self) -> bool:
@@ -267,6 +265,13 @@ class EngineRecord:
         """Count a step as running here."""
         assert step.step not in self.running
         self.running[step.step] = step
+        self.cold.add(
+            step.step,
+            until=step.cold_until,
+            missing=step.missing_tokens,
+            given_up=step.given_up_tokens,
+            now=step.dispatched_at or Instant(0),
+        )
         self.background_steps += step.step_class is StepClass.BATCH
         self.running_tokens += step.prompt_tokens
         self.starting_tokens += step.prompt_tokens
@@ -274,11 +279,13 @@ class EngineRecord:
 
     def start(self, step: StepRecord) -> None:
         """Its prefill is over."""
+        self.cold.drop(step.step, until=step.cold_until)
         self.starting_tokens -= step.prompt_tokens
 
     def give_back(self, step: StepRecord) -> None:
         """Count a step out; it ended, or never got through."""
         del self.running[step.step]
+        self.cold.drop(step.step, until=step.cold_until)
         self.background_steps -= step.step_class is StepClass.BATCH
         self.running_tokens -= step.prompt_tokens
         if step.started_at is None:

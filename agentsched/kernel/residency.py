@@ -9,6 +9,7 @@ contexts leaves most of the cache unused.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -24,8 +25,11 @@ class _Segment:
 @dataclass(slots=True)
 class _Cache:
     segments: dict[PrefixId, _Segment] = field(default_factory=dict)
-    #: Segment names and tokens of each resident conversation, and its own tail beyond them.
-    held: dict[ConversationId, tuple[tuple[PrefixId, ...], int]] = field(default_factory=dict)
+    #: Segment names of each resident conversation, its own tail beyond them, and how many were
+    #: placed before it.
+    held: dict[ConversationId, tuple[tuple[PrefixId, ...], int, int]] = field(default_factory=dict)
+    #: Those that rest, with that number, and in its order.
+    resting: list[tuple[int, ConversationId]] = field(default_factory=list)
     tokens: int = 0
 
 
@@ -35,6 +39,7 @@ class Residency:
     def __init__(self) -> None:
         self._caches: dict[EngineId, _Cache] = {}
         self._home: dict[ConversationId, EngineId] = {}
+        self._placed = 0
 
     def tokens(self, engine: EngineId) -> int:
         """Tokens resident on an engine, what is shared counted once."""
@@ -45,6 +50,11 @@ class Residency:
         """Conversations resident on an engine, the one placed first coming first."""
         cache = self._caches.get(engine)
         return iter(cache.held) if cache else iter(())
+
+    def resting(self, engine: EngineId) -> Iterator[ConversationId]:
+        """Those of them that rest, in the same order."""
+        cache = self._caches.get(engine)
+        return (key for _, key in cache.resting) if cache else iter(())
 
     def home(self, conversation: ConversationId) -> EngineId | None:
         """Where a conversation is resident."""
@@ -57,8 +67,12 @@ class Residency:
         *,
         prefixes: Sequence[Prefix],
         context_tokens: int,
+        rests: bool = False,
     ) -> None:
-        """A conversation's context is (being) computed here; it leaves where it was before."""
+        """A conversation's context is (being) computed here; it leaves where it was before.
+
+        It `rests` when nothing of it runs: its memory could be given to others.
+        """
         self.remove(conversation)
         cache = self._caches.setdefault(engine, _Cache())
         names: list[PrefixId] = []
@@ -75,8 +89,22 @@ class Residency:
             shared = prefix.tokens
         tail = max(0, context_tokens - shared)
         cache.tokens += tail
-        cache.held[conversation] = (tuple(names), tail)
+        self._placed += 1
+        cache.held[conversation] = (tuple(names), tail, self._placed)
         self._home[conversation] = engine
+        if rests:
+            cache.resting.append((self._placed, conversation))
+
+    def rest(self, conversation: ConversationId) -> None:
+        """Nothing of a conversation runs any more. Until it is placed anew; idempotent."""
+        engine = self._home.get(conversation)
+        if engine is None:
+            return
+        cache = self._caches[engine]
+        entry = (cache.held[conversation][2], conversation)
+        at = bisect_left(cache.resting, entry)
+        if cache.resting[at : at + 1] != [entry]:
+            cache.resting.insert(at, entry)
 
     def remove(self, conversation: ConversationId) -> None:
         """Stop counting a conversation; idempotent."""
@@ -84,7 +112,10 @@ class Residency:
         if engine is None:
             return
         cache = self._caches[engine]
-        names, tail = cache.held.pop(conversation)
+        names, tail, number = cache.held.pop(conversation)
+        at = bisect_left(cache.resting, (number, conversation))
+        if cache.resting[at : at + 1] == [(number, conversation)]:
+            del cache.resting[at]
         cache.tokens -= tail
         for name in names:
             segment = cache.segments[name]
@@ -99,14 +130,14 @@ class Residency:
         if engine is None:
             return [], 0
         cache = self._caches[engine]
-        names, tail = cache.held[conversation]
+        names, tail, _ = cache.held[conversation]
         segments = cache.segments
         return [(name, segments[name].tokens, segments[name].owners) for name in names], tail
 
     def take_out(self, conversation: ConversationId) -> tuple[list[Prefix], int]:
         """Stop counting a conversation; what `put_back` needs to undo that."""
         cache = self._caches[self._home[conversation]]
-        names, tail = cache.held[conversation]
+        names, tail, _ = cache.held[conversation]
         prefixes: list[Prefix] = []
         tokens = 0
         for name in names:
@@ -148,7 +179,7 @@ class Residency:
         if engine is None:
             return 0
         cache = self._caches[engine]
-        names, tail = cache.held[conversation]
+        names, tail, _ = cache.held[conversation]
         return tail + sum(
             cache.segments[name].tokens for name in names if cache.segments[name].owners == 1
         )
@@ -159,7 +190,7 @@ class Residency:
         if engine is None:
             return 0
         cache = self._caches[engine]
-        names, tail = cache.held[conversation]
+        names, tail, _ = cache.held[conversation]
         segments = (cache.segments[name] for name in names)
         return tail + sum(segment.tokens // segment.owners for segment in segments)
 
@@ -167,11 +198,14 @@ class Residency:
         """Assert that the accounts add up."""
         for engine, cache in self._caches.items():
             owners: dict[PrefixId, int] = {}
-            for conversation, (names, _) in cache.held.items():
+            for conversation, (names, _, _) in cache.held.items():
                 assert self._home[conversation] == engine
                 for name in names:
                     owners[name] = owners.get(name, 0) + 1
             assert owners == {name: s.owners for name, s in cache.segments.items()}
             total = sum(s.tokens for s in cache.segments.values())
-            assert cache.tokens == total + sum(tail for _, tail in cache.held.values())
+            assert cache.tokens == total + sum(tail for _, tail, _ in cache.held.values())
+            numbers = [(number, key) for key, (_, _, number) in cache.held.items()]
+            assert numbers == sorted(numbers)
+            assert cache.resting == sorted(set(cache.resting) & set(numbers))
         assert sum(len(c.held) for c in self._caches.values()) == len(self._home)

@@ -419,7 +419,7 @@ class Scheduler:
         else:
             assert step.engine is not None
             books.engines[step.engine].give_back(step)
-            books.conversation(step).running_steps -= 1
+            books.runs_no_more(step)
             take_back(books.shares, step)
         step.state = state
         if isinstance(event, StepFailed) and event.is_retryable:

@@ -85,6 +85,38 @@ def test_what_is_missing_is_beyond_the_longest_known_beginning(
     assert residency.missing_tokens(E1, prefixes=chain(prompt), prompt_tokens=tokens) == tokens
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("place"), names, engines, st.booleans()),
+            st.tuples(st.sampled_from(["rest", "remove"]), names),
+        ),
+        max_size=40,
+    )
+)
+def test_those_that_rest_are_told_in_the_order_of_their_placing(deeds: list[tuple]) -> None:
+    residency = Residency()
+    resting: set[str] = set()
+    for deed in deeds:
+        match deed:
+            case ("place", name, engine, rests):
+                residency.place(
+                    conversation(name), engine, prefixes=(), context_tokens=1, rests=rests
+                )
+                resting.discard(name)
+                resting |= {name} if rests else set()
+            case ("rest", name):
+                residency.rest(conversation(name))
+                resting |= {name} if residency.home(conversation(name)) is not None else set()
+            case ("remove", name):
+                residency.remove(conversation(name))
+                resting.discard(name)
+        residency.check()
+        for engine in (E0, E1):
+            here = [c for c in residency.conversations(engine) if c in resting]
+            assert list(residency.resting(engine)) == here
+
+
 def test_a_conversation_that_is_placed_again_goes_to_the_end() -> None:
     residency = Residency()
     for name in ("x", "y", "x"):
