@@ -107,7 +107,10 @@ class GraphBuilder:
             case StepCancelled():
                 self._end(event.step, StepState.CANCELLED, now=now)
             case ToolStarted() if event.program in self._live:
-                self._live[event.program].graph.start_tool(event, now=now)
+                graph = self._live[event.program].graph
+                if event.call_id and event.call_id not in graph.tools:
+                    _wait_for(graph, event)
+                graph.start_tool(event, now=now)
             case ToolFinished() if event.program in self._live:
                 self._live[event.program].graph.finish_tool(event, now=now)
             case ProgramOpened():
@@ -336,3 +339,12 @@ class GraphBuilder:
             _, gone = self._closed.popitem(last=False)
             for node in gone.graph.ended():
                 del self._ended[node.ordinal]
+
+
+def _wait_for(graph: ExecutionGraph, event: ToolStarted) -> None:
+    """A tool began that no answer was seen to call: whoever seemed to be done waits for it."""
+    named = graph.threads.get(event.conversation) if event.conversation else None
+    done = [t for t in graph.threads.values() if t.paused_at is not None and t.paused_for == END]
+    thread = named or max(done, key=lambda t: (t.paused_at, t.conversation), default=None)
+    if thread is not None and thread.paused_for == END and thread.given_up_after is None:
+        thread.paused_for = event.tool

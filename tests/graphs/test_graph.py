@@ -221,6 +221,25 @@ class TestNodes:
         assert tool.state is ToolState.ANSWERED
         assert tool.is_error
 
+    def test_a_pause_is_forecast_by_the_tool_that_was_told(self, course: Any) -> None:
+        """Agents that call tools in prose: no answer shows the call, its runner does."""
+        for number in range(40):
+            slow = number % 2 == 0
+            course.step(f"s{number}")
+            course.feed(
+                ToolStarted(
+                    program=ProgramId("p"),
+                    call_id=CallId(f"t{number}"),
+                    tool=ToolName("make" if slow else "ls"),
+                )
+            )
+            thread = course.graph().threads[ConversationId("c")]
+            assert thread.paused_for == ("make" if slow else "ls")
+            course.pass_time(30 if slow else 1)
+        gaps = course.builder._learnt.gaps
+        make, ls = (gaps.middle(agent="agent", tool=ToolName(t)) for t in ("make", "ls"))
+        assert make > ls > 0
+
     def test_a_tool_that_nobody_asked_for_hangs_on_the_latest_step(self, course: Any) -> None:
         course.step("s1")
         course.feed(
