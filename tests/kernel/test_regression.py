@@ -22,6 +22,13 @@ def test_it_finds_a_law() -> None:
     assert found.confidence > 0.85
 
 
+def test_a_feature_that_was_not_seen_learns_nothing() -> None:
+    found = Regression((0.0, 0.0))
+    found.learn((2.0, 0.0), 10.0)
+    assert found.coefficients[0] == pytest.approx(5.0, rel=1e-3)
+    assert found.coefficients[1] == 0.0
+
+
 def test_noise_and_outliers_hardly_bend_it() -> None:
     rng, found = Random(2), Regression((0.0, 0.0, 0.0))
     for number in range(600):

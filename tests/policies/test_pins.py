@@ -352,6 +352,27 @@ def test_saga_shrinks_its_ttl_under_pressure() -> None:
     assert half.ttl == pytest.approx(3.0 * SECOND, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_good"),
+    [
+        ({"pressure_from": 0.0, "pressure_full": 1.0}, True),
+        ({"pressure_from": -0.1}, False),
+        ({"pressure_full": 1.1}, False),
+        ({"pressure_from": 0.9, "pressure_full": 0.9}, False),
+        ({"alpha": 0.0, "beta": 0.0, "gamma": 0.0}, True),
+        ({"alpha": -0.1}, False),
+    ],
+)
+def test_saga_takes_the_settings_that_mean_something(
+    settings: dict[str, float], is_good: bool
+) -> None:
+    if is_good:
+        Saga(**settings)
+        return
+    with pytest.raises(ValueError, match=r"<=|0 or more"):
+        Saga(**settings)
+
+
 def test_saga_starts_with_the_papers_table() -> None:
     ttls = [ask(Saga(), rest(tool), Land()) for tool in ("bash", "Read", "web_search", "sql")]
     assert [t.ttl / SECOND for t in ttls if t] == pytest.approx([2.4, 0.32, 4.5, 0.89])
