@@ -142,6 +142,8 @@ def test_header_comes_back() -> None:
         (b'"programs_max":7', b'"programs_max":0', "programs_max must be positive"),
         (b'"programs_max":7', b'"programmes_max":7', "programmes_max"),
         (b'"profile":"fcfs"', b'"profile":3', "not the header"),
+        (b'"profile":"fcfs"', b'"profile":"fcfs","more":1', "more"),
+        (b'"name":"fcfs"', b'"name":"fcfs","more":1', "more"),
     ],
 )
 def test_header_of_another_kind(old: bytes, new: bytes, says: str) -> None:
@@ -152,7 +154,9 @@ def test_header_of_another_kind(old: bytes, new: bytes, says: str) -> None:
 
 
 @pytest.mark.parametrize("read", [decode, decode_header])
-@pytest.mark.parametrize("line", [b'{"seq":"\xd8"}', b"\xff", b'{"\xc3":1}'])
+@pytest.mark.parametrize(
+    "line", [b'{"seq":"\xd8"}', b"\xff", b'{"\xc3":1}', b'{"seq":' + b"[" * 100_000]
+)
 def test_bytes_that_are_no_text_are_no_journal(read: Any, line: bytes) -> None:
     with pytest.raises(JournalError):
         read(line)

@@ -373,6 +373,12 @@ def test_saga_takes_the_settings_that_mean_something(
         Saga(**settings)
 
 
+@pytest.mark.parametrize("ttl_s", [0.0, -1.0])
+def test_kvflow_keeps_for_some_time(ttl_s: float) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        KvFlow(ttl_s=ttl_s)
+
+
 def test_saga_starts_with_the_papers_table() -> None:
     ttls = [ask(Saga(), rest(tool), Land()) for tool in ("bash", "Read", "web_search", "sql")]
     assert [t.ttl / SECOND for t in ttls if t] == pytest.approx([2.4, 0.32, 4.5, 0.89])

@@ -150,6 +150,13 @@ class TestDualMap:
             [second] = f.ask("b", "pb", 9_000).values()
             assert (second == first) == (f is fine)
 
+    def test_candidates_that_all_break_the_objective_stay_the_candidates(
+        self, floor: Floors
+    ) -> None:
+        f = floor(engines=8, place=place("dualmap", ttft_slo_s=0.001, hot_share=1.0))
+        homes = {f.ask(f"s{n}", f"p{n}", 9_000, head="shared")[f"s{n}"] for n in range(12)}
+        assert len(homes) == 2
+
     def test_a_hot_beginning_is_lengthened(self, floor: Floors) -> None:
         f = floor(engines=8, place=place("dualmap", hot_share=0.25))
         homes = [f.ask(f"s{n}", f"p{n}", head="shared")[f"s{n}"] for n in range(60)]
