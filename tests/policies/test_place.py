@@ -298,7 +298,31 @@ class TestThunderAgent:
 
 class TestRendezvous:
     def build(self, floor: Floors, engines: int = 4, **params: object) -> Any:
-        return floor(engines=engines, place=place("rendezvous", **params))
+        """By cost at any load, unless a test says from which load on."""
+        return floor(engines=engines, place=place("rendezvous", **{"roomy": 0.0, **params}))
+
+    def test_with_room_to_spare_the_least_loaded_engine_is_taken(self, floor: Floors) -> None:
+        """What all have in common lies on one engine, and draws nobody there."""
+        for roomy, engines in ((0.8, ["e1", "e2", "e3", "e1"]), (0.0, ["e1", "e1", "e1", "e1"])):
+            f = self.build(floor, 3, spread=0.0, crowd=0.0, roomy=roomy)
+            for name in ("e1", "e2", "e3"):  # each has had a step
+                f.scheduler.policies.place._tried.add(EngineId(name))
+            homes = []
+            for number in range(4):
+                homes += f.ask(f"s{number}", f"p{number}", 1_000, head="all").values()
+                f.start(f"s{number}", at=1.0 + number)
+            assert homes == engines
+
+    def test_one_full_engine_ends_that(self, floor: Floors) -> None:
+        f = self.build(floor, 2, spread=0.0, roomy=0.8)
+        rule = f.scheduler.policies.place
+        f.ask("a", "pa", 6_500)
+        f.answer("a", prompt=6_500)
+        engines = list(f.scheduler.engines.values())
+        f.ask("b", "pb", 600)
+        assert rule._is_roomy(f.scheduler.steps["b"], engines)
+        f.ask("c", "pc", 1_700)  # above 8,000 with what lives on e1, of 10,000
+        assert not rule._is_roomy(f.scheduler.steps["c"], engines)
 
     def test_it_is_seconds_of_work(self, floor: Floors) -> None:
         f = self.build(floor, 2, spread=0.0, crowd=0.0)
@@ -419,7 +443,7 @@ class TestRendezvous:
 
     @pytest.mark.parametrize("seed", range(5))
     def test_the_best_is_the_one_of_the_greatest_score(self, floor: Floors, seed: int) -> None:
-        f, rng = self.build(floor, 4), Random(seed)
+        f, rng = self.build(floor, 4, roomy=0.8 * (seed % 2)), Random(seed)
         chosen = set()
         for number in range(60):
             program, branch = f"p{rng.randrange(12)}", rng.choice(("", "/child"))
@@ -454,6 +478,7 @@ class TestRendezvous:
         ("thunderagent", {"tick_s": 0}),
         ("rendezvous", {"spread": -1}),
         ("rendezvous", {"settle_s": -1}),
+        ("rendezvous", {"roomy": -1}),
     ],
 )
 def test_parameters_that_make_no_sense(name: str, params: dict[str, object]) -> None:

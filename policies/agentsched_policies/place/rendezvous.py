@@ -27,6 +27,12 @@ When an engine is lost its programs all look for a place at once, and by cost ev
 go elsewhere would be shuffled with them. For `settle_s` after a loss nobody leaves an engine that
 is well.
 
+All that is for caches that are wanted. While everything that lives takes no more than `roomy` of
+every engine's cache, nobody is evicted, the head of a prompt is on every engine soon, and what
+costs time is company: then each stays where it is, and who is new goes where least runs, as
+`place.session-affinity` has it. By cost alone newcomers would follow a common beginning to an
+engine that is busy already.
+
 The hash makes replicas of the proxy agree without asking while loads are alike, and keeps those
 that see old loads from all running to one engine. It is weighted by capacity; an engine that is
 lost or comes back moves only the programs that were, or will be, its own.
@@ -53,6 +59,7 @@ from agentsched.model import (
 from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.hashing import rendezvous
 from agentsched_policies.homes import Homes
+from agentsched_policies.place.session_affinity import SessionAffinity
 
 #: Worse than any cost: the prompt does not fit.
 _IMPOSSIBLE = 1e30
@@ -73,6 +80,7 @@ class Rendezvous:
     of how full an engine is, for whoever has no KV anywhere. `evict`: how many times its reload a
     token that is evicted costs. `horizon`: for how many steps at most an engine is chosen.
     `settle_s`: how long after the loss of an engine all others' conversations keep their place.
+    `roomy`: share of every engine's cache up to which load alone decides; 0: never.
     """
 
     def __init__(
@@ -84,15 +92,18 @@ class Rendezvous:
         evict: float = 4.0,
         horizon: float = 4.0,
         settle_s: float = 60.0,
+        roomy: float = 0.8,
     ) -> None:
-        if min(spread, margin, crowd, evict, horizon, settle_s) < 0:
-            raise ValueError("spread, margin, crowd, evict, horizon and settle_s are 0 or more")
+        if min(spread, margin, crowd, evict, horizon, settle_s, roomy) < 0:
+            raise ValueError("spread, margin, crowd, evict, horizon, settle_s and roomy: 0 or more")
         self._spread = spread
         self._margin = margin
         self._crowd = crowd
         self._evict = evict
         self._horizon = horizon
         self._settle_ns = seconds(settle_s)
+        self._roomy = roomy
+        self._affinity = SessionAffinity(speed=True)
         #: Until when nobody leaves an engine that is well.
         self._settled_at: Instant | None = None
         self._homes = Homes()
@@ -104,6 +115,7 @@ class Rendezvous:
 
     def observe(self, event: Event, *, now: Instant) -> None:
         self._homes.observe(event, now=now)
+        self._affinity.observe(event, now=now)
         if isinstance(event, EngineReported):
             self._pools[event.engine] = event.capabilities.kv_tokens or _POOL
         elif isinstance(event, EngineLost):
@@ -119,6 +131,8 @@ class Rendezvous:
         self._tried |= {command.engine for command in commands if isinstance(command, Dispatch)}
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
+        if self._is_roomy(step, [e for e in world.engines.values() if e.is_up]):
+            return self._affinity.score(step, engine, world, now=now)
         answers, usual_ns = self._answers(step, world), _usual_ns(world)
         return -self._cost(step, engine, world, answers=answers, usual_ns=usual_ns, now=now)
 
@@ -128,6 +142,8 @@ class Rendezvous:
         """What the scores come to; what is the same for all engines is found once."""
         if len(engines) == 1:
             return engines[0]
+        if self._is_roomy(step, engines):
+            return self._affinity.best(step, engines, world, now=now)
         answers, usual_ns = self._answers(step, world), _usual_ns(world)
 
         def key(engine: EngineView) -> tuple[float, EngineId]:
@@ -171,6 +187,15 @@ class Rendezvous:
             return cost + decode + lost
         full = self._homes.tokens(engine.engine) / (pool or _POOL)
         return cost + decode * (1.0 + self._crowd * full) + self._jitter(step, engine)
+
+    def _is_roomy(self, step: StepView, engines: Sequence[EngineView]) -> bool:
+        """Whether all that lives, and this, takes a small part of every engine's cache."""
+        most = self._roomy
+        return all(
+            self._homes.tokens(e.engine) + step.prompt_tokens
+            <= most * (e.capabilities.kv_tokens or _POOL)
+            for e in engines
+        )
 
     def _is_settling(self, now: Instant) -> bool:
         return self._settled_at is not None and now < self._settled_at
