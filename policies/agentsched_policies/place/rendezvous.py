@@ -57,9 +57,9 @@ from agentsched.model import (
     seconds,
 )
 from agentsched.policy import EngineView, StepView, World
+from agentsched_policies.affinity import Affinity
 from agentsched_policies.hashing import rendezvous
 from agentsched_policies.homes import Homes
-from agentsched_policies.place.session_affinity import SessionAffinity
 
 #: Worse than any cost: the prompt does not fit.
 _IMPOSSIBLE = 1e30
@@ -103,7 +103,7 @@ class Rendezvous:
         self._horizon = horizon
         self._settle_ns = seconds(settle_s)
         self._roomy = roomy
-        self._affinity = SessionAffinity(speed=True)
+        self._affinity = Affinity(speed=True)
         #: Until when nobody leaves an engine that is well.
         self._settled_at: Instant | None = None
         self._homes = Homes()

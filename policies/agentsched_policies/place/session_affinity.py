@@ -5,16 +5,10 @@ Fails when one engine gathers the long programs: nothing moves until that engine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from agentsched.model import EngineId, Event, Instant
-from agentsched.policy import EngineView, StepView, World
-
-#: Prices that differ from the fleet's mean by less than this share of it are taken to be alike.
-_ALIKE = 0.5
+from agentsched_policies.affinity import Affinity
 
 
-class SessionAffinity:
+class SessionAffinity(Affinity):
     """Own engine first, then one where the program already is, then the least loaded.
 
     `speed`: whether what runs on an engine counts by how long its tokens take there, so that a new
@@ -23,61 +17,4 @@ class SessionAffinity:
     """
 
     def __init__(self, *, speed: bool = False) -> None:
-        self._speed = speed
-        #: The latest answer of `_price`, until something is observed.
-        self._usual: tuple[Instant, float] | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        # An answer that is remembered is no knowledge.
-        return {**vars(self), "_usual": None}
-
-    def observe(self, event: Event, *, now: Instant) -> None:
-        """Nothing to learn, but prices may have."""
-        self._usual = None
-
-    def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
-        conversation = world.conversation(step)
-        if conversation.engine == engine.engine:
-            return 3.0
-        # Below 1, and less the more runs there.
-        room = 1.0 / (1.0 + self._load(engine, self._price(world, now=now)))
-        return room + (1.0 if self._is_home(step, engine.engine, world) else 0.0)
-
-    def best(
-        self, step: StepView, engines: Sequence[EngineView], world: World, *, now: Instant
-    ) -> EngineView:
-        """What the scores come to, without asking for each."""
-        conversations = world.programs[step.program].conversations
-        home = conversations[step.conversation].engine
-        if home is not None:
-            for engine in engines:
-                if engine.engine == home:
-                    return engine
-        near: Sequence[EngineView] = ()
-        if len(conversations) > 1:
-            homes = {c.engine for c in conversations.values() if c.is_resident}
-            near = [engine for engine in engines if engine.engine in homes]
-        usual = self._price(world, now=now)
-        return min(near or engines, key=lambda e: (self._load(e, usual), e.engine))
-
-    def _price(self, world: World, *, now: Instant) -> float:
-        """What a token costs in the fleet, in the mean; 0 where that does not matter."""
-        if not self._speed:
-            return 0.0
-        if self._usual is None or self._usual[0] != now:
-            prices = [engine.prefill_ns for engine in world.engines.values() if engine.is_up]
-            self._usual = (now, sum(prices) / max(1, len(prices)))
-        return self._usual[1]
-
-    def _load(self, engine: EngineView, usual: float) -> float:
-        """The steps that run there and the one to come, in those of an engine of usual speed."""
-        steps = 1.0 + engine.running_steps
-        if not usual:
-            return steps
-        ratio = engine.prefill_ns / usual
-        return steps * ratio if abs(ratio - 1.0) > _ALIKE else steps
-
-    def _is_home(self, step: StepView, engine: EngineId, world: World) -> bool:
-        """Whether a sibling conversation lives there: siblings share their first tokens."""
-        siblings = world.programs[step.program].conversations.values()
-        return any(c.engine == engine and c.is_resident for c in siblings)
+        super().__init__(speed=speed)
