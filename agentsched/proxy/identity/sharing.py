@@ -8,15 +8,18 @@ that keys the hashes. What arrives twice, late or out of order changes nothing t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
 import xxhash
 
 from agentsched.model import Instant, ProgramId, TenantId
+from agentsched.proxy.identity.atoms import Atom, Kind
 from agentsched.proxy.identity.keeping import KeptIndex, KeptTurn, decode_turn, read_turn
 from agentsched.proxy.identity.match import Asked, Relation
+from agentsched.proxy.identity.prompt import Prompt
 from agentsched.proxy.identity.records import Program, Turn, TurnState
 from agentsched.proxy.request import ParsedRequest
 
@@ -60,7 +63,7 @@ class SharedIndex(KeptIndex):
         """Whether this request goes on from something that is not known here. Changes nothing.
 
         What looks like a branch off a turn that went on already may be one whose last answer was
-        given elsewhere a moment ago: that word is waited for as well.
+        given elsewhere a moment ago, and so may what holds further answers: both are waited for.
 
         Only exact means are asked: this stands before every request of a cluster.
         """
@@ -83,7 +86,9 @@ class SharedIndex(KeptIndex):
             now=now,
         )
         match = self._matcher.find(asked, self._previous(book, request))
-        return match is None or match.relation is Relation.FORKS
+        if match is None or match.relation is Relation.FORKS:
+            return True
+        return match.relation is Relation.EXTENDS and _holds_more(prompt, match.turn)
 
     def learn(self, data: bytes, *, at: Instant, now: Instant, replica: str = "") -> Turn | None:
         """Take in a turn of another replica, as `encode_turn` wrote it; `at` is in our own time.
@@ -145,6 +150,22 @@ class SharedIndex(KeptIndex):
         turn.response_id, turn.text = new.response_id, new.text
         self._enter(turn, book)
         self._look_for(turn, told.needles, now=now)
+
+
+def _holds_more(prompt: Prompt, turn: Turn) -> bool:
+    """Whether a prompt that extends a turn holds answers that were given after that turn's."""
+    for point in reversed(prompt.points):
+        if turn.answer and point.chain == turn.answer:
+            return _answers(prompt.atoms[point.atom :]) > 0
+        if turn.prompt and point.chain == turn.prompt:
+            return _answers(prompt.atoms[point.atom :]) > 1
+    return False
+
+
+def _answers(atoms: Sequence[Atom]) -> int:
+    """How often an assistant takes the word."""
+    spoken = [atom.kind in (Kind.ASSISTANT, Kind.CALL) for atom in atoms]
+    return sum(now and not before for before, now in pairwise([False, *spoken]))
 
 
 def _turn_of(program: Program | None, handle: int) -> Turn | None:

@@ -225,6 +225,25 @@ def test_a_first_prompt_is_no_orphan_and_an_unknown_tenants_history_is(
     assert ask(branch, {}, tenant=TENANT, now=a.now)
 
 
+def test_a_turn_that_another_replica_served_meanwhile_is_missed(
+    pair: tuple[Replica, Replica],
+) -> None:
+    a, b = pair
+    a.answer(a.ask("fix it"), "look at the file")
+    b.hear(a)
+    b.answer(b.ask("fix it", "look at the file", "done"), "now run it")
+    third = ("fix it", "look at the file", "done", "now run it", "it runs")
+
+    def is_missed() -> bool:
+        return a.index.is_orphan(request(*third), {}, tenant=TENANT, now=a.now)
+
+    # All that is known goes on from the first answer: the second one is on its way.
+    assert is_missed()
+    a.hear(b)
+    assert not is_missed()
+    assert a.ask(*third).step == 3
+
+
 def test_an_index_that_tells_nobody_keeps_all_the_same() -> None:
     kept: list[Turn] = []
     index = SharedIndex(keep=kept.append, first_handle=0, secret=7)
