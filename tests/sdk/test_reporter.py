@@ -119,12 +119,19 @@ threading.Thread.join = patient
 """
 #: The HTTP client is not loaded before the process ends.
 SLOW_TO_LOAD = """
-import sys, time
+import sys
+ending = threading.Event()
+loaded = module.reporter()._loaded
+wait = loaded.wait
+def waited(timeout=None):
+    ending.set()
+    return wait(timeout)
+loaded.wait = waited
 class Slow:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        while name == "http.client" and not module.reporter()._is_stopping:
-            time.sleep(0.001)
+        if name == "http.client":
+            ending.wait(60)
 sys.meta_path.insert(0, Slow)
 """
 
