@@ -136,14 +136,19 @@ async def test_admission_fields_are_taken(client: Any, prompt: Prompt) -> None:
 
 
 async def test_hanging_up_frees_the_engine(client: Any, prompt: Prompt) -> None:
-    async with client.all_slots_taken(prompt) as streams:
-        waiting = await client.stream(prompt("waiting", 8), tokens=1_500)
-        await client.until(lambda load: load.waiting == 1)
-        # One that waits and one that runs: both leave, and nobody takes their place.
-        await waiting.aclose()
-        await client.until(lambda load: load.waiting == 0)
-        await streams[0].aclose()
-        await client.until(lambda load: load.running == 3)
+    async def hang_up() -> None:
+        async with client.all_slots_taken(prompt) as streams:
+            waiting = await client.stream(prompt("waiting", 8), tokens=1_500)
+            try:
+                await client.while_taken(lambda load: load.waiting == 1)
+            finally:
+                await waiting.aclose()
+            # One that waits and one that runs: both leave, and nobody takes their place.
+            await client.while_taken(lambda load: load.waiting == 0)
+            await streams[0].aclose()
+            await client.until(lambda load: load.running == 3)
+
+    await client.in_time(hang_up)
 
 
 async def test_hanging_up_before_the_answer_frees_the_engine(client: Any, prompt: Prompt) -> None:

@@ -98,7 +98,7 @@ class Member:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,
+                process_group=0,
                 env={**os.environ, **self.environment},
             )
 

@@ -60,7 +60,7 @@ async def running(*arguments: str, name: str, ready_s: float = 60.0) -> AsyncIte
         *arguments,
         stdout=PIPE,
         stderr=STDOUT,
-        start_new_session=True,
+        process_group=0,
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     url: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()

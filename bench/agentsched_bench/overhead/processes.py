@@ -87,7 +87,7 @@ async def started(
                 stderr=out if log is not None else None,
                 env={**os.environ, **(environment or {})},
                 limit=16 << 20,
-                start_new_session=True,
+                process_group=0,
             )
         try:
             yield Measured(name=name, process=process, port=port)

@@ -176,7 +176,7 @@ class LocalVllm:
                     stdout=output,
                     stderr=STDOUT,
                     env=environment,
-                    start_new_session=True,
+                    process_group=0,
                 )
             await self._ready()
         except BaseException:
