@@ -6,10 +6,31 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+#: Sets of values that take every branch of the templates.
+CHANGES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "everything": {
+        "serviceMonitor.enabled": True,
+        "serviceMonitor.bearerTokenSecret": {"name": "metrics", "key": "token"},
+        "prometheusRule.enabled": True,
+        "networkPolicy.fromNamespaces": ["agents", "research"],
+        "autoscaling.liveRequests": 200,
+        "imagePullSecrets": [{"name": "registry"}],
+        "nodeSelector": {"kind": "cpu"},
+        "tolerations": [{"key": "cpu", "operator": "Exists"}],
+    },
+    "little": {
+        "autoscaling.enabled": False,
+        "podDisruptionBudget.enabled": False,
+        "networkPolicy.enabled": False,
+        "secretName": "",
+    },
+}
 
 
 def _load(path: Path) -> ModuleType:
@@ -38,3 +59,15 @@ def chart() -> ModuleType:
 def dashboard() -> ModuleType:
     """deploy/grafana/dashboard.py."""
     return _load(ROOT / "deploy" / "grafana" / "dashboard.py")
+
+
+@pytest.fixture(params=CHANGES)
+def changes(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Each set of changed values."""
+    return CHANGES[request.param]
+
+
+@pytest.fixture
+def everything() -> dict[str, Any]:
+    """The changed values that switch everything on."""
+    return CHANGES["everything"]

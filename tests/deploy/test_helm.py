@@ -13,26 +13,6 @@ import yaml
 
 pytestmark = pytest.mark.deploy
 
-#: Sets of values that take every branch of the templates.
-CHANGES: dict[str, dict[str, Any]] = {
-    "default": {},
-    "everything": {
-        "serviceMonitor.enabled": True,
-        "serviceMonitor.bearerTokenSecret": {"name": "metrics", "key": "token"},
-        "prometheusRule.enabled": True,
-        "networkPolicy.fromNamespaces": ["agents", "research"],
-        "autoscaling.liveRequests": 200,
-        "imagePullSecrets": [{"name": "registry"}],
-        "nodeSelector": {"kind": "cpu"},
-        "tolerations": [{"key": "cpu", "operator": "Exists"}],
-    },
-    "little": {
-        "autoscaling.enabled": False,
-        "podDisruptionBudget.enabled": False,
-        "networkPolicy.enabled": False,
-        "secretName": "",
-    },
-}
 #: Reads objects as JSON, and says of each what its owner's schema says.
 CHECK = """
 import * as monitoring from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1";
@@ -74,23 +54,21 @@ def by_name(text: str) -> dict[tuple[str, str], Any]:
     return {(one["kind"], one["metadata"]["name"]): one for one in found}
 
 
-@pytest.mark.parametrize("name", CHANGES)
 def test_helm_renders_what_our_renderer_does(
-    tools: Path, chart: ModuleType, tmp_path: Path, name: str
+    tools: Path, chart: ModuleType, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    values = written(chart, tmp_path, CHANGES[name])
+    values = written(chart, tmp_path, changes)
     words = ("template", "agentsched", str(chart.CHART), "--namespace", "agentsched")
     done = helm(tools, *words, "--kube-version", "1.31.0", "--values", values)
     assert done.returncode == 0, done.stderr
-    ours = "\n---\n".join(chart.render(CHANGES[name]).values())
+    ours = "\n---\n".join(chart.render(changes).values())
     assert by_name(done.stdout) == by_name(ours)
 
 
-@pytest.mark.parametrize("name", CHANGES)
 def test_helm_has_nothing_to_say_against_it(
-    tools: Path, chart: ModuleType, tmp_path: Path, name: str
+    tools: Path, chart: ModuleType, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    values = written(chart, tmp_path, CHANGES[name])
+    values = written(chart, tmp_path, changes)
     done = helm(tools, "lint", str(chart.CHART), "--strict", "--values", values)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -124,26 +102,24 @@ def complaints(tools: Path, objects: list[Any]) -> list[str]:
     return said
 
 
-def customs(chart: ModuleType, deploy: Path) -> dict[str, Any]:
-    rendered = by_name("\n---\n".join(chart.render(CHANGES["everything"]).values()))
+@pytest.fixture
+def customs(chart: ModuleType, deploy: Path, everything: dict[str, Any]) -> dict[str, Any]:
+    """By kind: objects that no schema of Kubernetes knows."""
+    rendered = by_name("\n---\n".join(chart.render(everything).values()))
     text = (deploy / "gateway-api" / "agentsched.yaml").read_text()
     found = {kind: one for (kind, _), one in (rendered | by_name(text)).items()}
     kinds = ("ServiceMonitor", "PrometheusRule", "Gateway", "HTTPRoute")
     return {kind: found[kind] for kind in kinds}
 
 
-def test_custom_resources_are_what_their_owners_take(
-    tools: Path, chart: ModuleType, deploy: Path
-) -> None:
-    found = customs(chart, deploy)
-    said = dict(zip(found, complaints(tools, list(found.values())), strict=True))
-    assert said == dict.fromkeys(found, "")
+def test_custom_resources_are_what_their_owners_take(tools: Path, customs: dict[str, Any]) -> None:
+    said = dict(zip(customs, complaints(tools, list(customs.values())), strict=True))
+    assert said == dict.fromkeys(customs, "")
 
 
-def test_a_mistake_in_one_would_be_seen(tools: Path, chart: ModuleType, deploy: Path) -> None:
-    found = customs(chart, deploy)
-    found["ServiceMonitor"]["spec"]["endpoints"][0]["interval"] = 15
-    found["PrometheusRule"]["spec"]["groups"][0]["rules"][0]["expr"] = []
-    found["Gateway"]["spec"]["listeners"][0]["port"] = "https"
-    found["HTTPRoute"]["spec"]["rules"][0]["matches"][0]["path"]["type"] = "Prefix"
-    assert all(complaints(tools, list(found.values())))
+def test_a_mistake_in_one_would_be_seen(tools: Path, customs: dict[str, Any]) -> None:
+    customs["ServiceMonitor"]["spec"]["endpoints"][0]["interval"] = 15
+    customs["PrometheusRule"]["spec"]["groups"][0]["rules"][0]["expr"] = []
+    customs["Gateway"]["spec"]["listeners"][0]["port"] = "https"
+    customs["HTTPRoute"]["spec"]["rules"][0]["matches"][0]["path"]["type"] = "Prefix"
+    assert all(complaints(tools, list(customs.values())))

@@ -33,28 +33,7 @@ def by_kind(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {one["kind"]: one for one in found}
 
 
-EVERYTHING: dict[str, Any] = {
-    "serviceMonitor.enabled": True,
-    "serviceMonitor.bearerTokenSecret": {"name": "metrics", "key": "token"},
-    "prometheusRule.enabled": True,
-    "networkPolicy.fromNamespaces": ["agents", "research"],
-    "autoscaling.liveRequests": 200,
-    "imagePullSecrets": [{"name": "registry"}],
-    "nodeSelector": {"kind": "cpu"},
-    "tolerations": [{"key": "cpu", "operator": "Exists"}],
-}
-
-
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        EVERYTHING,
-        {"autoscaling.enabled": False, "podDisruptionBudget.enabled": False, "secretName": ""},
-    ],
-    ids=["default", "everything", "little"],
-)
 def test_is_what_kubernetes_takes(chart: ModuleType, version: str, changes: dict[str, Any]) -> None:
     for found in objects(chart.render(changes)):
         if found["kind"] in CUSTOM:
@@ -92,8 +71,8 @@ def test_pods_may_do_little_and_are_given_time(chart: ModuleType) -> None:
     assert pod["terminationGracePeriodSeconds"] > drains + 5
 
 
-def test_everything_selects_the_same_pods(chart: ModuleType) -> None:
-    found = by_kind(objects(chart.render(EVERYTHING)))
+def test_everything_selects_the_same_pods(chart: ModuleType, everything: dict[str, Any]) -> None:
+    found = by_kind(objects(chart.render(everything)))
     labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
     selectors = [
         found["Deployment"]["spec"]["selector"]["matchLabels"],
@@ -133,10 +112,12 @@ def test_a_changed_configuration_is_rolled_out(chart: ModuleType) -> None:
     assert checksum({}) != checksum({"config": 'profile = "fcfs"\n'})
 
 
-def test_the_values_are_those_of_their_schema(chart: ModuleType) -> None:
+def test_the_values_are_those_of_their_schema(
+    chart: ModuleType, everything: dict[str, Any]
+) -> None:
     schema = json.loads((chart.CHART / "values.schema.json").read_text())
     jsonschema.validate(chart.values_of(chart.CHART), schema)
-    jsonschema.validate(chart.values_of(chart.CHART, EVERYTHING), schema)
+    jsonschema.validate(chart.values_of(chart.CHART, everything), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(chart.values_of(chart.CHART, {"engines": []}), schema)
 
@@ -146,8 +127,8 @@ def test_its_version_is_the_programs(chart: ModuleType) -> None:
     assert meta["appVersion"] == meta["version"] == __version__
 
 
-def test_alerts_come_with_it(chart: ModuleType, deploy: Path) -> None:
-    rule = by_kind(objects(chart.render(EVERYTHING)))["PrometheusRule"]
+def test_alerts_come_with_it(chart: ModuleType, deploy: Path, everything: dict[str, Any]) -> None:
+    rule = by_kind(objects(chart.render(everything)))["PrometheusRule"]
     assert rule["spec"] == yaml.safe_load((deploy / "prometheus" / "alerts.yaml").read_text())
 
 
