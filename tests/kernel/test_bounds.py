@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 
+from agentsched.kernel.bounds import newcomers_wait
 from agentsched.model import (
     SECOND,
+    ConversationId,
     Nanos,
+    ProgramId,
     Reject,
     RejectReason,
+    StepArrived,
+    StepId,
     TenantConfigured,
     TenantId,
     TenantLimits,
@@ -56,6 +61,32 @@ def test_a_newcomer_that_could_not_be_served_in_time_is_told_so(make_rig: Any) -
     assert not [c for c in rig.arrive("more", program="p0") if isinstance(c, Reject)]
 
 
+@pytest.mark.parametrize(
+    ("tenant", "ahead"),
+    [
+        ("alone", 2),  # a turn of each of the two that wait
+        ("few", 5),  # two of its own, and three of the other tenant's turns
+        ("many", 9),  # no more than all that wait
+    ],
+)
+def test_a_newcomer_waits_for_its_tenants_turns_and_not_for_the_whole_queue(
+    rig: Any, tenant: str, ahead: int
+) -> None:
+    for number in range(7):
+        rig.arrive(f"m{number}", program=f"m{number}", tenant="many")
+    for number in range(2):
+        rig.arrive(f"f{number}", program=f"f{number}", tenant="few")
+    books = rig.scheduler._books
+    newcomer = StepArrived(
+        step=StepId("s"),
+        program=ProgramId("new"),
+        conversation=ConversationId("new/main"),
+        tenant=TenantId(tenant),
+        prompt_tokens=100,
+    )
+    assert newcomers_wait(newcomer, books) == round(ahead * books.pace.ns_per_step)
+
+
 @pytest.fixture
 def capped(make_rig: Any) -> Any:
     rig = make_rig()
@@ -80,7 +111,21 @@ def test_a_tenants_programs_are_counted(capped: Any) -> None:
         capped.finish(f"s{number}")
     [reject] = capped.arrive("s3", program="p3")
     assert reject.reason is RejectReason.TENANT_PROGRAMS
+    assert reject.retry_after == SECOND, "nobody waits: as soon as may be"
     assert not isinstance(capped.arrive("s4", program="p0")[0], Reject)
+
+
+def test_a_tenant_with_too_many_programs_comes_back_when_its_queue_has_moved(rig: Any) -> None:
+    limits = TenantLimits(programs_max=4)
+    rig.push(TenantConfigured(tenant=TenantId("t1"), weight=1.0, limits=limits))
+    for number in range(4):
+        rig.arrive(f"a{number}", program=f"a{number}")
+    for other in ("t2", "t3"):
+        rig.arrive(f"s-{other}", program=f"p-{other}", tenant=other)
+    [reject] = rig.arrive("s", program="one-more")
+    assert reject.reason is RejectReason.TENANT_PROGRAMS
+    # Four of its own wait, and after each of them one of each of the other two tenants.
+    assert reject.retry_after == 4 * 3 * rig.scheduler._books.pace.ns_per_step
 
 
 @pytest.mark.parametrize(("asked", "granted"), [(-3, 0), (2, 2), (9, 5)])

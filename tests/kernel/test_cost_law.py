@@ -94,6 +94,25 @@ def test_the_queue_has_its_price() -> None:
     )
 
 
+def test_an_answers_context_is_that_of_its_middle() -> None:
+    """A long answer to a short prompt teaches what a short answer to a longer prompt does."""
+    short, long = EngineCost(), EngineCost()
+    for number in range(200):
+        context, running = 1_000 + 500 * (number % 9), 1 + number % 5
+        token_s = 0.02 + 0.001 * running * context / 1_000
+        for cost, output in ((short, 10), (long, 1_000)):
+            cost.learn(
+                uncached_tokens=0,
+                prompt_tokens=context - output // 2,
+                output_tokens=output,
+                running_steps=running,
+                to_first_token=Nanos(0),
+                to_last_token=nanos(token_s * (output - 1)),
+            )
+    assert long.law.coefficients() == pytest.approx(short.law.coefficients(), rel=1e-6, abs=1e-9)
+    assert long.law.coefficients()["f"] == pytest.approx(0.001, rel=0.02)
+
+
 def test_confidence_comes_with_samples() -> None:
     true = preset("cpu-2core").cost
     few, many = (taught(true, noise=0.05, samples=n).law for n in (3, 300))
