@@ -39,6 +39,7 @@ _SECRET: Final = "prompts"  # its name in the table, and of its copy in the spoo
 _SECRET_BYTES: Final = 8
 _RETRY_S: Final = 0.5
 _KEEPER_S_MAX: Final = 600.0
+_KEEPER_END_S: Final = 5.0
 
 
 class Store:
@@ -244,6 +245,9 @@ async def _run_keeper(settings: KeeperSettings) -> None:
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            # Who waits for a disk cannot be killed, and nobody waits for that.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_KEEPER_END_S):
+                    await process.wait()
     if process.returncode:
         log.error("no image of the scheduler: %s", said.decode(errors="replace").strip()[-500:])

@@ -17,14 +17,15 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from aiohttp import web_app
 
 from agentsched.compose import journal_header
 from agentsched.config import Config
-from agentsched.kernel import JournalEntry, encode, encode_header
+from agentsched.kernel import JournalEntry, JournalError, decode, encode, encode_header
 from agentsched.model import (
     EngineId,
     Nanos,
@@ -35,7 +36,7 @@ from agentsched.model import (
     in_seconds,
 )
 from agentsched.proxy.gateway import Gateway
-from agentsched.proxy.journal_file import JournalFile
+from agentsched.proxy.journal_file import JournalFile, WholeLines
 from agentsched.proxy.serve import running
 from agentsched_bench.chaos.client import FAULTY, Agent, Ends
 from agentsched_bench.chaos.engine import SimulatedEngine
@@ -74,20 +75,26 @@ class Outcome:
 
 
 class _Disk:
-    """A file that takes everything, or nothing while it is full."""
+    """A file that takes everything; while it is full, a part of what it is given."""
 
     def __init__(self) -> None:
         self.is_full = False
-        self.lines = 0
+        self.data = bytearray()
+        self._at = 0
 
-    def write(self, data: bytes) -> int:
-        if self.is_full:
+    def write(self, data: memoryview) -> int:
+        taken = data[: len(data) // 2] if self.is_full else data
+        if not taken:
             raise OSError(errno.ENOSPC, "No space left on device")
-        self.lines += data.count(b"\n")
-        return len(data)
+        self.data += taken
+        return len(taken)
 
-    def flush(self) -> None:
-        """What was written is there."""
+    def seek(self, offset: int) -> None:
+        """Only ever to take back what was written from there."""
+        self._at = offset
+
+    def truncate(self) -> None:
+        del self.data[self._at :]
 
     def close(self) -> None:
         """Nothing is held."""
@@ -100,9 +107,20 @@ class _Journal(JournalFile):
         super().__init__(Path("journal.ndjson"), header=header, backlog_max=500)
         self._disk = disk
 
-    def _open(self) -> IO[bytes]:
-        self._disk.write(self._header + b"\n")
-        return self._disk  # type: ignore[return-value]
+    def _open(self) -> WholeLines:
+        lines = WholeLines(self._disk)  # type: ignore[arg-type]
+        lines.write(self._header + b"\n")
+        return lines
+
+
+def _is_journal(data: bytes) -> bool:
+    """Whether all lines are whole, and in order: gaps are what a full disk leaves."""
+    _, *lines = data.splitlines()
+    try:
+        told = [decode(line).seq for line in lines]
+    except JournalError:
+        return False
+    return data.endswith(b"\n") and all(a < b for a, b in pairwise(told))
 
 
 class _Broken:
@@ -213,6 +231,8 @@ class World:
             self.witness.watch(gateway)
             await self._live(gateway, int(url.rpartition(":")[2]))
             nothing_left(gateway, self.engines, self.outcome.violations)
+        if not _is_journal(bytes(self.disk.data)):
+            self.outcome.violations.append("the journal on disk cannot be read")
         await asyncio.sleep(1.0)
         for engine in self.engines:
             await engine.crash()
