@@ -30,6 +30,7 @@ from agentsched.model import (
     between,
     in_seconds,
 )
+from agentsched.telemetry.beside import BesideHandler, to_stderr
 from agentsched.telemetry.notes import CURRENT, Notes
 from agentsched.telemetry.spans import error_type
 
@@ -84,8 +85,11 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 def set_up_logging(*, level: str, style: str) -> None:
-    """Log to standard error as `style` (`text` or `json`) says, from this level on."""
-    handler = logging.StreamHandler()
+    """Log to standard error as `style` (`text` or `json`) says, from this level on.
+
+    Nobody waits for whoever reads there: see `BesideHandler`.
+    """
+    handler = BesideHandler(to_stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
