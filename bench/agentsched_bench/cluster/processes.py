@@ -27,7 +27,8 @@ class Member:
     """A process that answers `GET ready` with 200 when it serves.
 
     `prefix` goes before the command (to run it in a network namespace, say). One that has processes
-    in sessions of their own is given `stop_s` to end them before it is killed by `close`.
+    in sessions of their own is given `stop_s` to end them before it is killed by `close`. It serves
+    within `start_s` of its start, unless it is said otherwise there.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class Member:
         prefix: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         stop_s: float = 0.0,
+        start_s: float = 90.0,
     ) -> None:
         self.name = name
         self.port = port
         self._stop_s = stop_s
+        self._start_s = start_s
         self.url = f"http://{host}:{port}"
         self._command = [*prefix, *command]
         self._ready = ready
@@ -73,7 +76,7 @@ class Member:
         """Whether its process is there, stopped or not."""
         return self._process is not None and self._process.poll() is None
 
-    async def start(self, *, within_s: float = 90.0) -> None:
+    async def start(self, *, within_s: float | None = None) -> None:
         """Start it and wait until it serves.
 
         Raises:
@@ -83,6 +86,7 @@ class Member:
         assert not self.is_running
         self._began_ns = time.time_ns()
         self._process = self._begin()
+        within_s = self._start_s if within_s is None else within_s
         until = asyncio.get_running_loop().time() + within_s
         while not await asyncio.to_thread(self._is_ready):
             if self._process.poll() is not None:

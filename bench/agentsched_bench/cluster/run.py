@@ -24,6 +24,7 @@ from agentsched_bench.cluster.scenarios import CODE, SCENARIOS, Scenario
 from agentsched_bench.cluster.share_gap import SHARE, ShareGap, read_journals
 from agentsched_bench.ports import free_port
 from agentsched_bench.services.chromium import Window, chromium
+from agentsched_bench.services.disk import LocalDisk
 from agentsched_bench.services.mosquitto import LocalMosquitto
 from agentsched_bench.services.postgres import LocalPostgres
 from agentsched_bench.workload.shape import (
@@ -87,6 +88,8 @@ class Cluster:
     postgres: LocalPostgres | None = None
     broker: LocalMosquitto | None = None
     network: network.Network | None = None
+    #: PostgreSQL's, where the scenario does something to it.
+    disk: LocalDisk | None = None
     store: str = ""
     now: Callable[[], float] = lambda: 0.0
     marks: list[tuple[float, str]] = field(default_factory=list)
@@ -243,6 +246,8 @@ async def cluster(scenario: Scenario, options: ClusterOptions) -> AsyncIterator[
         stage = Cluster(options=options, folder=folder)
         if "network" in scenario.needs:
             stage.network = stack.enter_context(network.network(1))
+        if "disk" in scenario.needs:
+            stage.disk = stack.enter_context(LocalDisk(mib=512))
         await _start_engines(stage, stack)
         if options.target == "agentsched":
             _start_services(stage, stack)
@@ -291,7 +296,8 @@ async def _start_engines(stage: Cluster, stack: contextlib.AsyncExitStack) -> No
 
 def _start_services(stage: Cluster, stack: contextlib.AsyncExitStack) -> None:
     if stage.options.has_store:
-        stage.postgres = stack.enter_context(LocalPostgres())
+        where = stage.disk.folder if stage.disk is not None else None
+        stage.postgres = stack.enter_context(LocalPostgres(where=where))
         stage.store = stage.postgres.create("cluster")
     if stage.options.has_bus:
         stage.broker = stack.enter_context(LocalMosquitto())

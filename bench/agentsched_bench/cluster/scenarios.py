@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from agentsched_bench.cluster.network import Network
 from agentsched_bench.cluster.processes import Member
+from agentsched_bench.services.disk import LocalDisk
 from agentsched_bench.services.mosquitto import LocalMosquitto
 from agentsched_bench.services.postgres import LocalPostgres
 
@@ -18,6 +19,8 @@ AWAY_S: Final = 4.0
 #: The variable by which replicas run another version of our code.
 CODE: Final = "PYTHONPATH"
 _CALM_S: Final = 1.0
+#: What a write waits for on a slow disk.
+_WRITE_S: Final = 0.5
 
 
 class Stage(Protocol):
@@ -28,6 +31,7 @@ class Stage(Protocol):
     postgres: LocalPostgres | None
     broker: LocalMosquitto | None
     network: Network | None
+    disk: LocalDisk | None
 
     def mark(self, what: str) -> None:
         """Note that something is done now."""
@@ -146,6 +150,17 @@ async def _hang_store(stage: Stage) -> None:
         stage.mark("continue")
 
 
+async def _slow_disk(stage: Stage) -> None:
+    assert stage.disk is not None
+    stage.mark("slow")
+    await asyncio.to_thread(stage.disk.slow, _WRITE_S)
+    try:
+        await asyncio.sleep(2 * AWAY_S)
+    finally:
+        await asyncio.to_thread(stage.disk.go_on)
+        stage.mark("as before")
+
+
 async def _kill_all_but_engines(stage: Stage) -> None:
     """The broker and the database go together, then a replica: nobody is left to ask."""
     assert stage.postgres is not None
@@ -243,6 +258,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             about="PostgreSQL does not answer for 4 s (SIGSTOP, as with a dead disk)",
             deed=_hang_store,
             needs=_STORE,
+        ),
+        Scenario(
+            name="slow-disk",
+            about="whatever PostgreSQL writes waits for half a second, for 8 s",
+            deed=_slow_disk,
+            needs=_STORE | frozenset({"disk"}),
         ),
         Scenario(
             name="everything",

@@ -90,6 +90,7 @@ def litellm(place: Place, number: int, *, program: str) -> Member:
         folder=place.folder,
         ready="/health/liveliness",
         environment=environment,
+        start_s=300.0,  # over a minute on a machine of its own
     )
 
 

@@ -44,14 +44,17 @@ def find_postgres() -> Path | None:
 
 
 class LocalPostgres(LocalService):
-    """One server. `kill` is `kill -9`; `start` brings it back on the same port."""
+    """One server. `kill` is `kill -9`; `start` brings it back on the same port.
 
-    def __init__(self) -> None:
+    `where`: the folder that gets its own; else that for temporary files.
+    """
+
+    def __init__(self, *, where: Path | None = None) -> None:
         found = find_postgres()
         if found is None:
             raise AgentschedError(f"no PostgreSQL is installed (or set {BIN_VARIABLE})")
         self._bin = found
-        self._folder = Path(tempfile.mkdtemp(prefix="agentsched-postgres-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="agentsched-postgres-", dir=where))
         self._data = self._folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
