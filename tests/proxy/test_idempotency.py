@@ -11,6 +11,7 @@ import pytest
 from proxy_upstream import ANSWER, CHAT_STREAM, Gate, chunk, eventually
 
 from agentsched.model import StepArrived, StepCancelled
+from agentsched.proxy import idempotency
 
 KEY = {"idempotency-key": "k1"}
 
@@ -143,3 +144,35 @@ async def test_what_is_kept_is_bounded(start: Any, upstream: Any) -> None:
         await chat(proxy, {"idempotency-key": "k4"})
         assert len(upstream.exchanges) == 5
         assert len(proxy.turns.events(StepArrived)) == 5
+
+
+async def test_the_number_of_keys_is_bounded(
+    proxy: Any, upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "_ENTRIES_MAX", 2)
+    for key in ("k0", "k1", "k2"):
+        await chat(proxy, {"idempotency-key": key})
+    assert len(proxy.gateway.shared) == 2
+    await chat(proxy, {"idempotency-key": "k2"})
+    assert len(upstream.exchanges) == 3
+    await chat(proxy, {"idempotency-key": "k0"})
+    assert len(upstream.exchanges) == 4, "the one asked for longest ago is forgotten"
+
+
+async def test_who_made_room_for_newer_keys_is_answered_all_the_same(
+    proxy: Any, upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "_ENTRIES_MAX", 1)
+    usual, gate = upstream.script, Gate(is_stream=False)
+    upstream.script = gate
+    first = asyncio.ensure_future(chat(proxy, KEY))
+    await gate.begun.wait()
+    upstream.script = usual
+    await chat(proxy, {"idempotency-key": "newer"}, text="something else")
+    assert len(proxy.gateway.shared) == 1
+    gate.open.set()
+    assert (await first).content == ANSWER
+    # Nobody can have it again: it was forgotten while it ran.
+    again = await chat(proxy, KEY)
+    assert "x-agentsched-joined" not in again.headers
+    assert len(upstream.exchanges) == 3

@@ -35,3 +35,11 @@ def test_no_report_leads_out_of_bounds(reports: list[tuple[str, int, int]]) -> N
     for model, estimated, actual in reports:
         ratios.learn(model, used=ratios.of(model), estimated=estimated, actual=actual)
         assert 0.5 <= ratios.of(model) <= 40.0
+
+
+def test_models_are_bounded() -> None:
+    ratios = TokenRatios()
+    for number in range(300):
+        ratios.learn(f"m{number}", used=4.0, estimated=1_000, actual=2_000)
+    assert ratios.of("m0") == BYTES_PER_TOKEN
+    assert ratios.of("m299") == 2.0

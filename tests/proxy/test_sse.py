@@ -250,6 +250,26 @@ class TestResponses:
         assert answer.text == "Hi"
         assert answer.calls == (AnsweredCall(call_id="c", name="patch", arguments="*** Begin"),)
 
+    def test_events_that_lack_their_parts_say_nothing(self) -> None:
+        item = {"type": "custom_tool_call", "call_id": "c", "name": "patch", "input": ""}
+        events = [
+            event({"type": "response.created"}),
+            event({"type": "response.output_item.added"}),
+            event({"type": "response.output_item.done", "item": {"type": "reasoning"}}),
+            event({"type": "response.function_call_arguments.done"}),
+            event({"type": "response.output_item.done", "output_index": 1, "item": item}),
+            event({"type": "response.output_text.delta", "delta": "so"}),
+            event({"type": "response.something.new"}),
+            event({"type": "response.completed"}),
+        ]
+        relayed, tap = tapped(Dialect.RESPONSES, events)
+        assert relayed == b"".join(events)
+        assert tap.malformed_events == 0
+        call = AnsweredCall(call_id="c", name="patch", arguments="")
+        assert tap.answer() == Answer(
+            text="so", calls=(call,), finish_reason="completed", is_complete=True
+        )
+
     def test_how_it_may_end(self) -> None:
         incomplete = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
         answer = read(
@@ -359,6 +379,24 @@ class TestMessages:
     ) -> None:
         answer = read(Dialect.MESSAGES, self.start(first), self.end(last))
         assert answer.usage == Usage(prompt_tokens=prompt, cached_tokens=cached, output_tokens=9)
+
+    def test_events_that_lack_their_parts_say_nothing(self) -> None:
+        events = [
+            event({"type": "message_start"}),
+            event({"type": "content_block_start"}),
+            event({"type": "content_block_start", "content_block": {"type": "thinking"}}),
+            event({"type": "content_block_delta"}),
+            event({"type": "content_block_delta", "delta": {}}),
+            event({"type": "content_block_stop"}),
+            event({"type": "message_delta"}),
+            event({"type": "ping"}),
+            event({"type": "content_block_delta", "index": 1, "delta": {"text": "so"}}),
+            event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}),
+        ]
+        relayed, tap = tapped(Dialect.MESSAGES, events)
+        assert relayed == b"".join(events)
+        assert tap.malformed_events == 0
+        assert tap.answer() == Answer(text="so", finish_reason="end_turn", is_complete=True)
 
     def test_an_error(self) -> None:
         error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
