@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,11 @@ class VllmSlot:
             self._runner.run(engine.start())
             self._engine = engine
         return self._engine.url
+
+    def kill_engine(self) -> None:
+        """End the engine as a crash would; `close_engine` is still due."""
+        assert self._engine is not None
+        os.killpg(self._engine.pid, signal.SIGKILL)
 
     def close_engine(self) -> None:
         engine, self._engine = self._engine, None

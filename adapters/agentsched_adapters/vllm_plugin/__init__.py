@@ -32,7 +32,7 @@ def register() -> None:
 
     Called by vLLM in each of its processes, perhaps several times. Does nothing where the variable
     is not set, where a version is not supported (it says so), or where the operator chose a
-    scheduler class or switched async scheduling off. Never raises: an engine must start.
+    scheduler class. Never raises: an engine must start.
     """
     if _state["registered"] or os.environ.get(ENABLE_VARIABLE, "") != "1":
         return

@@ -16,13 +16,12 @@ log = logging.getLogger(LOGGER)
 def become_default() -> None:
     """Let an engine without `--scheduler-cls` use `ProgramScheduler`.
 
-    Only where vLLM would take its `AsyncScheduler`: an engine whose async scheduling is off, or
-    that was given a class, keeps what it has. Asked in the engine process, once, at its start.
+    One that was given a class keeps it. Asked in the engine process, once, at its start.
     """
     original = SchedulerConfig.get_scheduler_cls
 
     def get_scheduler_cls(self: Any) -> Any:
-        if self.scheduler_cls is None and self.async_scheduling:
+        if self.scheduler_cls is None:
             from agentsched_adapters.vllm_plugin.scheduler import ProgramScheduler
 
             return ProgramScheduler

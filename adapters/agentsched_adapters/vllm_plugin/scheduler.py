@@ -24,7 +24,12 @@ _WHOLE = frozenset({RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGT
 
 
 class ProgramScheduler(AsyncScheduler):
-    """`AsyncScheduler` that tells an `EngineHost` what happens. Decides nothing itself."""
+    """vLLM's scheduler that tells an `EngineHost` what happens. Decides nothing itself.
+
+    It is an `AsyncScheduler` where the engine's async scheduling is on, and else does as the plain
+    `Scheduler` does: by the former's books a request may run again before its last token is known,
+    which only a worker that schedules asynchronously can follow.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,6 +52,12 @@ class ProgramScheduler(AsyncScheduler):
             self.agentsched.scheduled([new.req_id for new in output.scheduled_new_reqs])
         return output
 
+    def _update_after_schedule(self, *args: Any, **kwargs: Any) -> None:
+        self._stock._update_after_schedule(*args, **kwargs)
+
+    def _update_request_with_output(self, *args: Any, **kwargs: Any) -> Any:
+        return self._stock._update_request_with_output(*args, **kwargs)
+
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         # The one place through which every request ends, and it still has its blocks.
         if self.agentsched is not None:
@@ -57,6 +68,12 @@ class ProgramScheduler(AsyncScheduler):
         if self.agentsched is not None:
             self.agentsched.cache_is_emptied()
         return super().reset_prefix_cache(*args, **kwargs)
+
+    @property
+    def _stock(self) -> Any:
+        """The class that this engine would have without us, for what `AsyncScheduler` changes."""
+        is_async = self.scheduler_config.async_scheduling
+        return super() if is_async else super(AsyncScheduler, self)
 
 
 def _host_of(scheduler: Any) -> EngineHost | None:

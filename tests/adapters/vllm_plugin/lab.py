@@ -67,7 +67,12 @@ def _spec(kind: str, block_size: int) -> Any:
 
 @cache
 def _config(
-    blocks: int, context_max: int, running_max: int, step_tokens: int, block_size: int
+    blocks: int,
+    context_max: int,
+    running_max: int,
+    step_tokens: int,
+    block_size: int,
+    is_async: bool,
 ) -> Any:
     from vllm.config import (
         CacheConfig,
@@ -107,6 +112,7 @@ def _config(
     cache_config.block_size = block_size
     cache_config.num_gpu_blocks = blocks
     scheduling.max_num_batched_tokens = step_tokens
+    scheduling.async_scheduling = is_async
     return config
 
 
@@ -121,7 +127,7 @@ def _hasher() -> Any:
 
 
 class Lab:
-    """One scheduler. `settings` are the plugin's variables; None runs stock `AsyncScheduler`."""
+    """One scheduler. `settings` are the plugin's variables; None runs vLLM's own."""
 
     def __init__(
         self,
@@ -132,8 +138,8 @@ class Lab:
         running_max: int = 4,
         step_tokens: int = 24,
         layout: str = "full",
+        is_async: bool = True,
     ) -> None:
-        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
         from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
@@ -145,8 +151,9 @@ class Lab:
             os.environ[f"AGENTSCHED_PLUGIN_{name.upper()}"] = value
         groups = LAYOUTS[layout]
         self.unit = groups[0][1]
-        config = _config(blocks, context_max, running_max, step_tokens, self.unit)
-        make = AsyncScheduler if settings is None else ProgramScheduler
+        config = _config(blocks, context_max, running_max, step_tokens, self.unit, is_async)
+        stock = config.scheduler_config.get_scheduler_cls()
+        make = stock if settings is None else ProgramScheduler
         self.scheduler = make(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator
-from dataclasses import replace
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ import pytest
 
 from agentsched.config import Config, EngineConfig
 from agentsched.model import EngineId
+from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.serve import running
 from agentsched_adapters.vllm import VllmEngine
-from agentsched_bench.vllm_local import LocalVllmConfig
+from agentsched_bench.vllm_local import LocalVllm, LocalVllmConfig
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(300)]
 
+AGENTSCHED = Path(sys.executable).parent / "agentsched"
 KEY = "a key of the engine"
 HEADERS = {"authorization": f"Bearer {KEY}"}
 
@@ -44,7 +48,10 @@ def url(vllm_slot: Any, config: LocalVllmConfig) -> str:
 
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the shared engine, which keeps nothing of earlier tests."""
     async with httpx.AsyncClient(base_url=url, timeout=120, headers=HEADERS) as client:
+        released = await client.post("/v1/agentsched/release", json={"everything": True})
+        assert released.status_code == 200, released.text
         yield client
 
 
@@ -77,6 +84,115 @@ async def state(http: httpx.AsyncClient) -> dict[str, Any]:
     return dict(engine)
 
 
+async def until(http: httpx.AsyncClient, **wanted: int) -> dict[str, Any]:
+    """Read the engine's state until it is so: it has no event to wait on."""
+    async with asyncio.timeout(120):
+        while True:
+            seen = await state(http)
+            if all(seen[name] == value for name, value in wanted.items()):
+                return seen
+            await asyncio.sleep(0.05)
+
+
+async def check_nothing_is_left(http: httpx.AsyncClient) -> None:
+    """All blocks are free again, and nothing in the plugin failed."""
+    seen = await until(http, running=0, waiting=0, pinned_blocks=0)
+    assert seen["free_blocks"] == seen["blocks"]
+    assert seen["pins"] == []
+    assert seen["is_active"]
+    assert seen["failures"] == {}
+    # vLLM's own word: it refuses while any block is in use.
+    assert (await http.post("/reset_prefix_cache")).status_code == 200
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The tool call of a program's first turn, and how long its prompt was."""
+
+    call: dict[str, Any]
+    prompt_tokens: int
+
+
+async def first_turn(client: httpx.AsyncClient, program: str) -> Turn:
+    """Ask until a tool is called; an untrained model calls one in most of its answers."""
+    for _ in range(12):
+        answer = await client.post("/v1/chat/completions", json=chat(program, None))
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        if calls := told["choices"][0]["message"].get("tool_calls"):
+            return Turn(calls[0], told["usage"]["prompt_tokens"])
+    raise AssertionError("no tool call in twelve answers")
+
+
+def once(name: str) -> dict[str, Any]:
+    return {"model": "tiny", "prompt": words(name, 2_600), "max_tokens": 2, "ignore_eos": True}
+
+
+def chat(program: str, call: dict[str, Any] | None) -> dict[str, Any]:
+    text = " ".join(f"{program}{number}" for number in range(700))
+    messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
+    if call is not None:
+        messages += [
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "done"},
+        ]
+    tool = {"name": "bash", "parameters": {"type": "object", "properties": {}}}
+    return {
+        "model": "tiny",
+        "messages": messages,
+        "max_tokens": 60,
+        "tools": [{"type": "function", "function": tool}],
+        "tool_choice": {"type": "function", "function": {"name": "bash"}},
+        "agentsched": {"program": program},
+    }
+
+
+@pytest.fixture(params=["stock", "plugin"])
+def either(request: pytest.FixtureRequest, vllm_slot: Any, config: LocalVllmConfig) -> str:
+    """An engine with the plugin, which the tests below share, and first one of its size without."""
+    if request.param == "plugin":
+        return str(vllm_slot.url(config))
+    return str(vllm_slot.url(replace(config, plugin=False, plugin_settings=())))
+
+
+async def test_the_proxy_pins_through_it_and_paused_programs_find_their_cache(
+    either: str, request: pytest.FixtureRequest
+) -> None:
+    has_plugin = "plugin" in request.node.callspec.id
+    upstream = EngineConfig.model_validate({"url": either, "api_key": KEY})
+    policies = {"pin": {"name": "fixed", "params": {"ttl_s": 300.0}}}
+    config = Config.model_validate(
+        {"engines": [upstream], "port": 0, "profile": "passthrough", "policies": policies}
+    )
+    async with (
+        running(config) as (gateway, proxied),
+        httpx.AsyncClient(base_url=proxied, timeout=120) as client,
+    ):
+        for member in gateway.fleet.members.values():
+            await member.was_looked_at.wait()
+        (engine,) = gateway.host.scheduler.engines.values()
+        assert engine.capabilities.pins is has_plugin
+        for number in range(3):  # opens the pressure gate: more is wanted than the pool holds
+            await client.post("/v1/completions", json=once(f"before {number}"))
+        turns = {program: await first_turn(client, program) for program in ("a", "b")}
+        for number in range(4):
+            await client.post("/v1/completions", json=once(f"between {number}"))
+        shares, pins = [], []
+        for program, turn in turns.items():
+            answer = await client.post("/v1/chat/completions", json=chat(program, turn.call))
+            usage = answer.json()["usage"]
+            found = usage["prompt_tokens_details"]["cached_tokens"]
+            # What the model said may be any number of tokens once it is a prompt.
+            shares.append(found / turn.prompt_tokens)
+            pins.append(answer.headers["x-agentsched-decision"].split("pin=")[1].split()[0])
+    if has_plugin:
+        assert pins == ["hit", "hit"]
+        assert min(shares) > 0.9, shares
+    else:
+        assert pins == ["none", "none"]
+        assert max(shares) < 0.2, shares
+
+
 async def test_a_session_that_is_pinned_outlives_a_flood(http: httpx.AsyncClient) -> None:
     prompt = words("paused", 3_000)
     await cached(http, prompt, "session")
@@ -102,16 +218,7 @@ async def test_nothing_is_left_after_aborts_and_expiry(http: httpx.AsyncClient) 
     await asyncio.gather(*(hang_up(number) for number in range(4)))
     await cached(http, words("last", 500), "last")
     assert (await http.post("/v1/agentsched/release", json={"everything": True})).status_code == 200
-    async with asyncio.timeout(60):
-        while True:
-            seen = await state(http)
-            if seen["free_blocks"] == seen["blocks"]:
-                break
-    assert seen["pinned_blocks"] == seen["running"] == seen["waiting"] == 0
-    assert seen["is_active"]
-    assert seen["failures"] == {}
-    # vLLM's own word: it refuses while any block is in use.
-    assert (await http.post("/reset_prefix_cache")).status_code == 200
+    await check_nothing_is_left(http)
     assert await cached(http, words("last", 500)) == 0
 
 
@@ -144,84 +251,6 @@ async def test_the_routes_ask_for_the_engines_key_and_for_sense(
     assert (await state(http))["is_active"]
 
 
-@pytest.fixture(params=["plugin", "stock"])
-def either(request: pytest.FixtureRequest, vllm_slot: Any, config: LocalVllmConfig) -> str:
-    """An engine with the plugin, and one of the same size without."""
-    if request.param == "plugin":
-        return str(vllm_slot.url(config))
-    return str(vllm_slot.url(replace(config, plugin=False, plugin_settings=())))
-
-
-async def test_the_proxy_pins_through_it_and_paused_programs_find_their_cache(
-    either: str, request: pytest.FixtureRequest
-) -> None:
-    has_plugin = "plugin" in request.node.callspec.id
-    upstream = EngineConfig.model_validate({"url": either, "api_key": KEY})
-    policies = {"pin": {"name": "fixed", "params": {"ttl_s": 300.0}}}
-    config = Config.model_validate(
-        {"engines": [upstream], "port": 0, "profile": "passthrough", "policies": policies}
-    )
-    async with (
-        running(config) as (gateway, proxied),
-        httpx.AsyncClient(base_url=proxied, timeout=120) as client,
-    ):
-        for member in gateway.fleet.members.values():
-            await member.was_looked_at.wait()
-        (engine,) = gateway.host.scheduler.engines.values()
-        assert engine.capabilities.pins is has_plugin
-        for number in range(3):  # opens the pressure gate: more is wanted than the pool holds
-            await client.post("/v1/completions", json=_once(f"before {number}"))
-        calls = {program: await _first_turn(client, program) for program in ("a", "b")}
-        for number in range(4):
-            await client.post("/v1/completions", json=_once(f"between {number}"))
-        shares, pins = [], []
-        for program, call in calls.items():
-            answer = await client.post("/v1/chat/completions", json=_chat(program, call))
-            usage = answer.json()["usage"]
-            found = usage["prompt_tokens_details"]["cached_tokens"]
-            shares.append(found / usage["prompt_tokens"])
-            pins.append(answer.headers["x-agentsched-decision"].split("pin=")[1].split()[0])
-    if has_plugin:
-        assert pins == ["hit", "hit"]
-        assert min(shares) > 0.8, shares
-    else:
-        assert pins == ["none", "none"]
-        assert max(shares) < 0.2, shares
-
-
-async def _first_turn(client: httpx.AsyncClient, program: str) -> dict[str, Any]:
-    """The tool call of a first turn; an untrained model makes one in most of its answers."""
-    for _ in range(12):
-        answer = await client.post("/v1/chat/completions", json=_chat(program, None))
-        assert answer.status_code == 200, answer.text
-        if calls := answer.json()["choices"][0]["message"].get("tool_calls"):
-            return dict(calls[0])
-    raise AssertionError("no tool call in twelve answers")
-
-
-def _once(name: str) -> dict[str, Any]:
-    return {"model": "tiny", "prompt": words(name, 2_600), "max_tokens": 2, "ignore_eos": True}
-
-
-def _chat(program: str, call: dict[str, Any] | None) -> dict[str, Any]:
-    text = " ".join(f"{program}{number}" for number in range(700))
-    messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
-    if call is not None:
-        messages += [
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": call["id"], "content": "done"},
-        ]
-    tool = {"name": "bash", "parameters": {"type": "object", "properties": {}}}
-    return {
-        "model": "tiny",
-        "messages": messages,
-        "max_tokens": 60,
-        "tools": [{"type": "function", "function": tool}],
-        "tool_choice": {"type": "function", "function": {"name": "bash"}},
-        "agentsched": {"program": program},
-    }
-
-
 async def test_an_adapter_reads_what_is_cached_where(url: str, http: httpx.AsyncClient) -> None:
     await cached(http, words("seen", 640), "seen")
     engine = VllmEngine(EngineId("e"), url, api_key=KEY)
@@ -234,6 +263,191 @@ async def test_an_adapter_reads_what_is_cached_where(url: str, http: httpx.Async
     assert retained is not None
     found = {p.program: p.conversations for p in retained.engines[0].programs}
     assert found["seen"] == {"seen": 640}
+
+
+@dataclass(slots=True)
+class Proxy:
+    """`agentsched serve` as a process of its own."""
+
+    process: asyncio.subprocess.Process
+    client: httpx.AsyncClient
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+
+    async def end(self) -> int:
+        self.process.terminate()
+        async with asyncio.timeout(60):
+            return await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def served(config: Path) -> AsyncIterator[Proxy]:
+    log = config.with_suffix(".log")
+    with log.open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            *(AGENTSCHED, "serve", "--config", str(config)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=file,
+        )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(90):
+            line = (await process.stdout.readline()).decode()
+        assert "(profile passthrough, 1 of 1 engines up)" in line, log.read_text()
+        where = next(word for word in line.split() if word.startswith("http"))
+        async with httpx.AsyncClient(base_url=where, timeout=120) as client:
+            yield Proxy(process, client)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def pinned(http: httpx.AsyncClient, programs: set[str]) -> list[str]:
+    """Wait until these and no other programs have pins that a proxy asked for; whose those are."""
+    async with asyncio.timeout(120):
+        while True:
+            asked = [pin for pin in (await state(http))["pins"] if not pin["is_grace"]]
+            if {pin["program"] for pin in asked} == programs:
+                return [pin["conversation"] for pin in asked]
+            await asyncio.sleep(0.05)
+
+
+async def fill_and_pause(client: httpx.AsyncClient, *programs: str) -> dict[str, Turn]:
+    """More than the pool holds is wanted, and these programs run tools."""
+    for number in range(3):
+        await client.post("/v1/completions", json=once(f"before {number}"))
+    return {program: await first_turn(client, program) for program in programs}
+
+
+@contextlib.asynccontextmanager
+async def answering(client: httpx.AsyncClient) -> AsyncIterator[AsyncIterator[str]]:
+    """An answer that has begun, with thousands of tokens to come; the lines that are left of it.
+
+    It takes no block of the two programs' pins.
+    """
+    body = {"model": "tiny", "prompt": words("cut off", 100), "max_tokens": 2_500, "stream": True}
+    async with client.stream("POST", "/v1/completions", json=body | {"ignore_eos": True}) as answer:
+        assert answer.status_code == 200
+        lines = answer.aiter_lines()
+        async for line in lines:
+            if line.startswith("data: {"):
+                break
+        yield lines
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["with a store", "without"])
+async def test_a_proxy_that_is_killed_under_pins_leaves_nothing_behind(
+    url: str, http: httpx.AsyncClient, tmp_path: Path, remembers: bool
+) -> None:
+    """What it had pinned is there for who comes back to the next proxy, and goes after that."""
+    config = _configured(tmp_path, url, remembers=remembers)
+    async with served(config) as first:
+        turns = await fill_and_pause(first.client, "a", "b")
+        await pinned(http, {"a", "b"})
+        if remembers:
+            await _written(first.client)
+        async with answering(first.client) as lines:
+            await first.kill()
+            with pytest.raises(httpx.TransportError):
+                async for _ in lines:
+                    pass
+    # Nobody reads the answer any more: the engine drops it, and keeps what was pinned.
+    await until(http, running=0, waiting=0)
+    conversations = await pinned(http, {"a", "b"})
+    async with served(config) as second:
+        answer = await second.client.post("/v1/chat/completions", json=chat("a", turns["a"].call))
+        assert answer.status_code == 200, answer.text
+        found = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert found > 0.9 * turns["a"].prompt_tokens
+        if remembers:
+            for program in turns:
+                await second.client.post(f"/agentsched/v1/programs/{program}/release")
+        else:
+            # Nobody knows of them. Their time would be over in five minutes; it is now.
+            for name in conversations:
+                word = {"conversation": name, "ttl_s": 0.001}
+                assert (await http.post("/v1/agentsched/extend", json=word)).status_code == 200
+        await check_nothing_is_left(http)
+        assert await second.end() == 0
+
+
+def _configured(folder: Path, url: str, *, remembers: bool) -> Path:
+    lines = [
+        'port = 0\nprofile = "passthrough"',
+        f'[[engines]]\nurl = "{url}"\napi_key = "{KEY}"\nid = "e0"',
+        '[policies.pin]\nname = "fixed"\nparams = { ttl_s = 300.0 }',
+    ]
+    if remembers:
+        lines.append(f'[store]\nurl = "sqlite:///{folder}/agentsched.db"\nreplica = "r1"')
+        lines.append(f'spool = "{folder}/spool"\nflush_interval = "20ms"')
+    file = folder / "agentsched.toml"
+    file.write_text("\n".join(lines))
+    return file
+
+
+async def _written(client: httpx.AsyncClient) -> None:
+    """Wait until the store has all that was decided so far: a crash may lose the rest."""
+    async with asyncio.timeout(120):
+        while "agentsched_store_backlog 0.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def crashed(vllm_slot: Any, config: LocalVllmConfig, url: str) -> Iterator[tuple[Any, LocalVllm]]:
+    """The shared engine's slot, and an engine that can be started in its place."""
+    yield vllm_slot, LocalVllm(replace(config, port=int(url.rpartition(":")[2])))
+    vllm_slot.close_engine()
+
+
+@pytest.mark.timeout(600)
+async def test_an_engine_that_is_killed_under_pins_comes_back_without_them(
+    http: httpx.AsyncClient, url: str, crashed: tuple[Any, LocalVllm]
+) -> None:
+    slot, successor = crashed
+    upstream = EngineConfig.model_validate({"url": url, "api_key": KEY})
+    policies = {"pin": {"name": "fixed", "params": {"ttl_s": 300.0}}}
+    proxy = Config.model_validate(
+        {"engines": [upstream], "port": 0, "profile": "passthrough", "policies": policies}
+    )
+    async with (
+        running(proxy) as (gateway, proxied),
+        httpx.AsyncClient(base_url=proxied, timeout=120) as client,
+    ):
+        for member in gateway.fleet.members.values():
+            await member.was_looked_at.wait()
+        turns = await fill_and_pause(client, "a", "b")
+        await pinned(http, {"a", "b"})
+        [known] = gateway.host.scheduler.engines.values()
+        assert known.pinned_tokens > 0
+        async with answering(client) as lines:
+            slot.kill_engine()
+            with contextlib.suppress(httpx.TransportError):
+                async for _ in lines:
+                    pass
+        await _until_up(gateway, is_up=False)
+        assert known.pinned_tokens == 0
+        async with successor:
+            await _until_up(gateway, is_up=True)
+            answer = await client.post("/v1/chat/completions", json=chat("a", turns["a"].call))
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+            for program in turns:
+                await client.post(f"/agentsched/v1/programs/{program}/release")
+            async with httpx.AsyncClient(base_url=url, timeout=120, headers=HEADERS) as fresh:
+                await check_nothing_is_left(fresh)
+            assert gateway.host.live_steps == 0
+            gateway.host.scheduler.check()
+
+
+async def _until_up(gateway: Gateway, *, is_up: bool) -> None:
+    """Wait until the proxy has seen that its engine is up or gone."""
+    async with asyncio.timeout(120):
+        # Its probes are all there is to wait for.
+        while [e.is_up for e in gateway.host.scheduler.engines.values()] != [is_up]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture

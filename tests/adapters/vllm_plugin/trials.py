@@ -137,14 +137,17 @@ def pins_change_nothing_for_prompts_that_share_nothing() -> None:
     for layout, groups in LAYOUTS.items():
         for seed in range(25 if layout == "full" else 8):
             _same_schedule(seed, layout, blocks=1 + 27 * len(groups))
+    for seed in range(8):
+        _same_schedule(seed, "full", blocks=28, is_async=False)
 
 
-def _same_schedule(seed: int, layout: str, *, blocks: int) -> None:
+def _same_schedule(seed: int, layout: str, *, blocks: int, is_async: bool = True) -> None:
     rng = random.Random(seed)
     # Two of them always fit, so nobody is preempted: what is left of a preempted one's own
     # blocks in the cache would be the one thing that pins may change.
     stock, ours = (
-        Lab(settings, running_max=2, layout=layout, blocks=blocks) for settings in (None, LONG)
+        Lab(settings, running_max=2, layout=layout, blocks=blocks, is_async=is_async)
+        for settings in (None, LONG)
     )
     steps = pinned = 0
     for number in range(40):
@@ -162,6 +165,29 @@ def _same_schedule(seed: int, layout: str, *, blocks: int) -> None:
     assert stock.run() == ours.run()
     assert pinned > 0
     ours.check_quiet()
+
+
+@trial
+def nobody_runs_on_an_unknown_token_where_vllm_is_not_asynchronous() -> None:
+    """Two steps under way at once, as with pipeline parallelism: the schedule is vLLM's own."""
+    begun = {}
+    for name, settings, is_async in (
+        ("stock", None, False),
+        ("plugin", LONG, False),
+        ("asynchronous plugin", LONG, True),
+    ):
+        lab = Lab(settings, is_async=is_async)
+        lab.add("a", words(1, 3), tokens=6, xargs=of("a"))
+        begun[name] = [lab.schedule(), lab.schedule()]
+        while lab.in_flight:
+            lab.update()
+        lab.run()
+        assert len(lab.answered["a"]) == 6, (name, lab.answered)
+        if settings is not None:
+            lab.check_quiet()
+    prompt = 3 * BLOCK_SIZE
+    assert begun["stock"] == begun["plugin"] == [{"a": prompt}, {}], begun
+    assert begun["asynchronous plugin"] == [{"a": prompt}, {"a": 1}], begun
 
 
 @trial
@@ -499,7 +525,7 @@ def an_engine_that_restarts_knows_no_pin_and_a_proxy_that_does_leaves_none_for_e
 
 
 @trial
-def a_variable_makes_it_the_default_where_vllm_would_be_asynchronous() -> None:
+def a_variable_makes_it_the_default() -> None:
     import os
 
     from vllm.config import SchedulerConfig
@@ -516,11 +542,12 @@ def a_variable_makes_it_the_default_where_vllm_would_be_asynchronous() -> None:
 
     register()
     assert chosen(async_scheduling=True) is AsyncScheduler  # nobody asked for it
+    assert chosen(async_scheduling=False) is Scheduler
     os.environ["AGENTSCHED_PLUGIN"] = "1"
     register()
     register()
     assert chosen(async_scheduling=True) is ProgramScheduler
-    assert chosen(async_scheduling=False) is Scheduler
+    assert chosen(async_scheduling=False) is ProgramScheduler
     name = "vllm.v1.core.sched.scheduler.Scheduler"
     assert chosen(async_scheduling=True, scheduler_cls=name) is Scheduler
 
