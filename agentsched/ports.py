@@ -105,7 +105,7 @@ class Engine(Protocol):
     ) -> Mapping[str, object]:
         """Body fields that tell this engine about order and identity; only what it takes.
 
-        `session` is the conversation; `is_kept` false says that nobody will extend this prompt.
+        `session` is the conversation; `is_kept` false says that nobody will ask to keep it.
         """
         ...
 

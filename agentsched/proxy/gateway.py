@@ -104,6 +104,11 @@ class Gateway:
         """Whether no client waits for anything that an engine does."""
         return not self.host.live_steps and not self.plain_requests
 
+    @property
+    def may_pin(self) -> bool:
+        """Whether the policy in force ever asks an engine to keep a prompt."""
+        return self.host.scheduler.policies.names["pin"] != "never"
+
     def forwards_credentials(self, engine: EngineId, principal: Principal = ANYBODY) -> bool:
         """Whether this engine gets the client's keys: not those that were meant for us, and not
         where it has one of its own from us.

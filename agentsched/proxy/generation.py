@@ -314,7 +314,7 @@ class Generation:
             session=str(identity.conversation),
             program=str(identity.program),
             tenant=str(identity.tenant),
-            is_kept=identity.step_class.is_work,
+            is_kept=identity.step_class.is_work and self._gateway.may_pin,
         )
         if engine.capabilities.cache_salt:
             own = self._parsed.fields.get("cache_salt")
