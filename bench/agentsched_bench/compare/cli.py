@@ -21,6 +21,7 @@ from agentsched_bench.compare.agents import with_playback
 from agentsched_bench.compare.arms import PEERS, Side, sides_of
 from agentsched_bench.compare.capacity import at_rate, capacity, print_capacity
 from agentsched_bench.compare.load import Load, make_load
+from agentsched_bench.compare.machine import is_stalled
 from agentsched_bench.compare.results import ArmRow, CompareResult
 from agentsched_bench.compare.run import Plan, Store, run_all, simulate_all
 from agentsched_bench.compare.scenario import Scenario, load_scenario, make_scenario
@@ -62,6 +63,10 @@ Out = Annotated[
     typer.Option("--out", "-o", help="Result, JSON (.gz packs it) [NAME.live.json]."),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not go on from an earlier result.")]
+Redo = Annotated[
+    bool,
+    typer.Option("--redo-stalled", help="Make runs anew in which the machine had stood still."),
+]
 Logs = Annotated[Path | None, typer.Option(help="Folder for logs and journals [beside --out].")]
 Page = Annotated[Path | None, typer.Option("--report", help="Write a page about it (HTML).")]
 Peers = Annotated[Path, typer.Option(help="Environment with vllm-router, litellm.")]
@@ -85,6 +90,7 @@ def compare(
     simulate: Simulate = False,
     out: Out = None,
     fresh: Fresh = False,
+    redo_stalled: Redo = False,
     logs: Logs = None,
     report: Page = None,
     peers: Peers = PEERS,
@@ -104,6 +110,7 @@ def compare(
         only=tuple(only or ()),
         is_simulated=simulate,
         fresh=fresh,
+        redo_stalled=redo_stalled,
         peers=peers,
         dry_run=dry_run,
         is_quiet=as_json,
@@ -141,6 +148,7 @@ class _Options:
     only: tuple[str, ...]
     is_simulated: bool
     fresh: bool
+    redo_stalled: bool
     peers: Path
     dry_run: bool
     is_quiet: bool
@@ -173,7 +181,9 @@ def _compare(
     is_known = scenario.measure.alone == "model" and all(s.client == "replay" for s in sides)
     alone_s = alone_seconds(loads, scenario.engine) if is_known else {}
     result = new_result(scenario, sides, loads, how=options.how, alone_s=alone_s)
-    store = Store(_resumed(result, path, fresh=options.fresh), path=path)
+    if not options.fresh:
+        result = resumed(result, path, redo_stalled=options.redo_stalled)
+    store = Store(result, path=path)
     if not options.is_simulated and not options.dry_run:
         logs.mkdir(parents=True, exist_ok=True)
         scenario = with_playback(scenario, loads[0], logs=logs, sides=sides)
@@ -334,13 +344,14 @@ def new_result(
     return result
 
 
-def _resumed(result: CompareResult, path: Path, *, fresh: bool) -> CompareResult:
-    """What an earlier invocation of the same comparison left, if it is there.
+def resumed(result: CompareResult, path: Path, *, redo_stalled: bool) -> CompareResult:
+    """What an earlier invocation of the same comparison left, if it is there; with `redo_stalled`
+    without the runs in which the machine stood still.
 
     Raises:
         ConfigError: the file holds another comparison, which is not written over unasked.
     """
-    if fresh or not path.exists():
+    if not path.exists():
         return result
     earlier = results.read(path)
     if _what_runs(earlier) != _what_runs(result):
@@ -353,7 +364,9 @@ def _resumed(result: CompareResult, path: Path, *, fresh: bool) -> CompareResult
     order = [arm if isinstance(arm, str) else arm["name"] for arm in _arms_of(result)]
     result.arms.sort(key=lambda row: order.index(row.name) if row.name in order else len(order))
     result.baseline = earlier.baseline
-    result.runs = [run for run in earlier.runs if run.is_complete]
+    result.runs = [
+        run for run in earlier.runs if run.is_complete and not (redo_stalled and is_stalled(run))
+    ]
     result.started_at = earlier.started_at
     return result
 
@@ -368,7 +381,8 @@ def _what_runs(result: CompareResult) -> str:
     """A hash of everything that decides a run, without how many of them there are."""
     spec = {key: value for key, value in result.spec.items() if key != "arms"}
     measure = dict(spec["measure"])  # type: ignore[call-overload]
-    measure.pop("repeat", None)
+    for key in ("repeat", "repeat_stalled"):
+        measure.pop(key, None)
     spec["measure"] = measure
     data = msgspec.json.encode([result.how, result.trace.sha256, spec], order="deterministic")
     return hashlib.sha256(data).hexdigest()

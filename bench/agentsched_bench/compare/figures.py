@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from agentsched_bench.compare.inference import Pair, Ratio, jain, paired_ratio
+from agentsched_bench.compare.inference import Pair, Ratio, Verdict, jain, paired_ratio
+from agentsched_bench.compare.machine import sound, why_shared
 from agentsched_bench.compare.results import (
     ArmFigures,
     Call,
@@ -36,7 +37,9 @@ def summarise(result: CompareResult) -> list[ArmFigures]:
     return rows
 
 
-def _figures(arm: str, runs: Sequence[Run], result: CompareResult) -> ArmFigures:
+def _figures(arm: str, finished: Sequence[Run], result: CompareResult) -> ArmFigures:
+    # What was measured while the machine stood still is better than nothing, and than nothing only.
+    runs = sound(finished) or finished
     programs = [program for run in runs for program in run.programs]
     calls = [call for run in runs for call in run.calls]
     done = [call for call in calls if not call.error]
@@ -49,7 +52,7 @@ def _figures(arm: str, runs: Sequence[Run], result: CompareResult) -> ArmFigures
     tenants = _tenants(runs, result.alone_s)
     outputs = sum(call.output_tokens or 0 for call in done)
     time_s = sum(run.duration_s for run in runs)
-    jct, ttft, noise = _ratios(arm, runs, result)
+    jct, ttft, verdict, sentence = _against_baseline(arm, finished, result)
     return ArmFigures(
         arm=arm,
         runs=len(runs),
@@ -79,30 +82,38 @@ def _figures(arm: str, runs: Sequence[Run], result: CompareResult) -> ArmFigures
         share_gap_tokens=_largest(share_gap(run.calls) for run in runs) if tenants else None,
         jct=jct,
         ttft=ttft,
-        noise=noise,
-        verdict=jct.verdict if jct is not None else None,
-        sentence=(
-            jct.sentence("job completion time", against=result.baseline)
-            if jct is not None
-            else "what the others are compared with"
-        ),
+        noise=_noise(runs),
+        verdict=verdict,
+        sentence=sentence,
+        stalled=len(finished) - len(sound(finished)),
     )
 
 
-def _ratios(
-    arm: str, runs: Sequence[Run], result: CompareResult
-) -> tuple[Ratio | None, Ratio | None, Ratio | None]:
-    noise = _noise(runs)
+def _against_baseline(
+    arm: str, finished: Sequence[Run], result: CompareResult
+) -> tuple[Ratio | None, Ratio | None, Verdict | None, str]:
+    """Completion times and first tokens over the baseline's, the verdict, and it in words."""
     if arm == result.baseline:
-        return None, None, noise
+        return None, None, None, "what the others are compared with"
     base = finished_runs(result, result.baseline)
-    # A repeat that only one of them has finished compares nothing.
-    common = {run.repeat for run in runs} & {run.repeat for run in base}
-    own = [run for run in runs if run.repeat in common]
-    others = [run for run in base if run.repeat in common]
+    # A repeat that only one of them has finished compares nothing, nor one in which the machine
+    # stood still for either.
+    common = {run.repeat for run in finished} & {run.repeat for run in base}
+    fair = {run.repeat for run in sound(finished)} & {run.repeat for run in sound(base)}
+    taken = fair or common
+    own = [run for run in finished if run.repeat in taken]
+    others = [run for run in base if run.repeat in taken]
     jct = paired_ratio(_times(own), _times(others))
     ttft = paired_ratio(_first_tokens(own), _first_tokens(others))
-    return jct, ttft, noise
+    sentence = jct.sentence("job completion time", against=result.baseline)
+    if common and not fair:
+        said = f"cannot be said: the machine stood still in every repeat (it would be: {sentence})"
+        return jct, ttft, Verdict.UNKNOWN, said
+    if left_out := len(common) - len(fair):
+        sentence += f"; {left_out} of {len(common)} repeats left out, the machine stood still"
+    if shared := len({run.repeat for run in (*own, *others) if why_shared(run.machine)}):
+        sentence += f"; others had the machine as well in {shared} of {len(taken)} repeats"
+    return jct, ttft, jct.verdict, sentence
 
 
 def _noise(runs: Sequence[Run]) -> Ratio | None:

@@ -90,11 +90,40 @@ class Decision(msgspec.Struct, kw_only=True, omit_defaults=True):
     program: str = ""
 
 
+class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the machine itself did to a run, in seconds of its clock over `watched_s`.
+
+    A gap is a second and more in which the harness was to wake and did not: `gaps` of them,
+    `gaps_s` together, `longest_gap_s` the longest. `longest_wait_s` is how long a process of the
+    run (`waiting`) at least was ready to go on and got no CPU. `steal_share` of all CPUs' time went
+    to other virtual machines, `others_share` to processes that are not the run's. `kernel_stalls`
+    counts the lines of the kernel's log about stalls. None: not to be known here.
+    """
+
+    watched_s: float
+    gaps: int = 0
+    gaps_s: float = 0.0
+    longest_gap_s: float = 0.0
+    longest_wait_s: float = 0.0
+    waiting: str = ""
+    steal_share: float | None = None
+    others_share: float | None = None
+    kernel_stalls: int | None = None
+
+
+class Replaced(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that was made again because the machine had stood still; what is left of it."""
+
+    machine: Machine
+    jct_mean_s: float | None
+
+
 class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     """All programs once on one arm.
 
     `preemptions` and `busy_share` are the engines' own over the run. `decisions_total` counts
-    commands by kind; `decisions` has the latest that are worth a line.
+    commands by kind; `decisions` has the latest that are worth a line. `machine` is what the
+    machine did meanwhile (live runs), `replaced` the run that this one was made in place of.
     """
 
     arm: str
@@ -113,6 +142,8 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     busy_share: float | None = None
     log: str = ""
     note: str = ""
+    machine: Machine | None = None
+    replaced: Replaced | None = None
 
 
 class ArmRow(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -144,7 +175,8 @@ class ArmFigures(msgspec.Struct, kw_only=True):
     were computed although an earlier call of the conversation had computed them. `held_s` is the
     proxy's own wait. `jct` compares with the baseline, program by program, None for the baseline;
     `noise` compares the arm with itself in the repeat before. `share_gap_tokens` is the greatest
-    difference of service between two tenants while both had work waiting.
+    difference of service between two tenants while both had work waiting. `stalled` counts the
+    runs in which the machine stood still; they are in no figure unless there is no other run.
     """
 
     arm: str
@@ -178,6 +210,7 @@ class ArmFigures(msgspec.Struct, kw_only=True):
     noise: Ratio | None
     verdict: Verdict | None
     sentence: str
+    stalled: int = 0
 
 
 class CompareResult(msgspec.Struct, kw_only=True):

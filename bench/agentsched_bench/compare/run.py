@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from agentsched.model import EngineError, PolicyError, in_seconds, parse_span
 from agentsched_bench.compare import results
 from agentsched_bench.compare.agents import AgentLoad, run_agents
-from agentsched_bench.compare.arms import Side
+from agentsched_bench.compare.arms import Kind, Side
 from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.fleet import faults_of
 from agentsched_bench.compare.load import Load
+from agentsched_bench.compare.machine import Watching, is_stalled, why_stalled
 from agentsched_bench.compare.measure import (
     Target,
     measure,
@@ -25,7 +28,8 @@ from agentsched_bench.compare.measure import (
     warm_up,
 )
 from agentsched_bench.compare.outages import failing
-from agentsched_bench.compare.results import ArmRow, CompareResult, Run
+from agentsched_bench.compare.proc import watching_machine
+from agentsched_bench.compare.results import ArmRow, CompareResult, Replaced, Run
 from agentsched_bench.compare.scenario import EngineKind, Scenario
 from agentsched_bench.compare.simulated import simulate_run
 from agentsched_bench.compare.stages import (
@@ -88,7 +92,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A whole comparison. `loads` has one for each repeat."""
+    """A whole comparison. `loads` has one for each repeat, `watching` sees the machine."""
 
     scenario: Scenario
     sides: Sequence[Side]
@@ -96,6 +100,7 @@ class Plan:
     logs: Path
     peers: Path
     salt: str
+    watching: Callable[[bool], AbstractContextManager[Watching]] = watching_machine
 
     def order(self, store: Store) -> list[tuple[int, Side]]:
         """The runs that are still to be made: A B A B."""
@@ -144,21 +149,24 @@ async def run_all(plan: Plan, store: Store, show: Show) -> None:
         stage = _Stage(plan, stack)
         for number, (repeat, side) in enumerate(order):
             begun = time.perf_counter()
-            show.begin(
-                number=number, runs=len(order), side=side.name, repeat=repeat, doing="starting"
-            )
+            say = partial(show.begin, number=number, runs=len(order), side=side.name, repeat=repeat)
+            say(doing="starting")
             engines, target = await stage.engines_for(side)
-            show.begin(
-                number=number, runs=len(order), side=side.name, repeat=repeat, doing="running"
-            )
+            say(doing="running")
             if store.row(side.name).missing:
                 show.end(side=side.name, took_s=0.0)
                 continue
+            work = _Work(plan=plan, store=store, side=side, repeat=repeat, show=show)
             try:
-                await _one_run(plan, store, side, repeat, engines=engines, target=target, show=show)
+                run = await _one_run(work, engines, target)
+                if is_stalled(run) and plan.scenario.measure.repeat_stalled:
+                    say(doing=f"again, for {why_stalled(run.machine)}")
+                    engines, target = await stage.engines_for(side)
+                    await _one_run(work, engines, target, instead_of=run)
             except EngineError as error:
                 # One arm that does not start must not cost the others their runs.
-                store.row(side.name).missing = str(error)
+                if not store.has(side.name, repeat):
+                    store.row(side.name).missing = str(error)
             show.end(side=side.name, took_s=time.perf_counter() - begun)
     store.result.is_complete = not [
         side for _, side in plan.order(store) if not store.row(side.name).missing
@@ -203,26 +211,34 @@ class _Stage:
         return self._now
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """One place in the order of runs, and who is told of it."""
+
+    plan: Plan
+    store: Store
+    side: Side
+    repeat: int
+    show: Show
+
+
 async def _one_run(
-    plan: Plan,
-    store: Store,
-    side: Side,
-    repeat: int,
-    *,
-    engines: Engines,
-    target: Target,
-    show: Show,
-) -> None:
+    work: _Work, engines: Engines, target: Target, *, instead_of: Run | None = None
+) -> Run:
+    """One run, which is in the file when this returns; in place of `instead_of` if it finished."""
+    plan, side, repeat = work.plan, work.side, work.repeat
+    again = "-again" if instead_of is not None else ""
     speed = plan.scenario.engine.speed
     load = paced(plan.loads[repeat], speed=speed)
-    label = f"{_file_name(side.name)}-{repeat}"
+    label = f"{_file_name(side.name)}-{repeat}{again}"
     run = Run(arm=side.name, repeat=repeat, seed=repeat, log=f"{label}.log")
+    run.replaced = _what_is_left(instead_of)
     scenario = _paced_scenario(plan.scenario, speed=speed)
 
     def progress(news: Progress) -> None:
         note = f"{news.programs_done}/{news.programs_planned} programs"
         note += f", {news.errors} errors" if news.errors else ""
-        show.progress(done=news.calls_done, planned=news.calls_planned, note=note)
+        work.show.progress(done=news.calls_done, planned=news.calls_planned, note=note)
 
     try:
         async with (
@@ -231,28 +247,57 @@ async def _one_run(
             ) as endpoint,
             failing(engines.urls, faults_of(scenario.engine).outages, speed=speed),
         ):
-            if side.client == "replay":
-                await measure(
-                    side,
-                    endpoint,
-                    engines,
-                    load,
-                    scenario,
-                    run,
-                    target=target,
-                    salt=f"{plan.salt}/{repeat}/{side.name}",
-                    on_progress=progress,
-                )
-            else:
-                agents = AgentLoad(client=side.client, load=load, model=target.model)
-                await run_agents(agents, endpoint, engines, scenario, run, show=show.progress)
+            with _machine_of(run, plan, knows_own=_starts_all(side, scenario)):
+                if side.client == "replay":
+                    await measure(
+                        side,
+                        endpoint,
+                        engines,
+                        load,
+                        scenario,
+                        run,
+                        target=target,
+                        salt=f"{plan.salt}/{repeat}{again}/{side.name}",
+                        on_progress=progress,
+                    )
+                else:
+                    agents = AgentLoad(client=side.client, load=load, model=target.model)
+                    await run_agents(
+                        agents, endpoint, engines, scenario, run, show=work.show.progress
+                    )
             if endpoint.journal is not None:
                 await _refuse_failures(endpoint, run)
         read_journal(run, endpoint)
     finally:
-        if run.calls:
+        # An attempt to make a stalled run again that did not finish leaves that one in place.
+        if run.calls and (run.is_complete or instead_of is None):
             rescale(run, speed=speed)
-            store.add(run)
+            work.store.add(run)
+    return run
+
+
+@contextlib.contextmanager
+def _machine_of(run: Run, plan: Plan, *, knows_own: bool) -> Iterator[None]:
+    """Watch the machine while the block runs; `run` is told what it did, whatever happens."""
+    watch: Watching | None = None
+    try:
+        with plan.watching(knows_own) as watch:
+            yield
+    finally:
+        run.machine = watch.seen() if watch is not None else None
+
+
+def _starts_all(side: Side, scenario: Scenario) -> bool:
+    """Whether all that works for the run was started here, and can be told from others' work."""
+    return scenario.engine.kind is not EngineKind.URL and side.kind is not Kind.URL
+
+
+def _what_is_left(run: Run | None) -> Replaced | None:
+    if run is None:
+        return None
+    assert run.machine is not None, "a run is made again for what the machine did"
+    done = [program.jct_s for program in run.programs if program.jct_s is not None]
+    return Replaced(machine=run.machine, jct_mean_s=sum(done) / len(done) if done else None)
 
 
 async def _refuse_failures(endpoint: Endpoint, run: Run) -> None:

@@ -81,6 +81,7 @@ class MeasureSpec(_Strict):
 
     `tells_tools`: our proxies are told which tool a paused program waits for, as the answers of a
     model that calls tools would tell them; one of noise calls none. Pins by tool need it.
+    `repeat_stalled`: a live run in which the machine stood still is made again, once.
     """
 
     repeat: Annotated[int, Field(ge=1)] = 3
@@ -94,6 +95,7 @@ class MeasureSpec(_Strict):
     slowdown_max: Annotated[float, Field(gt=1)] = 3.0
     rates: tuple[float, ...] = ()
     tells_tools: bool = False
+    repeat_stalled: bool = True
 
 
 class Scenario(_Strict):

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from agentsched_bench.compare.machine import disturbances
 from agentsched_bench.compare.results import ArmFigures, CompareResult
 from agentsched_bench.compare.run import Show
 
@@ -92,8 +93,9 @@ class _Lines:
     def begin(self, *, number: int, runs: int, side: str, repeat: int, doing: str) -> None:
         if doing != "starting":
             left = span(self._estimate.left_s())
+            what = f", {doing}" if doing.startswith("again") else ""
             self._write(
-                f"run {number + 1} of {runs}: {side}, repeat {repeat + 1} (about {left} left)"
+                f"run {number + 1} of {runs}: {side}, repeat {repeat + 1}{what} (about {left} left)"
             )
 
     def progress(self, *, done: int, planned: int, note: str) -> None:
@@ -185,6 +187,7 @@ ROWS: Final[Sequence[tuple[str, Callable[[ArmFigures], str]]]] = (
     ("Jain (slowdowns)", lambda a: "-" if a.jain is None else f"{a.jain:.3f}"),
     ("tenants' gap", lambda a: _number(a.share_gap_tokens)),
     ("calls recognised", lambda a: _percent(a.recognised_share)),
+    ("runs, machine stalled", lambda a: _number(a.stalled) if a.stalled else "-"),
     ("calls/errors/retries", lambda a: f"{a.calls} / {a.errors} / {a.retries}"),
 )
 
@@ -221,6 +224,10 @@ def print_comparison(result: CompareResult, *, console: Console) -> None:
             console.print(f"{row.name}: left out, {row.missing}", highlight=False, markup=False)
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
+    for line in disturbances(result):
+        console.print(f"disturbed: {line}", highlight=False, markup=False)
+    if any(arm.stalled for arm in result.summary):
+        console.print("The same command with --redo-stalled makes the runs anew that stood still.")
     if not result.is_complete:
         console.print("Not all runs are done: the same command goes on where this one stopped.")
     _print_errors(result, console)

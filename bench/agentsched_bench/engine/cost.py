@@ -113,12 +113,18 @@ _A100: Final = Gpu(flops=312e12, bandwidth=2.039e12, memory=80e9)
 _H100: Final = Gpu(flops=989e12, bandwidth=3.35e12, memory=80e9)
 _H200: Final = Gpu(flops=989e12, bandwidth=4.8e12, memory=141e9)
 
-#: The shapes of Llama-3.1-8B and Qwen2.5-32B, from their published configurations.
+#: Four of them as one engine (tensor parallel); what they say to each other is left out.
+_FOUR_A100: Final = Gpu(flops=4 * _A100.flops, bandwidth=4 * _A100.bandwidth, memory=320e9)
+
+#: The shapes of Llama-3.1-8B, Qwen2.5-32B and Llama-3-70B, from their published configurations.
 _DENSE_8B: Final = ModelShape(
     parameters=8.03e9, layers=32, query_heads=32, kv_heads=8, head_dim=128
 )
 _DENSE_32B: Final = ModelShape(
     parameters=32.8e9, layers=64, query_heads=40, kv_heads=8, head_dim=128
+)
+_DENSE_70B: Final = ModelShape(
+    parameters=70.6e9, layers=80, query_heads=64, kv_heads=8, head_dim=128
 )
 
 # Shares of the data sheet that tuned kernels commonly reach. Stated once, so that a measured engine
@@ -218,6 +224,9 @@ def _presets() -> dict[str, Preset]:
             preset = _gpu_preset(gpu=gpu, shape=shape, max_num_batched_tokens=8192)
             presets[f"{name}-{size}"] = preset
         presets[name] = presets[f"{name}-8b"]
+    presets["a100-70b-tp4"] = _gpu_preset(
+        gpu=_FOUR_A100, shape=_DENSE_70B, max_num_batched_tokens=8192
+    )
     return presets
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 import agentsched
 from agentsched_bench.compare.inference import Verdict
+from agentsched_bench.compare.machine import disturbances
 from agentsched_bench.compare.results import ArmFigures, CompareResult
 from agentsched_bench.compare.show import ROWS
 from agentsched_bench.report.views import view_of
@@ -39,6 +40,8 @@ _HINTS: Final = {
     "  computed": "prompt tokens that were not in the cache",
     "  computed again": "though an earlier call of the conversation had computed them",
     "Jain (slowdowns)": "fairness between tenants: 1 is equal",
+    "runs, machine stalled": "the machine itself stood still; such runs are in no figure where "
+    "there are others",
     "tenants' gap": "greatest difference of service between two tenants while both waited, tokens",
 }
 _HOW: Final = {
@@ -143,6 +146,8 @@ def _chips(result: CompareResult) -> str:
         items += '<li class="warn">synthetic programs</li>'
     if not result.is_complete:
         items += '<li class="warn">not all runs are done</li>'
+    if disturbances(result):
+        items += '<li class="warn">disturbed by the machine</li>'
     return f'<ul class="chips">{items}</ul>'
 
 
@@ -210,11 +215,12 @@ def _result(result: CompareResult, number: int, *, is_only: bool) -> str:
 def _short(result: CompareResult, key: str) -> str:
     others = [arm for arm in result.summary if arm.jct is not None]
     expects = f"<p>Expected: {escape(result.expects)}</p>" if result.expects else ""
+    disturbed = _disturbed(result)
     if not others:
         only = "".join(_lone_card(arm) for arm in result.summary)
         return (
             f'<section id="{key}-short"><h2>In short</h2>{expects}<div class="cards">{only}</div>'
-            "</section>"
+            f"{disturbed}</section>"
         )
     cards = "".join(_card(arm, result) for arm in others)
     left_out = "".join(
@@ -245,9 +251,14 @@ def _short(result: CompareResult, key: str) -> str:
     )
     return (
         f'<section id="{key}-short"><h2>In short</h2>{expects}'
-        f'<div class="cards">{cards}</div>{f"<ul>{left_out}</ul>" if left_out else ""}'
+        f'<div class="cards">{cards}</div>{f"<ul>{left_out}</ul>" if left_out else ""}{disturbed}'
         f"{forest if rows else ''}</section>"
     )
+
+
+def _disturbed(result: CompareResult) -> str:
+    lines = "".join(f"<li>{escape(line)}</li>" for line in disturbances(result))
+    return f"<h3>Disturbed by the machine</h3><ul>{lines}</ul>" if lines else ""
 
 
 def _card(arm: ArmFigures, result: CompareResult) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from agentsched_bench.compare.figures import service, share_gap, summarise
 from agentsched_bench.compare.inference import Verdict
-from agentsched_bench.compare.results import Call, CompareResult
+from agentsched_bench.compare.results import Call, CompareResult, Machine
 
 Make = Callable[..., CompareResult]
 
@@ -55,6 +55,42 @@ def test_repeats_that_only_one_arm_has_are_not_compared(comparison: Make) -> Non
     assert ours.jct is not None
     assert (ours.jct.pairs, ours.jct.lost) == (1, 0)
     assert ours.jct.value == pytest.approx(0.5)
+
+
+STALL = Machine(watched_s=60, gaps=1, gaps_s=30, longest_gap_s=30)
+
+
+def test_a_repeat_in_which_the_machine_stood_still_is_left_out(comparison: Make) -> None:
+    slow, fast = {"a": 2.0, "b": 4.0}, {"a": 1.0, "b": 2.0}
+    made = comparison({"direct": [slow, slow, slow], "ours": [fast, fast, fast]})
+    made.runs[1].machine = STALL
+    made.runs[1].programs[0].jct_s = 500.0
+    made.runs[5].machine = Machine(watched_s=60, others_share=0.4)
+
+    direct, ours = summarise(made)
+
+    assert (direct.runs, direct.stalled, direct.jct_s.max) == (2, 1, 4.0)
+    assert (ours.runs, ours.stalled) == (3, 0)
+    assert ours.jct is not None
+    assert (ours.jct.repeats, ours.jct.pairs) == (2, 4)
+    assert ours.jct.value == pytest.approx(0.5)
+    assert ours.verdict is Verdict.BETTER
+    assert "1 of 3 repeats left out, the machine stood still" in ours.sentence
+    assert "others had the machine as well in 1 of 2 repeats" in ours.sentence
+
+
+def test_nothing_is_concluded_from_stalled_runs_alone(comparison: Make) -> None:
+    rows = {f"p{n}": 10.0 + n for n in range(8)}
+    made = comparison({"direct": [rows, rows], "ours": [{k: v / 4 for k, v in rows.items()}] * 2})
+    made.runs[0].machine = made.runs[3].machine = STALL
+
+    direct, ours = summarise(made)
+
+    assert ours.verdict is Verdict.UNKNOWN
+    assert ours.jct is not None
+    assert ours.jct.value == pytest.approx(0.25), "it is shown, and not relied on"
+    assert ours.sentence.startswith("cannot be said: the machine stood still in every repeat")
+    assert (direct.stalled, ours.stalled) == (1, 1)
 
 
 def test_slowdown_is_over_the_time_alone(comparison: Make) -> None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
+from agentsched.model import ConfigError
 from agentsched_bench.compare import results
+from agentsched_bench.compare.arms import sides_of
+from agentsched_bench.compare.cli import new_result, resumed
+from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.load import make_load
-from agentsched_bench.compare.results import CompareResult, Run
-from agentsched_bench.compare.run import Store, paced
+from agentsched_bench.compare.machine import disturbances, is_stalled
+from agentsched_bench.compare.results import CompareResult, Machine, Run
+from agentsched_bench.compare.run import Plan, Store, paced, run_all
 from agentsched_bench.compare.scenario import load_scenario
-from agentsched_bench.compare.show import Estimate, span
+from agentsched_bench.compare.show import Estimate, print_comparison, span
 
 _MAIN = "import sys; from agentsched.cli import main; sys.exit(main())"
 
@@ -86,6 +94,113 @@ def test_estimates_learn_from_what_has_run() -> None:
     assert (span(0.2), span(42), span(600), span(7200)) == ("200 ms", "42 s", "10 min", "2.0 h")
 
 
+def test_stalled_runs_are_made_anew_when_asked(
+    comparison: Callable[..., CompareResult], tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    made = comparison({"direct": [{"a": 1.0}, {"a": 1.0}]})
+    made.spec = {"arms": ["direct"], "measure": {"repeat": 2}}
+    made.runs[1].machine = Machine(watched_s=60, kernel_stalls=4)
+    results.write(made, path)
+
+    def again(redo: bool, *, blocks: int = 0) -> list[int]:
+        new = comparison({"direct": []})
+        # An option that says which runs are made is no matter of what a run is.
+        new.spec = {"arms": ["direct"], "measure": {"repeat": 2, "repeat_stalled": False}}
+        new.spec |= {"blocks": blocks} if blocks else {}
+        return [run.repeat for run in resumed(new, path, redo_stalled=redo).runs]
+
+    assert again(False) == [0, 1]
+    assert again(True) == [0]
+    with pytest.raises(ConfigError, match="another comparison"):
+        again(True, blocks=3)
+
+
+def test_the_terminal_says_which_runs_the_machine_disturbed(
+    comparison: Callable[..., CompareResult],
+) -> None:
+    made = comparison({"direct": [{"a": 1.0}] * 2, "ours": [{"a": 0.5}] * 2})
+    made.runs[3].machine = Machine(watched_s=60, longest_wait_s=34, waiting="VLLM::EngineCor")
+    made.summary = summarise(made)
+    console = Console(record=True, width=160)
+
+    print_comparison(made, console=console)
+
+    text = console.export_text()
+    assert "disturbed: ours, repeat 2: VLLM::EngineCor got no CPU for 34 s" in text
+    assert "--redo-stalled makes the runs anew" in text
+    assert any(
+        line.split() == ["runs,", "machine", "stalled", "-", "1"] for line in text.split("\n")
+    )
+
+
+class Machines:
+    """A machine whose kernel reports so many stalls in each run, one after the other."""
+
+    def __init__(self, *stalls: int) -> None:
+        self._stalls = list(stalls)
+
+    @contextlib.contextmanager
+    def watching(self, knows_own: bool) -> Iterator[Machines]:
+        assert knows_own, "everything was started here"
+        yield self
+
+    def seen(self) -> Machine:
+        return Machine(watched_s=5.0, kernel_stalls=self._stalls.pop(0))
+
+
+class Said:
+    """What a comparison said that it was doing."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def begin(self, *, number: int, runs: int, side: str, repeat: int, doing: str) -> None:
+        self.lines.append(f"{repeat} {doing}")
+
+    def progress(self, *, done: int, planned: int, note: str) -> None:
+        """Not looked at."""
+
+    def end(self, *, side: str, took_s: float) -> None:
+        """Not looked at."""
+
+
+@pytest.mark.slow
+def test_a_run_in_which_the_machine_stood_still_is_made_again_once(
+    small: Path, tmp_path: Path
+) -> None:
+    scenario = load_scenario(small, changes=['arms=["direct"]'])
+    sides = sides_of(scenario)
+    loads = [make_load(scenario.workload, seed=n, beside=tmp_path) for n in range(2)]
+    path, said = tmp_path / "r.json", Said()
+    store = Store(new_result(scenario, sides, loads, how="live", alone_s={}), path=path)
+    # The first repeat's second attempt is well, the second repeat's is not.
+    plan = Plan(
+        scenario=scenario, sides=sides, loads=loads, logs=tmp_path, peers=tmp_path, salt="s",
+        watching=Machines(1, 0, 2, 3).watching,
+    )  # fmt: skip
+
+    asyncio.run(run_all(plan, store, said))
+
+    first, second = results.read(path).runs
+    assert not is_stalled(first)
+    assert first.replaced is not None
+    assert first.replaced.machine.kernel_stalls == 1
+    assert first.replaced.jct_mean_s is not None
+    assert is_stalled(second)
+    assert second.replaced is not None
+    assert second.replaced.machine.kernel_stalls == 2
+    assert all(run.is_complete and run.log.endswith("-again.log") for run in (first, second))
+    assert [line for line in said.lines if "again" in line] == [
+        "0 again, for the kernel reported a stall once",
+        "1 again, for the kernel reported a stall 2 times",
+    ]
+    one, two = disturbances(store.result)
+    assert one.startswith("direct, repeat 1: made again, for the kernel reported a stall once")
+    assert two.startswith("direct, repeat 2: the kernel reported a stall 3 times (in no figure")
+    assert [arm.stalled for arm in store.result.summary] == [1]
+
+
 @pytest.mark.slow
 def test_simulated_twice_is_equal_and_goes_on_where_it_stopped(small: Path, tmp_path: Path) -> None:
     done = command(str(small), "--simulate", "--out", "a.json", "--json", folder=tmp_path)
@@ -138,6 +253,7 @@ def test_live_arms_are_started_measured_and_stopped(small: Path, tmp_path: Path)
     assert ours.decisions_total["Dispatch"] == len(ours.calls)
     assert direct.busy_share is not None
     assert direct.readings
+    assert all(run.machine is not None and run.machine.watched_s > 0 for run in (direct, ours))
     assert "did not start" in result.arms[2].missing
     assert (tmp_path / "live.logs/agentsched-0.log").exists()
     assert (tmp_path / "live.html").stat().st_size > 20_000

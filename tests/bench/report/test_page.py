@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from agentsched_bench.compare.results import CompareResult
+from agentsched_bench.compare.figures import summarise
+from agentsched_bench.compare.results import CompareResult, Machine, Replaced
 from agentsched_bench.report.page import render, write_page
 
 Read = Callable[[str], Any]
@@ -60,6 +61,20 @@ def test_verdicts_stand_in_the_page_without_any_script(comparison: CompareResult
     assert "faster" in text
     assert "litellm: left out, not installed" in text
     assert "synthetic programs" in text
+
+
+def test_a_run_that_the_machine_disturbed_is_said_first(comparison: CompareResult) -> None:
+    stall = Machine(watched_s=60, gaps=1, gaps_s=31, longest_gap_s=31)
+    comparison.runs[1].machine = stall
+    comparison.runs[2].replaced = Replaced(machine=stall, jct_mean_s=84.0)
+    comparison.summary = summarise(comparison)
+
+    text = render([comparison]).partition('<script type="application/json"')[0]
+
+    assert "disturbed by the machine" in text
+    assert "agentsched, repeat 1: the machine stood still for 31 s" in text
+    assert "direct, repeat 2: made again, for the machine stood still for 31 s" in text
+    assert "1 of 2 repeats left out, the machine stood still" in text
 
 
 def test_several_results_have_an_overview(comparison: CompareResult, outline: Read) -> None:
