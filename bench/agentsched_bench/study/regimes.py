@@ -31,6 +31,8 @@ from agentsched_bench.compare.simulated import alone_seconds, simulated_sides
 
 SCHEMA: Final = "agentsched.regimes/1"
 BASELINE: Final = "direct"
+#: With a p95 slowdown of more, a rate of arrivals is not carried; as `measure.slowdown_max`.
+SLOWDOWN_MAX: Final = 3.0
 #: Differences below this are called none.
 _NOISE: Final = 0.05
 #: What has no share in winning or losing: what is compared with, and the limit.
@@ -75,9 +77,10 @@ class ArmRow(msgspec.Struct, kw_only=True):
 
 
 class Regime(msgspec.Struct, kw_only=True):
-    """One scenario at one rate."""
+    """One scenario at one rate; `rate` is None where it is played at its own only."""
 
     name: str
+    rate: float | None = None
     question: str
     programs: int
     calls: int
@@ -127,6 +130,7 @@ def play(scenario: Scenario, *, beside: Path, is_quiet: bool) -> Regime:
         simulate_all(plan, store, show)
     return Regime(
         name=scenario.name,
+        rate=_rate_of(scenario),
         question=scenario.question,
         programs=len(loads[0].plans),
         calls=loads[0].calls,
@@ -135,12 +139,26 @@ def play(scenario: Scenario, *, beside: Path, is_quiet: bool) -> Regime:
     )
 
 
+def _rate_of(scenario: Scenario) -> float | None:
+    """The rate of one that is played at several."""
+    arrivals = scenario.workload.arrivals
+    if not scenario.measure.rates or arrivals.process not in ("poisson", "regular"):
+        return None
+    return arrivals.rate
+
+
 def scenarios_of(
-    path: Path, *, variant: str | None, arms: Sequence[str], repeat: int
+    path: Path,
+    *,
+    variant: str | None,
+    arms: Sequence[str],
+    repeat: int,
+    rates: Sequence[float] = (),
 ) -> list[Scenario]:
-    """The regimes of a file: one, or one for each of its rates. Raises ConfigError."""
+    """The regimes of a file: one, or one for each of its rates, or of these. Raises ConfigError."""
     text = msgspec.json.encode(list(arms)).decode()
     changes = [f"arms={text}", f"measure.repeat={repeat}", f"measure.client={_CLIENT}"]
+    changes += [f"measure.rates={list(rates)}"] if rates else []
     scenario = load_scenario(path, variant=variant, changes=changes)
     return [at_rate(scenario, rate) for rate in scenario.measure.rates] or [scenario]
 
@@ -167,6 +185,29 @@ def outcomes(regimes: Sequence[Regime]) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def carried(regimes: Sequence[Regime]) -> dict[str, str]:
+    """How many programs a second each arm carries, of one scenario at several rates.
+
+    The highest rate tried, before the first that is missed, at which the p95 slowdown is at most
+    `SLOWDOWN_MAX` and nobody gave up.
+    """
+    tried = [(each.rate, each) for each in regimes if each.rate is not None]
+    tried.sort(key=lambda pair: pair[0])
+    found: dict[str, str] = {}
+    for arm in dict.fromkeys(row.arm for _, regime in tried for row in regime.arms):
+        best, is_limit = "none of them", False
+        for rate, regime in tried:
+            row = next((row for row in regime.arms if row.arm == arm), None)
+            if row is None:
+                continue
+            is_limit = row.slowdown_p95 is None or row.slowdown_p95 > SLOWDOWN_MAX or row.failed > 0
+            if is_limit:
+                break
+            best = f"{rate:g}/s"
+        found[arm] = best if is_limit else f"{best} or more"
+    return found
+
+
 def best_of(regime: Regime) -> str:
     """The arm with the shortest mean completion time, of those that nobody gave up on."""
     rows = [row for row in regime.arms if row.arm not in _YARDSTICKS and not row.failed]
@@ -186,6 +227,13 @@ def markdown(found: Regimes) -> str:
     for arm, by_outcome in outcomes(found.regimes).items():
         faster, slower = (", ".join(by_outcome[key]) or "-" for key in ("faster", "slower"))
         lines.append(f"| {arm} | {faster} | {slower} |")
+    scenarios = dict.fromkeys(
+        r.name.rpartition("-")[0] for r in found.regimes if r.rate is not None
+    )
+    for name in scenarios:
+        own = [r for r in found.regimes if r.rate is not None and r.name.rpartition("-")[0] == name]
+        lines += ["", f"| {name} | carries (p95 slowdown {SLOWDOWN_MAX:g}) |", "|---|---|"]
+        lines += [f"| {arm} | {what} |" for arm, what in carried(own).items()]
     return "\n".join(lines)
 
 
@@ -203,6 +251,7 @@ def main(
     arm: Annotated[list[str] | None, typer.Option(help="In place of all profiles.")] = None,
     variant: Annotated[str | None, typer.Option(help="Of every scenario, as in full.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Loads, each of its own seed.")] = 2,
+    rate: Annotated[list[float] | None, typer.Option(help="In place of the file's.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Kept and resumed here.")] = None,
 ) -> None:
     """Every profile in every regime, in the simulator."""
@@ -216,7 +265,9 @@ def main(
         found.regimes = old.regimes
     console = Console(stderr=True)
     for path in scenarios:
-        for scenario in scenarios_of(path, variant=variant, arms=arms, repeat=repeat):
+        for scenario in scenarios_of(
+            path, variant=variant, arms=arms, repeat=repeat, rates=rate or ()
+        ):
             if any(regime.name == scenario.name for regime in found.regimes):
                 continue
             found.regimes.append(play(scenario, beside=path.parent, is_quiet=True))

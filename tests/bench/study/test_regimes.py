@@ -13,6 +13,7 @@ from agentsched_bench.study.regimes import (
     Regime,
     Regimes,
     best_of,
+    carried,
     main,
     markdown,
     outcomes,
@@ -96,9 +97,39 @@ def test_the_tables_are_markdown() -> None:
     assert "| fcfs | thrash | - |" in lines
 
 
+def test_what_an_arm_carries_is_the_rate_before_the_first_that_it_misses() -> None:
+    def at(rate: float, **slowdowns: float) -> Regime:
+        rows = [row(arm, 1.0, None, failed=arm == "saga" and rate > 2) for arm in slowdowns]
+        for one, slowdown in zip(rows, slowdowns.values(), strict=True):
+            one.slowdown_p95 = slowdown
+        made = regime(f"open-{rate:g}", *rows)
+        made.rate = rate
+        return made
+
+    # Rates are tried in any order; one that is kept beyond one that was missed is luck.
+    tried = [
+        at(4.0, direct=2.0, fcfs=3.0, saga=1.0, dlpm=9.0),
+        at(1.0, direct=1.0, fcfs=1.0, saga=1.0, dlpm=3.1),
+        at(2.0, direct=3.5, fcfs=2.0, saga=1.0, dlpm=9.0),
+    ]
+
+    assert carried(tried) == {
+        "direct": "1/s",
+        "fcfs": "4/s or more",
+        "saga": "2/s",
+        "dlpm": "none of them",
+    }
+    table = markdown(Regimes(command=[], variant=None, regimes=[*tried, *FOUND.regimes]))
+    assert "| open | carries (p95 slowdown 3) |" in table
+    assert "| saga | 2/s |" in table
+    assert table.count("carries") == 1
+
+
 def test_each_rate_is_a_regime(small: Path) -> None:
     found = scenarios_of(small, variant=None, arms=["direct", "fcfs"], repeat=3)
+    other = scenarios_of(small, variant=None, arms=["direct"], repeat=1, rates=[0.5])
 
+    assert [each.name for each in other] == ["small-0.5"]
     assert [each.name for each in found] == ["small-2", "small-4"]
     assert {each.measure.repeat for each in found} == {3}
     assert {each.measure.client for each in found} == {"mini-swe-agent"}
@@ -113,6 +144,7 @@ def test_regimes_are_played_once(small: Path, capsys: pytest.CaptureFixture[str]
     main([small], arm=arms, repeat=1, out=out)
 
     assert [each.name for each in first.regimes] == ["small-2", "small-4"]
+    assert [each.rate for each in first.regimes] == [2.0, 4.0]
     for each in first.regimes:
         assert [row.arm for row in each.arms] == ["direct", *arms]
         assert all(row.jct_mean_s > 0 and not row.failed for row in each.arms)
