@@ -352,6 +352,11 @@ class LimitsConfig(Part):
         description="an engine that came back gets its part of the work little by little for so"
         " long",
     )
+    silence: Span | None = Field(
+        default=None,
+        description="an engine with steps inside where nothing has moved for so long, beyond what"
+        " their prompts may take, gets no new ones while another is well",
+    )
     running_steps_per_engine_max: _Count | None = Field(
         default=None, description="steps at one engine; further ones are held"
     )
@@ -387,6 +392,7 @@ class LimitsConfig(Part):
 LIMIT_NAMES: Final = {
     "program_idle_max": "program_idle_ns_max",
     "slow_start": "slow_start_ns",
+    "silence": "silence_ns",
     "engine_wait_max": "engine_wait_ns_max",
     "max_wait": "wait_ns_max",
     "max_bypass": "bypasses_max",

@@ -15,7 +15,8 @@ STABLE = {
     "agentsched.model": """
         AgentschedError CallId Cancel CancelReason Capabilities Choice Command ConfigError
         ConversationId ContinuedElsewhere Dispatch EngineDrained EngineError EngineId EngineLoad
-        EngineLost EngineRefused EngineReported EngineTimeout EngineUnreachable Event
+        EngineLost EngineRefused EngineReported EngineTimeout EngineUnanswered
+        EngineUnreachable Event
         HintAnswered HintOutcome Instant Limits Lineage MILLISECOND MINUTE Nanos PeerReported
         Pin PinId PolicyError Prefetch Prefix PrefixId ProgramClosed ProgramId ProgramOpened
         Reconfigured Reject RejectReason SECOND ServedElsewhere StepArrived StepCancelled

@@ -65,6 +65,10 @@ _RUNNING: Final = ("vllm:num_requests_running",)
 _WAITING: Final = ("vllm:num_requests_waiting",)
 _BY_SOURCE: Final = ("vllm:prompt_tokens_by_source_total", "vllm:prompt_tokens_by_source")
 _FROM_BELOW: Final = "external_kv_transfer"
+_COMPUTED: Final = (
+    ("vllm:prompt_tokens_total", "vllm:prompt_tokens"),
+    ("vllm:generation_tokens_total", "vllm:generation_tokens"),
+)
 _PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
 
 
@@ -209,6 +213,7 @@ class VllmEngine(OpenAiCompatibleEngine):
             waiting=_count(self._named(page, *_WAITING)),
             kv_usage=None if usage is None else min(1.0, max(0.0, usage / lines)),
             preemptions=_count(self._named(page, *_PREEMPTIONS)),
+            computed_tokens=_computed(page),
             gone=await self._gone(),
         )
 
@@ -383,6 +388,11 @@ def _pool_tokens(labels: Mapping[str, str]) -> int | None:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
+
+
+def _computed(page: bytes) -> int | None:
+    counts = [total(page, *names) for names in _COMPUTED]
+    return round(sum(c or 0.0 for c in counts)) if any(c is not None for c in counts) else None
 
 
 def _count(value: float | None) -> int | None:

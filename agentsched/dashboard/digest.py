@@ -15,6 +15,7 @@ from agentsched.model import (
     Dispatch,
     EngineDrained,
     EngineLost,
+    EngineUnanswered,
     Instant,
     Pin,
     PinId,
@@ -40,6 +41,8 @@ def digest(
     match event:
         case EngineLost():
             yield Decision(seq=seq, at=at, kind="lost", engine=event.engine, reason=event.reason)
+        case EngineUnanswered():
+            yield Decision(seq=seq, at=at, kind="unheard", engine=event.engine, reason=event.reason)
         case EngineDrained():
             kind = "drain" if event.is_draining else "undrain"
             yield Decision(seq=seq, at=at, kind=kind, engine=event.engine, reason="by an operator")

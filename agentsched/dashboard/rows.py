@@ -113,6 +113,7 @@ def engine_row(
         decode_ms=round(known.cost.decode_ns_per_token / 1e6, 3),
         samples=known.cost.law.samples,
         models=able.models,
+        is_silent=known.silent_since is not None,
     )
 
 

@@ -18,11 +18,11 @@ from agentsched.kernel.ready import ReadySteps
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.residency import Residency
 from agentsched.kernel.shares import ShareLedger, TenantAccount
+from agentsched.kernel.silence import look_answered
 from agentsched.model import (
-    Capabilities,
     ConversationId,
     EngineId,
-    EngineLoad,
+    EngineReported,
     Event,
     Instant,
     Limits,
@@ -379,19 +379,19 @@ class Books:
             record = self._engines[engine] = EngineRecord(engine=engine)
         return record
 
-    def report_engine(
-        self, engine: EngineId, *, capabilities: Capabilities, load: EngineLoad, now: Instant
-    ) -> None:
+    def report_engine(self, event: EngineReported, *, now: Instant) -> None:
         """Take in an engine's report; one that was away takes its turn with the others again."""
-        record = self._engines.get(engine)
+        record = self._engines.get(event.engine)
         if record is None or not record.is_alive:
             turn = max((e.dispatched_total for e in self._engines.values()), default=0)
-            record = self.engine(engine)
+            record = self.engine(event.engine)
             record.dispatched_total = max(record.dispatched_total, turn)
             if record.lost_reason:
                 record.returned_at = now
-        record.capabilities, record.load, record.is_alive = capabilities, load, True
-        record.cost.has_tier = capabilities.tier
+            record.is_unanswered = True  # whatever it says now is news
+        look_answered(record, event, self.limits, now=now)
+        record.capabilities, record.load, record.is_alive = event.capabilities, event.load, True
+        record.cost.has_tier = event.capabilities.tier
 
     def gives_up_at(self, step: StepRecord) -> Instant:
         """When a step that finds no engine up is told so."""

@@ -10,6 +10,7 @@ from agentsched.kernel.charging import charge_sent
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.records import EngineRecord, StepRecord
 from agentsched.kernel.retention import Retention
+from agentsched.kernel.silence import begins
 from agentsched.kernel.slow_start import has_turn, is_easing
 from agentsched.kernel.transitions import next_state
 from agentsched.kernel.yielding import make_way
@@ -182,11 +183,11 @@ class Filler:
         return self._policies.best(step, fit, now=now)
 
     def _fitting(self, model: str) -> list[EngineRecord]:
-        """Engines that are up and serve a model."""
+        """Engines that are up and serve a model; silent ones only where there are no others."""
         fit = self._fit.get(model)
         if fit is None:
             fit = self._up if not model else [e for e in self._up if e.serves(model)]
-            self._fit[model] = fit
+            fit = self._fit[model] = [e for e in fit if e.silent_since is None] or fit
         return fit
 
     def _force_due(self, passing: set[StepId], *, now: Instant) -> list[Command]:
@@ -208,8 +209,7 @@ class Filler:
             return self._without_engine(step, now=now)
         if self._is_full(engine):
             # The engine chosen by affinity is full; promises come before affinity.
-            engines = self._books.engines.values()
-            room = [e for e in engines if e.is_up and e.serves(step.model) and not self._is_full(e)]
+            room = [e for e in self._fitting(step.model) if not self._is_full(e)]
             if not room:
                 return self._without_room(step, now=now)
             engine = min(room, key=lambda e: (e.running_steps, e.engine))
@@ -274,6 +274,7 @@ class Filler:
         charge_sent(books.shares, step)
         books.pace.sent(is_backlogged=len(books.ready) > 0, now=now)
         stopped = self._retention.dispatched(step, engine, now=now)
+        begins(engine, now=now)
         engine.take(step)
         return [*stopped, command]
 

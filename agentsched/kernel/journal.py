@@ -82,7 +82,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 #: What journals of before a limit was there were made with.
-_LIMITS_BEFORE: Final = {"slow_start_ns": 1}
+_LIMITS_BEFORE: Final = {"slow_start_ns": 1, "silence_ns": 1 << 62}
 
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 _LINE: Final = msgspec.json.Decoder(_Line)

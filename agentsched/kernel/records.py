@@ -202,6 +202,12 @@ class EngineRecord:
     lost_reason: str = ""
     #: When it last came back, after a loss or a drain: its share of work grows from here on.
     returned_at: Instant | None = None
+    #: When something last came from it, or its gauges moved, or its first step was sent there.
+    moved_at: Instant = field(default=Instant(0))
+    #: Whether the latest look at it got no answer.
+    is_unanswered: bool = False
+    #: Since when it answers nothing though steps are inside (`silence`); None while it is well.
+    silent_since: Instant | None = None
     #: What other replicas have here: steps and resident tokens, by replica.
     peers: dict[str, tuple[int, int]] = field(default_factory=dict)
     #: The pressure gate: programs under way want more of its cache than it has.

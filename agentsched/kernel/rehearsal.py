@@ -33,6 +33,8 @@ class Outlook:
 
     engine: EngineId
     is_up: bool
+    #: Whether it answers nothing, so that what is new goes elsewhere.
+    is_silent: bool
     running_steps: int
     missing_tokens: int
     prefill_ns: int
@@ -123,6 +125,7 @@ def _outlooks(books: Books, event: StepArrived) -> Iterator[Outlook]:
         yield Outlook(
             engine=engine.engine,
             is_up=engine.is_up,
+            is_silent=engine.silent_since is not None,
             running_steps=engine.running_steps,
             missing_tokens=missing,
             prefill_ns=round(missing * engine.prefill_ns),

@@ -322,7 +322,8 @@ class Retention:
         self, pause: Pause, conversation: ConversationRecord, *, now: Instant
     ) -> list[Command]:
         engine = self._books.engines[pause.engine]
-        if not engine.is_up or not engine.capabilities.warm or conversation.is_over:
+        is_able = engine.is_up and engine.silent_since is None and engine.capabilities.warm
+        if not is_able or conversation.is_over:
             return []
         if not self._has_slack(engine, pause, now=now):
             self._postponed[pause.conversation] = None

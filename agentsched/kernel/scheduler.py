@@ -26,6 +26,7 @@ from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramR
 from agentsched.kernel.rehearsal import Plan, rehearse
 from agentsched.kernel.retention import Retention
 from agentsched.kernel.shares import TenantAccount
+from agentsched.kernel.silence import ends, hear, look_unanswered
 from agentsched.kernel.slow_start import drain
 from agentsched.kernel.story import pack, unpack
 from agentsched.kernel.transitions import next_state
@@ -38,6 +39,7 @@ from agentsched.model import (
     EngineId,
     EngineLost,
     EngineReported,
+    EngineUnanswered,
     Event,
     HintAnswered,
     Instant,
@@ -274,10 +276,10 @@ class Scheduler:
             case ProgramClosed():
                 return self._close(event.program)
             case EngineReported():
-                self._books.report_engine(
-                    event.engine, capabilities=event.capabilities, load=event.load, now=now
-                )
+                self._books.report_engine(event, now=now)
                 return self._retention.not_cached(event.engine, event.load.gone, now=now)
+            case EngineUnanswered():
+                look_unanswered(self._books.engine(event.engine), event, now=now)
             case EngineLost():
                 return self._lose(event)
             case EngineDrained():
@@ -400,7 +402,9 @@ class Scheduler:
             return []
         step.state = state
         assert step.engine is not None
-        self._books.engines[step.engine].start(step)
+        engine = self._books.engines[step.engine]
+        engine.start(step)
+        hear(engine, now=now)
         step.started_at = now
         # From here on the engine's own references keep the blocks.
         return self._retention.release(step.conversation, UnpinReason.RESUMED)
@@ -418,7 +422,9 @@ class Scheduler:
             books.end_wait(step)
         else:
             assert step.engine is not None
-            books.engines[step.engine].give_back(step)
+            engine = books.engines[step.engine]
+            engine.give_back(step)
+            (hear if isinstance(event, StepFinished) else ends)(engine, now=now)
             books.runs_no_more(step)
             take_back(books.shares, step)
         step.state = state
@@ -486,6 +492,7 @@ class Scheduler:
         engine = self._books.engine(event.engine)
         engine.is_alive = False
         engine.lost_reason = event.reason
+        engine.silent_since = None
         return self._retention.lose_engine(event.engine)
 
     # 2. Decide what follows besides filling the engines.

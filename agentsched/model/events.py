@@ -160,11 +160,25 @@ class ProgramClosed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReported:
-    """An engine is there, and this is what it can do and how loaded it is."""
+    """An engine is there, and this is what it can do and how loaded it is.
+
+    `heard_at` is when a byte of an answer last came from it, on the host's clock.
+    """
 
     engine: EngineId
     capabilities: Capabilities
     load: EngineLoad
+    heard_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineUnanswered:
+    """A look at an engine, begun at `since`, got no answer. It is not given up for that yet."""
+
+    engine: EngineId
+    since: Instant
+    reason: str
+    heard_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +287,7 @@ Event = (
     | ToolFinished
     | ProgramClosed
     | EngineReported
+    | EngineUnanswered
     | EngineLost
     | EngineDrained
     | HintAnswered

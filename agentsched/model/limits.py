@@ -18,6 +18,7 @@ class Limits:
     ready_steps_max: int = 10_000  # Reject(QUEUE_FULL)
     running_steps_per_engine_max: int = 2_048  # steps are held; past their wait bound, WAIT_BOUND
     slow_start_ns: Nanos = Nanos(10 * SECOND)  # one that came back gets its part little by little
+    silence_ns: Nanos = Nanos(10 * SECOND)  # nothing moves there: others get what is new
     engine_wait_ns_max: Nanos = Nanos(10 * SECOND)  # with no engine up: Reject(NO_ENGINE)
     wait_ns_max: Nanos = Nanos(120 * SECOND)  # a held step goes next; nowhere to go: Reject
     bypasses_max: int = 1_000  # later steps that go before a held one; then it goes next

@@ -115,6 +115,8 @@ class EngineLoad:
     waiting: int | None = None
     kv_usage: float | None = None  # 0..1; blocks that are cached but free do not count
     preemptions: int | None = None
+    #: Prompt and output tokens since its start: grows while it works.
+    computed_tokens: int | None = None
     #: Conversations of whose latest step it has nothing in its cache any more, as of this reading.
     gone: tuple[ConversationId, ...] = ()
 

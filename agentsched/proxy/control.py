@@ -19,6 +19,7 @@ from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.access.views import own_parts
 from agentsched.proxy.decisions import watch_decisions
 from agentsched.proxy.errors import error_body
+from agentsched.proxy.fleet import Member
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.graphs import forecast, show_graph
 from agentsched.proxy.openapi import OpenApi
@@ -145,22 +146,22 @@ class ControlPlane:
         return _json({"program": key, "released": True})
 
     async def _engines(self, request: web.Request) -> web.Response:
-        records = self._gateway.host.scheduler.engines
-        members = self._gateway.fleet.members.values()
-        health = self._gateway.fleet.health
         is_admin = principal_of(request).is_admin
-        shown = [shapes.engine(m, records.get(m.id), health=health.shown(m.id)) for m in members]
+        shown = [self._shown(member) for member in self._gateway.fleet.members.values()]
         return _json({"engines": [e if is_admin else shapes.engine_outline(e) for e in shown]})
 
     async def _engine(self, request: web.Request) -> web.Response:
         member = self._gateway.fleet.members.get(EngineId(request.match_info["engine"]))
         if member is None:
             return _error(404, "unknown_engine", "No engine of this name is known.")
-        record = self._gateway.host.scheduler.engines.get(member.id)
-        health = self._gateway.fleet.health.shown(member.id)
-        shown = shapes.engine(member, record, health=health)
+        shown = self._shown(member)
         is_admin = principal_of(request).is_admin
         return _json(shown if is_admin else shapes.engine_outline(shown))
+
+    def _shown(self, member: Member) -> dict[str, Any]:
+        host, health = self._gateway.host, self._gateway.fleet.health
+        record = host.scheduler.engines.get(member.id)
+        return shapes.engine(member, record, now=host.now(), health=health.shown(member.id))
 
     async def _drain(self, request: web.Request) -> web.Response:
         return self._set_draining(request, is_draining=True)

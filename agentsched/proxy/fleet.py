@@ -17,8 +17,12 @@ from agentsched.model import (
     EngineId,
     EngineLost,
     EngineReported,
+    EngineTimeout,
+    EngineUnanswered,
     EngineUnreachable,
+    Instant,
     Nanos,
+    between,
     in_seconds,
 )
 from agentsched.ports import Engine
@@ -62,6 +66,10 @@ class Member:
     is_up: bool = False
     failures: int = 0
     last_error: str = "not probed yet"
+    #: When a byte of an answer last came from it.
+    heard_at: Instant | None = None
+    #: Whether it was said that it answers nothing (`agentsched.kernel.silence`).
+    is_said_silent: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     was_looked_at: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -218,6 +226,12 @@ class Fleet:
         if member is not None:
             member.wake.set()
 
+    def heard(self, engine: EngineId) -> None:
+        """A byte of an answer came from it."""
+        member = self._members.get(engine)
+        if member is not None:
+            member.heard_at = self._host.now()
+
     async def aclose(self) -> None:
         """Stop watching and close all connections."""
         watchers = list(self._watchers.values())
@@ -247,6 +261,7 @@ class Fleet:
             member.wake.clear()
 
     async def _look(self, member: Member) -> None:
+        began_at = self._host.now()
         try:
             async with asyncio.timeout(in_seconds(self._config.probe_timeout)):
                 engine = await self._adapter(member)
@@ -260,6 +275,8 @@ class Fleet:
                     capabilities = await engine.probe()
         except (EngineError, TimeoutError) as error:
             self._failed(member, error)
+            if member.is_up and isinstance(error, TimeoutError | EngineTimeout):
+                self._unanswered(member, since=began_at)
             return
         if member.tier is not None:
             # Pinned not in the engine, but below it.
@@ -267,8 +284,34 @@ class Fleet:
         if not member.is_up:
             log.info("engine %s is up: %s", member.id, capabilities)
         member.is_up, member.failures, member.last_error = True, 0, ""
-        self._host.feed(EngineReported(engine=member.id, capabilities=capabilities, load=load))
+        self._host.feed(
+            EngineReported(
+                engine=member.id, capabilities=capabilities, load=load, heard_at=member.heard_at
+            )
+        )
+        self._say_whether_silent(member)
         self.health.probed(member.id)
+
+    def _unanswered(self, member: Member, *, since: Instant) -> None:
+        self._host.feed(
+            EngineUnanswered(
+                engine=member.id, since=since, reason=member.last_error, heard_at=member.heard_at
+            )
+        )
+        self._say_whether_silent(member)
+
+    def _say_whether_silent(self, member: Member) -> None:
+        record = self._host.scheduler.engines[member.id]
+        if record.silent_since is None:
+            if member.is_said_silent:
+                log.info("engine %s is heard again", member.id)
+        elif not member.is_said_silent:
+            span = in_seconds(between(record.silent_since, self._host.now()))
+            text = (
+                "engine %s answers nothing for %.1f s with %d steps inside: others get what is new"
+            )
+            log.warning(text, member.id, span, record.running_steps)
+        member.is_said_silent = record.silent_since is not None
 
     async def _adapter(self, member: Member) -> Engine:
         """The adapter for what answers at a member's address; another one where that changed."""

@@ -410,6 +410,7 @@ class Generation:
         return self._response
 
     async def _relay(self, tap: SseTap, chunk: bytes, engine: EngineId) -> None:
+        self._gateway.fleet.heard(engine)
         out = tap.feed(chunk)
         if tap.first_token_seen:
             self._start()

@@ -71,7 +71,11 @@ def step(record: StepRecord, *, now: Instant) -> dict[str, Any]:
 
 
 def engine(
-    member: Member, record: EngineRecord | None, *, health: dict[str, Any] | None = None
+    member: Member,
+    record: EngineRecord | None,
+    *,
+    now: Instant,
+    health: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One engine: what it can do, what runs there, and why it is not up where it is not."""
     shown: dict[str, Any] = {
@@ -86,6 +90,7 @@ def engine(
         shown |= {
             "capabilities": msgspec.to_builtins(record.capabilities),
             "load": msgspec.to_builtins(record.load),
+            "silent_for_s": _ago(record.silent_since, now),
             "running_steps": record.running_steps,
             "running_tokens": record.running_tokens,
             "pinned_tokens": record.pinned_tokens,

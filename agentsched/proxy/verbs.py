@@ -206,6 +206,7 @@ def _plan(plan: Plan, *, now: Instant) -> dict[str, Any]:
             {
                 "engine": outlook.engine,
                 "is_up": outlook.is_up,
+                "is_silent": outlook.is_silent,
                 "running_steps": outlook.running_steps,
                 "missing_tokens": outlook.missing_tokens,
                 "prefill_s": round(outlook.prefill_ns / 1e9, 4),

@@ -233,6 +233,11 @@ class _Gauges(Collector):
         engines = list(self._scheduler.engines.values())
         readings: list[tuple[str, str, Callable[[EngineRecord], float | None]]] = [
             ("up", "1 while it takes new work.", lambda e: float(e.is_up)),
+            (
+                "silent",
+                "1 while it answers nothing, with our steps inside.",
+                lambda e: float(e.silent_since is not None),
+            ),
             ("running_steps", "Our steps there.", lambda e: e.running_steps),
             ("running_tokens", "Their prompts.", lambda e: e.running_tokens),
             ("pinned_tokens", "Retained tokens.", lambda e: e.pinned_tokens),

@@ -166,6 +166,8 @@ def _engine(row: EngineRow) -> Text:
     line.append(f"  {row.running_steps:>9}  {row.pins:>4}")
     if row.is_draining:
         line.append("  draining", "yellow")
+    elif row.is_silent:
+        line.append("  silent", "red")
     elif row.is_contended:
         line.append("  contended", "yellow")
     return line

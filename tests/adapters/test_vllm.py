@@ -231,6 +231,14 @@ async def test_load_adds_counts_and_averages_shares(make: Any) -> None:
     assert await make().load() == EngineLoad(running=4, waiting=2, kv_usage=0.375, preemptions=8)
 
 
+async def test_load_counts_the_tokens_that_were_computed(script: Script, make: Any) -> None:
+    script.metrics += (
+        'vllm:prompt_tokens_total{engine="0"} 100.0\nvllm:prompt_tokens_total{engine="1"} 50.0\n'
+        'vllm:generation_tokens_total{engine="0"} 7.0\n'
+    )
+    assert (await make().load()).computed_tokens == 157
+
+
 async def test_older_and_missing_metrics_are_warned_of_once(
     script: Script, make: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

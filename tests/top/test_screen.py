@@ -54,6 +54,12 @@ def test_a_lost_engine_says_why() -> None:
     assert "has not answered yet" in text(made(engines=[gone | {"last_error": ""}]))
 
 
+def test_an_engine_that_answers_nothing_says_so() -> None:
+    still = ENGINE | {"engine": "gpu-9", "is_silent": True}
+    assert "silent" in text(made(engines=[still]))
+    assert "silent" not in text(made(*SIX))
+
+
 def test_replicas_that_are_gone_or_out_of_reach_stand_out() -> None:
     frame = made()
     assert "replica" not in text(frame)

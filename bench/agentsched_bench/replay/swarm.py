@@ -31,6 +31,7 @@ from agentsched.model import (
     EngineLoad,
     EngineLost,
     EngineReported,
+    EngineUnanswered,
     Event,
     HintAnswered,
     HintOutcome,
@@ -405,10 +406,14 @@ class Swarm:
         return StepFailed(step=step, reason="made way", is_retryable=True)
 
     def _break(self, engine: EngineId) -> None:
-        """An engine goes away with all that runs on it, and comes back; or it is drained."""
+        """An engine goes away with all that runs on it, and comes back; or it is drained, or it
+        answers nothing for a while."""
         if self._chance(0.3):
             self._soon(EngineDrained(engine=engine, is_draining=True), ms_max=0)
             self._soon(EngineDrained(engine=engine, is_draining=False), ms_max=20_000)
+        elif self._chance(0.2):
+            since = Instant(self._now)
+            self._soon(EngineUnanswered(engine=engine, since=since, reason="no answer"), ms_max=5)
         else:
             self._soon(EngineLost(engine=engine, reason="crash"), ms_max=0)
         for step in self._scheduler.engines[engine].running:

@@ -23,7 +23,7 @@ from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.live.results import TraceRow
 from agentsched_bench.sim.arms import Arm, Scenario, alone, parse_arm, run_arm
 from agentsched_bench.sim.clients import Endings
-from agentsched_bench.sim.faults import Faults, draw_faults, outage, restart, slowdown
+from agentsched_bench.sim.faults import Faults, draw_faults, outage, restart, slowdown, stall
 from agentsched_bench.sim.results import (
     SCHEMA,
     SimResult,
@@ -96,6 +96,14 @@ Slowdowns = Annotated[
         "--slowdown", metavar="ENGINE@START+SECONDSxFACTOR", help="An engine is slow. Repeatable."
     ),
 ]
+Stalls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stall",
+        metavar="ENGINE@START+SECONDS",
+        help="An engine stands still: it takes calls and answers nothing. Repeatable.",
+    ),
+]
 Restarts = Annotated[
     list[str] | None,
     typer.Option("--restart", metavar="START+SECONDS", help="The proxy is restarted. Repeatable."),
@@ -162,6 +170,7 @@ def simulate(
     priority: Priority = False,
     tenants: Tenants = None,
     slowdown: Slowdowns = None,
+    stall_at: Stalls = None,
     restart: Restarts = None,
     chaos: Chaos = None,
     out: options.Out = None,
@@ -169,8 +178,7 @@ def simulate(
 ) -> None:
     """Simulate recorded programs under several policies, on modelled engines in virtual time.
 
-    The policies are the proxy's own. The same seed gives the same programs and arrivals to every
-    arm, and the same result on every machine.
+    The policies are the proxy's own; a seed gives every arm the same programs, on every machine.
     """
     arms = [parse_arm(text) for text in profile or ("direct", "agentsched", "unlimited")]
     specs = engine or [_spec(str(model) if model else preset_name, engines, blocks, tier)]
@@ -187,7 +195,7 @@ def simulate(
         endings=endings,
         token_error=token_error,
         streams=stream,
-        faults=_faults(len(fleet.engines), outages, slowdown, restart, chaos),
+        faults=_faults(len(fleet.engines), outages, slowdown, stall_at, restart, chaos),
         tenants=_tenants(tenants),
     )
     result = SimResult(
@@ -289,16 +297,19 @@ def _faults(
     engines: int,
     outages: Sequence[str] | None,
     slowdowns: Sequence[str] | None,
+    stalls: Sequence[str] | None,
     restarts: Sequence[str] | None,
     chaos: str | None,
 ) -> Faults:
     found = Faults(
         outages=tuple(outage(text) for text in outages or ()),
         slowdowns=tuple(slowdown(text) for text in slowdowns or ()),
+        stalls=tuple(stall(text) for text in stalls or ()),
         restarts=tuple(restart(text) for text in restarts or ()),
     )
     named = [fault.engine for fault in found.outages]
     named += [fault.engine for fault in found.slowdowns]
+    named += [fault.engine for fault in found.stalls]
     for engine in named:
         if engine >= engines:
             raise ConfigError(f"no engine {engine}: there are engines 0 to {engines - 1}")
@@ -319,6 +330,7 @@ def _faults(
         drawn,
         outages=(*found.outages, *drawn.outages),
         slowdowns=(*found.slowdowns, *drawn.slowdowns),
+        stalls=found.stalls,
         restarts=(*found.restarts, *drawn.restarts),
     )
 
@@ -367,5 +379,6 @@ def _described(
         "chaos": chaos,
         "outages": len(scenario.faults.outages),
         "slowdowns": len(scenario.faults.slowdowns),
+        "stalls": len(scenario.faults.stalls),
         "restarts": len(scenario.faults.restarts),
     }

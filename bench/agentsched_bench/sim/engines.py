@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentsched.model import (
     Capabilities,
@@ -52,6 +52,8 @@ class SimEngine:
         #: Number of its latest entry in the agenda; older ones are stale.
         self.wake = 0
         self.is_lost = False
+        #: It stands still: what is in it stays where it is.
+        self.is_stalled = False
         self._busy_before = 0
         self._slowness = 1.0
 
@@ -64,6 +66,18 @@ class SimEngine:
     def request_ns(self) -> Nanos:
         """How long a call takes until it is in the engine; the answer takes as long again."""
         return Nanos(round(self.config.cost.per_call_ns / 2))
+
+    def look(self) -> EngineReported:
+        """As `report`, with its gauges: what a look finds."""
+        gauges = self.model.gauges(now=self.at)
+        load = EngineLoad(
+            running=gauges.running,
+            waiting=gauges.waiting,
+            kv_usage=gauges.cache_usage,
+            preemptions=gauges.preemptions,
+            computed_tokens=gauges.prompt_tokens + gauges.generation_tokens,
+        )
+        return replace(self.report(), load=load)
 
     def report(self) -> EngineReported:
         """What it says about itself, as the vLLM adapter does."""
@@ -87,8 +101,8 @@ class SimEngine:
         )
 
     def quiet_until(self) -> Instant | None:
-        """Nothing starts or ends before this; None while there is nothing to compute."""
-        if not len(self.model):
+        """Nothing starts or ends before this; None while it computes nothing."""
+        if self.is_stalled or not len(self.model):
             return None
         return max(self.at, self.model.quiet_until(now=self.at))
 
@@ -99,7 +113,7 @@ class SimEngine:
 
     def advance(self, *, until: Instant) -> tuple[Instant, StepOutcome] | None:
         """Compute until then, or to the next step in which something starts or ends: its end."""
-        while self.at < until and len(self.model):
+        while self.at < until and len(self.model) and not self.is_stalled:
             stretch = self.model.run_until(now=self.at, until=until)
             if stretch.outcome is not None:
                 self.at = stretch.at

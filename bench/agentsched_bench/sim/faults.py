@@ -31,6 +31,15 @@ class Slowdown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stall:
+    """An engine stands still for a while: it takes calls, and answers looks and nothing else."""
+
+    engine: int
+    at: Instant
+    until: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restart:
     """The proxy dies with all it knows, and a new one serves after a while."""
 
@@ -49,6 +58,7 @@ class Faults:
 
     outages: tuple[Outage, ...] = ()
     slowdowns: tuple[Slowdown, ...] = ()
+    stalls: tuple[Stall, ...] = ()
     restarts: tuple[Restart, ...] = ()
     lost: float = 0.0
     late: float = 0.0
@@ -150,6 +160,16 @@ def slowdown(text: str) -> Slowdown:
     if times <= 0:
         raise ConfigError(f"not a slowdown: {text!r} (write {form})")
     return Slowdown(engine=int(engine), at=at, until=until, factor=times)
+
+
+def stall(text: str) -> Stall:
+    """Read `ENGINE@START+LENGTH`, seconds: `0@30+20`.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    engine, at, until = _when(text, "a stall", "ENGINE@START+SECONDS")
+    return Stall(engine=int(engine), at=at, until=until)
 
 
 def restart(text: str) -> Restart:

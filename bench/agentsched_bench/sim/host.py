@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import assert_never
+from typing import Final, assert_never
 
 from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.model import (
@@ -54,7 +54,7 @@ from agentsched_bench.engine.requests import (
 )
 from agentsched_bench.sim.clients import CallState, Clients, Endings, ProgramRun, Start
 from agentsched_bench.sim.engines import EngineTraits, SimEngine
-from agentsched_bench.sim.faults import NO_FAULTS, Faults, Outage, Restart, Slowdown
+from agentsched_bench.sim.faults import NO_FAULTS, Faults, Outage, Restart, Slowdown, Stall
 from agentsched_bench.sim.hints import HintHost, SimHints
 
 
@@ -81,6 +81,9 @@ class Tally:
 
 
 Deed = Callable[[Instant], None]
+
+#: As `upstream.probe_interval`.
+_LOOK_EVERY: Final = Nanos(2 * SECOND)
 
 
 class SimHost:
@@ -177,7 +180,10 @@ class SimHost:
         self._introduce()
         for start in starts:
             self.clients.start(start)
-        self._plan_faults([*outages, *faults.outages, *faults.slowdowns, *faults.restarts])
+        self._plan_faults([*outages, *faults.outages, *faults.slowdowns])
+        self._plan_faults([*faults.stalls, *faults.restarts])
+        if faults.stalls:  # nothing else that looks would find is to be found
+            self._later(Instant(_LOOK_EVERY), self._look)
         agenda = self._agenda
         # What the scheduler might still do about programs that are over is of no interest.
         while agenda and self.clients.unfinished:
@@ -205,7 +211,7 @@ class SimHost:
         text = f"policies failed ({counts}), so there is no result"
         raise PolicyError(f"{text}; the latest: {latest!r}") from latest
 
-    def _plan_faults(self, faults: Sequence[Outage | Slowdown | Restart]) -> None:
+    def _plan_faults(self, faults: Sequence[Outage | Slowdown | Stall | Restart]) -> None:
         engines = list(self.engines.values())
         for fault in faults:
             match fault:
@@ -217,6 +223,9 @@ class SimHost:
                     self._later(fault.at, slow)
                     well = partial(self._slow, engines[fault.engine], 1 / fault.factor)
                     self._later(fault.until, well)
+                case Stall():
+                    self._later(fault.at, partial(self._stall, engines[fault.engine], True))
+                    self._later(fault.until, partial(self._stall, engines[fault.engine], False))
                 case Restart():
                     assert self._renew is not None, "a restart needs a way to make a scheduler"
                     self._later(fault.at, self._go_down)
@@ -454,6 +463,21 @@ class SimHost:
 
     def _slow(self, engine: SimEngine, factor: float, now: Instant) -> None:
         engine.slow(factor)
+
+    def _stall(self, engine: SimEngine, is_stalled: bool, now: Instant) -> None:
+        engine.is_stalled = is_stalled
+        if not is_stalled and not engine.is_lost:
+            engine.at = max(engine.at, now)
+            self._watch(engine)
+
+    def _look(self, now: Instant) -> None:
+        """Look at every engine, as the proxy does."""
+        for engine in self.engines.values():
+            if not engine.is_lost:
+                self._advance(engine, until=now)
+                self._watch(engine)
+                self._feed(engine.look())
+        self._later(after(now, _LOOK_EVERY), self._look)
 
     def _go_down(self, now: Instant) -> None:
         """The proxy dies: all connections break, on both sides."""

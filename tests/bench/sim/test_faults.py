@@ -15,7 +15,7 @@ from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario, parse_arm, run_arm, starts_of
-from agentsched_bench.sim.faults import Faults, draw_faults, restart, slowdown
+from agentsched_bench.sim.faults import Faults, draw_faults, restart, slowdown, stall
 from agentsched_bench.sim.host import SimHost
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
@@ -105,3 +105,18 @@ def test_one_seed_one_misfortune_on_every_hash_seed() -> None:
 def test_a_slowdown_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         slowdown(text)
+
+
+@pytest.mark.parametrize("text", ["", "1", "0@1", "0@1+0", "0@2+q", "a@1+2", "-1@1+2"])
+def test_a_stall_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        stall(text)
+
+
+def test_an_engine_that_stands_still_loses_nothing_and_computes_nothing() -> None:
+    plain = run_arm(parse_arm("direct"), scenario(engines=1), seed=1)
+    faults = Faults(stalls=(stall("0@2+30"),))
+    stalled = run_arm(parse_arm("direct"), scenario(engines=1, faults=faults), seed=1)
+    assert not any(run.is_failed for run in stalled.runs)
+    assert stalled.makespan_ns >= plain.makespan_ns + seconds(20)
+    assert stalled.busy_ns <= 1.5 * plain.busy_ns
