@@ -55,6 +55,12 @@ JOURNALS: Final = {
         SwarmShape(programs=8, steps_per_program=4, arrival_ms_max=8_000, meddling=8),
         4,
     ),
+    # Engines that leave looks unanswered.
+    "silent.ndjson.gz": (
+        SchedulerConfig(),
+        SwarmShape(programs=12, arrival_ms_max=8_000, fault_rate=0.15),
+        6,
+    ),
 }
 
 
