@@ -69,6 +69,7 @@ class Target:
         deadline = time.monotonic() + _PATIENCE_S
         while await self.gauge(name) != value:
             assert time.monotonic() < deadline, f"{name} is not {value}"
+            await asyncio.sleep(0.01)  # an engine has no event for it, and is not to be flooded
 
 
 @asynccontextmanager

@@ -140,7 +140,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for what another process brings about."""
     async with asyncio.timeout(PATIENCE_S):
         while not await condition():  # noqa: ASYNC110  # nothing tells of it
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
 
 
 def answered(file: Path) -> int:
