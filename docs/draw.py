@@ -60,6 +60,7 @@ _TABLES: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("[upstream]", config.UpstreamConfig),
     ("[identity]", config.IdentityConfig),
     ("[store]", config.StoreConfig),
+    ("[bus]", config.BusConfig),
     ("[auth]", config_access.AuthConfig),
     ("[[auth.keys]]", config_access.KeyConfig),
     ("[auth.oidc]", config_access.OidcConfig),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from agentsched.config import ClientName, Config, EngineConfig, LimitsConfig, load_config
+from agentsched.config_access import OidcConfig
 from agentsched.model import MINUTE, SECOND, ConfigError, Limits, seconds
 
 ROOT = Path(__file__).parent.parent
@@ -185,17 +188,31 @@ def test_the_sample_is_the_default_and_loads(monkeypatch: pytest.MonkeyPatch) ->
     assert sample.limits.to_limits() == Limits()
 
 
+def tables() -> dict[str, type[BaseModel]]:
+    """The tables of the file that are always there, by name."""
+    found = {name: type(getattr(Config(), name)) for name in Config.model_fields}
+    return {name: part for name, part in found.items() if issubclass(part, BaseModel)}
+
+
 def test_the_sample_shows_every_key() -> None:
-    text = (ROOT / "docs" / "agentsched.toml").read_text()
-    for part in (Config, *(type(getattr(Config(), p)) for p in _PARTS), EngineConfig):
-        for name in part.model_fields:
-            assert name in text, f"{part.__name__}.{name} is not in the sample"
+    parts = re.split(
+        r"^(?:# )?\[+([\w.-]+)\]+$", (ROOT / "docs/agentsched.toml").read_text(), flags=re.M
+    )
+    shown = {"": parts[0]}
+    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+        shown[name] = shown.get(name, "") + text
+    wanted = {"": Config, "engines": EngineConfig, "auth.oidc": OidcConfig, **tables()}
+    for table, part in wanted.items():
+        for key in part.model_fields:
+            is_table = any(name.startswith(f"{table}.{key}".strip(".")) for name in shown)
+            is_shown = re.search(rf"^(?:# )?{key} = ", shown[table], re.M)
+            assert is_table or is_shown, f"[{table}] {key} is not in the sample"
 
 
-_PARTS = (
-    *("http", "upstream", "breaker", "retries", "idempotency", "identity", "limits"),
-    *("auth", "tls", "telemetry"),
-)
+def test_the_reference_has_every_table() -> None:
+    page = (ROOT / "docs/configuration.md").read_text()
+    for table in tables():
+        assert f"### `[{table}]`" in page, f"[{table}] is not in the reference: see docs/draw.py"
 
 
 class TestKeepAlive:
