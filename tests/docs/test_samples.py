@@ -63,6 +63,18 @@ def commands() -> list[tuple[str, str]]:
             line = line.strip().removeprefix("$ ")
             if line.startswith("agentsched ") and "]" not in line:
                 found.append((page.name, line))
+    return list(dict.fromkeys(found + named_in_prose()))
+
+
+def named_in_prose() -> list[tuple[str, str]]:
+    """What a sentence calls a command: `agentsched ...`, with options or without."""
+    found = []
+    for page in PAGES:
+        prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+        for span in re.finditer(r"`(agentsched [^`]+)`", prose):
+            line = " ".join(span[1].split()).removesuffix(" ...")
+            if "COMMAND" not in line and "]" not in line:
+                found.append((page.name, line))
     return found
 
 
