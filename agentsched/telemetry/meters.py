@@ -178,14 +178,11 @@ class _Gauges(Collector):
             ("running_steps", "Steps at engines.", statistics.running_steps),
             ("live_pins", "Retentions in force.", statistics.pins),
         ]
-        sensible = self._scheduler.sensible_wait()
-        if sensible is not None:
-            text = "The least wait bound that this load allows."
-            now.append(("sensible_wait_seconds", text, in_seconds(sensible)))
         bound = in_seconds(self._scheduler.limits.wait_ns_max)
         now.append(("wait_bound_seconds", "The operator's wait bound.", bound))
         for name, text, value in now:
             yield GaugeMetricFamily(f"agentsched_{name}", text, value=value)
+        yield self._sensible_wait()
         totals: list[tuple[str, str, float]] = [
             ("yields", "Background steps that made way.", statistics.yielded_total),
             ("events", "Events handled.", statistics.events_total),
@@ -198,6 +195,14 @@ class _Gauges(Collector):
         yield self._pressure()
         yield from self._engines()
         yield from self._warm_ups()
+
+    def _sensible_wait(self) -> GaugeMetricFamily:
+        sensible = self._scheduler.sensible_wait()  # None while too little is known to say
+        return GaugeMetricFamily(
+            "agentsched_sensible_wait_seconds",
+            "The least wait bound that this load allows.",
+            value=None if sensible is None else in_seconds(sensible),
+        )
 
     def _warm_ups(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(

@@ -24,6 +24,12 @@ from agentsched_bench.reference.shapes import answer_of, bodies
 
 FOLDER = Path(__file__).parents[2] / "docs/reference"
 AGAIN = "run python -m agentsched_bench.reference"
+#: Names that look like a metric's: packages, and fields of requests and traces.
+OTHER_NAMES = {
+    *("agentsched_adapters", "agentsched_bench", "agentsched_graphs", "agentsched_policies"),
+    *("agentsched_conversation", "agentsched_grace_s", "agentsched_program", "agentsched_tenant"),
+    "agentsched_trace",
+}
 
 
 def stored() -> dict[str, Any]:
@@ -37,6 +43,14 @@ class TestPages:
 
     def test_metrics(self) -> None:
         assert (FOLDER / "metrics.md").read_text() == metrics.to_page(), AGAIN
+
+    def test_metrics_that_pages_and_alerts_name_are_there(self) -> None:
+        known = set(re.findall(r"^\| `(\w+)` \|", (FOLDER / "metrics.md").read_text(), re.M))
+        root = FOLDER.parents[1]
+        for path in (*(root / "docs").glob("*.md"), root / "deploy/prometheus/alerts.yaml"):
+            named = set(re.findall(r"\bagentsched_[a-z0-9_]+[a-z0-9]\b", path.read_text()))
+            series = {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}
+            assert series - known - OTHER_NAMES == set(), path.name
 
     def test_what_is_said_on_the_bus(self) -> None:
         described = json.loads((FOLDER / "bus.json").read_text())

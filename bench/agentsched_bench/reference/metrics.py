@@ -24,8 +24,8 @@ _HEAD: Final = """\
 
 What `GET /metrics` shows, drawn from the registry of a proxy with a store, a bus and telemetry
 turned on (`python -m agentsched_bench.reference`). Prometheus writes `_total` behind the name of a
-counter. A family without a value yet is not in the exposition. Labels are bounded: engines are
-those that are configured, tenants the first so many, all others are words of the code.
+counter. A family without a value yet has its name and kind there and no more. Labels are bounded:
+engines are those that are configured, tenants the first so many, all others are words of the code.
 """
 #: Headings by how a metric's name begins, the first that fits.
 _GROUPS: Final = (
@@ -66,7 +66,7 @@ def to_page() -> str:
 
 
 def _row(family: Metric) -> str:
-    name = f"{family.name}_total" if family.type == "counter" else family.name
+    name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
     labels = ", ".join(f"`{label}`" for label in _labels(family))
     text = family.documentation.replace("|", "\\|").replace("<", "&lt;")
     return f"| `{name}` | {family.type} | {labels} | {text} |"
