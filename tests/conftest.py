@@ -18,6 +18,9 @@ from agentsched_bench.vllm_local.launcher import PYTHON_VARIABLE
 
 _ROOT = Path(__file__).parent.parent
 
+# Assertions of helpers tell what they compared, as those of tests do.
+pytest.register_assert_rewrite(*(file.stem for file in Path(__file__).parent.glob("helpers/*.py")))
+
 # A busy machine is no failure: no example is timed, and none fails for being slow to make.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
@@ -66,6 +69,16 @@ class VllmSlot:
         """End the engine as a crash would; `close_engine` is still due."""
         assert self._engine is not None
         os.killpg(self._engine.pid, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The engine stands still, all of its processes; it goes on at the end of the context."""
+        assert self._engine is not None
+        os.killpg(self._engine.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._engine.pid, signal.SIGCONT)
 
     def close_engine(self) -> None:
         engine, self._engine = self._engine, None

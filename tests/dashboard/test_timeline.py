@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from shorthand import pin as pin_of
+
 from agentsched.dashboard.timeline import Lane, Span, timeline
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
-    ConversationId,
     Dispatch,
     EngineId,
     Instant,
     Pin,
     PinId,
-    Prefix,
-    PrefixId,
-    ProgramId,
     StepId,
     TimerFired,
     Unpin,
@@ -55,14 +53,7 @@ def entry(seconds: int, *commands: Any) -> JournalEntry:
 
 
 def pin(name: str, until: int) -> Pin:
-    return Pin(
-        pin=PinId(name),
-        program=ProgramId("p"),
-        conversation=ConversationId("p#0"),
-        engine=EngineId("e"),
-        prefix=Prefix(prefix=PrefixId("x"), tokens=900),
-        expires_at=Instant(OPENED + until * S),
-    )
+    return pin_of(name, conversation="p#0", tokens=900, until=OPENED + until * S)
 
 
 def told(lane: Lane, *kinds: str) -> list[tuple[str, float, float | None]]:

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from shorthand import arrived, finished, prefix, reported, tool_call
 
 from agentsched.compose import SchedulerConfig, build_policies
 from agentsched.kernel import Scheduler
 from agentsched.model import (
     SECOND,
-    CallId,
-    Capabilities,
     Command,
-    ConversationId,
-    EngineId,
-    EngineLoad,
-    EngineReported,
     Event,
     Instant,
     Limits,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    StepArrived,
-    StepFinished,
     StepId,
     StepStarted,
-    TenantId,
     TimerFired,
-    ToolCall,
-    ToolName,
-    Usage,
 )
 from agentsched.policy import Admission, Admitted, PolicySet, Retention
 
@@ -114,12 +100,7 @@ class Rig:
         return commands
 
     def engine(self, name: str = "e1", *, at: float | None = None, **capabilities: Any) -> Any:
-        event = EngineReported(
-            engine=EngineId(name),
-            capabilities=replace(Capabilities(pins=True), **capabilities),
-            load=EngineLoad(),
-        )
-        return self.push(event, at=at)
+        return self.push(reported(name, **{"pins": True} | capabilities), at=at)
 
     def arrive(
         self,
@@ -132,15 +113,9 @@ class Rig:
         tokens: int = 100,
         **more: Any,
     ) -> tuple[Command, ...]:
-        event = StepArrived(
-            step=StepId(step),
-            program=ProgramId(program),
-            conversation=ConversationId(conversation or f"{program}/main"),
-            tenant=TenantId(tenant),
-            prompt_tokens=tokens,
-            prefixes=more.pop("prefixes", (Prefix(prefix=PrefixId(f"x-{step}"), tokens=tokens),)),
-            **more,
-        )
+        more.setdefault("prefixes", (prefix(f"x-{step}", tokens),))
+        talk = conversation or f"{program}/main"
+        event = arrived(step, program, conversation=talk, tenant=tenant, tokens=tokens, **more)
         return self.push(event, at=at)
 
     def start(self, step: str, *, at: float | None = None) -> tuple[Command, ...]:
@@ -157,14 +132,9 @@ class Rig:
         output: int = 10,
         finish_reason: str = "",
     ) -> tuple[Command, ...]:
-        calls = (tools or {}).items()
-        event = StepFinished(
-            step=StepId(step),
-            usage=Usage(prompt_tokens=prompt, cached_tokens=cached, output_tokens=output),
-            tool_calls=tuple(ToolCall(call_id=CallId(c), tool=ToolName(t)) for c, t in calls),
-            finish_reason=finish_reason,
-        )
-        return self.push(event, at=at)
+        calls = (tool_call(call, tool) for call, tool in (tools or {}).items())
+        usage: Any = {"prompt": prompt, "cached": cached, "output": output}
+        return self.push(finished(step, *calls, finish_reason=finish_reason, **usage), at=at)
 
     def timer(self, *, at: float | None = None) -> tuple[Command, ...]:
         """Fire the timer, at the scheduler's own deadline unless told otherwise."""

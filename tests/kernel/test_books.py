@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentsched.model import EngineId, Prefix, PrefixId
+from shorthand import prefix
+
+from agentsched.model import EngineId
 
 HERE = EngineId("e1")
 
 
 def test_a_prompt_counts_whole_from_the_moment_it_is_sent(rig: Any) -> None:
     rig.engine()
-    rig.arrive("s1", tokens=990, prefixes=(Prefix(prefix=PrefixId("system"), tokens=400),))
+    rig.arrive("s1", tokens=990, prefixes=(prefix("system", 400),))
     assert rig.scheduler._books.residency.tokens(HERE) == 990
 
 
 def test_a_turn_that_sends_less_than_is_there_leaves_it_there(rig: Any) -> None:
     """As an agent does that asks aside, or that has shortened its history: nothing is evicted."""
-    shared = (Prefix(prefix=PrefixId("system"), tokens=400),)
+    shared = (prefix("system", 400),)
     rig.engine()
     rig.arrive("s1", tokens=990, prefixes=shared)
     rig.finish("s1", at=1, prompt=990, output=10)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shorthand import arrived
 
 from agentsched.kernel.bounds import newcomers_wait
 from agentsched.model import (
     SECOND,
-    ConversationId,
     Nanos,
-    ProgramId,
     Reject,
     RejectReason,
-    StepArrived,
-    StepId,
     TenantConfigured,
     TenantId,
     TenantLimits,
@@ -77,13 +74,7 @@ def test_a_newcomer_waits_for_its_tenants_turns_and_not_for_the_whole_queue(
     for number in range(2):
         rig.arrive(f"f{number}", program=f"f{number}", tenant="few")
     books = rig.scheduler._books
-    newcomer = StepArrived(
-        step=StepId("s"),
-        program=ProgramId("new"),
-        conversation=ConversationId("new/main"),
-        tenant=TenantId(tenant),
-        prompt_tokens=100,
-    )
+    newcomer = arrived("s", "new", tenant=tenant)
     assert newcomers_wait(newcomer, books) == round(ahead * books.pace.ns_per_step)
 
 

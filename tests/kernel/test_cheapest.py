@@ -6,30 +6,10 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from shorthand import pin
 
 from agentsched.kernel.cheapest import CheapestPins
-from agentsched.model import (
-    ConversationId,
-    EngineId,
-    Instant,
-    Pin,
-    PinId,
-    Prefix,
-    PrefixId,
-    ProgramId,
-)
-
-
-def make(number: int, rng: Random) -> Pin:
-    return Pin(
-        pin=PinId(f"p{number:04d}"),
-        program=ProgramId("p"),
-        engine=EngineId("e1"),
-        conversation=ConversationId(f"c{number}"),
-        prefix=Prefix(prefix=PrefixId("ab"), tokens=100),
-        expires_at=Instant(rng.randrange(5)),
-        value=float(rng.randrange(4)),
-    )
+from agentsched.model import Instant, Pin, PinId
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -37,16 +17,17 @@ def test_it_is_what_sorting_gives(seed: int) -> None:
     rng = Random(seed)
     live: dict[PinId, Pin] = {}
     cheapest = CheapestPins(live)
+
+    def put(one: Pin) -> None:
+        live[one.pin] = one
+        cheapest.put(one)
+
     for number in range(300):
         match rng.choice(("new", "new", "extend", "end")) if live else "new":
             case "new":
-                pin = make(number, rng)
-                live[pin.pin] = pin
-                cheapest.put(pin)
+                put(pin(f"p{number:04d}", until=rng.randrange(5), value=float(rng.randrange(4))))
             case "extend":
-                pin = replace(rng.choice(list(live.values())), expires_at=Instant(rng.randrange(5)))
-                live[pin.pin] = pin
-                cheapest.put(pin)
+                put(replace(rng.choice(list(live.values())), expires_at=Instant(rng.randrange(5))))
             case _:
                 del live[rng.choice(list(live))]
         wanted = sorted(live.values(), key=lambda p: (p.value, p.expires_at, p.pin))

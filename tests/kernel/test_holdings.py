@@ -6,10 +6,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from shorthand import prefix
 
 from agentsched.kernel.holdings import _blocks, holdings
 from agentsched.kernel.residency import Residency
-from agentsched.model import SECOND, ConversationId, EngineId, Nanos, Prefix, PrefixId
+from agentsched.model import SECOND, ConversationId, EngineId, Nanos, Prefix
 from agentsched.policy import Retention
 
 ENGINE = EngineId("e")
@@ -24,8 +25,8 @@ def chain(path: list[int]) -> tuple[Prefix, ...]:
     prefixes, tokens = [], 0
     for depth in range(len(path)):
         tokens += 10 + 3 * path[depth] + depth
-        name = PrefixId("/".join(map(str, path[: depth + 1])))
-        prefixes.append(Prefix(prefix=name, tokens=tokens))
+        name = "/".join(map(str, path[: depth + 1]))
+        prefixes.append(prefix(name, tokens))
     return tuple(prefixes)
 
 
@@ -54,9 +55,9 @@ def test_adds_up(drawn: list[tuple[list[int], int]]) -> None:
 
 def test_a_shared_prefix_is_one_block() -> None:
     residency = Residency()
-    system = Prefix(prefix=PrefixId("system"), tokens=100)
+    system = prefix("system", 100)
     for name, tokens in (("a", 150), ("b", 180)):
-        own = Prefix(prefix=PrefixId(name), tokens=tokens)
+        own = prefix(name, tokens)
         key = ConversationId(name)
         residency.place(key, ENGINE, prefixes=(system, own), context_tokens=tokens + 5)
     blocks = _blocks([residency.chain(ConversationId(name)) for name in "ab"])
@@ -75,9 +76,9 @@ def test_nothing_held() -> None:
 def test_the_map_of_an_engine_shows_whom_it_knows(rig: Any) -> None:
     rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND)) if pause.tools else None
     rig.engine("e", kv_tokens=240)  # nearly full: pins are asked for
-    head = Prefix(prefix=PrefixId("head"), tokens=40)
+    head = prefix("head", 40)
     for number, name in enumerate(("p1", "p2", "p3")):
-        own = Prefix(prefix=PrefixId(name), tokens=100)
+        own = prefix(name, 100)
         rig.arrive(name, program=name, at=number, prefixes=(head, own))
         rig.start(name)
     rig.finish("p3", tools={"k": "bash"}, prompt=100, output=10)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
+
+from shorthand import arrived, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler
 from agentsched.model import (
-    Capabilities,
     ContinuedElsewhere,
     ConversationId,
     Dispatch,
     EngineId,
-    EngineLoad,
-    EngineReported,
     Instant,
     PeerReported,
     ProgramId,
     ServedElsewhere,
     StepArrived,
-    StepFinished,
     StepId,
     TenantId,
-    Usage,
     WorkflowDeclared,
     seconds,
 )
@@ -30,22 +27,17 @@ from agentsched.model import (
 ENGINE = EngineId("e")
 
 
-def made() -> Scheduler:
+def made(*engines: str, kv_tokens: int = 4_000) -> Scheduler:
     scheduler = build_scheduler(SchedulerConfig(profile="agentsched"))
-    capabilities = Capabilities(kv_tokens=4_000, prefix_cache=True)
-    report = EngineReported(engine=ENGINE, capabilities=capabilities, load=EngineLoad())
-    scheduler.handle(report, now=Instant(0))
+    for engine in engines or (ENGINE,):
+        report = reported(engine, kv_tokens=kv_tokens, prefix_cache=True)
+        scheduler.handle(report, now=Instant(0))
     return scheduler
 
 
-def arrived(name: str, tokens: int = 1_500) -> StepArrived:
-    return StepArrived(
-        step=StepId(name),
-        program=ProgramId(name),
-        conversation=ConversationId(f"{name}#0"),
-        tenant=TenantId("t"),
-        prompt_tokens=tokens,
-    )
+def first(name: str, *, tokens: int = 1_500, **more: Any) -> StepArrived:
+    """The first step of a program of its own."""
+    return arrived(name, name, conversation=f"{name}#0", tokens=tokens, **more)
 
 
 def peer(running: int, tokens: int, name: str = "other") -> PeerReported:
@@ -56,8 +48,8 @@ def test_memory_that_another_replica_uses_is_not_free() -> None:
     alone, shared = made(), made()
     shared.handle(peer(2, 3_000), now=Instant(1))
     assert shared.world.resident_tokens(ENGINE) == 3_000
-    assert any(isinstance(c, Dispatch) for c in alone.handle(arrived("a"), now=Instant(2)))
-    assert not shared.handle(arrived("a"), now=Instant(2))
+    assert any(isinstance(c, Dispatch) for c in alone.handle(first("a"), now=Instant(2)))
+    assert not shared.handle(first("a"), now=Instant(2))
     # The other replica is done, or gone: what waits goes at once.
     commands = shared.handle(peer(0, 0), now=Instant(3))
     assert [c.step for c in commands if isinstance(c, Dispatch)] == ["a"]
@@ -87,29 +79,21 @@ def test_a_workflow_declared_at_run_time() -> None:
     text = '{"name": "fix", "start": "a", "steps": {"a": {"next": ["b"]}, "b": {}}}'
     scheduler.handle(WorkflowDeclared(text=text), now=Instant(1))
     scheduler.handle(WorkflowDeclared(text="nonsense"), now=Instant(1))
-    import dataclasses
-
-    step = dataclasses.replace(arrived("p"), agent="fix")
-    scheduler.handle(step, now=Instant(seconds(1)))
+    scheduler.handle(first("p", agent="fix"), now=Instant(seconds(1)))
     view = scheduler.world.graph(ProgramId("p"))
     assert view is not None
     assert view.steps_left() == 2.0
 
 
-def finish(scheduler: Scheduler, name: str, *, prompt: int, at: int) -> None:
-    usage = Usage(prompt_tokens=prompt, cached_tokens=0, output_tokens=20)
-    scheduler.handle(StepFinished(step=StepId(name), usage=usage), now=Instant(at))
-
-
 def test_a_conversation_that_goes_on_elsewhere_is_not_counted_here_any_more() -> None:
     scheduler = made()
-    scheduler.handle(arrived("a"), now=Instant(1))
+    scheduler.handle(first("a"), now=Instant(1))
     gone = ContinuedElsewhere(program=ProgramId("a"), conversation=ConversationId("a#0"))
     ignored = scheduler.statistics().ignored_total
     scheduler.handle(gone, now=Instant(2))
     # It runs here: whoever says otherwise is late.
     assert scheduler.statistics().ignored_total == ignored + 1
-    finish(scheduler, "a", prompt=1_500, at=3)
+    scheduler.handle(finished("a", prompt=1_500, cached=0, output=20), now=Instant(3))
     assert scheduler.world.resident_tokens(ENGINE) == 1_520
     scheduler.handle(gone, now=Instant(4))
     assert scheduler.world.resident_tokens(ENGINE) == 0
@@ -118,16 +102,12 @@ def test_a_conversation_that_goes_on_elsewhere_is_not_counted_here_any_more() ->
 
 
 def test_a_conversation_comes_back_to_where_another_replica_left_it() -> None:
-    scheduler = build_scheduler(SchedulerConfig(profile="agentsched"))
-    capabilities = Capabilities(kv_tokens=40_000, prefix_cache=True)
-    names = [EngineId(f"e{number}") for number in range(4)]
-    for name in names:
-        report = EngineReported(engine=name, capabilities=capabilities, load=EngineLoad())
-        scheduler.handle(report, now=Instant(0))
+    names = [f"e{number}" for number in range(4)]
+    scheduler = made(*names, kv_tokens=40_000)
     for number, home in enumerate(names):
-        step = arrived(f"s{number}", 9_000)
+        step = first(f"s{number}", tokens=9_000, home=home, home_tokens=8_900)
         # Eager tests would be right by chance: the hash alone names some engine, too.
-        commands = scheduler.handle(replace(step, home=home, home_tokens=8_900), now=Instant(1))
+        commands = scheduler.handle(step, now=Instant(1))
         sent = [c for c in commands if isinstance(c, Dispatch)]
         assert [c.engine for c in sent] == [home]
         assert scheduler.steps[StepId(f"s{number}")].missing_tokens == 100
@@ -136,7 +116,7 @@ def test_a_conversation_comes_back_to_where_another_replica_left_it() -> None:
 
 def test_a_home_that_nobody_knows_is_no_home() -> None:
     scheduler = made()
-    step = replace(arrived("a"), home=EngineId("elsewhere"), home_tokens=1_400)
+    step = first("a", home="elsewhere", home_tokens=1_400)
     commands = scheduler.handle(step, now=Instant(1))
     assert [c.engine for c in commands if isinstance(c, Dispatch)] == [ENGINE]
     assert scheduler.steps[StepId("a")].missing_tokens == 1_500

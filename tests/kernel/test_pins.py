@@ -1,19 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from shorthand import pin as pin_of
+from shorthand import prefix
 
 from agentsched.kernel.pins import PinLedger
-from agentsched.model import (
-    ConversationId,
-    EngineId,
-    Instant,
-    Pin,
-    PinId,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    TenantId,
-)
+from agentsched.model import EngineId, Instant, Pin, PinId, Prefix, TenantId
 
 E1, E2 = EngineId("e1"), EngineId("e2")
 
@@ -21,14 +13,9 @@ E1, E2 = EngineId("e1"), EngineId("e2")
 def make(
     name: str, *, tokens: int = 10, value: float = 0.0, engine: EngineId = E1, until: int = 100
 ) -> Pin:
-    return Pin(
-        pin=PinId(name),
-        program=ProgramId("p"),
-        conversation=ConversationId(f"c-{name}"),
-        engine=engine,
-        prefix=Prefix(prefix=PrefixId("x"), tokens=tokens),
-        expires_at=Instant(until),
-        value=value,
+    conversation = f"c-{name}"
+    return pin_of(
+        name, conversation=conversation, engine=engine, tokens=tokens, until=until, value=value
     )
 
 
@@ -98,17 +85,8 @@ def test_an_engine_may_have_it_end_earlier(ledger: PinLedger) -> None:
 
 def shared_pin(name: str, *, tokens: int = 500, value: float = 1.0) -> tuple[Pin, list[Prefix]]:
     """A pin of a conversation that begins with 400 tokens that all share."""
-    whole = Prefix(prefix=PrefixId(f"x-{name}"), tokens=tokens)
-    pin = Pin(
-        pin=PinId(name),
-        program=ProgramId(name),
-        conversation=ConversationId(name),
-        engine=EngineId("e"),
-        prefix=whole,
-        expires_at=Instant(10),
-        value=value,
-    )
-    return pin, [Prefix(prefix=PrefixId("head"), tokens=400), whole]
+    pin = pin_of(name, name, of=f"x-{name}", tokens=tokens, until=10, value=value)
+    return pin, [prefix("head", 400), pin.prefix]
 
 
 def test_shared_prefixes_are_paid_for_once() -> None:

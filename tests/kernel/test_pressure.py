@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shorthand import finished, prefix
 
 from agentsched.model import (
     SECOND,
@@ -13,18 +14,13 @@ from agentsched.model import (
     Nanos,
     Pin,
     Prefetch,
-    Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
-    StepFinished,
-    StepId,
     Unpin,
-    Usage,
 )
 from agentsched.policy import Retention
 
-HEAD = Prefix(prefix=PrefixId("head"), tokens=400)
+HEAD = prefix("head", 400)
 
 
 @pytest.fixture
@@ -38,7 +34,7 @@ def keen(rig: Any) -> Any:
 
 def turn(rig: Any, name: str, *, tokens: int, head: bool = False, program: str = "") -> Any:
     """One step of a program that pauses with a context of so many tokens."""
-    own = Prefix(prefix=PrefixId(f"x-{name}"), tokens=tokens - 10)
+    own = prefix(f"x-{name}", tokens - 10)
     prefixes = (HEAD, own) if head else (own,)
     rig.arrive(name, program=program or name, tokens=tokens - 10, prefixes=prefixes)
     return rig.finish(name, tools={f"k-{name}": "bash"}, prompt=tokens - 10, output=10)
@@ -91,8 +87,7 @@ def test_what_was_evicted_is_still_wanted(keen: Any) -> None:
 def test_a_last_word_ends_the_claim(keen: Any) -> None:
     keen.arrive("a", program="a", tokens=800)
     assert gate(keen)[1] == 800
-    usage = Usage(prompt_tokens=800, cached_tokens=0, output_tokens=10)
-    keen.push(StepFinished(step=StepId("a"), usage=usage, finish_reason="stop"))
+    keen.push(finished("a", prompt=800, cached=0, output=10, finish_reason="stop"))
     assert gate(keen)[1] == 0
 
 

@@ -1,36 +1,17 @@
 from __future__ import annotations
 
 import pytest
+from shorthand import arrived, waiting
 
 from agentsched.kernel.ready import ReadySteps
 from agentsched.kernel.records import EngineRecord, StepRecord
-from agentsched.model import (
-    Capabilities,
-    ConversationId,
-    EngineId,
-    Instant,
-    Nanos,
-    ProgramId,
-    StepArrived,
-    StepId,
-    TenantId,
-)
+from agentsched.model import Capabilities, EngineId, Instant, Nanos, ProgramId
 
 ENGINE = EngineRecord(engine=EngineId("e1"))
 
 
 def make(name: str, *, at: int, model: str = "") -> StepRecord:
-    arrived = StepArrived(
-        step=StepId(name),
-        program=ProgramId("p"),
-        conversation=ConversationId("c"),
-        tenant=TenantId("t"),
-        prompt_tokens=1,
-        model=model,
-    )
-    return StepRecord(
-        arrived=arrived, tenant=TenantId("t"), arrived_at=Instant(at), waiting_since=Instant(at)
-    )
+    return waiting(arrived(name, model=model), since=at)
 
 
 @pytest.fixture

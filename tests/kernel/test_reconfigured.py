@@ -5,33 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import pytest
+from shorthand import arrived, finished, reported, tool_call
 
 from agentsched.compose import SchedulerConfig, build_scheduler, choices_of
 from agentsched.kernel import Scheduler
 from agentsched.kernel.briefing import briefing
 from agentsched.model import (
-    CallId,
-    Capabilities,
     Choice,
-    ConversationId,
     Dispatch,
-    EngineId,
-    EngineLoad,
     EngineLost,
     EngineReported,
     Event,
     Instant,
     Limits,
-    ProgramId,
     Reconfigured,
     StepArrived,
     StepFinished,
     StepId,
     StepStarted,
-    TenantId,
-    ToolCall,
-    ToolName,
-    Usage,
     seconds,
 )
 
@@ -41,23 +32,14 @@ ONE_AT_A_TIME = {"admit": Choice(name="depth", params={"depth": 1})}
 @pytest.fixture
 def scheduler() -> Iterator[Scheduler]:
     made = build_scheduler(SchedulerConfig(profile="fcfs", choices=ONE_AT_A_TIME))
-    engine = EngineReported(
-        engine=EngineId("e"), capabilities=Capabilities(kv_tokens=100_000), load=EngineLoad()
-    )
-    made.handle(engine, now=Instant(0))
+    made.handle(reported(kv_tokens=100_000), now=Instant(0))
     yield made
     made.check()
 
 
-def arrived(name: str, *, program: str | None = None) -> StepArrived:
-    owner = program or f"p-{name}"
-    return StepArrived(
-        step=StepId(name),
-        program=ProgramId(owner),
-        conversation=ConversationId(f"{owner}#0"),
-        tenant=TenantId("t"),
-        prompt_tokens=100,
-    )
+def first(name: str, program: str = "") -> StepArrived:
+    """The first step of a program, of its own unless it is named."""
+    return arrived(name, program or f"p-{name}", tokens=100)
 
 
 def changed(
@@ -73,7 +55,7 @@ def dispatched(commands: tuple[object, ...]) -> list[str]:
 
 def test_what_waits_is_decided_by_the_new_policies_at_once(scheduler: Scheduler) -> None:
     for n, name in enumerate("abc"):
-        scheduler.handle(arrived(name), now=Instant(n + 1))
+        scheduler.handle(first(name), now=Instant(n + 1))
     assert scheduler.statistics().waiting_steps == 2
     commands = scheduler.handle(changed("passthrough"), now=Instant(9))
     assert dispatched(commands) == ["b", "c"]
@@ -100,32 +82,28 @@ def test_unknown_policies_change_nothing(scheduler: Scheduler) -> None:
 
 
 def test_a_tighter_bound_holds_for_those_that_wait_already(scheduler: Scheduler) -> None:
-    scheduler.handle(arrived("a"), now=Instant(1))
-    scheduler.handle(arrived("b"), now=Instant(2))
+    scheduler.handle(first("a"), now=Instant(1))
+    scheduler.handle(first("b"), now=Instant(2))
     limits = Limits(wait_ns_max=seconds(1))
     assert not scheduler.handle(changed("fcfs", ONE_AT_A_TIME, limits), now=Instant(3))
     assert scheduler.next_deadline() == Instant(2 + seconds(1))
-    commands = scheduler.handle(arrived("c"), now=Instant(3 + seconds(1)))
+    commands = scheduler.handle(first("c"), now=Instant(3 + seconds(1)))
     assert dispatched(commands) == ["b"]
 
 
 def test_the_briefing_retells_the_present(scheduler: Scheduler) -> None:
-    scheduler.handle(arrived("a1", program="a"), now=Instant(1))
+    scheduler.handle(first("a1", "a"), now=Instant(1))
     scheduler.handle(StepStarted(step=StepId("a1")), now=Instant(2))
-    call = ToolCall(call_id=CallId("c"), tool=ToolName("bash"))
-    end = StepFinished(
-        step=StepId("a1"), usage=Usage(prompt_tokens=100, output_tokens=20), tool_calls=(call,)
-    )
-    scheduler.handle(end, now=Instant(3))
-    scheduler.handle(arrived("b1", program="b"), now=Instant(4))
+    scheduler.handle(finished("a1", tool_call("c"), prompt=100, output=20), now=Instant(3))
+    scheduler.handle(first("b1", "b"), now=Instant(4))
     told = list(briefing(scheduler._books))
     assert [at for _, at in told] == sorted(at for _, at in told)
     kinds = [type(event).__name__ for event, _ in told]
     assert kinds.count("EngineReported") == 1
     assert kinds.count("ProgramOpened") == 2
-    finished = [e for e, _ in told if isinstance(e, StepFinished)]
-    assert [e.usage.prompt_tokens for e in finished] == [120]
-    assert not finished[0].is_last_word
+    ended = [e for e, _ in told if isinstance(e, StepFinished)]
+    assert [e.usage.prompt_tokens for e in ended] == [120]
+    assert not ended[0].is_last_word
     live = [e for e, _ in told if isinstance(e, StepArrived) and e.step == "b1"]
     assert len(live) == 1
     # It can be told to a scheduler, which then knows the same programs.
@@ -140,7 +118,7 @@ def test_the_briefing_retells_the_present(scheduler: Scheduler) -> None:
 def test_the_briefing_tells_what_runs_and_leaves_out_engines_that_are_gone(
     scheduler: Scheduler,
 ) -> None:
-    scheduler.handle(arrived("a1", program="a"), now=Instant(1))
+    scheduler.handle(first("a1", "a"), now=Instant(1))
     scheduler.handle(StepStarted(step=StepId("a1")), now=Instant(2))
     told = list(briefing(scheduler._books))
     assert (StepStarted(step=StepId("a1")), Instant(2)) in told

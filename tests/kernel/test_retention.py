@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shorthand import prefix
 
 from agentsched.model import (
     SECOND,
@@ -22,8 +23,6 @@ from agentsched.model import (
     Pin,
     PinId,
     Prefetch,
-    Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
     StepCancelled,
@@ -264,10 +263,10 @@ def test_a_pin_outlives_its_time_while_its_program_waits(pinned: Any) -> None:
 
 
 def test_a_part_of_the_context_may_be_kept(rig: Any) -> None:
-    head = Prefix(prefix=PrefixId("head"), tokens=40)
+    head = prefix("head", 40)
     rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND), prefix=head)
     rig.engine()
-    rig.arrive("s1", prefixes=(head, Prefix(prefix=PrefixId("x"), tokens=100)))
+    rig.arrive("s1", prefixes=(head, prefix("x", 100)))
     [pin] = rig.finish("s1", tools={"k": "bash"})
     assert pin.prefix == head
     assert rig.scheduler.engines["e1"].pinned_tokens == 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shorthand import at
 
 from agentsched.kernel.silence import hear
 from agentsched.model import (
@@ -17,7 +18,6 @@ from agentsched.model import (
     EngineLost,
     EngineReported,
     EngineUnanswered,
-    Instant,
     Reject,
     RejectReason,
     StepCancelled,
@@ -29,10 +29,6 @@ from agentsched.model import (
 A, B = EngineId("a"), EngineId("b")
 #: Its step is inside, and nothing moves.
 STILL = EngineLoad(running=1, waiting=0, kv_usage=0.25, computed_tokens=7)
-
-
-def at(time_s: float) -> Instant:
-    return Instant(round(time_s * SECOND))
 
 
 def look(rig: Any, time_s: float, load: EngineLoad = STILL, *, heard: float | None = None) -> None:

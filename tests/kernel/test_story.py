@@ -6,13 +6,13 @@ import dataclasses
 from typing import Any
 
 import pytest
+from shorthand import arrived, finished, pin, prefix, tool_call
 
 from agentsched.kernel import JournalEntry, encode
 from agentsched.kernel.story import pack, unpack
 from agentsched.model import (
     CallId,
     Command,
-    ConversationId,
     Dispatch,
     EngineId,
     EngineLost,
@@ -21,32 +21,23 @@ from agentsched.model import (
     HintOutcome,
     Instant,
     Lineage,
-    Pin,
     PinId,
-    Prefix,
-    PrefixId,
-    ProgramId,
     Reject,
     RejectReason,
     StepArrived,
     StepClass,
-    StepFinished,
     StepId,
-    TenantId,
     TimerFired,
-    ToolCall,
-    ToolName,
-    Usage,
 )
 
-STEP, PROGRAM = StepId("s1"), ProgramId("p1")
-PREFIX = Prefix(prefix=PrefixId("ab" * 16), tokens=12)
-ARRIVED = StepArrived(
-    step=STEP,
-    program=PROGRAM,
-    conversation=ConversationId("p1#0"),
-    tenant=TenantId("t"),
-    prompt_tokens=100,
+STEP = StepId("s1")
+HASH = "ab" * 16
+PREFIX = prefix(HASH, 12)
+ARRIVED = arrived(
+    STEP,
+    "p1",
+    conversation="p1#0",
+    tokens=100,
     prefixes=(PREFIX,) * 7,
     step_class=StepClass.SUBAGENT,
     lineage=Lineage.FORKS,
@@ -54,22 +45,15 @@ ARRIVED = StepArrived(
     deadline=Instant(7),
     priority=-3,
 )
-FINISHED = StepFinished(
-    step=STEP,
-    usage=Usage(prompt_tokens=3, cached_tokens=None, output_tokens=2**40),
-    tool_calls=(ToolCall(call_id=CallId("c3"), tool=ToolName("bash")),),
+FINISHED = finished(
+    STEP,
+    tool_call("c3"),
+    prompt=3,
+    output=2**40,
     finish_reason="tool_calls",
     prefix=PREFIX,
 )
-PINNED = Pin(
-    pin=PinId("pin-1"),
-    program=PROGRAM,
-    conversation=ConversationId("p1#0"),
-    engine=EngineId("e"),
-    prefix=PREFIX,
-    expires_at=Instant(9),
-    value=0.25,
-)
+PINNED = pin("pin-1", "p1", conversation="p1#0", of=HASH, tokens=12, until=9, value=0.25)
 
 
 @pytest.mark.parametrize(

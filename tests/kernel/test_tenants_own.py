@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
+from shorthand import pin
+
 from agentsched.kernel.pins import PinLedger
 from agentsched.kernel.shares import ShareLedger
-from agentsched.model import (
-    SECOND,
-    ConversationId,
-    EngineId,
-    Instant,
-    Nanos,
-    Pin,
-    PinId,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    TenantId,
-    TenantLimits,
-)
+from agentsched.model import SECOND, Instant, Nanos, PinId, TenantId, TenantLimits
 
 A, B = TenantId("a"), TenantId("b")
 
@@ -25,15 +14,7 @@ A, B = TenantId("a"), TenantId("b")
 def test_pins_of_a_tenant_are_counted() -> None:
     ledger = PinLedger(pins_per_engine_max=9, tokens_per_engine_max=100)
     for name, tenant in (("1", A), ("2", A), ("3", B)):
-        pin = Pin(
-            pin=PinId(name),
-            program=ProgramId("p"),
-            conversation=ConversationId(f"c{name}"),
-            engine=EngineId("e"),
-            prefix=Prefix(prefix=PrefixId("x"), tokens=10),
-            expires_at=Instant(100),
-        )
-        ledger.hold(pin, tenant=tenant)
+        ledger.hold(pin(name, conversation=f"c{name}"), tenant=tenant)
     assert (ledger.of_tenant(A), ledger.of_tenant(B)) == (2, 1)
     ledger.release(PinId("1"))
     assert (ledger.of_tenant(A), ledger.of_tenant(B)) == (1, 1)

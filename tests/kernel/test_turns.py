@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
+from shorthand import arrived, waiting
+
 from agentsched.kernel.records import StepRecord
 from agentsched.kernel.turns import take_turns
-from agentsched.model import (
-    ConversationId,
-    Instant,
-    ProgramId,
-    StepArrived,
-    StepClass,
-    StepId,
-    TenantId,
-)
+from agentsched.model import StepClass, TenantId
 
 
 def step(name: str, *, step_class: StepClass = StepClass.STEP) -> StepRecord:
     """A step of the tenant that its first letter names, at the instant of its number."""
-    tenant, at = TenantId(name[0]), Instant(int(name[1:]))
-    arrived = StepArrived(
-        step=StepId(name),
-        program=ProgramId(name),
-        conversation=ConversationId(name),
-        tenant=tenant,
-        prompt_tokens=1,
-        step_class=step_class,
-    )
-    return StepRecord(arrived=arrived, tenant=tenant, arrived_at=at, waiting_since=at)
+    event = arrived(name, name, tenant=name[0], step_class=step_class)
+    return waiting(event, since=int(name[1:]))
 
 
 class Line:
