@@ -8,35 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from shorthand import answered, arrived, at, prefix, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.model import (
-    SECOND,
-    CallId,
-    Capabilities,
     Command,
-    ConversationId,
     Dispatch,
     EngineId,
-    EngineLoad,
     EngineLost,
-    EngineReported,
     Event,
     Instant,
     Limits,
-    Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
-    StepArrived,
-    StepFinished,
     StepId,
     StepStarted,
-    TenantId,
     TimerFired,
-    ToolCall,
-    ToolName,
-    Usage,
     seconds,
 )
 from agentsched.policy import Choice
@@ -72,16 +59,19 @@ class Floor:
     def world(self) -> Any:
         return self.scheduler._books
 
+    @property
+    def instant(self) -> Instant:
+        return at(self.now)
+
     def feed(self, event: Event, at: float | None = None) -> tuple[Command, ...]:
         self.now = self.now if at is None else at
-        commands = self.scheduler.handle(event, now=Instant(round(self.now * SECOND)))
+        commands = self.scheduler.handle(event, now=self.instant)
         self.scheduler.check()
         self.asking_changes_nothing()
         return commands
 
     def report(self, name: str, *, at: float | None = None, **capabilities: Any) -> None:
-        known = Capabilities(cached_tokens=True, **capabilities)
-        self.feed(EngineReported(engine=EngineId(name), capabilities=known, load=EngineLoad()), at)
+        self.feed(reported(name, cached_tokens=True, **capabilities), at)
 
     def lose(self, name: str, *, at: float | None = None) -> tuple[Command, ...]:
         return self.feed(EngineLost(engine=EngineId(name), reason="crash"), at)
@@ -99,16 +89,14 @@ class Floor:
         **more: Any,
     ) -> dict[str, str]:
         """A step arrives; which steps were sent where because of it."""
-        event = StepArrived(
-            step=StepId(step),
-            program=ProgramId(program),
-            conversation=ConversationId(program + branch),
-            tenant=TenantId(tenant),
-            prompt_tokens=tokens,
-            prefixes=(
-                Prefix(prefix=PrefixId(head), tokens=HEAD),
-                Prefix(prefix=PrefixId(f"{program}{branch}/{tokens}"), tokens=tokens),
-            ),
+        talk = program + branch
+        event = arrived(
+            step,
+            program,
+            conversation=talk,
+            tenant=tenant,
+            tokens=tokens,
+            prefixes=(prefix(head, HEAD), prefix(f"{talk}/{tokens}", tokens)),
             **more,
         )
         return sent(self.feed(event, at))
@@ -126,10 +114,7 @@ class Floor:
         output: int = 10,
         is_last: bool = False,
     ) -> dict[str, str]:
-        calls = () if is_last else (ToolCall(call_id=CallId(step), tool=ToolName("bash")),)
-        usage = Usage(prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)
-        reason = "stop" if is_last else "tool_calls"
-        event = StepFinished(step=StepId(step), usage=usage, tool_calls=calls, finish_reason=reason)
+        event = answered(step, is_last=is_last, prompt=prompt, cached=cached, output=output)
         return sent(self.feed(event, at))
 
     def close(self, program: str, *, at: float | None = None) -> tuple[Command, ...]:
@@ -141,13 +126,13 @@ class Floor:
     def rank(self, step: str) -> tuple[float, ...]:
         order = self.scheduler.policies.order
         record = self.scheduler.steps[StepId(step)]
-        return order.rank(record, self.world, now=Instant(round(self.now * SECOND)))
+        return order.rank(record, self.world, now=self.instant)
 
     def score(self, step: str, engine: str) -> float:
         place = self.scheduler.policies.place
         record = self.scheduler.steps[StepId(step)]
         view = self.scheduler.engines[EngineId(engine)]
-        return place.score(record, view, self.world, now=Instant(round(self.now * SECOND)))
+        return place.score(record, view, self.world, now=self.instant)
 
     def asking_changes_nothing(self) -> None:
         """Every question about everything, twice: equal answers, equal policies."""
@@ -160,7 +145,7 @@ class Floor:
         return [vars(copy.deepcopy(getattr(policies, point))) for point in POINTS]
 
     def _ask_all(self) -> list[Any]:
-        policies, now = self.scheduler.policies, Instant(round(self.now * SECOND))
+        policies, now = self.scheduler.policies, self.instant
         answers: list[Any] = []
         for step in self.scheduler.steps.values():
             answers.append(policies.order.rank(step, self.world, now=now))

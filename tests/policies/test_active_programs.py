@@ -5,33 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shorthand import answered, arrived, at, prefix, reported
 
 from agentsched.model import (
-    SECOND,
-    CallId,
-    Capabilities,
-    ConversationId,
     Dispatch,
     EngineId,
-    EngineLoad,
     EngineLost,
-    EngineReported,
     Instant,
-    Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
     Reject,
     RejectReason,
-    StepArrived,
     StepCancelled,
     StepFailed,
-    StepFinished,
     StepId,
-    TenantId,
-    ToolCall,
-    ToolName,
-    Usage,
 )
 from agentsched_policies.active_programs import ActiveProgram, ActivePrograms
 
@@ -47,16 +34,10 @@ class Count:
         self.programs = ActivePrograms(tick_s=1.0, acting_weight=acting_weight)
         self.now = 0.0
         for name, tokens in engines.items():
-            self.see(
-                EngineReported(
-                    engine=EngineId(name),
-                    capabilities=Capabilities(kv_tokens=tokens),
-                    load=EngineLoad(),
-                )
-            )
+            self.see(reported(name, kv_tokens=tokens))
 
     def see(self, event: Any) -> None:
-        self.programs.observe(event, now=Instant(round(self.now * SECOND)))
+        self.programs.observe(event, now=at(self.now))
 
     def tick(self) -> None:
         """A second goes by; anything that is observed then makes it look again."""
@@ -64,28 +45,14 @@ class Count:
         self.see(StepCancelled(step=StepId("nobody's"), reason="left"))
 
     def arrive(self, step: str, program: str, tokens: int) -> None:
-        self.see(
-            StepArrived(
-                step=StepId(step),
-                program=ProgramId(program),
-                conversation=ConversationId(program),
-                tenant=TenantId("t"),
-                prompt_tokens=tokens,
-                prefixes=(Prefix(prefix=PrefixId(f"{program}/{tokens}"), tokens=tokens),),
-            )
-        )
+        whole = prefix(f"{program}/{tokens}", tokens)
+        self.see(arrived(step, program, tokens=tokens, prefixes=(whole,)))
 
     def send(self, step: str, engine: EngineId = E1) -> None:
-        now = Instant(round(self.now * SECOND))
-        self.programs.decided([Dispatch(step=StepId(step), engine=engine)], now=now)
+        self.programs.decided([Dispatch(step=StepId(step), engine=engine)], now=at(self.now))
 
     def finish(self, step: str, *, prompt: int, is_last: bool = False) -> None:
-        calls = () if is_last else (ToolCall(call_id=CallId("c"), tool=ToolName("bash")),)
-        usage = Usage(prompt_tokens=prompt, cached_tokens=0, output_tokens=0)
-        reason = "stop" if is_last else "tool_calls"
-        self.see(
-            StepFinished(step=StepId(step), usage=usage, tool_calls=calls, finish_reason=reason)
-        )
+        self.see(answered(step, is_last=is_last, prompt=prompt, cached=0))
 
     def of(self, program: str) -> ActiveProgram:
         found = self.programs.get(ProgramId(program))

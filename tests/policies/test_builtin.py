@@ -5,32 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shorthand import arrived, finished, prefix, reported, tool_call
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler
 from agentsched.model import (
     SECOND,
-    CallId,
-    Capabilities,
-    ConversationId,
     Dispatch,
     EngineId,
-    EngineLoad,
     EngineLost,
-    EngineReported,
     Instant,
     Pin,
     PolicyError,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    StepArrived,
-    StepFinished,
-    StepId,
-    TenantId,
-    ToolCall,
-    ToolName,
-    Usage,
 )
 from agentsched.policy import Choice, load
 
@@ -40,30 +26,17 @@ def build(profile: str = "passthrough", **choices: Choice) -> Scheduler:
 
 
 def engine(scheduler: Scheduler, name: str, *, at: int = 0, **capabilities: Any) -> Any:
-    event = EngineReported(
-        engine=EngineId(name), capabilities=Capabilities(**capabilities), load=EngineLoad()
-    )
-    return scheduler.handle(event, now=Instant(at))
+    return scheduler.handle(reported(name, **capabilities), now=Instant(at))
 
 
 def arrive(scheduler: Scheduler, step: str, program: str, *, at: int, branch: str = "") -> Any:
-    event = StepArrived(
-        step=StepId(step),
-        program=ProgramId(program),
-        conversation=ConversationId(program + branch),
-        tenant=TenantId("t"),
-        prompt_tokens=10,
-        prefixes=(Prefix(prefix=PrefixId("x"), tokens=10),),
-    )
+    event = arrived(step, program, conversation=program + branch, prefixes=(prefix("x", 10),))
     return scheduler.handle(event, now=Instant(at))
 
 
 def finish(scheduler: Scheduler, step: str, *, at: int, tools: int = 0) -> Any:
-    calls = (ToolCall(call_id=CallId(f"k{n}"), tool=ToolName("bash")) for n in range(tools))
-    event = StepFinished(
-        step=StepId(step), usage=Usage(prompt_tokens=10, output_tokens=1), tool_calls=tuple(calls)
-    )
-    return scheduler.handle(event, now=Instant(at))
+    calls = (tool_call(f"k{n}") for n in range(tools))
+    return scheduler.handle(finished(step, *calls, prompt=10, output=1), now=Instant(at))
 
 
 def sent(commands: Any) -> list[tuple[str, str, int]]:

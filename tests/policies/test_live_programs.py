@@ -7,27 +7,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shorthand import answered, arrived, at, prefix
 
 from agentsched.model import (
     SECOND,
-    CallId,
     ContinuedElsewhere,
     ConversationId,
     Instant,
-    Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
-    StepArrived,
     StepCancelled,
     StepClass,
     StepFailed,
-    StepFinished,
     StepId,
-    TenantId,
-    ToolCall,
-    ToolName,
-    Usage,
 )
 from agentsched_policies.live_programs import LivePrograms
 
@@ -46,38 +38,21 @@ class Town:
 
     @property
     def instant(self) -> Instant:
-        return Instant(round(self.now * SECOND))
+        return at(self.now)
 
     def arrive(
         self, step: str, program: str = "p", *, at: float | None = None, **more: Any
     ) -> None:
         head = more.pop("head", 0)
-        names = (
-            Prefix(prefix=PrefixId("h"), tokens=head),
-            Prefix(prefix=PrefixId(step), tokens=99),
-        )
-        event = StepArrived(
-            step=StepId(step),
-            program=ProgramId(program),
-            conversation=ConversationId(more.pop("talk", program)),
-            tenant=TenantId("t"),
-            prompt_tokens=99,
-            prefixes=names if head else (),
-            **more,
-        )
-        self.see(event, at)
+        if head:
+            more["prefixes"] = (prefix("h", head), prefix(step, 99))
+        talk = more.pop("talk", program)
+        self.see(arrived(step, program, conversation=talk, tokens=99, **more), at)
 
     def finish(
         self, step: str, tokens: int = 1_000, *, at: float | None = None, is_last: bool = False
     ) -> None:
-        calls = () if is_last else (ToolCall(call_id=CallId(step), tool=ToolName("bash")),)
-        event = StepFinished(
-            step=StepId(step),
-            usage=Usage(prompt_tokens=tokens - 10, output_tokens=10),
-            tool_calls=calls,
-            finish_reason="stop" if is_last else "tool_calls",
-        )
-        self.see(event, at)
+        self.see(answered(step, is_last=is_last, prompt=tokens - 10, output=10), at)
 
     def turn(self, step: str, program: str, tokens: int, **more: Any) -> None:
         self.arrive(step, program, **more)
@@ -221,8 +196,8 @@ def test_who_went_on_elsewhere_is_counted_there_unless_it_runs_here_too() -> Non
 
 def test_of_too_many_the_one_silent_for_longest_goes() -> None:
     town = Town(programs_max=2)
-    for at, name in enumerate("abac"):
-        town.turn(f"{name}{at}", name, 1_000, at=float(at))
+    for number, name in enumerate("abac"):
+        town.turn(f"{name}{number}", name, 1_000, at=float(number))
     assert [ProgramId(name) in town.live for name in "abc"] == [True, False, True]
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shorthand import arrived as arrives
+from shorthand import at, pin, prefetch, prefix, tool_call, unpin
+from shorthand import finished as finishes
 
 from agentsched.model import (
     SECOND,
-    CallId,
     ContinuedElsewhere,
     ConversationId,
     Dispatch,
@@ -19,12 +21,7 @@ from agentsched.model import (
     EngineLost,
     HintAnswered,
     HintOutcome,
-    Instant,
-    Pin,
     PinId,
-    Prefetch,
-    Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
     Reject,
@@ -35,11 +32,7 @@ from agentsched.model import (
     StepFinished,
     StepId,
     TenantId,
-    ToolCall,
     ToolName,
-    Unpin,
-    UnpinReason,
-    Usage,
 )
 from agentsched_policies.bounded import Bounded
 from agentsched_policies.homes import Homes
@@ -57,32 +50,20 @@ from agentsched_policies.uncached import UncachedLog
 E1, E2 = EngineId("e1"), EngineId("e2")
 
 
-def at(seconds: float) -> Instant:
-    return Instant(round(seconds * SECOND))
-
-
 def arrived(step: str, program: str = "p", *, tokens: int = 1_000, head: int = 0) -> StepArrived:
-    own = Prefix(prefix=PrefixId(f"{program}/{tokens}"), tokens=tokens)
-    shared = (Prefix(prefix=PrefixId("head"), tokens=head),) if head else ()
-    return StepArrived(
-        step=StepId(step),
-        program=ProgramId(program),
-        conversation=ConversationId(program),
-        tenant=TenantId(f"tenant of {program}"),
-        prompt_tokens=tokens,
-        prefixes=(*shared, own),
-    )
+    own = prefix(f"{program}/{tokens}", tokens)
+    prefixes = (prefix("head", head), own) if head else (own,)
+    tenant = f"tenant of {program}"
+    return arrives(step, program, tenant=tenant, tokens=tokens, prefixes=prefixes)
 
 
 def finished(
     step: str, *tools: str, prompt: int = 1_000, cached: int = 0, output: int = 10
 ) -> StepFinished:
-    return StepFinished(
-        step=StepId(step),
-        usage=Usage(prompt_tokens=prompt, cached_tokens=cached, output_tokens=output),
-        tool_calls=tuple(ToolCall(call_id=CallId(t), tool=ToolName(t)) for t in tools),
-        finish_reason="tool_calls" if tools else "stop",
-    )
+    calls = (tool_call(tool, tool) for tool in tools)
+    reason = "tool_calls" if tools else "stop"
+    usage = {"prompt": prompt, "cached": cached, "output": output}
+    return finishes(step, *calls, finish_reason=reason, **usage)
 
 
 def failed(step: str, *, is_retryable: bool = False) -> StepFailed:
@@ -191,7 +172,7 @@ class TestStepLog:
     def test_what_is_no_word_about_a_step_changes_nothing(self) -> None:
         log = StepLog()
         log.observe(arrived("s"), now=at(0))
-        log.decided([Unpin(pin=PinId("pin"), engine=E1, reason=UnpinReason.EXPIRED)], now=at(1))
+        log.decided([unpin()], now=at(1))
         step = log.get(StepId("s"))
         assert step is not None
         assert step.engine is None
@@ -307,15 +288,7 @@ class TestHomes:
     def test_a_program_may_live_in_several_conversations(self) -> None:
         homes = Homes()
         for name in ("main", "kid"):
-            own = (Prefix(prefix=PrefixId(name), tokens=500),)
-            event = StepArrived(
-                step=StepId(name),
-                program=ProgramId("p"),
-                conversation=ConversationId(name),
-                tenant=TenantId("t"),
-                prompt_tokens=500,
-                prefixes=own,
-            )
+            event = arrives(name, conversation=name, tokens=500, prefixes=(prefix(name, 500),))
             homes.observe(event, now=at(0))
             homes.decided([sent(name)], now=at(0))
         assert homes.tokens(E1) == 1_000
@@ -386,28 +359,13 @@ class Asked:
         self.program, self.conversation, self.arrived_at = program, program, at(0)
 
 
-def pin(name: str, program: str, *, until: float) -> Pin:
-    return Pin(
-        pin=PinId(name),
-        program=ProgramId(program),
-        conversation=ConversationId(program),
-        engine=E1,
-        prefix=Prefix(prefix=PrefixId("x"), tokens=10),
-        expires_at=at(until),
-    )
-
-
-def unpin(name: str) -> Unpin:
-    return Unpin(pin=PinId(name), engine=E1, reason=UnpinReason.RESUMED)
-
-
 class TestOrders:
     def rank(self, order: Any, program: str, *, now: float) -> Any:
         return order.rank(Asked(program), World("a", "b"), now=at(now))
 
     def test_continuum_puts_what_is_pinned_first_while_it_is(self) -> None:
         order = Continuum()
-        order.decided([pin("1", "b", until=10)], now=at(0))
+        order.decided([pin("1", "b", until=at(10))], now=at(0))
         assert self.rank(order, "b", now=10) < self.rank(order, "a", now=10)
         assert self.rank(order, "b", now=10.1) > self.rank(order, "a", now=10.1)
         order.decided([unpin("1")], now=at(1))
@@ -415,21 +373,13 @@ class TestOrders:
 
     def test_the_end_of_an_older_pin_does_not_end_the_one_that_replaced_it(self) -> None:
         order = Continuum()
-        order.decided([pin("1", "b", until=10), pin("2", "b", until=20)], now=at(0))
+        order.decided([pin("1", "b", until=at(10)), pin("2", "b", until=at(20))], now=at(0))
         order.decided([unpin("1"), unpin("never seen"), sent("s")], now=at(1))
         assert self.rank(order, "b", now=15) < self.rank(order, "a", now=15)
 
     def test_kvflow_holds_back_what_is_being_loaded_until_it_is_or_seems_lost(self) -> None:
         order = Kvflow(loading_s_max=5)
-        warm = Prefetch(
-            pin=PinId("w"),
-            program=ProgramId("a"),
-            conversation=ConversationId("a"),
-            engine=E1,
-            prefix=Prefix(prefix=PrefixId("x"), tokens=10),
-            wanted_by=at(0),
-        )
-        order.decided([sent("s"), warm], now=at(0))
+        order.decided([sent("s"), prefetch("w", "a")], now=at(0))
         assert self.rank(order, "a", now=4.9) > self.rank(order, "b", now=4.9)
         assert self.rank(order, "a", now=5) == self.rank(order, "b", now=5)
         order.observe(HintAnswered(pin=PinId("other"), outcome=HintOutcome.ACCEPTED), now=at(1))

@@ -6,26 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from shorthand import pin, prefetch, unpin
 
 from agentsched.model import (
     SECOND,
-    ConversationId,
-    EngineId,
     HintAnswered,
     HintOutcome,
     Instant,
-    Pin,
     PinId,
     PolicyError,
-    Prefetch,
-    Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
     StepCancelled,
     StepId,
-    Unpin,
-    UnpinReason,
     after,
     seconds,
 )
@@ -197,22 +190,13 @@ class TestThunderAgent:
 class TestContinuum:
     def test_pinned_first_then_the_oldest_program(self) -> None:
         policy: Any = load("order", "continuum", {})
-        pin = Pin(
-            pin=PinId("pin"),
-            program=ProgramId("pb"),
-            conversation=ConversationId("b"),
-            engine=EngineId("e1"),
-            prefix=Prefix(prefix=PrefixId("x"), tokens=10),
-            expires_at=Instant(5),
-        )
         world, steps = programs(pa=0, pb=1)
         assert policy.rank(steps["pb"], world, now=Instant(0)) == (1.0, 1.0)
-        policy.decided((pin,), now=Instant(0))
+        policy.decided((pin(program="pb", conversation="b", until=5),), now=Instant(0))
         assert policy.rank(steps["pb"], world, now=Instant(5)) == (0.0, 1.0)
         assert policy.rank(steps["pa"], world, now=Instant(5)) == (1.0, 0.0)
         assert policy.rank(steps["pb"], world, now=Instant(6)) == (1.0, 1.0)
-        unpin = Unpin(pin=PinId("pin"), engine=EngineId("e1"), reason=UnpinReason.EXPIRED)
-        policy.decided((unpin,), now=Instant(6))
+        policy.decided((unpin(),), now=Instant(6))
         assert policy.rank(steps["pb"], world, now=Instant(5)) == (1.0, 1.0)
         assert policy.priority(steps["pa"], world, now=Instant(5)) == 1
 
@@ -220,16 +204,8 @@ class TestContinuum:
 class TestKvflow:
     def test_what_is_loading_is_passed_over(self) -> None:
         policy: Any = load("order", "kvflow", {"loading_s_max": 2.0})
-        warm = Prefetch(
-            pin=PinId("warm"),
-            program=ProgramId("pa"),
-            conversation=ConversationId("a"),
-            engine=EngineId("e1"),
-            prefix=Prefix(prefix=PrefixId("x"), tokens=10),
-            wanted_by=Instant(0),
-        )
         world, steps = programs(pa=0, pb=1)
-        policy.decided((warm,), now=Instant(0))
+        policy.decided((prefetch("warm", "pa", conversation="a"),), now=Instant(0))
         assert policy.rank(steps["pa"], world, now=Instant(1))[0] == 1.0
         assert policy.rank(steps["pb"], world, now=Instant(1))[0] == 0.0
         assert policy.rank(steps["pa"], world, now=after(Instant(0), seconds(2)))[0] == 0.0

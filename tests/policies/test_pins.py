@@ -8,6 +8,7 @@ from math import exp, log
 from typing import Any
 
 import pytest
+from shorthand import arrived, finished, prefix, tool_call
 
 from agentsched.model import (
     SECOND,
@@ -19,18 +20,13 @@ from agentsched.model import (
     Instant,
     Nanos,
     Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
-    StepArrived,
-    StepFinished,
     StepId,
     StepStarted,
     TenantId,
-    ToolCall,
     ToolFinished,
     ToolName,
-    Usage,
     seconds,
 )
 from agentsched.policy import Choice, Retention, load
@@ -45,7 +41,7 @@ from agentsched_policies.samples import Samples
 
 ENGINE = EngineId("e1")
 PROGRAM, TALK, TENANT = ProgramId("p"), ConversationId("c"), TenantId("t")
-WHOLE = Prefix(prefix=PrefixId("all"), tokens=1_000)
+HEAD, WHOLE = prefix("head", 400), prefix("all", 1_000)
 START = Instant(0)
 
 
@@ -90,10 +86,7 @@ class Talk:
     context_tokens: int = 1_000
     paused_at: Instant | None = START
     is_over: bool = False
-    prefixes: tuple[Prefix, ...] = (
-        Prefix(prefix=PrefixId("head"), tokens=400),
-        Prefix(prefix=PrefixId("all"), tokens=1_000),
-    )
+    prefixes: tuple[Prefix, ...] = (HEAD, WHOLE)
     conversation: ConversationId = TALK
 
 
@@ -147,7 +140,7 @@ class Rest:
 
 def rest(tool: str | None = "bash", *, tokens: int = 1_000) -> Any:
     tools = {CallId("k"): ToolName(tool)} if tool else {}
-    return Rest(tools=tools, prefix=Prefix(prefix=PrefixId("all"), tokens=tokens))
+    return Rest(tools=tools, prefix=prefix("all", tokens))
 
 
 def ask(policy: Any, pause: Any, land: Any, *, at: float = 0.0) -> Retention | None:
@@ -174,21 +167,11 @@ class Life:
         program, tokens = ProgramId(f"q{self.count}"), 1_000
         for index in range(len(spans) + 1):
             step = StepId(f"{program}/{index}")
-            self.see(
-                StepArrived(
-                    step=step,
-                    program=program,
-                    conversation=ConversationId(program),
-                    tenant=TenantId("t"),
-                    prompt_tokens=tokens,
-                )
-            )
+            self.see(arrived(step, program, tokens=tokens))
             self.now += delay_s
             self.see(StepStarted(step=step))
             self.now += 0.1
-            call = ToolCall(call_id=CallId("k"), tool=ToolName(tool))
-            usage = Usage(prompt_tokens=tokens, cached_tokens=0, output_tokens=10)
-            self.see(StepFinished(step=step, usage=usage, tool_calls=(call,)))
+            self.see(finished(step, tool_call("k", tool), prompt=tokens, cached=0, output=10))
             if index < len(spans):
                 self.now += spans[index]
             tokens += 10 + grown
@@ -298,21 +281,10 @@ def test_continuum_forgets_the_oldest_of_what_never_ended(
     life = Life(policy)
     for program in "abc":
         for number in range(2):
-            step = StepId(f"{program}{number}")
-            life.see(
-                StepArrived(
-                    step=step,
-                    program=ProgramId(program),
-                    conversation=ConversationId(program),
-                    tenant=TENANT,
-                    prompt_tokens=100,
-                )
-            )
+            step = f"{program}{number}"
+            life.see(arrived(step, program, tokens=100))
             if not number:
-                call = ToolCall(call_id=CallId("k"), tool=ToolName("bash"))
-                life.see(
-                    StepFinished(step=step, usage=Usage(prompt_tokens=100), tool_calls=(call,))
-                )
+                life.see(finished(step, tool_call("k"), prompt=100))
     assert list(policy._turns_of) == ["b", "c"]
     assert list(policy._program_of) == ["b1", "c1"]
     life.now = 3.0
@@ -488,7 +460,7 @@ def test_kvflow_keeps_the_fixed_prompt_by_steps_to_execution() -> None:
     parent = ask(KvFlow(), rest(None), Land(outlook=Graph(waits=True, left=4.0)))
     assert next_one is not None
     assert parent is not None
-    assert next_one.prefix == Prefix(prefix=PrefixId("head"), tokens=400)
+    assert next_one.prefix == HEAD
     assert (next_one.value, parent.value) == (0.5, 0.2)
     over = Land(programs={"p": Program(conversations={"c": Talk(is_over=True)})})
     assert ask(KvFlow(), rest(), over) is None
@@ -497,7 +469,7 @@ def test_kvflow_keeps_the_fixed_prompt_by_steps_to_execution() -> None:
 def test_kvflow_keeps_no_more_than_there_is_and_nothing_of_the_unknown() -> None:
     short = ask(KvFlow(), rest(tokens=300), Land(outlook=Graph()))
     assert short is not None
-    assert short.prefix == Prefix(prefix=PrefixId("all"), tokens=300)
+    assert short.prefix == prefix("all", 300)
     assert ask(KvFlow(), rest(), Land(programs={})) is None
     user = ask(KvFlow(), rest(None), Land(outlook=Graph(waits=False, left=9.0)))
     assert user is not None
@@ -532,8 +504,7 @@ def test_value_ends_when_it_falls_under_the_price_of_memory() -> None:
     policy = Value(patience=0.0, price=1.0)
     # 2,000 tokens a second are computed, the pool holds 10,000: five seconds of memory for nothing.
     for second in range(600):
-        usage = Usage(prompt_tokens=2_000, cached_tokens=0, output_tokens=0)
-        policy.observe(StepFinished(step=StepId("x"), usage=usage), now=seconds(second))
+        policy.observe(finished("x", prompt=2_000, cached=0), now=seconds(second))
 
     now = 600 * SECOND
 

@@ -7,20 +7,9 @@ from random import Random
 from typing import Any
 
 import pytest
+from shorthand import arrived, prefix
 
-from agentsched.model import (
-    ConversationId,
-    EngineId,
-    EngineLost,
-    Instant,
-    PolicyError,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    StepArrived,
-    StepId,
-    TenantId,
-)
+from agentsched.model import EngineId, EngineLost, Instant, PolicyError
 from agentsched.policy import Choice, load
 
 Floors = Callable[..., Any]
@@ -179,18 +168,10 @@ class TestDualMap:
         policy: Any = load("place", "dualmap", {})
         for number in range(512 + 40):
             head = "old" if number < 40 else "new" if number % 2 else f"only {number}"
-            prefixes = tuple(Prefix(prefix=PrefixId(name), tokens=9) for name in (head, "always"))
-            event = StepArrived(
-                step=StepId(f"s{number}"),
-                program=ProgramId("p"),
-                conversation=ConversationId("c"),
-                tenant=TenantId("t"),
-                prompt_tokens=9,
-                prefixes=prefixes,
-            )
-            policy.observe(event, now=Instant(number))
+            prefixes = (prefix(head, 9), prefix("always", 9))
+            policy.observe(arrived(f"s{number}", prefixes=prefixes), now=Instant(number))
         # 40 fell out of the window: nobody of the 512 latest has "old".
-        assert PrefixId("old") not in policy._counts
+        assert "old" not in policy._counts
         assert (policy._counts["new"], policy._counts["always"]) == (256, 512)
         assert len(policy._counts) == 2 + 256
         policy.observe(EngineLost(engine=EngineId("e1"), reason="x"), now=Instant(0))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shorthand import arrived, finished, prefix, tool_call
 
 from agentsched.model import (
     SECOND,
@@ -23,19 +24,15 @@ from agentsched.model import (
     Nanos,
     Prefetch,
     Prefix,
-    PrefixId,
     ProgramId,
     StepArrived,
-    StepFinished,
     StepId,
     StepStarted,
     TenantId,
     TimerFired,
-    ToolCall,
     ToolFinished,
     ToolName,
     Unpin,
-    Usage,
     seconds,
 )
 from agentsched.policy import Choice
@@ -46,7 +43,7 @@ from agentsched_policies.prefetch.value import Value
 
 ENGINE, PROGRAM, TALK = EngineId("e1"), ProgramId("p"), ConversationId("c")
 TENANT = TenantId("t")
-WHOLE = Prefix(prefix=PrefixId("all"), tokens=2_000)
+WHOLE = prefix("all", 2_000)
 NOW = Instant(100 * SECOND)
 
 
@@ -182,14 +179,7 @@ def test_value_warms_at_once_when_every_tool_has_ended() -> None:
     assert at(policy, World(), pause) is None
     policy.observe(ended("m"), now=NOW)
     assert at(policy, World(), pause) == 0
-    back = StepArrived(
-        step=StepId("s"),
-        program=PROGRAM,
-        conversation=TALK,
-        tenant=TenantId("t"),
-        prompt_tokens=2_000,
-        answers=(CallId("k"), CallId("m")),
-    )
+    back = arrived("s", PROGRAM, conversation=TALK, answers=(CallId("k"), CallId("m")))
     policy.observe(back, now=NOW)
     assert at(policy, World(), pause) is None
 
@@ -237,8 +227,7 @@ def test_value_leaves_alone_what_cannot_pay() -> None:
     assert at(policy, World(engine=Engine(warm_paid=0.19))) is None
     assert at(policy, World(engine=Engine(warm_paid=0.2))) == 0
     for tokens, expected in ((255, None), (256, 0)):
-        prefix = Prefix(prefix=PrefixId("short"), tokens=tokens)
-        assert at(policy, World(), Pause(prefix=prefix)) == expected
+        assert at(policy, World(), Pause(prefix=prefix("short", tokens))) == expected
     assert at(policy, World(talk=Talk(is_resident=True))) is None
     assert at(policy, World(talk=Talk(is_over=True))) is None
     assert at(policy, World(talk=None)) is None
@@ -297,23 +286,21 @@ class Course:
         if what == "arrive" and step is None:
             self.counts[number] += 1
             self.live[number] = f"s{number}.{self.counts[number]}"
-            return StepArrived(
-                step=StepId(self.live[number]),
-                program=ProgramId(f"p{number}"),
-                conversation=ConversationId(f"c{number}"),
-                tenant=TenantId(f"t{number % TENANTS}"),
-                prompt_tokens=4_000,
-                prefixes=(Prefix(prefix=PrefixId(f"c{number}"), tokens=4_000),),
+            return arrived(
+                self.live[number],
+                f"p{number}",
+                conversation=f"c{number}",
+                tenant=f"t{number % TENANTS}",
+                tokens=4_000,
+                prefixes=(prefix(f"c{number}", 4_000),),
                 answers=(CallId(f"k{number}.{self.counts[number] - 1}"),),
             )
         if what == "start" and step is not None:
             return StepStarted(step=StepId(step))
         if what in ("finish", "end") and step is not None:
             del self.live[number]
-            call = CallId(f"k{number}.{self.counts[number]}")
-            calls = () if what == "end" else (ToolCall(call_id=call, tool=ToolName("bash")),)
-            usage = Usage(prompt_tokens=4_000, cached_tokens=number * 500, output_tokens=10)
-            return StepFinished(step=StepId(step), usage=usage, tool_calls=calls)
+            calls = [] if what == "end" else [tool_call(f"k{number}.{self.counts[number]}")]
+            return finished(step, *calls, prompt=4_000, cached=number * 500, output=10)
         if what == "tool" and step is None and self.counts[number]:
             call = CallId(f"k{number}.{self.counts[number]}")
             program = ProgramId(f"p{number}")

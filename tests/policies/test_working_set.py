@@ -8,44 +8,33 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from shorthand import answered, arrived, at, finished, prefix, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler
 from agentsched.model import (
     SECOND,
-    CallId,
-    Capabilities,
     Command,
     ConversationId,
     Dispatch,
     EngineId,
-    EngineLoad,
-    EngineReported,
     Instant,
     Limits,
     Nanos,
     PolicyError,
-    Prefix,
-    PrefixId,
     ProgramId,
     Reject,
     RejectReason,
-    StepArrived,
-    StepFinished,
     StepId,
     StepStarted,
-    TenantId,
     TimerFired,
-    ToolCall,
-    ToolName,
-    Usage,
     seconds,
 )
 from agentsched.policy import Choice, Held
 from agentsched_policies.admit.working_set import WorkingSet
 from agentsched_policies.live_programs import LivePrograms
 
-HEAD = Prefix(prefix=PrefixId("head"), tokens=1_000)
+HEAD = prefix("head", 1_000)
 
 
 class Desk:
@@ -57,28 +46,17 @@ class Desk:
         config = SchedulerConfig(profile="agentsched", choices={"admit": admit}, limits=limits)
         self.scheduler: Scheduler = build_scheduler(config)
         self.steps: dict[str, int] = {}
-        capabilities = Capabilities(kv_tokens=kv_tokens, cached_tokens=True)
-        self.feed(
-            EngineReported(engine=EngineId("e"), capabilities=capabilities, load=EngineLoad()), 0
-        )
+        self.feed(reported(kv_tokens=kv_tokens, cached_tokens=True), 0)
 
-    def feed(self, event: Any, at: float) -> tuple[Command, ...]:
-        commands = self.scheduler.handle(event, now=Instant(round(at * SECOND)))
+    def feed(self, event: Any, time_s: float) -> tuple[Command, ...]:
+        commands = self.scheduler.handle(event, now=at(time_s))
         self.scheduler.check()
         return commands
 
     def ask(self, program: str, tokens: int, *, at: float) -> list[str]:
         number = self.steps[program] = self.steps.get(program, -1) + 1
         step = f"{program}{number}"
-        whole = Prefix(prefix=PrefixId(step), tokens=tokens)
-        event = StepArrived(
-            step=StepId(step),
-            program=ProgramId(program),
-            conversation=ConversationId(program),
-            tenant=TenantId("t"),
-            prompt_tokens=tokens,
-            prefixes=(HEAD, whole),
-        )
+        event = arrived(step, program, tokens=tokens, prefixes=(HEAD, prefix(step, tokens)))
         return sent(self.feed(event, at))
 
     def start(self, program: str, *, at: float) -> list[str]:
@@ -87,13 +65,7 @@ class Desk:
     def answer(self, program: str, tokens: int, *, at: float, is_last: bool = False) -> list[str]:
         """The answer makes the context `tokens` long."""
         step = f"{program}{self.steps[program]}"
-        calls = () if is_last else (ToolCall(call_id=CallId(step), tool=ToolName("bash")),)
-        event = StepFinished(
-            step=StepId(step),
-            usage=Usage(prompt_tokens=tokens - 10, cached_tokens=0, output_tokens=10),
-            tool_calls=calls,
-            finish_reason="stop" if is_last else "tool_calls",
-        )
+        event = answered(step, is_last=is_last, prompt=tokens - 10, cached=0, output=10)
         return sent(self.feed(event, at))
 
     def turn(self, program: str, tokens: int, *, at: float) -> None:
@@ -238,16 +210,9 @@ def test_a_program_that_was_served_before_is_never_turned_away() -> None:
 
 def test_an_engine_of_unknown_size_is_left_alone() -> None:
     scheduler = build_scheduler(SchedulerConfig(profile="agentsched"))
-    report = EngineReported(engine=EngineId("e"), capabilities=Capabilities(), load=EngineLoad())
-    scheduler.handle(report, now=Instant(0))
+    scheduler.handle(reported(), now=Instant(0))
     for number in range(50):
-        event = StepArrived(
-            step=StepId(f"s{number}"),
-            program=ProgramId(f"p{number}"),
-            conversation=ConversationId(f"c{number}"),
-            tenant=TenantId("t"),
-            prompt_tokens=100_000,
-        )
+        event = arrived(f"s{number}", f"p{number}", tokens=100_000)
         assert sent(scheduler.handle(event, now=Instant(number))) == [f"s{number}"]
 
 
@@ -283,10 +248,7 @@ def test_parameters_that_make_no_sense(params: dict[str, object]) -> None:
 def test_steps_that_were_turned_away_are_not_under_way() -> None:
     live = LivePrograms()
     first = arrived_at(live, "s1")
-    live.observe(
-        StepFinished(step=first, usage=Usage(prompt_tokens=1_000, output_tokens=10)),
-        now=Instant(2),
-    )
+    live.observe(finished(first, prompt=1_000, output=10), now=Instant(2))
     refused = arrived_at(live, "s2")
     live.decided([Reject(step=refused, reason=RejectReason.WAIT_BOUND)], now=Instant(3))
     later = Instant(3 + seconds(61))
@@ -295,13 +257,7 @@ def test_steps_that_were_turned_away_are_not_under_way() -> None:
 
 
 def arrived_at(live: LivePrograms, step: str) -> StepId:
-    event = StepArrived(
-        step=StepId(step),
-        program=ProgramId("p"),
-        conversation=ConversationId("p#0"),
-        tenant=TenantId("t"),
-        prompt_tokens=1_000,
-    )
+    event = arrived(step, tokens=1_000)
     live.observe(event, now=Instant(1))
     return event.step
 
@@ -395,11 +351,15 @@ def test_a_program_that_outgrew_the_house_needs_what_its_own_growth_says() -> No
 class Waiting:
     """The outlook of a program that waits for its sub-agents, or does not."""
 
-    def __init__(self, *, waits: bool) -> None:
+    def __init__(self, *, waits: bool, lasts: dict[str, float]) -> None:
         self.waits = waits
+        self.lasts = lasts
 
     def is_waiting_for_children(self) -> bool:
         return self.waits
+
+    def is_last(self, conversation: str) -> float:
+        return self.lasts.get(conversation, 0.0)
 
 
 class Village:
@@ -407,6 +367,7 @@ class Village:
 
     def __init__(self, *, waits: bool) -> None:
         self.waits = waits
+        self.lasts: dict[str, float] = {}
         self.talks = {
             "main": self._talk("main", None),
             "kid": self._talk("kid", "main"),
@@ -425,7 +386,7 @@ class Village:
         )
 
     def graph(self, program: str) -> Waiting:
-        return Waiting(waits=self.waits)
+        return Waiting(waits=self.waits, lasts=self.lasts)
 
     def own_tokens(self, conversation: str) -> int:
         return 1_000
@@ -455,6 +416,21 @@ def test_whoever_waits_for_its_sub_agents_makes_room_first() -> None:
     assert list(order) == ["kid", "main", "grandchild"]
 
 
+def test_whoever_will_hardly_come_back_has_little_to_reload() -> None:
+    """Of two with equal pauses the one whose tool mostly ends the work makes room, and sooner."""
+    admit = WorkingSet(patience=2.0)
+    engine: Any = SimpleNamespace(engine="e", reload_ns=1_000.0)
+    world: Any = Village(waits=False)
+    del world.talks["main"]
+    world.lasts = {"other": 0.9}
+    now = Instant(1_000_000)  # as long as 1,000 tokens take
+    assert admit._staleness(world.talks["kid"], engine, world, now=now) == pytest.approx(1.0)
+    assert admit._staleness(world.talks["other"], engine, world, now=now) == pytest.approx(10.0)
+    assert list(admit._victims(engine, world, 500.0, now=now, threshold=2.0)) == ["other"]
+    crossing = admit._next_crossing(engine, world, 2.0, now=Instant(0))
+    assert crossing == Instant(200_000)
+
+
 def test_when_all_are_shut_out_each_is() -> None:
     """The short answer for everyone is never another than the long one for each."""
     desk = Desk(wait_s=0.5, swap_share=0.0001)
@@ -464,7 +440,7 @@ def test_when_all_are_shut_out_each_is() -> None:
     scheduler = desk.scheduler
     admit, world = scheduler.policies.admit, scheduler._books
     engine = scheduler.engines[EngineId("e")]
-    now = Instant(round(3.1 * SECOND))
+    now = at(3.1)
 
     def shut(*engines: Any) -> Held | None:
         return admit.shuts_out(engines, world, now=now)  # type: ignore[attr-defined,no-any-return]

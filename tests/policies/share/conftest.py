@@ -7,31 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from shorthand import arrived, finished, prefix, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler
 from agentsched.model import (
     SECOND,
-    Capabilities,
-    ConversationId,
     Dispatch,
     EngineId,
-    EngineLoad,
-    EngineReported,
     Event,
     Instant,
     Limits,
     Nanos,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    StepArrived,
-    StepClass,
-    StepFinished,
-    StepId,
     TenantConfigured,
     TenantId,
-    Usage,
 )
 from agentsched.policy import Choice
 
@@ -55,19 +44,10 @@ class Queue:
         for _ in range(steps):
             self.count += 1
             name = program or f"{tenant}-p{self.count}"
-            step = StepId(f"{tenant}.{self.count}")
+            step = f"{tenant}.{self.count}"
             tokens = more.pop("tokens", 1_000)
-            self.feed(
-                StepArrived(
-                    step=step,
-                    program=ProgramId(name),
-                    conversation=ConversationId(f"{name}/main"),
-                    tenant=TenantId(tenant),
-                    prompt_tokens=tokens,
-                    prefixes=(Prefix(prefix=PrefixId(str(step)), tokens=tokens),),
-                    **{"step_class": StepClass.STEP, "output_tokens_expected": 100, **more},
-                )
-            )
+            given = {"output_tokens_expected": 100, "prefixes": (prefix(step, tokens),)} | more
+            self.feed(arrived(step, name, tenant=tenant, tokens=tokens, **given))
 
     def weigh(self, tenant: str, weight: float) -> None:
         self.feed(TenantConfigured(tenant=TenantId(tenant), weight=weight))
@@ -82,10 +62,8 @@ class Queue:
             step = next(iter(running.values()))
             done.append(step.tenant)
             self.now += SECOND
-            usage = Usage(
-                prompt_tokens=step.prompt_tokens, cached_tokens=cached, output_tokens=output
-            )
-            self.feed(StepFinished(step=step.step, usage=usage))
+            prompt = step.prompt_tokens
+            self.feed(finished(step.step, prompt=prompt, cached=cached, output=output))
         return done
 
 
@@ -98,9 +76,7 @@ def make_queue() -> Callable[..., Queue]:
         choice = Choice(name=share, params=params)
         config = SchedulerConfig(profile="passthrough", limits=limits, choices={"share": choice})
         queue = Queue(build_scheduler(config))
-        queue.feed(
-            EngineReported(engine=EngineId("e"), capabilities=Capabilities(), load=EngineLoad())
-        )
+        queue.feed(reported())
         return queue
 
     return make
