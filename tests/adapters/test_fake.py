@@ -8,23 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from shorthand import pin, prefetch, unpin
 
-from agentsched.model import (
-    ConversationId,
-    EngineId,
-    EngineTimeout,
-    EngineUnreachable,
-    HintOutcome,
-    Instant,
-    Pin,
-    PinId,
-    Prefetch,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    Unpin,
-    UnpinReason,
-)
+from agentsched.model import EngineId, EngineTimeout, EngineUnreachable, HintOutcome
 from agentsched.ports import EngineRequest
 from agentsched_adapters import FakeEngine, NoHints
 from agentsched_adapters.fake import Fault
@@ -49,17 +35,6 @@ async def answered(engine: FakeEngine, request: EngineRequest) -> Any:
         return msgspec.json.decode(await answer.read())
     finally:
         await answer.aclose()
-
-
-def pin(name: str, conversation: str) -> Pin:
-    return Pin(
-        pin=PinId(name),
-        program=ProgramId("p"),
-        conversation=ConversationId(conversation),
-        engine=ID,
-        prefix=Prefix(prefix=PrefixId("x"), tokens=1),
-        expires_at=Instant(10**18),
-    )
 
 
 @pytest.fixture
@@ -160,13 +135,12 @@ async def test_a_pin_outlives_pressure_until_it_ends(engine: FakeEngine) -> None
         return int(usage["prompt_tokens_details"]["cached_tokens"])
 
     assert await cached("a") == 0
-    assert await engine.hint(pin("pin", "a")) is HintOutcome.ACCEPTED
+    assert await engine.hint(pin(conversation="a", engine=ID)) is HintOutcome.ACCEPTED
     for other in "bcdefgh":
         await cached(other)
     assert await cached("a") == 24
-    unpin = Unpin(pin=PinId("pin"), engine=ID, reason=UnpinReason.EXPIRED)
     for _ in range(2):
-        assert await engine.hint(unpin) is HintOutcome.ACCEPTED
+        assert await engine.hint(unpin(engine=ID)) is HintOutcome.ACCEPTED
     for other in "bcdefgh":
         await cached(other)
     assert await cached("a") == 0
@@ -174,15 +148,8 @@ async def test_a_pin_outlives_pressure_until_it_ends(engine: FakeEngine) -> None
 
 
 async def test_hints_that_cannot_be_followed(engine: FakeEngine) -> None:
-    assert await engine.hint(pin("pin", "never seen")) is HintOutcome.REFUSED
-    prefetch = Prefetch(
-        pin=PinId("x"),
-        program=ProgramId("p"),
-        conversation=ConversationId("c"),
-        engine=ID,
-        prefix=Prefix(prefix=PrefixId("x"), tokens=1),
-        wanted_by=Instant(1),
-    )
-    assert await engine.hint(prefetch) is HintOutcome.UNSUPPORTED
-    assert await FakeEngine(ID).hint(pin("pin", "a")) is HintOutcome.UNSUPPORTED
-    assert await NoHints().hint(pin("pin", "a")) is HintOutcome.UNSUPPORTED
+    unseen = pin(conversation="never seen", engine=ID)
+    assert await engine.hint(unseen) is HintOutcome.REFUSED
+    assert await engine.hint(prefetch(engine=ID)) is HintOutcome.UNSUPPORTED
+    assert await FakeEngine(ID).hint(unseen) is HintOutcome.UNSUPPORTED
+    assert await NoHints().hint(unseen) is HintOutcome.UNSUPPORTED

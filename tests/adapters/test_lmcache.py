@@ -9,35 +9,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from shorthand import pin, prefetch, unpin
 
-from agentsched.model import (
-    ConversationId,
-    EngineId,
-    HintOutcome,
-    Instant,
-    Pin,
-    PinId,
-    Prefetch,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    Unpin,
-    UnpinReason,
-)
+from agentsched.model import EngineId, HintOutcome, Prefetch
 from agentsched.ports import EngineRequest
 from agentsched_adapters.lmcache import EngineTokens, LmcacheHints
 from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
 
-PREFIX = Prefix(prefix=PrefixId("x"), tokens=4)
-NAMES: dict[str, Any] = {
-    "pin": PinId("pin-1"),
-    "program": ProgramId("p"),
-    "conversation": ConversationId("p#0"),
-    "engine": EngineId("e"),
-    "prefix": PREFIX,
-}
-PIN = Pin(**NAMES, expires_at=Instant(9))
-PREFETCH = Prefetch(**NAMES, wanted_by=Instant(9))
+PIN, PREFETCH = pin(tokens=4), prefetch(tokens=4)
 
 
 @dataclass
@@ -95,8 +74,7 @@ async def test_a_pin_keeps_the_tokens_in_the_tier(
 
 
 async def test_an_unpin_cannot_be_said(hints: LmcacheHints) -> None:
-    unpin = Unpin(pin=PinId("pin-1"), engine=EngineId("e"), reason=UnpinReason.EXPIRED)
-    assert await hints.hint(unpin) is HintOutcome.UNSUPPORTED
+    assert await hints.hint(unpin()) is HintOutcome.UNSUPPORTED
 
 
 @pytest.mark.parametrize(

@@ -10,31 +10,12 @@ import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from plugin_state import plugin_state
 
 from agentsched.model import Capabilities, EngineError, EngineId, EngineLoad, EngineRefused
 from agentsched_adapters import vllm
 from agentsched_adapters.vllm import PriorityAnswer, VllmEngine
-from agentsched_adapters.vllm_plugin.wire import EngineState, ProgramState, State
-
-
-def engine_state(*, programs: tuple[ProgramState, ...]) -> EngineState:
-    return EngineState(
-        engine="1",
-        plugin="0",
-        vllm="0.32.0",
-        is_active=True,
-        failures={},
-        block_size=16,
-        blocks=99,
-        free_blocks=99,
-        pinned_blocks=0,
-        reclaimable_blocks=0,
-        pinned_blocks_max=49,
-        running=0,
-        waiting=0,
-        programs=programs,
-    )
-
+from agentsched_adapters.vllm_plugin.wire import ProgramState
 
 CACHE_INFO = (
     'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",'
@@ -97,7 +78,7 @@ class Script:
         if self.cached is None:
             return web.json_response({}, status=404)
         programs = (ProgramState(program="p", conversations=self.cached),)
-        state = State(engines=(engine_state(programs=() if is_brief else programs),))
+        state = plugin_state(programs=() if is_brief else programs)
         return web.json_response(
             body=msgspec.json.encode(state), status=200 if is_brief else self.state_status
         )

@@ -7,27 +7,14 @@ import json
 from collections.abc import Sequence
 
 import pytest
+from shorthand import pin, prefetch, unpin
 
-from agentsched.model import (
-    ConversationId,
-    EngineId,
-    HintOutcome,
-    Instant,
-    Pin,
-    PinId,
-    Prefetch,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    Unpin,
-    UnpinReason,
-)
+from agentsched.model import EngineId, HintOutcome, Prefetch
 from agentsched.ports import Engine, EngineRequest, HintSink
 from agentsched_adapters.fake import FakeEngine, Fault
 from agentsched_adapters.hints import NoHints, WarmHints
 
 ENGINE = EngineId("e")
-PREFIX = Prefix(prefix=PrefixId("x"), tokens=10)
 
 
 class Known:
@@ -56,28 +43,6 @@ GOOD: dict[str, object] = {
 BAD: dict[str, object] = {"model": "nobody", "messages": []}
 
 
-def pin() -> Pin:
-    return Pin(
-        pin=PinId("p"),
-        program=ProgramId("a"),
-        conversation=ConversationId("a/main"),
-        engine=ENGINE,
-        prefix=PREFIX,
-        expires_at=Instant(10**18),
-    )
-
-
-def prefetch() -> Prefetch:
-    return Prefetch(
-        pin=PinId("w"),
-        program=ProgramId("a"),
-        conversation=ConversationId("a/main"),
-        engine=ENGINE,
-        prefix=PREFIX,
-        wanted_by=Instant(0),
-    )
-
-
 def sinks() -> dict[str, HintSink]:
     return {
         "none": NoHints(),
@@ -90,8 +55,7 @@ def sinks() -> dict[str, HintSink]:
 @pytest.mark.parametrize("name", list(sinks()))
 async def test_every_hint_is_answered_also_when_it_comes_twice(name: str) -> None:
     sink = sinks()[name]
-    unpin = Unpin(pin=PinId("p"), engine=ENGINE, reason=UnpinReason.RELEASED)
-    for hint in (pin(), pin(), unpin, unpin, prefetch(), prefetch()):
+    for hint in (pin(), pin(), unpin(), unpin(), prefetch(), prefetch()):
         async with asyncio.timeout(60):
             assert isinstance(await sink.hint(hint), HintOutcome)
 

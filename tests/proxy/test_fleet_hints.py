@@ -5,37 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+from shorthand import Still, pin, prefetch, unpin
 
 from agentsched.clock import MonotonicClock
-from agentsched.model import (
-    SECOND,
-    ConversationId,
-    EngineId,
-    HintOutcome,
-    Instant,
-    Nanos,
-    Pin,
-    PinId,
-    Prefetch,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    Unpin,
-    UnpinReason,
-    after,
-)
+from agentsched.model import SECOND, EngineId, HintOutcome, Instant, Pin, Prefetch, Unpin
 from agentsched.proxy.fleet_hints import FleetHints, _FirstOf, _OnOwnClock, _Warming
 
 ENGINE = EngineId("e")
 YES, CLIPPED = HintOutcome.ACCEPTED, HintOutcome.CLIPPED
 NO, NEVER, LOST = HintOutcome.REFUSED, HintOutcome.UNSUPPORTED, HintOutcome.FAILED
 #: The host's clock, which went on from an earlier process.
-HOST_NOW = Instant(10**15)
-
-
-class HostClock:
-    def now(self) -> Instant:
-        return HOST_NOW
+HOST = Still(Instant(10**15))
 
 
 @dataclass
@@ -50,34 +30,8 @@ class Sink:
         return self.outcome
 
 
-def pin() -> Pin:
-    return Pin(
-        pin=PinId("p"),
-        program=ProgramId("a"),
-        conversation=ConversationId("a/main"),
-        engine=ENGINE,
-        prefix=Prefix(prefix=PrefixId("x"), tokens=10),
-        expires_at=after(HOST_NOW, Nanos(10 * SECOND)),
-    )
-
-
-def prefetch() -> Prefetch:
-    return Prefetch(
-        pin=PinId("w"),
-        program=ProgramId("a"),
-        conversation=ConversationId("a/main"),
-        engine=ENGINE,
-        prefix=Prefix(prefix=PrefixId("x"), tokens=10),
-        wanted_by=Instant(0),
-    )
-
-
-def unpin() -> Unpin:
-    return Unpin(pin=PinId("p"), engine=ENGINE, reason=UnpinReason.EXPIRED)
-
-
 async def test_before_there_is_a_fleet_nobody_can_do_anything() -> None:
-    hints = FleetHints(HostClock())
+    hints = FleetHints(HOST)
     assert (len(hints), list(hints)) == (0, [])
     assert await hints[ENGINE].hint(pin()) is NEVER
 
@@ -111,9 +65,9 @@ async def test_warm_ups_go_by_request_and_all_else_to_the_engines_own_sink() -> 
 
 async def test_a_pin_ends_when_it_does_in_the_adapters_own_time() -> None:
     sink, clock = Sink(), MonotonicClock()
-    told = _OnOwnClock(sink, HostClock())
+    told = _OnOwnClock(sink, HOST)
     before = clock.now()
-    await told.hint(pin())
+    await told.hint(pin(until=HOST.now() + 10 * SECOND))
     later = clock.now()
     await told.hint(unpin())
     [given, end] = sink.hints

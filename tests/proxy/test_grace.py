@@ -7,25 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from plugin_state import plugin_state
 from proxy_upstream import Upstream
-
-from agentsched_adapters.vllm_plugin.wire import EngineState, State
-
-STATE = EngineState(
-    engine="1",
-    plugin="0",
-    vllm="0.32.0",
-    is_active=True,
-    failures={},
-    block_size=16,
-    blocks=100,
-    free_blocks=100,
-    pinned_blocks=0,
-    reclaimable_blocks=0,
-    pinned_blocks_max=80,
-    running=0,
-    waiting=0,
-)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +18,7 @@ async def test_what_no_policy_will_keep_is_not_kept_for_a_moment_either(
     start: Any, upstream: Upstream, policy: Any, is_bridged: bool
 ) -> None:
     """Blocks that are held for nothing change the order in which the engine evicts the others."""
-    state = msgspec.json.encode(State(engines=(STATE,)))
+    state = msgspec.json.encode(plugin_state())
     upstream.pages = {
         "/metrics": b"# x\nvllm:num_requests_running 0\n",
         "/version": b'{"version": "0.32.0"}',

@@ -7,18 +7,10 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from proxy_upstream import Upstream
+from shorthand import pin
 
 from agentsched.config import Config
-from agentsched.model import (
-    ConversationId,
-    HintOutcome,
-    Instant,
-    Pin,
-    PinId,
-    Prefix,
-    PrefixId,
-    ProgramId,
-)
+from agentsched.model import SECOND, HintOutcome
 from agentsched.proxy.serve import running
 
 
@@ -66,16 +58,15 @@ async def test_a_pin_reaches_the_controller_with_the_engines_tokens(upstream: Up
             assert gateway.host.scheduler.engines[member.id].capabilities.pins
             [program] = gateway.host.scheduler.programs.values()
             [conversation] = program.conversations
-            pin = Pin(
-                pin=PinId("pin-1"),
-                program=ProgramId(program.program),
-                conversation=ConversationId(conversation),
+            asked_for = pin(
+                program=program.program,
+                conversation=conversation,
                 engine=member.id,
-                prefix=Prefix(prefix=PrefixId("x"), tokens=3),
-                expires_at=Instant(gateway.host.now() + 10**9),
+                tokens=3,
+                until=gateway.host.now() + SECOND,
             )
             sink = gateway.host.hints[member.id]
-            assert await sink.hint(pin) is HintOutcome.ACCEPTED
+            assert await sink.hint(asked_for) is HintOutcome.ACCEPTED
     assert asked == [
         ("/pin", {"instance_id": "gpu-1", "location": "LocalCPUBackend", "tokens": [1, 2, 3]})
     ]

@@ -6,17 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from shorthand import prefetch
 
-from agentsched.model import (
-    ConversationId,
-    EngineId,
-    Instant,
-    PinId,
-    Prefetch,
-    Prefix,
-    PrefixId,
-    ProgramId,
-)
+from agentsched.model import ConversationId, EngineId
 from agentsched.ports import EngineRequest
 from agentsched.proxy.answer import Answer, AnsweredCall
 from agentsched.proxy.request import Dialect
@@ -118,14 +110,7 @@ def keep(bodies: WarmBodies, name: str, *, size: int = 100) -> None:
 
 
 def ask(bodies: WarmBodies, name: str) -> list[EngineRequest]:
-    hint = Prefetch(
-        pin=PinId("w"),
-        program=ProgramId("p"),
-        conversation=ConversationId(name),
-        engine=EngineId("e"),
-        prefix=Prefix(prefix=PrefixId("x"), tokens=10),
-        wanted_by=Instant(0),
-    )
+    hint = prefetch(conversation=name)
     return list(bodies.warm_requests(hint, FakeEngine(EngineId("e"))))
 
 

@@ -9,35 +9,14 @@ import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from plugin_state import plugin_state
+from shorthand import Still, pin, prefetch, unpin
 
-from agentsched.model import (
-    ConversationId,
-    EngineId,
-    HintOutcome,
-    Instant,
-    Pin,
-    PinId,
-    Prefetch,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    Unpin,
-    UnpinReason,
-    seconds,
-)
+from agentsched.model import HintOutcome, Instant, Pin, UnpinReason, seconds
 from agentsched_adapters.openai_http import OpenAiHttp
 from agentsched_adapters.vllm_plugin.hints import PluginHints, engine_arguments
-from agentsched_adapters.vllm_plugin.wire import EngineState, State
 
 NOW = Instant(1_000_000_000_000)
-ENGINE = EngineId("e")
-
-
-class Still:
-    """A clock that stands."""
-
-    def now(self) -> Instant:
-        return NOW
 
 
 class Engine:
@@ -66,26 +45,18 @@ async def hints(engine: Engine) -> AsyncIterator[PluginHints]:
     app.router.add_route("*", "/{tail:.*}", engine.handle)
     async with TestServer(app) as server:
         http = OpenAiHttp(str(server.make_url("")), api_key="k")
-        yield PluginHints(http, clock=Still())
+        yield PluginHints(http, clock=Still(NOW))
         await http.aclose()
 
 
-def pin(*, left_s: float = 3.0) -> Pin:
-    return Pin(
-        pin=PinId("pin-1"),
-        program=ProgramId("p"),
-        conversation=ConversationId("c"),
-        engine=ENGINE,
-        prefix=Prefix(prefix=PrefixId("x"), tokens=64),
-        expires_at=Instant(NOW + seconds(left_s)),
-        value=2.5,
-    )
+def given(*, left_s: float = 3.0) -> Pin:
+    return pin("pin-1", conversation="c", tokens=64, until=NOW + seconds(left_s), value=2.5)
 
 
 async def test_a_pin_is_sent_as_what_is_left_of_its_time(
     engine: Engine, hints: PluginHints
 ) -> None:
-    assert await hints.hint(pin()) is HintOutcome.ACCEPTED
+    assert await hints.hint(given()) is HintOutcome.ACCEPTED
     ((path, asked, key),) = engine.asked
     assert path == "/v1/agentsched/pin"
     assert key == "Bearer k"
@@ -101,7 +72,7 @@ async def test_a_pin_is_sent_as_what_is_left_of_its_time(
 
 
 async def test_a_pin_that_is_over_is_not_sent(engine: Engine, hints: PluginHints) -> None:
-    assert await hints.hint(pin(left_s=-1)) is HintOutcome.REFUSED
+    assert await hints.hint(given(left_s=-1)) is HintOutcome.REFUSED
     assert not engine.asked
 
 
@@ -119,12 +90,12 @@ async def test_what_the_engine_says_comes_back(
     engine: Engine, hints: PluginHints, status: int, answer: Any, outcome: HintOutcome
 ) -> None:
     engine.status, engine.answer = status, answer
-    assert await hints.hint(pin()) is outcome
+    assert await hints.hint(given()) is outcome
 
 
 async def test_an_engine_that_is_gone_fails_the_hint_and_nothing_else() -> None:
     http = OpenAiHttp("http://127.0.0.1:9")
-    assert await PluginHints(http, clock=Still()).hint(pin()) is HintOutcome.FAILED
+    assert await PluginHints(http, clock=Still(NOW)).hint(given()) is HintOutcome.FAILED
     await http.aclose()
 
 
@@ -133,8 +104,7 @@ async def test_only_ends_that_the_engine_cannot_know_are_sent(
     engine: Engine, hints: PluginHints, reason: UnpinReason
 ) -> None:
     engine.answer = {"released": 1}
-    unpin = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=reason)
-    assert await hints.hint(unpin) is HintOutcome.ACCEPTED
+    assert await hints.hint(unpin("pin-1", reason=reason)) is HintOutcome.ACCEPTED
     known = {UnpinReason.RESUMED, UnpinReason.EXPIRED, UnpinReason.REFUSED}
     assert [path for path, _, _ in engine.asked] == (
         [] if reason in known else ["/v1/agentsched/release"]
@@ -173,26 +143,23 @@ class TestFirstPlugin:
     async def test_its_pins_end_and_no_other_proxys(
         self, engine: FirstPlugin, hints: PluginHints
     ) -> None:
-        assert await hints.hint(pin()) is HintOutcome.ACCEPTED
-        unpin = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=UnpinReason.RELEASED)
-        assert await hints.hint(unpin) is HintOutcome.ACCEPTED
+        assert await hints.hint(given()) is HintOutcome.ACCEPTED
+        assert await hints.hint(unpin("pin-1")) is HintOutcome.ACCEPTED
         assert engine.pins == {("another proxy's", "pin-1")}
 
     async def test_a_pin_of_before_our_restart_ends_by_its_id(
         self, engine: FirstPlugin, hints: PluginHints
     ) -> None:
-        unpin = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=UnpinReason.RELEASED)
-        assert await hints.hint(unpin) is HintOutcome.ACCEPTED
+        assert await hints.hint(unpin("pin-1")) is HintOutcome.ACCEPTED
         assert not engine.pins
 
 
 async def test_a_no_to_both_ways_of_ending_a_pin_is_a_failure(
     engine: Engine, hints: PluginHints
 ) -> None:
-    await hints.hint(pin())
+    await hints.hint(given())
     engine.status = 400
-    unpin = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=UnpinReason.RELEASED)
-    assert await hints.hint(unpin) is HintOutcome.FAILED
+    assert await hints.hint(unpin("pin-1")) is HintOutcome.FAILED
     assert [asked for _, asked, _ in engine.asked[1:]] == [
         {"pin": "pin-1", "conversation": "c", "program": "", "everything": False},
         {"pin": "", "conversation": "c", "program": "", "everything": False},
@@ -200,39 +167,15 @@ async def test_a_no_to_both_ways_of_ending_a_pin_is_a_failure(
 
 
 async def test_it_does_not_prefetch(hints: PluginHints) -> None:
-    given = pin()
-    wanted = Prefetch(
-        pin=given.pin,
-        program=given.program,
-        conversation=given.conversation,
-        engine=ENGINE,
-        prefix=given.prefix,
-        wanted_by=NOW,
-    )
-    assert await hints.hint(wanted) is HintOutcome.UNSUPPORTED
+    assert await hints.hint(prefetch(wanted_by=NOW)) is HintOutcome.UNSUPPORTED
 
 
 async def test_the_state_is_read_and_its_absence_is_no_error(
     engine: Engine, hints: PluginHints
 ) -> None:
-    one = EngineState(
-        engine="1",
-        plugin="0",
-        vllm="0.32.0",
-        is_active=True,
-        failures={},
-        block_size=16,
-        blocks=100,
-        free_blocks=90,
-        pinned_blocks=10,
-        reclaimable_blocks=10,
-        pinned_blocks_max=80,
-        running=0,
-        waiting=0,
-    )
-    engine.answer = msgspec.to_builtins(State(engines=(one,)))
-    found = await hints.state(is_brief=True)
-    assert found == State(engines=(one,))
+    said = plugin_state(free_blocks=90, pinned_blocks=10, reclaimable_blocks=10)
+    engine.answer = msgspec.to_builtins(said)
+    assert await hints.state(is_brief=True) == said
     assert engine.asked[0][0] == "/v1/agentsched/state?brief=1"
     engine.status = 404
     assert await hints.state() is None
@@ -254,8 +197,8 @@ async def test_a_pin_that_was_sent_is_released_with_its_conversation(
     engine: Engine, hints: PluginHints
 ) -> None:
     """Another proxy at the same engine may have a pin of this name."""
-    await hints.hint(pin())
-    over = Unpin(pin=PinId("pin-1"), engine=ENGINE, reason=UnpinReason.BUDGET)
+    await hints.hint(given())
+    over = unpin("pin-1", reason=UnpinReason.BUDGET)
     engine.answer = {"released": 1}
     assert await hints.hint(over) is HintOutcome.ACCEPTED
     assert engine.asked[-1][1]["pin"] == "pin-1"
