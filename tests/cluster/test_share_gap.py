@@ -6,27 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from shorthand import arrived, at, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.model import (
     SECOND,
     AgentschedError,
-    Capabilities,
-    ConversationId,
     Dispatch,
-    EngineId,
-    EngineLoad,
-    EngineReported,
     Event,
     Instant,
-    ProgramId,
-    StepArrived,
     StepCancelled,
-    StepFinished,
     StepId,
     TenantId,
-    Usage,
 )
 from agentsched.policy import Choice
 from agentsched.store.fold import RESTARTED
@@ -54,8 +46,8 @@ class Replica:
     running: list[StepId] = field(default_factory=list)
     steps: int = 0
 
-    def feed(self, event: Event, *, at: float) -> None:
-        now = Instant(round(at * SECOND))
+    def feed(self, event: Event, time_s: float) -> None:
+        now = at(time_s)
         for command in self.scheduler.handle(event, now=now):
             assert isinstance(command, Dispatch)
             self.running.append(command.step)
@@ -64,36 +56,23 @@ class Replica:
         self.entries.append((now, entry))
 
     def begin(self, *, at: float) -> None:
-        report = EngineReported(
-            engine=EngineId("e"), capabilities=Capabilities(), load=EngineLoad()
-        )
-        self.feed(report, at=at)
+        self.feed(reported(), at)
 
     def ask(self, tenant: TenantId, *, at: float) -> None:
         self.steps += 1
         name = f"{self.name}/{tenant}/{self.steps}"
-        self.feed(
-            StepArrived(
-                step=StepId(name),
-                program=ProgramId(name),
-                conversation=ConversationId(name),
-                tenant=tenant,
-                prompt_tokens=100,
-                output_tokens_expected=10,
-            ),
-            at=at,
-        )
+        event = arrived(name, name, tenant=tenant, tokens=100, output_tokens_expected=10)
+        self.feed(event, at)
 
     def answer(self, *, at: float) -> None:
         """Its oldest running step ends."""
-        usage = Usage(prompt_tokens=100, cached_tokens=0, output_tokens=20)
-        self.feed(StepFinished(step=self.running.pop(0), usage=usage), at=at)
+        self.feed(finished(self.running.pop(0), prompt=100, cached=0, output=20), at)
 
     def die(self, *, at: float) -> None:
         """Killed, and another process has taken over: what its predecessor had is ended."""
         while self.scheduler.steps:
             step = next(reversed(self.scheduler.steps))
-            self.feed(StepCancelled(step=step, reason=RESTARTED), at=at)
+            self.feed(StepCancelled(step=step, reason=RESTARTED), at)
         self.running.clear()
 
     def journal(self, *lives: tuple[float, float]) -> Journal:

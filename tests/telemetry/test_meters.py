@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from shorthand import arrived, at, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.model import (
-    SECOND,
-    Capabilities,
-    ConversationId,
-    EngineId,
     EngineLoad,
     EngineReported,
     Event,
-    Instant,
-    ProgramId,
-    StepArrived,
     StepCancelled,
     StepFailed,
-    StepFinished,
     StepId,
     StepStarted,
-    TenantId,
-    Usage,
 )
 from agentsched.telemetry.meters import MeterSink
 
@@ -39,7 +31,7 @@ class Bench:
 
     def feed(self, event: Event, *, after_s: float = 0.0) -> None:
         self.at += after_s
-        self.scheduler.handle(event, now=Instant(round(self.at * SECOND)))
+        self.scheduler.handle(event, now=at(self.at))
         assert self.scheduler.latest is not None
         self.meters.write(self.scheduler.latest)
 
@@ -55,29 +47,13 @@ def bench() -> Bench:
 
 
 def report(engine: str = "e0", **load: Any) -> EngineReported:
-    return EngineReported(
-        engine=EngineId(engine), capabilities=Capabilities(), load=EngineLoad(**load)
-    )
-
-
-def arrived(step: str) -> StepArrived:
-    return StepArrived(
-        step=StepId(step),
-        program=ProgramId("p"),
-        conversation=ConversationId("c"),
-        tenant=TenantId("t"),
-        prompt_tokens=5,
-    )
-
-
-def finished(step: str, **usage: Any) -> StepFinished:
-    return StepFinished(step=StepId(step), usage=Usage(**usage))
+    return replace(reported(engine), load=EngineLoad(**load))
 
 
 def test_the_times_of_a_step(bench: Bench) -> None:
     bench.feed(arrived("s"))
     bench.feed(StepStarted(step=StepId("s")), after_s=2)
-    bench.feed(finished("s", prompt_tokens=100, cached_tokens=60, output_tokens=7), after_s=3)
+    bench.feed(finished("s", prompt=100, cached=60, output=7), after_s=3)
     assert bench.value("wait_seconds_sum") == 0
     assert bench.value("time_to_first_token_seconds_sum") == 2
     assert bench.value("step_seconds_sum") == 5
@@ -91,9 +67,9 @@ def test_late_and_double_events_count_once(bench: Bench) -> None:
     for _ in range(2):
         bench.feed(StepStarted(step=StepId("s")))
     for _ in range(3):
-        bench.feed(finished("s", prompt_tokens=10))
+        bench.feed(finished("s", prompt=10))
     bench.feed(StepCancelled(step=StepId("s"), reason="late"))
-    bench.feed(finished("never-seen", prompt_tokens=10))
+    bench.feed(finished("never-seen", prompt=10))
     assert bench.value("steps_ended_total", outcome="finished") == 1
     assert bench.value("steps_ended_total", outcome="cancelled") is None
     assert bench.value("tokens_total", engine="e0", kind="prompt") == 10

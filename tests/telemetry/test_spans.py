@@ -6,35 +6,28 @@ from random import Random
 from typing import Any
 
 import pytest
+from shorthand import arrived, at, finished, reported, tool_call
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.model import (
     SECOND,
     CallId,
-    Capabilities,
     ConversationId,
     EngineId,
-    EngineLoad,
     EngineLost,
-    EngineReported,
     Event,
     Instant,
     Limits,
     Lineage,
     ProgramClosed,
     ProgramId,
-    StepArrived,
     StepFailed,
-    StepFinished,
     StepId,
     StepStarted,
-    TenantId,
     TimerFired,
-    ToolCall,
     ToolFinished,
     ToolName,
     ToolStarted,
-    Usage,
     seconds,
 )
 from agentsched.telemetry.context import is_chosen, read_traceparent, trace_of
@@ -61,13 +54,11 @@ class Bench:
             **given,
         )
         self.at = 0.0
-        self.feed(
-            EngineReported(engine=EngineId("e0"), capabilities=Capabilities(), load=EngineLoad())
-        )
+        self.feed(reported("e0"))
 
     @property
     def now(self) -> Instant:
-        return Instant(round(self.at * SECOND))
+        return at(self.at)
 
     def feed(self, event: Event, *, after_s: float = 0.0) -> None:
         self.at += after_s
@@ -83,22 +74,12 @@ class Bench:
             request_id=f"r-{name}",
             headers={"traceparent": traceparent} if traceparent else {},
         )
-        given: dict[str, Any] = {"conversation": ConversationId(f"{program}#0")} | more
-        self.feed(
-            StepArrived(
-                step=StepId(name),
-                program=ProgramId(program),
-                tenant=TenantId("t"),
-                prompt_tokens=5,
-                model="m",
-                **given,
-            )
-        )
+        more.setdefault("conversation", f"{program}#0")
+        self.feed(arrived(name, program, model="m", **more))
 
     def finish(self, name: str, *calls: str, after_s: float = 1.0) -> None:
-        made = tuple(ToolCall(call_id=CallId(c), tool=ToolName("Bash ls")) for c in calls)
-        usage = Usage(prompt_tokens=10, cached_tokens=4, output_tokens=3)
-        self.feed(StepFinished(step=StepId(name), usage=usage, tool_calls=made), after_s=after_s)
+        made = (tool_call(call, "Bash ls") for call in calls)
+        self.feed(finished(name, *made, prompt=10, cached=4, output=3), after_s=after_s)
         self.notes.drop(StepId(name))
 
     def close(self, program: str = "p") -> None:

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
+from shorthand import arrived, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
-from agentsched.model import (
-    Capabilities,
-    ConversationId,
-    EngineId,
-    EngineLoad,
-    EngineReported,
-    Instant,
-    ProgramId,
-    ServedElsewhere,
-    StepArrived,
-    StepFinished,
-    StepId,
-    TenantId,
-    Usage,
-)
+from agentsched.model import Instant, ServedElsewhere, TenantId
 from agentsched.telemetry.counters import OTHER, Bounded
 from agentsched.telemetry.tenants import TenantCollector
 
 
 def serve(scheduler: object, tenants: list[str], *, first: int = 0) -> None:
     handle = scheduler.handle  # type: ignore[attr-defined]
-    report = EngineReported(engine=EngineId("e"), capabilities=Capabilities(), load=EngineLoad())
-    handle(report, now=Instant(0))
+    handle(reported(), now=Instant(0))
     for i, tenant in enumerate(tenants, start=first):
-        step = StepId(f"s{i}")
-        arrived = StepArrived(
-            step=step,
-            program=ProgramId(f"p{i}"),
-            conversation=ConversationId(f"c{i}"),
-            tenant=TenantId(tenant),
-            prompt_tokens=10,
-        )
-        handle(arrived, now=Instant(i))
-        usage = Usage(prompt_tokens=10, cached_tokens=0, output_tokens=5)
-        handle(StepFinished(step=step, usage=usage), now=Instant(i + 1))
+        handle(arrived(f"s{i}", f"p{i}", tenant=tenant), now=Instant(i))
+        handle(finished(f"s{i}", prompt=10, cached=0, output=5), now=Instant(i + 1))
 
 
 def test_few_have_a_label_and_all_are_counted() -> None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from shorthand import arrived, finished, pin, tool_call, unpin
 
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
-    CallId,
     Command,
-    ConversationId,
     Dispatch,
     EngineId,
     Event,
     Instant,
-    Pin,
-    PinId,
-    Prefix,
-    PrefixId,
-    ProgramId,
     Reject,
     RejectReason,
     StepArrived,
@@ -25,13 +19,8 @@ from agentsched.model import (
     StepFinished,
     StepId,
     StepStarted,
-    TenantId,
     TimerFired,
-    ToolCall,
-    ToolName,
-    Unpin,
     UnpinReason,
-    Usage,
     seconds,
 )
 from agentsched_bench.compare.journals import tell
@@ -52,20 +41,13 @@ class Book:
         )
 
 
-def arrived(step: str, program: str = "p") -> StepArrived:
-    return StepArrived(
-        step=StepId(step),
-        program=ProgramId(program),
-        conversation=ConversationId(program),
-        tenant=TenantId("team"),
-        prompt_tokens=90,
-    )
+def asked(step: str) -> StepArrived:
+    return arrived(step, tenant="team", tokens=90)
 
 
-def finished(step: str, *, cached: int, tool: str = "") -> StepFinished:
-    calls = (ToolCall(call_id=CallId("c"), tool=ToolName(tool)),) if tool else ()
-    usage = Usage(prompt_tokens=100, cached_tokens=cached, output_tokens=20)
-    return StepFinished(step=StepId(step), usage=usage, tool_calls=calls)
+def ended(step: str, *, cached: int, tool: str = "") -> StepFinished:
+    calls = (tool_call("c", tool),) if tool else ()
+    return finished(step, *calls, prompt=100, cached=cached, output=20)
 
 
 def dispatch(step: str) -> Dispatch:
@@ -74,12 +56,12 @@ def dispatch(step: str) -> Dispatch:
 
 def test_a_step_is_told_from_arrival_to_end() -> None:
     book = Book()
-    book.at(0, arrived("s1"))
+    book.at(0, asked("s1"))
     book.at(2, TimerFired(), dispatch("s1"))
     book.at(3, StepStarted(step=StepId("s1")))
-    book.at(5, finished("s1", cached=0, tool="bash"))
-    book.at(8, arrived("s2"), dispatch("s2"))
-    book.at(9, finished("s2", cached=64))
+    book.at(5, ended("s1", cached=0, tool="bash"))
+    book.at(8, asked("s2"), dispatch("s2"))
+    book.at(9, ended("s2", cached=64))
 
     told = tell(book.entries)
 
@@ -100,10 +82,10 @@ def test_a_step_is_told_from_arrival_to_end() -> None:
 
 def test_a_call_that_is_turned_away_and_tried_again_is_one_call() -> None:
     book = Book()
-    book.at(0, arrived("s1"), Reject(step=StepId("s1"), reason=RejectReason.WAIT_BOUND))
-    book.at(4, arrived("s2"))
+    book.at(0, asked("s1"), Reject(step=StepId("s1"), reason=RejectReason.WAIT_BOUND))
+    book.at(4, asked("s2"))
     book.at(5, TimerFired(), dispatch("s2"))
-    book.at(6, finished("s2", cached=0))
+    book.at(6, ended("s2", cached=0))
 
     (call,) = tell(book.entries).calls
 
@@ -113,7 +95,7 @@ def test_a_call_that_is_turned_away_and_tried_again_is_one_call() -> None:
 
 def test_failures_are_kept_as_what_they_are() -> None:
     book = Book()
-    book.at(0, arrived("s1"), dispatch("s1"))
+    book.at(0, asked("s1"), dispatch("s1"))
     book.at(1, StepFailed(step=StepId("s1"), reason="engine gone"))
 
     told = tell(book.entries)
@@ -124,21 +106,10 @@ def test_failures_are_kept_as_what_they_are() -> None:
 
 
 def test_pins_last_until_they_are_ended_or_the_journal_is() -> None:
-    def pin(name: str) -> Pin:
-        return Pin(
-            pin=PinId(name),
-            program=ProgramId("p"),
-            conversation=ConversationId("p"),
-            engine=ENGINE,
-            prefix=Prefix(prefix=PrefixId("x"), tokens=10),
-            expires_at=Instant(seconds(500)),
-        )
-
     book = Book()
-    book.at(0, arrived("s1"), dispatch("s1"))
-    book.at(1, finished("s1", cached=0), pin("a"), pin("b"))
-    expired = Unpin(pin=PinId("a"), engine=ENGINE, reason=UnpinReason.EXPIRED)
-    book.at(4, TimerFired(), expired)
+    book.at(0, asked("s1"), dispatch("s1"))
+    book.at(1, ended("s1", cached=0), pin("a"), pin("b"))
+    book.at(4, TimerFired(), unpin("a", reason=UnpinReason.EXPIRED))
     book.at(7, TimerFired())
 
     told = tell(book.entries)
@@ -155,7 +126,7 @@ def test_an_empty_journal_tells_nothing() -> None:
 
 def test_times_count_from_a_given_origin() -> None:
     book = Book()
-    book.at(3, arrived("s1"), dispatch("s1"))
+    book.at(3, asked("s1"), dispatch("s1"))
 
     (call,) = tell(book.entries, origin=Instant(seconds(100))).calls
 

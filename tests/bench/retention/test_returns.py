@@ -1,21 +1,9 @@
 from __future__ import annotations
 
+from shorthand import arrived, finished
+
 from agentsched.kernel import JournalEntry
-from agentsched.model import (
-    SECOND,
-    Command,
-    ConversationId,
-    Dispatch,
-    EngineId,
-    Event,
-    Instant,
-    ProgramId,
-    StepArrived,
-    StepFinished,
-    StepId,
-    TenantId,
-    Usage,
-)
+from agentsched.model import SECOND, Command, Dispatch, EngineId, Event, Instant, StepId
 from agentsched_bench.retention.returns import Sum, count_returns
 
 
@@ -32,24 +20,15 @@ class Story:
 
     def step(self, talk: str, *, prompt: int, cached: int | None, held_s: float = 0.0) -> None:
         step = StepId(f"s{len(self.entries)}")
-        arrived = StepArrived(
-            step=step,
-            program=ProgramId("p"),
-            conversation=ConversationId(talk),
-            tenant=TenantId("t"),
-            prompt_tokens=prompt,
-            prefixes=(),
-        )
+        asked = arrived(step, conversation=talk, tokens=prompt)
         sent = Dispatch(step=step, engine=EngineId("e"))
         if held_s:
-            self.tell(arrived)
+            self.tell(asked)
             self.now = Instant(self.now + round(held_s * SECOND))
-            usage = Usage(prompt_tokens=1, cached_tokens=None, output_tokens=1)
-            self.tell(StepFinished(step=StepId("another's"), usage=usage), sent)
+            self.tell(finished("another's", prompt=1, output=1), sent)
         else:
-            self.tell(arrived, sent)
-        usage = Usage(prompt_tokens=prompt, cached_tokens=cached, output_tokens=100)
-        self.tell(StepFinished(step=step, usage=usage))
+            self.tell(asked, sent)
+        self.tell(finished(step, prompt=prompt, cached=cached, output=100))
 
 
 def test_losses_are_told_by_whose_they_were() -> None:

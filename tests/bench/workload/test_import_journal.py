@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from shorthand import arrived, at, finished, prefix, tool_call
 
 from agentsched.kernel import JournalEntry, JournalHeader, encode, encode_header
 from agentsched.model import (
@@ -12,30 +15,20 @@ from agentsched.model import (
     Dispatch,
     EngineId,
     Event,
-    Instant,
     Limits,
     Lineage,
-    Nanos,
-    Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
-    StepArrived,
     StepCancelled,
-    StepFinished,
     StepId,
     StepStarted,
-    TenantId,
-    ToolCall,
     ToolFinished,
     ToolName,
-    Usage,
+    seconds,
 )
 from agentsched_bench.workload.importers import import_trace
 from agentsched_bench.workload.trace import read_trace
 from agentsched_bench.workload.validate import validate_trace
-
-_SECOND = 1_000_000_000
 
 
 class _Journal:
@@ -44,33 +37,25 @@ class _Journal:
     def __init__(self) -> None:
         self.lines = [encode_header(JournalHeader(profile="fcfs", choices={}, limits=Limits()))]
 
-    def add(self, at: float, event: Event, *commands: Command) -> None:
-        now = Instant(round(at * _SECOND))
-        entry = JournalEntry(seq=len(self.lines), now=now, event=event, commands=commands)
+    def add(self, time_s: float, event: Event, *commands: Command) -> None:
+        entry = JournalEntry(seq=len(self.lines), now=at(time_s), event=event, commands=commands)
         self.lines.append(encode(entry))
 
     def step(
-        self, name: str, at: float, *, prefixes: list[tuple[str, int]], **more: object
+        self, name: str, time_s: float, *, prefixes: list[tuple[str, int]], **more: Any
     ) -> None:
-        given = {
-            "program": ProgramId("p"),
-            "conversation": ConversationId("p"),
-            "tenant": TenantId("team"),
-            "prompt_tokens": prefixes[-1][1],
-            "prefixes": tuple(Prefix(prefix=PrefixId(p), tokens=t) for p, t in prefixes),
-        } | more
-        arrived = StepArrived(step=StepId(name), **given)  # type: ignore[arg-type]
-        self.add(at, arrived)
+        begins = tuple(prefix(*one) for one in prefixes)
+        tokens = begins[-1].tokens
+        event = arrived(name, tenant="team", tokens=tokens, prefixes=begins, **more)
+        self.add(time_s, event)
 
-    def answer(self, name: str, at: float, *, prompt: int, output: int, tools: str = "") -> None:
+    def answer(
+        self, name: str, time_s: float, *, prompt: int, output: int, tools: str = ""
+    ) -> None:
         step = StepId(name)
-        self.add(at - 1.0, StepStarted(step=step), Dispatch(step=step, engine=EngineId("e")))
-        calls = tuple(
-            ToolCall(call_id=CallId(f"{name}-{tool}"), tool=ToolName(tool))
-            for tool in tools.split()
-        )
-        usage = Usage(prompt_tokens=prompt, output_tokens=output)
-        self.add(at, StepFinished(step=step, usage=usage, tool_calls=calls))
+        self.add(time_s - 1.0, StepStarted(step=step), Dispatch(step=step, engine=EngineId("e")))
+        calls = (tool_call(f"{name}-{tool}", tool) for tool in tools.split())
+        self.add(time_s, finished(step, *calls, prompt=prompt, output=output))
 
     def write(self, path: Path) -> Path:
         path.write_bytes(b"\n".join(self.lines) + b"\n")
@@ -90,7 +75,7 @@ def test_steps_tools_and_sub_agents_come_back(tmp_path: Path) -> None:
         lineage=Lineage.SPAWNED,
     )
     journal.answer("k1", 16.0, prompt=96, output=5)
-    took = Nanos(2 * _SECOND)
+    took = seconds(2)
     tool = ToolFinished(
         program=ProgramId("p"), call_id=CallId("s1-bash"), tool=ToolName("bash"), took=took
     )
