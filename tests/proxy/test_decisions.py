@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from proxy_upstream import eventually
+from live import eventually
 
 from agentsched.proxy import decisions
 

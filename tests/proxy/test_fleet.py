@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from proxy_upstream import ANSWER, DONE, Exchange, Gate, Upstream, chunk, eventually
+from live import eventually
+from proxy_upstream import ANSWER, DONE, Exchange, Gate, Upstream, chunk
 
 from agentsched.model import EngineLost, EngineReported, StepFailed
 

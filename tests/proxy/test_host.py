@@ -7,30 +7,23 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from shorthand import Still, arrived, finished, prefix, reported, tool_call, unpin
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
     SECOND,
-    CallId,
     Cancel,
     CancelReason,
-    Capabilities,
-    ConversationId,
     Dispatch,
     EngineId,
-    EngineLoad,
     EngineLost,
-    EngineReported,
     HintAnswered,
     HintOutcome,
     Instant,
     Limits,
     Nanos,
     Pin,
-    Prefix,
-    PrefixId,
-    ProgramId,
     Reject,
     RejectReason,
     StepArrived,
@@ -39,32 +32,15 @@ from agentsched.model import (
     StepFinished,
     StepId,
     StepStarted,
-    TenantId,
     TimerFired,
-    ToolCall,
-    ToolName,
-    Unpin,
-    Usage,
 )
 from agentsched.policy import Choice
 from agentsched.proxy.host import Interrupted, LiveHost, Stop, Ticket
 from agentsched_adapters.fake import FakeEngine
 
 ENGINE = EngineId("e0")
+UP = reported(ENGINE, pins=True)
 LIMITS = Limits(wait_ns_max=Nanos(10 * SECOND), engine_wait_ns_max=Nanos(2 * SECOND))
-
-
-class HandClock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.at = Instant(1_000)
-
-    def now(self) -> Instant:
-        return self.at
-
-    def move(self, seconds: float) -> None:
-        self.at = Instant(self.at + round(seconds * SECOND))
 
 
 class Entries:
@@ -103,29 +79,37 @@ class Timers:
         callback(*args)
 
 
-def arrived(step: str, program: str = "p") -> StepArrived:
-    return StepArrived(
-        step=StepId(step),
-        program=ProgramId(program),
-        conversation=ConversationId(f"{program}/0"),
-        tenant=TenantId("t"),
-        prompt_tokens=10,
-        prefixes=(Prefix(prefix=PrefixId("x"), tokens=10),),
-    )
-
-
-def reported(engine: EngineId = ENGINE) -> EngineReported:
-    return EngineReported(engine=engine, capabilities=Capabilities(pins=True), load=EngineLoad())
+def asked(step: str, program: str = "p") -> StepArrived:
+    return arrived(step, program, prefixes=(prefix("x", 10),))
 
 
 def paused(step: str) -> StepFinished:
     """A step that ended in a tool call: its program will be back."""
-    call = ToolCall(call_id=CallId("c1"), tool=ToolName("bash"))
-    return StepFinished(step=StepId(step), usage=Usage(prompt_tokens=10), tool_calls=(call,))
+    return finished(step, tool_call("c1"), prompt=10)
+
+
+async def sent(host: LiveHost, step: str = "s1") -> Ticket:
+    """The ticket of a step that is sent to the engine."""
+    host.feed(UP)
+    ticket = host.submit(asked(step))
+    assert isinstance(await ticket.verdict(), Dispatch)
+    return ticket
+
+
+async def begun(ticket: Ticket) -> asyncio.Task[None]:
+    """An attempt under way that never ends by itself."""
+
+    async def work() -> None:
+        with ticket.attempt():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    return task
 
 
 def make(
-    clock: HandClock,
+    clock: Still,
     *,
     hints: Any = None,
     sinks: Any = (),
@@ -138,8 +122,8 @@ def make(
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> Still:
+    return Still(Instant(1_000))
 
 
 @pytest.fixture
@@ -148,7 +132,7 @@ def entries() -> Entries:
 
 
 @pytest.fixture
-async def host(clock: HandClock, entries: Entries) -> AsyncIterator[LiveHost]:
+async def host(clock: Still, entries: Entries) -> AsyncIterator[LiveHost]:
     made = make(clock, sinks=[entries])
     yield made
     await made.aclose()
@@ -160,14 +144,14 @@ class TestTimer:
         self, host: LiveHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         timers = Timers(host, monkeypatch)
-        host.feed(reported())
+        host.feed(UP)
         assert timers.armed == []
 
     async def test_rejects_what_waits_for_an_engine(
-        self, host: LiveHost, clock: HandClock, entries: Entries, monkeypatch: pytest.MonkeyPatch
+        self, host: LiveHost, clock: Still, entries: Entries, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         timers = Timers(host, monkeypatch)
-        ticket = host.submit(arrived("s1"))
+        ticket = host.submit(asked("s1"))
         [(delay, _, _)] = timers.armed
         assert delay == 2.0
         clock.move(2.0)
@@ -179,10 +163,10 @@ class TestTimer:
         assert isinstance(entries.seen[-1].event, TimerFired)
 
     async def test_never_shows_an_instant_before_its_own(
-        self, host: LiveHost, clock: HandClock, entries: Entries, monkeypatch: pytest.MonkeyPatch
+        self, host: LiveHost, clock: Still, entries: Entries, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         timers = Timers(host, monkeypatch)
-        ticket = host.submit(arrived("s1"))
+        ticket = host.submit(asked("s1"))
         armed_for = clock.now() + 2 * SECOND
         # The loop's clock is coarser than ours: it may be a hair early.
         clock.move(1.999)
@@ -191,12 +175,12 @@ class TestTimer:
         assert isinstance(await ticket.verdict(), Reject)
 
     async def test_is_armed_anew_for_the_next(
-        self, host: LiveHost, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+        self, host: LiveHost, clock: Still, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         timers = Timers(host, monkeypatch)
-        host.submit(arrived("s1"))
+        host.submit(asked("s1"))
         clock.move(0.5)
-        late = host.submit(arrived("s2", "q"))
+        late = host.submit(asked("s2", "q"))
         # The first deadline stands: no timer was armed for the second yet.
         assert [delay for delay, _, _ in timers.armed] == [2.0]
         clock.move(1.5)
@@ -210,7 +194,7 @@ class TestTimer:
 
     async def test_is_taken_back(self, host: LiveHost, monkeypatch: pytest.MonkeyPatch) -> None:
         timers = Timers(host, monkeypatch)
-        host.submit(arrived("s1"))
+        host.submit(asked("s1"))
         host.feed(StepCancelled(step=StepId("s1"), reason="gone"))
         assert timers.cancelled == 1
         assert len(timers.armed) == 1
@@ -220,40 +204,38 @@ class TestTimer:
 
         limits = Limits(engine_wait_ns_max=Nanos(SECOND // 50))
         real = make(MonotonicClock(), limits=limits)  # type: ignore[arg-type]
-        ticket = real.submit(arrived("s1"))
+        ticket = real.submit(asked("s1"))
         async with asyncio.timeout(60):
             assert isinstance(await ticket.verdict(), Reject)
         await real.aclose()
 
     async def test_is_armed_no_more_after_the_end(
-        self, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+        self, clock: Still, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made = make(clock)
         timers = Timers(made, monkeypatch)
         await made.aclose()
-        made.submit(arrived("s1"))
+        made.submit(asked("s1"))
         assert timers.armed == []
 
 
 class TestTickets:
     async def test_of_a_step_that_went_well(self, host: LiveHost) -> None:
-        host.feed(reported())
-        ticket = host.submit(arrived("s1"))
+        host.feed(UP)
+        ticket = host.submit(asked("s1"))
         verdict = await ticket.verdict()
         assert isinstance(verdict, Dispatch)
         assert verdict.engine == ENGINE
         with ticket.attempt():
             host.feed(StepStarted(step=StepId("s1")))
         assert host.live_steps == 1
-        host.feed(StepFinished(step=StepId("s1"), usage=Usage()))
+        host.feed(finished("s1"))
         assert host.live_steps == 0
 
     async def test_a_lost_engine_stops_an_attempt_and_the_next_is_told(
         self, host: LiveHost
     ) -> None:
-        host.feed(reported())
-        ticket = host.submit(arrived("s1"))
-        await ticket.verdict()
+        ticket = await sent(host)
         asyncio.get_running_loop().call_soon(host.feed, EngineLost(engine=ENGINE, reason="refused"))
         with pytest.raises(Interrupted) as stopped, ticket.attempt():
             await asyncio.Event().wait()
@@ -261,18 +243,18 @@ class TestTickets:
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
-        host.feed(reported(EngineId("e1")))
+        host.feed(reported("e1"))
         host.feed(StepFailed(step=StepId("s1"), reason="lost", is_retryable=True))
         again = await ticket.verdict()
         assert isinstance(again, Dispatch)
         assert again.engine == "e1"
         with ticket.attempt():
             await asyncio.sleep(0)
-        host.feed(StepFinished(step=StepId("s1"), usage=Usage()))
+        host.feed(finished("s1"))
 
     async def test_an_engine_lost_before_the_attempt_began(self, host: LiveHost) -> None:
-        host.feed(reported())
-        ticket = host.submit(arrived("s1"))
+        host.feed(UP)
+        ticket = host.submit(asked("s1"))
         # The word is out, but whoever waits for it has not run yet.
         host.feed(EngineLost(engine=ENGINE, reason="refused"))
         assert isinstance(await ticket.verdict(), Dispatch)
@@ -281,9 +263,7 @@ class TestTickets:
         host.feed(StepCancelled(step=StepId("s1"), reason="test"))
 
     async def test_background_work_makes_way_and_waits_again(self, host: LiveHost) -> None:
-        host.feed(reported())
-        ticket = host.submit(arrived("s1"))
-        await ticket.verdict()
+        ticket = await sent(host)
         yielded = Cancel(step=StepId("s1"), reason=CancelReason.YIELDED)
         asyncio.get_running_loop().call_soon(host._perform, yielded)
         with pytest.raises(Interrupted) as stopped, ticket.attempt():
@@ -296,45 +276,26 @@ class TestTickets:
         with ticket.attempt():
             host._perform(yielded)
             await asyncio.sleep(0)
-        host.feed(StepFinished(step=StepId("s1"), usage=Usage()))
+        host.feed(finished("s1"))
 
     async def test_a_step_that_answers_is_left_alone(self, host: LiveHost) -> None:
-        host.feed(reported())
-        ticket = host.submit(arrived("s1"))
-        await ticket.verdict()
+        ticket = await sent(host)
         with ticket.attempt():
             host.feed(StepStarted(step=StepId("s1")))
             host.feed(EngineLost(engine=ENGINE, reason="probe failed"))
             await asyncio.sleep(0)
-        host.feed(StepFinished(step=StepId("s1"), usage=Usage()))
+        host.feed(finished("s1"))
 
     async def test_a_clients_hang_up_passes_as_it_is(self, host: LiveHost) -> None:
-        host.feed(reported())
-        ticket = host.submit(arrived("s1"))
-        await ticket.verdict()
-
-        async def work() -> None:
-            with ticket.attempt():
-                await asyncio.Event().wait()
-
-        task = asyncio.create_task(work())
-        await asyncio.sleep(0)
+        task = await begun(await sent(host))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         host.feed(StepCancelled(step=StepId("s1"), reason="gone"))
 
     async def test_a_hang_up_and_a_stop_at_once_are_a_hang_up(self, host: LiveHost) -> None:
-        host.feed(reported())
-        ticket = host.submit(arrived("s1"))
-        await ticket.verdict()
-
-        async def work() -> None:
-            with ticket.attempt():
-                await asyncio.Event().wait()
-
-        task = asyncio.create_task(work())
-        await asyncio.sleep(0)
+        ticket = await sent(host)
+        task = await begun(ticket)
         task.cancel()
         ticket.interrupt(Interrupted(Stop.ENGINE_LOST, "lost"))
         with pytest.raises(asyncio.CancelledError):
@@ -363,7 +324,7 @@ class TestTickets:
         assert await task == 0
 
     async def test_all_can_be_stopped(self, host: LiveHost) -> None:
-        held = host.submit(arrived("held"))
+        held = host.submit(asked("held"))
 
         async def wait() -> None:
             await held.verdict()
@@ -375,9 +336,7 @@ class TestTickets:
             await waiting
         host.feed(StepCancelled(step=StepId("held"), reason="the end"))
 
-        host.feed(reported())
-        running = host.submit(arrived("running"))
-        await running.verdict()
+        running = await sent(host, "running")
         asyncio.get_running_loop().call_soon(host.stop_all, "the end")
         with pytest.raises(Interrupted) as stopped, running.attempt():
             await asyncio.Event().wait()
@@ -385,9 +344,7 @@ class TestTickets:
         host.feed(StepCancelled(step=StepId("running"), reason="the end"))
 
     async def test_the_scheduler_can_cancel(self, host: LiveHost) -> None:
-        host.feed(reported())
-        ticket = host.submit(arrived("s1"))
-        await ticket.verdict()
+        ticket = await sent(host)
         cancel = Cancel(step=StepId("s1"), reason=CancelReason.PROGRAM_CLOSED)
         asyncio.get_running_loop().call_soon(host._perform, cancel)
         with pytest.raises(Interrupted, match="program_closed") as stopped, ticket.attempt():
@@ -399,14 +356,14 @@ class TestTickets:
 
 class TestSinks:
     async def test_one_that_fails_stops_nobody(
-        self, clock: HandClock, entries: Entries, caplog: pytest.LogCaptureFixture
+        self, clock: Still, entries: Entries, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Broken:
             def write(self, entry: JournalEntry) -> None:
                 raise OSError("disk full")
 
         made = make(clock, sinks=[Broken(), entries])
-        made.feed(reported())
+        made.feed(UP)
         made.feed(TimerFired())
         assert len(entries.seen) == 2
         assert "Broken" in caplog.text
@@ -422,10 +379,10 @@ class TestSinks:
 
 
 class TestHints:
-    async def pinned(self, clock: HandClock, sink: Any, entries: Entries) -> LiveHost:
-        made = make(clock, hints={ENGINE: sink}, sinks=[entries], choices=_fixed_pins())
-        made.feed(reported())
-        made.submit(arrived("s1"))
+    async def pinned(self, clock: Still, entries: Entries, **hints: Any) -> LiveHost:
+        made = make(clock, hints=hints, sinks=[entries], choices=_fixed_pins())
+        made.feed(UP)
+        made.submit(asked("s1"))
         made.feed(paused("s1"))
         await asyncio.gather(*made._tasks)
         return made
@@ -434,58 +391,51 @@ class TestHints:
     def answers(entries: Entries) -> list[HintOutcome]:
         return [e.event.outcome for e in entries.seen if isinstance(e.event, HintAnswered)]
 
-    async def test_are_performed_and_answered(self, clock: HandClock, entries: Entries) -> None:
+    async def test_are_performed_and_answered(self, clock: Still, entries: Entries) -> None:
         engine = FakeEngine(ENGINE, pins=True)
-        made = await self.pinned(clock, engine, entries)
+        made = await self.pinned(clock, entries, e0=engine)
         assert [c for e in entries.seen for c in e.commands if isinstance(c, Pin)]
         assert len(self.answers(entries)) == 1
         await made.aclose()
         await engine.aclose()
 
     async def test_one_that_fails_is_an_answer(
-        self, clock: HandClock, entries: Entries, caplog: pytest.LogCaptureFixture
+        self, clock: Still, entries: Entries, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Broken:
             async def hint(self, hint: object) -> HintOutcome:
                 raise OSError("no such bus")
 
-        made = await self.pinned(clock, Broken(), entries)
+        made = await self.pinned(clock, entries, e0=Broken())
         assert self.answers(entries) == [HintOutcome.FAILED]
         assert "no such bus" in caplog.text
         await made.aclose()
 
     async def test_without_a_sink_they_are_unsupported(
-        self, clock: HandClock, entries: Entries
+        self, clock: Still, entries: Entries
     ) -> None:
-        made = make(clock, sinks=[entries], choices=_fixed_pins())
-        made.feed(reported())
-        made.submit(arrived("s1"))
-        made.feed(paused("s1"))
-        await asyncio.gather(*made._tasks)
+        made = await self.pinned(clock, entries)
         assert self.answers(entries) == [HintOutcome.UNSUPPORTED]
         await made.aclose()
 
-    async def test_those_under_way_end_with_the_host(
-        self, clock: HandClock, entries: Entries
-    ) -> None:
-        begun = asyncio.Event()
+    async def test_those_under_way_end_with_the_host(self, clock: Still, entries: Entries) -> None:
+        asked_for = asyncio.Event()
 
         class Slow:
             async def hint(self, hint: object) -> HintOutcome:
-                begun.set()
+                asked_for.set()
                 await asyncio.Event().wait()
                 return HintOutcome.ACCEPTED
 
         made = make(clock, hints={ENGINE: Slow()}, sinks=[entries], choices=_fixed_pins())
-        made.feed(reported())
-        made.submit(arrived("s1"))
+        made.feed(UP)
+        made.submit(asked("s1"))
         made.feed(paused("s1"))
         async with asyncio.timeout(60):
-            await begun.wait()
+            await asked_for.wait()
         await made.aclose()
         assert self.answers(entries) == []
-        unpin = Unpin(pin="x", engine=ENGINE, reason="expired")  # type: ignore[arg-type]
-        made._perform(unpin)
+        made._perform(unpin(engine=ENGINE))
         assert not made._tasks
 
 
@@ -500,5 +450,5 @@ async def test_a_defect_leaves_no_ticket(host: LiveHost, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(host.scheduler, "handle", broken)
         with pytest.raises(ZeroDivisionError):
-            host.submit(arrived("s1"))
+            host.submit(asked("s1"))
     assert host.live_steps == 0

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from proxy_upstream import ANSWER, CHAT_STREAM, Gate, chunk, eventually
+from live import eventually
+from proxy_upstream import ANSWER, CHAT_STREAM, Gate, chunk
 
 from agentsched.model import StepArrived, StepCancelled
 from agentsched.proxy import idempotency

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from proxy_upstream import Exchange, Gate, Upstream, drop, eventually
+from live import eventually
+from proxy_upstream import Exchange, Gate, Upstream, drop
 
 
 @pytest.mark.parametrize(

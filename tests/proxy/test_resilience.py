@@ -6,7 +6,8 @@ import asyncio
 import re
 from typing import Any
 
-from proxy_upstream import Gate, answer, eventually
+from live import eventually
+from proxy_upstream import Gate, answer
 
 from agentsched.model import MILLISECOND, between
 

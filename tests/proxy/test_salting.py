@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from msgspec import Raw
 from pydantic import SecretStr
+from shorthand import arrived, prefix
 
 from agentsched.config import Config, IdentityConfig
-from agentsched.model import (
-    ConversationId,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    StepArrived,
-    StepId,
-    TenantId,
-)
+from agentsched.model import StepArrived, TenantId
 from agentsched.proxy.salting import cache_salt, isolated
 
 A, B = TenantId("a"), TenantId("b")
@@ -38,19 +31,12 @@ def test_a_clients_own_salt_divides_further() -> None:
     assert own != cache_salt(SALTED, B, own=Raw(b'"mine"'))
 
 
-def arrived(tenant: TenantId) -> StepArrived:
-    return StepArrived(
-        step=StepId("s"),
-        program=ProgramId("p"),
-        conversation=ConversationId("c"),
-        tenant=tenant,
-        prompt_tokens=9,
-        prefixes=(Prefix(prefix=PrefixId("x"), tokens=9),),
-    )
+def asked(tenant: TenantId) -> StepArrived:
+    return arrived("s", tenant=tenant, prefixes=(prefix("x", 9),))
 
 
 def test_what_is_not_shared_is_not_counted_as_shared() -> None:
-    assert isolated(Config(), arrived(A)) == arrived(A)
-    one, two = isolated(SALTED, arrived(A)), isolated(SALTED, arrived(B))
+    assert isolated(Config(), asked(A)) == asked(A)
+    one, two = isolated(SALTED, asked(A)), isolated(SALTED, asked(B))
     assert one.prefixes != two.prefixes
     assert one.prefixes[0].tokens == 9

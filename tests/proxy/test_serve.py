@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from proxy_upstream import DONE, Gate, Upstream, chunk, eventually
+from live import eventually, small_engine
+from proxy_upstream import DONE, Gate, Upstream, chunk
 
 from agentsched.compose import journal_header
 from agentsched.config import Config
@@ -21,8 +22,6 @@ from agentsched.kernel import encode_header
 from agentsched.model import EngineLost
 from agentsched.proxy.journal_file import JournalFile
 from agentsched.proxy.serve import drain
-from agentsched_bench.engine.cost import CPU_2CORE
-from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
 from agentsched_bench.ports import free_port
 from agentsched_bench.replay import open_journal, replay_file
@@ -222,14 +221,7 @@ async def test_the_journal_of_a_live_run_replays(
 
 @pytest.mark.slow
 async def test_three_hundred_streams_at_once(start: Any) -> None:
-    engine = EngineConfig(
-        cost=CPU_2CORE,
-        blocks=2_049,
-        block_size=32,
-        max_num_seqs=32,
-        max_num_batched_tokens=2_048,
-        max_model_len=2_048,
-    )
+    engine = small_engine(blocks=2_049, max_num_seqs=32, max_model_len=2_048)
     async with running_engine(ServerConfig(engine=engine, models=("m",), speed=500)) as sim:
         engines = [{"url": sim.url, "id": "e0", "kind": "vllm"}]
         async with start(engines=engines, upstream={"probe_timeout": "5s"}) as proxy:

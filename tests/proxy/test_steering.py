@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk, eventually
+from live import eventually
+from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk
 
 from agentsched.config import Config
 from agentsched.model import ConfigError, EngineId, PolicyError

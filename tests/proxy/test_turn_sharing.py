@@ -9,24 +9,19 @@ from typing import Any, cast
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from shorthand import arrived, finished, reported
 
 from agentsched.bus.service import Bus
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
     AgentschedError,
-    Capabilities,
     ContinuedElsewhere,
     EngineId,
-    EngineLoad,
-    EngineReported,
     Instant,
-    StepArrived,
-    StepFinished,
     StepId,
     StepStarted,
     TenantId,
-    Usage,
 )
 from agentsched.proxy import sharing
 from agentsched.proxy.answer import Answer
@@ -102,9 +97,7 @@ class Replica:
         self.entries: list[JournalEntry] = []
         scheduler = build_scheduler(SchedulerConfig(profile="passthrough"))
         self.host = LiveHost(scheduler=scheduler, clock=Clock(), hints={}, sinks=[self])
-        self.host.feed(
-            EngineReported(engine=ENGINE, capabilities=Capabilities(), load=EngineLoad())
-        )
+        self.host.feed(reported(ENGINE))
         self.wire = Wire(name)
         self.sharing = TurnSharing(
             index=self.index,
@@ -127,20 +120,13 @@ class Replica:
 
     def run(self, identity: Identity, name: str, *, to_end: bool = True) -> None:
         """The scheduler's side of a turn: it is sent to the engine and, unless not, ends."""
-        step = StepId(name)
+        conversation, prefixes = identity.conversation, identity.prefixes
         self.host.submit(
-            StepArrived(
-                step=step,
-                program=identity.program,
-                conversation=identity.conversation,
-                tenant=TENANT,
-                prompt_tokens=100,
-                prefixes=identity.prefixes,
-            )
+            arrived(name, identity.program, conversation=conversation, prefixes=prefixes)
         )
-        self.host.feed(StepStarted(step=step))
+        self.host.feed(StepStarted(step=StepId(name)))
         if to_end:
-            self.host.feed(StepFinished(step=step, usage=Usage(prompt_tokens=100)))
+            self.host.feed(finished(name, prompt=100))
 
     async def settle(self, *said: str) -> None:
         await self.sharing.settle(request(*said), {}, tenant=TENANT)

@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from proxy_upstream import Gate, Upstream, chunk, eventually, running_upstream
+from live import eventually
+from proxy_upstream import Gate, Upstream, chunk, running_upstream
 
 from agentsched.config import load_config
 from agentsched.model import EngineLost, Reconfigured

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
+from proxy_rig import (
+    proxy,
+    pytest_asyncio_loop_factories,
+    second,
+    start,
+    start_proxy,
+    upstream,
+)
 
 from agentsched.proxy.access.keys import hash_key, new_key
 
-
-def _load(name: str, path: Path) -> Any:
-    """The helpers of the proxy's own tests, under a name of their own."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_proxy = _load("security_proxy_helpers", Path(__file__).parent.parent / "proxy" / "conftest.py")
-start = _proxy.start
-upstream = _proxy.upstream
-second = _proxy.second
-proxy = _proxy.proxy
-pytest_asyncio_loop_factories = _proxy.pytest_asyncio_loop_factories
+#: Fixtures of the proxy's own tests.
+__all__ = ["proxy", "pytest_asyncio_loop_factories", "second", "start", "upstream"]
 
 ADMIN_KEY = "an-admin-key-of-some-length"
 
@@ -108,7 +96,7 @@ def start_keyed(keys: Keys) -> Callable[..., AbstractAsyncContextManager[Any]]:
 
     def begin(*urls: str, **settings: Any) -> AbstractAsyncContextManager[Any]:
         auth = keys.config | settings.pop("auth", {})
-        return _proxy.start_proxy(*urls, auth=auth, admin_key=ADMIN_KEY, **settings)
+        return start_proxy(*urls, auth=auth, admin_key=ADMIN_KEY, **settings)
 
     return begin
 

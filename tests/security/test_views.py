@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from shorthand import arrived
 
 from agentsched.compose import SchedulerConfig, build_policies
 from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.model import (
     Command,
-    ConversationId,
     Dispatch,
     EngineId,
     EngineLost,
     Event,
     Instant,
     Limits,
-    ProgramId,
     StepArrived,
     StepFailed,
     StepId,
@@ -35,15 +34,8 @@ def entry(event: Event, *commands: Command, seq: int = 0) -> JournalEntry:
     return JournalEntry(seq=seq, now=Instant(seq), event=event, commands=commands)
 
 
-def arrived(step: str, tenant: str) -> StepArrived:
-    program = f"{tenant}/p-{step}"
-    return StepArrived(
-        step=StepId(step),
-        program=ProgramId(program),
-        conversation=ConversationId(f"{program}/main"),
-        tenant=TenantId(tenant),
-        prompt_tokens=10,
-    )
+def asked(step: str, tenant: str) -> StepArrived:
+    return arrived(step, f"{tenant}/p-{step}", tenant=tenant)
 
 
 def failed(step: str) -> StepFailed:
@@ -62,7 +54,7 @@ def scheduler() -> Scheduler:
 
 def test_what_ran_before_its_owner_looked_is_its_own(scheduler: Scheduler) -> None:
     for step, tenant in (("r", "red"), ("b", "blue")):
-        scheduler.handle(arrived(step, tenant), now=Instant(0))
+        scheduler.handle(asked(step, tenant), now=Instant(0))
     own = OwnPart(RED, scheduler)
     assert own.of(entry(failed("r"))) == entry(failed("r"))
     assert own.of(entry(failed("b"))) is None
@@ -70,8 +62,8 @@ def test_what_ran_before_its_owner_looked_is_its_own(scheduler: Scheduler) -> No
 
 def test_what_anothers_end_brings_has_no_cause(scheduler: Scheduler) -> None:
     own = OwnPart(RED, scheduler)
-    assert own.of(entry(arrived("r", "red"))) is not None
-    assert own.of(entry(arrived("b", "blue"))) is None
+    assert own.of(entry(asked("r", "red"))) is not None
+    assert own.of(entry(asked("b", "blue"))) is None
     both = entry(failed("b"), sent("r"), sent("b2"))
     assert own.of(both) == entry(TimerFired(), sent("r"))
 
@@ -90,12 +82,12 @@ def test_what_is_remembered_as_ones_own_is_bounded_and_then_not_shown(
     monkeypatch.setattr(views, "_OWN_MAX", 2)
     own = OwnPart(RED, scheduler)
     for step in ("first", "second", "third"):
-        own.of(entry(arrived(step, "red")))
+        own.of(entry(asked(step, "red")))
     assert own.of(entry(failed("first"))) is None
     assert own.of(entry(failed("third"))) == entry(failed("third"))
 
 
 def test_an_operator_sees_every_turn_as_it_was(scheduler: Scheduler) -> None:
-    turns = [entry(arrived("b", "blue"), seq=0), entry(failed("b"), sent("r"), seq=1)]
+    turns = [entry(asked("b", "blue"), seq=0), entry(failed("b"), sent("r"), seq=1)]
     assert own_parts(turns, OPERATOR, scheduler) == turns
     assert own_parts(turns, RED, scheduler) == []

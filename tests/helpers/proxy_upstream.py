@@ -248,13 +248,6 @@ async def answer(exchange: Exchange) -> None:
     await exchange.stream(*(part for part in parts if part))
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody announces."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
-
-
 class Gate:
     """A script that begins as `before` says and then waits, until opened or gone."""
 
