@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import json
 import re
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiomqtt
 import pytest
+from live import eventually
 
 from agentsched.bus.service import Bus
 from agentsched.config import Config
@@ -77,19 +77,13 @@ async def member(name: str, url: str, ca: Certificate | None) -> AsyncIterator[B
         yield found
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # nothing tells of it
-            await asyncio.sleep(0)
-
-
 async def test_replicas_meet_over_tls_with_their_password(guarded: Guarded) -> None:
     url, ca = guarded.url(), guarded.authority
     async with member("one", url, ca) as one:
         async with member("two", url, ca) as two:
-            await until(lambda: one.neighbours().others == ("two",))
-            await until(lambda: two.neighbours().others == ("one",))
-        await until(lambda: list(one.neighbours().gone) == ["two"])
+            await eventually(lambda: one.neighbours().others == ("two",))
+            await eventually(lambda: two.neighbours().others == ("one",))
+        await eventually(lambda: list(one.neighbours().gone) == ["two"])
 
 
 # The MQTT library leaves the socket of a handshake that failed to the garbage collector.
@@ -105,7 +99,7 @@ async def test_who_is_not_let_in_decides_alone(guarded: Guarded, wrong: str) -> 
         case _:
             url = guarded.url(scheme="mqtt")
     async with member("one", url, ca) as one:
-        await until(lambda: one.connection.counts["away"] > 0)
+        await eventually(lambda: one.connection.counts["away"] > 0)
         assert not one.connection.counts["connected"]
         assert not one.neighbours().is_connected
     gc.collect()
@@ -134,7 +128,9 @@ async def test_a_runner_may_report_tools_and_nothing_else(guarded: Guarded) -> N
         await runner.publish("agentsched/test/tools/p/c/started", tool, 1)
         await runner.publish(f"{base}/tools/p/c/finished", tool, 1)
         # In the order in which they were sent: what lies between would have come by now.
-        await until(lambda: sum(n for what, n in one.counts.items() if what[:5] == "tool_") == 2)
+        await eventually(
+            lambda: sum(n for what, n in one.counts.items() if what[:5] == "tool_") == 2
+        )
         assert not one.neighbours().others
         assert one.peers.names_of(TenantId("red")) == ()
         assert not one.counts["malformed"] + one.counts["foreign"] + one.counts["replica"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import aiomqtt
@@ -23,12 +23,6 @@ from agentsched_bench.services.mosquitto import LocalMosquitto
 pytestmark = pytest.mark.services
 
 E, T = EngineId("e"), TenantId("team/a")
-
-
-@pytest.fixture
-def broker() -> Iterator[LocalMosquitto]:
-    with LocalMosquitto() as started:
-        yield started
 
 
 @dataclass

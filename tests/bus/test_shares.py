@@ -7,24 +7,17 @@ run; so it holds however slow the machine is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from live import eventually, replica, small_engine
 
-from agentsched.bus.service import Bus
-from agentsched.config import Config
 from agentsched.kernel import JournalEntry
 from agentsched.model import TenantId
 from agentsched.policy import Prices
 from agentsched.proxy.gateway import Gateway
-from agentsched.proxy.on_bus import joined
-from agentsched.proxy.serve import running
 from agentsched_bench.cluster.gaps import Gap, GapWatch
-from agentsched_bench.engine.cost import CPU_2CORE
-from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
 from agentsched_bench.services.mosquitto import LocalMosquitto
 
@@ -33,47 +26,6 @@ pytestmark = [pytest.mark.services, pytest.mark.slow]
 BLUE, RED = TenantId("blue"), TenantId("red")
 PRICES = Prices(output=4.0, memory=0.0)
 SHARE = {"burst": 0.0, "output_price": 4.0, "memory_price": 0.0}
-
-
-@pytest.fixture
-def broker() -> Iterator[LocalMosquitto]:
-    with LocalMosquitto() as started:
-        yield started
-
-
-@contextlib.asynccontextmanager
-async def proxy(
-    engine: str, broker: LocalMosquitto, name: str
-) -> AsyncIterator[tuple[Gateway, str, Bus]]:
-    settings: dict[str, Any] = {
-        "port": 0,
-        "profile": "fcfs",
-        "policies": {
-            "share": {"name": "weighted", "params": SHARE},
-            "admit": {"name": "depth", "params": {"depth": 2}},
-        },
-        "engines": [{"url": engine, "id": "e0"}],
-        "bus": {"url": broker.url, "replica": name},
-    }
-    config = Config(**settings)
-    async with running(config) as (gateway, url), joined(config, gateway, url=url) as bus:
-        assert bus is not None
-        await bus.connection.is_up.wait()
-        yield gateway, url, bus
-
-
-@contextlib.asynccontextmanager
-async def engine() -> AsyncIterator[str]:
-    config = EngineConfig(
-        cost=CPU_2CORE,
-        blocks=2_049,
-        block_size=32,
-        max_num_seqs=8,
-        max_num_batched_tokens=2_048,
-        max_model_len=8_192,
-    )
-    async with running_engine(ServerConfig(engine=config, models=("sim",), speed=50)) as started:
-        yield started.url
 
 
 class Watch:
@@ -87,13 +39,6 @@ class Watch:
     def write(self, entry: JournalEntry) -> None:
         self._gaps.took(self._scheduler, entry)
         self._found += self._gaps.gaps(now=entry.now)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what comes over the broker."""
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  # nothing tells of it
-            await asyncio.sleep(0.01)
 
 
 async def agent(client: httpx.AsyncClient, urls: list[str], tenant: str, number: int) -> None:
@@ -116,14 +61,22 @@ async def agent(client: httpx.AsyncClient, urls: list[str], tenant: str, number:
 
 
 async def test_the_gap_over_two_replicas_is_within_the_bound(broker: LocalMosquitto) -> None:
+    engine = ServerConfig(engine=small_engine(blocks=2_049), models=("sim",), speed=50)
+    policies = {
+        "share": {"name": "weighted", "params": SHARE},
+        "admit": {"name": "depth", "params": {"depth": 2}},
+    }
+    common: Any = {"bus": {"url": broker.url}, "profile": "fcfs", "policies": policies}
     async with (
-        engine() as sim,
-        proxy(sim, broker, "one") as (one, first, bus_one),
-        proxy(sim, broker, "two") as (two, second, bus_two),
+        running_engine(engine) as sim,
+        replica("one", sim.url, **common) as (one, first, bus_one),
+        replica("two", sim.url, **common) as (two, second, bus_two),
         httpx.AsyncClient(timeout=120) as client,
     ):
+        assert bus_one is not None
+        assert bus_two is not None
         # What was served before they met is nobody else's to charge.
-        await until(lambda: "two" in bus_one.peers.names and "one" in bus_two.peers.names)
+        await eventually(lambda: "two" in bus_one.peers.names and "one" in bus_two.peers.names)
         both = [one, two]
         gaps = GapWatch(
             schedulers=[g.host.scheduler for g in both],
@@ -142,6 +95,6 @@ async def test_the_gap_over_two_replicas_is_within_the_bound(broker: LocalMosqui
             found, key=lambda gap: gap.width / gap.bound
         )
         # They hear of each other, if not at the very end: all is told twice a second.
-        await until(lambda: min(gaps.heard(g.host.scheduler, BLUE) for g in both) > 0)
+        await eventually(lambda: min(gaps.heard(g.host.scheduler, BLUE) for g in both) > 0)
         for gateway in both:
             gateway.host.scheduler.check()

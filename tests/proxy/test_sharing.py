@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from live import eventually, replica, small_engine
 
-from agentsched.config import Config
 from agentsched.proxy.gateway import Gateway
-from agentsched.proxy.memory import remembered
-from agentsched.proxy.on_bus import joined
-from agentsched.proxy.serve import running
 from agentsched.proxy.sharing import TurnSharing
-from agentsched_bench.engine.cost import CPU_2CORE
-from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
 from agentsched_bench.services.mosquitto import LocalMosquitto
 from agentsched_bench.services.postgres import LocalPostgres
@@ -38,47 +33,20 @@ def broker() -> Iterator[LocalMosquitto]:
 
 
 @contextlib.asynccontextmanager
-async def replica(
+async def sharer(
     name: str, *, engines: list[str], store: str, broker: LocalMosquitto | None
 ) -> AsyncIterator[tuple[Gateway, str]]:
-    settings: dict[str, Any] = {
-        "port": 0,
-        "profile": "agentsched",
-        "engines": [{"url": url, "id": f"e{number}"} for number, url in enumerate(engines)],
-        "store": {"url": store, "replica": name},
-    }
-    if broker is not None:
-        settings["bus"] = {"url": broker.url, "replica": name, "settle": "2s"}
-    config = Config(**settings)
-    async with (
-        remembered(config) as memory,
-        running(config, memory=memory) as (gateway, url),
-        joined(config, gateway, url=url) as bus,
-    ):
-        if bus is not None:
-            await bus.connection.is_up.wait()
-        yield gateway, url
+    bus = None if broker is None else {"url": broker.url, "settle": "2s"}
+    kept = {"url": store, "replica": name}
+    async with replica(name, *engines, bus=bus, profile="agentsched", store=kept) as (one, url, _):
+        yield one, url
 
 
 @contextlib.asynccontextmanager
 async def engines() -> AsyncIterator[list[str]]:
-    engine = EngineConfig(
-        cost=CPU_2CORE,
-        blocks=1_025,
-        block_size=32,
-        max_num_seqs=8,
-        max_num_batched_tokens=2_048,
-        max_model_len=8_192,
-    )
-    config = ServerConfig(engine=engine, models=("sim",), speed=100)
+    config = ServerConfig(engine=small_engine(blocks=1_025), models=("sim",), speed=100)
     async with running_engine(config) as first, running_engine(config) as second:
         yield [first.url, second.url]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nothing tells of it
-            await asyncio.sleep(0.01)
 
 
 class Agent:
@@ -117,11 +85,11 @@ async def test_turns_alternate_between_replicas(
     store = postgres.create("alternate")
     async with (
         engines() as urls,
-        replica("a", engines=urls, store=store, broker=broker) as (one, first),
-        replica("b", engines=urls, store=store, broker=broker) as (two, second),
+        sharer("a", engines=urls, store=store, broker=broker) as (one, first),
+        sharer("b", engines=urls, store=store, broker=broker) as (two, second),
     ):
         sharings = [g.sharing for g in (one, two)]
-        await until(lambda: all(s is not None and s._bus and s._bus.others for s in sharings))
+        await eventually(lambda: all(s is not None and s._bus and s._bus.others for s in sharings))
         agents = [Agent(f"task {number} " + "context " * 400) for number in range(6)]
         for step in range(6):
             # No pause: the next request races with the word of the last one.
@@ -140,7 +108,7 @@ async def test_turns_alternate_between_replicas(
             )
             for g in (one, two)
         ]
-        await until(lambda: counts(one)["heard"] > 0)
+        await eventually(lambda: counts(one)["heard"] > 0)
         assert held[1] == 6
         one.host.scheduler.check()
         two.host.scheduler.check()
@@ -152,13 +120,15 @@ async def test_a_replica_that_starts_later_knows_what_others_did(
     store = postgres.create("later")
     async with engines() as urls:
         agent = Agent("one task")
-        async with replica("a", engines=urls, store=store, broker=broker) as (one, first):
+        async with sharer("a", engines=urls, store=store, broker=broker) as (one, first):
             await agent.turn(first)
             await agent.turn(first)
             memory = one.sharing
             assert memory is not None
-            await until(lambda: postgres.sql("SELECT count(*) FROM turns", database="later") > "1")
-            async with replica("b", engines=urls, store=store, broker=broker) as (two, second):
+            await eventually(
+                lambda: postgres.sql("SELECT count(*) FROM turns", database="later") > "1"
+            )
+            async with sharer("b", engines=urls, store=store, broker=broker) as (two, second):
                 assert counts(two)["followed"] >= 2
                 await agent.turn(second)
                 assert len(set(agent.programs)) == 1
@@ -169,14 +139,14 @@ async def test_without_a_broker_the_store_tells(postgres: LocalPostgres) -> None
     store = postgres.create("alone")
     async with (
         engines() as urls,
-        replica("a", engines=urls, store=store, broker=None) as (_, first),
-        replica("b", engines=urls, store=store, broker=None) as (two, second),
+        sharer("a", engines=urls, store=store, broker=None) as (_, first),
+        sharer("b", engines=urls, store=store, broker=None) as (two, second),
     ):
         agent = Agent("one task")
         await agent.turn(first)
-        await until(lambda: counts(two)["followed"] >= 1 and len(two.index) >= 1)
+        await eventually(lambda: counts(two)["followed"] >= 1 and len(two.index) >= 1)
         assert two.sharing is not None
-        await until(lambda: postgres.sql("SELECT count(*) FROM turns", database="alone") > "0")
+        await eventually(lambda: postgres.sql("SELECT count(*) FROM turns", database="alone") > "0")
         await two.sharing.catch_up()
         await agent.turn(second)
         assert len(set(agent.programs)) == 1, agent.decisions
@@ -188,7 +158,7 @@ async def test_another_secret_or_version_is_not_believed(
     store = postgres.create("foreign")
     async with (
         engines() as urls,
-        replica("a", engines=urls, store=store, broker=broker) as (one, _),
+        sharer("a", engines=urls, store=store, broker=broker) as (one, _),
     ):
         sharing = one.sharing
         assert sharing is not None
