@@ -12,21 +12,9 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp.test_utils import TestServer
+from shorthand import Still, pin, unpin
 
-from agentsched.model import (
-    ConversationId,
-    EngineId,
-    HintOutcome,
-    Instant,
-    Pin,
-    PinId,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    Unpin,
-    UnpinReason,
-    seconds,
-)
+from agentsched.model import HintOutcome, Instant, Pin, UnpinReason, seconds
 from agentsched_adapters.openai_http import OpenAiHttp
 from agentsched_adapters.vllm_plugin.hints import PluginHints
 from agentsched_adapters.vllm_plugin.settings import PluginSettings
@@ -216,9 +204,9 @@ async def test_a_pin_is_extended_and_valued(plugin: Plugin) -> None:
 async def test_pins_end_by_what_names_them(
     plugin: Plugin, names: dict[str, Any], left: list[str]
 ) -> None:
-    for conversation, program, pin in (("a", "p", "same"), ("b", "p", "same"), ("c", "q", "other")):
-        await plugin.step(conversation, plugin.words(conversation, 100))
-        asked = {"conversation": conversation, "program": program, "pin": pin, "ttl_s": 60}
+    for talk, program, name in (("a", "p", "same"), ("b", "p", "same"), ("c", "q", "other")):
+        await plugin.step(talk, plugin.words(talk, 100))
+        asked = {"conversation": talk, "program": program, "pin": name, "ttl_s": 60}
         assert (await plugin.ask("pin", **asked))["outcome"] == "accepted"
     assert await plugin.ask("release", **names) == {"released": 3 - len(left)}
     assert sorted(await plugin.pinned()) == left
@@ -313,41 +301,26 @@ async def test_strangers_are_turned_away(plugin: Plugin) -> None:
         assert (await stranger.get("/v1/agentsched/state")).status_code == 401
 
 
-class Still:
-    """A clock that stands."""
-
-    def now(self) -> Instant:
-        return NOW
-
-
-def pin_of(conversation: str, *, tokens: int, pin: str = "pin-1", left_s: float = 60.0) -> Pin:
-    return Pin(
-        pin=PinId(pin),
-        program=ProgramId("p"),
-        conversation=ConversationId(conversation),
-        engine=EngineId("e"),
-        prefix=Prefix(prefix=PrefixId("x"), tokens=tokens),
-        expires_at=Instant(NOW + seconds(left_s)),
-        value=2.5,
-    )
+def pin_of(conversation: str, *, name: str = "pin-1", left_s: float = 60.0) -> Pin:
+    until = NOW + seconds(left_s)
+    return pin(name, conversation=conversation, tokens=96, until=until, value=2.5)
 
 
 async def test_the_proxys_side_speaks_with_it(plugin: Plugin) -> None:
     await plugin.step("a", plugin.words("a", 100))
     http = OpenAiHttp(plugin.url, api_key=KEY)
-    hints = PluginHints(http, clock=Still())
+    hints = PluginHints(http, clock=Still(NOW))
     try:
-        assert await hints.hint(pin_of("a", tokens=96)) is HintOutcome.ACCEPTED
-        assert await hints.hint(pin_of("nobody", tokens=96, pin="x")) is HintOutcome.REFUSED
-        long = pin_of("a", tokens=96, left_s=3_600)
-        assert await hints.hint(long) is HintOutcome.CLIPPED
+        assert await hints.hint(pin_of("a")) is HintOutcome.ACCEPTED
+        assert await hints.hint(pin_of("nobody", name="x")) is HintOutcome.REFUSED
+        assert await hints.hint(pin_of("a", left_s=3_600)) is HintOutcome.CLIPPED
         state = await hints.state()
         assert state is not None
         assert [(p.pin, p.conversation, p.tokens) for p in state.engines[0].pins] == [
             ("pin-1", "a", 96)
         ]
-        unpin = Unpin(pin=PinId("pin-1"), engine=EngineId("e"), reason=UnpinReason.BUDGET)
-        assert await hints.hint(unpin) is HintOutcome.ACCEPTED
+        over = unpin("pin-1", reason=UnpinReason.BUDGET)
+        assert await hints.hint(over) is HintOutcome.ACCEPTED
         assert await plugin.pinned() == []
     finally:
         await http.aclose()
