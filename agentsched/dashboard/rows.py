@@ -113,7 +113,7 @@ def engine_row(
         decode_ms=round(known.cost.decode_ns_per_token / 1e6, 3),
         samples=known.cost.law.samples,
         models=able.models,
-        is_silent=known.silent_since is not None,
+        silent_since=None if known.silent_since is None else seconds_of(known.silent_since),
     )
 
 

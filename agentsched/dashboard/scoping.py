@@ -86,7 +86,7 @@ def _engine(row: EngineRow) -> EngineRow:
         decode_ms=0.0,
         samples=0,
         models=row.models,
-        is_silent=row.is_silent,
+        silent_since=row.silent_since,
     )
 
 

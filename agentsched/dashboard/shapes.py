@@ -64,8 +64,8 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     decode_ms: float
     samples: int
     models: tuple[str, ...]
-    #: It answers nothing, with steps of ours inside.
-    is_silent: bool = False
+    #: Since when it answers nothing, with steps of ours inside; None while it is well.
+    silent_since: float | None = None
 
 
 class TenantRow(msgspec.Struct, frozen=True, kw_only=True):

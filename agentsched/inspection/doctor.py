@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -49,6 +51,23 @@ class LearntCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How an engine does, as a proxy saw it at `seen_at`.
+
+    `was_up` says whether it ever answered; `silent_for_s` for how long nothing has come out of it,
+    with steps inside; None while it is well.
+    """
+
+    seen_at: datetime
+    is_up: bool
+    is_draining: bool
+    was_up: bool
+    last_error: str
+    running_steps: int = 0
+    silent_for_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
     """One engine as it was found. `kind` is vllm, openai or as a proxy says."""
 
@@ -61,6 +80,8 @@ class Examined:
     load: EngineLoad | None
     #: What a running proxy has learnt of its times; None where nobody has.
     cost: LearntCost | None = None
+    #: How it does behind that proxy; None where none was asked.
+    standing: Standing | None = None
 
 
 _STYLES: Final = {Mark.GOOD: "green", Mark.LIMIT: "yellow", Mark.BAD: "red"}
@@ -76,7 +97,9 @@ def doctor(
 ) -> int:
     """Say what an engine can do, and what agentsched will therefore do.
 
-    Asks the engine with a few one-token requests. Exit code 1 when no prompt would be cached.
+    Asks the engine with a few one-token requests; of a proxy's engines it says as well which are
+    silent, drained or not up, since when, and what to do. Exit code 1 when no prompt would be
+    cached, or when an engine of a proxy is silent or not up.
     """
     engines = _behind_proxy(url, admin_key=admin_key)
     clients = _clients_of(url, admin_key=admin_key) if engines is not None else None
@@ -110,25 +133,33 @@ def _behind_proxy(url: str, *, admin_key: str | None) -> list[Examined] | None:
             if "no agentsched proxy" in str(error) or "is the proxy running" in str(error):
                 return None  # the engine's own probe says more about why
             raise
-    engines = []
-    for engine in shown.get("engines", []):
-        capabilities = engine.get("capabilities")
-        if capabilities is None:
-            raise ProxyError(f"engine {engine['engine']} is not up: {engine['last_error']}")
-        known = msgspec.convert(capabilities, Capabilities)
-        engines.append(
-            Examined(
-                name=engine["engine"],
-                url=engine["url"],
-                kind="engine",
-                version="",
-                capabilities=known,
-                priority=PriorityAnswer.CONFIRMED if known.priority else PriorityAnswer.UNKNOWN,
-                load=msgspec.convert(engine["load"], EngineLoad),
-                cost=msgspec.convert(engine["cost"], LearntCost) if "cost" in engine else None,
-            )
-        )
-    return engines
+    return [_seen(engine) for engine in shown.get("engines", [])]
+
+
+def _seen(shown: Mapping[str, Any]) -> Examined:
+    """An engine as the control plane shows it; of one that never answered not much is known."""
+    if "url" not in shown:
+        raise ProxyError("this key may not see what engines can do (give the admin key)")
+    known = msgspec.convert(shown.get("capabilities", {}), Capabilities)
+    return Examined(
+        name=shown["engine"],
+        url=shown["url"],
+        kind="engine",
+        version="",
+        capabilities=known,
+        priority=PriorityAnswer.CONFIRMED if known.priority else PriorityAnswer.UNKNOWN,
+        load=msgspec.convert(shown["load"], EngineLoad) if "load" in shown else None,
+        cost=msgspec.convert(shown["cost"], LearntCost) if "cost" in shown else None,
+        standing=Standing(
+            seen_at=datetime.now(UTC),
+            is_up=shown["is_up"],
+            is_draining=shown["is_draining"],
+            was_up="capabilities" in shown,
+            last_error=shown["last_error"],
+            running_steps=shown.get("running_steps", 0),
+            silent_for_s=shown.get("silent_for_s"),
+        ),
+    )
 
 
 def _clients_of(url: str, *, admin_key: str | None) -> dict[str, int]:
@@ -163,7 +194,11 @@ async def _examine(url: str, *, api_key: str | None) -> Examined:
 
 def findings(engine: Examined) -> list[Finding]:
     """What was found and what follows, most important first."""
+    standing = [] if engine.standing is None else _standing(engine.standing)
+    if engine.standing is not None and not engine.standing.was_up:
+        return standing  # what it can do is not known yet
     return [
+        *standing,
         _prefix_cache(engine.capabilities),
         _pool(engine.capabilities),
         _cached_tokens(engine.capabilities),
@@ -173,6 +208,45 @@ def findings(engine: Examined) -> list[Finding]:
         _session(engine.capabilities),
         *([_cost(engine.cost)] if engine.cost is not None else ()),
     ]
+
+
+def _standing(it: Standing) -> list[Finding]:
+    """What keeps new steps from it; nothing where it is well."""
+    found = []
+    if it.silent_for_s is not None:
+        since = it.seen_at - timedelta(seconds=it.silent_for_s)
+        found.append(
+            Finding(
+                about="silent",
+                mark=Mark.BAD,
+                found=f"nothing has come out since {since:%H:%M:%S} UTC "
+                f"({it.silent_for_s:,.0f} s); steps inside: {it.running_steps}",
+                therefore="new steps go to others while one is well, those inside wait for it. Is "
+                "its process stopped, swapping, or waiting for its GPU? Restart it if it does not "
+                "go on by itself (docs/operations.md, AgentschedEngineSilent)",
+            )
+        )
+    if it.is_draining:
+        found.append(
+            Finding(
+                about="drained",
+                mark=Mark.LIMIT,
+                found=it.last_error or "by an operator, or by its breaker",
+                therefore="it gets no new steps until it is taken back "
+                "(docs/operations.md, AgentschedEngineDown)",
+            )
+        )
+    elif not it.is_up:
+        found.append(
+            Finding(
+                about="not up",
+                mark=Mark.BAD,
+                found=it.last_error or "it has not answered yet",
+                therefore="it gets no steps, and is taken back by itself as soon as it answers "
+                "(docs/operations.md, AgentschedEngineDown)",
+            )
+        )
+    return found
 
 
 def _cost(cost: LearntCost) -> Finding:
@@ -328,6 +402,7 @@ def _as_json(engine: Examined, found: list[Finding]) -> dict[str, Any]:
         "kind": engine.kind,
         "version": engine.version,
         "capabilities": msgspec.to_builtins(engine.capabilities),
+        "silent_for_s": None if engine.standing is None else engine.standing.silent_for_s,
         "findings": [
             {
                 "about": f.about,

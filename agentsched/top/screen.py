@@ -106,6 +106,9 @@ def _head(frame: Frame, width: int) -> Iterator[Text]:
         "  ",
         (f"{up}/{len(frame.engines)} engines", "green" if up == len(frame.engines) else "red"),
     )
+    silent = sum(engine.silent_since is not None for engine in frame.engines)
+    if silent:
+        line.append(f"  {silent} silent", "red")
     if it.is_draining:
         line.append("  draining", "bold yellow")
     if it.replicas is not None:
@@ -146,12 +149,12 @@ def _replicas(it: Replicas) -> Text:
 def _engines(frame: Frame) -> Iterator[Text]:
     yield Text(f"{'ENGINE':<14} {'':<{_BAR}}  HELD  WANTED  COMPUTING  PINS", "dim")
     for row in frame.engines[:_ENGINES_MAX]:
-        yield _engine(row)
+        yield _engine(row, now=frame.now)
     if len(frame.engines) > _ENGINES_MAX:
         yield Text(f"{len(frame.engines) - _ENGINES_MAX} more", "dim")
 
 
-def _engine(row: EngineRow) -> Text:
+def _engine(row: EngineRow, *, now: float) -> Text:
     line = Text(f"{_cut(row.engine, 14):<14} ")
     if not row.is_up and not row.is_draining:
         return line.append(f"down: {row.last_error or 'has not answered yet'}", "red")
@@ -164,11 +167,11 @@ def _engine(row: EngineRow) -> Text:
     else:
         line.append(f"{'cache of unknown size':<{_BAR + 14}}")
     line.append(f"  {row.running_steps:>9}  {row.pins:>4}")
+    if row.silent_since is not None:
+        line.append(f"  silent {span(now - row.silent_since)}", "red")
     if row.is_draining:
         line.append("  draining", "yellow")
-    elif row.is_silent:
-        line.append("  silent", "red")
-    elif row.is_contended:
+    elif row.is_contended and row.silent_since is None:
         line.append("  contended", "yellow")
     return line
 

@@ -201,6 +201,36 @@ async def test_a_replica_that_is_gone_is_told_until_it_is_back(board: Any, windo
     await until_count(page.locator(".banner"), 0)
 
 
+async def test_an_engine_that_stands_still_is_told_until_it_answers(
+    start: Any, window: Any
+) -> None:
+    async with start(limits={"silence": "300ms"}) as board:
+        board.client.timeout = None  # the engine answers when the test lets it
+        page = await (await window(board)).open()
+        await until_count(page.locator(".chip.engine-up"), 2)
+        assert not await page.locator(".chip.engine-silent").count()
+        for engine in board.engines:
+            engine.hold()
+        asked = asyncio.create_task(board.chat("alpha", "hello"))
+        silent = page.locator(".chip.engine-silent")
+        await silent.get_by_text(re.compile(r"^silent \d")).wait_for()
+        assert await page.locator(".chip.engine-up").count() == 1
+        rows = (await board.get("/overview"))["engines"]
+        assert [row["silent_since"] is None for row in rows].count(False) == 1
+        await page.keyboard.press("2")
+        await page.wait_for_selector(".banner:has-text('Restart it if it does not go on')")
+        assert await page.evaluate(CONTRAST) == []
+        await page.keyboard.press("5")
+        await page.click("text=What would happen?")
+        await page.wait_for_selector("td:has-text('(silent)')")
+        await until_count(silent, 1)
+        for engine in board.engines:
+            engine.release()
+        assert (await asked).status_code == 200
+        await until_count(silent, 0)
+        await until_count(page.locator(".chip.engine-up"), 2)
+
+
 async def test_tenants_have_colours_of_their_own(board: Any, window: Any) -> None:
     names = ["red", "green", "blue", "teams", "nightly", "search", "web", "ops"]
     for name in names[:3]:

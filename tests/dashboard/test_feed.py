@@ -16,6 +16,7 @@ from agentsched.model import (
     EngineDrained,
     EngineId,
     EngineLost,
+    EngineUnanswered,
     ProgramClosed,
     ProgramId,
     ProgramOpened,
@@ -76,6 +77,28 @@ async def test_who_reads_slowly_gets_everything_again(feed: Feed, board: Any) ->
     [late] = frames(watcher)
     assert late.is_full
     assert len(late.programs) == 10
+
+
+async def test_since_when_an_engine_stands_still(feed: Feed, board: Any) -> None:
+    host, engine = board.gateway.host, board.engines[0]
+    host.feed(EngineDrained(engine=EngineId("gpu-1"), is_draining=True))
+    watchers = feed.watch(), feed.watch("red")
+    engine.hold()
+    asked = asyncio.create_task(board.chat("a", "x"))
+    await engine.until(lambda load: load.waiting == 1)
+    looked_at = host.now()
+    host.feed(EngineUnanswered(engine=EngineId("gpu-0"), since=looked_at, reason="no answer"))
+    beat(feed, board)
+    for watcher in watchers:
+        [frame] = frames(watcher)
+        still, well = frame.engines
+        assert still.silent_since is not None
+        assert 0 < still.silent_since <= round(looked_at / 1e9, 3) <= frame.now
+        assert well.silent_since is None
+    engine.release()
+    await asked
+    beat(feed, board)
+    assert [row.silent_since for row in frames(watchers[0])[-1].engines] == [None, None]
 
 
 async def test_a_tenant_sees_its_own(feed: Feed, board: Any) -> None:

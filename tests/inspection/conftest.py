@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
 
+from agentsched.config import Config
+from agentsched.proxy.serve import running
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.engine.server import ServerConfig, running_engine
 from agentsched_bench.portrait.replay import Scale, proxy_on_embedded_engine, replay_program
 from agentsched_bench.workload.trace import (
     RecordedProgram,
@@ -91,3 +99,46 @@ def proxy() -> Iterator[Running]:
     done.set()
     thread.join(30)
     assert not failed
+
+
+#: Looks that get no answer say so, and never amount to a loss.
+_UPSTREAM = {"probe_interval": "50ms", "probe_timeout": "500ms", "failures_until_lost": 1_000_000}
+
+
+@asynccontextmanager
+async def _standing_still() -> AsyncIterator[str]:
+    sizes = EngineConfig.from_preset(preset("cpu-2core"))
+    async with running_engine(ServerConfig(engine=sizes)) as engine:
+        settings = {"port": 0, "engines": [{"url": engine.url, "id": "sim-0"}]}
+        config = Config.model_validate(settings | {"upstream": _UPSTREAM})
+        async with (
+            running(config) as (gateway, url),
+            httpx.AsyncClient(timeout=60, trust_env=False) as client,
+            asyncio.TaskGroup() as asked,
+        ):
+            engines = gateway.host.scheduler.engines
+            await _until(lambda: len(engines) == 1)
+            await client.post(f"{engine.url}/sim/hang")
+            said = {"model": "sim", "messages": [{"role": "user", "content": "hello"}]}
+            asking = asked.create_task(client.post(f"{url}/v1/chat/completions", json=said))
+            await _until(lambda: all(e.silent_since is not None for e in engines.values()))
+            yield url
+            await client.post(f"{engine.url}/sim/resume")
+            assert (await asking).status_code == 200
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Looks, with a pause: the proxy's own looks at its engine are all there is to wait for."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A proxy whose only engine has taken a step and answers nothing."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(_standing_still()) as url,
+    ):
+        yield url

@@ -130,6 +130,18 @@ class TestDoctor:
         assert "clients seen: " in out
         assert "none yet" not in out
 
+    def test_an_engine_of_a_proxy_that_stands_still(self, silent: str, capfdbinary: Any) -> None:
+        code, out, _ = run(capfdbinary, "doctor", silent)
+        assert code == 1
+        _, first, then, *_ = out.splitlines()
+        assert first.startswith("  !! silent: nothing has come out since ")
+        assert first.endswith("; steps inside: 1")
+        assert "Restart it" in then
+        _, out, _ = run(capfdbinary, "doctor", silent, "--json")
+        [engine] = json.loads(out)["engines"]
+        assert engine["silent_for_s"] > 0
+        assert engine["findings"][0]["about"] == "silent"
+
     def test_nothing_there(self, capfdbinary: Any) -> None:
         code, _, err = run(capfdbinary, "doctor", "http://127.0.0.1:9")
         assert code == 1

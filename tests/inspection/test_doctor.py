@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
-from agentsched.inspection.doctor import Examined, Mark, findings
+from agentsched.inspection.doctor import Examined, Mark, Standing, findings
 from agentsched.model import Capabilities, EngineLoad
 from agentsched_adapters.vllm import PriorityAnswer
 
@@ -19,11 +22,21 @@ ALL = Capabilities(
 )
 
 
+WELL = Standing(
+    seen_at=datetime(2026, 11, 22, 9, 30, 40, tzinfo=UTC),
+    is_up=True,
+    is_draining=False,
+    was_up=True,
+    last_error="",
+)
+
+
 def marks(
     capabilities: Capabilities,
     *,
     priority: PriorityAnswer = PriorityAnswer.CONFIRMED,
     load: EngineLoad | None = None,
+    standing: Standing | None = None,
 ) -> dict[str, Mark]:
     engine = Examined(
         name="e",
@@ -33,6 +46,7 @@ def marks(
         capabilities=capabilities,
         priority=priority,
         load=load,
+        standing=standing,
     )
     return {finding.about: finding.mark for finding in findings(engine)}
 
@@ -52,3 +66,38 @@ def test_nothing_known() -> None:
 def test_only_a_confirmed_priority_is_relied_on(answer: PriorityAnswer) -> None:
     is_good = marks(ALL, priority=answer)["priority"] is Mark.GOOD
     assert is_good is (answer is PriorityAnswer.CONFIRMED)
+
+
+class TestBehindAProxy:
+    """What keeps new steps from an engine stands before what it can do."""
+
+    def test_one_that_is_well_has_nothing_to_say(self) -> None:
+        assert marks(ALL, standing=WELL) == marks(ALL)
+
+    def test_a_silent_one_says_since_when_and_what_to_do(self) -> None:
+        still = replace(WELL, silent_for_s=12.4, running_steps=3)
+        engine = Examined(
+            name="e",
+            url="http://e",
+            kind="engine",
+            version="",
+            capabilities=ALL,
+            priority=PriorityAnswer.CONFIRMED,
+            load=None,
+            standing=still,
+        )
+        first, *others = findings(engine)
+        assert (first.about, first.mark) == ("silent", Mark.BAD)
+        assert "since 09:30:27 UTC (12 s); steps inside: 3" in first.found
+        assert "AgentschedEngineSilent" in first.therefore
+        assert others == findings(replace(engine, standing=None))
+
+    def test_of_one_that_never_answered_nothing_else_is_said(self) -> None:
+        absent = replace(WELL, is_up=False, was_up=False, last_error="refused")
+        assert marks(Capabilities(), standing=absent) == {"not up": Mark.BAD}
+
+    def test_drained_is_no_defect(self) -> None:
+        drained = replace(WELL, is_up=False, is_draining=True)
+        assert marks(ALL, standing=drained) == marks(ALL) | {"drained": Mark.LIMIT}
+        both = marks(ALL, standing=replace(drained, silent_for_s=2.0))
+        assert both == marks(ALL) | {"drained": Mark.LIMIT, "silent": Mark.BAD}

@@ -55,8 +55,13 @@ def test_a_lost_engine_says_why() -> None:
 
 
 def test_an_engine_that_answers_nothing_says_so() -> None:
-    still = ENGINE | {"engine": "gpu-9", "is_silent": True}
-    assert "silent" in text(made(engines=[still]))
+    still = ENGINE | {"engine": "gpu-9", "silent_since": 107.5}
+    head, *rest = text(made(engines=[still])).splitlines()
+    assert "1/1 engines  1 silent" in head
+    [row] = [line for line in rest if line.startswith("gpu-9")]
+    assert row.endswith("  silent 12 s")
+    drained = still | {"is_draining": True, "is_up": False}
+    assert "  silent 12 s  draining" in text(made(engines=[drained]), width=100)
     assert "silent" not in text(made(*SIX))
 
 

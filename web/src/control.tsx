@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { api, path, Refused } from "./api";
 import { short, span, tokens } from "./format";
 import { engines, mayChange, overview } from "./store";
-import { Card, Empty } from "./ui";
+import { Card, Empty, EngineChips } from "./ui";
 
 interface Policies {
   profile: string;
@@ -102,9 +102,7 @@ function Engines() {
             <span class="note">{row.url}</span>
             <span class="spacer" />
             <span>{row.running_steps} computing</span>
-            <span class={`chip engine-${row.is_draining ? "draining" : row.is_up ? "up" : "down"}`}>
-              <span class="dot" aria-hidden="true" />{row.is_draining ? "draining" : row.is_up ? "up" : "down"}
-            </span>
+            <EngineChips row={row} />
             <button type="button" class="quiet" disabled={!mayChange.value} onClick={() => act(row.engine, row.is_draining ? "undrain" : "drain")}>
               {row.is_draining ? "Undrain" : "Drain"}
             </button>
@@ -129,7 +127,7 @@ interface Plan {
   detail?: string;
   ahead?: number;
   due_in_s?: number | null;
-  engines: { engine: string; is_up: boolean; running_steps: number; missing_tokens: number; prefill_s: number }[];
+  engines: { engine: string; is_up: boolean; is_silent: boolean; running_steps: number; missing_tokens: number; prefill_s: number }[];
 }
 
 function PlanForm() {
@@ -188,7 +186,7 @@ function PlanForm() {
             <tbody>
               {plan.engines.map((e) => (
                 <tr key={e.engine}>
-                  <td>{e.engine}{e.engine === plan.engine ? " ✓" : ""}{e.is_up ? "" : " (not up)"}</td>
+                  <td>{e.engine}{e.engine === plan.engine ? " ✓" : ""}{!e.is_up ? " (not up)" : e.is_silent ? " (silent)" : ""}</td>
                   <td class="num">{e.running_steps}</td><td class="num">{tokens(e.missing_tokens)}</td><td class="num">{span(e.prefill_s)}</td>
                 </tr>
               ))}

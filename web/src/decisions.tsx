@@ -17,6 +17,7 @@ const WORDS: Record<string, string> = {
   warm: "warmed",
   "stop-warm": "warm-up stopped",
   lost: "engine lost",
+  unheard: "no answer",
   drain: "drained",
   undrain: "undrained",
   policies: "policies changed",

@@ -9,7 +9,7 @@ import { KvBar } from "./overview";
 import { href, route } from "./router";
 import { engines, history, mayChange, now } from "./store";
 import type { EngineRow, KvMap } from "./types";
-import { Card, Empty, Spark, Tenant } from "./ui";
+import { Card, Empty, EngineChips, Spark, Tenant } from "./ui";
 
 function Map_({ map }: { map: KvMap }) {
   const [picked, setPicked] = useState<number | null>(null);
@@ -113,11 +113,10 @@ function EnginePage({ row }: { row: EngineRow }) {
       setSaid((error as Error).message);
     }
   };
-  const state = row.is_draining ? "draining" : row.is_up ? "up" : "down";
   return (
     <Card
       label={`Engine ${row.engine}`}
-      title={<>{row.engine} <span class={`chip engine-${state}`}><span class="dot" aria-hidden="true" />{state}</span></>}
+      title={<>{row.engine} <EngineChips row={row} /></>}
       aside={
         mayChange.value && (
           <button type="button" class="quiet" onClick={drain}>{row.is_draining ? "Take back into service" : "Drain"}</button>
@@ -126,6 +125,12 @@ function EnginePage({ row }: { row: EngineRow }) {
     >
       {said && <p class="banner bad" role="alert">{said}</p>}
       {!row.is_up && row.last_error && <p class="banner bad">{row.last_error}</p>}
+      {row.silent_since !== null && (
+        <p class="banner bad" role="status">
+          It has steps inside and nothing comes out: new steps go to other engines while one is well, those inside wait for it.
+          Is its process stopped, swapping, or waiting for its GPU? Restart it if it does not go on by itself.
+        </p>
+      )}
       <div class="engine-facts">
         <div>
           <KvBar row={row} />

@@ -5,7 +5,7 @@ import { Filters, ProgramList } from "./list";
 import { href } from "./router";
 import { counts, engines, everyone, history, overview, wanted } from "./store";
 import type { EngineRow, State } from "./types";
-import { Card, Empty, Spark, STATE_WORDS } from "./ui";
+import { Card, Empty, EngineChips, Spark, STATE_WORDS } from "./ui";
 
 function Tile({ label, value, note, children, tone }: {
   label: string;
@@ -80,12 +80,11 @@ export function KvBar({ row }: { row: EngineRow }) {
 }
 
 function EngineCard({ row }: { row: EngineRow }) {
-  const state = row.is_draining ? "draining" : row.is_up ? "up" : "down";
   return (
-    <a class={`engine is-${state}`} href={href("engines", row.engine)}>
+    <a class="engine" href={href("engines", row.engine)}>
       <div class="line">
         <b>{row.engine}</b>
-        <span class={`chip engine-${state}`}><span class="dot" aria-hidden="true" />{state}</span>
+        <EngineChips row={row} />
         {row.is_contended && row.is_up && <span class="chip tight" title="Programs under way want more of its cache than it has">contended</span>}
         <span class="spacer" />
         <span class="num">{row.running_steps} computing</span>

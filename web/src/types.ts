@@ -48,6 +48,8 @@ export interface EngineRow {
   decode_ms: number;
   samples: number;
   models: string[];
+  /** since when it answers nothing, with steps inside; null while it is well */
+  silent_since: number | null;
 }
 
 export interface TenantRow {

@@ -1,8 +1,10 @@
 // Small parts that several pages use.
 
 import type { ComponentChildren } from "preact";
+import { span } from "./format";
 import { hue } from "./hues";
-import type { State } from "./types";
+import { now } from "./store";
+import type { EngineRow, State } from "./types";
 
 export const STATE_WORDS: Record<State, string> = {
   running: "computing",
@@ -18,6 +20,22 @@ export function StateChip({ state }: { state: State }) {
       <span class="dot" aria-hidden="true" />
       {STATE_WORDS[state]}
     </span>
+  );
+}
+
+/** Whether an engine takes work, and since when nothing comes out of it. */
+export function EngineChips({ row }: { row: EngineRow }) {
+  const isSilent = row.silent_since !== null;
+  const state = row.is_draining ? "draining" : !row.is_up ? "down" : isSilent ? "" : "up";
+  return (
+    <>
+      {state && <span class={`chip engine-${state}`}><span class="dot" aria-hidden="true" />{state}</span>}
+      {isSilent && (
+        <span class="chip engine-silent" title="It has steps inside and nothing comes out: new steps go to others while one is well">
+          <span class="dot" aria-hidden="true" />silent {span(now.value - row.silent_since!)}
+        </span>
+      )}
+    </>
   );
 }
 
