@@ -13,19 +13,17 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trace_files import agentic, imported, lines, written
 
 from agentsched.model import ConfigError
 from agentsched_bench.workload.importers import (
     IMPORTERS,
-    ImportOptions,
-    ImportReport,
     detect,
     import_trace,
     importer,
 )
 from agentsched_bench.workload.importers.files import InputFile, salvage
 from agentsched_bench.workload.trace import (
-    Recording,
     TraceError,
     read_header,
     read_trace,
@@ -33,48 +31,6 @@ from agentsched_bench.workload.trace import (
     write_trace,
 )
 from agentsched_bench.workload.validate import validate_trace
-
-
-def imported(
-    path: Path | list[Path], out: Path, *, text: bool = False, format_name: str = "auto"
-) -> tuple[list[Recording], ImportReport]:
-    paths = path if isinstance(path, list) else [path]
-    report = import_trace(
-        paths, out, format_name=format_name, options=ImportOptions(keeps_text=text)
-    )
-    if not report.recordings:
-        return [], report
-    checked = validate_trace(out)
-    assert (checked.errors, checked.warnings) == (0, 0), checked.findings
-    return list(read_trace(out)), report
-
-
-def written(path: Path, value: object) -> Path:
-    path.write_text(json.dumps(value))
-    return path
-
-
-def lines(path: Path, *values: object) -> Path:
-    path.write_text("".join(json.dumps(value) + "\n" for value in values))
-    return path
-
-
-def _agentic() -> list[dict[str, Any]]:
-    def row(name: str, session: str, prompt: int, **more: Any) -> dict[str, Any]:
-        base = {"request_id": name, "session_id": session, "input_length": prompt}
-        return base | {"output_length": 10, "hash_ids": list(range(prompt // 64 + 1))} | more
-
-    tool = {"tool_call_id": "t", "tool_class": "bash", "status": "succeeded", "duration_ms": 1500}
-    times = {"started_at_unix_ms": 0, "ended_at_unix_ms": 1500}
-    return [
-        row("r1", "main", 128, timestamp=5000.0, branches=["c1"]),
-        row("c1", "child", 64, wait_for=["r1"], delay=250),
-        row("c2", "child", 200, wait_for=["c1"], tool_wait_ms=100, prefix_reset=True),
-        row(
-            "r2", "main", 300, wait_for=["r1", "c2"], tool_wait_ms=1500, tool_events=[tool | times]
-        ),
-    ]
-
 
 # -- every raw file ---------------------------------------------------------------------------
 
@@ -180,7 +136,7 @@ def test_compression_is_known_by_content_and_its_end_is_missed(pack: Any, tmp_pa
 
 def test_zstandard_is_read_and_written(tmp_path: Path) -> None:
     zstandard = pytest.importorskip("zstandard")
-    rows, _ = imported(lines(tmp_path / "a.jsonl", *_agentic()), tmp_path / "t.jsonl.zst")
+    rows, _ = imported(lines(tmp_path / "a.jsonl", *agentic()), tmp_path / "t.jsonl.zst")
     assert list(read_trace(tmp_path / "t.jsonl.zst")) == rows
     packed = tmp_path / "b.jsonl.zst"
     packed.write_bytes(zstandard.compress((tmp_path / "a.jsonl").read_bytes()))
@@ -204,7 +160,7 @@ def test_odd_texts_are_kept(tmp_path: Path) -> None:
 def test_a_folder_is_looked_through_and_strangers_are_passed_over(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "deep"
     folder.mkdir(parents=True)
-    lines(folder / "a.jsonl", *_agentic())
+    lines(folder / "a.jsonl", *agentic())
     written(folder / "preds.json", {"x": {"model_patch": "diff"}})
     (folder / "notes.txt").write_text("hello")
     _, report = imported(tmp_path / "runs", tmp_path / "t.jsonl")
@@ -227,7 +183,7 @@ def test_wrong_use_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_the_header_says_how_it_came_about(tmp_path: Path) -> None:
-    imported(lines(tmp_path / "a.jsonl", *_agentic()), tmp_path / "t.jsonl")
+    imported(lines(tmp_path / "a.jsonl", *agentic()), tmp_path / "t.jsonl")
     header = read_header(tmp_path / "t.jsonl")
     assert header is not None
     assert header.imported is not None
@@ -312,7 +268,7 @@ def test_what_is_salvaged_is_a_part_of_what_was(value: Any, share: float) -> Non
 
 
 def test_our_own_traces_are_merged(tmp_path: Path) -> None:
-    rows, _ = imported(lines(tmp_path / "a.jsonl", *_agentic()), tmp_path / "one.jsonl")
+    rows, _ = imported(lines(tmp_path / "a.jsonl", *agentic()), tmp_path / "one.jsonl")
     write_trace(rows, tmp_path / "two.jsonl.gz")
     merged, report = imported(
         [tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"], tmp_path / "t.jsonl"
@@ -327,7 +283,7 @@ def test_our_own_traces_are_merged(tmp_path: Path) -> None:
 def test_a_folder_of_another_format_is_read_like_a_trace(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     folder.mkdir()
-    lines(folder / "a.jsonl", *_agentic())
+    lines(folder / "a.jsonl", *agentic())
     assert [row.session_id for row in read_trace(folder)] == ["main", "child"]
     assert sha256_of(folder) == sha256_of(folder)
     (folder / "b.jsonl").write_text((folder / "a.jsonl").read_text() + "broken\n")
