@@ -8,13 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+from live import small_engine
 
 import agentsched
 from agentsched.config import Config
 from agentsched.model import ToolFinished, ToolStarted
 from agentsched.proxy.serve import running
-from agentsched_bench.engine.cost import CPU_2CORE
-from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
 
 ASK: list[Any] = [{"role": "user", "content": "hello"}]
@@ -32,15 +31,8 @@ class Turns:
 async def turns() -> AsyncIterator[Turns]:
     """A proxy with an engine behind it; the SDK is told of it."""
     heard = Turns()
-    engine = EngineConfig(
-        cost=CPU_2CORE,
-        blocks=513,
-        block_size=32,
-        max_num_seqs=8,
-        max_num_batched_tokens=2_048,
-        max_model_len=2_048,
-    )
-    async with running_engine(ServerConfig(engine=engine, models=("sim",), speed=100)) as sim:
+    engine = ServerConfig(engine=small_engine(max_model_len=2_048), models=("sim",), speed=100)
+    async with running_engine(engine) as sim:
         config = Config(port=0, engines=[{"url": sim.url, "id": "e0"}], profile="fcfs")
         async with running(config, sinks=[heard]) as (gateway, proxy):
             agentsched.configure(proxy)

@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
+from live import small_engine
 
-from agentsched_bench.engine.cost import CPU_2CORE, preset
+from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig, Scheduling
 from agentsched_bench.engine.server import RunningEngine, ServerConfig, running_engine
 
 #: vLLM's types for a body of bad values and for a body that does not validate.
 REFUSED = ("BadRequestError", "Bad Request")
-SMALL = EngineConfig(
-    cost=CPU_2CORE,
-    blocks=65,
-    block_size=32,
-    max_num_seqs=4,
-    max_num_batched_tokens=512,
-    max_model_len=2048,
-)
+SMALL = small_engine(blocks=65, max_num_seqs=4, max_num_batched_tokens=512, max_model_len=2048)
 
 
 @pytest.fixture
@@ -151,15 +146,7 @@ async def test_priority_under_fcfs(http: aiohttp.ClientSession, refuses: bool) -
 
 
 async def test_priority_orders_the_queue(http: aiohttp.ClientSession) -> None:
-    config = EngineConfig(
-        cost=CPU_2CORE,
-        blocks=65,
-        block_size=32,
-        max_num_seqs=1,
-        max_num_batched_tokens=512,
-        max_model_len=2048,
-        scheduling=Scheduling.PRIORITY,
-    )
+    config = replace(SMALL, max_num_seqs=1, scheduling=Scheduling.PRIORITY)
     order: list[str] = []
     async with running_engine(ServerConfig(engine=config, speed=50)) as served:
         url = f"{served.url}/v1/chat/completions"
