@@ -51,6 +51,7 @@ class Endings(StrEnum):
 
     SPOKEN = "spoken"  # its last answer asks for no tool
     DECLARED = "declared"  # its last call says so
+    RECORDED = "recorded"  # its last answer asks for what it asked for: `submit`, and no return
     SILENT = "silent"  # nothing tells
 
 
@@ -236,11 +237,13 @@ class Clients:
         talk = call.talk
         is_last = call.index == len(talk.plan.calls) - 1
         calls: tuple[ToolCall, ...] = ()
-        reason = "stop" if is_last else "tool_calls"
+        reason = "tool_calls"
         if self._endings is Endings.SILENT:
             reason = "length"
-        elif not is_last:
+        elif not is_last or (self._endings is Endings.RECORDED and self._planned(call).tools):
             calls = self._tool_calls(call)
+        else:
+            reason = "stop"
         return StepFinished(
             step=call.step,
             usage=usage,

@@ -99,7 +99,9 @@ def _ending(last: PastStep, *, is_closed: bool) -> Endings:
         return Endings.DECLARED
     if last.finished.is_last_word:
         return Endings.SPOKEN
-    return Endings.DECLARED if is_closed else Endings.SILENT
+    if is_closed:
+        return Endings.DECLARED
+    return Endings.RECORDED if last.finished.tool_calls else Endings.SILENT
 
 
 def _less(call: PlannedCall, joined_s: float) -> PlannedCall:

@@ -93,6 +93,7 @@ def test_every_program_is_served(arm: str) -> None:
     [
         {"endings": Endings.SILENT},
         {"endings": Endings.DECLARED},
+        {"endings": Endings.RECORDED},
         {"streams": False},
         {"token_error": 0.3},
         {"wait_ns_max": seconds(1)},

@@ -43,9 +43,15 @@ def scenario() -> Scenario:
     return Scenario(plans=plans, engines=[config], arrivals=parse_arrivals("burst:3/s"))
 
 
-def journal(path: Path, profile: str, *, endings: Endings = Endings.SPOKEN) -> float:
+def journal(
+    path: Path,
+    profile: str,
+    *,
+    endings: Endings = Endings.SPOKEN,
+    made: Scenario | None = None,
+) -> float:
     """Record a simulation under a profile; its mean completion time in seconds."""
-    made = scenario()
+    made = made or scenario()
     config = SchedulerConfig(profile=profile, limits=LIMITS)
     with JournalWriter(path, journal_header(config)) as writer:
         host = SimHost(
@@ -104,7 +110,7 @@ def test_the_past_is_read_whole(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("endings", Endings)
+@pytest.mark.parametrize("endings", [Endings.SPOKEN, Endings.DECLARED, Endings.SILENT])
 def test_programs_end_as_they_did(endings: Endings, tmp_path: Path) -> None:
     """Whoever never says that it is over holds its memory longer, in the past and in the model."""
     journal(tmp_path / "j.ndjson", "agentsched", endings=endings)
@@ -113,6 +119,23 @@ def test_programs_end_as_they_did(endings: Endings, tmp_path: Path) -> None:
 
     assert {plan.ending for plan in plans} == {endings}
     assert endings_of(plans) is endings
+
+
+def test_a_last_call_that_nobody_answers_is_one_again(tmp_path: Path) -> None:
+    """As SWE-agent ends: with a call of `submit`."""
+    made = scenario()
+    plans = []
+    for plan in made.plans:
+        *before, last = plan.main.calls
+        calls = (*before, replace(last, tools=("submit",)))
+        plans.append(replace(plan, main=replace(plan.main, calls=calls)))
+    made = replace(made, plans=plans)
+    journal(tmp_path / "j.ndjson", "agentsched", endings=Endings.RECORDED, made=made)
+    with open_journal(tmp_path / "j.ndjson") as opened:
+        found = plans_of(read_past(opened))
+
+    assert endings_of(found) is Endings.RECORDED
+    assert {plan.start.plan.main.calls[-1].tools for plan in found} == {("submit",)}
 
 
 @pytest.mark.parametrize(("reason", "is_declared"), [("released", True), ("idle", False)])
