@@ -306,6 +306,10 @@ class GraphView(Protocol):
         """When a paused conversation comes back; None for one that is not paused."""
         ...
 
+    def is_last(self, conversation: ConversationId) -> float:
+        """How likely its pause is the last: nothing more will come. 0 for one not paused."""
+        ...
+
     def expected_return(self, conversation: ConversationId, *, now: Instant) -> Instant | None:
         """The instant at which it should: declared, else forecast; in the past when overdue."""
         ...

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from agentsched.model import (
-    MINUTE,
     Command,
     ConfigError,
     ConversationId,
@@ -49,9 +48,8 @@ from agentsched_graphs.workflow import Workflow, read_workflow
 _COMPARED: Final = 8
 #: Declared workflows beyond this are not taken.
 WORKFLOWS_MAX: Final = 1_024
-#: A pause so long is counted as one that nobody came back from, until somebody does. Waiting for
-#: the program's end would teach that only after an hour.
-_GIVEN_UP_AFTER: Final = MINUTE
+#: A pause that is the last with this probability counts as the program's end, until it goes on.
+_PROBABLY: Final = 0.5
 #: Pauses that are watched for that; of more, the longest is given up early.
 _AWAY_MAX: Final = 65_536
 
@@ -231,10 +229,22 @@ class GraphBuilder:
             age=thread.age,
             given_up_after=thread.given_up_after,
         )
+        self._learn_final(graph.agent, thread, is_last=False)
         thread.paused_at = thread.paused_for = thread.given_up_after = None
 
+    def _learn_final(self, agent: str, thread: Thread, *, is_last: bool) -> None:
+        """A pause was the conversation's last, or not; an earlier word on it is taken back."""
+        assert thread.paused_for is not None
+        finals, tool, steps = self._learnt.finals, thread.paused_for, thread.steps_before
+        if thread.given_up_after is not None and not is_last:
+            finals.took_back(agent=agent, tool=tool, steps=steps)
+        finals.ended(agent=agent, tool=tool, steps=steps, is_last=is_last)
+
     def _give_up(self, *, now: Instant) -> None:
-        """Count the longest pauses as such that nobody comes back from; two at most."""
+        """Count the longest pauses as such that nobody comes back from; two at most.
+
+        Until somebody does. Waiting for the program's end would teach that only after an hour.
+        """
         for _ in range(2):
             if not self._away:
                 return
@@ -242,9 +252,10 @@ class GraphBuilder:
             assert thread.paused_at is not None
             assert thread.paused_for is not None
             gap = Nanos(max(0, now - thread.paused_at))
-            if gap < _GIVEN_UP_AFTER and len(self._away) <= _AWAY_MAX:
+            if gap < self._forecasts.silence and len(self._away) <= _AWAY_MAX:
                 return
             del self._away[key]
+            self._learn_final(agent, thread, is_last=True)
             thread.given_up_after = gap
             self._learnt.gaps.gave_up(agent=agent, tool=thread.paused_for, gap=gap, age=thread.age)
 
@@ -264,12 +275,21 @@ class GraphBuilder:
         thread.context = (*thread.context[-1:], first)
         self._advance(graph, thread, first)
         if not thread.active:
-            thread.paused_at = now
-            thread.paused_for = first if len(tools) < 2 else self._slowest(graph.agent, event)
-            thread.age = age_of(graph.steps_done)
-            key = (graph.program, thread.conversation)
-            self._away[key] = (graph.agent, thread)
-            self._away.move_to_end(key)
+            waits_for = first if len(tools) < 2 else self._slowest(graph.agent, event)
+            self._pause(graph, thread, waits_for, now=now)
+
+    def _pause(
+        self, graph: ExecutionGraph, thread: Thread, tool: ToolName, *, now: Instant
+    ) -> None:
+        thread.paused_at, thread.paused_for = now, tool
+        thread.steps_before = steps = graph.steps_done
+        thread.age = age_of(steps)
+        thread.final = self._learnt.finals.chance(agent=graph.agent, tool=tool, steps=steps)
+        if thread.final > _PROBABLY and thread.parent is None:
+            self._forecasts.suspect(graph.program)
+        key = (graph.program, thread.conversation)
+        self._away[key] = (graph.agent, thread)
+        self._away.move_to_end(key)
 
     def _slowest(self, agent: str, event: StepFinished) -> ToolName:
         """Of tools that run side by side, the one that is waited for."""
@@ -319,6 +339,7 @@ class GraphBuilder:
         if self._away.pop((graph.program, thread.conversation), None) is not None:
             gap = Nanos(max(0, now - thread.paused_at))
             tool = thread.paused_for
+            self._learn_final(graph.agent, thread, is_last=True)
             self._learnt.gaps.gave_up(agent=graph.agent, tool=tool, gap=gap, age=thread.age)
         thread.paused_at = thread.paused_for = thread.given_up_after = None
 

@@ -1,8 +1,9 @@
 """Forecasts for live programs: how many steps each has still to come.
 
 Folds events into one small record a program and answers the policies' question through `GraphView`.
-A program is taken to be over when its latest answer asks for no tool, when it is closed, or when it
-has been silent for `idle_ns`; the count is taken back should it go on.
+A program is taken to be over when its latest answer asks for no tool, when it is closed, when it
+has been silent for longer than nearly all who came back (`agentsched.policy.silences`), or when
+somebody suspects so; the count is taken back should it go on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from agentsched.model import (
-    MINUTE,
     Event,
     Instant,
     Nanos,
@@ -23,7 +23,9 @@ from agentsched.model import (
     StepFinished,
     StepId,
     after,
+    between,
 )
+from agentsched.policy.silences import Silences
 from agentsched_graphs.remaining import RemainingSteps
 
 
@@ -46,8 +48,8 @@ class _Progress:
 class Forecasts:
     """A `GraphBuilder` that forecasts remaining steps."""
 
-    def __init__(self, *, idle_ns: Nanos = MINUTE, programs_max: int = 20_000) -> None:
-        self._idle_ns = idle_ns
+    def __init__(self, *, programs_max: int = 20_000) -> None:
+        self._silences = Silences()
         self._programs_max = programs_max
         self._remaining = RemainingSteps()
         #: Live programs, the one silent for longest first.
@@ -81,6 +83,17 @@ class Forecasts:
                 pass
         self._presume(now=now)
 
+    def suspect(self, program: ProgramId) -> None:
+        """Its latest answer was probably its last: it counts as over, until it goes on."""
+        progress = self._programs.get(program)
+        if progress is not None and not progress.active:
+            self._count(progress)
+
+    @property
+    def silence(self) -> Nanos:
+        """Whoever is silent for longer is not expected back."""
+        return self._silences.limit
+
     def view(self, program: ProgramId) -> _Progress | None:
         """The forecast for a program; None for one that is not known."""
         return self._programs.get(program)
@@ -96,6 +109,8 @@ class Forecasts:
             if len(self._programs) > self._programs_max:
                 forgotten, _ = self._programs.popitem(last=False)
                 self._open.pop(forgotten, None)
+        elif not progress.active:
+            self._silences.ended(between(progress.last_at, now))
         if progress.counted is not None:
             self._remaining.woke(agent=progress.agent, steps=progress.counted)
             progress.counted = None
@@ -124,7 +139,7 @@ class Forecasts:
         """Count programs that have been silent for too long; a few at a time."""
         while self._open:
             program, progress = next(iter(self._open.items()))
-            if after(progress.last_at, self._idle_ns) > now:
+            if after(progress.last_at, self._silences.limit) > now:
                 return
             del self._open[program]  # it is here again when it speaks
             if progress.counted is None and not progress.active:

@@ -161,6 +161,9 @@ class Thread:
     #: The program's age when it paused, as a key of gaps; and after how long it was given up.
     age: int = 0
     given_up_after: Nanos | None = None
+    #: Its program's steps when it paused; and how likely that pause was then to be its last.
+    steps_before: int = 0
+    final: float = 0.0
     #: Its latest tools, the one before first: what templates go by.
     context: tuple[ToolName, ...] = ()
     #: Its place in a declared workflow; None before the first step, and while it is astray.

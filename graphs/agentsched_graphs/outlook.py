@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from agentsched.model import ConversationId, Instant, Nanos, ToolName
+from agentsched_graphs.finals import FinalPauses
 from agentsched_graphs.gaps import Gaps, ReturnForecast
 from agentsched_graphs.graph import ExecutionGraph
 from agentsched_graphs.nodes import Thread
@@ -24,6 +25,7 @@ class Learnt:
     def __init__(self) -> None:
         self.gaps = Gaps()
         self.templates = ToolTemplates()
+        self.finals = FinalPauses()
         #: Declared workflows by agent type.
         self.workflows: dict[str, Workflow] = {}
 
@@ -96,6 +98,19 @@ class Outlook:
             elapsed=Nanos(max(0, now - thread.paused_at)),
             age=thread.age,
         )
+
+    def is_last(self, conversation: ConversationId) -> float:
+        """How likely its pause was, when it began, to be its last; 0 while it does not pause.
+
+        Certain, either way, where a workflow is declared.
+        """
+        thread = self.graph.threads.get(conversation)
+        if thread is None or thread.paused_at is None:
+            return 0.0
+        workflow = self._workflow_of(thread)
+        if workflow is not None and thread.place is not None:
+            return 0.0 if workflow.steps[thread.place].successors else 1.0
+        return thread.final
 
     def expected_return(self, conversation: ConversationId, *, now: Instant) -> Instant | None:
         """When it should come back: as declared where it is, else at the forecast's middle.

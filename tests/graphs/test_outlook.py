@@ -158,3 +158,20 @@ def test_a_program_waits_for_children_while_nothing_of_it_runs(
     )
     assert future.is_waiting_for_children() == is_waiting
     assert future.fan_out() == active + is_open
+
+
+@pytest.mark.parametrize(
+    ("place", "fields", "chance"),
+    [
+        ("test", {}, 0.0),
+        ("done", {}, 1.0),
+        (None, {}, 0.3),
+        ("done", {"is_astray": True}, 0.3),
+        ("done", {"paused_at": None}, 0.0),
+    ],
+)
+def test_a_declared_last_step_is_the_last(
+    place: str | None, fields: dict[str, Any], chance: float
+) -> None:
+    made = thread(place, **({"paused_at": Instant(1), "final": 0.3} | fields))
+    assert outlook(made).is_last(MAIN) == chance

@@ -9,9 +9,11 @@ The rules, and what each is worth (from a model of vLLM checked against the real
 - Where that does not fit, paused conversations make room, longest pause in units of their own
   reload time first, but only when their pause exceeds `patience` times that reload time. This is
   ski rental: rent (memory) for as long as buying (computing again) costs. It predicts nothing and
-  is within a few percent of knowing every pause. Six rather than the textbook's one or two, since
-  who is let go pays more than the reload: the engine reloads one at a time, and others wait behind
-  it. The threshold falls to zero as the step that waits nears its wait bound.
+  is within a few percent of knowing every pause. What is likely not to come back at all (a tool
+  that ends the work, a limit of steps) has less to reload, by that likelihood. Six rather than the
+  textbook's one or two, since who is let go pays more than the reload: the engine reloads one at a
+  time, and others wait behind it. The threshold falls to zero as the step that waits nears its wait
+  bound.
 - One cold start at a time: programs that wait for their own prefill hold memory and slow others.
 - Programs under way that do not fit together take turns, and every turn is a reload. The wait bound
   says how many turns there must be: so programs are only begun while the reloads of all that do not
@@ -44,6 +46,7 @@ from agentsched.policy import (
     Admitted,
     ConversationView,
     EngineView,
+    GraphView,
     Held,
     StepView,
     TurnedAway,
@@ -81,7 +84,7 @@ class WorkingSet:
         cold_tokens: int = 2_048,
         growth_share: float = 0.04,
         ageing: float = 1.0,
-        swap_share: float = 0.4,
+        swap_share: float = 0.2,
         cheap_reload: float = 0.7,
         engine_queue: float = 64.0,
     ) -> None:
@@ -254,15 +257,30 @@ class WorkingSet:
         assert conversation.paused_at is not None
         if conversation.is_over:
             return inf
-        if self._waits_for_children(conversation, world):
+        graph = world.graph(conversation.program)
+        if graph is not None and self._waits_for_children(conversation, graph, world):
             return _LONG
-        reload_ns = max(1.0, world.own_tokens(conversation.conversation) * engine.reload_ns)
+        reload_ns = self._reload_ns(conversation, engine, world, graph)
         return between(conversation.paused_at, now) / reload_ns
 
-    def _waits_for_children(self, conversation: ConversationView, world: World) -> bool:
+    def _reload_ns(
+        self,
+        conversation: ConversationView,
+        engine: EngineView,
+        world: World,
+        graph: GraphView | None,
+    ) -> float:
+        """The time that computing its own tokens again will take: none if it never comes back."""
+        reload_ns = world.own_tokens(conversation.conversation) * engine.reload_ns
+        if graph is not None:
+            reload_ns *= 1.0 - graph.is_last(conversation.conversation)
+        return max(1.0, reload_ns)
+
+    def _waits_for_children(
+        self, conversation: ConversationView, graph: GraphView, world: World
+    ) -> bool:
         """Whether its pause lasts until its sub-agents are done: longer than any tool's."""
-        graph = world.graph(conversation.program)
-        if graph is None or not graph.is_waiting_for_children():
+        if not graph.is_waiting_for_children():
             return False
         if conversation.parent is None:
             return True
@@ -277,8 +295,9 @@ class WorkingSet:
         for conversation in world.resident(engine.engine):
             if conversation.paused_at is None:
                 continue
-            own = world.own_tokens(conversation.conversation)
-            at = after(conversation.paused_at, Nanos(round(threshold * own * engine.reload_ns)))
+            graph = world.graph(conversation.program)
+            reload_ns = self._reload_ns(conversation, engine, world, graph)
+            at = after(conversation.paused_at, Nanos(round(threshold * reload_ns)))
             if at > now:
                 crossings.append(at)
         return min(crossings, default=None)

@@ -1,0 +1,115 @@
+"""Last pauses: by tool, by steps, taken back, bounded; and what a builder makes of silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.model import ConversationId, ProgramId, ToolName
+from agentsched_graphs.finals import FinalPauses
+
+BASH, SUBMIT = ToolName("bash"), ToolName("submit")
+GREP, DONE = ToolName("bash grep"), ToolName("bash submit")
+
+
+def run(finals: FinalPauses, *, steps: int, last: ToolName, others: ToolName = BASH) -> None:
+    """A program that pauses for one tool all the way, and at last for another, for ever."""
+    for step in range(1, steps):
+        finals.ended(agent="a", tool=others, steps=step, is_last=False)
+    finals.ended(agent="a", tool=last, steps=steps, is_last=True)
+
+
+def chance(finals: FinalPauses, tool: ToolName, steps: int = 5) -> float:
+    return finals.chance(agent="a", tool=tool, steps=steps)
+
+
+def test_a_twentieth_of_all_before_anything_is_known() -> None:
+    assert chance(FinalPauses(), BASH) == pytest.approx(0.05)
+
+
+def test_the_tool_that_ends_the_work_is_told_from_the_others() -> None:
+    finals = FinalPauses()
+    for steps in range(8, 28):
+        run(finals, steps=steps, last=SUBMIT)
+    assert chance(finals, SUBMIT) > 0.9
+    assert chance(finals, BASH) < 0.01
+    assert chance(finals, ToolName("unheard")) < 0.1
+    assert finals.chance(agent="another", tool=SUBMIT, steps=5) == pytest.approx(0.05)
+
+
+def test_so_is_a_command_of_the_same_tool() -> None:
+    """As mini-swe-agent says goodbye: a shell command like any other."""
+    finals = FinalPauses()
+    for steps in range(8, 28):
+        run(finals, steps=steps, last=DONE, others=GREP)
+    assert chance(finals, DONE) > 0.8
+    assert chance(finals, GREP) < 0.01
+
+
+def test_a_limit_of_steps_is_learnt_though_no_tool_tells() -> None:
+    finals = FinalPauses()
+    for _ in range(30):
+        run(finals, steps=20, last=BASH)
+    assert chance(finals, BASH, 20) > 0.8
+    assert chance(finals, BASH, 19) < 0.1
+
+
+def test_who_comes_back_after_all_leaves_no_trace() -> None:
+    right, wrong = FinalPauses(), FinalPauses()
+    for finals in (right, wrong):
+        run(finals, steps=9, last=SUBMIT)
+    wrong.ended(agent="a", tool=BASH, steps=3, is_last=True)
+    wrong.took_back(agent="a", tool=BASH, steps=3)
+    for finals in (right, wrong):
+        finals.ended(agent="a", tool=BASH, steps=3, is_last=False)
+    for tool in (BASH, SUBMIT):
+        assert chance(wrong, tool, 3) == pytest.approx(chance(right, tool, 3))
+
+
+def test_agents_change() -> None:
+    """Where `submit` was the end and is no more, as much is unlearnt as was learnt."""
+    finals = FinalPauses()
+    for _ in range(2_000):
+        run(finals, steps=2, last=SUBMIT)
+    for _ in range(2_000):
+        finals.ended(agent="a", tool=SUBMIT, steps=2, is_last=False)
+    assert chance(finals, SUBMIT) < 0.1
+
+
+def test_keys_are_bounded() -> None:
+    finals = FinalPauses(keys_max=10)
+    for steps in range(100):
+        finals.ended(agent="a", tool=SUBMIT, steps=steps, is_last=True)
+    assert len(finals._keys) == 10
+    assert chance(finals, SUBMIT) > 0.9
+
+
+def test_programs_that_fall_silent_teach_it(course: Any) -> None:
+    for number in range(12):
+        program = f"p{number}"
+        for name in ("look", "edit"):
+            course.step(f"{program}/{name}", f"{program}/{name}:bash", program=program)
+        course.step(f"{program}/end", f"{program}/end:submit", program=program)
+    course.pass_time(100)
+    for number in range(12):  # two are given up at each event
+        course.start(f"nobody {number}")
+    main = ConversationId("c")
+    course.step("x1", "x1:bash", program="x")
+    outlook = course.builder.view(ProgramId("x"))
+    assert outlook.is_last(main) < 0.1
+    course.step("x2", "x2:submit", program="x")
+    assert outlook.is_last(main) > 0.7
+    course.arrive("x3", program="x")
+    assert outlook.is_last(main) == 0.0
+    assert outlook.is_last(ConversationId("unknown")) == 0.0
+
+
+def test_a_return_after_a_minute_is_no_end(course: Any) -> None:
+    course.step("s1", "s1:bash")
+    course.pass_time(100)
+    course.start("nobody")
+    finals = course.builder.learnt.finals
+    given_up = finals.chance(agent="agent", tool=BASH, steps=1)
+    course.arrive("s2")
+    assert finals.chance(agent="agent", tool=BASH, steps=1) < 0.05 < given_up
