@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from math import sqrt
 from pathlib import Path
 from random import Random
@@ -29,24 +30,34 @@ _OWN: Final = {
 _Z: Final = 1.96
 
 
-def mutants(*, count: int, seed: int, minutes: float, limit_s: float = 120.0) -> dict[str, Any]:
-    """Make changes one at a time and run the room's fast tests; those that no test noticed."""
+def mutants(
+    *, count: int, seed: int, minutes: float, jobs: int = 1, limit_s: float = 120.0
+) -> dict[str, Any]:
+    """Make changes and run the room's fast tests on each; those that no test noticed.
+
+    `jobs` changes are tried at a time, each in a process of its own. Those that were not begun
+    when `minutes` are over are left out, so the sample is the first of those drawn.
+    """
     random = Random(seed)
     places = [(m, n, what) for m in modules() for n, what in enumerate(sites(_source(m)))]
     drawn = random.sample(places, min(count, len(places)))
     until = time.monotonic() + 60 * minutes
     survivors: list[str] = []
     tried: dict[str, list[int]] = {}
-    for module, number, what in drawn:
-        if time.monotonic() > until:
-            break
-        is_noticed = _is_noticed(module, number, limit_s)
-        score = tried.setdefault(module, [0, 0])
-        score[0] += is_noticed
-        score[1] += 1
-        if not is_noticed:
-            survivors.append(f"{module} {what}")
-            print(f"survived: {survivors[-1]}", file=sys.stderr, flush=True)
+
+    def attempt(place: tuple[str, int, str]) -> bool | None:
+        return None if time.monotonic() > until else _is_noticed(place[0], place[1], limit_s)
+
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        for (module, _, what), is_noticed in zip(drawn, pool.map(attempt, drawn), strict=True):
+            if is_noticed is None:
+                continue
+            score = tried.setdefault(module, [0, 0])
+            score[0] += is_noticed
+            score[1] += 1
+            if not is_noticed:
+                survivors.append(f"{module} {what}")
+                print(f"survived: {survivors[-1]}", file=sys.stderr, flush=True)
     noticed, total = (sum(score[i] for score in tried.values()) for i in (0, 1))
     return {
         "holds": True,
