@@ -67,6 +67,11 @@ async def cached(
     xargs = {"agentsched_conversation": conversation} if conversation else {}
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 2, "ignore_eos": True}
     answer = await http.post("/v1/completions", json=body | {"vllm_xargs": xargs} | fields)
+    return found_in(answer)
+
+
+def found_in(answer: httpx.Response) -> int:
+    """How much of the prompt of a good answer was in the cache."""
     assert answer.status_code == 200, answer.text
     tokens: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
     return tokens
@@ -124,6 +129,11 @@ async def first_turn(client: httpx.AsyncClient, program: str) -> Turn:
     raise AssertionError("no tool call in twelve answers")
 
 
+async def come_back(client: httpx.AsyncClient, program: str, turn: Turn) -> httpx.Response:
+    """The program's second turn, with what its tool said."""
+    return await client.post("/v1/chat/completions", json=chat(program, turn.call))
+
+
 def once(name: str) -> dict[str, Any]:
     return {"model": "tiny", "prompt": words(name, 2_600), "max_tokens": 2, "ignore_eos": True}
 
@@ -147,6 +157,23 @@ def chat(program: str, call: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
+@contextlib.asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient]]:
+    """A proxy in this process that pins for five minutes, once it has seen this engine."""
+    upstream = EngineConfig.model_validate({"url": url, "api_key": KEY})
+    policies = {"pin": {"name": "fixed", "params": {"ttl_s": 300.0}}}
+    config = Config.model_validate(
+        {"engines": [upstream], "port": 0, "profile": "passthrough", "policies": policies}
+    )
+    async with (
+        running(config) as (gateway, proxy),
+        httpx.AsyncClient(base_url=proxy, timeout=120) as client,
+    ):
+        for member in gateway.fleet.members.values():
+            await member.was_looked_at.wait()
+        yield gateway, client
+
+
 @pytest.fixture(params=["stock", "plugin"])
 def either(request: pytest.FixtureRequest, vllm_slot: Any, config: LocalVllmConfig) -> str:
     """An engine with the plugin, which the tests below share, and first one of its size without."""
@@ -159,31 +186,17 @@ async def test_the_proxy_pins_through_it_and_paused_programs_find_their_cache(
     either: str, request: pytest.FixtureRequest
 ) -> None:
     has_plugin = "plugin" in request.node.callspec.id
-    upstream = EngineConfig.model_validate({"url": either, "api_key": KEY})
-    policies = {"pin": {"name": "fixed", "params": {"ttl_s": 300.0}}}
-    config = Config.model_validate(
-        {"engines": [upstream], "port": 0, "profile": "passthrough", "policies": policies}
-    )
-    async with (
-        running(config) as (gateway, proxied),
-        httpx.AsyncClient(base_url=proxied, timeout=120) as client,
-    ):
-        for member in gateway.fleet.members.values():
-            await member.was_looked_at.wait()
+    async with proxied(either) as (gateway, client):
         (engine,) = gateway.host.scheduler.engines.values()
         assert engine.capabilities.pins is has_plugin
-        for number in range(3):  # opens the pressure gate: more is wanted than the pool holds
-            await client.post("/v1/completions", json=once(f"before {number}"))
-        turns = {program: await first_turn(client, program) for program in ("a", "b")}
+        turns = await fill_and_pause(client, "a", "b")
         for number in range(4):
             await client.post("/v1/completions", json=once(f"between {number}"))
         shares, pins = [], []
         for program, turn in turns.items():
-            answer = await client.post("/v1/chat/completions", json=chat(program, turn.call))
-            usage = answer.json()["usage"]
-            found = usage["prompt_tokens_details"]["cached_tokens"]
+            answer = await come_back(client, program, turn)
             # What the model said may be any number of tokens once it is a prompt.
-            shares.append(found / turn.prompt_tokens)
+            shares.append(found_in(answer) / turn.prompt_tokens)
             pins.append(answer.headers["x-agentsched-decision"].split("pin=")[1].split()[0])
     if has_plugin:
         assert pins == ["hit", "hit"]
@@ -316,7 +329,7 @@ async def pinned(http: httpx.AsyncClient, programs: set[str]) -> list[str]:
 
 
 async def fill_and_pause(client: httpx.AsyncClient, *programs: str) -> dict[str, Turn]:
-    """More than the pool holds is wanted, and these programs run tools."""
+    """More than the pool holds is wanted, so pins are granted, and these programs run tools."""
     for number in range(3):
         await client.post("/v1/completions", json=once(f"before {number}"))
     return {program: await first_turn(client, program) for program in programs}
@@ -358,10 +371,8 @@ async def test_a_proxy_that_is_killed_under_pins_leaves_nothing_behind(
     await until(http, running=0, waiting=0)
     conversations = await pinned(http, {"a", "b"})
     async with served(config) as second:
-        answer = await second.client.post("/v1/chat/completions", json=chat("a", turns["a"].call))
-        assert answer.status_code == 200, answer.text
-        found = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
-        assert found > 0.9 * turns["a"].prompt_tokens
+        answer = await come_back(second.client, "a", turns["a"])
+        assert found_in(answer) > 0.9 * turns["a"].prompt_tokens
         if remembers:
             for program in turns:
                 await second.client.post(f"/agentsched/v1/programs/{program}/release")
@@ -407,17 +418,7 @@ async def test_an_engine_that_is_killed_under_pins_comes_back_without_them(
     http: httpx.AsyncClient, url: str, crashed: tuple[Any, LocalVllm]
 ) -> None:
     slot, successor = crashed
-    upstream = EngineConfig.model_validate({"url": url, "api_key": KEY})
-    policies = {"pin": {"name": "fixed", "params": {"ttl_s": 300.0}}}
-    proxy = Config.model_validate(
-        {"engines": [upstream], "port": 0, "profile": "passthrough", "policies": policies}
-    )
-    async with (
-        running(proxy) as (gateway, proxied),
-        httpx.AsyncClient(base_url=proxied, timeout=120) as client,
-    ):
-        for member in gateway.fleet.members.values():
-            await member.was_looked_at.wait()
+    async with proxied(url) as (gateway, client):
         turns = await fill_and_pause(client, "a", "b")
         await pinned(http, {"a", "b"})
         [known] = gateway.host.scheduler.engines.values()
@@ -431,9 +432,7 @@ async def test_an_engine_that_is_killed_under_pins_comes_back_without_them(
         assert known.pinned_tokens == 0
         async with successor:
             await _until_up(gateway, is_up=True)
-            answer = await client.post("/v1/chat/completions", json=chat("a", turns["a"].call))
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+            assert found_in(await come_back(client, "a", turns["a"])) == 0
             for program in turns:
                 await client.post(f"/agentsched/v1/programs/{program}/release")
             async with httpx.AsyncClient(base_url=url, timeout=120, headers=HEADERS) as fresh:
