@@ -15,6 +15,7 @@ from itertools import combinations
 from random import Random
 
 import pytest
+from shorthand import arrived, prefix, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler
@@ -22,18 +23,12 @@ from agentsched.kernel.shares import TenantAccount
 from agentsched.model import (
     MILLISECOND,
     SECOND,
-    Capabilities,
-    ConversationId,
     Dispatch,
     EngineId,
-    EngineLoad,
-    EngineReported,
     Event,
     Instant,
     Limits,
     Nanos,
-    Prefix,
-    PrefixId,
     ProgramId,
     Reject,
     RejectReason,
@@ -134,7 +129,7 @@ class Load:
             limits=Limits(wait_ns_max=self.wait_ns_max, bypasses_max=self.bypasses_max),
         )
         self.scheduler: Scheduler = build_scheduler(config)
-        self.feed(EngineReported(engine=ENGINE, capabilities=Capabilities(), load=EngineLoad()))
+        self.feed(reported(ENGINE))
         for number in range(random.choice((2, 3, 5))):
             tenant = TenantId(f"t{number}")
             self.weights[tenant] = random.choice((0.5, 1.0, 2.0, 4.0))
@@ -165,16 +160,13 @@ class Load:
         program.steps += 1
         step = StepId(f"s{len(self.owners)}")
         self.owners[step] = program
-        prefix = Prefix(
-            prefix=PrefixId(f"{program.program}@{program.steps}"), tokens=program.context
-        )
-        return StepArrived(
-            step=step,
-            program=program.program,
-            conversation=ConversationId(f"{program.program}/main"),
+        whole = prefix(f"{program.program}@{program.steps}", program.context)
+        return arrived(
+            step,
+            program.program,
             tenant=program.tenant,
-            prompt_tokens=program.context,
-            prefixes=(prefix,),
+            tokens=program.context,
+            prefixes=(whole,),
             output_tokens_expected=self.random.choice((None, None, self.random.randrange(200))),
         )
 

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from shorthand import arrived, prefix, reported
 
 from agentsched.bus.messages import EngineMessage, TenantMessage
 from agentsched.bus.peers import Peers
@@ -26,20 +27,12 @@ from agentsched.kernel import Scheduler
 from agentsched.kernel.shares import TenantAccount
 from agentsched.model import (
     MILLISECOND,
-    Capabilities,
-    ConversationId,
     Dispatch,
     EngineId,
-    EngineLoad,
-    EngineReported,
     Event,
     Instant,
     Limits,
     Nanos,
-    Prefix,
-    PrefixId,
-    ProgramId,
-    StepArrived,
     StepFinished,
     StepId,
     StepStarted,
@@ -137,8 +130,7 @@ class Cluster:
             burst=self.burst,
         )
         for number, replica in enumerate(self.replicas):
-            report = EngineReported(engine=ENGINE, capabilities=Capabilities(), load=EngineLoad())
-            self.feed(replica, report)
+            self.feed(replica, reported(ENGINE))
             for tenant, weight in self.weights.items():
                 self.feed(replica, TenantConfigured(tenant=tenant, weight=weight))
             for other in self.replicas:
@@ -173,15 +165,12 @@ class Cluster:
     def ask(self, agent: Agent) -> None:
         agent.steps += 1
         at = self.random.randrange(len(self.replicas)) if agent.home is None else agent.home
-        event = StepArrived(
-            step=StepId(f"{agent.name}/{agent.steps}"),
-            program=ProgramId(agent.name),
-            conversation=ConversationId(f"{agent.name}/main"),
+        event = arrived(
+            f"{agent.name}/{agent.steps}",
+            agent.name,
             tenant=agent.tenant,
-            prompt_tokens=agent.context,
-            prefixes=(
-                Prefix(prefix=PrefixId(f"{agent.name}@{agent.steps}"), tokens=agent.context),
-            ),
+            tokens=agent.context,
+            prefixes=(prefix(f"{agent.name}@{agent.steps}", agent.context),),
             output_tokens_expected=self.random.choice((None, self.random.randrange(200))),
         )
         self.agents[event.step] = agent

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from shorthand import arrived, finished, prefix, reported, tool_call
 
 from agentsched.compose import SchedulerConfig, build_policies
 from agentsched.kernel import Scheduler
@@ -25,12 +26,8 @@ from agentsched.model import (
     MINUTE,
     SECOND,
     CallId,
-    Capabilities,
-    ConversationId,
     EngineId,
-    EngineLoad,
     EngineLost,
-    EngineReported,
     Event,
     HintAnswered,
     HintOutcome,
@@ -38,22 +35,16 @@ from agentsched.model import (
     Limits,
     PinId,
     Prefetch,
-    Prefix,
-    PrefixId,
     ProgramClosed,
     ProgramId,
-    StepArrived,
-    StepFinished,
     StepId,
     TenantConfigured,
     TenantId,
     TenantLimits,
     TimerFired,
-    ToolCall,
     ToolFinished,
     ToolName,
     Unpin,
-    Usage,
 )
 
 #: Everybody begins with a copy of these.
@@ -145,13 +136,7 @@ class Host(RuleBasedStateMachine):
     @rule(engine=ENGINES)
     def report(self, engine: str) -> None:
         """An engine whose pool is of unknown size: it may always be short of memory."""
-        self.feed(
-            EngineReported(
-                engine=EngineId(engine),
-                capabilities=Capabilities(prefix_cache=True),
-                load=EngineLoad(),
-            )
-        )
+        self.feed(reported(engine, prefix_cache=True))
 
     @rule(engine=ENGINES)
     def lose(self, engine: str) -> None:
@@ -162,15 +147,15 @@ class Host(RuleBasedStateMachine):
         """A step, which ends with a tool call, now or later."""
         step = StepId(f"s{self.steps}")
         self.steps += 1
-        prefix = Prefix(prefix=PrefixId(f"x{step}"), tokens=tokens)
+        whole, tenant = prefix(f"x{step}", tokens), tenant_of(program)
         self.feed(
-            StepArrived(
-                step=step,
-                program=ProgramId(program),
-                conversation=ConversationId(f"{program}/main"),
-                tenant=tenant_of(program),
-                prompt_tokens=tokens,
-                prefixes=(prefix,),
+            arrived(
+                step,
+                program,
+                conversation=f"{program}/main",
+                tenant=tenant,
+                tokens=tokens,
+                prefixes=(whole,),
             )
         )
         self.running[program].append(step)
@@ -180,10 +165,8 @@ class Host(RuleBasedStateMachine):
     @rule(program=PROGRAMS, tokens=st.integers(1, 400))
     def finish(self, program: str, tokens: int) -> None:
         while self.running[program]:
-            call = ToolCall(call_id=CallId(f"k-{program}"), tool=BASH)
-            step = self.running[program].pop()
-            usage = Usage(prompt_tokens=tokens, cached_tokens=0, output_tokens=3)
-            self.feed(StepFinished(step=step, usage=usage, tool_calls=(call,)))
+            step, call = self.running[program].pop(), tool_call(f"k-{program}", BASH)
+            self.feed(finished(step, call, prompt=tokens, cached=0, output=3))
 
     @rule(program=PROGRAMS)
     def tool_ends(self, program: str) -> None:
