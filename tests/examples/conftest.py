@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from live import small_engine
 
 from agentsched.config import Config
 from agentsched.kernel import JournalEntry
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.serve import running
-from agentsched_bench.engine.cost import CPU_2CORE
 from agentsched_bench.engine.playback import Playback, Script, ScriptedAnswer, ScriptedCall
-from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
 
 ROOT = Path(__file__).parents[2]
@@ -84,14 +83,7 @@ def script(match: str, *answers: str | tuple[str, dict[str, Any]]) -> Script:
 
 @contextlib.asynccontextmanager
 async def _stand(*scripts: Script, **settings: Any) -> AsyncIterator[Stand]:
-    engine = EngineConfig(
-        cost=CPU_2CORE,
-        blocks=2_049,
-        block_size=32,
-        max_num_seqs=8,
-        max_num_batched_tokens=2_048,
-        max_model_len=8_192,
-    )
+    engine = small_engine(blocks=2_049)
     entries: list[JournalEntry] = []
 
     class Sink:
