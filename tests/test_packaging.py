@@ -67,18 +67,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that holds the wheel and what it requires, no extras."""
-    venv = tmp_path_factory.mktemp("venv") / "v"
+def environment(venv: Path, wanted: str) -> Path:
+    """The interpreter of a new environment that holds `wanted` and what it requires."""
     interpreter = venv / "bin" / "python"
     if shutil.which("uv"):
         run("uv", "venv", "--quiet", "--python", sys.executable, venv)
-        run("uv", "pip", "install", "--quiet", "--python", interpreter, wheel)
+        run("uv", "pip", "install", "--quiet", "--python", interpreter, wanted)
     else:
         run(sys.executable, "-m", "venv", venv)
-        run(interpreter, "-m", "pip", "install", "--quiet", wheel)
+        run(interpreter, "-m", "pip", "install", "--quiet", wanted)
     return interpreter
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the wheel and no extras."""
+    return environment(tmp_path_factory.mktemp("venv") / "v", str(wheel))
+
+
+@pytest.fixture(scope="module")
+def serving(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the wheel with the extra `proxy` alone, as the README installs it."""
+    return environment(tmp_path_factory.mktemp("venv") / "v", f"{wheel}[proxy]")
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +173,50 @@ def test_bare_install_says_what_the_command_line_needs(python: Path, tmp_path: P
     assert done.stderr == (
         "agentsched: the command line is not installed (pip install 'agentsched[all]')\n"
     )
+
+
+SERVE = ("serve", "--engine", "http://127.0.0.1:1", "--port", "0")
+
+
+def test_the_extra_proxy_is_enough_to_serve(serving: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [serving.parent / "agentsched", *SERVE],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    ) as proxy:
+        assert proxy.stdout is not None
+        said = proxy.stdout.readline()  # its end, if it does not get so far
+        proxy.terminate()
+        _, errors = proxy.communicate(timeout=60)
+    assert said.startswith("agentsched ready on http://127.0.0.1:"), errors
+    assert proxy.returncode == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "extra"),
+    [
+        ("AGENTSCHED_STORE__URL", "sqlite:///a.db", "store"),
+        ("AGENTSCHED_BUS__URL", "mqtt://127.0.0.1:1", "mqtt"),
+        ("AGENTSCHED_TELEMETRY__OTLP_ENDPOINT", "http://127.0.0.1:1", "otel"),
+    ],
+)
+def test_what_needs_another_extra_says_which(
+    serving: Path, tmp_path: Path, name: str, value: str, extra: str
+) -> None:
+    done = subprocess.run(
+        [serving.parent / "agentsched", *SERVE],
+        cwd=tmp_path,
+        env=os.environ | {name: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"pip install 'agentsched[{extra}]'" in done.stderr
 
 
 def test_commands_load_with_all_extras() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agentsched.clock import Clock
 from agentsched.config import Config
 from agentsched.kernel import Scheduler
-from agentsched.model import in_seconds
+from agentsched.model import ConfigError, in_seconds
 from agentsched.ports import EventSink
 from agentsched.proxy.host import LiveHost
 from agentsched.proxy.identity import IdentityIndex
@@ -70,9 +70,12 @@ async def remembered(config: Config) -> AsyncIterator[Memory | None]:
     if config.store.url is None:
         yield None
         return
-    # Imported late: SQLAlchemy takes longer to import than all the rest.
-    from agentsched.store.metrics import StoreCollector
-    from agentsched.store.store import open_store
+    try:
+        # Imported late: SQLAlchemy is an extra, and takes longer to import than all the rest.
+        from agentsched.store.metrics import StoreCollector
+        from agentsched.store.store import open_store
+    except ImportError as error:
+        raise ConfigError("store: pip install 'agentsched[store]' for a database") from error
 
     resends = Resends()
 

@@ -6,19 +6,20 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from typing import Final
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Final
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from agentsched.bus.connection import Broker
 from agentsched.bus.messages import EngineMessage, ToolMessage
-from agentsched.bus.metrics import BusCollector
-from agentsched.bus.service import Bus, Wiring
 from agentsched.bus.telling import Served, State
 from agentsched.bus.topics import ToolTopic
 from agentsched.config import BusConfig, Config
 from agentsched.model import ConfigError
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.tool_reports import ToolReport, ToolReports
+
+if TYPE_CHECKING:
+    from agentsched.bus.connection import Broker
+    from agentsched.bus.service import Bus
 
 _NOTHING: Final = Served()
 
@@ -28,12 +29,18 @@ async def joined(config: Config, gateway: Gateway, *, url: str) -> AsyncIterator
     """On the bus while inside, where there is one.
 
     Raises:
-        ConfigError: a file of certificates cannot be read.
+        ConfigError: a file of certificates cannot be read, or the packages of the extra `mqtt` are
+            not installed.
     """
-    broker = _broker(config.bus)
-    if broker is None:
+    if config.bus.url is None:
         yield None
         return
+    try:
+        from agentsched.bus.metrics import BusCollector
+        from agentsched.bus.service import Bus, Wiring
+    except ImportError as error:
+        raise ConfigError("bus: pip install 'agentsched[mqtt]' for a broker") from error
+    broker = _broker(urlsplit(config.bus.url.get_secret_value()), config.bus)
     reports = ToolReports(gateway)
 
     def take(topic: ToolTopic, said: ToolMessage) -> str:
@@ -97,10 +104,9 @@ def _state(gateway: Gateway) -> State:
     return State(engines=engines, tenants=tenants)
 
 
-def _broker(config: BusConfig) -> Broker | None:
-    if config.url is None:
-        return None
-    parts = urlsplit(config.url.get_secret_value())
+def _broker(parts: SplitResult, config: BusConfig) -> Broker:
+    from agentsched.bus.connection import Broker
+
     assert parts.hostname is not None
     is_safe = parts.scheme == "mqtts"
     return Broker(
