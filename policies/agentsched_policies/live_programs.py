@@ -11,6 +11,7 @@ from agentsched.model import (
     Command,
     ContinuedElsewhere,
     ConversationId,
+    Dispatch,
     Event,
     Instant,
     ProgramClosed,
@@ -30,13 +31,29 @@ _NEVER: Final = Instant(2**63 - 1)
 
 
 @dataclass(slots=True)
+class _Asked:
+    """A step under way: how large its program's shared head is, and since when it does not wait."""
+
+    program: ProgramId
+    conversation: ConversationId
+    head: int
+    arrived_at: Instant
+    sent_at: Instant
+
+
+@dataclass(slots=True)
 class _Live:
-    """A program under way: tokens of its own in its largest prompt and answer so far."""
+    """A program under way: tokens of its own in its largest prompt and answer so far.
+
+    `since` is when its first step was sent to an engine; `held_ns` how long later ones waited.
+    """
 
     tokens: int
     conversation: ConversationId
+    since: Instant
     last_at: Instant
     active: int = 0
+    held_ns: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,9 +87,11 @@ class LivePrograms:
         self._programs_max = programs_max
         #: The one silent for longest first.
         self._live: OrderedDict[ProgramId, _Live] = OrderedDict()
-        self._steps: dict[StepId, tuple[ProgramId, ConversationId, int]] = {}
+        self._steps: dict[StepId, _Asked] = {}
         #: Mean size of programs at their end; 0 when none has ended yet.
         self.final_tokens = 0.0
+        #: Mean time that they took, without what they were held for; 0 likewise.
+        self.final_ns = 0.0
         self._ended = 0
         self._silences = Silences()
         #: What the latest answer of `peak_tokens` was made of, kept up to date while that is cheap.
@@ -82,7 +101,7 @@ class LivePrograms:
         match event:
             case StepArrived() if event.step_class.is_work:
                 head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
-                self._steps[event.step] = (event.program, event.conversation, head)
+                self._steps[event.step] = _Asked(event.program, event.conversation, head, now, now)
                 self._learn_silence(event.program, now=now)
                 self._count(event.program, 1, now=now)
             case StepFinished():
@@ -106,10 +125,14 @@ class LivePrograms:
         return {**vars(self), "_peak": None}
 
     def decided(self, commands: Iterable[Command], *, now: Instant) -> None:
-        """Steps that were turned away are not under way; no event tells of them."""
+        """Steps that were turned away are not under way, others wait no more; no event says so."""
         for command in commands:
             if isinstance(command, Reject):
                 self._drop(command.step, now=now)
+            elif isinstance(command, Dispatch):
+                asked = self._steps.get(command.step)
+                if asked is not None:
+                    asked.sent_at = now
 
     def __contains__(self, program: ProgramId) -> bool:
         return program in self._live
@@ -172,17 +195,17 @@ class LivePrograms:
     def _drop(self, step: StepId, *, now: Instant) -> None:
         found = self._steps.pop(step, None)
         if found is not None:
-            self._count(found[0], -1, now=now)
+            self._count(found.program, -1, now=now)
 
     def _finish(self, event: StepFinished, *, now: Instant) -> None:
         found = self._steps.pop(event.step, None)
         if found is None:
             return
-        program, conversation, head = found
+        program, conversation = found.program, found.conversation
         live = self._live.get(program)
-        tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - head)
+        tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - found.head)
         if live is None:
-            live = self._live[program] = _Live(tokens, conversation, now)
+            live = self._live[program] = _Live(tokens, conversation, found.sent_at, now)
             peak = self._current(now=now)
             if peak is not None:
                 peak.add(tokens)
@@ -191,6 +214,7 @@ class LivePrograms:
                 self._live.popitem(last=False)
                 self._peak = None
         else:
+            live.held_ns += between(found.arrived_at, found.sent_at)
             self._count(program, -1, now=now)
         if tokens > live.tokens:
             if self._peak is not None:
@@ -207,4 +231,7 @@ class LivePrograms:
             return
         self._peak = None
         self._ended += 1
-        self.final_tokens += (live.tokens - self.final_tokens) / min(self._ended, 64)
+        weight = 1.0 / min(self._ended, 64)
+        self.final_tokens += weight * (live.tokens - self.final_tokens)
+        took = max(0, between(live.since, live.last_at) - live.held_ns)
+        self.final_ns += weight * (took - self.final_ns)

@@ -13,6 +13,8 @@ from agentsched.model import (
     SECOND,
     ContinuedElsewhere,
     ConversationId,
+    Dispatch,
+    EngineId,
     Instant,
     ProgramClosed,
     ProgramId,
@@ -235,3 +237,22 @@ def test_remembered_sums_are_those_of_a_newcomer(actions: list[tuple[str, int, i
         if number % 3 == 0:
             town.live._peak = None  # all is added up anew
             assert remembered == pytest.approx(town.peak)
+
+
+def test_how_long_a_program_takes_leaves_out_what_it_was_held_for() -> None:
+    town = Town()
+    town.arrive("1", at=0)
+    town.live.decided([sent("1")], now=at(10))
+    town.finish("1", at=12)
+    town.arrive("2", at=15)
+    town.live.decided([sent("2")], now=at(20))
+    assert town.live.final_ns == 0.0
+    town.finish("2", at=21, is_last=True)
+    assert town.live.final_ns == pytest.approx((21 - 10 - 5) * SECOND)
+    town.turn("other", "other", 1_000, at=30)
+    town.see(ProgramClosed(program=ProgramId("other"), reason="done"), at=90)
+    assert town.live.final_ns == pytest.approx(3 * SECOND)  # one took six seconds, one none
+
+
+def sent(step: str) -> Dispatch:
+    return Dispatch(step=StepId(step), engine=EngineId("e"), priority=0)

@@ -431,6 +431,17 @@ def test_whoever_will_hardly_come_back_has_little_to_reload() -> None:
     assert crossing == Instant(200_000)
 
 
+def test_where_programs_are_short_fewer_take_turns() -> None:
+    """Half of six seconds, in place of a bound of twenty."""
+    admit = WorkingSet(swap_share=0.5)
+    world: Any = SimpleNamespace(wait_ns_max=20 * SECOND)
+    assert admit._swapped_ns(world) == 10 * SECOND
+    admit._live.final_ns = 60.0 * SECOND
+    assert admit._swapped_ns(world) == 10 * SECOND
+    admit._live.final_ns = 6.0 * SECOND
+    assert admit._swapped_ns(world) == 1.5 * SECOND
+
+
 def test_when_all_are_shut_out_each_is() -> None:
     """The short answer for everyone is never another than the long one for each."""
     desk = Desk(wait_s=0.5, swap_share=0.0001)

@@ -17,8 +17,9 @@ The rules, and what each is worth (from a model of vLLM checked against the real
 - One cold start at a time: programs that wait for their own prefill hold memory and slow others.
 - Programs under way that do not fit together take turns, and every turn is a reload. The wait bound
   says how many turns there must be: so programs are only begun while the reloads of all that do not
-  fit at their probable size take at most `swap_share` of the bound. A new program beyond that is
-  told so when its bound comes; whoever was served before goes on whatever fits.
+  fit at their probable size take at most `swap_share` of the bound, or of half the time that a
+  program takes where that is less: somebody's end then comes sooner than a turn. A new program
+  beyond that is told so when its bound comes; whoever was served before goes on whatever fits.
 - An oversize program runs alone rather than waits for ever.
 - Where a tier below the cache gives back what it dropped for a fraction of computing it, memory is
   nothing to wait for: all go to the engine, until a few caches' worth of prompts queue there.
@@ -69,7 +70,8 @@ class WorkingSet:
     further cold start may add; a single one may always start. `growth_share`: growth of a
     conversation per step, as a share of its context, until its own is known. `ageing`: the share of
     the wait bound after which a step that waits may take the memory of anyone who pauses.
-    `swap_share`: the share of the wait bound that reloads may take; 0 begins programs without end.
+    `swap_share`: the share of the wait bound, or of half a shorter program's time, that reloads may
+    take; 0 begins programs without end.
     `cheap_reload`: the price of a reload, as a share of computing, up to which nobody waits for
     memory; 0 never. `engine_queue`: how many times its cache may then queue in the engine, in
     tokens of prompts without a first token.
@@ -84,7 +86,7 @@ class WorkingSet:
         cold_tokens: int = 2_048,
         growth_share: float = 0.04,
         ageing: float = 1.0,
-        swap_share: float = 0.2,
+        swap_share: float = 0.4,
         cheap_reload: float = 0.7,
         engine_queue: float = 64.0,
     ) -> None:
@@ -153,7 +155,7 @@ class WorkingSet:
             return None
         # As `_is_crowded` has it, term for term, for a program that needs nothing itself.
         demand = (self._live.peak_tokens(now=now) + self._live.final_tokens) / len(engines)
-        swapped = self._swap_share * world.wait_ns_max
+        swapped = self._swapped_ns(world)
         for engine in engines:
             capacity = engine.capabilities.kv_tokens
             if capacity is None or not engine.running_steps + engine.peer_steps:
@@ -222,7 +224,12 @@ class WorkingSet:
         up = sum(other.is_up for other in world.engines.values())
         live = self._live.peak_tokens(now=now)
         demand = (live + max(need, self._live.final_tokens)) / max(1, up)
-        return demand > capacity + self._swap_share * world.wait_ns_max / engine.reload_ns
+        return demand > capacity + self._swapped_ns(world) / engine.reload_ns
+
+    def _swapped_ns(self, world: World) -> float:
+        """The time that reloads may take of everybody's turn."""
+        half = self._live.final_ns / 2
+        return self._swap_share * (min(world.wait_ns_max, half) if half else world.wait_ns_max)
 
     def _make_room(
         self, step: StepView, engine: EngineView, world: World, short: float, *, now: Instant
