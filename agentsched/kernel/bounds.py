@@ -20,7 +20,10 @@ _CLEARLY: Final = 2.0
 
 
 def sensible_wait(books: Books) -> Nanos | None:
-    """The least wait bound that this load allows; None while too little is known to say."""
+    """The least wait bound that this load allows.
+
+    None while too little is known to say, or all that lives fits: then nobody takes turns.
+    """
     spans = [span for engine in books.engines.values() if (span := _of_engine(books, engine))]
     return Nanos(max(spans)) if spans else None
 
@@ -29,6 +32,8 @@ def _of_engine(books: Books, engine: EngineRecord) -> int | None:
     capacity, turn_ns = engine.capabilities.kv_tokens, books.pace.turn_ns
     kept = sum(1 for _ in books.residency.conversations(engine.engine))
     if not engine.is_up or capacity is None or turn_ns is None or not kept:
+        return None
+    if not engine.is_contended:
         return None
     # What is shared is counted once, so this is what one more conversation needs of its own.
     own = max(1.0, books.residency.tokens(engine.engine) / kept)

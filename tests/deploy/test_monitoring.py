@@ -24,7 +24,7 @@ from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
 
 #: Of what only a configured store or bus has; their own rooms test that they are shown.
-#: And of what is only known when steps had to wait (kernel/bounds.py).
+#: And of what is only known when programs do not fit (kernel/bounds.py).
 ELSEWHERE = re.compile(r"agentsched_(store|bus)_\w+|agentsched_sensible_wait_seconds")
 _NAME = re.compile(r"\b(?:agentsched|gen_ai|process)_\w+")
 

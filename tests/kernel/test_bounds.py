@@ -30,8 +30,10 @@ def test_nothing_is_said_while_nothing_is_known(rig: Any) -> None:
 
 def test_a_sensible_bound_lets_all_that_fit_come_in_once(rig: Any) -> None:
     rig.engine(kv_tokens=10_000)
-    rig.arrive("s1", at=0, tokens=990)
-    rig.finish("s1", at=2, prompt=990, output=10)
+    for number in range(9):
+        rig.arrive(f"s{number}", program=f"p{number}", at=2 * number, tokens=990)
+        assert rig.scheduler.sensible_wait() is None, "all fits, so nobody takes turns"
+        rig.finish(f"s{number}", at=2 * number + 2, prompt=990, output=10)
     # Ten programs of 1,000 tokens fit; each costs 0.1 s of prefill at the first guess, and a turn.
     assert rig.scheduler.sensible_wait() == pytest.approx(2 * 10 * 2.1 * SECOND)
 
