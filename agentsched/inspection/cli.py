@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -30,6 +30,8 @@ Program = Annotated[str, typer.Argument(help="The program's id, as `agentsched p
 #: Fields of events and commands that every line of a story would repeat.
 _REPEATED: Final = frozenset({"program", "tenant", "prefixes", "prefix", "step"})
 _VALUE_CHARS_MAX: Final = 48
+#: Of an id that the proxy makes: `p-` and sixteen digits.
+_ID_WIDTH: Final = 18
 
 
 class Format(StrEnum):
@@ -66,17 +68,25 @@ def programs(
     if not shown:
         print("no programs yet")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("program", "tenant", "agent"):
-        table.add_column(title, overflow="fold")
-    for title in ("steps", "live", "idle", "prompt tokens", "cached", "output tokens"):
-        table.add_column(title, justify="right")
-    for row in shown:
-        table.add_row(*_program_row(row))
     console = Console()
-    console.print(table)
+    console.print(program_table(shown))
     if listed["total"] > len(shown):
         console.print(f"{listed['total'] - len(shown)} more (--limit)", highlight=False)
+
+
+def program_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A program a line. The ids that we make are whole on 80 columns, to be copied."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    cells = [_program_row(row) for row in rows]
+    is_short = all(program.cell_len <= _ID_WIDTH for program, *_ in cells)
+    table.add_column("program", overflow="fold", no_wrap=is_short)
+    for title in ("tenant", "agent"):
+        table.add_column(title, overflow="fold")
+    for title in ("steps", "live", "idle", "prompt", "cached", "output"):  # in tokens
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in cells:
+        table.add_row(*row)
+    return table
 
 
 def _program_row(row: Mapping[str, Any]) -> list[Text]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from agentsched.cli import main
+from agentsched.inspection.cli import program_table
 from agentsched_graphs.export import from_json
 
 pytestmark = pytest.mark.slow
@@ -28,6 +31,14 @@ class TestPrograms:
         header, row = out.splitlines()
         assert header.split()[:3] == ["program", "tenant", "agent"]
         assert row.split()[:4] == ["fix-it", "default", "claude-code", "6"]
+
+    def test_an_id_is_whole_on_eighty_columns(self) -> None:
+        numbers = {"steps_done": 123, "active_steps": 12, "idle_s": 3_600.0}
+        tokens = dict.fromkeys(("prompt_tokens", "cached_tokens", "output_tokens"), 12_345_678)
+        row = {"program": "p-6dfc75601804a72e", "tenant": "default", "agent": "claude-code"}
+        shown = io.StringIO()
+        Console(width=80, file=shown).print(program_table([row | numbers | tokens]))
+        assert "p-6dfc75601804a72e" in shown.getvalue()
 
     def test_json(self, proxy: Any, capfdbinary: Any) -> None:
         code, out, _ = run(capfdbinary, "programs", "--url", f"{proxy.url}/v1", "--json")
