@@ -24,9 +24,10 @@ from agentsched.model import (
     StepId,
     after,
     between,
+    seconds,
 )
-from agentsched.policy.silences import Silences
 
+_SILENT: Final = seconds(60)
 _NEVER: Final = Instant(2**63 - 1)
 
 
@@ -75,12 +76,18 @@ class _Peak:
             self.large_tokens += times * tokens
 
 
+def _is_heard(live: _Live, *, now: Instant) -> bool:
+    return bool(live.active) or after(live.last_at, _SILENT) > now
+
+
 class LivePrograms:
     """Programs that were served and are not over, with the size that each will probably reach.
 
-    Sizes leave out the head of the prompt, which others share. A program that is silent for longer
-    than nearly all who came back is left out until it speaks again: most that are, are over
-    without having said so.
+    Sizes leave out the head of the prompt, which others share. A program that is silent for a
+    minute is left out until it speaks again: most that are, are over without having said so. Not
+    sooner, though whoever is over could be told sooner: where programs are short, those that are
+    counted too long keep the door shut for newcomers that would only take turns (SWE-agent's
+    sessions took up to half as long again without that).
     """
 
     def __init__(self, *, programs_max: int = 4_096) -> None:
@@ -93,7 +100,6 @@ class LivePrograms:
         #: Mean time that they took, without what they were held for; 0 likewise.
         self.final_ns = 0.0
         self._ended = 0
-        self._silences = Silences()
         #: What the latest answer of `peak_tokens` was made of, kept up to date while that is cheap.
         self._peak: _Peak | None = None
 
@@ -102,7 +108,6 @@ class LivePrograms:
             case StepArrived() if event.step_class.is_work:
                 head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
                 self._steps[event.step] = _Asked(event.program, event.conversation, head, now, now)
-                self._learn_silence(event.program, now=now)
                 self._count(event.program, 1, now=now)
             case StepFinished():
                 self._finish(event, now=now)
@@ -147,14 +152,11 @@ class LivePrograms:
     def _add_up(self, *, now: Instant) -> _Peak:
         peak = _Peak(final_tokens=self.final_tokens, since=now)
         for live in self._live.values():
-            if self._is_heard(live, now=now):
+            if _is_heard(live, now=now):
                 peak.add(live.tokens)
                 if not live.active:
-                    peak.until = min(peak.until, after(live.last_at, self._silences.limit))
+                    peak.until = min(peak.until, after(live.last_at, _SILENT))
         return peak
-
-    def _is_heard(self, live: _Live, *, now: Instant) -> bool:
-        return bool(live.active) or after(live.last_at, self._silences.limit) > now
 
     def _current(self, *, now: Instant) -> _Peak | None:
         """The sums, where a change at `now` can be taken into them."""
@@ -170,24 +172,15 @@ class LivePrograms:
             assert (peak.small, peak.large_tokens) == (plain.small, plain.large_tokens)
             assert peak.until <= plain.until
 
-    def _learn_silence(self, program: ProgramId, *, now: Instant) -> None:
-        live = self._live.get(program)
-        if live is None or live.active:
-            return
-        before = self._silences.limit
-        self._silences.ended(between(live.last_at, now))
-        if self._silences.limit != before:
-            self._peak = None
-
     def _count(self, program: ProgramId, steps: int, *, now: Instant) -> None:
         live = self._live.get(program)
         if live is None:
             return
         peak = self._current(now=now)
         if peak is not None:
-            if not self._is_heard(live, now=now):
+            if not _is_heard(live, now=now):
                 peak.add(live.tokens)
-            peak.until = min(peak.until, after(now, self._silences.limit))
+            peak.until = min(peak.until, after(now, _SILENT))
         live.active = max(0, live.active + steps)
         live.last_at = now
         self._live.move_to_end(program)
@@ -209,7 +202,7 @@ class LivePrograms:
             peak = self._current(now=now)
             if peak is not None:
                 peak.add(tokens)
-                peak.until = min(peak.until, after(now, self._silences.limit))
+                peak.until = min(peak.until, after(now, _SILENT))
             if len(self._live) > self._programs_max:
                 self._live.popitem(last=False)
                 self._peak = None
