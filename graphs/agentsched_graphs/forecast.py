@@ -2,7 +2,7 @@
 
 Folds events into one small record a program and answers the policies' question through `GraphView`.
 A program is taken to be over when its latest answer asks for no tool, when it is closed, when it
-has been silent for longer than nearly all who came back (`agentsched.policy.silences`), or when
+has been silent for longer than nearly all who came back (`agentsched_graphs.silences`), or when
 somebody suspects so; the count is taken back should it go on.
 """
 
@@ -25,8 +25,8 @@ from agentsched.model import (
     after,
     between,
 )
-from agentsched.policy.silences import Silences
 from agentsched_graphs.remaining import RemainingSteps
+from agentsched_graphs.silences import Silences
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from agentsched.model import MINUTE, SECOND, Nanos
-from agentsched.policy.silences import Silences
+from agentsched_graphs.silences import Silences
 
 
 def learn(silences: Silences, *gaps: float) -> Nanos:
