@@ -306,7 +306,7 @@ class GraphView(Protocol):
         """When a paused conversation comes back; None for one that is not paused."""
         ...
 
-    def is_last(self, conversation: ConversationId) -> float:
+    def last_pause_chance(self, conversation: ConversationId) -> float:
         """How likely its pause is the last: nothing more will come. 0 for one not paused."""
         ...
 

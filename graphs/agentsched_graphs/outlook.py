@@ -99,7 +99,7 @@ class Outlook:
             age=thread.age,
         )
 
-    def is_last(self, conversation: ConversationId) -> float:
+    def last_pause_chance(self, conversation: ConversationId) -> float:
         """How likely its pause was, when it began, to be its last; 0 while it does not pause.
 
         Certain, either way, where a workflow is declared.

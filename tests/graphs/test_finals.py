@@ -97,12 +97,12 @@ def test_programs_that_fall_silent_teach_it(course: Any) -> None:
     main = ConversationId("c")
     course.step("x1", "x1:bash", program="x")
     outlook = course.builder.view(ProgramId("x"))
-    assert outlook.is_last(main) < 0.1
+    assert outlook.last_pause_chance(main) < 0.1
     course.step("x2", "x2:submit", program="x")
-    assert outlook.is_last(main) > 0.7
+    assert outlook.last_pause_chance(main) > 0.7
     course.arrive("x3", program="x")
-    assert outlook.is_last(main) == 0.0
-    assert outlook.is_last(ConversationId("unknown")) == 0.0
+    assert outlook.last_pause_chance(main) == 0.0
+    assert outlook.last_pause_chance(ConversationId("unknown")) == 0.0
 
 
 def test_a_return_after_a_minute_is_no_end(course: Any) -> None:

@@ -174,4 +174,4 @@ def test_a_declared_last_step_is_the_last(
     place: str | None, fields: dict[str, Any], chance: float
 ) -> None:
     made = thread(place, **({"paused_at": Instant(1), "final": 0.3} | fields))
-    assert outlook(made).is_last(MAIN) == chance
+    assert outlook(made).last_pause_chance(MAIN) == chance

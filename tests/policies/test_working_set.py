@@ -358,7 +358,7 @@ class Waiting:
     def is_waiting_for_children(self) -> bool:
         return self.waits
 
-    def is_last(self, conversation: str) -> float:
+    def last_pause_chance(self, conversation: str) -> float:
         return self.lasts.get(conversation, 0.0)
 
 

@@ -79,9 +79,9 @@ class TrueGraph:
         at = self._future.returns_at(conversation) if self._knows_returns else None
         return forecast if at is None or forecast is None else TrueReturn(at, now=now)
 
-    def is_last(self, conversation: ConversationId) -> float:
+    def last_pause_chance(self, conversation: ConversationId) -> float:
         at = self._future.returns_at(conversation) if self._knows_returns else None
-        return self._graph.is_last(conversation) if at is None else 0.0
+        return self._graph.last_pause_chance(conversation) if at is None else 0.0
 
     def expected_return(self, conversation: ConversationId, *, now: Instant) -> Instant | None:
         at = self._future.returns_at(conversation) if self._knows_returns else None

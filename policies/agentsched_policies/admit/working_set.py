@@ -280,7 +280,7 @@ class WorkingSet:
         """The time that computing its own tokens again will take: none if it never comes back."""
         reload_ns = world.own_tokens(conversation.conversation) * engine.reload_ns
         if graph is not None:
-            reload_ns *= 1.0 - graph.is_last(conversation.conversation)
+            reload_ns *= 1.0 - graph.last_pause_chance(conversation.conversation)
         return max(1.0, reload_ns)
 
     def _waits_for_children(
