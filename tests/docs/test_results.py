@@ -1,10 +1,12 @@
-"""Results that pages quote are there."""
+"""Results that pages quote are there, and the table of answers says what its pages say."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -14,6 +16,8 @@ FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 NAME = re.compile(r"`(?P<folder>bench/results/)?(?P<name>[\w.*-]+\.json)`")
 #: What stands for a part of a name where one sentence quotes several results.
 OPEN = re.compile(r"RATE|SEED|SPAN|\*")
+LINK = re.compile(r"\]\((?P<page>[^)#\s]+)[^)]*\)")
+NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?!\w)")
 
 
 def quoted() -> Iterator[tuple[Path, str]]:
@@ -33,3 +37,25 @@ def test_results_that_pages_quote_are_there() -> None:
         if not any(RESULTS.glob(OPEN.sub("*", name)))
     ]
     assert missing == []
+
+
+def numbers(text: str) -> set[str]:
+    """Numbers in a text, without the commas between thousands."""
+    return {found.replace(",", "") for found in NUMBER.findall(text)}
+
+
+def answers() -> list[str]:
+    """Rows of the table of answers."""
+    table = (DOCS / "benchmarks.md").read_text(encoding="utf-8").partition("## The pages")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(rows) > 10
+    return rows[1:]
+
+
+@pytest.mark.parametrize("row", answers(), ids=lambda row: row[:40])
+def test_numbers_in_short_are_on_the_pages_that_they_link_to(row: str) -> None:
+    pages = {DOCS / found["page"] for found in LINK.finditer(row)}
+    told = set[str]().union(*(numbers(page.read_text(encoding="utf-8")) for page in pages))
+    question, *answer, _ = row.strip("| ").split(" | ")
+    assert len(answer) == 3, question
+    assert numbers(LINK.sub("]", " ".join(answer))) - told == set[str]()
