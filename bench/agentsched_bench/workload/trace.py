@@ -242,12 +242,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         yield from lines_of(file, path=path)
 
 
-def lines_of(file: IO[bytes], *, path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each line of an open file with its number; see `read_lines`."""
+def lines_of(
+    file: IO[bytes], *, path: Path, on_long: Callable[[TraceError], None] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Each line of an open file with its number; one too long is the end, or told to `on_long`."""
     number = 0
+    is_rest = False
     broken = _decompress_errors()
     while True:
-        number += 1
+        number += not is_rest
         try:
             line = file.readline(LINE_BYTES_MAX + 1)
         except EOFError as error:
@@ -258,9 +261,14 @@ def lines_of(file: IO[bytes], *, path: Path) -> Iterator[tuple[int, bytes]]:
             raise TraceError(message, path=path, line=number) from error
         if not line:
             return
-        if len(line) > LINE_BYTES_MAX:
-            raise TraceError("the line is longer than 64 MiB", path=path, line=number)
-        if line.strip():
+        if is_rest or len(line) > LINE_BYTES_MAX:
+            if not is_rest:
+                text = f"the line is longer than {LINE_BYTES_MAX >> 20} MiB"
+                if on_long is None:
+                    raise TraceError(text, path=path, line=number)
+                on_long(TraceError(text, path=path, line=number))
+            is_rest = not line.endswith(b"\n")
+        elif line.strip():
             yield number, line
 
 
@@ -286,14 +294,31 @@ def read_header(path: Path) -> TraceHeader | None:
 
 
 def decode_recording(line: bytes, *, path: Path | str, number: int) -> Recording:
-    """One line as a recording. Raises TraceError with file and line number."""
+    """One line as a recording; nulls count as left out, 3.0 as 3. Raises TraceError."""
     try:
         recording = _DECODER.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise TraceError(str(error), path=path, line=number) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        try:
+            recording = _as_meant(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise TraceError(str(error), path=path, line=number) from error
     if not recording.steps:
         raise TraceError("no steps - at `$.steps`", path=path, line=number)
     return recording
+
+
+def _as_meant(line: bytes) -> Recording:
+    """The recording that a line means whose writer knew no types. Raises what msgspec does."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: told(part) for key, part in value.items() if part is not None}
+        if isinstance(value, list):
+            return [told(part) for part in value]
+        is_whole = isinstance(value, float) and value.is_integer()
+        return int(value) if is_whole else value
+
+    return _DECODER.decode(msgspec.json.encode(told(msgspec.json.decode(line))))
 
 
 def read_trace(

@@ -147,3 +147,20 @@ def test_sub_agents_join_their_programs(recording: Callable[..., Recording]) -> 
     assert [p.main.session_id for p in programs] == ["main", "orphan", "loop"]
     assert [c.session_id for c in programs[0].children] == ["child", "grandchild"]
     assert programs[0].calls == 3
+
+
+def test_a_null_counts_as_left_out(tmp_path: Path) -> None:
+    """Other tools write every field; what must be there must be there."""
+    step = {"step": 0, "input_tokens": 9, "output_tokens": 3.0, "tools": None, "gap_kind": None}
+    line = {"session_id": "s", "source": "x", "token_source": None, "synthetic": None}
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        json.dumps(line | {"steps": [step]})
+        + "\n"
+        + json.dumps(line | {"steps": [step | {"output_tokens": None}]})
+    )
+    told: list[TraceError] = []
+    (row,) = read_trace(path, on_error=told.append)
+    assert (row.steps[0].output_tokens, row.steps[0].gap_kind) == (3, "unknown")
+    assert [error.line for error in told] == [2]
+    assert "output_tokens" in str(told[0])

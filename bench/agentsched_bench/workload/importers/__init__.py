@@ -17,7 +17,7 @@ from agentsched_bench.workload.importers.agentic_mooncake import AgenticMooncake
 from agentsched_bench.workload.importers.base import Importer, ImportOptions
 from agentsched_bench.workload.importers.claude_code import ClaudeCode
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import InputFile, OnError, probe
+from agentsched_bench.workload.importers.files import InputFile, OnError, probe, values
 from agentsched_bench.workload.importers.journal import Journal
 from agentsched_bench.workload.importers.kv_cache_tester import KvCacheTester
 from agentsched_bench.workload.importers.mini_swe_agent import MiniSweAgent
@@ -27,6 +27,7 @@ from agentsched_bench.workload.importers.openhands import OpenHands
 from agentsched_bench.workload.importers.otel import Otel
 from agentsched_bench.workload.importers.swe_agent import SweAgent
 from agentsched_bench.workload.trace import (
+    RecordedTool,
     Recording,
     TraceError,
     TraceHeader,
@@ -122,7 +123,7 @@ def input_files(paths: Iterable[Path]) -> list[InputFile]:
 
 
 def _may_be_trace(path: Path) -> bool:
-    name = path.name
+    name = path.name.lower()
     for suffix in _PACKED:
         name = name.removesuffix(suffix)
     return name.endswith(_SUFFIXES) and not name.endswith(".meta.json")
@@ -155,12 +156,7 @@ def read_all(
 
 def _unknown(file: InputFile) -> str:
     errors: list[TraceError] = []
-    from agentsched_bench.workload.importers.files import document
-
-    try:
-        document(file, on_error=errors.append)
-    except TraceError as error:
-        errors.append(error)
+    next(values(file, on_error=errors.append), None)
     names = ", ".join(known.name for known in IMPORTERS)
     why = f"; {errors[0].message}" if errors else ""
     return f"of no format that is known ({names}){why}"
@@ -247,16 +243,41 @@ def _header(
 
 
 def _named_once(found: Iterable[Imported]) -> Iterator[tuple[Recording, float | None]]:
-    """Recordings with names that occur once: a second of the same name gets a number."""
+    """Recordings with names that occur once: a second of the same name gets a number.
+
+    Its sub-agents, which come after it, go with it: what they call their parent is the last of
+    that name, and the tool calls that started them name the next of theirs.
+    """
     used: Counter[str] = Counter()
+    last: dict[str, str] = {}
+
+    def named(name: str, count: int) -> str:
+        return name if count == 1 else f"{name[:980]}#{count}"
+
+    def with_child(tool: RecordedTool) -> RecordedTool:
+        child = named(tool.child or "", used[tool.child or ""] + 1)
+        return tool if tool.child is None else msgspec.structs.replace(tool, child=child)
+
     for imported in found:
         recording = imported.recording
-        used[recording.session_id] += 1
-        count = used[recording.session_id]
-        if count > 1:
-            name = f"{recording.session_id[:980]}#{count}"
+        own = recording.session_id or "session"
+        used[own] += 1
+        name = named(own, used[own])
+        if name != own:
             used[name] += 1
-            recording = msgspec.structs.replace(recording, session_id=name)
+            last[own] = name
+        parent = recording.parent
+        if name != recording.session_id or parent in last:
+            steps = tuple(
+                msgspec.structs.replace(step, tools=tuple(map(with_child, step.tools)))
+                for step in recording.steps
+            )
+            recording = msgspec.structs.replace(
+                recording,
+                session_id=name,
+                parent=None if parent is None else last.get(parent, parent),
+                steps=steps,
+            )
         yield recording, imported.epoch_s
 
 

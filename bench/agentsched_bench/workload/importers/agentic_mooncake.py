@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentsched_bench.workload.importers.base import ImportOptions
-from agentsched_bench.workload.importers.blocks import Numbers, prefix_blocks, runs_of
+from agentsched_bench.workload.importers.blocks import (
+    Numbers,
+    block_size_of,
+    prefix_blocks,
+    runs_of,
+)
 from agentsched_bench.workload.importers.draft import Imported
 from agentsched_bench.workload.importers.files import InputFile, OnError, objects
 from agentsched_bench.workload.importers.loose import (
@@ -122,14 +127,20 @@ class _File:
         self._on_error = on_error
         self._numbers = Numbers()
         self._rows: dict[str, _Row] = {}
+        self._is_told = False
 
     def read(self) -> Iterator[Imported]:
         for number, value in objects(self._file, on_error=self._on_error):
             row = as_object(value)
             if "schema" in row and not has_length(row):
-                self._block_size = as_count(row.get("block_size")) or self._block_size
+                told = as_count(row.get("block_size"))
+                self._is_told = bool(told)
+                self._block_size = told or self._block_size
                 continue
             self._take(row, number)
+        if not self._is_told:
+            sizes = [(row.input_tokens, len(row.blocks)) for row in self._rows.values()]
+            self._block_size = block_size_of(sizes, default=self._block_size)
         threads = self._threads()
         order = {row.request: thread for thread in threads.values() for row in thread.rows}
         for thread in threads.values():

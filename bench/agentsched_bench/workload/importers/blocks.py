@@ -9,6 +9,10 @@ from typing import Final
 Runs = tuple[tuple[int, int], ...]
 #: Published ids are below this; numbers for other hashes begin here.
 _PUBLISHED_MAX: Final = 1 << 40
+#: Sizes in use, and how many blocks a prompt needs to tell them apart.
+_SIZES: Final = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+_TELLING: Final = 3
+_MOST: Final = 0.9
 #: Hashes that are remembered to give equal ones equal numbers; the longest unseen go first.
 HASHES_MAX: Final = 5_000_000
 
@@ -38,6 +42,22 @@ def prefix_blocks(one: Sequence[int], two: Sequence[int]) -> int:
             break
         count += 1
     return count
+
+
+def block_size_of(rows: Iterable[tuple[int, int]], *, default: int) -> int:
+    """The size of blocks that fits most rows of (tokens, blocks); `default` where that does.
+
+    Files of this family do not say it: 512 in Mooncake's own, 16 in Bailian's, others elsewhere.
+    """
+    told = [(tokens, count) for tokens, count in rows if count >= _TELLING]
+    if not told:
+        return default
+
+    def fits(size: int) -> int:
+        return sum(tokens // size <= count <= -(-tokens // size) for tokens, count in told)
+
+    best = max((default, *_SIZES), key=fits)
+    return best if fits(best) >= _MOST * len(told) and fits(best) > fits(default) else default
 
 
 class Numbers:

@@ -119,7 +119,7 @@ def arguments_text(value: Json) -> str:
 
 def said(message: Object) -> str:
     """The text of a message, without the tool calls in it."""
-    content = message.get("content")
+    content = first(message.get("content"), message.get("text"))
     if not isinstance(content, list):
         return as_text(content)
     spoken = [

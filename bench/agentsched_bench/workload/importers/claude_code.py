@@ -13,29 +13,20 @@ prompt leaves room for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from agentsched_bench.workload.importers.base import ImportOptions
-from agentsched_bench.workload.importers.chat import (
-    Usage,
-    read_tool_calls,
-    read_usage,
-    recorded_tool,
-    said,
-)
-from agentsched_bench.workload.importers.draft import Call, Chain, Conversation, Imported
-from agentsched_bench.workload.importers.files import InputFile, OnError, objects
+from agentsched_bench.workload.importers.chat import read_tool_calls
+from agentsched_bench.workload.importers.claude_thread import Thread
+from agentsched_bench.workload.importers.draft import Imported
+from agentsched_bench.workload.importers.files import InputFile, OnError, values
 from agentsched_bench.workload.importers.loose import (
     Object,
-    as_instant,
     as_name,
     as_object,
     as_objects,
-    as_text,
     first,
 )
 from agentsched_bench.workload.trace import RecordedToolCall, TraceError
@@ -44,8 +35,7 @@ _LINE_TYPES: Final = frozenset(
     {"user", "assistant", "system", "summary", "attachment", "progress", "queue-operation"}
 )
 _AGENT_TOOLS: Final = frozenset({"Task", "Agent", "agent", "task"})
-#: Answers that Claude Code wrote itself, when no model was asked or none answered.
-_SYNTHETIC: Final = "<synthetic>"
+_SUB_AGENTS: Final = "subagents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +46,45 @@ class ClaudeCode:
     title: str = "Claude Code transcripts (.jsonl)"
 
     def claims(self, head: Sequence[Any]) -> bool:
-        for value in head:
-            line = as_object(value)
-            is_line = "sessionId" in line or "uuid" in line or "parentUuid" in line
-            if is_line and ("message" in line or as_name(line.get("type")) in _LINE_TYPES):
-                return True
-            if line.get("type") in ("file-history-snapshot", "summary") and len(line) <= 6:
-                continue
-        return False
+        return any(_is_line(as_object(value)) for value in _flat(head))
 
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
+        told: set[str] = set()
         for group in _groups(files):
-            session = _Session()
+            session = _Session(told)
             for file in group:
-                for _, value in objects(file, on_error=on_error):
-                    session.line(as_object(value), file)
+                for found in values(file, on_error=on_error):
+                    for value in _flat([found.value]):
+                        session.line(as_object(value), file)
             session.end()
-            found = list(session.imported(options, default=group[0].path.stem))
-            if not found:
-                text = "no answer of a model in it"
-                on_error(TraceError(text, path=group[0].path))
-            yield from found
+            is_found = False
+            for imported in session.imported(options, default=_stem(group[0].path)):
+                is_found = True
+                yield imported
+            # Folders of sessions hold some in which nothing was asked, and copies of others.
+            if not is_found and group[0].is_named and not session.is_repeated:
+                on_error(TraceError("no answer of a model in it", path=group[0].path))
+
+
+def _flat(found: Sequence[Any]) -> list[Any]:
+    """Lines, also where all of them are one list (`claude -p --output-format json --verbose`)."""
+    return [line for value in found for line in (value if isinstance(value, list) else [value])]
+
+
+def _is_line(line: Object) -> bool:
+    kind = as_name(line.get("type"))
+    if kind == "summary" and "leafUuid" in line:
+        return True
+    if kind == "file-history-snapshot" and "snapshot" in line:
+        return True
+    has_id = any(key in line for key in ("sessionId", "session_id", "uuid", "parentUuid"))
+    if "parts" in as_object(line.get("message")):
+        return False  # Qwen Code's, which are alike but for the messages
+    return has_id and (
+        kind in _LINE_TYPES or (kind in ("", "user", "assistant") and "message" in line)
+    )
 
 
 def _groups(files: Sequence[InputFile]) -> Iterator[list[InputFile]]:
@@ -87,8 +93,9 @@ def _groups(files: Sequence[InputFile]) -> Iterator[list[InputFile]]:
     strays: list[InputFile] = []
     for file in files:
         folder = file.path.parent
-        if folder.name == "subagents":
-            groups.setdefault(str(folder.parent), []).append(file)
+        above = next((p for p in file.path.parents if p.name == _SUB_AGENTS), None)
+        if above is not None:
+            groups.setdefault(str(above.parent), []).append(file)
         elif file.path.name.startswith("agent-"):
             strays.append(file)
         else:
@@ -111,8 +118,8 @@ def _stem(path: Path) -> str:
 
 
 def _owner(stray: InputFile, groups: Sequence[list[InputFile]]) -> list[InputFile] | None:
-    for _, value in objects(stray, on_error=lambda _: None):
-        session = as_name(as_object(value).get("sessionId"))
+    for found in values(stray, on_error=lambda _: None):
+        session = as_name(as_object(found.value).get("sessionId"))
         if session:
             return next((g for g in groups if _stem(g[0].path) == session), None)
     return None
@@ -121,40 +128,81 @@ def _owner(stray: InputFile, groups: Sequence[list[InputFile]]) -> list[InputFil
 class _Session:
     """One session: its main thread, and its sub-agents by agent id."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: set[str]) -> None:
         self.session_id = ""
-        self._threads: dict[str, _Thread] = {"": _Thread()}
-        #: Which tool call started which agent, and the agents' kinds by tool call.
-        self._agent_calls: dict[str, str] = {}
+        self._told = told
+        self._threads: dict[str, Thread] = {"": Thread(told)}
+        #: Which tool call started which agent or workflow, and the agents' kinds by tool call.
+        self._started: dict[str, str] = {}
         self._kinds: dict[str, str] = {}
         #: Side chains without an agent id: by the uuid of any of their lines.
         self._chains: dict[str, str] = {}
+        #: Workflows by the agents whose files lie in their folders.
+        self._workflows: dict[str, str] = {}
+        #: Lines of agents as their parent was told of them, for agents without a file.
+        self._heard: dict[str, list[Object]] = {}
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether it has answers, all of which other files have, too."""
+        return any(thread.is_repeated for thread in self._threads.values())
 
     def line(self, line: Object, file: InputFile) -> None:
-        agent = self._agent_of(line, file)
         if not self.session_id:
-            self.session_id = as_name(line.get("sessionId"))
-        thread = self._threads.setdefault(agent, _Thread())
+            self.session_id = as_name(first(line.get("sessionId"), line.get("session_id")))
+        if line.get("type") == "progress":
+            self._hear(line)
+        agent = self._agent_of(line, file)
+        thread = self._threads.get(agent)
+        if thread is None:
+            thread = self._threads[agent] = Thread(self._told)
         result = as_object(line.get("toolUseResult"))
-        child = as_name(first(result.get("agentId"), result.get("agent_id")))
+        child = as_name(first(result.get("agentId"), result.get("agent_id"), result.get("runId")))
         if child:
             for block in as_objects(as_object(line.get("message")).get("content")):
                 call_id = as_name(block.get("tool_use_id"))
                 if call_id:
-                    self._agent_calls[call_id] = child
+                    self._started.setdefault(child, call_id)
         for call in read_tool_calls(as_object(line.get("message"))):
             if call.name in _AGENT_TOOLS:
                 self._kinds[call.id] = _kind(as_object(line.get("message")), call)
         thread.line(line)
 
+    def _hear(self, line: Object) -> None:
+        """What an agent's parent was shown of it while it worked."""
+        facts = as_object(line.get("data"))
+        agent, told = as_name(facts.get("agentId")), as_object(facts.get("message"))
+        call_id = as_name(line.get("parentToolUseID"))
+        if not agent or facts.get("type") != "agent_progress":
+            return
+        if call_id:
+            self._started.setdefault(agent, call_id)
+        if told:
+            own = {"uuid": told.get("uuid"), "timestamp": line.get("timestamp")}
+            self._heard.setdefault(agent, []).append(own | told)
+
     def end(self) -> None:
+        """No line comes any more: agents that have no lines of their own have those heard."""
+        for agent, told in self._heard.items():
+            if agent not in self._threads:
+                thread = self._threads[agent] = Thread(self._told)
+                for line in told:
+                    thread.line(line)
         for thread in self._threads.values():
             thread.end()
 
     def _agent_of(self, line: Object, file: InputFile) -> str:
         agent = as_name(line.get("agentId"))
         if agent and (line.get("isSidechain") or file.path.name.startswith("agent-")):
+            folder = file.path.parent.name
+            if folder != _SUB_AGENTS and _SUB_AGENTS in file.path.parts:
+                self._workflows[agent] = folder
             return agent
+        called = as_name(line.get("parent_tool_use_id"))
+        if called:
+            # A print of the session: its sub-agents are known by their calls alone.
+            self._started.setdefault(called, called)
+            return called
         if not line.get("isSidechain"):
             return ""
         # A side chain inside of the session's own file: known by its first line.
@@ -173,13 +221,13 @@ class _Session:
             for agent, thread in self._threads.items()
             if agent and thread.conversation.calls
         }
-        started = {agent: call for call, agent in self._agent_calls.items() if agent in children}
+        started = {agent: call for agent in children if (call := self._call_of(agent))}
         self._match_by_time(children, started)
         owners = self._owners(started)
         for agent, thread in self._threads.items():
             if not thread.conversation.calls:
                 continue
-            thread.finish({c: children[a] for a, c in started.items() if a in children})
+            thread.finish({started[a]: children[a] for a in reversed(started) if a in children})
             owner = owners.get(agent, "") if agent else None
             parent = None
             if owner is not None and (owner or has_main):
@@ -199,6 +247,10 @@ class _Session:
             )
             if recording is not None:
                 yield Imported(recording=recording, epoch_s=begun)
+
+    def _call_of(self, agent: str) -> str:
+        """The tool call that started an agent, or the workflow that it is a part of."""
+        return self._started.get(agent) or self._started.get(self._workflows.get(agent, ""), "")
 
     def _owners(self, started: dict[str, str]) -> dict[str, str]:
         """For each agent the thread whose tool call started it."""
@@ -247,174 +299,3 @@ def _kind(message: Object, call: RecordedToolCall) -> str:
         if as_name(block.get("id")) == call.id:
             return as_name(as_object(block.get("input")).get("subagent_type"), default="sub-agent")
     return "sub-agent"
-
-
-@dataclass(slots=True)
-class _Answer:
-    """An answer while its lines come in."""
-
-    message_id: str
-    call: Call
-    texts: list[str] = field(default_factory=list)
-    tool_calls: list[RecordedToolCall] = field(default_factory=list)
-    asked_at: dict[str, float] = field(default_factory=dict)
-
-
-class _Thread:
-    """One conversation of a session, line by line."""
-
-    def __init__(self) -> None:
-        self.conversation = Conversation()
-        self.model = ""
-        self._chain = Chain()
-        self._answer: _Answer | None = None
-        #: Lines that were read: their uuids.
-        self._seen: set[str] = set()
-        self._waiting: dict[str, tuple[Call, int, float | None]] = {}
-        self._said_at: float | None = None
-        self._is_compacted = False
-        self._counted = 0
-        self._system = self.conversation.add("system", None, tokens=0)
-        self._chain.append(self._system)
-
-    def token_source(self) -> dict[str, str | None]:
-        whole = self._counted == len(self.conversation.calls)
-        return {
-            "input": "recorded" if whole else "recorded, partly",
-            "output": "recorded" if whole else "recorded, partly",
-            "result": "estimated",
-        }
-
-    def line(self, line: Object) -> None:
-        uuid = as_name(line.get("uuid"))
-        if uuid and uuid in self._seen:
-            # A resumed session repeats the lines of the one that it goes on from.
-            return
-        if uuid:
-            self._seen.add(uuid)
-        kind = line.get("type")
-        message = as_object(line.get("message"))
-        at = as_instant(line.get("timestamp"))
-        if kind == "assistant" or (kind is None and message.get("role") == "assistant"):
-            self._assistant(message, at, line)
-        elif kind == "user" or (kind is None and message.get("role") == "user"):
-            self._close()
-            self._user(message, at, line)
-        elif kind == "system" and line.get("subtype") in ("compact_boundary", "compaction"):
-            self._close()
-            self._compact()
-
-    def _compact(self) -> None:
-        self._chain.restart([self._system])
-        self._is_compacted = True
-
-    def _user(self, message: Object, at: float | None, line: Object) -> None:
-        if line.get("isMeta") and not message.get("content"):
-            return
-        if line.get("isCompactSummary") and not self._is_compacted:
-            self._compact()
-        blocks = as_objects(message.get("content"))
-        results = [block for block in blocks if block.get("type") == "tool_result"]
-        for block in results:
-            self._result(block, at)
-        rest = [block for block in blocks if block.get("type") != "tool_result"]
-        text = said({"content": rest}) if blocks else as_text(message.get("content"))
-        if text:
-            self._chain.append(self.conversation.add("user", text))
-            if self.conversation.calls and not results and not line.get("isMeta"):
-                self.conversation.calls[-1].gap_kind = (
-                    "tool" if self.conversation.calls[-1].tools else "user"
-                )
-        if at is not None:
-            self._said_at = at if self._said_at is None else max(self._said_at, at)
-
-    def _result(self, block: Object, at: float | None) -> None:
-        call_id = as_name(block.get("tool_use_id"))
-        number = self.conversation.add("tool", as_text(block.get("content")), call_id=call_id)
-        self._chain.append(number)
-        found = self._waiting.pop(call_id, None)
-        if found is None:
-            return
-        call, place, asked_at = found
-        tool = call.tools[place]
-        took = None if at is None or asked_at is None else round(max(0.0, at - asked_at), 6)
-        call.tools[place] = msgspec.structs.replace(
-            tool,
-            duration_s=took,
-            result_tokens=self.conversation.tokens_of(number),
-            is_error=bool(block.get("is_error")),
-        )
-        call.gap_kind = "tool"
-
-    def _assistant(self, message: Object, at: float | None, line: Object) -> None:
-        if message.get("model") == _SYNTHETIC or line.get("isApiErrorMessage"):
-            return
-        own_id = as_name(first(message.get("id"), line.get("requestId"), line.get("uuid")))
-        answer = self._answer
-        if answer is None or answer.message_id != own_id:
-            self._close()
-            begun = self._said_at if self._said_at is not None else at
-            call = Call(
-                prompt=self._chain.snapshot(),
-                begun_s=begun,
-                model=None,
-                is_compaction=self._is_compacted,
-            )
-            self._is_compacted = False
-            answer = self._answer = _Answer(message_id=own_id, call=call)
-        self._take_usage(answer.call, read_usage(message.get("usage")))
-        text = said(message)
-        if text:
-            answer.texts.append(text)
-        for asked in read_tool_calls(message):
-            answer.tool_calls.append(asked)
-            if at is not None:
-                answer.asked_at[asked.id] = at
-        if at is not None:
-            ended = answer.call.ended_s
-            answer.call.ended_s = at if ended is None else max(ended, at)
-        self.model = self.model or as_name(message.get("model"))
-        if as_name(message.get("model")) not in ("", self.model):
-            answer.call.model = as_name(message.get("model"))
-
-    def _take_usage(self, call: Call, usage: Usage) -> None:
-        """The last line of an answer has the whole count; earlier ones may have a part."""
-        if usage.input_tokens is not None:
-            call.input_tokens = max(call.input_tokens or 0, usage.input_tokens)
-            call.cached_tokens = usage.cached_tokens
-        if usage.output_tokens is not None:
-            call.output_tokens = max(call.output_tokens or 0, usage.output_tokens)
-
-    def _close(self) -> None:
-        """An answer is whole when anything else follows."""
-        answer, self._answer = self._answer, None
-        if answer is None:
-            return
-        call = answer.call
-        call.answer = self.conversation.add(
-            "assistant", "\n".join(answer.texts), tool_calls=answer.tool_calls
-        )
-        self._chain.append(call.answer)
-        self._counted += call.input_tokens is not None
-        for asked in answer.tool_calls:
-            call.tools.append(recorded_tool(asked))
-            place = len(call.tools) - 1
-            self._waiting[asked.id] = (call, place, answer.asked_at.get(asked.id))
-        self.conversation.calls.append(call)
-        self._said_at = call.ended_s if call.ended_s is not None else self._said_at
-
-    def finish(self, children: dict[str, str]) -> None:
-        """Name the sub-agents that tool calls started; size what no line tells of."""
-        for call in self.conversation.calls:
-            for place, tool in enumerate(call.tools):
-                child = children.get(tool.call_id or "")
-                if child is not None:
-                    call.tools[place] = msgspec.structs.replace(tool, child=child)
-        head = self.conversation.calls[0]
-        if head.input_tokens is not None:
-            unseen = head.input_tokens - self.conversation.prompt_tokens(head.prompt)
-            self.conversation.resize(self._system, max(0, unseen))
-            self.conversation.system_tokens = max(0, unseen) or None
-
-    def end(self) -> None:
-        self._close()

@@ -107,8 +107,7 @@ class Conversation:
     ) -> int:
         """Keep a message; its number. `tokens` None is estimated."""
         if tokens is None:
-            spoken = (text or "") + "".join(call.name + call.arguments for call in tool_calls)
-            tokens = estimate_tokens(spoken)
+            tokens = _estimate(text or "", tool_calls)
         self._messages.append(
             RecordedMessage(
                 role=role,
@@ -134,6 +133,14 @@ class Conversation:
             )
             self._known[message] = number
         return number
+
+    def rewrite(self, message: int, *, text: str, tool_calls: Sequence[RecordedToolCall]) -> None:
+        """Give a message more text and calls than were known at first."""
+        changed = msgspec.structs.replace(
+            self._messages[message], text=text, tool_calls=tuple(tool_calls)
+        )
+        self._messages[message] = changed
+        self.resize(message, _estimate(text, tool_calls))
 
     def resize(self, message: int, tokens: int) -> None:
         """Give a message another size, once that is known."""
@@ -246,6 +253,10 @@ class Conversation:
         whole = count == _length(before.prompt)
         tokens = self.prompt_tokens(_first(call.prompt, count)) if count else 0
         return tokens, whole, whole and before.answer is not None and following == before.answer
+
+
+def _estimate(text: str, tool_calls: Sequence[RecordedToolCall]) -> int:
+    return estimate_tokens(text + "".join(call.name + call.arguments for call in tool_calls))
 
 
 def common_prefix(one: Runs, two: Runs) -> tuple[int, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import io
 import json
@@ -21,9 +22,18 @@ from agentsched_bench.workload.trace import TraceError, lines_of, open_zstd
 #: One JSON document is read whole; a larger one is refused rather than fill the memory.
 DOCUMENT_BYTES_MAX: Final = 1 << 30
 _PROBE_LINES: Final = 20
+_NONE: Final = object()
+_BAD: Final = object()
 _DECODER: Final = msgspec.json.Decoder()
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|,', re.DOTALL)
 _BOM: Final = b"\xef\xbb\xbf"
+_READER: Final = json.JSONDecoder()
+#: What may stand between documents in a row: space, and RFC 7464's record separator.
+_BETWEEN: Final = re.compile(r"[\s\x1e]*")
+
+_ENDINGS: Final = (".gz", ".xz", ".bz2", ".zst", ".jsonl", ".ndjson", ".json", ".traj")
+#: Names that each run's file has, in a folder of its own.
+_USUAL: Final = frozenset({"", "trajectory", "traj", "messages", "history", "conversation"})
 
 OnError = Callable[[TraceError], None]
 
@@ -34,6 +44,14 @@ class InputFile:
 
     path: Path
     is_named: bool = True
+
+    @property
+    def name(self) -> str:
+        """What it is called without its endings; its folder, where it is called as all are."""
+        name = self.path.name
+        for ending in _ENDINGS:
+            name = name.removesuffix(ending)
+        return self.path.parent.name or name if name.lower() in _USUAL else name
 
     def open(self) -> IO[bytes]:
         """Its content, decompressed by what it begins with. Raises TraceError."""
@@ -48,15 +66,30 @@ class InputFile:
                 return bz2.open(self.path, "rb")
             if head.startswith(b"\x28\xb5\x2f\xfd"):
                 return open_zstd(self.path)
+            if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                return _recoded(self.path)
             return self.path.open("rb")
         except OSError as error:
             raise TraceError(error.strerror or str(error), path=self.path) from error
 
 
-def lines(file: InputFile) -> Iterator[tuple[int, bytes]]:
-    """Each line with its number, without blank ones and a byte order mark. Raises TraceError."""
+def _recoded(path: Path) -> IO[bytes]:
+    """A file in UTF-16, as Windows' shells write what is sent to one, in UTF-8."""
+    if path.stat().st_size > DOCUMENT_BYTES_MAX:
+        raise TraceError("a file in UTF-16 of more than 1 GiB: write it as UTF-8", path=path)
+    return io.BytesIO(path.read_bytes().decode("utf-16", "replace").encode("utf-8", "replace"))
+
+
+def lines(file: InputFile, *, on_error: OnError | None = None) -> Iterator[tuple[int, bytes]]:
+    """Each line with its number, without blank ones and a byte order mark.
+
+    A line that is too long is told to `on_error` and left out, if there is one.
+
+    Raises:
+        TraceError: the file cannot be read on; or a line is too long, without `on_error`.
+    """
     with file.open() as opened:
-        for number, line in lines_of(opened, path=file.path):
+        for number, line in lines_of(opened, path=file.path, on_long=on_error):
             line = line.removeprefix(_BOM) if number == 1 else line
             if line.strip():
                 yield number, line
@@ -64,19 +97,81 @@ def lines(file: InputFile) -> Iterator[tuple[int, bytes]]:
 
 def objects(file: InputFile, *, on_error: OnError) -> Iterator[tuple[int, Json]]:
     """The JSON value of each line with its number. A bad line is reported and left out."""
-    found = lines(file)
+    found = lines(file, on_error=on_error)
     while True:
         try:
             number, line = next(found)
-            value = decode(line, path=file.path, number=number)
         except StopIteration:
             return
         except TraceError as error:
             on_error(error)
-            if error.line is None:
-                return
+            return
+        try:
+            value = decode(line, path=file.path, number=number)
+        except TraceError as error:
+            on_error(error)
             continue
         yield number, value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """One JSON value of a file. `line` None: it is the whole file. `is_cut`: it broke off."""
+
+    value: Json
+    line: int | None = None
+    is_cut: bool = False
+
+
+def values(file: InputFile, *, on_error: OnError) -> Iterator[Value]:
+    """What a file holds: a value a line, one over many lines, or several of those in a row.
+
+    What cannot be read is reported; of a broken document what came before the break is kept.
+    """
+    if is_lines(file):
+        for number, value in objects(file, on_error=on_error):
+            yield Value(value=value, line=number)
+        return
+    data, problem = _read_all(file, on_error=on_error)
+    if data is None:
+        return
+    data = data.removeprefix(_BOM)
+    try:
+        whole = decode(data, path=file.path)
+    except TraceError as error:
+        if problem is None and "Extra data" in error.message:
+            yield from _in_a_row(data, path=file.path, on_error=on_error)
+            return
+        on_error(problem or error)
+        kept = salvage(data)
+        if kept is not None:
+            yield Value(value=kept, is_cut=True)
+        return
+    yield Value(value=whole)
+
+
+def _in_a_row(data: bytes, *, path: Path, on_error: OnError) -> Iterator[Value]:
+    """Documents one after the other, as `jq` and OpenTelemetry's console exporter write them."""
+    text = data.decode("utf-8", "replace")
+    at, line = 0, 1
+    while (begin := _BETWEEN.match(text, at)) and begin.end() < len(text):
+        line += text.count("\n", at, begin.end())
+        at = begin.end()
+        try:
+            value, end = _READER.raw_decode(text, at)
+        except (json.JSONDecodeError, RecursionError):
+            rest = text[at:].encode()
+            try:
+                decode(rest, path=path, number=line)
+            except TraceError as error:
+                on_error(error)
+            kept = salvage(rest)
+            if kept is not None:
+                yield Value(value=kept, line=line, is_cut=True)
+            return
+        yield Value(value=value, line=line)
+        line += text.count("\n", at, end)
+        at = end
 
 
 def decode(data: bytes, *, path: Path, number: int = 1) -> Json:
@@ -92,7 +187,7 @@ def decode(data: bytes, *, path: Path, number: int = 1) -> Json:
         return _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
-    text = data.decode("utf-8", "replace")
+    text = data.decode("utf-8", "replace").rstrip()
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -100,32 +195,9 @@ def decode(data: bytes, *, path: Path, number: int = 1) -> Json:
     except json.JSONDecodeError as error:
         where = f"column {error.colno}"
         # What ends inside of a string or before a closing bracket was cut off.
-        is_cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+        is_cut = error.pos >= len(text) or error.msg.startswith("Unterminated string")
         what = f"the JSON is cut short ({where})" if is_cut else f"not JSON: {error.msg} ({where})"
         raise TraceError(what, path=path, line=number + error.lineno - 1) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """A file that is one JSON value. `is_cut`: it broke off, and this is what came before."""
-
-    value: Json
-    is_cut: bool = False
-
-
-def document(file: InputFile, *, on_error: OnError) -> Document | None:
-    """The JSON value that a file is. A broken one is reported, and what came before it kept."""
-    data, problem = _read_all(file, on_error=on_error)
-    if data is None:
-        return None
-    data = data.removeprefix(_BOM)
-    try:
-        value = decode(data, path=file.path)
-    except TraceError as error:
-        on_error(problem or error)
-        kept = salvage(data)
-        return None if kept is None else Document(value=kept, is_cut=True)
-    return Document(value=value)
 
 
 def _read_all(file: InputFile, *, on_error: OnError) -> tuple[bytes | None, TraceError | None]:
@@ -186,39 +258,39 @@ def probe(file: InputFile) -> list[Any]:
 
     Nothing is reported: whoever reads it for good will.
     """
-    found: list[Any] = []
-    ignored: list[TraceError] = []
-    try:
-        for count, (number, line) in enumerate(lines(file)):
-            if count >= _PROBE_LINES:
-                break
-            try:
-                found.append(decode(line, path=file.path, number=number))
-            except TraceError:
-                if not found:
-                    # A document over many lines does not begin with a whole value.
-                    break
-    except TraceError:
-        pass
-    found = [value for value in found if isinstance(value, dict | list)]
+    found = [value for value in _first_values(file) if isinstance(value, dict | list)]
     if found:
         return found
-    whole = document(file, on_error=ignored.append)
+    whole = next(values(file, on_error=lambda _: None), None)
     return [] if whole is None else [whole.value]
 
 
 def is_lines(file: InputFile) -> bool:
     """Whether a file is JSON lines, rather than one document over one or many lines."""
+    found = _first_values(file)
+    first = next(found, _NONE)
+    if first is _BAD:
+        return any(isinstance(value, dict) for value in found)
+    return first is not _NONE and next(found, _NONE) is not _NONE
+
+
+def _first_values(file: InputFile) -> Iterator[Any]:
+    """What the first lines are by themselves, `_BAD` where that is no JSON.
+
+    Nothing, where the first line only opens a document that goes on in the next ones.
+    """
     try:
-        opened = lines(file)
-        number, line = next(opened)
-        decode(line, path=file.path, number=number)
-    except (StopIteration, TraceError):
-        return False
-    try:
-        return next(opened, None) is not None
+        for count, (number, line) in enumerate(lines(file, on_error=lambda _: None)):
+            if count >= _PROBE_LINES:
+                return
+            try:
+                yield decode(line, path=file.path, number=number)
+            except TraceError:
+                if not count and line.rstrip().endswith((b"{", b"[", b",", b":")):
+                    return
+                yield _BAD
     except TraceError:
-        return True
+        return
 
 
 def as_stream(data: bytes) -> IO[bytes]:

@@ -18,13 +18,7 @@ import msgspec
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.blocks import prefix_blocks, runs_of
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import (
-    InputFile,
-    OnError,
-    document,
-    is_lines,
-    objects,
-)
+from agentsched_bench.workload.importers.files import InputFile, OnError, values
 from agentsched_bench.workload.importers.loose import (
     Object,
     as_count,
@@ -67,17 +61,10 @@ class KvCacheTester:
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
         for file in files:
-            if is_lines(file):
-                for number, value in objects(file, on_error=on_error):
-                    yield from _session(
-                        as_object(value), file, options, on_error=on_error, line=number
-                    )
-                continue
-            whole = document(file, on_error=on_error)
-            if whole is not None:
-                value = as_object(whole.value)
+            for found in values(file, on_error=on_error):
+                value = as_object(found.value)
                 yield from _session(
-                    value, file, options, on_error=on_error, line=None, is_cut=whole.is_cut
+                    value, file, options, on_error=on_error, line=found.line, is_cut=found.is_cut
                 )
 
 

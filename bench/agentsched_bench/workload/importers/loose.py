@@ -7,6 +7,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 Json = Any  # what a foreign file holds: nothing about it is known
 Object = dict[str, Any]
 
@@ -116,6 +118,16 @@ def as_instant(value: Json) -> float | None:
         instant = instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
         return instant.timestamp()
     except (ValueError, OverflowError):
+        return None
+
+
+def as_json(value: Json) -> Json:
+    """What a string of JSON holds, or the value as it is; None for a string that is none."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 
 

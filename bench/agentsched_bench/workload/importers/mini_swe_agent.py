@@ -32,18 +32,13 @@ from agentsched_bench.workload.importers.draft import (
     Imported,
     command_word,
 )
-from agentsched_bench.workload.importers.files import (
-    InputFile,
-    OnError,
-    document,
-    is_lines,
-    objects,
-)
+from agentsched_bench.workload.importers.files import InputFile, OnError, Value, values
 from agentsched_bench.workload.importers.loose import (
     Json,
     Object,
     as_count,
     as_instant,
+    as_json,
     as_list,
     as_name,
     as_object,
@@ -58,6 +53,8 @@ from agentsched_bench.workload.trace import (
 )
 
 _NOT_SENT = frozenset({"exit"})
+#: What names a session, the most particular first.
+_NAMES = ("trajectory_id", "traj_id", "instance_id", "session_id", "id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,45 +68,30 @@ class MiniSweAgent:
         value = as_object(head[0]) if head else {}
         if as_name(value.get("trajectory_format")).startswith("mini-swe-agent"):
             return True
-        messages = as_objects(value.get("messages"))
-        return bool(messages) and any("role" in message for message in messages)
+        # A call's log has its prompt and the response to it: many of them are one conversation.
+        is_log = "response" in value and "messages" in value
+        return not is_log and any("role" in message for message in _messages_of(value))
 
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
         for file in files:
-            if is_lines(file):
-                for number, value in objects(file, on_error=on_error):
-                    found = self._one(file, as_object(value), options, number=number)
-                    if found is None:
-                        on_error(_nothing(file, number))
-                    else:
-                        yield found
-                continue
-            whole = document(file, on_error=on_error)
-            if whole is None:
-                continue
-            found = self._one(file, as_object(whole.value), options, is_cut=whole.is_cut)
-            if found is None:
-                on_error(_nothing(file, None))
-            else:
-                yield found
+            for found in values(file, on_error=on_error):
+                imported = self._one(file, found, options)
+                if imported is not None:
+                    yield imported
+                    continue
+                text = "no assistant's message in it"
+                on_error(TraceError(text, path=file.path, line=found.line))
 
-    def _one(
-        self,
-        file: InputFile,
-        value: Object,
-        options: ImportOptions,
-        *,
-        number: int | None = None,
-        is_cut: bool = False,
-    ) -> Imported | None:
+    def _one(self, file: InputFile, found: Value, options: ImportOptions) -> Imported | None:
+        value = as_object(found.value)
         reader = _Messages()
         reader.read(value)
         info = as_object(value.get("info"))
         is_mini = "mini_version" in info or "trajectory_format" in value
-        default = _file_name(file) if number is None else f"{_file_name(file)}/{number}"
-        name = first(value.get("instance_id"), value.get("session_id"), value.get("id"))
+        default = file.name + ("" if found.line is None else f"/{found.line}")
+        name = first(*(value.get(key) for key in _NAMES))
         recording = reader.conversation.recording(
             session_id=as_name(name, default=default),
             source=options.source or ("mini-swe-agent" if is_mini else "chat-messages"),
@@ -119,22 +101,20 @@ class MiniSweAgent:
             model=_model(value, reader) or None,
             token_source=reader.token_source(),
             exit_status=as_name(info.get("exit_status")) or None,
-            is_cut=is_cut,
+            is_cut=found.is_cut,
         )
         if recording is None:
             return None
         return Imported(recording=recording, epoch_s=reader.conversation.calls[0].begun_s)
 
 
-def _nothing(file: InputFile, line: int | None) -> TraceError:
-    return TraceError("no assistant's message in it", path=file.path, line=line)
-
-
-def _file_name(file: InputFile) -> str:
-    name = file.path.name
-    for suffix in (".gz", ".xz", ".bz2", ".zst", ".json", ".jsonl", ".traj"):
-        name = name.removesuffix(suffix)
-    return name or "messages"
+def _messages_of(value: Object) -> list[Object]:
+    """The messages, wherever data sets put them; some as JSON in a string."""
+    for key in ("messages", "trajectory", "conversation", "conversations"):
+        found = as_objects(as_json(value.get(key)))
+        if found:
+            return found
+    return []
 
 
 def _model(value: Object, reader: _Messages) -> str:
@@ -163,8 +143,8 @@ class _Messages:
 
     def read(self, value: Object) -> None:
         self._usages = as_list(value.get("usage"))
-        self.conversation.tool_definitions = read_definitions(value.get("tools"))
-        for message in as_objects(value.get("messages")):
+        self.conversation.tool_definitions = read_definitions(as_json(value.get("tools")))
+        for message in _messages_of(value):
             role = as_name(message.get("role"))
             if message.get("object") == "response" or isinstance(message.get("output"), list):
                 self._answer(_from_response(message), response=message)

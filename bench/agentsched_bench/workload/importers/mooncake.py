@@ -3,18 +3,22 @@
 The published files have no conversations. A request whose blocks go on from those of an earlier one
 (all of its full blocks, and room for its answer) is taken as the next turn of that conversation;
 a beginning that more than one conversation has does not count. Rows with a `session_id` say
-it themselves, and may give a `delay` after the turn before instead of a `timestamp` (both in ms).
+it themselves, and may give a `delay` after the turn before instead of a `timestamp` (both in ms);
+where their prompts are too short to hold what was before, and there are no blocks, each is what is
+new. Bailian's rows name the request that they go on from (`parent_chat_id`), in seconds and blocks
+of 16 tokens. The size of blocks is taken from the rows.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
 from typing import Any, Final
 
 from agentsched_bench.workload.importers.base import ImportOptions
-from agentsched_bench.workload.importers.blocks import Numbers, runs_of
+from agentsched_bench.workload.importers.blocks import Numbers, block_size_of, runs_of
 from agentsched_bench.workload.importers.draft import Imported
 from agentsched_bench.workload.importers.files import InputFile, OnError, objects
 from agentsched_bench.workload.importers.loose import (
@@ -30,6 +34,9 @@ from agentsched_bench.workload.importers.loose import (
 from agentsched_bench.workload.trace import RecordedStep, Recording, TraceError
 
 BLOCK_SIZE: Final = 512
+#: What a shared beginning must be longer than to name a conversation.
+_SHARED_TOKENS: Final = 1023
+_PEEKED: Final = 200
 #: Conversations that may still go on; beyond, the one that was longest silent is taken as over.
 OPEN_MAX: Final = 200_000
 
@@ -107,9 +114,17 @@ class _File:
         self._open: OrderedDict[str, _Open] = OrderedDict()
         #: By a prompt's last full block, which names all before it: who goes on from there.
         self._ends: dict[int, str] = {}
+        #: Bailian's: the conversation that a request ended, by its id.
+        self._chats: OrderedDict[str, str] = OrderedDict()
         self._count = 0
 
     def read(self) -> Iterator[Imported]:
+        peeked = islice(objects(self._file, on_error=lambda _: None), _PEEKED)
+        sizes = [
+            (lengths(row)[0], len(as_list(row.get("hash_ids"))))
+            for row in (as_object(value) for _, value in peeked)
+        ]
+        self._block_size = block_size_of(sizes, default=self._block_size)
         for number, value in objects(self._file, on_error=self._on_error):
             row = self._row(as_object(value))
             if row is None:
@@ -117,7 +132,7 @@ class _File:
                 self._on_error(TraceError(text, path=self._file.path, line=number))
                 continue
             session = as_name(as_object(value).get("session_id"))
-            yield from self._take(row, session)
+            yield from self._take(row, session or self._chat(as_object(value)))
         for conversation in self._open.values():
             yield self._finished(conversation)
 
@@ -125,16 +140,29 @@ class _File:
         prompt, output = lengths(value)
         if not prompt:
             return None
-        at_ms = as_number(first(value.get("timestamp"), value.get("created_time")))
+        unit = 1 if "parent_chat_id" in value else 1000
+        at = as_number(first(value.get("timestamp"), value.get("created_time")))
         delay_ms = as_seconds(first(value.get("delay"), value.get("delay_ms")))
         blocks = tuple(self._numbers.block(block) for block in as_list(value.get("hash_ids")))
         return _Row(
             input_tokens=prompt,
             output_tokens=output,
             blocks=blocks,
-            at_s=None if at_ms is None or at_ms < 0 else at_ms / 1000,
+            at_s=None if at is None or at < 0 else at / unit,
             delay_s=None if delay_ms is None else delay_ms / 1000,
         )
+
+    def _chat(self, value: Object) -> str:
+        """The conversation of a row that names its own id and that of the one before."""
+        own, parent = as_name(value.get("chat_id")), as_name(value.get("parent_chat_id"))
+        if not own or not parent:
+            return ""
+        # A second answer to one request is another conversation.
+        name = self._chats.pop(parent, None) or f"{_stem(self._file)}/{own}"
+        self._chats[own] = name
+        if len(self._chats) > OPEN_MAX:
+            self._chats.popitem(last=False)
+        return name
 
     def _take(self, row: _Row, session: str) -> Iterator[Imported]:
         name = session or self._goes_on(row)
@@ -168,8 +196,8 @@ class _File:
             self._ends.pop(conversation.key, None)
             conversation.key = None
         full = row.input_tokens // self._block_size
-        # One block is a system prompt that many have; it names nobody.
-        if 2 <= full <= len(row.blocks):
+        # The first tokens are a system prompt that many have; they name nobody.
+        if full * self._block_size > _SHARED_TOKENS and full <= len(row.blocks):
             conversation.key = row.blocks[full - 1]
             self._ends[conversation.key] = conversation.name
 
@@ -177,6 +205,8 @@ class _File:
         rows = conversation.rows
         zero = rows[0].at_s
         has_blocks = any(row.blocks for row in rows)
+        if not has_blocks:
+            rows = _whole_prompts(rows)
         recording = Recording(
             session_id=conversation.name[:1000],
             source=self._options.source or _stem(self._file),
@@ -186,6 +216,18 @@ class _File:
             block_size=self._block_size if has_blocks else None,
         )
         return Imported(recording=recording, epoch_s=zero)
+
+
+def _whole_prompts(rows: list[_Row]) -> list[_Row]:
+    """Rows with all of their prompts, where each tells only what is new in it."""
+    turns = list(pairwise(rows))
+    if all(row.input_tokens >= before.input_tokens for before, row in turns):
+        return rows
+    found = rows[:1]
+    for row in rows[1:]:
+        known = found[-1].input_tokens + found[-1].output_tokens
+        found.append(replace(row, input_tokens=known + row.input_tokens))
+    return found
 
 
 def _step(rows: Sequence[_Row], index: int, *, zero: float | None) -> RecordedStep:

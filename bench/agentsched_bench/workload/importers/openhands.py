@@ -3,9 +3,9 @@
 An action of the agent carries the model's response that it came from; several actions of one
 response are parallel calls. An observation names its action as `cause`. Latencies are in `metrics`,
 by response id; an action is stamped when the response was there, so a call began that long before.
-A condensation makes the prompt anew (compaction); a delegate is a sub-agent. Older files have pairs
-[action, observation] instead of events. The new SDK's events (`kind`: ActionEvent and so on) are
-read as well.
+A condensation leaves events out of the prompt (compaction); a delegate is a sub-agent. Older files
+have pairs [action, observation] instead of events. The new SDK's events (`kind`: ActionEvent and so
+on) are read as well, also from a file an event, as it keeps its conversations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import msgspec
 
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.chat import (
-    Usage,
     arguments_text,
     definition_texts,
     read_definitions,
@@ -27,27 +26,30 @@ from agentsched_bench.workload.importers.chat import (
     recorded_tool,
 )
 from agentsched_bench.workload.importers.draft import Call, Chain, Conversation, Imported
-from agentsched_bench.workload.importers.files import (
-    InputFile,
-    OnError,
-    document,
-    is_lines,
-    objects,
-)
+from agentsched_bench.workload.importers.files import InputFile, OnError, Value, values
 from agentsched_bench.workload.importers.loose import (
     Object,
+    as_count,
     as_instant,
     as_list,
     as_name,
     as_object,
     as_objects,
-    as_seconds,
     as_text,
     first,
+)
+from agentsched_bench.workload.importers.openhands_events import (
+    Metrics,
+    groups_of,
+    history_of,
+    is_event,
+    modern,
 )
 from agentsched_bench.workload.token_estimate import estimate_tokens
 from agentsched_bench.workload.trace import RecordedToolCall, TraceError
 
+#: More events than this no condensation forgets.
+_FORGOTTEN_MAX: Final = 1_000_000
 #: Actions by which nothing is asked of a tool.
 _NO_TOOL: Final = frozenset({"message", "system", "recall", "condensation", "change_agent_state"})
 _NO_TOOL_RESULT: Final = frozenset({"agent_state_changed", "null", "recall"})
@@ -62,50 +64,43 @@ class OpenHands:
 
     def claims(self, head: Sequence[Any]) -> bool:
         value = head[0] if head else None
-        if isinstance(value, list):
-            return any(_is_event(event) for event in as_objects(value)[:5])
-        history = as_list(as_object(value).get("history"))
-        flat = [
-            part
-            for event in history[:5]
-            for part in (event if isinstance(event, list) else [event])
-        ]
-        return any(_is_event(as_object(event)) for event in flat)
+        return is_event(value) or history_of(value) is not None
 
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
-        for file in files:
-            if is_lines(file):
-                for number, value in objects(file, on_error=on_error):
-                    yield from self._one(file, value, options, on_error=on_error, number=number)
-                continue
-            whole = document(file, on_error=on_error)
-            if whole is not None:
-                yield from self._one(
-                    file, whole.value, options, on_error=on_error, is_cut=whole.is_cut
-                )
+        for group in groups_of(files):
+            events: list[Object] = []
+            for file in group.files:
+                for found in values(file, on_error=on_error):
+                    if is_event(found.value):
+                        events.append(found.value)
+                        continue
+                    yield from self._one(group.name, file, found, options, on_error=on_error)
+            if events:
+                whole = Value(value=group.state() | {"history": events})
+                yield from self._one(group.name, group.files[0], whole, options, on_error=on_error)
 
     def _one(
         self,
+        default: str,
         file: InputFile,
-        value: Any,
+        found: Value,
         options: ImportOptions,
         *,
         on_error: OnError,
-        number: int | None = None,
-        is_cut: bool = False,
     ) -> Iterator[Imported]:
-        record = {"history": value} if isinstance(value, list) else as_object(value)
-        default = file.path.name.split(".")[0] + (f"/{number}" if number else "")
+        record = as_object(found.value)
+        default += f"/{found.line}" if found.line is not None else ""
         name = as_name(record.get("instance_id"), default=default)
-        reader = _History(record)
+        reader = _History(record, history_of(found.value) or [])
         reader.read()
         metadata = as_object(record.get("metadata"))
         model = first(
             reader.model or None,
             as_object(metadata.get("llm_config")).get("model"),
             as_object(metadata.get("llm")).get("model"),
+            as_object(as_object(record.get("agent")).get("llm")).get("model"),
         )
         is_found = False
         for part in reader.parts:
@@ -122,19 +117,14 @@ class OpenHands:
                 token_source=part.token_source(),
                 parent=parent,
                 parent_t_s=part.offset_s(begun),
-                is_cut=is_cut,
+                is_cut=found.is_cut,
             )
             if recording is not None:
                 is_found = True
                 yield Imported(recording=recording, epoch_s=begun)
         if not is_found:
             text = f"{name}: no answer of the model in its history"
-            on_error(TraceError(text, path=file.path, line=number))
-
-
-def _is_event(event: Object) -> bool:
-    has_source = "source" in event and ("action" in event or "observation" in event)
-    return has_source or as_name(event.get("kind")).endswith("Event")
+            on_error(TraceError(text, path=file.path, line=found.line))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,6 +142,13 @@ class _Part:
     said_at: float | None = None
     counted: int = 0
     is_compacted: bool = False
+    #: The event that brought a message into the prompt, by the message's number.
+    told_by: dict[int, str] = field(default_factory=dict)
+
+    def tell(self, number: int, event: Object) -> None:
+        """Put a message at the end of the prompt."""
+        self.chain.append(number)
+        self.told_by[number] = str(event.get("id"))
 
     def full_name(self, name: str) -> str:
         return name if self.parent is None else f"{name}/delegate-{self.number}"
@@ -171,27 +168,24 @@ class _Part:
 class _History:
     """The events of one instance while they are read."""
 
-    def __init__(self, record: Object) -> None:
-        self._record = record
+    def __init__(self, record: Object, history: Sequence[Any]) -> None:
+        # Older versions: [action, observation].
+        raw = [
+            event
+            for entry in history
+            for event in (as_objects(entry) if isinstance(entry, list) else [as_object(entry)])
+        ]
+        self._events = [modern(event) for event in raw]
+        self._metrics = Metrics(record, raw)
         self.model = ""
         self.parts: list[_Part] = [_Part()]
         self._part = self.parts[0]
-        metrics = as_object(record.get("metrics"))
-        self._latencies = {
-            as_name(row.get("response_id")): as_seconds(row.get("latency"))
-            for row in as_objects(metrics.get("response_latencies"))
-        }
-        self._usages = {
-            as_name(row.get("response_id")): _metrics_usage(row)
-            for row in as_objects(metrics.get("token_usages"))
-        }
+        #: The task, where no event tells it.
+        self._task = as_text(record.get("instruction"))
 
     def read(self) -> None:
-        history = as_list(self._record.get("history"))
-        for entry in history:
-            # Older versions: [action, observation].
-            for event in as_objects(entry) if isinstance(entry, list) else [as_object(entry)]:
-                self._event(_modern(event))
+        for event in self._events:
+            self._event(event)
 
     def _event(self, event: Object) -> None:
         at = as_instant(event.get("timestamp"))
@@ -204,7 +198,7 @@ class _History:
         action = as_name(event.get("action"))
         arguments = as_object(event.get("args"))
         if action == "system":
-            self._system(arguments)
+            self._system(arguments, event)
         elif action == "condensation":
             self._condense(arguments)
         elif action in ("recall", "change_agent_state", "pause", "resume"):
@@ -213,12 +207,13 @@ class _History:
             action == "message" and event.get("source") != "agent"
         ):
             text = as_text(first(arguments.get("content"), event.get("message")))
-            self._part.chain.append(self._part.conversation.add("user", text))
+            self._part.tell(self._part.conversation.add("user", text), event)
+            self._task = ""
             self._part.said_at = at if at is not None else self._part.said_at
         else:
             self._answer(event, action, arguments, at)
 
-    def _system(self, arguments: Object) -> None:
+    def _system(self, arguments: Object, event: Object) -> None:
         conversation = self._part.conversation
         conversation.tool_definitions = read_definitions(arguments.get("tools"))
         if conversation.tool_definitions:
@@ -226,19 +221,27 @@ class _History:
             conversation.tool_tokens = estimate_tokens(definitions)
         number = conversation.add("system", as_text(arguments.get("content")))
         conversation.system_tokens = conversation.tokens_of(number)
-        self._part.chain.append(number)
+        self._part.tell(number, event)
 
     def _condense(self, arguments: Object) -> None:
-        """The prompt begins anew: what stood before the first answer, and a summary if any."""
+        """The prompt loses what was forgotten, and a summary stands where that began.
+
+        Where nothing says what was: what stood before the first answer is kept.
+        """
+        part = self._part
+        numbers = [n for low, high in part.chain.snapshot() for n in range(low, high + 1)]
+        forgotten = _forgotten(arguments)
+        kept = [n for n in numbers if part.told_by.get(n) not in forgotten]
+        if len(kept) == len(numbers):
+            head = part.conversation.calls[0].prompt if part.conversation.calls else ()
+            kept = [n for low, high in head for n in range(low, high + 1)] if head else numbers
+        left = set(kept)
+        begins = next((i for i, n in enumerate(numbers) if n not in left), len(kept))
         summary = as_text(arguments.get("summary"))
-        runs = self._part.chain.snapshot()
-        calls = self._part.conversation.calls
-        head = calls[0].prompt if calls else runs
-        kept = [number for low, high in head for number in range(low, high + 1)]
         if summary:
-            kept.append(self._part.conversation.add("user", summary))
-        self._part.chain.restart(kept)
-        self._part.is_compacted = True
+            kept.insert(begins, part.conversation.add("user", summary))
+        part.chain.restart(kept)
+        part.is_compacted = True
 
     def _answer(self, event: Object, action: str, arguments: Object, at: float | None) -> None:
         part = self._part
@@ -253,7 +256,7 @@ class _History:
         asked = RecordedToolCall(
             id=call_id,
             name=as_name(metadata.get("function_name"), default=action),
-            arguments=_arguments(message, call_id, arguments),
+            arguments=_arguments(message, metadata, call_id, arguments),
         )
         call = part.calls.get(response_id)
         if call is None:
@@ -288,14 +291,17 @@ class _History:
         event: Object,
     ) -> Call:
         part = self._part
+        if self._task and not part.conversation.calls:
+            part.chain.append(part.conversation.add("user", self._task))
+        self._task = ""
         prompt = part.chain.snapshot()
         number = part.conversation.add("assistant", text, tool_calls=asks)
-        part.chain.append(number)
+        part.tell(number, event)
         usage = read_usage(response.get("usage"))
         if usage.input_tokens is None:
-            usage = self._usages.get(response_id, usage)
+            usage = self._metrics.usages.get(response_id, usage)
         part.counted += usage.input_tokens is not None
-        latency_s = self._latencies.get(response_id)
+        latency_s = self._metrics.latencies.get(response_id)
         begun = part.said_at
         if at is not None and latency_s is not None:
             begun = max(at - latency_s, part.said_at or 0.0)
@@ -335,7 +341,7 @@ class _History:
             text,
             call_id=None if tool is None else tool.call_id,
         )
-        part.chain.append(number)
+        part.tell(number, event)
         if found is not None and tool is not None:
             ended = found[0].ended_s
             took = None if at is None or ended is None else round(max(0.0, at - ended), 6)
@@ -357,59 +363,20 @@ class _History:
         self._part = part
 
 
-def _arguments(message: Object, call_id: str, arguments: Object) -> str:
-    for call in read_tool_calls(message):
+def _forgotten(arguments: Object) -> frozenset[str]:
+    """The events that a condensation leaves out: by their ids, or from one number to another."""
+    ids = {str(own) for own in as_list(arguments.get("forgotten_event_ids"))}
+    low = as_count(arguments.get("forgotten_events_start_id"))
+    high = as_count(arguments.get("forgotten_events_end_id"))
+    if low is not None and high is not None and high - low < _FORGOTTEN_MAX:
+        ids.update(map(str, range(low, high + 1)))
+    return frozenset(ids)
+
+
+def _arguments(message: Object, metadata: Object, call_id: str, arguments: Object) -> str:
+    told = as_object(metadata.get("tool_call"))
+    for call in read_tool_calls(message) + read_tool_calls({"tool_calls": [told] if told else []}):
         if call.id == call_id:
             return call.arguments
     hidden = ("thought", "is_input", "blocking", "hidden", "confirmation_state", "is_static", "cwd")
     return arguments_text({k: v for k, v in arguments.items() if k not in hidden})
-
-
-def _metrics_usage(row: Object) -> Usage:
-    usage = read_usage(row)
-    cached = row.get("cache_read_tokens")
-    return Usage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cached_tokens=cached if isinstance(cached, int) and cached > 0 else None,
-        reasoning_tokens=usage.reasoning_tokens,
-    )
-
-
-def _modern(event: Object) -> Object:
-    """An event of the new SDK in the words of the old one; others as they are."""
-    kind = as_name(event.get("kind"))
-    if not kind.endswith("Event"):
-        return event
-    common = {key: event.get(key) for key in ("id", "timestamp", "source")}
-    if kind == "SystemPromptEvent":
-        args = {"content": as_text(event.get("system_prompt")), "tools": event.get("tools")}
-        return common | {"action": "system", "args": args}
-    if kind == "MessageEvent":
-        message = as_object(event.get("llm_message"))
-        source = "user" if message.get("role") == "user" else "agent"
-        text = as_text(message.get("content"))
-        return common | {"action": "message", "source": source, "args": {"content": text}}
-    if kind == "ActionEvent":
-        metadata = {
-            "function_name": event.get("tool_name"),
-            "tool_call_id": event.get("tool_call_id"),
-            "model_response": {"id": event.get("llm_response_id")},
-        }
-        args = dict(as_object(event.get("action"))) | {"thought": as_text(event.get("thought"))}
-        name = as_name(event.get("tool_name"), default="tool")
-        return common | {"action": name, "args": args, "tool_call_metadata": metadata}
-    if kind in ("ObservationEvent", "AgentErrorEvent", "UserRejectObservation"):
-        observation = as_object(event.get("observation"))
-        text = as_text(
-            first(observation.get("content"), observation.get("output"), event.get("error"))
-        )
-        return common | {
-            "observation": "error" if kind == "AgentErrorEvent" else "run",
-            "content": text,
-            "cause": event.get("action_id"),
-            "tool_call_metadata": {"tool_call_id": event.get("tool_call_id")},
-        }
-    if kind == "Condensation" or kind == "CondensationEvent":
-        return common | {"action": "condensation", "args": {"summary": event.get("summary")}}
-    return {}

@@ -4,15 +4,15 @@ Three shapes are in use. Before 1.0 an action is a text in a code block, and not
 1.0 an action is a tool call with its `execution_time`, and each step has `messages` (the history up
 to its observation). From 1.1 a step has `query` instead: the very messages that were sent, with old
 observations elided. `query` is taken as the prompt where it is there; else a prompt is the history
-before the answer. Tokens are estimated, and scaled to the run's recorded totals where they count
-the same calls.
+before the answer. An agent that tries several times has `attempts`, each a trajectory of its own.
+Tokens are estimated, and scaled to the run's recorded totals where they count the same calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.chat import (
@@ -29,11 +29,12 @@ from agentsched_bench.workload.importers.draft import (
     Runs,
     command_word,
 )
-from agentsched_bench.workload.importers.files import InputFile, OnError, document
+from agentsched_bench.workload.importers.files import InputFile, OnError, values
 from agentsched_bench.workload.importers.loose import (
     Json,
     Object,
     as_count,
+    as_json,
     as_list,
     as_name,
     as_object,
@@ -47,8 +48,12 @@ from agentsched_bench.workload.trace import (
     RecordedMessage,
     RecordedTool,
     RecordedToolCall,
+    Recording,
     TraceError,
 )
+
+#: What its messages have beside a role and a content.
+_OWN: Final = frozenset({"message_type", "thought", "is_demo"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,46 +66,76 @@ class SweAgent:
     def claims(self, head: Sequence[Any]) -> bool:
         value = as_object(head[0]) if head else {}
         steps = as_objects(value.get("trajectory"))
-        named = any("action" in step or "response" in step for step in steps[:5])
+        # OpenHands' downloads have a `trajectory` of events, which say their source.
+        steps = [step for step in steps[:5] if "source" not in step]
+        named = any("action" in step or "response" in step for step in steps)
+        if any("trajectory" in attempt for attempt in as_objects(value.get("attempts"))):
+            return True
+        told = as_objects(value.get("history"))[:5]
+        if any("role" in message and _OWN.intersection(message) for message in told):
+            # Demonstrations may have no more than the history.
+            return True
         return named or ("trajectory" in value and ("history" in value or "environment" in value))
 
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
         for file in files:
-            found = document(file, on_error=on_error)
-            if found is None:
-                continue
-            reader = _Trajectory(as_object(found.value))
-            reader.read()
-            recording = reader.conversation.recording(
-                session_id=_session_id(file, as_object(found.value)),
-                source=options.source or "swe-agent",
-                keeps_text=options.keeps_text,
-                workload="swe-bench",
-                agent="SWE-agent",
-                model=_model(as_object(found.value)),
-                token_source=reader.token_source(),
-                exit_status=as_name(reader.info.get("exit_status")) or None,
-                is_cut=found.is_cut,
-            )
-            if recording is None:
-                on_error(TraceError("no step with an answer in it", path=file.path))
-                continue
-            yield Imported(recording=recording)
+            for found in values(file, on_error=on_error):
+                value = as_object(found.value)
+                name = _session_id(file, value, line=found.line)
+                runs = _runs(value, name)
+                is_found = False
+                for own_name, run in runs:
+                    recording = _recording(run, own_name, options, is_cut=found.is_cut)
+                    if recording is not None:
+                        is_found = True
+                        yield Imported(recording=recording)
+                if not is_found:
+                    text = "no step with an answer in it"
+                    on_error(TraceError(text, path=file.path, line=found.line))
 
 
-def _session_id(file: InputFile, value: Object) -> str:
-    name = file.path.name
-    for suffix in (".gz", ".xz", ".bz2", ".zst", ".json", ".traj"):
-        name = name.removesuffix(suffix)
-    problem = as_object(as_object(value.get("replay_config")).get("problem_statement"))
-    return name or as_name(problem.get("id"), default="trajectory")
+def _runs(value: Object, name: str) -> list[tuple[str, Object]]:
+    """Each attempt with its name. Beside them the file repeats the best one."""
+    attempts = [a for a in as_objects(value.get("attempts")) if "trajectory" in a]
+    if len(attempts) > 1:
+        return [(f"{name}/attempt-{n}", run) for n, run in enumerate(attempts, start=1)]
+    return [(name, attempts[0] if attempts else value)]
+
+
+def _recording(
+    value: Object, name: str, options: ImportOptions, *, is_cut: bool
+) -> Recording | None:
+    reader = _Trajectory(value)
+    reader.read()
+    return reader.conversation.recording(
+        session_id=name,
+        source=options.source or "swe-agent",
+        keeps_text=options.keeps_text,
+        workload="swe-bench",
+        agent="SWE-agent",
+        model=_model(value),
+        token_source=reader.token_source(),
+        exit_status=as_name(reader.info.get("exit_status")) or None,
+        is_cut=is_cut,
+    )
+
+
+def _session_id(file: InputFile, value: Object, *, line: int | None) -> str:
+    if line is not None:
+        return as_name(value.get("instance_id"), default=f"{file.name}/{line}")
+    problem = as_object(_config(value).get("problem_statement"))
+    return file.name or as_name(problem.get("id"), default="trajectory")
+
+
+def _config(value: Object) -> Object:
+    """How the run was set up: an object, from some versions one as JSON in a string."""
+    return as_object(as_json(value.get("replay_config")))
 
 
 def _model(value: Object) -> str | None:
-    config = as_object(value.get("replay_config"))
-    model = as_object(as_object(config.get("agent")).get("model"))
+    model = as_object(as_object(_config(value).get("agent")).get("model"))
     info = as_object(value.get("info"))
     return as_name(first(model.get("name"), info.get("model_name"), value.get("model"))) or None
 
@@ -141,10 +176,10 @@ class _Trajectory:
     def _read_queries(self, steps: Sequence[Object]) -> None:
         """Prompts as they were sent. Equal messages are kept once, so cuts show by themselves."""
         for step in steps:
-            query = as_objects(step.get("query"))
+            query = [message for message in as_objects(step.get("query")) if message]
             calls = _calls_of(step)
             answer = _message("assistant", _answer_text(step), tool_calls=tuple(calls))
-            if not query and not answer.text and not calls:
+            if not query and (_is_own(answer.text or "") or not (answer.text or calls)):
                 continue
             chain = Chain()
             for message in query:
@@ -165,6 +200,8 @@ class _Trajectory:
             prompt = chain.snapshot()
             # Text-only versions put the command in the answer; its action repeats it.
             text = said(message) or _answer_text(step)
+            if _is_own(text):
+                continue
             answer = self.conversation.add("assistant", text, tool_calls=read_tool_calls(message))
             chain.append(answer)
             step = step or {"action": message.get("action")}
@@ -175,7 +212,7 @@ class _Trajectory:
         """Steps that the history does not reach, because the file was cut off in it."""
         for step in steps:
             text, calls = _answer_text(step), _calls_of(step)
-            if not text and not calls:
+            if _is_own(text) or not (text or calls):
                 continue
             prompt = chain.snapshot()
             answer = self.conversation.add("assistant", text, tool_calls=calls)
@@ -208,6 +245,11 @@ def _beginning(messages: Sequence[Object]) -> list[Object]:
             break
         found.append(message)
     return found
+
+
+def _is_own(answer: str) -> bool:
+    """Whether SWE-agent itself wrote an answer, when it gave up without asking a model."""
+    return answer.lower().startswith(("exit due to ", "exiting due to "))
 
 
 def _answer_text(step: Object) -> str:

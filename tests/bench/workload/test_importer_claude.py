@@ -1,0 +1,219 @@
+"""Imports of Claude Code's transcripts of several versions, in small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trace_files import imported, lines, written
+
+
+class _Claude:
+    """Lines of one conversation, each after the one before."""
+
+    def __init__(self, session: str, **more: Any) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._common = {"sessionId": session, **more}
+        self._seconds = 0
+
+    def _line(self, kind: str, parent: str | None, **more: Any) -> str:
+        self._seconds += 1
+        own = f"{self._common['sessionId']}-{self._common.get('agentId', '')}-{self._seconds}"
+        last = self.lines[-1]["uuid"] if self.lines else None
+        stamp = f"2026-01-01T00:00:{self._seconds:02d}Z"
+        line = {"type": kind, "uuid": own, "parentUuid": parent or last, "timestamp": stamp}
+        self.lines.append(line | self._common | more)
+        return own
+
+    def user(self, text: str, *, parent: str | None = None, **more: Any) -> str:
+        message = {"role": "user", "content": text}
+        return self._line("user", parent, message=message, **more)
+
+    def result(self, call: str, **more: Any) -> str:
+        block = {"type": "tool_result", "tool_use_id": call, "content": "found"}
+        return self._line("user", None, message={"role": "user", "content": [block]}, **more)
+
+    def says(self, answer: str, *blocks: dict[str, Any], output: int = 30) -> str:
+        usage = {"input_tokens": 100, "output_tokens": output}
+        message = {"id": answer, "role": "assistant", "model": "m", "usage": usage}
+        return self._line("assistant", None, message=message | {"content": list(blocks)})
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _call(call: str, name: str = "Bash") -> dict[str, Any]:
+    return {"type": "tool_use", "id": call, "name": name, "input": {"command": "ls"}}
+
+
+def test_claude_code_answer_goes_on_after_its_first_tools_result(tmp_path: Path) -> None:
+    """Tools run while the answer is still spoken; newer versions write in that order."""
+    session = _Claude("s")
+    session.user("both")
+    session.says("m1", _call("a"))
+    session.result("a")
+    session.says("m1", _call("b"))
+    session.result("b")
+    session.says("m2", _text("done"))
+    path = lines(tmp_path / "s.jsonl", *session.lines)
+    (row,), report = imported(path, tmp_path / "t.jsonl", text=True)
+    assert report.errors_count == 0
+    assert [len(step.tools) for step in row.steps] == [2, 0]
+    assert [tool.duration_s for tool in row.steps[0].tools] == [1.0, 1.0]
+    assert row.steps[0].llm_s == 3.0
+    assert row.steps[0].answer is not None
+    asked = row.messages[row.steps[0].answer].tool_calls
+    assert [call.id for call in asked] == ["a", "b"]
+
+
+def test_claude_code_counts_of_answers_that_had_only_begun(tmp_path: Path) -> None:
+    session = _Claude("s")
+    session.user("tell me")
+    session.says("m1", _text("word " * 400), output=1)
+    session.user("shorter")
+    session.says("m2", _text("word"), output=1)
+    path = lines(tmp_path / "s.jsonl", *session.lines)
+    (row,), _ = imported(path, tmp_path / "t.jsonl")
+    assert 300 < row.steps[0].output_tokens < 500
+    assert row.steps[1].output_tokens == 1
+    assert row.token_source["output"] == "recorded, partly"
+
+
+def test_claude_code_prompt_behind_an_earlier_line(tmp_path: Path) -> None:
+    session = _Claude("s")
+    session.user("begin")
+    session.says("m1", _text("ready"))
+    first = session._line("system", None, subtype="turn_duration")
+    session.user("one way")
+    session.says("m2", _text("gone wrong"))
+    session.user("another way", parent=first)
+    session.says("m3", _text("fine"))
+    path = lines(tmp_path / "s.jsonl", *session.lines)
+    (row,), _ = imported(path, tmp_path / "t.jsonl", text=True)
+    prompt = row.steps[2].prompt or ()
+    texts = [row.messages[n].text for low, high in prompt for n in range(low, high + 1)]
+    assert texts[1:] == ["begin", "ready", "another way"]
+
+
+def test_claude_code_compaction_that_keeps_messages(tmp_path: Path) -> None:
+    session = _Claude("s")
+    session.user("begin")
+    session.says("m1", _text("ready"))
+    kept = session.user("go on")
+    tail = session.says("m2", _text("going"))
+    facts = {"preservedSegment": {"headUuid": kept, "tailUuid": tail}}
+    session._line("system", None, subtype="compact_boundary", compactMetadata=facts)
+    session.user("what was", isCompactSummary=True)
+    session.user("and now")
+    session.says("m3", _text("done"))
+    path = lines(tmp_path / "s.jsonl", *session.lines)
+    (row,), _ = imported(path, tmp_path / "t.jsonl", text=True)
+    prompt = row.steps[2].prompt or ()
+    texts = [row.messages[n].text for low, high in prompt for n in range(low, high + 1)]
+    assert texts[1:] == ["what was", "go on", "going", "and now"]
+    assert row.steps[2].is_compaction
+
+
+def _with_agent() -> tuple[_Claude, _Claude]:
+    main, agent = _Claude("s"), _Claude("s", agentId="a1", isSidechain=True)
+    main.user("look into it")
+    main.says("m1", _call("task", "Agent"))
+    agent.user("look")
+    agent.says("n1", _call("x"))
+    agent.result("x")
+    agent.says("n2", _text("seen"))
+    return main, agent
+
+
+@pytest.mark.parametrize("layout", ["workflow", "print", "list", "progress"])
+def test_claude_code_sub_agents_in_later_layouts(layout: str, tmp_path: Path) -> None:
+    main, agent = _with_agent()
+    told = {"agentId": "a1"} if layout != "workflow" else {"runId": "wf_1"}
+    if layout == "progress":
+        for line in agent.lines:
+            data = {"type": "agent_progress", "agentId": "a1", "message": line}
+            main._line("progress", None, parentToolUseID="task", data=data)
+    main.result("task", toolUseResult=told)
+    main.says("m2", _text("well"))
+    path = tmp_path / "runs" / "s.jsonl"
+    path.parent.mkdir()
+    match layout:
+        case "workflow":
+            lines(path, *main.lines)
+            folder = path.with_suffix("") / "subagents" / "workflows" / "wf_1"
+            folder.mkdir(parents=True)
+            lines(folder / "agent-a1.jsonl", *agent.lines)
+            lines(folder / "journal.jsonl", {"type": "started", "key": "k", "agentId": "a1"})
+        case "progress":
+            lines(path, *main.lines)
+        case _:
+            # What `claude -p` prints: no times, other names.
+            own = {"session_id": "s", "parent_tool_use_id": None}
+            printed: list[dict[str, Any]] = [{"type": "system", "subtype": "init", **own}]
+            for of, called in (
+                (main.lines[:2], None),
+                (agent.lines, "task"),
+                (main.lines[2:], None),
+            ):
+                for line in of:
+                    row = {"type": line["type"], "message": line["message"], "uuid": line["uuid"]}
+                    printed.append(row | own | {"parent_tool_use_id": called})
+            printed.append({"type": "result", "subtype": "success", **own})
+            if layout == "list":
+                written(path.with_suffix(".json"), printed)
+            else:
+                lines(path, *printed)
+    rows, report = imported(path.parent, tmp_path / "t.jsonl")
+    assert report.errors_count == 0
+    child = "s/task" if layout in ("print", "list") else "s/a1"
+    assert [(row.session_id, row.parent, len(row.steps)) for row in rows] == [
+        ("s", None, 2),
+        (child, "s", 2),
+    ]
+    assert rows[0].steps[0].tools[0].child == child
+
+
+def test_claude_code_copies_of_answers_are_counted_once(tmp_path: Path) -> None:
+    """A fork begins with a copy of the session; an empty session in a folder is no fault."""
+    session = _Claude("s")
+    session.user("begin")
+    session.says("m1", _text("ready"))
+    copied = [line | {"sessionId": "t", "uuid": f"t-{line['uuid']}"} for line in session.lines]
+    fork = _Claude("t")
+    fork.lines = copied
+    fork.user("go on")
+    fork.says("m2", _text("going"))
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    lines(folder / "s.jsonl", *session.lines)
+    lines(folder / "t.jsonl", *fork.lines)
+    lines(folder / "u.jsonl", *copied)
+    lines(folder / "v.jsonl", *[{"type": "summary", "summary": "x", "leafUuid": "y"}] * 30)
+    rows, report = imported(folder, tmp_path / "t.jsonl", text=True)
+    assert report.errors_count == 0
+    assert [(row.session_id, len(row.steps)) for row in rows] == [("s", 1), ("t", 1)]
+    prompt = rows[1].steps[0].prompt or ()
+    assert sum(high - low + 1 for low, high in prompt) == 4
+    _, report = imported(folder / "v.jsonl", tmp_path / "t2.jsonl")
+    assert "no answer of a model" in str(report.errors[0])
+
+
+def test_sub_agents_of_sessions_with_one_name_stay_with_theirs(tmp_path: Path) -> None:
+    """Two traces of one program, merged."""
+    main, agent = _with_agent()
+    main.result("task", toolUseResult={"agentId": "a1"})
+    main.says("m2", _text("well"))
+    lines(tmp_path / "s.jsonl", *main.lines, *agent.lines)
+    traces = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for trace in traces:
+        imported(tmp_path / "s.jsonl", trace)
+    rows, _ = imported(traces, tmp_path / "t.jsonl")
+    assert [(row.session_id, row.parent) for row in rows] == [
+        ("s", None),
+        ("s/a1", "s"),
+        ("s#2", None),
+        ("s/a1#2", "s#2"),
+    ]
+    assert [row.steps[0].tools[0].child for row in rows[::2]] == ["s/a1", "s/a1#2"]
