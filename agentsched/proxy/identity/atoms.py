@@ -119,9 +119,14 @@ def call_ref(call_id: str) -> str:
 
 
 def spoken(text: str) -> str:
-    """An assistant's text without the thinking that some clients strip, trimmed."""
+    """An assistant's text without the thinking that some clients strip, trimmed.
+
+    Some clients write line ends anew.
+    """
     if "</think>" in text:
         text = _THINKING.sub("", text, count=1)
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
     return text.strip()
 
 

@@ -40,7 +40,7 @@ def classify(request: ParsedRequest, prompt: Prompt, claim: Claim | None) -> Ste
 
 
 def _is_auxiliary(request: ParsedRequest, prompt: Prompt) -> bool:
-    if prompt.system_signs & Sign.AUXILIARY:
+    if prompt.system_signs & Sign.AUXILIARY or prompt.last_signs & Sign.ASIDE:
         return True
     return prompt.is_first and any(_asks_title(request, name) for name in _FORMAT_FIELDS)
 

@@ -304,7 +304,12 @@ class IdentityIndex:
             return match
         if named is not None and (asked.program is None or asked.thread):
             return None  # the client says where it belongs
-        hay = hay_of(request, first=asked.prompt.points[0].chain, tracer=self._tracer)
+        hay = hay_of(
+            request,
+            first=asked.prompt.points[0].chain,
+            tracer=self._tracer,
+            is_condenser=is_condenser,
+        )
         match = self._matcher.find_inside(asked, hay)
         if match is None and is_condenser:
             match = self._matcher.find_told(asked, hay)

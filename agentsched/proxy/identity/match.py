@@ -79,7 +79,10 @@ class Matcher:
             if retried is not None:
                 return Match(retried, Relation.RETRIES, Evidence.RESPONSE_ID)
             return Match(previous, relation, Evidence.RESPONSE_ID)
-        return self._by_chain(asked) or self._by_calls(asked) or self._by_text(asked)
+        match = self._by_chain(asked)
+        if match is not None and match.relation is Relation.FORKS:
+            return self._rewritten(asked, match.turn) or match
+        return match or self._by_calls(asked) or self._by_text(asked)
 
     # -- chain ------------------------------------------------------------------------------------
 
@@ -225,6 +228,30 @@ class Matcher:
         if turn.is_first and (asked.program is None or not is_spoken):
             return None  # a shared beginning joins nobody
         return Evidence.PREFIX if is_known else None
+
+    def _rewritten(self, asked: Asked, forked: Turn) -> Match | None:
+        """The latest turn of a conversation whose older messages a client shortened on the way.
+
+        Such a prompt leaves the known one where the first of them stands, as a branch would, but
+        it answers what was asked last.
+        """
+        found = self._answered_last(asked)
+        if found is None or found.turn.is_continued or found.turn.at <= forked.at:
+            return None
+        is_same = found.turn.conversation is forked.conversation
+        return found if is_same and self._within(asked, (found.turn,)) else None
+
+    def _answered_last(self, asked: Asked) -> Match | None:
+        """The turn whose calls have their results at the prompt's end, or whose text is last."""
+        for ref in asked.prompt.results:
+            turn = asked.book.calls.get(ref)
+            if turn is not None and not is_weak(ref):
+                return Match(turn, Relation.REWRITES, Evidence.CALL_ID)
+        for atom in reversed(asked.prompt.atoms):
+            if atom.kind >= Kind.ASSISTANT:
+                turn = asked.book.said.get(atom.digest)
+                return None if turn is None else Match(turn, Relation.REWRITES, Evidence.TEXT)
+        return None
 
     # -- ids and texts ----------------------------------------------------------------------------
 

@@ -419,6 +419,12 @@ _SESSION_HEADERS: Final = (
     "x-smg-routing-key",
     "x-amp-thread-id",
     "x-grok-conv-id",
+    "x-goose-session-id",
+    "x-client-session-id",
+    "x-roo-task-id",
+    "x-kilocode-taskid",
+    "x-openwebui-chat-id",
+    "x-conversation-id",
     "modal-session-id",
     "x-switchyard-session-id",
 )

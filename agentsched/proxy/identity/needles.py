@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -113,6 +113,9 @@ def kept(needle: Needle, tracer: Tracer) -> KeptNeedle:
 
 _TEXT_MAX: Final = 240
 _HAY_MAX: Final = 65_536
+#: Whose words count, and as whose; with those of a condenser's system prompt.
+_SPEAKERS: Final = {"user": "user", "assistant": "assistant"}
+_TELLERS: Final = {**_SPEAKERS, "system": "user", "developer": "user"}
 _SPAWN_MIN: Final = 8
 _SPAWN_UNNAMED_MIN: Final = 24
 _ANSWER_MIN: Final = 24
@@ -143,6 +146,10 @@ _NAMED: Final = re.compile(
 _HANDOFF: Final = re.compile(r"transfer|hand_?off", re.IGNORECASE)
 _SUMMARY: Final = re.compile(r"<(?:summary|state_snapshot)>(.*?)(?:</|$)", re.DOTALL)
 _WRAPPED: Final = re.compile(r"<([\w-]+)[^>]*>(.+?)</\1>", re.DOTALL)
+#: A title asked for in the message that holds the text: its first line asks.
+_ENTITLED: Final = re.compile(
+    r"[^\n]{0,80}\btitle\b[^\n]{0,80}:\n+(.+?)(?:\s*<think>\s*</think>)?\Z", re.DOTALL
+)
 _QUOTES: Final = "\"'`“”«» \n\t"
 
 
@@ -260,33 +267,46 @@ class Hay:
         return ground
 
 
-def hay_of(request: ParsedRequest, *, first: bytes, tracer: Tracer | None = None) -> Hay:
+def hay_of(
+    request: ParsedRequest,
+    *,
+    first: bytes,
+    tracer: Tracer | None = None,
+    is_condenser: bool = False,
+) -> Hay:
     """The texts of a prompt's user and assistant messages, and the hash of its first one.
 
-    Costly: for prompts that continue nothing known only.
+    Some condensers tell the history in their system prompt: that is a text of theirs, too. Costly:
+    for prompts that continue nothing known only.
     """
     blocks: list[tuple[str, str]] = []
     size = 0
-    for raw in request.messages:
+    messages = list(request.messages)
+    roles = _SPEAKERS
+    if is_condenser:
+        roles = _TELLERS
+        if request.system is not None:
+            messages.insert(0, msgspec.Raw(b'{"role":"system","content":' + request.system + b"}"))
+    for raw in messages:
         if size > _HAY_MAX:
             break
         try:
             value = msgspec.json.decode(raw)
         except (msgspec.DecodeError, RecursionError):
             continue
-        for role, text in _texts(value):
+        for role, text in _texts(value, roles):
             blocks.append((role, text))
             size += len(text)
     return Hay(blocks, first=first.hex(), tracer=tracer)
 
 
-def _texts(value: object) -> Iterable[tuple[str, str]]:
+def _texts(value: object, roles: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     if isinstance(value, str):
         yield "user", value
     if not isinstance(value, dict):
         return
-    role = str(value.get("role", ""))
-    if role not in ("user", "assistant"):
+    role = roles.get(str(value.get("role", "")), "")
+    if not role:
         return
     content: Any = value.get("content")
     for block in content if isinstance(content, list) else [content]:
@@ -333,9 +353,11 @@ def answer_of(text: str) -> str:
 
 
 def title_of(hay: Hay) -> str:
-    """The user's words inside a title call, which clients wrap in a tag of their own."""
-    match = _WRAPPED.match(hay.last_user)
-    return (match[2] if match else hay.last_user).strip(_QUOTES)[:_TEXT_MAX]
+    """The user's words inside a title call, which clients wrap in a tag or a question."""
+    asked = _ENTITLED.match(hay.last_user)
+    text = asked[1] if asked else hay.last_user
+    match = _WRAPPED.match(text)
+    return (match[2] if match else text).strip(_QUOTES)[:_TEXT_MAX]
 
 
 def quote_of(text: str) -> str:

@@ -13,6 +13,8 @@ class Sign(IntFlag):
     COMPACTION = 1
     AUXILIARY = 2
     SUBAGENT = 4
+    #: A question about the chat itself, where it is the last message.
+    ASIDE = 8
 
 
 #: In lower case, as the texts are when they are searched.
@@ -27,6 +29,8 @@ _PHRASES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
             "context summarization agent",
             "component that summarizes",
             "context-aware state summary",
+            "summarizing a conversation to preserve context",
+            "an llm context limit was reached",
         ),
     ),
     (
@@ -34,6 +38,7 @@ _PHRASES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
         (
             "you are a title generator",
             "you are naming a coding session",
+            "you will generate a short title",
             "generate a title for",
             "generate a short title for",
             "generate a concise title for",
@@ -43,6 +48,17 @@ _PHRASES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
         ),
     ),
     (int(Sign.SUBAGENT), ("cc_is_subagent=true",)),
+    (
+        int(Sign.ASIDE),
+        (
+            "word title for this conversation",
+            "5-word-or-less title for the conversation",
+            "reply with a title for the chat",
+            "word title with an emoji summarizing",
+            "broad tags categorizing the main themes",
+            "relevant follow-up questions or prompts",
+        ),
+    ),
 )
 
 #: Longer texts are searched at their ends only: the phrases stand there, and time is bounded.

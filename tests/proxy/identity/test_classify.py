@@ -125,3 +125,35 @@ def test_phrases_tell_auxiliary_calls_compactions_and_sub_agents(wire: Wire) -> 
     assert wire.chat(tale).step_class is StepClass.COMPACTION
     marked = [system("x; cc_is_subagent=true;"), user("look into it")]
     assert wire.chat(marked).step_class is StepClass.SUBAGENT
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "Generate a concise 3-7 word title for this conversation, omitting punctuation.",
+        "Provide a concise, 5-word-or-less title for the conversation, in title case.",
+        "Given the following... please reply with a title for the chat that is 3-4 words.",
+        "### Task:\nGenerate a concise, 3-5 word title with an emoji summarizing the chat history.",
+        "### Task:\nGenerate 1-3 broad tags categorizing the main themes of the chat history.",
+        "### Task:\nSuggest 3-5 relevant follow-up questions or prompts that the user might ask.",
+    ],
+)
+def test_a_question_about_the_chat_itself_is_auxiliary(wire: Wire, phrase: str) -> None:
+    """In the last message, over a history or alone; within a history it is nothing any more."""
+    talk = [user("name a tree"), said("The oak is one of the trees that grow here.")]
+    first = wire.chat(talk[:1], tools=())
+    wire.answer(first, str(talk[1]["content"]))
+    found = wire.chat([*talk, user(phrase)], tools=())
+    assert (found.step_class, found.program) == (StepClass.AUXILIARY, first.program)
+    quoting = wire.chat([user(f"{talk[1]['content']}\n\n{phrase}")], tools=())
+    assert (quoting.step_class, quoting.program) == (StepClass.AUXILIARY, first.program)
+    assert wire.chat([*talk, user(phrase)]).step_class is StepClass.STEP  # it has tools
+    later = wire.chat([*talk, user(phrase), said("Oak"), user("and another")], tools=())
+    assert later.step_class is StepClass.STEP
+
+
+@pytest.mark.parametrize(
+    "text", ["Suggest a title for my essay on oaks.", "Write a chat about tags and main themes."]
+)
+def test_work_on_titles_is_work(wire: Wire, text: str) -> None:
+    assert wire.chat([user(text)], tools=()).step_class is StepClass.STEP

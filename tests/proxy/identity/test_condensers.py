@@ -105,3 +105,52 @@ def test_results_are_heard_in_every_dialect(wire: Wire, api: str) -> None:
         one = wire.send({"model": "m", "max_tokens": 9, "tools": tools, **fields}, api=api)
     assert one is not None
     assert condense(wire, HEARD[1:]).program == one.program
+
+
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_a_condenser_may_tell_the_history_in_its_system_prompt(wire: Wire, api: str) -> None:
+    _, one = program(wire, "look at the barn", HEARD, mark="a")
+    program(wire, "fix the parser", ["parser.c: the sign is lost here"], mark="b")
+    told = "\n".join(f"[tool]: {text}" for text in HEARD)
+    asked = f"- An llm context limit was reached when a user was in a session.\n{told}"
+    task = user("Please summarize the conversation history provided in the system prompt.")
+    body: dict[str, Any] = {"model": "m", "messages": [system(asked), task]}
+    if api == "messages":
+        body = {"model": "m", "max_tokens": 99, "system": asked, "messages": [task]}
+    found = wire.send(body, api=api)
+    assert found.step_class is StepClass.COMPACTION
+    assert (found.program, found.conversation) == (one.program, one.conversation)
+
+
+def test_a_summary_asked_for_over_the_history_is_where_it_goes_on(wire: Wire) -> None:
+    prompt, last = program(wire, "look at the barn", HEARD, mark="a")
+    prompt.append(said("So that is how it is with the animals."))
+    asked = system("You are summarizing a conversation to preserve context for later.")
+    found = wire.chat([asked, *prompt[1:], user("Summarize it all.")], tools=())
+    assert (found.step_class, found.program) == (StepClass.COMPACTION, last.program)
+    summary = "The hens and cows were counted, and the door of the barn is open."
+    wire.answer(found, summary)
+    after = wire.chat([system(), user(summary), user("and now the sheep")])
+    assert (after.program, after.evidence) == (last.program, Evidence.CONTAINMENT)
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-session-id": "s1", "x-session-affinity": "s1"}])
+def test_titles_and_summaries_under_one_id_are_not_the_conversation(
+    wire: Wire, headers: dict[str, str]
+) -> None:
+    """As Crush does it: a title at once, which holds the task, and all under the session's id."""
+    task = "look at the barn and count all of the hens in it, please"
+    asked = f"Generate a concise title for the following content:\n\n{task}\n <think>\n\n</think>"
+    namer = system("you will generate a short title based on the first message of a user")
+    title = wire.chat([namer, user(asked)], tools=(), headers=headers)
+    call = ("call_f00dfeedf00d", "bash", "{}")
+    first = wire.chat([system(), user(task)], headers=headers)
+    wire.answer(first, "", [call])
+    wire.answer(title, "Hens in the barn")
+    history = [user(task), said("", call), result(call[0], "twelve hens")]
+    second = wire.chat([system(), *history], headers=headers)
+    wire.answer(second, "There are twelve hens in the barn, and two of them are brown.")
+    assert title.step_class is StepClass.AUXILIARY
+    assert title.conversation != first.conversation
+    assert {title.program, first.program, second.program} == {first.program}
+    assert (first.conversation, second.step) == (second.conversation, 2)

@@ -237,6 +237,9 @@ def test_short_forms_of_what_was_said() -> None:
     assert quote_of(" " + "x" * 24) == "x" * 24
     assert title_of(hay(user('<session>"fix it"</session>'))) == "fix it"
     assert title_of(hay(user("“fix it”"))) == "fix it"
+    asked = "Generate a concise title for the following content:"
+    assert title_of(hay(user(f"{asked}\n\nfix it\nsoon\n <think>\n\n</think>"))) == "fix it\nsoon"
+    assert title_of(hay(user("fix the title:\n\n"))) == "fix the title:"
     assert title_of(hay()) == ""
     calls = tuple(AnsweredCall(call_id="c", name=n, arguments="") for n in ("ls", "hand_off"))
     assert is_handoff(Answer(calls=calls))

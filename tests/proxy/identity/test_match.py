@@ -1,0 +1,84 @@
+"""Which turn a prompt goes on from, where a client shortens what it sent before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsched.model import Lineage
+from agentsched.proxy.identity import Evidence, Identity
+from agentsched_bench.clients.acting import Wire, result, said, system, user
+
+ELIDED = "Old environment output: (30 lines omitted)"
+CALLS = [(f"call_{n}f00dface{n}", "bash", '{"cmd": "ls"}') for n in range(5)]
+
+
+def elided(count: int) -> list[dict[str, Any]]:
+    """A history of so many calls, of whose results only the last one is whole."""
+    prompt = [system(), user("fix the bug")]
+    for number, call in enumerate(CALLS[:count]):
+        told = f"output {number} " * 30 if number == count - 1 else ELIDED
+        prompt += [said("so", call), result(call[0], told)]
+    return prompt
+
+
+@pytest.mark.parametrize(
+    ("headers", "evidence"),
+    [({}, Evidence.CALL_ID), ({"x-claude-code-session-id": "s1"}, Evidence.NATIVE)],
+)
+def test_elided_results_leave_the_conversation_what_it_was(
+    wire: Wire, headers: dict[str, str], evidence: Evidence
+) -> None:
+    """As SWE-agent and Claude Code do: the prompt leaves the known one long before its end."""
+    found: list[Identity] = []
+    for count, call in enumerate(CALLS):
+        found.append(wire.chat(elided(count), headers=headers))
+        wire.answer(found[-1], "so", [call])
+    assert len({(step.program, step.conversation) for step in found}) == 1
+    assert [step.lineage for step in found] == [
+        Lineage.NEW,
+        Lineage.EXTENDS,
+        *[Lineage.COMPACTS] * 3,
+    ]
+    assert {step.evidence for step in found[1:]} == {evidence}
+
+
+def test_elided_texts_leave_the_conversation_what_it_was(wire: Wire) -> None:
+    answers = [f"In round {number} I looked at the parser and at its tests." for number in range(4)]
+    prompt: list[dict[str, Any]] = [system(), user("fix the bug")]
+    found: list[Identity] = []
+    for number, answer in enumerate(answers):
+        found.append(wire.chat(prompt, tools=()))
+        wire.answer(found[-1], answer)
+        for place, message in enumerate(prompt[2:], start=2):
+            if message["role"] == "user":
+                prompt[place] = user(ELIDED)
+        prompt += [said(answer), user(f"output {number} " * 30)]
+    assert len({(step.program, step.conversation) for step in found}) == 1
+    assert found[-1].lineage is Lineage.COMPACTS
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+def test_a_branch_is_a_branch(is_text: bool, wire: Wire) -> None:
+    """Who goes on from an earlier answer has not heard the later one."""
+    calls = [] if is_text else CALLS
+    answers = [f"In round {number} I looked at the parser and at its tests." for number in range(2)]
+    prompt: list[dict[str, Any]] = [system(), user("fix the bug")]
+    for number, answer in enumerate(answers):
+        last = wire.chat(prompt)
+        wire.answer(last, answer, calls[number : number + 1])
+        prompt.append(said(answer, *calls[number : number + 1]))
+        prompt.append(user("go on") if is_text else result(CALLS[number][0]))
+    branch = wire.chat(
+        [*prompt[:3], user("no, otherwise") if is_text else result(CALLS[0][0], "no")]
+    )
+    assert branch.lineage is Lineage.FORKS
+    assert (branch.program, branch.conversation == last.conversation) == (last.program, False)
+
+
+def test_line_ends_that_a_client_writes_anew_change_no_answer(wire: Wire) -> None:
+    first = wire.chat([system(), user("fix the bug")], tools=())
+    wire.answer(first, "Sure.\r\n\r\nIt is done.")
+    again = [system(), user("fix the bug"), said("Sure.\n\nIt is done."), user("thanks")]
+    assert wire.chat(again, tools=()).conversation == first.conversation
