@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from agentsched.model import (
     SECOND,
     Instant,
@@ -76,3 +78,22 @@ def test_child_programs_are_let_go_as_well(rig: Any) -> None:
     assert child.is_resident
     rig.arrive("s2", answers=("k",))
     assert not child.is_resident
+
+
+@pytest.mark.parametrize(
+    ("lineage", "parent"),
+    [(Lineage.SPAWNED, "p1/side"), (Lineage.FORKS, "p1/main")],
+    ids=["somebody else's sub-agent", "a branch of its own"],
+)
+def test_only_a_conversations_own_sub_agents_are_let_go(
+    rig: Any, lineage: Lineage, parent: str
+) -> None:
+    rig.engine()
+    rig.arrive("s1")
+    rig.finish("s1", tools={"k": "task"})
+    rig.arrive("c1", conversation="p1/c", lineage=lineage, parent_conversation=parent)
+    rig.finish("c1", finish_reason="stop")
+    other = rig.scheduler.programs["p1"].conversations["p1/c"]
+    assert other.is_over
+    rig.arrive("s2", answers=("k",))
+    assert other.is_resident

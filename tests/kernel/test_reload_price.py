@@ -39,6 +39,12 @@ def test_a_reload_costs_what_the_law_says_once_it_is_believed() -> None:
     assert cost.reload(40_000) > 1.2 * 20 * cost.reload(2_000)
 
 
+def test_the_first_token_costs_what_the_next_ones_do() -> None:
+    cost = EngineCost()
+    teach_law(cost, steps=200)
+    assert cost.reload(1) == pytest.approx(cost.reload(100) / 100, rel=0.02)
+
+
 def test_what_the_law_never_saw_stays_near_the_price_per_token() -> None:
     cost = EngineCost()
     teach_law(cost, steps=200)

@@ -106,6 +106,30 @@ def test_who_waits_elsewhere_is_not_lifted_and_holds_virtual_time(ledger: ShareL
     ledger.check()
 
 
+@pytest.mark.parametrize("is_here_first", [True, False])
+def test_an_estimate_that_was_too_high_is_given_back_to_whoever_waits_already(
+    ledger: ShareLedger, is_here_first: bool
+) -> None:
+    """Beginning to wait at a second place lifts nobody: it would take the difference again."""
+    ledger.set_policy(Prices(), now=Instant(0))
+    account = ledger.account(B)
+    account.running_steps, account.pending_uncached = 1, 1_000
+
+    def wait_here() -> None:
+        ledger.wait(B, now=Instant(0))
+
+    def wait_elsewhere() -> None:
+        ledger.charge_elsewhere(elsewhere(B, 0, waits=True), now=Instant(0))
+
+    waits = [wait_here, wait_elsewhere] if is_here_first else [wait_elsewhere, wait_here]
+    waits[0]()
+    ledger.charge_elsewhere(elsewhere(A, 5_000, waits=True), now=Instant(0))
+    account.running_steps, account.pending_uncached = 0, 0  # its step ended: nothing was computed
+    waits[1]()
+    assert level(ledger, A, B) == [6_000, 0]
+    ledger.check()
+
+
 def test_idle_tokens_cost_by_the_second_also_since_the_last_change(ledger: ShareLedger) -> None:
     ledger.charge(tenant=A, usage=usage(1))
     account = ledger.accounts()[A]

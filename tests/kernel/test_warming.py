@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shorthand import at, prefetch
 
+from agentsched.kernel.warming import WarmLedger
 from agentsched.model import (
     CallId,
     EngineId,
@@ -18,6 +20,9 @@ from agentsched.model import (
     ProgramId,
     StepFinished,
     StepId,
+    TenantConfigured,
+    TenantId,
+    TenantLimits,
     ToolFinished,
     ToolName,
     ToolStarted,
@@ -89,7 +94,7 @@ def test_its_own_step_ends_it_too(warm: Any) -> None:
     assert answer(warm, begun) == ()  # too late: it has ended once
 
 
-@pytest.mark.parametrize(("cached", "hit"), [(400, 510), (100, 0)])
+@pytest.mark.parametrize(("cached", "hit"), [(400, 510), (255, 510), (254, 0), (100, 0)])
 def test_whether_it_paid_is_seen_with_the_next_step(warm: Any, cached: int, hit: int) -> None:
     [begun] = pause(warm, "a")
     answer(warm, begun)
@@ -97,6 +102,18 @@ def test_whether_it_paid_is_seen_with_the_next_step(warm: Any, cached: int, hit:
     come_back(warm, "a", cached=cached)
     assert account(warm) == (510, hit, 510 - hit, 0, 0)
     assert (warm.scheduler.engines[EngineId("e1")].warm_paid == 1.0) == bool(hit)
+
+
+def test_what_a_tenant_began_counts_for_a_minute() -> None:
+    """What began within a second counts as one, from its latest on: never for too short a time."""
+    ledger, tenant = WarmLedger(), TenantId("t1")
+    for number, second in enumerate((0, 0.5, 1, 30)):
+        command = prefetch(f"w{number}", conversation=f"c{number}", tokens=100)
+        ledger.begin(command, tenant=tenant, now=at(second))
+    # In stretches: 200 at 0 to 0.5, 100 at 1, 100 at 30.
+    for second, tokens in ((30, 400), (60.4, 400), (60.5, 200), (61, 100), (90, 0)):
+        assert ledger.begun_tokens(tenant, now=at(second)) == tokens
+    assert ledger.begun_tokens(TenantId("t2"), now=at(30)) == 0
 
 
 def test_what_nobody_came_for_is_waste(warm: Any) -> None:
@@ -136,6 +153,23 @@ def test_a_tenant_has_so_many_under_way(make_rig: Any) -> None:
     assert begun == ["a", "c"]
 
 
+def test_what_a_tenant_is_granted_is_never_more_than_what_all_are(make_rig: Any) -> None:
+    rig = make_rig(warm_ups_per_engine_max=9, warm_ups_per_tenant_max=1)
+    limits = TenantLimits(warm_max=5)
+    rig.push(TenantConfigured(tenant=TenantId("t1"), limits=limits))
+    rig.engine(pins=False)
+    for name in "ab":
+        pause(rig, name)
+    rig.policy.warm = lambda pause: Instant(0)
+    begun = []
+    for name in "ab":
+        event = ToolFinished(
+            program=ProgramId(name), call_id=CallId(f"k-{name}"), tool=ToolName("bash")
+        )
+        begun += [c.program for c in rig.push(event) if isinstance(c, Prefetch)]
+    assert begun == ["a"]
+
+
 def test_a_done_one_makes_the_conversation_resident(make_rig: Any) -> None:
     rig = make_rig()
     rig.engine(pins=False, kv_tokens=1_000)
@@ -149,6 +183,21 @@ def test_a_done_one_makes_the_conversation_resident(make_rig: Any) -> None:
     assert not talk.is_resident
     answer(rig, begun)
     assert talk.is_resident
+
+
+def test_what_a_warm_up_brings_back_is_charged_by_time_again(make_rig: Any) -> None:
+    """The pause goes on, and with it what its tenant pays for the memory that it keeps."""
+    rig = make_rig()
+    rig.engine(pins=False, kv_tokens=1_000)
+    pause(rig, "a")
+    pause(rig, "b", tenant="t2")  # two do not fit: a's tokens are gone
+    account = rig.scheduler._books.shares.accounts()["t1"]
+    assert account.idle_tokens == 0
+    rig.policy.warm = lambda pause: Instant(0)
+    event = ToolFinished(program=ProgramId("a"), call_id=CallId("k-a"), tool=ToolName("bash"))
+    [begun] = rig.push(event)
+    answer(rig, begun)
+    assert account.idle_tokens == 510
 
 
 def test_a_tool_that_only_its_runner_spoke_of_warms_as_well(rig: Any) -> None:

@@ -19,6 +19,7 @@ from agentsched.model import (
     StepCancelled,
     StepFailed,
     StepId,
+    StepStarted,
 )
 from agentsched_policies.active_programs import ActiveProgram, ActivePrograms
 
@@ -141,6 +142,24 @@ def test_a_step_that_may_be_sent_again_waits_again() -> None:
     count.send("a1")
     count.see(StepFailed(step=StepId("a1"), reason="x", is_retryable=True))
     assert (count.of("a").waiting, count.of("a").running) == (1, 0)
+
+
+def test_a_first_token_is_no_end() -> None:
+    count = Count(e1=2_000)
+    count.arrive("a1", "a", 500)
+    count.send("a1")
+    count.see(StepStarted(step=StepId("a1")))
+    assert (count.of("a").waiting, count.of("a").running) == (0, 1)
+
+
+def test_a_closed_programs_last_step_ends_without_it() -> None:
+    count = Count(e1=2_000)
+    count.arrive("a1", "a", 500)
+    count.send("a1")
+    count.see(ProgramClosed(program=ProgramId("a"), reason="done"))
+    count.finish("a1", prompt=500)
+    assert count.programs.get(ProgramId("a")) is None
+    assert count.programs.room(E1) == 2_000
 
 
 def test_programs_leave_with_their_last_word_their_end_or_a_no() -> None:

@@ -138,12 +138,14 @@ class TestConcur:
         started = [f.ask(f"t{number}", f"p{number}", 1_500, at=1.3) for number in range(4)]
         assert started == [{"t0": "e1"}, {"t1": "e1"}, {}, {}]
 
-    def test_between_the_marks_nothing_changes(self, floor: Floors) -> None:
+    @pytest.mark.parametrize("tokens", [2_000, 3_000, 5_000])
+    def test_between_the_marks_nothing_changes(self, floor: Floors, tokens: int) -> None:
+        """20 and 50 % are published; an agent more is for use below, a cut for use above."""
         f = self.build(floor)
-        f.ask("a", "pa", 3_000, at=0.1)
+        f.ask("a", "pa", tokens, at=0.1)
         f.tick(at=1.1)
         f.tick(at=2.2)
-        f.ask("b", "pb", 100, at=2.3)
+        assert f.ask("b", "pb", 100, at=2.3) == {"b": "e1"}
         assert f.ask("c", "pc", 100, at=2.4) == {}
 
     def test_the_engines_own_gauge_comes_first(self, floor: Floors) -> None:
@@ -206,6 +208,11 @@ class TestDepthThatFits:
         assert f.ask("b", "pb", 4_100)  # the first 100 tokens are shared
         assert f.ask("c", "pc", 500) == {}
         assert f.answer("b") == {"c": "e1"}
+
+    def test_a_beginning_that_is_not_there_is_shared_with_nobody(self, floor: Floors) -> None:
+        f = floor(admit=Choice(name="depth", params={"fits": True}))
+        assert f.ask("a", "pa", 6_000, head="one")
+        assert f.ask("b", "pb", 4_050, head="another") == {}
 
     def test_an_oversize_prompt_goes_alone(self, floor: Floors) -> None:
         f = floor(admit=Choice(name="depth", params={"fits": True}))

@@ -62,6 +62,17 @@ class TestAutellix:
             # 1.5 + 1.5 = 3 s in the third queue; max(1.5, 0 + 1.5) in the second.
             assert f.rank("a3")[0] == service_level
 
+    def test_calls_one_after_another_are_one_chain_in_atlas(self, floor: Floors) -> None:
+        f = self.level(floor, variant="atlas")
+        f.ask("a1", "pa", at=0)
+        f.answer("a1", at=1.5)
+        f.ask("a2", "pa", at=2)
+        f.answer("a2", at=5)
+        f.ask("x", "px", at=5)
+        f.ask("a3", "pa", at=5)
+        # 1.5 s when the second call came, and its 3 s: the fourth queue, from 4 s on.
+        assert f.rank("a3")[0] == 3.0
+
     def test_waiting_beta_times_its_service_promotes(self, floor: Floors) -> None:
         f = self.level(floor, beta=4.0)
         f.ask("a", "pa", at=0)
@@ -127,6 +138,37 @@ class TestSaga:
             {"a2": "e1"},
             {"new": "e1"},
         ]
+
+    @pytest.mark.parametrize(
+        ("deadline_s", "now_s", "urgency"),
+        [
+            (20, 10, 4 / 10),
+            (None, 10, 4 / (1.5 * 8 - 10)),  # 1.5 times the seconds of all its eight steps
+            (20, 30, 4 / 0.001),  # overdue: nothing but a millisecond is left
+        ],
+    )
+    def test_urgency_is_work_to_come_over_the_time_to_the_deadline(
+        self, deadline_s: int | None, now_s: int, urgency: float
+    ) -> None:
+        """Of four steps done, the one that asks and three to come, at a second each."""
+        policy: Any = load("order", "saga", {})
+        program = _Named(
+            deadline=deadline_s and Instant(deadline_s * SECOND),
+            opened_at=Instant(0),
+            steps_done=4,
+            agent="",
+        )
+        talk = _Named(is_resident=True)
+        world = _Named(
+            programs={"p": program},
+            conversation=lambda step: talk,
+            graph=lambda program: _Named(steps_left=lambda: 3.0),
+        )
+        step = _Named(program="p", arrived_at=Instant(7))
+        now = Instant(now_s * SECOND)
+        assert policy.rank(step, world, now=now) == (0.0, pytest.approx(-urgency))
+        talk.is_resident = False
+        assert policy.rank(step, world, now=now) == (1.0, 7.0)
 
     def test_an_overdue_program_takes_everything(self, floor: Floors) -> None:
         """The method's own defect: urgency grows without end."""

@@ -36,7 +36,7 @@ from agentsched_policies.pin.continuum_static import ContinuumStatic
 from agentsched_policies.pin.kvflow import KvFlow
 from agentsched_policies.pin.saga import Saga
 from agentsched_policies.pin.value import Value
-from agentsched_policies.returning import rate_of_return
+from agentsched_policies.returning import SPANS, rate_of_return
 from agentsched_policies.samples import Samples
 
 ENGINE = EngineId("e1")
@@ -206,6 +206,30 @@ def test_continuum_maximises_the_net_benefit() -> None:
     assert cheap.ttl == pytest.approx(1.0 * SECOND, rel=1e-6)
     assert dear.ttl == pytest.approx(30.0 * SECOND, rel=1e-6)
     assert ask(policy, rest(tokens=1_000), Land()) is None  # 0.6 x 1 - 1 is a loss
+
+
+def test_continuum_adds_what_returns_waited_beyond_their_own_reload() -> None:
+    policy = Continuum()
+    Life(policy).gaps([1.0, 1.0, 1.0], delay_s=3.0)
+    # They came back with 1,010, 1,020 and 1,030 tokens at 1 ms each, all in programs of one length.
+    waited = 3.0 - 1.02
+    kept = ask(policy, rest(tokens=5_000), Land())
+    assert kept is not None
+    assert kept.ttl == pytest.approx(log(waited + 5.0) * SECOND, rel=1e-6)
+    # Where a token costs 3 ms none of them waited for anybody.
+    dear = ask(policy, rest(tokens=5_000), Land(engines={ENGINE: Engine(reload_ns=3e6)}))
+    assert dear is not None
+    assert dear.ttl == pytest.approx(log(15.0) * SECOND, rel=1e-6)
+
+
+@pytest.mark.parametrize(("gaps", "kept_s"), [(100, log(5.0)), (101, 1.0)])
+def test_continuum_trusts_its_samples_beyond_the_papers_hundred(gaps: int, kept_s: float) -> None:
+    """K = 100 (arXiv 2511.02230, section 4): up to so many, the logarithm of the benefit."""
+    policy = Continuum()
+    Life(policy).gaps([1.0] * gaps, delay_s=0.0)
+    kept = ask(policy, rest(tokens=5_000), Land())
+    assert kept is not None
+    assert kept.ttl == pytest.approx(kept_s * SECOND, rel=1e-6)
 
 
 def test_continuum_listens_to_a_tool_once_it_knows_it() -> None:
@@ -415,6 +439,26 @@ def test_saga_values_the_fresh_the_small_and_what_is_reused() -> None:
     assert small.value != large.value
 
 
+def test_saga_measures_a_pause_by_the_longest_on_its_engine() -> None:
+    def value(other: Talk) -> float:
+        land = Land(programs={"p": Program(conversations={"c": Talk(), "d": other})})
+        kept = ask(Saga(), rest(), land, at=2.0)
+        assert kept is not None
+        return kept.value
+
+    running, long = Talk(paused_at=None), Talk(paused_at=Instant(-2 * SECOND))
+    assert value(long) - value(running) == pytest.approx(0.3 * (1.0 - 0.5))
+
+
+def test_saga_keeps_for_five_minutes_at_most() -> None:
+    """Algorithm 1 of arXiv 2605.00528 caps a TTL at 300 s."""
+    policy = Saga()
+    Life(policy).gaps([900.0] * 20)
+    kept = ask(policy, rest(), Land())
+    assert kept is not None
+    assert kept.ttl == 300 * SECOND
+
+
 def test_saga_keeps_nothing_for_a_user_nor_beyond_the_tools_time() -> None:
     assert ask(Saga(), rest(None), Land()) is None
     late = ask(Saga(), rest("bash"), Land(), at=2.3)
@@ -516,6 +560,17 @@ def test_value_ends_when_it_falls_under_the_price_of_memory() -> None:
     assert 8 * SECOND <= kept.ttl < 10 * SECOND
     hopeless = Land(outlook=Graph(Exponential(1e4)))
     assert policy.retain(rest(), hopeless, now=Instant(now)) is None
+
+
+def test_value_keeps_what_pays_only_now_for_the_shortest_look() -> None:
+    policy = Value(patience=0.0)
+
+    def fading(at: Instant) -> Exponential:
+        return Exponential(1.0 if at == START else 1e9)
+
+    kept = ask(policy, rest(), Land(outlook=Graph(fading)))
+    assert kept is not None
+    assert kept.ttl == min(SPANS)
 
 
 def test_value_grants_the_rent_that_a_reload_costs_whatever_the_forecast_says() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import pytest
 from shorthand import arrived, prefix
 
-from agentsched.model import EngineId, EngineLost, Instant, PolicyError
+from agentsched.model import (
+    SECOND,
+    EngineId,
+    EngineLost,
+    Instant,
+    PolicyError,
+    StepCancelled,
+    StepId,
+)
 from agentsched.policy import Choice, load
 
 Floors = Callable[..., Any]
@@ -132,12 +141,12 @@ class TestDualMap:
 
     def test_the_cached_candidate_unless_it_breaks_the_objective(self, floor: Floors) -> None:
         # A first guess of 100 us a token: 9,000 tokens in flight are 0.9 s.
-        slow = floor(engines=4, place=place("dualmap", ttft_slo_s=0.5))
-        fine = floor(engines=4, place=place("dualmap", ttft_slo_s=5.0))
-        for f in (slow, fine):
+        # The other candidate, which has nothing of it, breaks the first objective as well.
+        for slo_s, is_kept in ((0.5, False), (1.0, False), (5.0, True)):
+            f = floor(engines=4, place=place("dualmap", ttft_slo_s=slo_s))
             [first] = f.ask("a", "pa", 9_000).values()
             [second] = f.ask("b", "pb", 9_000).values()
-            assert (second == first) == (f is fine)
+            assert (second == first) == is_kept
 
     def test_candidates_that_all_break_the_objective_stay_the_candidates(
         self, floor: Floors
@@ -213,6 +222,24 @@ class TestSaga:
         f.close("px")
         assert "px" not in f.scheduler.policies.place._moved
 
+    @pytest.mark.parametrize("is_answered", [True, False])
+    def test_an_engine_is_idle_a_while_after_its_last_step_went(
+        self, floor: Floors, is_answered: bool
+    ) -> None:
+        f = floor(engines=1, place=place("saga", idle_s=2.0))
+        f.ask("a", "pa", at=0)
+        f.ask("b", "pb", at=0)
+        f.answer("a", at=1)
+        if is_answered:
+            f.answer("b", at=5)
+        else:
+            f.feed(StepCancelled(step=StepId("b"), reason="left"), at=5)
+        is_idle = f.scheduler.policies.place._is_idle
+        assert not is_idle(EngineId("e1"), now=Instant(7 * SECOND - 1))
+        assert is_idle(EngineId("e1"), now=Instant(7 * SECOND))
+        f.ask("c", "pc", at=8)
+        assert not is_idle(EngineId("e1"), now=Instant(20 * SECOND))
+
 
 class TestHexgen:
     def test_speed_against_backlog(self, floor: Floors) -> None:
@@ -242,6 +269,14 @@ class TestDlpm:
         assert f.ask("a3", "pa", 3_000) == {"a3": "e1"}  # 3,000 used: beyond the quantum
         assert f.ask("b", "pb", 500) == {"b": "e2"}
         assert f.ask("c", "pc", 500, tenant="other") == {"c": "e1"}
+
+    @pytest.mark.parametrize(("quantum", "engine"), [(1_000, "e2"), (1_001, "e1")])
+    def test_a_quantum_is_used_up_when_nothing_is_left_of_it(
+        self, floor: Floors, quantum: int, engine: str
+    ) -> None:
+        f = floor(engines=2, place=place("dlpm", quantum=quantum))
+        assert f.ask("a", "pa", 1_000) == {"a": "e1"}
+        assert f.ask("b", "pb", 1_000) == {"b": engine}
 
     def test_quanta_used_up_everywhere_are_given_again(self, floor: Floors) -> None:
         f = floor(engines=2, place=place("dlpm", quantum=1_000))
@@ -333,6 +368,19 @@ class TestRendezvous:
             for f in (one, two):
                 f.answer("s", is_last=True)
                 f.close(name)
+
+    def test_engines_are_named_in_proportion_to_their_size(self, floor: Floors) -> None:
+        """One that does not say counts as if it held 100,000 tokens."""
+        f = self.build(floor, 0)
+        f.report("small", kv_tokens=25_000)
+        f.report("unsaid", kv_tokens=None)
+        homes = Counter[str]()
+        for number in range(50):
+            f.scheduler.policies.place._tried.clear()  # what costs nothing yet goes by name alone
+            homes.update(f.ask("s", f"p{number}").values())
+            f.answer("s", is_last=True)
+            f.close(f"p{number}")
+        assert 35 < homes["unsaid"] < 45
 
     def test_a_lost_engine_moves_only_its_own(self, floor: Floors) -> None:
         whole, short = self.build(floor, 8), self.build(floor, 8)
