@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from math import sqrt
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from agentsched_bench.chaos.mutant import VARIABLE, sites
 
@@ -28,6 +29,7 @@ _OWN: Final = {
     "agentsched_policies.share": "tests/policies/share",
 }
 _Z: Final = 1.96
+_Verdict: TypeAlias = Literal["noticed", "timed out", "survived"]
 
 
 def mutants(
@@ -36,28 +38,38 @@ def mutants(
     """Make changes and run the room's fast tests on each; those that no test noticed.
 
     `jobs` changes are tried at a time, each in a process of its own. Those that were not begun
-    when `minutes` are over are left out, so the sample is the first of those drawn.
+    when `minutes` are over are left out, so the sample is the first of those drawn. A survivor is
+    named as `mutant.VARIABLE` takes it, so that it can be tried again. What runs into `limit_s`
+    counts as noticed, and is named as well: a busy machine may be the reason.
+
+    Raises:
+        ValueError: tests fail without any change; they would seem to notice all of them.
     """
+    for tests in _ROOMS.values():
+        if not _passes(tests, os.environ, limit_s):
+            raise ValueError(f"{tests}: fails without any change")
     random = Random(seed)
     places = [(m, n, what) for m in modules() for n, what in enumerate(sites(_source(m)))]
     drawn = random.sample(places, min(count, len(places)))
     until = time.monotonic() + 60 * minutes
     survivors: list[str] = []
+    timed_out: list[str] = []
     tried: dict[str, list[int]] = {}
 
-    def attempt(place: tuple[str, int, str]) -> bool | None:
-        return None if time.monotonic() > until else _is_noticed(place[0], place[1], limit_s)
+    def attempt(place: tuple[str, int, str]) -> _Verdict | None:
+        return None if time.monotonic() > until else _try(place[0], place[1], limit_s)
 
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        for (module, _, what), is_noticed in zip(drawn, pool.map(attempt, drawn), strict=True):
-            if is_noticed is None:
+        for (module, number, what), verdict in zip(drawn, pool.map(attempt, drawn), strict=True):
+            if verdict is None:
                 continue
             score = tried.setdefault(module, [0, 0])
-            score[0] += is_noticed
+            score[0] += verdict != "survived"
             score[1] += 1
-            if not is_noticed:
-                survivors.append(f"{module} {what}")
-                print(f"survived: {survivors[-1]}", file=sys.stderr, flush=True)
+            if verdict != "noticed":
+                found = survivors if verdict == "survived" else timed_out
+                found.append(f"{module}:{number} {what}")
+                print(f"{verdict}: {found[-1]}", file=sys.stderr, flush=True)
     noticed, total = (sum(score[i] for score in tried.values()) for i in (0, 1))
     return {
         "holds": True,
@@ -67,6 +79,7 @@ def mutants(
         "score": round(noticed / total, 3) if total else None,
         "score_95": interval(noticed, total),
         "by_module": {module: f"{a} of {b}" for module, (a, b) in sorted(tried.items())},
+        "timed_out": timed_out,
         "survivors": survivors,
     }
 
@@ -109,18 +122,20 @@ def _source(module: str) -> str:
     return Path(spec.origin).read_text(encoding="utf-8")
 
 
-def _is_noticed(module: str, number: int, limit_s: float) -> bool:
+def _try(module: str, number: int, limit_s: float) -> _Verdict:
     environment = os.environ | {VARIABLE: f"{module}:{number}"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command += ["-m", "not slow", "-p", "agentsched_bench.chaos.mutant"]
     for tests in tests_of(module):
         try:
-            done = subprocess.run(
-                [*command, tests], env=environment, capture_output=True, timeout=limit_s
-            )
+            if not _passes(tests, environment, limit_s):
+                return "noticed"
         except subprocess.TimeoutExpired:
-            return True  # a change that never ends is noticed
-        # 5: none of these tests is fast.
-        if done.returncode not in (0, 5):
-            return True
-    return False
+            return "timed out"  # a change that never ends is noticed
+    return "survived"
+
+
+def _passes(tests: str, environment: Mapping[str, str], limit_s: float) -> bool:
+    """Whether no fast test fails there."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += ["-m", "not slow", "-p", "agentsched_bench.chaos.mutant"]
+    done = subprocess.run([*command, tests], env=environment, capture_output=True, timeout=limit_s)
+    return done.returncode in (0, 5)  # 5: none of these tests is fast
