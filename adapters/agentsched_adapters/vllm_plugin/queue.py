@@ -30,6 +30,8 @@ from agentsched.model import SECOND, Instant, Nanos
 #: Refreshes whose median cost counts: a machine that does something else once is no reason.
 _COSTS: Final = 15
 _COOL_DOWN: Final = Nanos(SECOND)
+#: So many that left may be remembered beside as many as wait twice.
+_GONE_MAX: Final = 64
 #: Ranks depend on time; older ones are made anew also where nothing happened.
 _STALE: Final = Nanos(SECOND // 20)
 
@@ -188,6 +190,7 @@ class ProgramQueue:
     def refresh(self, *, now: Instant) -> None:
         """Bring the order up to date; at the beginning of each engine step."""
         self._taken.clear()
+        self._forget_gone()
         if len(self._entries) < 2:
             self._forget_who_went()
             return
@@ -266,6 +269,12 @@ class ProgramQueue:
             del self._went[: bisect_right(self._went, self._young[0].seq)]
         else:
             self._went.clear()
+
+    def _forget_gone(self) -> None:
+        """Requests that left are let go, also where ranks are made for hardly anybody."""
+        if len(self._new) + len(self._ranked) > 2 * len(self._entries) + _GONE_MAX:
+            self._new = deque(filter(self._waits, self._new))
+            self._ranked = deque(filter(self._waits, self._ranked))
 
     def _make_ranks(self, until: int, *, now: Instant) -> None:
         rank = self._rank

@@ -308,3 +308,20 @@ def test_a_request_that_is_skipped_in_every_step_leaves_no_traces() -> None:
         bench.queue.prepend_requests([bench.queue.pop_request()])
     assert len(bench.queue._ranked) + len(bench.queue._new) == 2
     assert bench.queue._went == []
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 5])
+def test_requests_that_went_are_not_kept_however_few_wait(waiting: int) -> None:
+    """An engine that is hardly ever busy has nobody to rank, and serves thousands."""
+    bench = Bench()
+    for number in range(waiting):
+        bench.add(f"w{number}", 9.0)
+    bench.rank_costs = MILLISECOND  # no more than one is ranked in each step
+    for number in range(1_000):
+        bench.queue.remove_request(bench.add(f"r{number}", 1.0))
+        bench.queue.remove_request(bench.add(f"q{number}", 1.0))
+        bench.refresh(0.01)
+    kept = [*bench.queue._ranked, *bench.queue._new]
+    assert len(kept) <= 2 * waiting + 64 + 2
+    waits = {entry.request.request_id for entry in kept if bench.queue._waits(entry)}
+    assert waits == {f"w{number}" for number in range(waiting)}
