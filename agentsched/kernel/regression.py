@@ -31,7 +31,8 @@ class Regression:
         n = len(first)
         self.coefficients = list(first)
         self._covariance = [[_IGNORANCE if i == j else 0.0 for j in range(n)] for i in range(n)]
-        self._forgetting = forgetting
+        # One sample fades in one of all directions: so often each of them gets its turn.
+        self._forgetting = forgetting**n
         self._usual = 0.0
         #: Mean size of what forecasts were off by, as a share of what came.
         self.error = 1.0
@@ -68,12 +69,20 @@ class Regression:
     def _update(self, features: Sequence[float], residual: float) -> None:
         n, covariance, keep = len(features), self._covariance, self._forgetting
         spread = [sum(row[j] * features[j] for j in range(n)) for row in covariance]
-        scale = keep + sum(features[i] * spread[i] for i in range(n))
-        gain = [value / scale for value in spread]
+        known = sum(features[i] * spread[i] for i in range(n))
+        if known <= 0.0:
+            # Large features that hardly vary leave no digits to tell how well they are known.
+            size = sum(feature * feature for feature in features) or 1.0
+            for i in range(n):
+                self.coefficients[i] += (1.0 - keep) * features[i] / size * residual
+            return
         for i in range(n):
-            self.coefficients[i] += gain[i] * residual
+            self.coefficients[i] += spread[i] / (1.0 + known) * residual
+        # What this sample tells of is known better, and what was told of it before fades. Nothing
+        # else does: features that never vary would be forgotten without end, and the first sample
+        # that does vary would then be learnt as a law of its own.
+        told = (keep - (1.0 - keep) / known) / (keep * (1.0 + known))
+        for i in range(n):
             for j in range(i, n):
-                value = (covariance[i][j] - gain[i] * spread[j]) / keep
+                value = covariance[i][j] - told * spread[i] * spread[j]
                 covariance[i][j] = covariance[j][i] = value
-            # Without variety in a feature, forgetting alone would blow its uncertainty up.
-            covariance[i][i] = min(covariance[i][i], _IGNORANCE)
