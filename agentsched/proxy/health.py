@@ -152,5 +152,7 @@ class Health:
         if known is None or not known.is_up:
             return False
         others = sum(e.is_up for e in engines.values() if e.engine != engine)
-        ejected = len(self.ejected) + 1
-        return others > 0 and ejected <= max(1, self._config.ejected_share_max * len(engines))
+        # Those that were removed, or are gone, are known still and count for nothing.
+        there = sum(e.is_alive for e in engines.values())
+        ejected = sum(engines[e].is_alive for e in self.ejected) + 1
+        return others > 0 and ejected <= max(1, self._config.ejected_share_max * there)

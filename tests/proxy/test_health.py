@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from agentsched.config_trust import RetriesConfig
-from agentsched.model import EngineDrained, EngineId
-from agentsched.proxy.health import RetryBudget
+from agentsched.config_trust import BreakerConfig, RetriesConfig
+from agentsched.kernel.records import EngineRecord
+from agentsched.model import EngineDrained, EngineId, Instant
+from agentsched.proxy.health import Health, RetryBudget
 
 E0, E1 = EngineId("e0"), EngineId("e1")
 QUICK: dict[str, Any] = {
@@ -31,6 +33,25 @@ def test_a_budget_is_its_burst_and_then_a_share() -> None:
         budget.request()
     assert [budget.take() for _ in range(3)] == [True, True, False]
     assert (budget.granted_total, budget.refused_total) == (5, 3)
+
+
+def test_engines_that_are_gone_let_no_more_be_ejected() -> None:
+    """A fleet that grows and shrinks knows many by name; half of those that are there stay."""
+    records = {
+        EngineId(name): EngineRecord(engine=EngineId(name), is_alive=name.startswith("e"))
+        for name in ("e0", "e1", "e2", *(f"gone{n}" for n in range(9)))
+    }
+    fed: list[EngineDrained] = []
+    host: Any = SimpleNamespace(
+        now=lambda: Instant(1), feed=fed.append, scheduler=SimpleNamespace(engines=records)
+    )
+    health = Health(host, BreakerConfig(failures=1, ejected_share_max=0.5))
+    health.failed(E0, "broken")
+    records[E0].is_draining = True
+    health.failed(E1, "broken")
+    assert health.ejected == [E0]
+    assert fed == [EngineDrained(engine=E0, is_draining=True)]
+    assert health.told(E1).withheld_total == 1
 
 
 async def broken(exchange: Any) -> None:
