@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from math import isfinite
 from typing import Final
 
 from agentsched.model import PolicyError
@@ -84,6 +85,11 @@ def _make(entry: EntryPoint, *, point: str, params: Mapping[str, object]) -> obj
         factory: Callable[..., object] = entry.load()
     except Exception as error:  # a stranger's module may raise anything on import
         raise PolicyError(f"{entry.name}: cannot import {entry.value}: {error}") from error
+    for name, value in params.items():
+        if isinstance(value, float) and not isfinite(value):
+            # No bound that a policy asks for holds of NaN, and no journal could say either.
+            text = f"{entry.name}: bad parameters: {name} is a finite number, not {value}"
+            raise PolicyError(text)
     try:
         policy = factory(**params)
     except (TypeError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,8 @@ def test_a_strangers_policy_loads_like_ours(install: Callable[..., None]) -> Non
     [
         ("strange_policies:Good", {"width": 1}, r"bad parameters .*width"),
         ("strange_policies:Good", {"depth": -1}, r"bad parameters .*must not be negative"),
+        ("strange_policies:Good", {"depth": nan}, r"bad parameters: depth .*, not nan"),
+        ("strange_policies:Good", {"depth": -inf}, r"bad parameters: depth .*, not -inf"),
         ("strange_policies:Mute", {}, r"strange_policies:Mute has no method rank\(\)"),
         ("strange_policies:Absent", {}, r"cannot import strange_policies:Absent"),
         ("strange_nowhere:Good", {}, r"cannot import strange_nowhere:Good"),
