@@ -168,6 +168,8 @@ class Residency:
             return prompt_tokens
         found = 0
         for prefix in prefixes:
+            if prefix.tokens <= found:
+                continue  # it adds nothing, so `place` gave it no segment
             if prefix.prefix not in cache.segments:
                 break
             found = prefix.tokens
