@@ -195,7 +195,7 @@ class TurnSharing(Collector):
         self._homes.move_to_end(conversation.id)
         if len(self._homes) > _HOMES_MAX:
             self._homes.popitem(last=False)
-        if record is not None and record.is_resident:
+        if record is not None and (record.is_resident or record.paused_at is not None):
             program = conversation.program.id
             self._host.feed(ContinuedElsewhere(program=program, conversation=conversation.id))
 

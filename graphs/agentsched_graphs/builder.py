@@ -13,6 +13,7 @@ from typing import Final
 from agentsched.model import (
     Command,
     ConfigError,
+    ContinuedElsewhere,
     ConversationId,
     Dispatch,
     Event,
@@ -107,7 +108,7 @@ class GraphBuilder:
             case ToolStarted() if event.program in self._live:
                 graph = self._live[event.program].graph
                 if event.call_id and event.call_id not in graph.tools:
-                    _wait_for(graph, event)
+                    self._wait_for(graph, event)
                 graph.start_tool(event, now=now)
             case ToolFinished() if event.program in self._live:
                 self._live[event.program].graph.finish_tool(event, now=now)
@@ -116,6 +117,8 @@ class GraphBuilder:
                 outlook.graph.agent = event.agent or outlook.graph.agent
             case ProgramClosed():
                 self._close(event.program, event.reason, now=now)
+            case ContinuedElsewhere() if event.program in self._live:
+                self._let_go(self._live[event.program].graph, event.conversation)
             case WorkflowDeclared():
                 self._declare(event.text)
             case _:
@@ -232,6 +235,15 @@ class GraphBuilder:
         self._learn_final(graph.agent, thread, is_last=False)
         thread.paused_at = thread.paused_for = thread.given_up_after = None
 
+    def _let_go(self, graph: ExecutionGraph, conversation: ConversationId) -> None:
+        """Another replica serves a conversation now: it came back, when exactly is not known."""
+        thread = graph.threads.get(conversation)
+        if thread is None or thread.paused_at is None or thread.paused_for is None:
+            return
+        self._away.pop((graph.program, conversation), None)
+        self._learn_final(graph.agent, thread, is_last=False)
+        thread.paused_at = thread.paused_for = thread.given_up_after = None
+
     def _learn_final(self, agent: str, thread: Thread, *, is_last: bool) -> None:
         """A pause was the conversation's last, or not; an earlier word on it is taken back."""
         assert thread.paused_for is not None
@@ -291,6 +303,19 @@ class GraphBuilder:
         self._away[key] = (graph.agent, thread)
         self._away.move_to_end(key)
 
+    def _wait_for(self, graph: ExecutionGraph, event: ToolStarted) -> None:
+        """A tool began that no answer was seen to call: whoever seemed done waits for it."""
+        talks = graph.threads
+        named = talks.get(event.conversation) if event.conversation else None
+        done = [t for t in talks.values() if t.paused_at is not None and t.paused_for == END]
+        thread = named or max(done, key=lambda t: (t.paused_at, t.conversation), default=None)
+        if thread is not None and thread.paused_for == END and thread.given_up_after is None:
+            self._forecasts.goes_on(graph.program)
+            thread.paused_for = event.tool
+            thread.final = self._learnt.finals.chance(
+                agent=graph.agent, tool=event.tool, steps=thread.steps_before
+            )
+
     def _slowest(self, agent: str, event: StepFinished) -> ToolName:
         """Of tools that run side by side, the one that is waited for."""
         gaps = self._learnt.gaps
@@ -301,7 +326,8 @@ class GraphBuilder:
     def _advance(self, graph: ExecutionGraph, thread: Thread, tool: ToolName) -> None:
         workflow = self._learnt.workflows.get(graph.agent)
         if workflow is not None and thread.parent is None:
-            thread.place = workflow.follow(thread.place, tool)
+            known = thread.place if thread.place in workflow.steps else None
+            thread.place = workflow.follow(known, tool)
             thread.is_astray = thread.place is None
 
     def _end(self, step: StepId, state: StepState, *, now: Instant) -> None:
@@ -360,12 +386,3 @@ class GraphBuilder:
             _, gone = self._closed.popitem(last=False)
             for node in gone.graph.ended():
                 del self._ended[node.ordinal]
-
-
-def _wait_for(graph: ExecutionGraph, event: ToolStarted) -> None:
-    """A tool began that no answer was seen to call: whoever seemed to be done waits for it."""
-    named = graph.threads.get(event.conversation) if event.conversation else None
-    done = [t for t in graph.threads.values() if t.paused_at is not None and t.paused_for == END]
-    thread = named or max(done, key=lambda t: (t.paused_at, t.conversation), default=None)
-    if thread is not None and thread.paused_for == END and thread.given_up_after is None:
-        thread.paused_for = event.tool

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from agentsched.model import (
+    ContinuedElsewhere,
     Event,
     Instant,
     Nanos,
@@ -40,6 +41,8 @@ class _Progress:
     last_at: Instant
     #: The step count under which it was counted as over; None while it is not.
     counted: int | None = None
+    #: Another replica serves it: its silence here says nothing.
+    is_elsewhere: bool = False
 
     def steps_left(self) -> float | None:
         return self.remaining.expected(agent=self.agent, steps_done=self.steps_done)
@@ -77,8 +80,14 @@ class Forecasts:
             case ProgramClosed():
                 progress = self._programs.pop(event.program, None)
                 self._open.pop(event.program, None)
-                if progress is not None:
+                if progress is not None and not progress.is_elsewhere:
                     self._count(progress)
+            case ContinuedElsewhere():
+                progress = self._programs.get(event.program)
+                if progress is not None and not progress.active:
+                    self._open.pop(event.program, None)
+                    self._take_back(progress)
+                    progress.is_elsewhere = True
             case _:
                 pass
         self._presume(now=now)
@@ -88,6 +97,12 @@ class Forecasts:
         progress = self._programs.get(program)
         if progress is not None and not progress.active:
             self._count(progress)
+
+    def goes_on(self, program: ProgramId) -> None:
+        """What seemed its last answer was none, though its next request is still to come."""
+        progress = self._open.get(program)
+        if progress is not None:
+            self._take_back(progress)
 
     @property
     def silence(self) -> Nanos:
@@ -99,7 +114,7 @@ class Forecasts:
         return self._programs.get(program)
 
     def _arrive(self, event: StepArrived, *, now: Instant) -> None:
-        if not event.step_class.is_work:
+        if not event.step_class.is_work or event.step in self._steps:
             return
         progress = self._programs.get(event.program)
         if progress is None:
@@ -109,11 +124,10 @@ class Forecasts:
             if len(self._programs) > self._programs_max:
                 forgotten, _ = self._programs.popitem(last=False)
                 self._open.pop(forgotten, None)
-        elif not progress.active:
+        elif not progress.active and not progress.is_elsewhere:
             self._silences.ended(between(progress.last_at, now))
-        if progress.counted is not None:
-            self._remaining.woke(agent=progress.agent, steps=progress.counted)
-            progress.counted = None
+        self._take_back(progress)
+        progress.is_elsewhere = False
         progress.agent = event.agent or progress.agent
         progress.active += 1
         progress.last_at = now
@@ -125,7 +139,8 @@ class Forecasts:
         progress = self._programs.get(program) if program is not None else None
         if progress is None or program is None:
             return None
-        progress.active -= 1
+        # One that was forgotten meanwhile has a step of before.
+        progress.active = max(0, progress.active - 1)
         progress.last_at = now
         self._touch(program, progress)
         return progress
@@ -150,3 +165,9 @@ class Forecasts:
         if progress.counted is None and progress.steps_done:
             progress.counted = progress.steps_done
             self._remaining.ended(agent=progress.agent, steps=progress.steps_done)
+
+    def _take_back(self, progress: _Progress) -> None:
+        """It goes on after all."""
+        if progress.counted is not None:
+            self._remaining.woke(agent=progress.agent, steps=progress.counted)
+            progress.counted = None

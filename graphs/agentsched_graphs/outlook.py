@@ -149,7 +149,8 @@ class Outlook:
         workflow = self._learnt.workflows.get(self.graph.agent)
         if workflow is None or thread.is_astray or thread.parent is not None:
             return None
-        return workflow
+        # Its place may be one of a workflow that was declared anew since, or of another agent's.
+        return workflow if thread.place is None or thread.place in workflow.steps else None
 
 
 def _as_reported(thread: Thread) -> Instant | None:

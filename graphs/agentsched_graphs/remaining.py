@@ -11,7 +11,7 @@ all types together as the back-off, and a prior that a few samples outweigh.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Final
 
 #: Mean number of steps to come that is assumed before anything is known; weighs as much as
@@ -57,20 +57,27 @@ class _Lengths:
 
 
 class RemainingSteps:
-    """Expected number of steps to come, by agent type and steps done."""
+    """Expected number of steps to come, by agent type and steps done.
+
+    Of more than `agents_max` types the one none of whose programs ended for longest is forgotten.
+    """
 
     def __init__(self, *, agents_max: int = 256) -> None:
         self._agents_max = agents_max
         self._all = _Lengths()
-        self._by_agent: dict[str, _Lengths] = {}
+        self._by_agent: OrderedDict[str, _Lengths] = OrderedDict()
 
     def ended(self, *, agent: str, steps: int) -> None:
         """A program of this type ended after so many steps."""
         self._all.add(steps)
-        if agent not in self._by_agent and len(self._by_agent) < self._agents_max:
-            self._by_agent[agent] = _Lengths()
-        if agent in self._by_agent:
-            self._by_agent[agent].add(steps)
+        own = self._by_agent.get(agent)
+        if own is None:
+            own = self._by_agent[agent] = _Lengths()
+            if len(self._by_agent) > self._agents_max:
+                self._by_agent.popitem(last=False)
+        else:
+            self._by_agent.move_to_end(agent)
+        own.add(steps)
 
     def woke(self, *, agent: str, steps: int) -> None:
         """A program that was taken to have ended goes on."""

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agentsched.model import ConversationId, ProgramId, ToolName
+from agentsched.model import (
+    CallId,
+    ContinuedElsewhere,
+    ConversationId,
+    ProgramId,
+    ToolName,
+    ToolStarted,
+)
 from agentsched_graphs.finals import FinalPauses
 
 BASH, SUBMIT = ToolName("bash"), ToolName("submit")
@@ -113,3 +122,112 @@ def test_a_return_after_a_minute_is_no_end(course: Any) -> None:
     given_up = finals.chance(agent="agent", tool=BASH, steps=1)
     course.arrive("s2")
     assert finals.chance(agent="agent", tool=BASH, steps=1) < 0.05 < given_up
+
+
+PAUSES = st.lists(
+    st.tuples(
+        st.sampled_from([BASH, SUBMIT, GREP, DONE]),
+        st.integers(1, 4),
+        st.sampled_from(["last", "no", "taken back"]),
+    ),
+    max_size=80,
+)
+
+
+def learnt(pauses: list[tuple[ToolName, int, str]], *, keys_max: int = 4_096) -> FinalPauses:
+    finals = FinalPauses(keys_max=keys_max)
+    for tool, steps, became in pauses:
+        if became == "taken back":
+            finals.took_back(agent="a", tool=tool, steps=steps)
+        else:
+            finals.ended(agent="a", tool=tool, steps=steps, is_last=became == "last")
+    return finals
+
+
+@given(pauses=PAUSES, keys_max=st.sampled_from([3, 4_096]))
+def test_a_chance_is_one_whatever_was_learnt_in_which_order(
+    pauses: list[tuple[ToolName, int, str]], keys_max: int
+) -> None:
+    """Also where what is taken back had been forgotten, or was never learnt."""
+    finals = learnt(pauses, keys_max=keys_max)
+    for tool in (BASH, SUBMIT, GREP, DONE):
+        for steps in range(6):
+            assert 0.0 <= chance(finals, tool, steps) <= 1.0
+            assert chance(finals, tool, steps) == chance(finals, tool, steps)
+
+
+@given(pauses=PAUSES, tool=st.sampled_from([BASH, SUBMIT, GREP]), steps=st.integers(1, 4))
+def test_one_more_last_pause_makes_the_like_no_less_likely_to_be_the_last(
+    pauses: list[tuple[ToolName, int, str]], tool: ToolName, steps: int
+) -> None:
+    seen = [pause for pause in pauses if pause[2] != "taken back"]
+    less, more = learnt([*seen, (tool, steps, "no")]), learnt([*seen, (tool, steps, "last")])
+    before = learnt(seen)
+    assert chance(more, tool, steps) >= chance(before, tool, steps) - 1e-12
+    assert chance(less, tool, steps) <= chance(before, tool, steps) + 1e-12
+
+
+@given(pauses=PAUSES, data=st.data())
+def test_in_which_order_pauses_were_seen_does_not_matter(
+    pauses: list[tuple[ToolName, int, str]], data: st.DataObject
+) -> None:
+    seen = [pause for pause in pauses if pause[2] != "taken back"]
+    shuffled = data.draw(st.permutations(seen))
+    for tool in (BASH, SUBMIT, GREP, DONE):
+        one, other = learnt(seen), learnt(shuffled)
+        assert chance(one, tool) == pytest.approx(chance(other, tool))
+
+
+def test_a_tool_that_only_its_runner_spoke_of_is_no_last_word(course: Any) -> None:
+    """Agents that call tools in prose: each of their answers looks like the last one."""
+    for number in range(12):
+        course.step(f"p{number}/look", f"p{number}/look:bash", program=f"p{number}")
+        course.step(f"p{number}/end", program=f"p{number}")
+    course.pass_time(100)
+    for number in range(12):
+        course.start(f"nobody {number}")
+    main, builder = ConversationId("c"), course.builder
+    course.step("x1", program="x")
+    outlook = builder.view(ProgramId("x"))
+    assert outlook.last_pause_chance(main) > 0.7
+    assert builder._forecasts.view(ProgramId("x")).counted == 1
+    tool = ToolName("search")
+    course.feed(ToolStarted(program=ProgramId("x"), call_id=CallId("t"), tool=tool))
+    assert outlook.last_pause_chance(main) < 0.5
+    assert builder._forecasts.view(ProgramId("x")).counted is None
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+def test_who_goes_on_at_another_replica_has_not_ended(course: Any, *, is_given_up: bool) -> None:
+    for name in ("look", "edit"):
+        course.step(name, f"{name}:bash")
+    if is_given_up:
+        course.pass_time(100)
+        course.start("nobody")
+    builder = course.builder
+    moved = ContinuedElsewhere(program=ProgramId("p"), conversation=ConversationId("c"))
+    course.feed(moved)
+    assert builder.view(ProgramId("p")).last_pause_chance(ConversationId("c")) == 0.0
+    known, steps = chance_of(builder), expected(builder)
+    course.pass_time(100)
+    course.start("nobody 2")
+    course.close()
+    assert chance_of(builder) == known < 0.05
+    assert expected(builder) == steps == 10.0
+
+
+def test_time_at_another_replica_is_no_silence(course: Any) -> None:
+    moved = ContinuedElsewhere(program=ProgramId("p"), conversation=ConversationId("c"))
+    for number in range(40):
+        course.step(f"s{number}", f"t{number}:bash")
+        course.feed(moved)
+        course.pass_time(1)
+    assert course.builder._forecasts._silences._seen == 0
+
+
+def chance_of(builder: Any) -> float:
+    return float(builder.learnt.finals.chance(agent="agent", tool=BASH, steps=2))
+
+
+def expected(builder: Any) -> float:
+    return float(builder._forecasts._remaining.expected(agent="agent", steps_done=0))

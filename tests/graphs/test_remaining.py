@@ -59,15 +59,16 @@ def test_old_programs_are_forgotten() -> None:
     assert remaining.expected(agent="a", steps_done=0) < 6
 
 
-def test_of_too_many_agents_only_the_first_have_their_own_lengths() -> None:
+def test_of_too_many_agents_the_one_that_ended_last_keeps_its_lengths() -> None:
     remaining = RemainingSteps(agents_max=1)
-    remaining.ended(agent="known", steps=2)
+    remaining.ended(agent="early", steps=2)
     remaining.ended(agent="late", steps=100)
-    assert list(remaining._by_agent) == ["known"]
+    assert list(remaining._by_agent) == ["late"]
     overall = (2 + 100 + 4 * 10) / (2 + 4)
-    assert remaining.expected(agent="late", steps_done=0) == overall
-    remaining.woke(agent="late", steps=100)
-    assert remaining.expected(agent="late", steps_done=0) == (2 + 4 * 10) / (1 + 4)
+    assert remaining.expected(agent="early", steps_done=0) == overall
+    assert remaining.expected(agent="late", steps_done=0) == (100 + 4 * overall) / (1 + 4)
+    remaining.woke(agent="early", steps=2)  # its own are forgotten, so these are all that are left
+    assert remaining.expected(agent="early", steps_done=0) == (100 + 4 * 10) / (1 + 4)
 
 
 def test_an_end_that_is_forgotten_is_not_taken_back_twice() -> None:
@@ -76,3 +77,15 @@ def test_an_end_that_is_forgotten_is_not_taken_back_twice() -> None:
     before = remaining.expected(agent="a", steps_done=0)
     remaining.woke(agent="a", steps=7)
     assert remaining.expected(agent="a", steps_done=0) == before
+
+
+def test_agents_that_come_after_many_others_are_learnt_all_the_same() -> None:
+    """Names are the clients': whoever makes up a new one for each run fills what is kept."""
+    remaining = RemainingSteps(agents_max=4)
+    for number in range(50):
+        remaining.ended(agent=f"run {number}", steps=3)
+        remaining.ended(agent="coder", steps=40)
+    assert len(remaining._by_agent) == 4
+    assert remaining.expected(agent="coder", steps_done=0) > 35
+    remaining.woke(agent="run 0", steps=3)  # of one that is forgotten there is nothing to undo
+    assert len(remaining._by_agent) == 4

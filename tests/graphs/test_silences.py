@@ -5,6 +5,8 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentsched.model import MINUTE, SECOND, Nanos
 from agentsched_graphs.silences import Silences
@@ -44,3 +46,13 @@ def test_it_follows_the_load() -> None:
 def test_equal_gaps_give_equal_limits() -> None:
     gaps = [Random(seed).uniform(0.0, 40.0) for seed in range(1_000)]
     assert learn(Silences(), *gaps) == learn(Silences(), *gaps)
+
+
+@given(st.lists(st.integers(-(10**12), 10**18), max_size=200))
+def test_whatever_gaps_there_were_it_is_between_five_seconds_and_a_minute(gaps: list[int]) -> None:
+    silences = Silences()
+    for gap in gaps:
+        silences.ended(Nanos(gap))
+        assert 5 * SECOND <= silences.limit <= MINUTE
+    assert len(silences._counts) == 26
+    assert sum(silences._counts) == silences._total <= 1_024

@@ -10,7 +10,7 @@ import pytest
 from agentsched.compose import SchedulerConfig, build_graphs, config_of, journal_header
 from agentsched.config import load_config
 from agentsched.kernel import decode_header, encode_header
-from agentsched.model import ConfigError, ConversationId, Lineage, ProgramId
+from agentsched.model import ConfigError, ConversationId, Lineage, ProgramId, WorkflowDeclared
 from agentsched_graphs.templates import END
 from agentsched_graphs.workflow import read_workflow, write_workflow
 
@@ -102,6 +102,41 @@ def test_a_program_that_leaves_it_and_comes_back(make_course: Any) -> None:
     assert dict(view.next_tools(c)) == {"surf": pytest.approx(0.75)}  # learnt
     course.step("s2", "t2:edit", agent="fix-bug", answers=["t1"])
     assert dict(view.next_tools(c)) == {"Bash pytest": 1.0}
+
+
+def test_one_that_is_declared_anew_finds_programs_again(course: Any) -> None:
+    """They stand at steps of the old one, which the new one need not have."""
+    c = ConversationId("c")
+    course.builder.observe(WorkflowDeclared(text=TEXT), now=course.now)
+    course.step("s1", "t1:edit", agent="fix-bug", lineage=Lineage.NEW)
+    view = course.builder.view(ProgramId("p"))
+    assert view.last_pause_chance(c) == 0.0
+    steps = {"look": {"tools": ["read"], "next": ["write"]}, "write": {"tools": ["edit"]}}
+    anew = read_workflow({"name": "fix-bug", "start": "look", "steps": steps})
+    course.builder.observe(WorkflowDeclared(text=write_workflow(anew)), now=course.now)
+    # Until it is somewhere in the new one it is as if none were declared.
+    assert view.last_pause_chance(c) == pytest.approx(0.05)
+    assert view.expected_return(c, now=course.now) is not None
+    assert view.steps_left() == pytest.approx(10.0)
+    assert dict(view.next_tools(c)) == {"edit": pytest.approx(0.75)}
+    course.step("s2", "t2:read", agent="fix-bug", answers=["t1"])
+    assert view.steps_left() == 1.0
+    assert dict(view.next_tools(c)) == {"edit": 1.0}
+
+
+def test_a_place_is_one_of_its_own_agents_workflow(course: Any) -> None:
+    for agent, tool in (("coder", "edit"), ("tester", "pytest")):
+        steps = {f"{agent}-1": {"tools": [tool], "next": [f"{agent}-2"]}, f"{agent}-2": {}}
+        made = read_workflow({"name": agent, "start": f"{agent}-1", "steps": steps})
+        course.builder.observe(WorkflowDeclared(text=write_workflow(made)), now=course.now)
+    course.step("s1", "t1:edit", agent="coder", lineage=Lineage.NEW)
+    view = course.builder.view(ProgramId("p"))
+    assert view.steps_left() == 1.0
+    course.arrive("s2", agent="tester", answers=["t1"])
+    assert view.steps_left() != 1.0
+    course.finish("s2", "t2:pytest")
+    assert view.steps_left() == 1.0
+    assert course.graph().threads[ConversationId("c")].place == "tester-1"
 
 
 def test_configuration_names_the_files(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from agentsched.model import (
     AgentschedError,
     ContinuedElsewhere,
     EngineId,
+    EngineLost,
     Instant,
     StepId,
     StepStarted,
@@ -240,6 +241,26 @@ async def test_who_served_it_last_has_its_cache() -> None:
     left = [e.event for e in a.entries if isinstance(e.event, ContinuedElsewhere)]
     assert {event.conversation for event in left} == {first.conversation}
     assert a.sharing.home(first.conversation) == Home(ENGINE, 100)
+
+
+async def test_whoever_goes_on_elsewhere_is_awaited_here_no_more_though_its_cache_is_gone() -> None:
+    """Nothing lies here that two would count; but its silence here would be taken for its end."""
+    a, b = linked()
+    first = a.ask("fix it")
+    a.run(first, "s1")
+    a.answer(first, "look at the file")
+    await turned()
+    a.host.feed(EngineLost(engine=ENGINE, reason="crash"))
+    talk = a.host.scheduler.programs[first.program].conversations[first.conversation]
+    assert not talk.is_resident
+    assert talk.paused_at is not None
+    second = b.ask("fix it", "look at the file", "done")
+    b.run(second, "s2")
+    b.answer(second, "now run it")
+    await turned()
+    left = [e.event for e in a.entries if isinstance(e.event, ContinuedElsewhere)]
+    assert [event.conversation for event in left] == [first.conversation]
+    assert talk.paused_at is None
 
 
 async def test_what_is_told_of_what_runs_here_is_old() -> None:
