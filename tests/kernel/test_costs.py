@@ -44,6 +44,13 @@ def test_a_faster_engine_is_noticed() -> None:
     assert cost.prefill_ns_per_token == pytest.approx(20_000, rel=0.1)
 
 
+def test_an_engine_that_was_known_for_long_is_followed_still() -> None:
+    cost = EngineCost()
+    teach(cost, ns=60_000, steps=2_000)
+    teach(cost, ns=20_000, steps=200)
+    assert cost.prefill_ns_per_token == pytest.approx(20_000, rel=0.1)
+
+
 def test_short_steps_teach_nothing() -> None:
     cost = EngineCost()
     before = (cost.prefill_ns_per_token, cost.decode_ns_per_token)

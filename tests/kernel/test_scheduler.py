@@ -276,6 +276,15 @@ class TestEngines:
         assert rig.scheduler.next_deadline() == 3 * SECOND
         assert rejected(rig.timer()) == [RejectReason.NO_ENGINE]
 
+    def test_each_is_told_when_its_own_time_is_up(self, make_rig: Any) -> None:
+        rig = make_rig(engine_wait_ns_max=Nanos(2 * SECOND))
+        rig.arrive("s1", at=1)
+        rig.arrive("s2", program="p2", at=2)
+        assert [c.step for c in rig.timer()] == ["s1"]
+        assert rig.now == 3 * SECOND
+        assert [c.step for c in rig.timer()] == ["s2"]
+        assert rig.now == 4 * SECOND
+
     def test_an_engine_that_comes_back_takes_up_those_who_wait(self, rig: Any) -> None:
         rig.engine()
         rig.push(EngineLost(engine=EngineId("e1"), reason="gone"))

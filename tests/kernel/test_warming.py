@@ -113,7 +113,13 @@ def test_what_a_tenant_began_counts_for_a_minute() -> None:
     # In stretches: 200 at 0 to 0.5, 100 at 1, 100 at 30.
     for second, tokens in ((30, 400), (60.4, 400), (60.5, 200), (61, 100), (90, 0)):
         assert ledger.begun_tokens(tenant, now=at(second)) == tokens
-    assert ledger.begun_tokens(TenantId("t2"), now=at(30)) == 0
+    other = TenantId("t2")
+    assert ledger.begun_tokens(other, now=at(30)) == 0
+    # What is older than that is forgotten with the next one that begins, whosever it is.
+    for number, second in enumerate((95, 160)):
+        command = prefetch(f"v{number}", conversation=f"d{number}", tokens=7)
+        ledger.begin(command, tenant=other, now=at(second))
+        assert {name: len(spent) for name, spent in ledger._spent.items()} == {other: 1}
 
 
 def test_what_nobody_came_for_is_waste(warm: Any) -> None:

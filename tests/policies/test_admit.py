@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agentsched.model import (
+    SECOND,
     Capabilities,
     Dispatch,
     EngineId,
@@ -92,6 +93,9 @@ class TestThunderAgent:
         f = self.build(floor, admit=admit)
         f.ask("a", "pa", 9_990, at=0)
         f.ask("b", "pb", 9_000, at=1)
+        assert f.scheduler.next_deadline() == 5 * SECOND  # the next tick
+        f.tick(at=10)
+        assert f.scheduler.next_deadline() == 13 * SECOND  # sooner than the one at 15
         assert f.tick(at=12.9) == {}
         assert f.tick(at=13) == {"b": "e1"}
 
@@ -213,6 +217,16 @@ class TestDepthThatFits:
         f = floor(admit=Choice(name="depth", params={"fits": True}))
         assert f.ask("a", "pa", 6_000, head="one")
         assert f.ask("b", "pb", 4_050, head="another") == {}
+
+    @pytest.mark.parametrize(
+        "profile", ["autellix", "continuum", "kvflow", "saga", "hexgen", "dlpm"]
+    )
+    def test_profiles_that_reorder_an_engines_queue_keep_it_here(
+        self, floor: Floors, profile: str
+    ) -> None:
+        f = floor(profile=profile)
+        assert f.ask("a", "pa", 6_000)
+        assert f.ask("b", "pb", 6_000) == {}
 
     def test_an_oversize_prompt_goes_alone(self, floor: Floors) -> None:
         f = floor(admit=Choice(name="depth", params={"fits": True}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,6 +94,31 @@ class TestPrefixAware:
         f.ask("a", "pa", 1_000)
         # 100 of 1,000 tokens are a tenth: the idle engine is better.
         assert f.ask("b", "pb", 1_000) == {"b": "e2"}
+
+    @pytest.mark.parametrize(("missing", "engine"), [(4, "idle"), (30, "busy")])
+    def test_load_decides_between_matches_that_are_alike_and_no_others(
+        self, missing: int, engine: str
+    ) -> None:
+        """The busy engine has all of 1,000 tokens, the idle one all but so many."""
+        policy: Any = load("place", "prefix-aware", {})
+        engines = {
+            name: SimpleNamespace(engine=name, is_up=True, running_steps=steps)
+            for name, steps in (("busy", 5), ("idle", 0))
+        }
+        missed = {"busy": 0, "idle": missing}
+        world = SimpleNamespace(engines=engines, missing_tokens=lambda step, engine: missed[engine])
+        step = SimpleNamespace(prompt_tokens=1_000)
+        scores = {
+            name: policy.score(step, one, world, now=Instant(0)) for name, one in engines.items()
+        }
+        assert max(scores, key=scores.__getitem__) == engine
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{"threshold": 0.0}, {"threshold": 1.0}, {"balance_steps": 0, "balance_ratio": 1}],
+    )
+    def test_settings_at_their_bounds_mean_something(self, settings: dict[str, float]) -> None:
+        assert hasattr(load("place", "prefix-aware", settings), "score")
 
     def test_out_of_balance_the_load_decides(self, floor: Floors) -> None:
         f = floor(engines=2, place=place("prefix-aware", threshold=0.05, balance_steps=2))
