@@ -32,6 +32,19 @@ def test_a_feature_that_was_not_seen_learns_nothing() -> None:
     assert found.coefficients[1] == 0.0
 
 
+def test_a_law_is_the_same_in_any_unit() -> None:
+    """Seconds or thousandths of them: what is clipped as unusual goes by what is usual."""
+    rng, whole, thousandths = Random(4), Regression((0.0,) * 3), Regression((0.0,) * 3)
+    for number in range(300):
+        features, outcome = law(rng)
+        outcome *= (20.0 if number % 50 == 49 else 1.0) * (1.0 + rng.gauss(0.0, 0.05))
+        whole.learn(features, outcome)
+        thousandths.learn(features, outcome / 1_000)
+    small = [1_000 * coefficient for coefficient in thousandths.coefficients]
+    assert small == pytest.approx(whole.coefficients, rel=1e-9)
+    assert thousandths.confidence == pytest.approx(whole.confidence, rel=1e-9)
+
+
 def test_noise_and_outliers_hardly_bend_it() -> None:
     rng, found = Random(2), Regression((0.0, 0.0, 0.0))
     for number in range(600):

@@ -105,6 +105,16 @@ def test_a_step_that_would_wait_is_told_why_and_for_how_long() -> None:
     assert all(outlook.prefill_ns > 0 for outlook in plan.engines)
 
 
+@pytest.mark.parametrize(("prompt", "missing"), [(500, 91), (300, 0)])
+def test_where_a_conversation_lives_only_what_is_new_is_missing(prompt: int, missing: int) -> None:
+    """Also of a prompt that was cut since, which names no beginning that was there before."""
+    scheduler = made("fcfs")
+    scheduler.handle(asked(1, 1, 400), now=Instant(1))
+    scheduler.handle(finished("s1", prompt=400, output=9), now=Instant(2))
+    plan = scheduler.plan(asked(2, 1, prompt), now=Instant(3))
+    assert [(o.engine, o.missing_tokens) for o in plan.engines] == [("a", missing), ("b", prompt)]
+
+
 def test_a_step_that_would_be_turned_away() -> None:
     scheduler = made("fcfs", Limits(ready_steps_max=1, running_steps_per_engine_max=1))
     for number in range(3):

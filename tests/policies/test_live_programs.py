@@ -172,6 +172,20 @@ def test_a_step_that_ended_otherwise_is_not_under_way(end: Any, is_over: bool) -
     assert town.peak == (0 if is_over else 1_000)
 
 
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_a_program_is_heard_of_while_any_step_of_it_runs(is_answered: bool) -> None:
+    town = Town()
+    town.turn("a", "p", 1_000, at=0)
+    for step in ("a2", "a3"):
+        town.arrive(step, "p", at=1)
+    if is_answered:
+        town.finish("a2", at=2)
+    else:
+        town.see(StepCancelled(step=StepId("a2"), reason="left"), at=2)
+    town.now = 500
+    assert town.peak == 1_000
+
+
 def test_answers_to_nothing_known_are_passed_over() -> None:
     town = Town()
     town.finish("never-seen")
