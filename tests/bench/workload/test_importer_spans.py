@@ -85,7 +85,7 @@ def test_otel_spans_of_consoles_and_stores(layout: str, tmp_path: Path) -> None:
     assert report.errors_count == 0
     assert [(step.input_tokens, step.llm_s) for step in row.steps] == [(100, 1.5), (200, 1.5)]
     assert [tool.name for tool in row.steps[0].tools] == ["ls"]
-    assert row.model == "m"
+    assert (row.agent, row.model) == ("a", "m")
 
 
 def _messages_as(form: str) -> dict[str, Any]:

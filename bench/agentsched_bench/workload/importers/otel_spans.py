@@ -243,7 +243,10 @@ def read_span(span: Object, resource: Object, *, keeps_text: bool) -> Span | Non
         parent=f"{trace}/{parent}" if parent.strip("0") else "",
         kind=kind,
         is_guess=is_guess,
-        name=as_name(_first_of(facts, _NAMES.get(kind, ())), default=kind),
+        name=as_name(
+            _first_of(facts, _NAMES.get(kind, _NAMES["agent"])),
+            default="agent" if is_guess else kind,
+        ),
         begun_s=begun_s,
         ended_s=max(begun_s, begun_s if ended_s is None else ended_s),
         conversation=as_name(_first_of(facts, _CONVERSATIONS)),
