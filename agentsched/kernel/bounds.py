@@ -43,12 +43,24 @@ def _of_engine(books: Books, engine: EngineRecord) -> int | None:
 
 def newcomers_wait(event: StepArrived, books: Books) -> Nanos:
     """How long a new program's first step will probably wait, by how fast the queue moves."""
-    ahead = len(books.ready)
+    ahead = _ahead(event, books)
     shares = books.shares
     if shares.is_active:
         own = shares.view(event.tenant).waiting_steps
         ahead = min(ahead, (own + 1) * (shares.waiting_tenants + (not own)) - 1)
     return Nanos(round(ahead * books.pace.ns_per_step))
+
+
+def _ahead(event: StepArrived, books: Books) -> int:
+    """Waiting steps that an engine with its model might be given first; all where there is none."""
+    waiting = books.ready.models
+    if len(waiting) == 1 and event.model in waiting:
+        return len(books.ready)
+    engines = [engine for engine in books.engines.values() if engine.is_up]
+    engines = [engine for engine in engines if engine.serves(event.model)]
+    if not engines:
+        return len(books.ready)
+    return sum(n for model, n in waiting.items() if any(e.serves(model) for e in engines))
 
 
 def is_hopeless(event: StepArrived, books: Books, *, now: Instant) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from agentsched.kernel.newcomers import Newcomers
@@ -30,6 +30,8 @@ class ReadySteps:
         #: Those of them whose program was sent nothing so far, and all the others.
         self.newcomers = Newcomers()
         self._begun: dict[StepId, StepRecord] = {}
+        #: How many wait for each model.
+        self.models: dict[str, int] = {}
         #: Batch steps, and steps with a priority of their own: without any the sort key is smaller.
         self.batch_steps = 0
         self._prioritised = 0
@@ -71,6 +73,7 @@ class ReadySteps:
             self.newcomers.add(step)
         else:
             self._begun[step.step] = step
+        self.models[step.model] = self.models.get(step.model, 0) + 1
         self.batch_steps += step.step_class is StepClass.BATCH
         self._prioritised += step.priority != 0
         if step.bypassed >= self._bypasses_max:
@@ -81,6 +84,9 @@ class ReadySteps:
         del self._steps[step.step]
         if not self.newcomers.remove(step):
             del self._begun[step.step]
+        self.models[step.model] -= 1
+        if not self.models[step.model]:
+            del self.models[step.model]
         self.batch_steps -= step.step_class is StepClass.BATCH
         self._prioritised -= step.priority != 0
         self._overtaken.pop(step.step, None)
@@ -99,6 +105,10 @@ class ReadySteps:
     def is_late(self, step: StepRecord, *, now: Instant) -> bool:
         """Whether it has waited for as long as it may."""
         return self.due_at(step) <= now
+
+    def is_due(self, step: StepRecord, *, now: Instant) -> bool:
+        """Whether one of its bounds is reached: while it waits, nobody may go before it."""
+        return step.bypassed >= self._bypasses_max or self.is_late(step, now=now)
 
     def earliest(self) -> Instant | None:
         """The first instant at which a waiting step becomes due."""
@@ -153,6 +163,7 @@ class ReadySteps:
         begun = [s.step for s in self if s.step not in self.newcomers]
         assert sorted(begun) == sorted(self._begun)
         assert len(begun) + len(self.newcomers) == len(self)
+        assert self.models == Counter(s.model for s in self)
         assert self.batch_steps == sum(s.step_class is StepClass.BATCH for s in self)
         assert self._prioritised == sum(s.priority != 0 for s in self)
         arrivals = [s.arrived_at for s in self]

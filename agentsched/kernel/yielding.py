@@ -2,8 +2,8 @@
 
 Batch steps fill gaps. When other work is held for an engine that computes some of them, the newest
 are stopped and wait again, as if they had never been sent: no byte has reached their clients. Those
-that began to answer run on, and so do those that the wait bound forced in, for its promise is kept
-once.
+that began to answer run on, and so do those that a bound forced in, by their wait or by how many
+went before them: its promise is kept once, and who is due would be sent again at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def make_way(books: Books, wanted: Collection[EngineId], *, now: Instant) -> lis
             if len(commands) >= short:
                 return commands
             is_idle_work = step.step_class is StepClass.BATCH and step.state is StepState.DISPATCHED
-            if not is_idle_work or step.is_yielding or books.ready.is_late(step, now=now):
+            if not is_idle_work or step.is_yielding or books.ready.is_due(step, now=now):
                 continue
             step.is_yielding = True
             commands.append(Cancel(step=step.step, reason=CancelReason.YIELDED))

@@ -10,6 +10,8 @@ from shorthand import arrived
 from agentsched.kernel.bounds import newcomers_wait
 from agentsched.model import (
     SECOND,
+    EngineId,
+    EngineLost,
     Nanos,
     Reject,
     RejectReason,
@@ -78,6 +80,23 @@ def test_a_newcomer_waits_for_its_tenants_turns_and_not_for_the_whole_queue(
     books = rig.scheduler._books
     newcomer = arrived("s", "new", tenant=tenant)
     assert newcomers_wait(newcomer, books) == round(ahead * books.pace.ns_per_step)
+
+
+def test_a_newcomer_waits_for_those_alone_that_want_the_same_engines(rig: Any) -> None:
+    rig.policy.admission = lambda step, engine: Held(reason="never")
+    rig.engine("large", models=("large", "tuned"))
+    rig.engine("small", models=("small",))
+    for number, model in enumerate(("large",) * 5 + ("tuned",) * 3 + ("small",)):
+        rig.arrive(f"s{number}", program=f"p{number}", model=model)
+    books = rig.scheduler._books
+
+    def waits(model: str) -> float:
+        newcomer = arrived("s", "new", tenant="t1", model=model)
+        return newcomers_wait(newcomer, books) / books.pace.ns_per_step
+
+    assert [waits(model) for model in ("small", "large", "tuned", "")] == [1, 8, 8, 9]
+    rig.push(EngineLost(engine=EngineId("small"), reason="crash"))
+    assert waits("small") == 9, "nobody knows where it will go"
 
 
 @pytest.fixture

@@ -87,3 +87,17 @@ def test_with_room_nobody_makes_way(rig: Any) -> None:
     rig.engine()
     rig.arrive("b1", program="b1", step_class=BATCH)
     assert sent(rig.arrive("s1")) == ["s1"]
+
+
+def test_batch_work_that_was_overtaken_too_often_runs_on(make_rig: Any) -> None:
+    """Stopped again it would be due again, sent again and stopped again, without end."""
+    rig = make_rig(running_steps_per_engine_max=1, bypasses_max=1)
+    rig.engine()
+    rig.arrive("b1", program="b1", step_class=BATCH, at=0)
+    assert isinstance(rig.arrive("s1", at=1)[0], Cancel)
+    assert sent(make_way(rig, "b1")) == ["s1"]
+    assert rig.scheduler.steps["b1"].bypassed == 1
+    [forced] = rig.finish("s1", at=2)
+    assert (forced.step, forced.order) == ("b1", "bound")
+    assert rig.arrive("s2", program="p2", at=3) == ()
+    assert sent(rig.finish("b1", at=4)) == ["s2"]
