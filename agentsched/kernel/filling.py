@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from agentsched.kernel.books import Books
@@ -77,14 +76,16 @@ class Filler:
             self._wanted |= blocked
             return commands
         newcomers = self._books.ready.newcomers
-        is_shut = self._shut_out(up, now=now)
-        in_turn = partial(self._policies.in_turn, now=now, newcomers=not is_shut)
+        shut = self._shut_out(now=now)
+        some = len(shut) < len(newcomers.models)
+        in_turn = partial(self._policies.in_turn, now=now, newcomers=some)
         for step in in_turn() if up else list(self._books.ready):
             if up and len(blocked) == len(up):
                 break
             if step.state is not StepState.WAITING:
                 continue  # it became due meanwhile
-            if is_shut and step.step in newcomers:
+            if step.model in shut and step.step in newcomers:
+                step.held_for = shut[step.model]
                 continue
             dispatched = self._try(step, blocked, now=now)
             # It may have been sent meanwhile, which the type checker cannot know.
@@ -104,23 +105,28 @@ class Filler:
         returned = [e for e in self._up if e.returned_at is not None]
         self._is_easing = any(is_easing(e, self._books.limits, now=now) for e in returned)
 
-    def _shut_out(self, up: Sequence[EngineRecord], *, now: Instant) -> bool:
-        """Whether no newcomer can be sent in this turn whatever else is, so that none is asked for.
+    def _shut_out(self, *, now: Instant) -> dict[str, str]:
+        """Models of which no newcomer can be sent in this turn whatever else is, and why: so that
+        none of these is asked for.
 
         With background work about, which engines somebody waits for must be known step by step.
         """
         ready = self._books.ready
         newcomers = ready.newcomers
-        if not len(newcomers):
-            return False
-        is_alike = not ready.batch_steps and not any(e.background_steps for e in up)
-        is_alike = is_alike and all(self._fitting(model) for model in newcomers.models)
-        held = self._policies.shuts_out(up, now=now) if is_alike else None
-        if held is None:
+        if ready.batch_steps or any(e.background_steps for e in self._up):
             newcomers.ask_each()
-            return False
-        newcomers.tell(held.reason)
-        return True
+            return {}
+        shut: dict[str, str] = {}
+        for model in newcomers.models:
+            fit = self._fitting(model)
+            held = self._policies.shuts_out(fit, now=now) if fit else None
+            if held is not None:
+                shut[model] = held.reason
+        if shut and len(shut) == len(newcomers.models) and len(set(shut.values())) == 1:
+            newcomers.tell(next(iter(shut.values())))
+        else:
+            newcomers.ask_each()
+        return shut
 
     def next_deadline(self) -> Instant | None:
         """When `fill` should run though nothing happened."""

@@ -101,9 +101,10 @@ class AdmitPolicy(Policy, Protocol):
 
     # Optional as well, and not part of the protocol's type: `shuts_out(engines, world, *, now) ->
     # Held | None`. A `Held` (without `until` and `blocks_others`) when `admit` would say just that
-    # on each of `engines` (all that are up) to every waiting step that is alone in a program which
-    # was never sent anything, unless its wait is up, for the rest of this turn, whatever is sent in
-    # it. So a queue of thousands of newcomers costs one question a turn. None when in doubt.
+    # on each of `engines` (those that are up and have one model) to every waiting step for that
+    # model which is alone in a program that was never sent anything, unless its wait is up, for the
+    # rest of this turn, whatever is sent in it. So a queue of thousands of newcomers costs one
+    # question for each model and turn. None when in doubt.
 
 
 class PlacePolicy(Policy, Protocol):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from agentsched.model import (
@@ -14,6 +14,7 @@ from agentsched.model import (
     Dispatch,
     Event,
     Instant,
+    Lineage,
     ProgramClosed,
     ProgramId,
     Reject,
@@ -38,6 +39,7 @@ class _Asked:
     program: ProgramId
     conversation: ConversationId
     head: int
+    model: str
     arrived_at: Instant
     sent_at: Instant
 
@@ -46,34 +48,46 @@ class _Asked:
 class _Live:
     """A program under way: tokens of its own in its largest prompt and answer so far.
 
-    `since` is when its first step was sent to an engine; `held_ns` how long later ones waited.
+    `conversation` is its main one, `model` what it asked for first. `since` is when its first step
+    was sent to an engine; `held_ns` how long later ones waited.
     """
 
     tokens: int
     conversation: ConversationId
+    model: str
     since: Instant
     last_at: Instant
     active: int = 0
     held_ns: int = 0
 
 
+@dataclass(slots=True)
+class _Sum:
+    """Programs of one model: the small ones, which will reach the usual size, and the tokens of
+    those that are larger already."""
+
+    small: int = 0
+    large_tokens: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class _Peak:
-    """Sums over the programs that are heard of: the small ones, which will reach `final_tokens`,
-    and the tokens of those that are larger already. They hold from `since` until `until`, when one
-    has been silent for too long."""
+    """Sums over the programs that are heard of, by model. They hold from `since` until `until`,
+    when one has been silent for too long. Small is what is below `final_tokens`."""
 
     final_tokens: float
     since: Instant
     until: Instant = _NEVER
-    small: int = 0
-    large_tokens: int = 0
+    sums: dict[str, _Sum] = field(default_factory=dict)
 
-    def add(self, tokens: int, times: int = 1) -> None:
-        if tokens < self.final_tokens:
-            self.small += times
+    def add(self, live: _Live, times: int = 1) -> None:
+        found = self.sums.get(live.model)
+        if found is None:
+            found = self.sums[live.model] = _Sum()
+        if live.tokens < self.final_tokens:
+            found.small += times
         else:
-            self.large_tokens += times * tokens
+            found.large_tokens += times * live.tokens
 
 
 def _is_heard(live: _Live, *, now: Instant) -> bool:
@@ -105,10 +119,8 @@ class LivePrograms:
 
     def observe(self, event: Event, *, now: Instant) -> None:
         match event:
-            case StepArrived() if event.step_class.is_work:
-                head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
-                self._steps[event.step] = _Asked(event.program, event.conversation, head, now, now)
-                self._count(event.program, 1, now=now)
+            case StepArrived() if event.step_class.is_work and event.step not in self._steps:
+                self._arrive(event, now=now)
             case StepFinished():
                 self._finish(event, now=now)
             case StepFailed() if not event.is_retryable:
@@ -121,7 +133,7 @@ class LivePrograms:
                     del self._live[event.program]  # that replica counts it now
                     self._peak = None
             case ProgramClosed():
-                self._end(event.program)
+                self._close(event.program)
             case _:
                 pass
 
@@ -144,16 +156,22 @@ class LivePrograms:
 
     def peak_tokens(self, *, now: Instant) -> float:
         """What all of them want when each is as large as it probably gets."""
+        return sum(tokens for _, tokens in self.peaks(now=now))
+
+    def peaks(self, *, now: Instant) -> Iterator[tuple[str, float]]:
+        """The same by the model that they ask for, which not every engine need have."""
         peak = self._peak
         if peak is None or not peak.since <= now < peak.until:
             peak = self._peak = self._add_up(now=now)
-        return peak.large_tokens + peak.small * self.final_tokens
+        for model in sorted(peak.sums):
+            found = peak.sums[model]
+            yield model, found.large_tokens + found.small * self.final_tokens
 
     def _add_up(self, *, now: Instant) -> _Peak:
         peak = _Peak(final_tokens=self.final_tokens, since=now)
         for live in self._live.values():
             if _is_heard(live, now=now):
-                peak.add(live.tokens)
+                peak.add(live)
                 if not live.active:
                     peak.until = min(peak.until, after(live.last_at, _SILENT))
         return peak
@@ -169,8 +187,21 @@ class LivePrograms:
         peak = self._current(now=now)
         if peak is not None:
             plain = self._add_up(now=now)
-            assert (peak.small, peak.large_tokens) == (plain.small, plain.large_tokens)
+            nothing = _Sum()
+            for model in peak.sums.keys() | plain.sums.keys():
+                assert peak.sums.get(model, nothing) == plain.sums.get(model, nothing)
             assert peak.until <= plain.until
+
+    def _arrive(self, event: StepArrived, *, now: Instant) -> None:
+        head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
+        self._steps[event.step] = _Asked(
+            event.program, event.conversation, head, event.model, now, now
+        )
+        live = self._live.get(event.program)
+        goes_on = event.lineage is Lineage.COMPACTS
+        if live is not None and goes_on and live.conversation == event.parent_conversation:
+            live.conversation = event.conversation  # the same under another id
+        self._count(event.program, 1, now=now)
 
     def _count(self, program: ProgramId, steps: int, *, now: Instant) -> None:
         live = self._live.get(program)
@@ -179,7 +210,7 @@ class LivePrograms:
         peak = self._current(now=now)
         if peak is not None:
             if not _is_heard(live, now=now):
-                peak.add(live.tokens)
+                peak.add(live)
             peak.until = min(peak.until, after(now, _SILENT))
         live.active = max(0, live.active + steps)
         live.last_at = now
@@ -198,10 +229,11 @@ class LivePrograms:
         live = self._live.get(program)
         tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - found.head)
         if live is None:
-            live = self._live[program] = _Live(tokens, conversation, found.sent_at, now)
+            live = _Live(tokens, conversation, found.model, found.sent_at, now)
+            self._live[program] = live
             peak = self._current(now=now)
             if peak is not None:
-                peak.add(tokens)
+                peak.add(live)
                 peak.until = min(peak.until, after(now, _SILENT))
             if len(self._live) > self._programs_max:
                 self._live.popitem(last=False)
@@ -211,12 +243,21 @@ class LivePrograms:
             self._count(program, -1, now=now)
         if tokens > live.tokens:
             if self._peak is not None:
-                self._peak.add(live.tokens, -1)
-                self._peak.add(tokens)
+                self._peak.add(live, -1)
             live.tokens = tokens
+            if self._peak is not None:
+                self._peak.add(live)
         is_main = conversation == live.conversation
         if is_main and event.is_last_word:
             self._end(program)
+
+    def _close(self, program: ProgramId) -> None:
+        live = self._live.get(program)
+        if live is not None and live.active:
+            # It goes when these have ended, which is no second program's end.
+            under_way = self._steps.items()
+            self._steps = {key: asked for key, asked in under_way if asked.program != program}
+        self._end(program)
 
     def _end(self, program: ProgramId) -> None:
         live = self._live.pop(program, None)

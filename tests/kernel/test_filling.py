@@ -256,6 +256,25 @@ def test_newcomers_that_are_shut_out_are_not_asked_for(make_rig: Any) -> None:
     assert (forced.step, forced.order) == ("s0", "bound")
 
 
+def test_newcomers_of_one_model_are_shut_out_and_others_asked_for(make_rig: Any) -> None:
+    rig = make_rig()
+    for name in ("large", "small"):
+        rig.engine(name, models=(name,))
+    held = Held(reason="programs", blocks_others=False)
+    asked = shut_out(rig, None)
+    rig.policy.shuts_out = lambda engines, world, *, now: (
+        held if [e.engine for e in engines] == ["large"] else None
+    )
+    rig.scheduler._guarded._take(rig.scheduler.policies)
+    for number, model in enumerate(("large", "small", "large")):
+        rig.arrive(f"s{number}", program=f"p{number}", model=model)
+    assert set(asked) == {"s1"}
+    assert {s.held_for for s in rig.scheduler.steps.values()} == {"programs"}
+    # What no engine has any more waits for one, and not for others' programs.
+    rig.push(EngineLost(engine=EngineId("large"), reason="crash"))
+    assert {s.held_for for s in rig.scheduler.steps.values()} == {"programs", "no engine"}
+
+
 @pytest.mark.parametrize(
     "answer",
     [Admitted(), Held(reason="x"), Held(reason="x", blocks_others=False, until=Instant(9)), 5],

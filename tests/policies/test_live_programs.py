@@ -16,6 +16,7 @@ from agentsched.model import (
     Dispatch,
     EngineId,
     Instant,
+    Lineage,
     ProgramClosed,
     ProgramId,
     StepCancelled,
@@ -193,6 +194,56 @@ def test_answers_to_nothing_known_are_passed_over() -> None:
     town.finish("title")
     assert town.peak == 0
     assert ProgramId("p") not in town.live
+
+
+def test_a_conversation_that_is_rewritten_is_the_main_one_still() -> None:
+    """Its last word ends the program, under whatever id it is said."""
+    town = Town()
+    town.turn("a", "p", 9_000)
+    town.arrive("b", "p", talk="p/2", lineage=Lineage.COMPACTS, parent_conversation="p")
+    town.finish("b", 2_000)
+    assert ProgramId("p") in town.live
+    town.arrive("c", "p", talk="p/2")
+    town.finish("c", 3_000, is_last=True)
+    assert ProgramId("p") not in town.live
+    assert town.live.final_tokens == 9_000
+
+
+def test_a_program_that_is_closed_while_a_step_runs_ends_once() -> None:
+    """The kernel says so again when that step has ended."""
+    town = Town()
+    town.turn("a", "p", 9_000, at=0)
+    town.arrive("b", "p", at=10)
+    closed = ProgramClosed(program=ProgramId("p"), reason="said so")
+    town.see(closed, at=11)
+    town.finish("b", 9_100, at=12)
+    town.see(closed, at=12)
+    assert town.live._ended == 1
+    assert town.peak == 0
+    assert town.live.final_tokens == 9_000
+    town.turn("c", "p", 500, at=13)  # it wakes, and is a new one
+    assert town.peak == 9_000
+
+
+def test_a_step_that_comes_twice_is_under_way_once() -> None:
+    town = Town()
+    town.turn("a", "p", 1_000, at=0)
+    town.arrive("b", "p", at=1)
+    town.arrive("b", "p", at=1)
+    town.finish("b", at=2)
+    assert town.peak == 1_000
+    town.now = 63
+    assert town.peak == 0
+
+
+def test_sums_are_kept_for_each_model() -> None:
+    town = taught(5_000)
+    town.turn("a", "a", 1_000, at=1, model="small")
+    town.turn("b", "b", 8_000, at=1, model="large")
+    assert dict(town.live.peaks(now=town.instant)) == {"small": 5_000, "large": 8_000}
+    town.turn("c", "c", 7_000, at=2, model="small")
+    assert dict(town.live.peaks(now=town.instant)) == {"small": 12_000, "large": 8_000}
+    assert town.peak == 20_000
 
 
 def test_who_went_on_elsewhere_is_counted_there_unless_it_runs_here_too() -> None:

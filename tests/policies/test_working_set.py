@@ -8,16 +8,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shorthand import answered, arrived, at, finished, prefix, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler
 from agentsched.model import (
     SECOND,
+    Capabilities,
     Command,
     ConversationId,
     Dispatch,
     EngineId,
+    EngineLost,
     Instant,
     Limits,
     Nanos,
@@ -442,6 +446,28 @@ def test_where_programs_are_short_fewer_take_turns() -> None:
     assert admit._swapped_ns(world) == 1.5 * SECOND
 
 
+def test_programs_of_another_model_crowd_other_engines() -> None:
+    """Where each engine has a model of its own, one that is full keeps nobody off the other."""
+    desk = Desk(wait_s=0.5, swap_share=0.0001)
+    desk.feed(reported("large", kv_tokens=10_000, models=("large",)), 0)
+    desk.feed(reported("small", kv_tokens=10_000, models=("small",)), 0)
+    desk.feed(EngineLost(engine=EngineId("e"), reason="removed"), 0)
+
+    def ask(name: str, tokens: int, time_s: float) -> list[str]:
+        model = name.split("-")[0]
+        return sent(desk.feed(arrived(name, name, tokens=tokens, model=model), time_s))
+
+    for number in range(5):
+        ask(f"large-{number}", 9_000, number)
+        desk.feed(answered(f"large-{number}", prompt=9_000, cached=0, output=10), number + 0.1)
+    assert ask("small-0", 2_000, 6) == ["small-0"]
+    # Something runs there, and there is room: the other engine's programs have no part in it.
+    assert ask("small-1", 2_000, 6.1) == ["small-1"]
+    assert ask("large-9", 2_000, 6.2) == ["large-9"]
+    assert ask("large-10", 2_000, 6.3) == []
+    assert desk.scheduler.steps[StepId("large-10")].held_for == "programs"
+
+
 def test_when_all_are_shut_out_each_is() -> None:
     """The short answer for everyone is never another than the long one for each."""
     desk = Desk(wait_s=0.5, swap_share=0.0001)
@@ -470,3 +496,52 @@ def test_when_all_are_shut_out_each_is() -> None:
     assert WorkingSet(swap_share=0).shuts_out([engine], world, now=now) is None
     cheap = WorkingSet(cheap_reload=1e9)
     assert cheap.shuts_out([engine], world, now=now) is None
+
+
+MODELS = st.sampled_from([(), ("a",), ("b",), ("a", "b")])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    engines=st.lists(st.tuples(MODELS, st.integers(1, 50_000)), min_size=1, max_size=4),
+    programs=st.lists(
+        st.tuples(st.sampled_from(["", "a", "b"]), st.integers(1, 40_000)), max_size=8
+    ),
+    ended=st.lists(st.integers(1, 40_000), max_size=3),
+    need=st.integers(0, 60_000),
+    reload_ns=st.integers(1, 10**7),
+)
+def test_whoever_is_shut_out_would_be_held_on_each_engine_that_has_its_model(
+    engines: list[tuple[tuple[str, ...], int]],
+    programs: list[tuple[str, int]],
+    ended: list[int],
+    need: int,
+    reload_ns: int,
+) -> None:
+    """The answer for all of them at once may only be shorter than the one for each."""
+    admit = WorkingSet(swap_share=0.001, cheap_reload=0.0)
+    for number, (model, tokens) in enumerate([*programs, *(("", size) for size in ended)]):
+        name = f"p{number}"
+        admit.observe(arrived(name, name, tokens=tokens, model=model), now=Instant(number))
+        is_last = number >= len(programs)
+        admit.observe(answered(name, is_last=is_last, prompt=tokens), now=Instant(number + 1))
+    up: dict[str, Any] = {}
+    for number, (models, capacity) in enumerate(engines):
+        up[f"e{number}"] = SimpleNamespace(
+            engine=f"e{number}",
+            is_up=True,
+            capabilities=Capabilities(kv_tokens=capacity, models=models),
+            running_steps=1,
+            peer_steps=0,
+            reload_ns=float(reload_ns),
+            prefill_ns=1.0,
+        )
+    world: Any = SimpleNamespace(engines=up, wait_ns_max=SECOND)
+    now = Instant(len(programs) + len(ended) + 1)
+    if admit.shuts_out(list(up.values()), world, now=now) is None:
+        return
+    for engine in up.values():
+        for model in engine.capabilities.models or ("", "a", "b"):
+            step: Any = SimpleNamespace(program=ProgramId("new"), model=model)
+            capacity = engine.capabilities.kv_tokens
+            assert admit._is_crowded(step, engine, world, capacity, need, now=now)

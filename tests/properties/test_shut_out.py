@@ -9,12 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import pytest
 
 from agentsched.compose import SchedulerConfig, build_graphs, build_policies
 from agentsched.kernel import JournalEntry, Scheduler, encode
-from agentsched.model import Command, Event, Instant, Limits, Nanos, seconds
+from agentsched.model import (
+    Command,
+    EngineId,
+    EngineReported,
+    Event,
+    Instant,
+    Limits,
+    Nanos,
+    StepArrived,
+    seconds,
+)
 from agentsched.policy import Admission, Choice, Held
 from agentsched_bench.replay.swarm import Swarm, SwarmShape
 
@@ -51,7 +62,29 @@ class Counting(Plain):
         return answer
 
 
-def play(kind: type[Plain], *, seed: int, shape: SwarmShape) -> tuple[list[bytes], Plain]:
+class TwoModels:
+    """Gives every second program, and every third engine, a model of its own; others have both."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._engines: dict[EngineId, tuple[str, ...]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scheduler, name)
+
+    def handle(self, event: Event, *, now: Instant) -> tuple[Command, ...]:
+        if isinstance(event, EngineReported):
+            kinds = (("small",), ("large", "small"), ("large",))
+            models = self._engines.setdefault(event.engine, kinds[len(self._engines) % 3])
+            event = replace(event, capabilities=replace(event.capabilities, models=models))
+        elif isinstance(event, StepArrived):
+            event = replace(event, model=("large", "small")[crc32(event.program.encode()) % 2])
+        return self._scheduler.handle(event, now=now)
+
+
+def play(
+    kind: type[Plain], *, seed: int, shape: SwarmShape, is_split: bool = False
+) -> tuple[list[bytes], Plain]:
     share = Choice(name="working-set", params={"swap_share": 0.002})
     config = SchedulerConfig(profile="agentsched", limits=LIMITS, choices={"admit": share})
     policies = build_policies(config)
@@ -67,7 +100,8 @@ def play(kind: type[Plain], *, seed: int, shape: SwarmShape) -> tuple[list[bytes
             scheduler.check()
             admit.real._live.check(now=entry.now)
 
-    Swarm(scheduler, seed=seed, shape=shape, on_turn=on_turn).run()
+    played: Any = TwoModels(scheduler) if is_split else scheduler
+    Swarm(played, seed=seed, shape=shape, on_turn=on_turn).run()
     assert not scheduler.policy_errors
     return journal, admit
 
@@ -75,7 +109,10 @@ def play(kind: type[Plain], *, seed: int, shape: SwarmShape) -> tuple[list[bytes
 @pytest.mark.slow
 @pytest.mark.parametrize("tenants", [1, 3])
 @pytest.mark.parametrize("fault_rate", [0.0, 0.1])
-def test_who_is_not_asked_for_would_not_have_been_sent(tenants: int, fault_rate: float) -> None:
+@pytest.mark.parametrize("is_split", [False, True])
+def test_who_is_not_asked_for_would_not_have_been_sent(
+    tenants: int, fault_rate: float, *, is_split: bool
+) -> None:
     times = 0
     for seed in range(3):
         shape = SwarmShape(
@@ -86,10 +123,11 @@ def test_who_is_not_asked_for_would_not_have_been_sent(tenants: int, fault_rate:
             arrival_ms_max=2_000,
             kv_tokens=6_000,
         )
-        journal, counting = play(Counting, seed=seed, shape=shape)
+        journal, counting = play(Counting, seed=seed, shape=shape, is_split=is_split)
         assert isinstance(counting, Counting)
         times += counting.times
-        assert journal == play(Plain, seed=seed, shape=shape)[0], f"seed {seed}"
+        plain, _ = play(Plain, seed=seed, shape=shape, is_split=is_split)
+        assert journal == plain, f"seed {seed}"
     assert times > 20
 
 

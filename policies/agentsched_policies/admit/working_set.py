@@ -153,8 +153,10 @@ class WorkingSet:
         """Whether even the smallest new program is one too many, on every engine."""
         if not self._swap_share or not engines:
             return None
-        # As `_is_crowded` has it, term for term, for a program that needs nothing itself.
-        demand = (self._live.peak_tokens(now=now) + self._live.final_tokens) / len(engines)
+        # As `_is_crowded` has it, term for term, for a program that needs nothing itself and could
+        # go to every engine that is up.
+        own = self._live.final_tokens / _engines_of("", world)
+        wanted = self._wanted(world, now=now)
         swapped = self._swapped_ns(world)
         for engine in engines:
             capacity = engine.capabilities.kv_tokens
@@ -162,7 +164,7 @@ class WorkingSet:
                 return None
             if self._is_cheap(engine):
                 return None
-            if not demand > capacity + swapped / engine.reload_ns:
+            if not _demand(engine, wanted) + own > capacity + swapped / engine.reload_ns:
                 return None
         return _CROWDED
 
@@ -221,10 +223,14 @@ class WorkingSet:
         """
         if not self._swap_share or step.program in self._live:
             return False
-        up = sum(other.is_up for other in world.engines.values())
-        live = self._live.peak_tokens(now=now)
-        demand = (live + max(need, self._live.final_tokens)) / max(1, up)
+        own = max(need, self._live.final_tokens) / _engines_of(step.model, world)
+        demand = _demand(engine, self._wanted(world, now=now)) + own
         return demand > capacity + self._swapped_ns(world) / engine.reload_ns
+
+    def _wanted(self, world: World, *, now: Instant) -> list[tuple[str, float]]:
+        """By model: tokens that programs under way want of each engine that has it."""
+        peaks = self._live.peaks(now=now)
+        return [(model, tokens / _engines_of(model, world)) for model, tokens in peaks]
 
     def _swapped_ns(self, world: World) -> float:
         """The time that reloads may take of everybody's turn."""
@@ -328,3 +334,19 @@ class WorkingSet:
 
     def _is_contended(self, world: World, engine: EngineView, capacity: int) -> bool:
         return world.resident_tokens(engine.engine) > 0.5 * capacity
+
+
+def _serves(engine: EngineView, model: str) -> bool:
+    """Whether it has this model; an engine that lists none is taken to have it."""
+    models = engine.capabilities.models
+    return not model or not models or model in models
+
+
+def _demand(engine: EngineView, wanted: Sequence[tuple[str, float]]) -> float:
+    """What they all want of this engine."""
+    return sum(tokens for model, tokens in wanted if _serves(engine, model))
+
+
+def _engines_of(model: str, world: World) -> int:
+    """How many engines that are up have a model; 1 where none does."""
+    return max(1, sum(e.is_up and _serves(e, model) for e in world.engines.values()))
