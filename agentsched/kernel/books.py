@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from agentsched.kernel.charging import start_keeping, stop_keeping
 from agentsched.kernel.pace import Pace
@@ -36,6 +36,9 @@ from agentsched.model import (
     after,
 )
 from agentsched.policy import GraphView, StepView
+
+#: Engines that are gone and known still: where they come and go by themselves, each has a new name.
+_GONE_MAX: Final = 256
 
 
 class GraphBuilder(Protocol):
@@ -88,12 +91,21 @@ class Books:
         self.programs_opened = 0
 
     def set_limits(self, limits: Limits) -> None:
-        """Other ceilings from now on; what is above a lower one goes as it would have come."""
+        """Other ceilings from now on; what is above a lower one goes as it would have come.
+
+        But pins: those that have no room any more are to be ended at once (`keep_to_budgets`).
+        """
         self.limits = limits
         self.ready.set_bounds(wait_ns_max=limits.wait_ns_max, bypasses_max=limits.bypasses_max)
         self.places.set_bounds(
             wait_ns_max=limits.wait_ns_max,
             patience=min(limits.engine_wait_ns_max, limits.wait_ns_max),
+        )
+        self.shares.set_bound(tenants_max=limits.tenants_max)
+        self.pins.set_bounds(
+            pins_per_engine_max=limits.pins_per_engine_max,
+            tokens_per_engine_max=limits.pinned_tokens_per_engine_max,
+            tokens_per_tenant_max=limits.pinned_tokens_per_tenant_max,
         )
 
     # The World that policies see.
@@ -141,7 +153,8 @@ class Books:
 
     def missing_tokens(self, step: StepView, engine: EngineId) -> int:
         conversation = self.conversation(step)
-        if conversation.is_resident and conversation.engine == engine:
+        is_home = conversation.is_resident and conversation.engine == engine
+        if is_home and step.lineage is not Lineage.COMPACTS:
             return max(0, step.prompt_tokens - conversation.context_tokens)
         return self.residency.missing_tokens(
             engine, prefixes=step.prefixes, prompt_tokens=step.prompt_tokens
@@ -288,7 +301,7 @@ class Books:
         conversation = self.conversation(step)
         step.missing_tokens = self.missing_tokens(step, engine.engine)
         step.ahead_tokens = engine.cold_tokens(now=now)
-        step.given_up_tokens = min(step.missing_tokens, self._given_up(conversation, engine))
+        step.given_up_tokens = min(step.missing_tokens, self._given_up(step, engine))
         step.cold_until = after(now, engine.cost.patience(step.missing_tokens))
         conversation.engine = engine.engine
         conversation.is_resident = True
@@ -308,11 +321,12 @@ class Books:
         if not conversation.running_steps:
             self.residency.rest(conversation.conversation)
 
-    def _given_up(self, conversation: ConversationRecord, engine: EngineRecord) -> int:
-        """Tokens that a conversation had here, and has no more as far as we know."""
+    def _given_up(self, step: StepRecord, engine: EngineRecord) -> int:
+        """Tokens of a prompt that its conversation had here, and has no more as far as we know."""
+        conversation = self.conversation(step)
         if conversation.is_resident or conversation.engine != engine.engine:
             return 0
-        return conversation.context_tokens
+        return 0 if step.lineage is Lineage.COMPACTS else conversation.context_tokens
 
     def grow(self, conversation: ConversationRecord) -> None:
         """A step ended: its answer is part of the conversation's KV."""
@@ -378,6 +392,22 @@ class Books:
         if record is None:
             record = self._engines[engine] = EngineRecord(engine=engine)
         return record
+
+    def engine_to_forget(self) -> EngineId | None:
+        """Of too many engines that are gone, the one that went first."""
+        gone = [e for e in self._engines.values() if not (e.is_alive or e.running or e.peers)]
+        if len(gone) <= _GONE_MAX:
+            return None
+        return min(gone, key=lambda e: (e.lost_at, e.engine)).engine
+
+    def forget_engine(self, engine: EngineId) -> None:
+        """An engine that holds nothing any more is as if it had never been."""
+        for conversation in self.conversations.values():
+            if conversation.engine == engine:
+                conversation.engine = None
+        self.residency.lose(engine)
+        self.pins.forget_engine(engine)
+        del self._engines[engine]
 
     def report_engine(self, event: EngineReported, *, now: Instant) -> None:
         """Take in an engine's report; one that was away takes its turn with the others again."""

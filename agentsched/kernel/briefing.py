@@ -64,11 +64,14 @@ def _program(program: ProgramRecord) -> Iterator[tuple[Instant, Event]]:
 def _conversation(
     program: ProgramRecord, conversation: ConversationRecord
 ) -> Iterator[tuple[Instant, Event]]:
-    """Its steps so far, as one that ended when the latest of them did."""
+    """Its steps so far, as one from the program's beginning to the end of the latest of them.
+
+    When the conversation began is not in the books; at its end it would have taken no time at all.
+    """
     at = conversation.paused_at if conversation.paused_at is not None else conversation.last_at
     step = StepId(f"briefing-{conversation.conversation}")
     yield (
-        at,
+        program.opened_at,
         StepArrived(
             step=step,
             program=program.program,

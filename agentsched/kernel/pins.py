@@ -46,6 +46,18 @@ class PinLedger:
         #: When each live pin expires: as granted, or earlier where its engine said so.
         self._expiry: Alarms[PinId] = Alarms()
 
+    def set_bounds(
+        self,
+        *,
+        pins_per_engine_max: int,
+        tokens_per_engine_max: int,
+        tokens_per_tenant_max: int | None,
+    ) -> None:
+        """Other budgets from now on; `one_too_many` says what is above them."""
+        self._pins_max = pins_per_engine_max
+        self._tokens_max = tokens_per_engine_max
+        self._tenant_max = tokens_per_tenant_max
+
     def __len__(self) -> int:
         return len(self._pins)
 
@@ -103,6 +115,12 @@ class PinLedger:
             if own > cap:
                 return None
         return self._make_room(pin, prefixes, victims)
+
+    def one_too_many(self, engine: EngineId) -> Pin | None:
+        """The pin of least value, where the engine's budget has no room for all; release it."""
+        pins = self._by_engine.get(engine, {})
+        fits = len(pins) <= self._pins_max and self.tokens(engine) <= self._tokens_max
+        return None if fits else next(self._cheapest_on(engine))
 
     def _cheapest_on(self, engine: EngineId) -> Iterator[Pin]:
         return iter(self._cheapest.get(engine, ()))
@@ -166,6 +184,12 @@ class PinLedger:
             del self._of_tenant[key]
         self._expiry.cancel(pin)
         return held
+
+    def forget_engine(self, engine: EngineId) -> None:
+        """An engine that has no pins is gone for good."""
+        assert not self._by_engine.pop(engine, None)
+        self._cheapest.pop(engine, None)
+        self._account.lose(engine)
 
     def extend(self, pin: PinId, *, expires_at: Instant) -> Pin:
         """Let a held pin expire later."""

@@ -200,6 +200,7 @@ class EngineRecord:
     #: Steps sent to it, plus what others had been sent when it joined.
     dispatched_total: int = 0
     lost_reason: str = ""
+    lost_at: Instant = field(default=Instant(0))
     #: When it last came back, after a loss or a drain: its share of work grows from here on.
     returned_at: Instant | None = None
     #: When something last came from it, or its gauges moved, or its first step was sent there.

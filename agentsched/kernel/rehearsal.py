@@ -17,6 +17,7 @@ from agentsched.model import (
     Dispatch,
     EngineId,
     Instant,
+    Lineage,
     Reject,
     StepArrived,
     StepId,
@@ -91,19 +92,22 @@ def _twin(scheduler: Scheduler, event: StepArrived) -> Scheduler:
     shared += [getattr(policies, point) for point in policies.names]
     twin = copy.deepcopy(scheduler, {id(part): part for part in shared})
     twin._guarded.stop_learning()
+    twin.stop_telling()
     return twin
 
 
 def _lasting(books: Books, event: StepArrived) -> Iterator[object]:
-    """What no turn changes, and idle programs that this one cannot reach."""
+    """What no turn of the twin changes, and idle programs that this one cannot reach."""
     yield books.limits
     for step in books.steps.values():
         yield step.arrived
-    busy = {step.program for step in books.steps.values()} | {event.program}
+    near = {step.program for step in books.steps.values()} | {event.program, event.parent}
     for program in books.programs.values():
         yield program.story
         conversations = program.conversations.values()
-        if program.program in busy or any(c.is_resident for c in conversations):
+        # A parent's record changes with its children, which may come and go in this turn.
+        is_reached = program.program in near or bool(program.children)
+        if is_reached or any(c.is_resident for c in conversations):
             for conversation in conversations:
                 yield conversation.prefixes
         else:
@@ -113,10 +117,12 @@ def _lasting(books: Books, event: StepArrived) -> Iterator[object]:
 
 def _outlooks(books: Books, event: StepArrived) -> Iterator[Outlook]:
     conversation = books.conversations.get(event.conversation)
+    is_kept = conversation is not None and conversation.is_resident
+    is_kept = is_kept and event.lineage is not Lineage.COMPACTS
     for engine in books.engines.values():
         if not engine.serves(event.model):
             continue
-        if conversation and conversation.is_resident and conversation.engine == engine.engine:
+        if conversation and is_kept and conversation.engine == engine.engine:
             missing = max(0, event.prompt_tokens - conversation.context_tokens)
         else:
             missing = books.residency.missing_tokens(

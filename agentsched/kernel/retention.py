@@ -232,6 +232,28 @@ class Retention:
                     self._books.evict(conversation)
         return ended
 
+    def forget_gone_engine(self) -> list[Command]:
+        """An engine is new: of too many that are gone, the one that went first is forgotten."""
+        engine = self._books.engine_to_forget()
+        if engine is None:
+            return []
+        ended = self.lose_engine(engine)
+        self._books.forget_engine(engine)
+        return ended
+
+    def forget_plans(self) -> None:
+        """Another policy says from now on what is warmed; those under way run on."""
+        self._warm = Alarms()
+        self._postponed.clear()
+
+    def keep_to_budgets(self) -> list[Command]:
+        """End the pins that have no room any more: an operator lowered a budget."""
+        ended: list[Command] = []
+        for engine in self._books.engines:
+            while (pin := self._books.pins.one_too_many(engine)) is not None:
+                ended.append(self._end(pin, UnpinReason.BUDGET))
+        return ended
+
     def answer(self, event: HintAnswered, *, now: Instant) -> list[Command]:
         """An engine answered a hint: a refused pin ends, a clipped one ends earlier."""
         if event.outcome is HintOutcome.ACCEPTED:
@@ -241,8 +263,10 @@ class Retention:
         pin = self._books.pins.get(event.pin)
         if pin is None or event.outcome is HintOutcome.ACCEPTED:
             return []
-        if event.outcome is HintOutcome.CLIPPED and event.until is not None and event.until > now:
-            self._books.pins.reschedule(pin.pin, expires_at=min(event.until, pin.expires_at))
+        until = event.until if event.until is not None else pin.expires_at
+        if event.outcome is HintOutcome.CLIPPED and until > now:
+            # Where nobody says how long, less of it is kept, or it ends there by itself.
+            self._books.pins.reschedule(pin.pin, expires_at=min(until, pin.expires_at))
             return []
         return [self._end(pin, UnpinReason.REFUSED)]
 

@@ -114,6 +114,8 @@ class Scheduler:
         self._now = Instant(0)
         self._seq = 0
         self._latest: JournalEntry | None = None
+        #: Whether programs' stories are told on; a dry run's are not.
+        self._tells = True
         #: The conversation that this turn's event brought to a pause; None between turns.
         self._paused: ConversationRecord | None = None
         self._ignored = 0
@@ -143,8 +145,13 @@ class Scheduler:
         entry = JournalEntry(seq=self._seq, now=now, event=event, commands=tuple(commands))
         self._seq += 1
         self._latest = entry
-        self._tell(entry, touched)
+        if self._tells:
+            self._tell(entry, touched)
         return entry.commands
+
+    def stop_telling(self) -> None:
+        """From now on leave the programs' stories alone: for a dry run, which shares them."""
+        self._tells = False
 
     def skip_to(self, seq: int) -> None:
         """Number the next entry `seq`: what lies between it and the latest is not at hand."""
@@ -276,8 +283,7 @@ class Scheduler:
             case ProgramClosed():
                 return self._close(event.program)
             case EngineReported():
-                self._books.report_engine(event, now=now)
-                return self._retention.not_cached(event.engine, event.load.gone, now=now)
+                return self._report(event, now=now)
             case EngineUnanswered():
                 look_unanswered(self._books.engine(event.engine), event, now=now)
             case EngineLost():
@@ -292,7 +298,7 @@ class Scheduler:
                 )
                 self._ignored += not is_set
             case Reconfigured():
-                self._reconfigure(event, now=now)
+                return self._reconfigure(event, now=now)
             case PeerReported():
                 self._books.engine(event.engine).hear(event)
             case ServedElsewhere():
@@ -309,7 +315,7 @@ class Scheduler:
                 assert_never(event)
         return []
 
-    def _reconfigure(self, event: Reconfigured, *, now: Instant) -> None:
+    def _reconfigure(self, event: Reconfigured, *, now: Instant) -> list[Command]:
         """Other policies and limits from this turn on. What waits and runs stays where it is."""
         try:
             if self._remake is None:
@@ -317,11 +323,14 @@ class Scheduler:
             policies = self._remake(self._policies, event.profile, event.choices)
         except PolicyError:
             self._ignored += 1
-            return
+            return []
         if event.limits is not None:
             self._books.set_limits(event.limits)
+        if policies.prefetch is not self._policies.prefetch:
+            self._retention.forget_plans()
         self._policies = policies
         self._guarded.adopt(policies, now=now)
+        return self._retention.keep_to_budgets()
 
     def _open(self, event: ProgramOpened, *, now: Instant) -> list[Command]:
         commands = self._make_room(event.program)
@@ -488,9 +497,15 @@ class Scheduler:
             self._books.drop_program(key)
         return commands
 
+    def _report(self, event: EngineReported, *, now: Instant) -> list[Command]:
+        is_new = event.engine not in self._books.engines
+        commands = self._retention.forget_gone_engine() if is_new else []
+        self._books.report_engine(event, now=now)
+        return commands + self._retention.not_cached(event.engine, event.load.gone, now=now)
+
     def _lose(self, event: EngineLost) -> list[Command]:
         engine = self._books.engine(event.engine)
-        engine.is_alive = False
+        engine.is_alive, engine.lost_at = False, self._now
         engine.lost_reason = event.reason
         engine.silent_since = None
         return self._retention.lose_engine(event.engine)

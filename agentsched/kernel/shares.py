@@ -172,6 +172,10 @@ class ShareLedger:
         account.lift += before - account.service(now=now)
         return True
 
+    def set_bound(self, *, tenants_max: int) -> None:
+        """So many accounts are kept from now on; those beyond go as others come and go."""
+        self._tenants_max = tenants_max
+
     def set_policy(self, prices: Prices | None, *, now: Instant) -> None:
         """Charge these prices from now on; None where no policy asks for shares.
 

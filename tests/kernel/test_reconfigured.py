@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
-from shorthand import arrived, finished, reported, tool_call
+from shorthand import answered, arrived, finished, prefix, reported, tool_call
 
 from agentsched.compose import SchedulerConfig, build_scheduler, choices_of
 from agentsched.kernel import Scheduler
 from agentsched.kernel.briefing import briefing
 from agentsched.model import (
+    SECOND,
     Choice,
     Dispatch,
     EngineLost,
@@ -18,13 +20,18 @@ from agentsched.model import (
     Event,
     Instant,
     Limits,
+    Prefetch,
     Reconfigured,
     StepArrived,
     StepFinished,
     StepId,
     StepStarted,
+    TimerFired,
+    Unpin,
+    UnpinReason,
     seconds,
 )
+from agentsched_policies.live_programs import LivePrograms
 
 ONE_AT_A_TIME = {"admit": Choice(name="depth", params={"depth": 1})}
 
@@ -128,3 +135,57 @@ def test_the_briefing_tells_what_runs_and_leaves_out_engines_that_are_gone(
     later = [event for event, _ in briefing(scheduler._books)]
     assert not any(isinstance(event, EngineReported) for event in later)
     assert any(isinstance(event, StepArrived) for event in later)
+
+
+def test_lower_budgets_end_the_pins_that_have_no_room_any_more(scheduler: Scheduler) -> None:
+    points = {"pin": Choice(name="fixed", params={"ttl_s": 1_000.0})}
+    scheduler.handle(reported(kv_tokens=1_000, pins=True), now=Instant(0))
+    scheduler.handle(changed("passthrough", points), now=Instant(1))
+    for number in range(6):
+        program = f"p{number}"
+        arrival = arrived(program, program, tokens=200, prefixes=(prefix(program, 200),))
+        scheduler.handle(arrival, now=Instant(10 * number + 10))
+        scheduler.handle(answered(program, prompt=190, output=10), now=Instant(10 * number + 15))
+    pins = scheduler.statistics().pins
+    assert pins > 3
+
+    def limited(**limits: int) -> list[UnpinReason]:
+        event = changed("passthrough", points, Limits(**limits))  # type: ignore[arg-type]
+        commands = scheduler.handle(event, now=Instant(99))
+        scheduler.check()
+        return [command.reason for command in commands if isinstance(command, Unpin)]
+
+    assert limited(pinned_tokens_per_engine_max=600) == [UnpinReason.BUDGET] * (pins - 3)
+    assert limited(pins_per_engine_max=1) == [UnpinReason.BUDGET] * 2
+    assert limited() == []
+    assert scheduler.statistics().pins == 1
+
+
+def test_a_policy_that_takes_over_does_not_take_programs_for_ended_at_once(
+    scheduler: Scheduler,
+) -> None:
+    """It learns how long they take from what it is told, and lets newcomers in by that."""
+    scheduler.handle(changed("passthrough"), now=Instant(0))
+    for number in range(80):
+        begun, program = 20 * number * SECOND, f"p{number}"
+        scheduler.handle(first(program), now=Instant(begun))
+        end = Instant(begun + 10 * SECOND)
+        scheduler.handle(answered(program, is_last=True, prompt=90), now=end)
+    commands = scheduler.handle(changed("agentsched"), now=Instant(1_600 * SECOND))
+    assert not commands
+    live: LivePrograms = scheduler.policies.admit._live  # type: ignore[attr-defined]
+    assert live._ended == 80
+    assert live.final_ns == pytest.approx(10 * SECOND)
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_warm_ups_are_those_of_the_policy_in_force(rig: Any, *, is_replaced: bool) -> None:
+    rig.policy.warm = lambda pause: Instant(10 * SECOND)
+    rig.engine(pins=False)
+    rig.arrive("a", at=0)
+    rig.finish("a", tools={"call": "bash"}, at=1)
+    new = type(rig.policy)() if is_replaced else rig.policy
+    rig.scheduler._remake = lambda *_: new.as_set()
+    rig.push(Reconfigured(profile="other", choices={}), at=2)
+    warmed = [c for c in rig.push(TimerFired(), at=11) if isinstance(c, Prefetch)]
+    assert len(warmed) == (not is_replaced)

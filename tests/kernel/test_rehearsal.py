@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shorthand import arrived, finished, prefix, reported
+from shorthand import answered, arrived, finished, prefix, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler, encode
@@ -158,3 +158,31 @@ def test_idle_programs_whose_memory_is_gone_are_shared_with_the_dry_run() -> Non
     assert scheduler.programs[ProgramId("p1")] is idle
     assert pickle.dumps(idle) == before
     scheduler.check()
+
+
+def test_a_planned_sub_program_is_no_child_of_its_parent() -> None:
+    """Its parent is idle and its memory gone; its next step looks at the children that it has."""
+    scheduler = made("agentsched")
+    boss, kid = ProgramId("p1"), ProgramId("p2")
+    scheduler.handle(asked(1, 1, 100), now=Instant(1))
+    scheduler.handle(answered("s1", prompt=100, output=9), now=Instant(2))
+    for name in "ab":
+        scheduler.handle(EngineLost(engine=EngineId(name), reason="crash"), now=Instant(3))
+        scheduler.handle(reported(name, kv_tokens=2_000), now=Instant(4))
+    plan = scheduler.plan(asked(2, 2, 100, parent=boss), now=Instant(5))
+    assert isinstance(plan.verdict, Dispatch)
+    assert not scheduler.programs[boss].children
+    assert kid not in scheduler.programs
+    assert scheduler.handle(asked(3, 1, 120), now=Instant(6))
+    scheduler.check()
+
+
+def test_what_a_dry_run_would_do_is_no_part_of_any_story() -> None:
+    scheduler = made("agentsched")
+    scheduler.handle(asked(1, 1, 100), now=Instant(1))
+    scheduler.handle(answered("s1", prompt=100, output=9), now=Instant(2))
+    before = scheduler.story(ProgramId("p1"))
+    assert isinstance(scheduler.plan(asked(2, 1, 120), now=Instant(3)).verdict, Dispatch)
+    assert scheduler.story(ProgramId("p1")) == before
+    scheduler.handle(asked(2, 1, 120), now=Instant(4))
+    assert len(scheduler.story(ProgramId("p1"))) == len(before) + 1

@@ -133,6 +133,15 @@ def test_a_clipped_pin_ends_earlier_and_never_later(pinned: Any) -> None:
     assert ended(pinned.push(clip(4), at=4)) == [UnpinReason.REFUSED]
 
 
+def test_a_pin_that_is_clipped_nobody_says_how_far_stands_until_its_own_end(pinned: Any) -> None:
+    """As engines' plugins answer: they keep fewer blocks, or for less long, and not nothing."""
+    clipped = HintAnswered(pin=pinned.pin.pin, outcome=HintOutcome.CLIPPED)
+    assert pinned.push(clipped, at=3) == ()
+    assert pinned.scheduler.next_deadline() == 12 * SECOND
+    closed = pinned.push(ProgramClosed(program=ProgramId("p1"), reason="done"), at=4)
+    assert ended(closed) == [UnpinReason.CLOSED]  # so that the engine is told
+
+
 def test_an_accepted_pin_stays(pinned: Any) -> None:
     assert pinned.push(HintAnswered(pin=pinned.pin.pin, outcome=HintOutcome.ACCEPTED)) == ()
     assert pinned.scheduler.statistics().pins == 1
