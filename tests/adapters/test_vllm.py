@@ -230,7 +230,8 @@ async def test_older_and_missing_metrics_are_warned_of_once(
     capabilities = await engine.probe()
     assert (capabilities.block_size, capabilities.kv_tokens) == (None, None)
     await engine.probe()
-    named = sorted(record.getMessage().split()[3] for record in caplog.records)
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    named = sorted(record.getMessage().split()[3] for record in warned)
     assert named == [
         "vllm:cache_config_info",
         "vllm:kv_cache_usage_perc",
