@@ -229,7 +229,11 @@ def test_openhands_new_events_wherever_they_are(layout: str, tmp_path: Path) -> 
     kept = folder / "conv-1" / "events"
     kept.mkdir(parents=True)
     stats = {"usage_to_metrics": {"agent": metrics}}
-    update = {"kind": "ConversationStateUpdateEvent", "id": "s", "source": "environment"}
+    update: dict[str, Any] = {
+        "kind": "ConversationStateUpdateEvent",
+        "id": "s",
+        "source": "environment",
+    }
     update |= {"key": "stats", "value": stats}
     match layout:
         case "evaluation":
@@ -251,6 +255,16 @@ def test_openhands_new_events_wherever_they_are(layout: str, tmp_path: Path) -> 
     (row,) = rows
     assert row.session_id == ("conv-1" if layout == "folder" else "i")
     _check_sdk(row)
+
+
+@pytest.mark.parametrize("key", ["events", "items", "trajectory", "history"])
+def test_other_programs_events_are_nobodys(key: str, tmp_path: Path) -> None:
+    """Beside sessions there are logs of all kinds in a folder."""
+    row = {"id": "1", "kind": "page_view", "source": "web", "action": "click"}
+    written(tmp_path / "analytics.json", {key: [row, row]})
+    lines(tmp_path / "more.jsonl", row, row)
+    _, report = imported(tmp_path, tmp_path / "t.jsonl")
+    assert (report.skipped, report.errors_count, dict(report.files)) == (2, 0, {})
 
 
 def test_openhands_task_that_no_event_tells(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from agentsched_bench.workload.importers.loose import (
 )
 
 _NUMBER: Final = re.compile(r"\d+")
+_SOURCES: Final = ("agent", "user", "environment", "hook", None)
+_KINDS: Final = re.compile(r"(Event|Observation|Condensation|CondensationRequest)\Z")
 _COPIES: Final = "event_cache"
 #: Where the events of a run are, by the program that wrote it down.
 _HISTORIES: Final = ("history", "trajectory", "items", "events")
@@ -31,8 +33,11 @@ _HISTORIES: Final = ("history", "trajectory", "items", "events")
 def is_event(value: Json) -> bool:
     """Whether this is one event, of either SDK."""
     event = as_object(value)
-    has_source = "source" in event and ("action" in event or "observation" in event)
-    return has_source or ("source" in event and "kind" in event and "id" in event)
+    if "source" not in event or event["source"] not in _SOURCES:
+        return False
+    if "kind" in event:
+        return _KINDS.search(as_name(event.get("kind"))) is not None
+    return "action" in event or "observation" in event
 
 
 def history_of(value: Json) -> list[Json] | None:
