@@ -42,6 +42,7 @@ from agentsched_policies.order.hexgen import Hexgen as OrderHexgen
 from agentsched_policies.order.kvflow import Kvflow
 from agentsched_policies.order.saga import Saga as OrderSaga
 from agentsched_policies.pauses import MULTI_TOOL, USER_TURN, PauseWatch
+from agentsched_policies.pin.continuum import Turns
 from agentsched_policies.place.hexgen import Hexgen as PlaceHexgen
 from agentsched_policies.samples import Samples, SamplesByKey
 from agentsched_policies.step_log import StepLog
@@ -438,3 +439,31 @@ def test_times_are_kept_of_so_many_agents(make: Any, key: Any) -> None:
     assert len(times) == 256
     assert key("agent 256") not in times
     assert times[key("agent 0")] == pytest.approx(3.0 * SECOND)  # 2 s and a tenth of the way to 12
+
+
+def test_memoryfulness_is_one_for_programs_of_one_length_and_none_for_geometric_ones() -> None:
+    fixed, geometric = Turns(), Turns()
+    assert fixed.memoryfulness == 1.0
+    for _ in range(5):
+        fixed.ended(10)
+    for turns in range(1, 40):
+        for _ in range(round(10_000 * 0.8**turns)):
+            geometric.ended(turns)
+    assert fixed.memoryfulness == pytest.approx(1.0)
+    assert abs(geometric.memoryfulness) < 0.02
+
+
+def test_programs_of_one_turn_say_nothing_about_the_next() -> None:
+    turns = Turns()
+    for _ in range(5):
+        turns.ended(1)  # turns done and turns to come never vary: there is nothing to correlate
+    assert turns.memoryfulness == 1.0
+
+
+def test_samples_keep_the_latest() -> None:
+    samples = Samples(samples_max=3)
+    for sample in (5.0, 1.0, 3.0, 3.0, 2.0):
+        samples.add(sample)
+    assert list(samples.in_order) == [2.0, 3.0, 3.0]
+    assert samples.mean == pytest.approx(8.0 / 3.0)
+    assert (samples.quantile(0.01), samples.quantile(0.5), samples.quantile(1.0)) == (2.0, 3.0, 3.0)

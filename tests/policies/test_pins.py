@@ -31,13 +31,12 @@ from agentsched.model import (
 )
 from agentsched.policy import Choice, Retention, load
 from agentsched_policies.pin import continuum
-from agentsched_policies.pin.continuum import Continuum, Turns
+from agentsched_policies.pin.continuum import Continuum
 from agentsched_policies.pin.continuum_static import ContinuumStatic
 from agentsched_policies.pin.kvflow import KvFlow
 from agentsched_policies.pin.saga import Saga
 from agentsched_policies.pin.value import Value
 from agentsched_policies.returning import SPANS, rate_of_return
-from agentsched_policies.samples import Samples
 
 ENGINE = EngineId("e1")
 PROGRAM, TALK, TENANT = ProgramId("p"), ConversationId("c"), TenantId("t")
@@ -259,25 +258,6 @@ def test_continuum_lets_the_latest_program_go_first() -> None:
     assert first is not None
     assert second is not None
     assert first.value > second.value
-
-
-def test_memoryfulness_is_one_for_programs_of_one_length_and_none_for_geometric_ones() -> None:
-    fixed, geometric = Turns(), Turns()
-    assert fixed.memoryfulness == 1.0
-    for _ in range(5):
-        fixed.ended(10)
-    for turns in range(1, 40):
-        for _ in range(round(10_000 * 0.8**turns)):
-            geometric.ended(turns)
-    assert fixed.memoryfulness == pytest.approx(1.0)
-    assert abs(geometric.memoryfulness) < 0.02
-
-
-def test_programs_of_one_turn_say_nothing_about_the_next() -> None:
-    turns = Turns()
-    for _ in range(5):
-        turns.ended(1)  # turns done and turns to come never vary: there is nothing to correlate
-    assert turns.memoryfulness == 1.0
 
 
 def test_continuum_keeps_nothing_for_whoever_waits_for_no_tool() -> None:
@@ -599,15 +579,6 @@ def test_value_keeps_for_as_long_as_a_forecast_holds_and_no_longer_than_the_long
     assert soon.ttl == 4_096 * SECOND
     policy.observe(StepStarted(step=StepId("x")), now=START)
     assert ask(policy, rest(), Land(outlook=Graph(Exponential(1.0)))) == soon
-
-
-def test_samples_keep_the_latest() -> None:
-    samples = Samples(samples_max=3)
-    for sample in (5.0, 1.0, 3.0, 3.0, 2.0):
-        samples.add(sample)
-    assert list(samples.in_order) == [2.0, 3.0, 3.0]
-    assert samples.mean == pytest.approx(8.0 / 3.0)
-    assert (samples.quantile(0.01), samples.quantile(0.5), samples.quantile(1.0)) == (2.0, 3.0, 3.0)
 
 
 @pytest.mark.parametrize(
