@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agentsched.cli import main
+from agentsched.telemetry.beside import BesideHandler
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """The command sets logging up for its process, which here has other tests to run."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in [h for h in root.handlers if isinstance(h, BesideHandler)]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
