@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from agentsched.model import StepClass
 from agentsched_bench.clients.agents import AGENTS, Agent
 from agentsched_bench.clients.command_lines import MODEL, Installed, Run, run
 from agentsched_bench.clients.relay import Exchange, Trouble
@@ -34,8 +35,12 @@ async def carry_out(agent: Agent, installed: Installed, here: Stand) -> Run:
 
 
 def main_steps(here: Stand) -> list[int]:
-    """The steps' numbers, without titles; a retry has its step's number again."""
-    return [row.step for row in here.attributions() if row.step > 0]
+    """The steps' numbers; a retry has its step's number again.
+
+    Without titles: one that is asked for after the first step has that step's number.
+    """
+    rows = [r for r in here.attributions() if r.truth.step_class is not StepClass.AUXILIARY]
+    return [row.step for row in rows if row.step > 0]
 
 
 @each
