@@ -459,7 +459,11 @@ class Generation:
             answer = replace(answer, is_complete=False)
         # Also one that was cut short: what the client saw of it may come back in its next prompt.
         prefix = self._gateway.index.answered(
-            self._identity, answer, now=self._host.now(), bytes_per_token=self._ratio
+            self._identity,
+            answer,
+            now=self._host.now(),
+            bytes_per_token=self._ratio,
+            can_be_named=self._parsed.dialect is Dialect.RESPONSES,
         )
         if not answer.is_complete:
             reason = answer.error or "the answer was cut short"

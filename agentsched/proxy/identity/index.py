@@ -170,10 +170,13 @@ class IdentityIndex:
         *,
         now: Instant,
         bytes_per_token: float = BYTES_PER_TOKEN,
+        can_be_named: bool = True,
     ) -> Prefix | None:
         """Learn an answer: its calls, its text, its id. Names prompt plus answer where it can.
 
         An answer that is not complete counts as abandoned; its calls are learnt all the same.
+        `can_be_named`: later requests may go on from it by its id (`previous_response_id`), which
+        only the Responses API has; else the id is not kept.
         """
         turn = self._take(identity)
         if turn is None:
@@ -183,6 +186,8 @@ class IdentityIndex:
             self._abandon(turn, now=now)
             return None
         self._learner.answer(turn, answer, self._counts, now=now)
+        if can_be_named:
+            self._learner.response(turn, answer.response_id)
         self._touch(turn.conversation.program, now)
         if not turn.answer:
             return None

@@ -204,9 +204,12 @@ class KeptIndex(IdentityIndex):
         *,
         now: Instant,
         bytes_per_token: float = BYTES_PER_TOKEN,
+        can_be_named: bool = True,
     ) -> Prefix | None:
         turn = self._open_turn(identity)
-        prefix = super().answered(identity, answer, now=now, bytes_per_token=bytes_per_token)
+        prefix = super().answered(
+            identity, answer, now=now, bytes_per_token=bytes_per_token, can_be_named=can_be_named
+        )
         if turn is not None:
             self._keep(turn)
         return prefix

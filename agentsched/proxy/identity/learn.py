@@ -53,7 +53,6 @@ class Learner:
             self._text(turn, turn.text, answer.text)
         elif not answer.is_truncated:
             self._chain(turn, answer)
-        self._response(turn, answer.response_id)
         self._needles(turn, answer, now=now)
 
     def calls(self, turn: Turn, answer: Answer, counts: Counter[str]) -> None:
@@ -116,7 +115,8 @@ class Learner:
             book.add_point(chain, turn, candidates_max=self._limits.candidates_max)
         end.tail = b""
 
-    def _response(self, turn: Turn, response_id: str) -> None:
+    def response(self, turn: Turn, response_id: str) -> None:
+        """The id by which a later request may go on from this answer."""
         if not response_id or len(response_id) > 256:
             return
         responses = turn.conversation.program.book.responses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 import msgspec
@@ -96,7 +97,8 @@ class AnswerDraft:
         if call_id and not call.call_id:
             call.call_id = call_id[:_NAME_CHARS_MAX]
         if name and not call.name:
-            call.name = name[:_NAME_CHARS_MAX]
+            # Few tools, and each of their calls stays in a program's graph.
+            call.name = sys.intern(name[:_NAME_CHARS_MAX])
 
     def add_arguments(self, place: int, arguments: str) -> None:
         self.is_started = True

@@ -70,8 +70,9 @@ class Restarting(IdentityIndex):
         *,
         now: Instant,
         bytes_per_token: float = BYTES_PER_TOKEN,
+        can_be_named: bool = True,
     ) -> Prefix | None:
-        return self._current.answered(identity, answer, now=now)
+        return self._current.answered(identity, answer, now=now, can_be_named=can_be_named)
 
     def abandoned(self, identity: Identity, *, now: Instant) -> None:
         self._current.abandoned(identity, now=now)

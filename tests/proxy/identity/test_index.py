@@ -317,6 +317,14 @@ def test_a_response_id_carries_the_history(wire: Wire) -> None:
     assert foreign.program != first.program
 
 
+def test_an_answer_that_nobody_can_name_leaves_no_id(wire: Wire) -> None:
+    first = wire.chat(HEAD)
+    answer = Answer(text="So.", response_id="chatcmpl-1", is_complete=True)
+    wire.index.answered(first, answer, now=wire.now, can_be_named=False)
+    delta = {"model": "m", "input": "x", "previous_response_id": "chatcmpl-1"}
+    assert wire.send(delta, api="responses").program != first.program
+
+
 def test_a_title_call_opens_its_program(wire: Wire) -> None:
     ask = [system("You are a title generator."), user("Title this:"), user('"fix the bug"')]
     title = wire.chat(ask, tools=[])
