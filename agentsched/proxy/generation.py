@@ -69,6 +69,9 @@ _ENDS: Final = {
     Dialect.RESPONSES: (b"response.completed", b"response.incomplete", b"response.failed"),
 }
 
+#: What a response in the background says first.
+_ACCEPTED: Final = frozenset({"queued", "in_progress"})
+
 #: An engine that says so is starting, stopping or behind something that cannot reach it.
 _NOT_ME: Final = frozenset({502, 503, 504})
 #: Says that there is too much to do, which is neither sickness nor health.
@@ -345,9 +348,12 @@ class Generation:
             raise EngineError(refusal.NOT_STREAMED)
         body = await read_whole(answer)
         seen = read_answer(self._parsed.dialect, body)
-        if not (seen.is_complete or seen.error) and is_broken(body):
-            # SDKs fail on it with their parser's error, which nobody takes for worth a retry.
-            raise EngineUnreachable("the answer is not whole JSON")
+        if not (seen.is_complete or seen.error):
+            if is_broken(body):
+                # SDKs fail on it with their parser's error, which nobody takes for worth a retry.
+                raise EngineUnreachable("the answer is not whole JSON")
+            # Work in the background: this was all of the answer, and its engine has the rest.
+            seen = replace(seen, is_complete=seen.finish_reason in _ACCEPTED)
         self._finish(seen, verdict.engine)
         body = self._call_ids.whole(body)
         return web.Response(status=answer.status, body=body, headers=self._headers(answer, verdict))

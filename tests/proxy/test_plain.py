@@ -10,6 +10,8 @@ import pytest
 from live import eventually
 from proxy_upstream import Exchange, Gate, Upstream, drop
 
+from agentsched.model import StepFinished
+
 
 @pytest.mark.parametrize(
     ("method", "path"),
@@ -203,6 +205,29 @@ async def test_a_stored_response_is_at_its_engine(
             assert got.headers["x-agentsched-engine"] == home
             cancelled = await proxy.client.post("/v1/responses/resp_9/cancel")
             assert cancelled.headers["x-agentsched-engine"] == home
+
+
+async def test_a_response_in_the_background_is_at_its_engine(
+    start: Any, upstream: Upstream, second: Upstream
+) -> None:
+    """Its first answer says that it is queued: that is no answer that was cut short."""
+
+    async def script(exchange: Exchange) -> None:
+        status = "queued" if exchange.method == "POST" else "completed"
+        await exchange.json({"id": "resp_7", "status": status, "output": [], "model": "m"})
+
+    upstream.script = second.script = script
+    async with start(upstream.url, second.url) as proxy:
+        asked = {"model": "m", "input": "x", "background": True}
+        made = await proxy.client.post("/v1/responses", json=asked)
+        assert made.json()["status"] == "queued"
+        home = made.headers["x-agentsched-engine"]
+        for _ in range(3):
+            got = await proxy.client.get("/v1/responses/resp_7")
+            assert got.headers["x-agentsched-engine"] == home
+        assert proxy.gateway.fleet.health.told(home).failures_total == 0
+        [ended] = proxy.turns.events(StepFinished)
+        assert ended.finish_reason == "queued"
 
 
 async def test_a_client_that_never_reads_is_cut_off(start: Any, upstream: Upstream) -> None:
