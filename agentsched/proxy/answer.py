@@ -21,7 +21,8 @@ class Answer:
     """What an engine answered. Text and arguments are bounded: see `is_truncated`.
 
     `response_id` is the id that the engine gave (`chatcmpl-…`, `resp_…`, `msg_…`). `error` is the
-    message of an error that came inside a stream. `is_complete` means that the end was seen: a stop
+    message of an error that came inside a stream, `error_status` the status that it would have been
+    (0: it does not say). `is_complete` means that the end was seen: a stop
     reason or the dialect's last event; a cut stream is not complete.
     """
 
@@ -33,3 +34,4 @@ class Answer:
     is_complete: bool = False
     is_truncated: bool = False
     error: str = ""
+    error_status: int = 0

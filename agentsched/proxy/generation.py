@@ -438,11 +438,7 @@ class Generation:
         is_open = await self._opened() is not None
         body = await read_whole(answer)
         reason = f"status {answer.status}"
-        if answer.status >= 500:
-            self._gateway.fleet.suspect(verdict.engine, reason)
-        elif answer.status not in _ABOUT_LOAD:
-            # A refusal is an answer: this engine is well, the request was not.
-            self._gateway.fleet.health.succeeded(verdict.engine)
+        self._judge(verdict.engine, answer.status, reason)
         self._end(StepFailed(step=self._step, reason=reason))
         if is_about_our_key(self._gateway, verdict.engine, answer.status):
             return await self._refuse(ENGINE_REFUSES_US, verdict)
@@ -452,6 +448,14 @@ class Generation:
             wait = header_rules.lower(headers).get("retry-after")
             return await self._close_with_error(refusal.of_engine_status(answer.status, said, wait))
         return web.Response(status=answer.status, body=body, headers=headers)
+
+    def _judge(self, engine: EngineId, status: int, reason: str) -> None:
+        """Say what an error says of its engine; in a stream it comes with status 200."""
+        if status >= 500:
+            self._gateway.fleet.suspect(engine, reason)
+        elif status not in _ABOUT_LOAD:
+            # A refusal is an answer: this engine is well, the request was not.
+            self._gateway.fleet.health.succeeded(engine)
 
     def _start(self) -> None:
         if not self._has_started and not self._has_ended:
@@ -473,7 +477,7 @@ class Generation:
         )
         if not answer.is_complete:
             reason = answer.error or "the answer was cut short"
-            self._gateway.fleet.suspect(engine, reason[:256])
+            self._judge(engine, answer.error_status or 502, reason[:256])
             self._end(StepFailed(step=self._step, reason=reason[:256]))
             return
         self.is_answered = True

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from proxy_upstream import DONE, data
 
 from agentsched.config_trust import BreakerConfig, RetriesConfig
 from agentsched.kernel.records import EngineRecord
@@ -91,6 +92,61 @@ async def test_one_that_fails_is_ejected_and_comes_back(
         back = EngineDrained(engine=E0, is_draining=False)
         await proxy.turns.until(lambda: back in proxy.turns.events(EngineDrained))
         assert proxy.scheduler.engines[E0].returned_at is not None
+
+
+def refusing(code: object, kind: str) -> Any:
+    """An engine that finds out what is wrong with a request when its stream has begun: vLLM does
+    so with a grammar that it cannot compile."""
+    error = {"message": "no such schema", "type": kind, "param": None, "code": code}
+
+    async def script(exchange: Any) -> None:
+        if exchange.target == "/v1/messages":
+            said = {"type": "error", "error": {"type": kind, "message": "no such schema"}}
+            await exchange.stream(b"event: error\n" + data(said))
+            return
+        if exchange.target == "/v1/responses":
+            failed = {"id": "r", "status": "failed", "output": [], "error": error}
+            said = {"type": "response.failed", "response": failed}
+            await exchange.stream(b"event: response.failed\n" + data(said))
+            return
+        await exchange.stream(data({"error": error}), DONE)
+
+    return script
+
+
+async def ask_all_apis(proxy: Any, number: int) -> None:
+    messages = [{"role": "user", "content": f"program {number}"}]
+    for path, asked in (
+        ("chat/completions", {"messages": messages}),
+        ("messages", {"messages": messages, "max_tokens": 9}),
+        ("responses", {"input": f"program {number}"}),
+    ):
+        body = {"model": "m", "stream": True} | asked
+        assert (await proxy.client.post(f"/v1/{path}", json=body)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(400, "invalid_request_error"), ("invalid_prompt", "invalid_request_error")],
+)
+async def test_a_refusal_inside_a_stream_is_not_the_engines_fault(
+    start: Any, upstream: Any, second: Any, code: object, kind: str
+) -> None:
+    upstream.script = second.script = refusing(code, kind)
+    async with start(upstream.url, second.url, **QUICK) as proxy:
+        for number in range(3):
+            await ask_all_apis(proxy, number)
+        health = proxy.gateway.fleet.health
+        assert [health.told(engine).failures_total for engine in (E0, E1)] == [0, 0]
+        assert proxy.turns.events(EngineDrained) == []
+
+
+async def test_a_failure_inside_a_stream_is(start: Any, upstream: Any, second: Any) -> None:
+    upstream.script = second.script = refusing(500, "InternalServerError")
+    async with start(upstream.url, second.url, **QUICK) as proxy:
+        for number in range(3):
+            await ask_all_apis(proxy, number)
+        assert proxy.turns.events(EngineDrained)
 
 
 async def test_the_last_engine_is_never_ejected(start: Any, upstream: Any) -> None:

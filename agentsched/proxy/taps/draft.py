@@ -18,9 +18,25 @@ _ERROR_CHARS_MAX: Final = 2048
 
 class _ErrorObject(msgspec.Struct):
     message: str | None = None
+    code: msgspec.Raw = msgspec.Raw()
+    type: msgspec.Raw = msgspec.Raw()
 
 
 _ERROR: Final = msgspec.json.Decoder(_ErrorObject | str | None)
+_WORD: Final = msgspec.json.Decoder(int | str | None)
+
+#: What errors inside streams say of themselves, as the status that each would have been.
+_STATUS_OF_WORDS: Final = {
+    "invalid_request_error": 400,
+    "BadRequestError": 400,
+    "invalid_prompt": 400,
+    "not_found_error": 404,
+    "NotFoundError": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "overloaded_error": 529,
+}
 
 
 class CallDraft:
@@ -42,6 +58,7 @@ class AnswerDraft:
         "_room",
         "_text",
         "error",
+        "error_status",
         "fingerprint",
         "finish_reason",
         "is_complete",
@@ -57,6 +74,8 @@ class AnswerDraft:
         #: Of the engine, as it stands in a chunk that holds usage and nothing else.
         self.fingerprint = ""
         self.error = ""
+        #: What the error would have been as a status; 0 where it does not say.
+        self.error_status = 0
         self.usage: Usage | None = None
         #: The first content, reasoning or tool call was seen.
         self.is_started = False
@@ -121,7 +140,7 @@ class AnswerDraft:
     def fail(self, error: msgspec.Raw | str | None) -> None:
         """Note an error: its text, an error object as bytes, or whatever else was sent."""
         if isinstance(error, msgspec.Raw):
-            error = _error_text(error)
+            error, self.error_status = _read_error(error)
         self.error = (error or "the engine reported an error")[:_ERROR_CHARS_MAX]
 
     def answer(self) -> Answer:
@@ -139,6 +158,7 @@ class AnswerDraft:
             is_complete=self.is_complete,
             is_truncated=self.is_truncated,
             error=self.error,
+            error_status=self.error_status,
         )
 
     def _call(self, place: int) -> CallDraft | None:
@@ -158,9 +178,26 @@ class AnswerDraft:
         return text
 
 
-def _error_text(raw: msgspec.Raw) -> str:
+def _read_error(raw: msgspec.Raw) -> tuple[str, int]:
+    """An error's text, and the status that it would have been."""
     try:
         error = _ERROR.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return bytes(raw)[:_ERROR_CHARS_MAX].decode(errors="replace")
-    return (error.message if isinstance(error, _ErrorObject) else error) or ""
+        return bytes(raw)[:_ERROR_CHARS_MAX].decode(errors="replace"), 0
+    if not isinstance(error, _ErrorObject):
+        return error or "", 0
+    return error.message or "", _status(error.code) or _status(error.type)
+
+
+def _status(raw: msgspec.Raw) -> int:
+    """The status that a code is, or that goes with a word; 0 for what is neither."""
+    try:
+        word = _WORD.decode(raw) if raw else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 0
+    if isinstance(word, str):
+        known = _STATUS_OF_WORDS.get(word)
+        if known is not None:
+            return known
+        word = int(word) if word.isdecimal() and len(word) == 3 else None
+    return word if word is not None and 400 <= word < 600 else 0
