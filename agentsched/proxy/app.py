@@ -28,7 +28,7 @@ from agentsched.proxy.bodies import BODIES
 from agentsched.proxy.control import ControlPlane, Handler
 from agentsched.proxy.fleet import Fleet, Member, Tier
 from agentsched.proxy.fleet_hints import FleetHints
-from agentsched.proxy.gateway import ANONYMOUS, Gateway
+from agentsched.proxy.gateway import ANONYMOUS, Gateway, wire_limits
 from agentsched.proxy.generation import serve_generation
 from agentsched.proxy.health import RetryBudget
 from agentsched.proxy.host import LiveHost
@@ -45,7 +45,6 @@ from agentsched.proxy.sending import finish, hang_up, send
 from agentsched.proxy.steering import Steering
 from agentsched.proxy.tenants import apply_tenants
 from agentsched.proxy.warming import WarmBodies
-from agentsched.proxy.wire import WireLimits
 from agentsched.telemetry.meters import MeterSink
 from agentsched_adapters.detect import detect
 from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
@@ -92,11 +91,9 @@ def build_gateway(
     fleet = Fleet(members=members, host=host, config=config.upstream, breaker=config.breaker)
     hints.follow(fleet)
     identity = config.identity
-    wire_limits = WireLimits(
-        body_bytes_max=config.http.body_bytes_max, messages_max=config.http.messages_max
-    )
+    limits = wire_limits(config.http)
     warm_bodies = WarmBodies(
-        limits=wire_limits,
+        limits=limits,
         # Warm-ups send them, and a tier below an engine is told of pins by their tokens.
         is_on=lambda: (
             scheduler.policies.names["prefetch"] != "never"
@@ -123,7 +120,7 @@ def build_gateway(
         retries=RetryBudget(config.retries),
         shared=SharedAnswers(config.idempotency),
         meters=meters,
-        wire_limits=wire_limits,
+        wire_limits=limits,
         warm_bodies=warm_bodies,
     )
     gateway.sharing = sharing_of(memory, index=gateway.index, host=host, config=config)

@@ -125,6 +125,13 @@ class Fleet:
         """Close this, too, when the fleet is closed."""
         self._closers.append(closer)
 
+    def follow(self, config: UpstreamConfig) -> None:
+        """Look at engines as this says, from now on."""
+        if config != self._config:
+            self._config = config
+            for member in self._members.values():
+                member.wake.set()  # else it would sleep as it was told before
+
     def start(self) -> None:
         """Begin to watch."""
         for member in self._members.values():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from agentsched.config import Config
+from agentsched.config import Config, HttpConfig
 from agentsched.config_trust import IdempotencyConfig, RetriesConfig
 from agentsched.model import (
     EngineId,
@@ -55,6 +55,11 @@ def _tenant_of_key(key: str) -> TenantId:
     return TenantId("key-" + hashlib.sha256(secret).hexdigest()[:12])
 
 
+def wire_limits(http: HttpConfig) -> WireLimits:
+    """The ceilings of one request that are found out while it is read."""
+    return WireLimits(body_bytes_max=http.body_bytes_max, messages_max=http.messages_max)
+
+
 @dataclass(slots=True, kw_only=True)
 class Gateway:
     """One proxy's parts. Handlers get it from the application and keep no state of their own."""
@@ -93,6 +98,12 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self.gate = Gate(lambda: self.config)
+
+    def follow(self, config: Config) -> None:
+        """Another configuration is in force, for what was made of the one before as well."""
+        self.config = config
+        self.wire_limits = self.warm_bodies.limits = wire_limits(config.http)
+        self.fleet.follow(config.upstream)
 
     @property
     def is_draining(self) -> bool:

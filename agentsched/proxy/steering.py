@@ -27,9 +27,15 @@ _LIVE: Final = frozenset(
 #: Read at each request or probe: the new values count from the next one on.
 _READ_EACH_TIME: Final = frozenset({"http", "upstream"})
 _LIVE_PARTS: Final = _LIVE | _READ_EACH_TIME
-#: What of `auth` is set up with the listener: who follows the store's keys and a provider's, and
-#: how often. A gate that asked for keys that nobody follows would shut everybody out.
-_AUTH_AT_START: Final = ("mode", "oidc", "refresh_interval")
+#: What of these parts is set up once. With the listener: who follows the store's keys and a
+#: provider's, and how often (a gate that asked for keys that nobody follows would shut everybody
+#: out), and what is known of a request before anybody reads it. With an engine's adapter: how long
+#: its connections wait.
+_AT_START: Final[Mapping[str, tuple[str, ...]]] = {
+    "auth": ("mode", "oidc", "refresh_interval"),
+    "http": ("header_bytes_max", "headers_max", "header_timeout", "keepalive_timeout"),
+    "upstream": ("connect_timeout", "first_byte_timeout", "idle_timeout"),
+}
 
 MakeMember = Callable[[EngineConfig, Config], Member]
 
@@ -114,7 +120,7 @@ class Steering:
         scheduler = new.scheduler()
         if different & {"profile", "policies", "limits"}:
             self.choose(scheduler, limits=scheduler.limits)
-        self._gateway.config = new
+        self._gateway.follow(new)
         apply_tenants(self._gateway, old.tenants, new.tenants)
         if "engines" in different:
             self._match_engines(old, new)
@@ -162,7 +168,9 @@ def _in_force(old: Config, wanted: Config) -> tuple[Config, tuple[str, ...]]:
         if key not in _LIVE_PARTS and getattr(old, key) != getattr(wanted, key)
     }
     kept = {key: getattr(old, key) for key in waits}
-    at_start = {key: getattr(old.auth, key) for key in _AUTH_AT_START}
-    waits |= {f"auth.{k}" for k, value in at_start.items() if value != getattr(wanted.auth, k)}
-    kept["auth"] = wanted.auth.model_copy(update=at_start)
+    for name, keys in _AT_START.items():
+        part = getattr(wanted, name)
+        at_start = {key: getattr(getattr(old, name), key) for key in keys}
+        waits |= {f"{name}.{k}" for k, value in at_start.items() if value != getattr(part, k)}
+        kept[name] = part.model_copy(update=at_start)
     return wanted.model_copy(update=kept), tuple(sorted(waits))

@@ -68,7 +68,7 @@ class WarmBodies(Collector):
     def __init__(
         self, *, limits: WireLimits, is_on: Callable[[], bool], bytes_max: int = _BYTES_MAX
     ) -> None:
-        self._limits = limits
+        self.limits = limits
         self._bytes_max = bytes_max
         #: The one kept first comes first.
         self._kept: OrderedDict[ConversationId, _Kept] = OrderedDict()
@@ -124,7 +124,7 @@ class WarmBodies(Collector):
             is_kept=False,
         )
         try:
-            parsed = parse_request(kept.dialect, kept.request.body, self._limits)
+            parsed = parse_request(kept.dialect, kept.request.body, self.limits)
         except WireError:
             return ()
         bodies = [warm_body(parsed, answer, fields) for answer in (kept.answer, None)]

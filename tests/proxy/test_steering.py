@@ -151,6 +151,47 @@ async def test_many_reloads_under_load(start: Any, upstream: Upstream, steer: An
         assert logging.getLogger().level == logging.WARNING
 
 
+async def test_ceilings_of_a_request_change_at_once(
+    start: Any, upstream: Upstream, steer: Any
+) -> None:
+    small = {"body_bytes_max": 4_096, "bodies_bytes_max": 1 << 20}
+    async with start(upstream.url, http=small) as proxy:
+        assert (await proxy.chat("x" * 8_192)).status_code == 413
+        large = {"body_bytes_max": 1 << 16, "bodies_bytes_max": 1 << 20, "messages_max": 2}
+        reloaded = steer(proxy, http=large).reload()
+        assert (reloaded.changed, reloaded.needs_restart) == (("http",), ())
+        assert (await proxy.chat("x" * 8_192)).status_code == 200
+        many = [{"role": "user", "content": "hi"}] * 3
+        refused = await proxy.client.post(
+            "/v1/chat/completions", json={"model": "m", "messages": many}
+        )
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages")
+
+
+async def test_engines_are_looked_at_as_the_file_says_now(
+    start: Any, upstream: Upstream, steer: Any
+) -> None:
+    async with start(upstream.url, upstream={"probe_interval": "1h"}) as proxy:
+        looks = upstream.looks
+        often = {**proxy.gateway.config.upstream.model_dump(), "probe_interval": "10ms"}
+        assert steer(proxy, upstream=often).reload().changed == ("upstream",)
+        await eventually(lambda: upstream.looks > looks + 2)
+
+
+async def test_what_was_set_up_once_waits_for_a_restart_and_says_so(
+    start: Any, upstream: Upstream, steer: Any
+) -> None:
+    async with start(upstream.url) as proxy:
+        before = proxy.gateway.config
+        patient = {**before.upstream.model_dump(), "first_byte_timeout": "7s"}
+        reloaded = steer(proxy, upstream=patient, http={"keepalive_timeout": "9s"}).reload()
+        assert reloaded.changed == ()
+        assert reloaded.needs_restart == ("http.keepalive_timeout", "upstream.first_byte_timeout")
+        now = proxy.gateway.config
+        assert now.upstream.first_byte_timeout == before.upstream.first_byte_timeout
+        assert now.http.keepalive_timeout == before.http.keepalive_timeout
+
+
 async def test_a_wrong_file_changes_nothing(start: Any, upstream: Upstream, steer: Any) -> None:
     def broken() -> Config:
         raise ConfigError("line 3: what is this")
