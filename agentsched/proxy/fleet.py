@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -100,6 +101,8 @@ class Fleet:
         #: What requests say of the engines, beside the probes.
         self.health = Health(host, breaker or BreakerConfig())
         self._closers: list[Callable[[], Awaitable[None]]] = []
+        #: Requests beside the scheduler that are under way, by adapter.
+        self._plain: Counter[Engine] = Counter()
 
     @property
     def members(self) -> Mapping[EngineId, Member]:
@@ -120,6 +123,17 @@ class Fleet:
             for member in self._members.values()
             if member.engine is not None and member.id in records and records[member.id].is_up
         ]
+
+    @contextlib.contextmanager
+    def using(self, engine: Engine) -> Iterator[None]:
+        """While inside, a request that is no step is under way there: its adapter stays open."""
+        self._plain[engine] += 1
+        try:
+            yield
+        finally:
+            self._plain[engine] -= 1
+            if not self._plain[engine]:
+                del self._plain[engine]
 
     def also_close(self, closer: Callable[[], Awaitable[None]]) -> None:
         """Close this, too, when the fleet is closed."""
@@ -151,7 +165,7 @@ class Fleet:
         """Give an engine nothing new, and forget it when its steps have ended or `patience` has."""
         member = self._members[engine]
         self._host.feed(EngineDrained(engine=engine, is_draining=True))
-        await self._until_idle(engine, patience=patience)
+        await self._until_idle(engine, member.engine, patience=patience)
         await self._end(member)
         if self._members.get(engine) is member:
             del self._members[engine]
@@ -185,17 +199,23 @@ class Fleet:
         if member.engine is None:
             self._host.feed(EngineLost(engine=member.id, reason=member.last_error))
         self._begin(member)
-        await self._until_idle(member.id, patience=patience)
+        await self._until_idle(member.id, old.engine, patience=patience)
         if old.engine is not None:
             await old.engine.aclose()
 
-    async def _until_idle(self, engine: EngineId, *, patience: Nanos) -> None:
+    async def _until_idle(
+        self, engine: EngineId, adapter: Engine | None, *, patience: Nanos
+    ) -> None:
         clock = asyncio.get_running_loop()
         until = clock.time() + in_seconds(patience)
         engines = self._host.scheduler.engines
-        while engine in engines and engines[engine].running_steps:
+        while True:
+            steps = engines[engine].running_steps if engine in engines else 0
+            others = self._plain[adapter] if adapter is not None else 0
+            if not steps and not others:
+                return
             if clock.time() >= until:
-                log.warning("engine %s still runs %d steps", engine, engines[engine].running_steps)
+                log.warning("engine %s still runs %d steps", engine, steps + others)
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -345,7 +365,7 @@ class Fleet:
     async def _close_later(self, engine: EngineId, old: Engine) -> None:
         """Close an adapter when the answers that it brings are over, or have taken too long."""
         try:
-            await self._until_idle(engine, patience=self._config.idle_timeout)
+            await self._until_idle(engine, old, patience=self._config.idle_timeout)
         finally:
             await old.aclose()
 

@@ -80,19 +80,20 @@ class PlainRelay:
             return no.response(dialect, ids)
         failure: EngineError = EngineUnreachable("no engine")
         for engine in engines:
-            try:
-                answer = await engine.send(self._outgoing(request, received, engine))
-            except EngineUnreachable as error:
-                self._gateway.fleet.suspect(engine.id, str(error))
-                failure = error
-                continue
-            except EngineError as error:
-                failure = error
-                break
-            if is_about_our_key(self._gateway, engine.id, answer.status):
-                await answer.aclose()
-                return ENGINE_REFUSES_US.response(dialect, ids)
-            return await self._relay(request, answer, engine, ids)
+            with self._gateway.fleet.using(engine):
+                try:
+                    answer = await engine.send(self._outgoing(request, received, engine))
+                except EngineUnreachable as error:
+                    self._gateway.fleet.suspect(engine.id, str(error))
+                    failure = error
+                    continue
+                except EngineError as error:
+                    failure = error
+                    break
+                if is_about_our_key(self._gateway, engine.id, answer.status):
+                    await answer.aclose()
+                    return ENGINE_REFUSES_US.response(dialect, ids)
+                return await self._relay(request, answer, engine, ids)
         return refusal.of_engine_error(failure).response(dialect, ids)
 
     async def models(self, request: web.Request) -> web.StreamResponse:

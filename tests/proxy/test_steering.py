@@ -12,7 +12,7 @@ from live import eventually
 from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk
 
 from agentsched.config import Config
-from agentsched.model import ConfigError, EngineId, PolicyError
+from agentsched.model import ConfigError, EngineId, EngineReported, PolicyError
 from agentsched.proxy.app import _member
 from agentsched.proxy.steering import Steering
 
@@ -57,6 +57,31 @@ async def test_an_engine_moves_while_a_stream_runs_on_it(
         assert rest.endswith(DONE)
         assert len(upstream.exchanges) == 1
         # The old connections are closed when the last answer over them has ended.
+        await eventually(lambda: not upstream._writers)
+
+
+@pytest.mark.parametrize("way", ["moves", "goes"])
+async def test_what_is_no_step_ends_as_it_began_while_its_engine_goes(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any, way: str
+) -> None:
+    """Embeddings are relayed beside the scheduler, which does not know that they are under way."""
+    may_answer = asyncio.Event()
+
+    async def slowly(exchange: Exchange) -> None:
+        await may_answer.wait()
+        await exchange.json({"object": "list", "data": []})
+
+    upstream.script = slowly
+    async with start(upstream.url) as proxy:
+        asked = {"model": "m", "input": "long"}
+        embedding = asyncio.create_task(proxy.client.post("/v1/embeddings", json=asked))
+        await upstream.exchange()
+        steer(proxy, engines=[engine(second, "e0" if way == "moves" else "e1")]).reload()
+        await proxy.turns.until(lambda: bool(proxy.turns.events(EngineReported)[1:]))
+        for number in range(4):
+            assert (await proxy.chat(f"meanwhile {number}")).status_code == 200
+        may_answer.set()
+        assert (await embedding).status_code == 200
         await eventually(lambda: not upstream._writers)
 
 
