@@ -62,10 +62,11 @@ class ToolReport(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class _Batch(msgspec.Struct):
-    events: list[ToolReport]
+    events: msgspec.Raw = msgspec.Raw()
 
 
-_DECODER: Final = msgspec.json.Decoder(_Batch | list[ToolReport])
+_BATCH: Final = msgspec.json.Decoder(_Batch)
+_LIST: Final = msgspec.json.Decoder(list[ToolReport])
 _ONE: Final = msgspec.json.Decoder(ToolReport)
 
 
@@ -78,11 +79,11 @@ def decode_reports(body: bytes) -> list[ToolReport]:
     if len(body) > _BYTES_MAX:
         raise WireError(f"more than {_BYTES_MAX} bytes of reports", status=413)
     try:
-        if body.lstrip()[:1] == b"[" or b'"events"' in body[:64]:
-            found = _DECODER.decode(body)
-            reports = found if isinstance(found, list) else found.events
+        if body.lstrip()[:1] == b"[":
+            reports = _LIST.decode(body)
         else:
-            reports = [_ONE.decode(body)]
+            events = _BATCH.decode(body).events
+            reports = _LIST.decode(events) if events else [_ONE.decode(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a report of a tool: {error}", code="bad_report") from error
     if len(reports) > _REPORTS_MAX:

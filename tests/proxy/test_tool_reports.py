@@ -149,3 +149,21 @@ async def test_a_list_and_one_alone_are_reports_too(proxy: Any, program: str) ->
     assert [e.expected for e in proxy.turns.events(ToolStarted)] == [None, None]
     many = await proxy.client.post(TOOLS, json=[said] * 1_001)
     assert many.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"event": "started", "program": "events", "tool": "bash"},
+        {
+            "sent_by": "a tool runner whose name is longer than all that stands before a list",
+            "events": [{"event": "started", "program": "events", "tool": "bash"}],
+        },
+    ],
+)
+async def test_a_list_is_known_by_its_field_and_by_nothing_else(proxy: Any, said: Any) -> None:
+    answer = await proxy.client.post(TOOLS, json=said)
+    assert (answer.status_code, answer.json()) == (
+        202,
+        {"accepted": 0, "ignored": {"unknown_program": 1}},
+    )
