@@ -51,7 +51,9 @@ _TENANT_CHARS_MAX = 64
 @lru_cache(maxsize=1_024)
 def _tenant_of_key(key: str) -> TenantId:
     # Both carriers of one key are one tenant, and no log or metric ever shows a key.
-    secret = key.removeprefix("Bearer ").strip().encode("utf-8", "surrogateescape")
+    if key[:7].lower() == "bearer ":  # clients spell it as they like
+        key = key[7:]
+    secret = key.strip().encode("utf-8", "surrogateescape")
     return TenantId("key-" + hashlib.sha256(secret).hexdigest()[:12])
 
 

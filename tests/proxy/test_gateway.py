@@ -20,6 +20,7 @@ async def test_tenants(proxy: Any) -> None:
     assert by_key.startswith("key-")
     assert "secret" not in by_key
     assert tenant({"x-api-key": "sk-secret"}) == by_key
+    assert tenant({"authorization": "bearer  sk-secret"}) == by_key
     assert tenant({"authorization": "Bearer sk-other"}) != by_key
     assert tenant({"authorization": "\udcff"}).startswith("key-")
 
