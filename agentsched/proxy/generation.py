@@ -533,7 +533,10 @@ class Generation:
         self._gateway.index.abandoned(self._identity, now=self._host.now())
 
     def _headers(self, answer: EngineAnswer, verdict: Dispatch) -> list[tuple[str, str]]:
-        theirs = header_rules.to_client(answer.headers, status=answer.status)
+        member = self._gateway.fleet.members.get(verdict.engine)
+        theirs = header_rules.to_client(
+            answer.headers, status=answer.status, engine_url=member.url if member else ""
+        )
         ours = self._explanation(verdict)
         if any(name.lower() == TURN_STATE for name, _ in theirs):
             ours = [pair for pair in ours if pair[0] != TURN_STATE]  # it has a cookie of its own

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from agentsched.proxy.access.keys import KEY, PREFIX
 
@@ -46,6 +46,8 @@ _NOT_TO_CLIENT: Final = frozenset(
         "strict-transport-security",
     }
 )
+#: They name a place, which an engine knows by its own address.
+_PLACES: Final = frozenset({"location", "content-location"})
 #: What no header's value may hold; our HTTP library is strict as a server, lenient as a client.
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
@@ -100,14 +102,19 @@ def to_engine(
     return [*kept, ("Accept-Encoding", "identity"), ("x-request-id", request_id)]
 
 
-def to_client(headers: Sequence[tuple[str, str]], *, status: int) -> list[tuple[str, str]]:
+def to_client(
+    headers: Sequence[tuple[str, str]], *, status: int, engine_url: str = ""
+) -> list[tuple[str, str]]:
     """An engine's headers as the client gets them; broken ones are left out.
+
+    What redirects to `engine_url` redirects to us: clients should not learn where engines are, and
+    often cannot get there.
 
     With 429, 503 and 529 always goes a `Retry-After` of at most a minute: the clients that look
     for one take its absence for "never", and a long one for a reason to give up.
     """
     kept = [
-        (name, value)
+        (name, _at_ours(value, engine_url) if key in _PLACES else value)
         for name, value in headers
         if (key := name.lower()) not in _NOT_TO_CLIENT
         and not key.startswith(OURS)
@@ -120,6 +127,21 @@ def to_client(headers: Sequence[tuple[str, str]], *, status: int) -> list[tuple[
     wait = min(int(said), RETRY_AFTER_S_MAX) if said.isdecimal() and len(said) < 10 else None
     rest = [pair for pair in kept if pair[0].lower() != "retry-after"]
     return [*rest, ("Retry-After", str(RETRY_AFTER_S_MAX if wait is None else wait))]
+
+
+def _at_ours(place: str, engine_url: str) -> str:
+    """A place at this engine as one at our address; any other as it is."""
+    try:
+        there, engine = urlsplit(place), urlsplit(engine_url)
+    except ValueError:
+        return place
+    if not there.netloc or there.netloc.lower() != engine.netloc.lower():
+        return place
+    path = there.path
+    if path == engine.path or path.startswith(f"{engine.path}/"):
+        path = path[len(engine.path) :]
+    # Two slashes at the beginning would name another host.
+    return urlunsplit(("", "", "/" + path.lstrip("/"), there.query, there.fragment))
 
 
 def ascii_only(text: str) -> str:

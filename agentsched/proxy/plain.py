@@ -155,7 +155,8 @@ class PlainRelay:
     async def _relay(
         self, request: web.Request, answer: EngineAnswer, engine: Engine, ids: dict[str, str]
     ) -> web.StreamResponse:
-        headers = [*header_rules.to_client(answer.headers, status=answer.status), *ids.items()]
+        theirs = header_rules.to_client(answer.headers, status=answer.status, engine_url=engine.url)
+        headers = [*theirs, *ids.items()]
         headers.append(("x-agentsched-engine", str(engine.id)))
         response = web.StreamResponse(status=answer.status, headers=headers)
         # The body is relayed byte for byte, so its length is still what the engine said.

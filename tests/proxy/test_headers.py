@@ -55,6 +55,27 @@ def test_elsewhere_retry_after_is_the_engines() -> None:
     assert headers.to_client([("retry-after", "999")], status=200) == [("retry-after", "999")]
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("http://GPU-1:8000/v1/models?a=b", "/v1/models?a=b"),
+        ("https://gpu-1:8000/llm/v1/models", "/v1/models"),  # the engine is behind our prefix
+        ("http://gpu-1:8000", "/"),
+        ("http://gpu-1:8000//elsewhere/x", "/elsewhere/x"),
+        ("http://gpu-1:8000/llmany", "/llmany"),
+        ("/v1/models", "/v1/models"),
+        ("models/", "models/"),
+        ("https://files.example/x", "https://files.example/x"),
+        ("http://[gpu", "http://[gpu"),
+    ],
+)
+def test_a_redirect_to_the_engine_is_one_to_us(said: str, told: str) -> None:
+    back = headers.to_client(
+        [("Location", said), ("x-place", said)], status=307, engine_url="http://gpu-1:8000/llm"
+    )
+    assert back == [("Location", told), ("x-place", said)]
+
+
 def test_beyond_ascii() -> None:
     assert headers.ascii_only("a/b#c%20 d") == "a/b#c%20 d"
     assert headers.ascii_only("é/%20") == "%C3%A9/%20"

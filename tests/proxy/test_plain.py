@@ -207,6 +207,22 @@ async def test_a_stored_response_is_at_its_engine(
             assert cancelled.headers["x-agentsched-engine"] == home
 
 
+async def test_a_slash_too_many_redirects_to_us(proxy: Any, upstream: Upstream) -> None:
+    """vLLM's web framework answers so, with the address by which it was asked."""
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.target.endswith("/"):
+            place = f"http://{exchange.headers['host']}{exchange.target.rstrip('/')}"
+            await exchange.whole(307, b"", location=place)
+        else:
+            await upstream.list_models(exchange)
+
+    upstream.script = script
+    moved = await proxy.client.get("/v1/models/", follow_redirects=True)
+    assert moved.json()["data"][0]["id"] == "m"
+    assert moved.url == f"{proxy.url}/v1/models"
+
+
 async def test_a_response_in_the_background_is_at_its_engine(
     start: Any, upstream: Upstream, second: Upstream
 ) -> None:
