@@ -242,23 +242,30 @@ class StoreWriter:
             await self._rows.insert(records, timeout_s=self._timeout())
         except StoreError as error:
             if error.is_data:
-                await self._insert_singly(records)
-                return True
+                return await self._insert_singly(records)
             self._fail(error)
             return False
         self._written += len(records)
         self._succeed()
         return True
 
-    async def _insert_singly(self, records: Sequence[Record]) -> None:
-        """One record is refused: leave out those that are, so that they do not block the rest."""
+    async def _insert_singly(self, records: Sequence[Record]) -> bool:
+        """One record is refused: leave out those that are, so that they do not block the rest.
+
+        False: the database is away, so that nobody knows of the others.
+        """
         for record in records:
             try:
                 await self._rows.insert([record], timeout_s=self._timeout())
                 self._written += 1
             except StoreError as error:
+                if not error.is_data:
+                    self._fail(error)
+                    return False
                 self._refused += 1
                 log.error("the database refuses a record of %s: %s", _name(record), error)
+        self._succeed()
+        return True
 
     def _timeout(self) -> float:
         return max(0.1, min(self._rows.timeout_s, self._give_up_at - time.monotonic()))

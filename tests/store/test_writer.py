@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -239,6 +240,42 @@ async def test_a_record_that_is_refused_does_not_block_the_rest(
         await until(lambda: writer.statistics().refused_total == 1)
     assert writer.statistics().dropped_total == 0
     assert await stored(url) == entries
+
+
+async def test_an_outage_in_the_middle_of_a_refusal_is_no_refusal(
+    tmp_path: Path, journal: Journal
+) -> None:
+    """What was not tried, or could not be, is not lost for the one record that is at fault."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    spool = Spool(tmp_path / "spool", bytes_max=1 << 20)
+    spool.acquire()
+    config = WriterConfig(stream=STREAM, owner="me", epoch_ns=EPOCH, backlog_max=2_000, flush_s=9)
+    begun, is_away = 0, True
+
+    def begin(connection: Connection) -> None:
+        nonlocal begun
+        begun += 1
+        if is_away and begun > 3:  # all of them at once, and two singly
+            raise sqlite3.OperationalError("disk I/O error")
+
+    async with at(url) as database:
+        await upgrade(database)
+        event.listen(database._engine.sync_engine, "begin", begin)
+        writer = StoreWriter(database, spool, config, encode_turn=encode_turn)
+        for entry in journal.more(5):
+            writer.write(entry)
+        writer.keep(Turn(1 << 70))  # no database has such a number
+        await writer._turn()
+        told = writer.statistics()
+        assert (told.refused_total, told.is_up) == (0, False)
+        is_away = False
+        while not spool.is_empty:
+            await writer._turn()
+            await asyncio.sleep(0.01)
+        told = writer.statistics()
+        assert (told.refused_total, told.dropped_total, told.is_up) == (1, 0, True)
+    assert await stored(url) == journal.entries
+    spool.release()
 
 
 @pytest.mark.slow
