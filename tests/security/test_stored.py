@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from live import eventually
+from sqlalchemy import text
 
 from agentsched.config import Config
+from agentsched.model import MILLISECOND
 from agentsched.proxy.access.gate import Gate
 from agentsched.proxy.access.keys import hash_key, new_key
 from agentsched.proxy.access.stored import StoredKeys, followed
@@ -140,3 +143,23 @@ async def test_which_keys_are_in_use_is_noted_at_the_end(
     noted = {key.key: key.last_used_at for key in await read_keys(database)}
     assert noted[unused[4:16]] is None
     assert noted[used[4:16]] is not None
+
+
+async def test_a_row_that_nobody_can_read_does_not_end_the_looking(
+    config: Config, gate: Gate, database: Database
+) -> None:
+    """A key that was put into the table by hand must not let revoked ones count for ever."""
+    often = config.model_copy(
+        update={"auth": config.auth.model_copy(update={"refresh_interval": MILLISECOND})}
+    )
+    async with followed(often, gate):
+        token = await made(database, "red")
+        await eventually(lambda: whose(gate, token) == "red")
+        by_hand = await made(database, "blue")
+        strange = text("UPDATE api_keys SET scopes = 'null' WHERE tenant = 'blue'")
+        async with database.writing() as connection:
+            await connection.execute(strange)
+        await eventually(lambda: gate.refused["store"] > 0)
+        assert await revoke_key(database, token[4:16], now=datetime.now(UTC))
+        assert await revoke_key(database, by_hand[4:16], now=datetime.now(UTC))
+        await eventually(lambda: whose(gate, token) is None)

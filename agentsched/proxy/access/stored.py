@@ -67,10 +67,15 @@ class StoredKeys:
         self._noted_at = clock.time()
         while True:
             await asyncio.sleep(self._interval_s)
-            await self._try()
-            if clock.time() - self._noted_at >= _NOTE_EVERY_S:
-                self._noted_at = clock.time()
-                await self.note()
+            try:
+                await self._try()
+                if clock.time() - self._noted_at >= _NOTE_EVERY_S:
+                    self._noted_at = clock.time()
+                    await self.note()
+            except Exception:
+                # Who looks no more would let revoked keys count for ever.
+                self._gate.refused["store"] += 1
+                log.exception("a defect while following the store's keys")
 
     async def note(self) -> None:
         """Write down which keys were used since the last time."""
