@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -14,6 +15,9 @@ from agentsched.config import load_config
 from agentsched.model import ConfigError
 from agentsched.proxy.access.redact import redact_logs
 from agentsched.telemetry.logs import set_up_logging
+
+#: Open files that are asked for where the system lets us: two for each request, and some.
+_FILES_WANTED: Final = 65_536
 
 
 def serve(
@@ -55,6 +59,7 @@ def serve(
         raise ConfigError("no engine is given (write --engine http://127.0.0.1:8000)")
     set_up_logging(level=loaded.log_level, style=loaded.telemetry.log_format)
     redact_logs()
+    _raise_file_limit()
     # Imported late, so that --help and usage errors do not wait for the data plane.
     import uvloop
 
@@ -63,6 +68,17 @@ def serve(
     _tune_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.serve(loaded, reread=partial(load_config, config, options)))
+
+
+def _raise_file_limit() -> None:
+    """Take as many files as we may have: services and containers often begin with 1,024.
+
+    Without them not only clients are turned away: engines cannot be looked at, and seem lost.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(_FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tune_collector() -> None:

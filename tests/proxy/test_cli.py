@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,21 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err.strip().splitlines()
     assert "address already in use" in said[-1]
     assert port in said[-1]
+
+
+def test_it_takes_as_many_files_as_it_may(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two for each request: a service or a container often begins with room for 500 requests."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard == resource.RLIM_INFINITY or hard > 512, "this machine lets nobody have more"
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            assert main(["serve", "--engine", "e=http://127.0.0.1:1", "--port", port]) == 1
+        now = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert now == (65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard), hard)
 
 
 def test_a_journal_is_never_written_over(
