@@ -11,8 +11,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from agentsched.model import between, in_seconds
-from agentsched.telemetry.counters import Bounded, LabelledTimes
+from agentsched.model import RejectReason, between, in_seconds
+from agentsched.telemetry.counters import OTHER, Bounded, LabelledTimes
 from agentsched.telemetry.span import Span
 
 _SECONDS: Final = tuple(0.01 * 2**i for i in range(14))
@@ -110,7 +110,9 @@ class GenAiMeters:
 
     def _chat(self, span: Span, took: float) -> None:
         said = span.attributes
-        model = self._models(str(said.get("gen_ai.request.model", "")))
+        # Of models that nobody serves clients make up as many as they like.
+        is_made_up = span.error == RejectReason.UNKNOWN_MODEL.value
+        model = OTHER if is_made_up else self._models(str(said.get("gen_ai.request.model", "")))
         call = ("chat", self._provider, model)
         self._request.observe((*call, span.error), took)
         waited = said.get("agentsched.wait")

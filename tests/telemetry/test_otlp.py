@@ -30,6 +30,18 @@ def settings(receiver: Any, **more: Any) -> dict[str, Any]:
     return {"telemetry": own | more}
 
 
+async def test_models_that_nobody_serves_take_no_labels(watch: Any) -> None:
+    async with watch() as proxy:
+        for number in range(40):
+            body = {"model": f"wrong-{number}", "messages": [{"role": "user", "content": "hi"}]}
+            refused = await proxy.client.post("/v1/chat/completions", json=body)
+            assert refused.status_code == 404
+        assert (await proxy.ask([{"role": "user", "content": "hi"}])).status_code == 200
+        page = await proxy.metrics()
+    assert 'gen_ai_request_model="sim"' in page
+    assert "wrong-" not in page
+
+
 class TestOneProgram:
     @pytest.fixture
     async def received(self, watch: Any, receiver: Any) -> Any:
