@@ -104,7 +104,7 @@ async def _exporting(gateway: Gateway, queue: SpanQueue, spans: SpanSink) -> Asy
         headers={k: v.get_secret_value() for k, v in config.otlp_headers.items()},
         service=config.service_name,
         instance=socket.gethostname(),
-        now=gateway.host.now(),
+        now=gateway.host.now,
         timeout=config.otlp_timeout,
         flush_interval=config.flush_interval,
         shutdown_timeout=config.shutdown_timeout,

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from agentsched.model import ConfigError, Instant, Nanos, in_seconds
+from agentsched.model import SECOND, ConfigError, Instant, Nanos, in_seconds
 from agentsched.telemetry.span import Span
 from agentsched.version import __version__
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH: Final = 512
+#: A time of day that is further off was set anew.
+_JUMP_NS: Final = SECOND
 #: For the loop to read the metrics.
 _COLLECT_S: Final = 2.0
 
@@ -88,17 +90,19 @@ class OtlpThread:
         exporter: SpanExporter,
         resource: Resource,
         *,
-        epoch_ns: int,
+        now: Callable[[], Instant],
         flush_interval: Nanos,
         push: Callable[[list[Metric]], None] | None = None,
         collect: Callable[[], Iterable[Metric]] = tuple,
         push_interval: Nanos | None = None,
     ) -> None:
-        """`epoch_ns` turns the journal's instants into Unix time. `collect` runs on the loop."""
+        """`now` is the journal's present instant, on any thread. `collect` runs on the loop."""
         self._queue = queue
         self._exporter = exporter
         self._resource = resource
-        self._epoch_ns = epoch_ns
+        self._now = now
+        #: Turns the journal's instants into Unix time.
+        self._epoch_ns = time.time_ns() - now()
         self._flush_s = in_seconds(flush_interval)
         self._push = push
         self._collect = collect
@@ -162,6 +166,7 @@ class OtlpThread:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
         try:
+            self._follow_time_of_day()
             spans = [self._readable(span) for span in batch]
             is_sent = self._exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception:
@@ -177,6 +182,13 @@ class OtlpThread:
                 log.info("spans are exported again")
             else:
                 log.warning("spans cannot be exported; further failures are only counted")
+
+    def _follow_time_of_day(self) -> None:
+        """The clock was set, or the machine slept, which our own clock does not notice."""
+        epoch_ns = time.time_ns() - self._now()
+        # Never by less: spans that touch would overlap, or no longer touch.
+        if abs(epoch_ns - self._epoch_ns) > _JUMP_NS:
+            self._epoch_ns = epoch_ns
 
     def _readable(self, span: Span) -> ReadableSpan:
         return readable(span, self._resource, epoch_ns=self._epoch_ns)
@@ -223,7 +235,7 @@ async def exporting(
     headers: dict[str, str],
     service: str,
     instance: str,
-    now: Instant,
+    now: Callable[[], Instant],
     timeout: Nanos,
     flush_interval: Nanos,
     shutdown_timeout: Nanos,
@@ -233,7 +245,7 @@ async def exporting(
 ) -> AsyncIterator[OtlpThread]:
     """Exports while inside; on the way out `on_end` is called and what waits is sent.
 
-    `now` is the journal's present instant.
+    `now` is the journal's present instant, asked for on another thread.
 
     Raises:
         ConfigError: the packages of the extra `otel` are not installed.
@@ -268,7 +280,7 @@ async def exporting(
         queue,
         exporter,
         resource,
-        epoch_ns=time.time_ns() - now,
+        now=now,
         flush_interval=flush_interval,
         push=push,
         collect=registry.collect if registry is not None else tuple,

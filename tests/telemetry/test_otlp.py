@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agentsched.model import SECOND, Instant, Nanos
+from agentsched.model import MILLISECOND, SECOND, Instant, Nanos
 from agentsched.telemetry.context import TraceContext
 from agentsched.telemetry.otlp import SpanQueue, exporting
 from agentsched.telemetry.span import Span
@@ -169,6 +170,22 @@ class TestTrouble:
         queue.put(span(9, is_sampled=False))
         assert (len(queue), queue.dropped) == (3, 2)
 
+    async def test_a_machine_that_slept_tells_the_time_of_day(self, receiver: Any) -> None:
+        """Its monotonic clock stood still meanwhile; the clock on the wall did not."""
+        slept = 0
+
+        def now() -> Instant:
+            return Instant(time.monotonic_ns() - slept)
+
+        queue = SpanQueue(spans_max=9)
+        async with export(queue, receiver, flush_interval=MILLISECOND, now=now):
+            for number in (1, 2):
+                queue.put(replace(span(number), begin=now(), end=now()))
+                await receiver.until(lambda number=number: len(receiver.spans) == number)  # type: ignore[misc]
+                off = time.time_ns() - receiver.spans[-1].start_time_unix_nano
+                assert abs(off) < 60 * SECOND
+                slept = 3_600 * SECOND
+
     async def test_the_end_sends_what_waits(self, receiver: Any) -> None:
         queue = SpanQueue(spans_max=5_000)
         async with export(queue, receiver, flush_interval=Nanos(3_600 * SECOND)):
@@ -188,14 +205,20 @@ def span(number: int, *, is_sampled: bool = True) -> Span:
     )
 
 
-def export(queue: SpanQueue, receiver: Any, *, flush_interval: Nanos) -> Any:
+def export(
+    queue: SpanQueue,
+    receiver: Any,
+    *,
+    flush_interval: Nanos,
+    now: Callable[[], Instant] = lambda: Instant(0),
+) -> Any:
     return exporting(
         queue,
         base_url=receiver.url,
         headers={},
         service="agentsched",
         instance="test",
-        now=Instant(0),
+        now=now,
         timeout=Nanos(60 * SECOND),
         flush_interval=flush_interval,
         shutdown_timeout=Nanos(60 * SECOND),
