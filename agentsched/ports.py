@@ -74,7 +74,7 @@ class Engine(Protocol):
     def url(self) -> str: ...
     @property
     def capabilities(self) -> Capabilities:
-        """As last probed; `Capabilities()` before the first probe."""
+        """As last probed, with the models of the last look; `Capabilities()` before the first."""
         ...
 
     async def send(self, request: EngineRequest) -> EngineAnswer:

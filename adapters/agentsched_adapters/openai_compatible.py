@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import msgspec
@@ -68,7 +69,7 @@ class OpenAiCompatibleEngine:
 
     async def load(self) -> EngineLoad:
         # No gauges; but the call also serves to see whether the engine answers.
-        await self._models()
+        await self._follow_models()
         return EngineLoad()
 
     def admission_fields(
@@ -85,20 +86,31 @@ class OpenAiCompatibleEngine:
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def _models(self) -> tuple[tuple[str, ...], int | None]:
+    async def _follow_models(self, *, timeout_s: float = PROBE_TIMEOUT_S) -> None:
+        """Models come and go while an engine runs: adapters are loaded, others are pulled."""
+        models, context_max = await self._models(timeout_s=timeout_s)
+        known = self._capabilities
+        self._capabilities = replace(
+            known, models=models, context_max=context_max or known.context_max
+        )
+
+    async def _models(
+        self, *, timeout_s: float = PROBE_TIMEOUT_S
+    ) -> tuple[tuple[str, ...], int | None]:
         """The names that it serves and the shortest context among them, where it says so."""
-        page = decoded(await self._get("/v1/models"), _Models, where=f"{self.url}/v1/models")
+        body = await self._get("/v1/models", timeout_s=timeout_s)
+        page = decoded(body, _Models, where=f"{self.url}/v1/models")
         lengths = [model.max_model_len for model in page.data if model.max_model_len]
         return tuple(model.id for model in page.data), min(lengths, default=None)
 
-    async def _get(self, target: str) -> bytes:
+    async def _get(self, target: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> bytes:
         """The body of a good answer.
 
         Raises:
             EngineRefused: any status but 200.
             EngineError: as `OpenAiHttp.send`.
         """
-        status, body = await self._http.fetch("GET", target, timeout_s=PROBE_TIMEOUT_S)
+        status, body = await self._http.fetch("GET", target, timeout_s=timeout_s)
         if status != 200:
             raise EngineRefused(f"{self.url}{target} answered {status}", status=status)
         return body

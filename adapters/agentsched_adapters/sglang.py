@@ -101,9 +101,9 @@ class SglangEngine(OpenAiCompatibleEngine):
         return self._capabilities
 
     async def load(self) -> EngineLoad:
-        """Its gauges where it exports them; else only whether it answers."""
+        """Its models, and its gauges where it exports them."""
+        await self._follow_models()
         if not self._info.enable_metrics:
-            await self._models()
             return EngineLoad()
         page = await self._get("/metrics")
         running, waiting = total(page, _RUNNING), total(page, _WAITING)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -58,6 +59,9 @@ _SERVER_INFO_TIMEOUT_S: Final = 30.0
 #: The plugin is asked no more often than this what is in the cache, and waited for no longer.
 _STATE_EVERY_S: Final = 2.0
 _STATE_TIMEOUT_S: Final = 2.0
+
+#: The list of models is not worth the failure of a look.
+_MODELS_TIMEOUT_S: Final = 2.0
 
 #: Present name first, then older ones.
 _KV_USAGE: Final = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
@@ -204,6 +208,9 @@ class VllmEngine(OpenAiCompatibleEngine):
     async def load(self) -> EngineLoad:
         page = await self._get("/metrics")
         self._capabilities = replace(self._capabilities, tier=self._has_tier(page))
+        # It has answered: without this list the one before stands.
+        with suppress(EngineError):
+            await self._follow_models(timeout_s=_MODELS_TIMEOUT_S)
         usage = self._named(page, *_KV_USAGE)
         # Several engine processes behind one server report one line each: counts add up, shares do
         # not.

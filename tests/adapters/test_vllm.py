@@ -45,6 +45,8 @@ class Script:
         self.cached: dict[str, int] | None = None
         self.state_status = 200
         self.states = 0
+        self.models = [{"id": "m", "max_model_len": 4096}, {"id": "lora", "max_model_len": 2048}]
+        self.models_status = 200
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -60,8 +62,8 @@ class Script:
         return web.json_response({"version": "0.32.0"}, status=self.version_status)
 
     async def _models(self, _: web.Request) -> web.Response:
-        models = [{"id": "m", "max_model_len": 4096}, {"id": "lora", "max_model_len": 2048}]
-        return web.json_response({"object": "list", "data": models})
+        listed = {"object": "list", "data": self.models}
+        return web.json_response(listed, status=self.models_status)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=self.metrics)
@@ -249,6 +251,18 @@ async def test_a_tier_is_known_by_what_came_from_it(script: Script, make: Any) -
     script.metrics += below.format(source="external_kv_transfer", tokens=64)
     await engine.load()
     assert engine.capabilities.tier
+
+
+async def test_models_come_and_go_while_it_runs(script: Script, make: Any) -> None:
+    engine = make()
+    await engine.probe()
+    script.models = [{"id": "m", "max_model_len": 4096}, {"id": "other"}]
+    await engine.load()
+    assert engine.capabilities.models == ("m", "other")
+    assert engine.capabilities.context_max == 4_096
+    script.models_status = 500
+    assert (await engine.load()).running == 4
+    assert engine.capabilities.models == ("m", "other")
 
 
 async def test_a_probe_needs_an_answer(script: Script, make: Any) -> None:

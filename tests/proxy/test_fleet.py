@@ -27,6 +27,17 @@ async def test_an_engine_that_comes_up_later(start: Any, upstream: Upstream) -> 
         assert (await proxy.client.get("/readyz")).status_code == 200
 
 
+async def test_a_model_that_is_loaded_later_is_served(proxy: Any, upstream: Upstream) -> None:
+    """A LoRA adapter in vLLM, a model that another server pulls."""
+    assert (await proxy.chat(model="lora")).status_code == 404
+    upstream.models = ["m", "lora"]
+    await proxy.turns.until(lambda: "lora" in proxy.scheduler.engines["e0"].capabilities.models)
+    assert (await proxy.chat(model="lora")).status_code == 200
+    upstream.models = ["m"]
+    await proxy.turns.until(lambda: proxy.scheduler.engines["e0"].capabilities.models == ("m",))
+    assert (await proxy.chat(model="lora")).status_code == 404
+
+
 async def test_all_are_down(start: Any) -> None:
     async with start("http://127.0.0.1:1", "http://127.0.0.1:2") as proxy:
         began = asyncio.get_running_loop().time()
