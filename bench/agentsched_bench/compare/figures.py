@@ -19,9 +19,9 @@ from agentsched_bench.compare.results import (
     finished_runs,
 )
 from agentsched_bench.live.attribution import Attributed, attribution
+from agentsched_bench.live.results import COMPLETED, INTERRUPTED
 from agentsched_bench.workload.statistics import spread
 
-COMPLETED: Final = "completed"
 #: An answer's token costs an engine about this many times what a prompt's token does (VTC, Sheng
 #: et al. 2024, section 4.1: input 1, output 2).
 OUTPUT_COST: Final = 2
@@ -59,7 +59,7 @@ def _figures(arm: str, finished: Sequence[Run], result: CompareResult) -> ArmFig
         completed=sum(program.outcome == COMPLETED for program in programs),
         failed=sum(program.outcome != COMPLETED for program in programs),
         calls=len(calls),
-        errors=sum(bool(call.error) for call in calls),
+        errors=sum(bool(call.error) and call.error != INTERRUPTED for call in calls),
         retries=sum(call.attempts - 1 for call in calls),
         jct_s=spread(p.jct_s for p in programs if p.jct_s is not None),
         run_jct_s=[_mean(p.jct_s for p in run.programs if p.jct_s is not None) for run in runs],

@@ -31,6 +31,7 @@ from agentsched.model import (
     in_seconds,
 )
 from agentsched_bench.compare.results import Call, Decision, Pinned, Program
+from agentsched_bench.live.results import COMPLETED, FAILED, INTERRUPTED
 
 #: A step that was held for longer is worth a line among the decisions.
 _HELD_S: Final = 1.0
@@ -69,6 +70,8 @@ class _Reader:
         self._origin = origin
         self._calls: dict[str, Call] = {}
         self._order: list[str] = []
+        #: Steps that have no end yet.
+        self._open: set[str] = set()
         #: When each try of a call arrived: a wait counts from there.
         self._since: dict[str, float] = {}
         self._talks: dict[tuple[str, str], _Talk] = {}
@@ -103,6 +106,7 @@ class _Reader:
             case StepFinished():
                 self._finished(event, at_s=at_s)
             case StepFailed() | StepCancelled():
+                self._open.discard(event.step)
                 call = self._calls.get(event.step)
                 if call is not None:
                     call.latency_s = at_s - call.sent_s
@@ -113,6 +117,7 @@ class _Reader:
     def _arrived(self, event: StepArrived, *, at_s: float) -> None:
         talk = self._talks.setdefault((event.program, event.conversation), _Talk())
         self._since[event.step] = at_s
+        self._open.add(event.step)
         if talk.refused is not None:
             again, talk.refused = talk.refused, None
             again.attempts += 1
@@ -135,6 +140,7 @@ class _Reader:
         self._order.append(event.step)
 
     def _finished(self, event: StepFinished, *, at_s: float) -> None:
+        self._open.discard(event.step)
         call = self._calls.get(event.step)
         if call is None:
             return
@@ -154,6 +160,7 @@ class _Reader:
             case Dispatch():
                 self._dispatched(command, at_s=at_s)
             case Reject():
+                self._open.discard(command.step)
                 call = self._calls.get(command.step)
                 if call is not None:
                     call.latency_s = at_s - call.sent_s
@@ -200,6 +207,10 @@ class _Reader:
         for pin in self._pins.values():
             pin.to_s, pin.end = told.length_s, "open"
             told.pins.append(pin)
+        for step in self._open:
+            # The journal ends before its answer does: nobody knows how long it took.
+            call = self._calls[step]
+            call.latency_s, call.error = told.length_s - call.sent_s, INTERRUPTED
         told.calls = [self._calls[step] for step in self._order]
         told.decisions = list(self._decisions)
         told.totals = dict(sorted(self._totals.items()))
@@ -208,20 +219,23 @@ class _Reader:
 
 
 def _programs(calls: Iterable[Call]) -> list[Program]:
-    """Each program from its first arrival to its last answer; failed where its last call did."""
+    """Each program from its first arrival to its last answer; failed where its last call did, and
+    interrupted where the journal ends before it."""
     found: dict[str, list[Call]] = {}
     for call in calls:
         found.setdefault(call.program, []).append(call)
     rows = []
     for name, own in found.items():
         ended_s = max(call.sent_s + call.latency_s for call in own)
-        is_failed = bool(own[-1].error)
+        outcome = FAILED if own[-1].error else COMPLETED
+        if any(call.error == INTERRUPTED for call in own):
+            outcome = INTERRUPTED
         rows.append(
             Program(
                 program=name,
                 started_s=own[0].sent_s,
-                jct_s=None if is_failed else ended_s - own[0].sent_s,
-                outcome="failed" if is_failed else "completed",
+                jct_s=ended_s - own[0].sent_s if outcome == COMPLETED else None,
+                outcome=outcome,
                 tenant=own[0].tenant,
             )
         )

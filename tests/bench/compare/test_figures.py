@@ -47,6 +47,14 @@ def test_runs_that_were_interrupted_count_for_nothing(comparison: Make) -> None:
     assert [arm.arm for arm in summarise(made)] == ["direct"]
 
 
+def test_a_call_that_was_interrupted_is_no_error(comparison: Make) -> None:
+    made = comparison({"direct": [{"a": 1.0, "b": 2.0}]})
+    made.runs[0].calls[0].error = "interrupted"
+    made.runs[0].calls[1].error = "HTTP 500"
+
+    assert summarise(made)[0].errors == 1
+
+
 def test_repeats_that_only_one_arm_has_are_not_compared(comparison: Make) -> None:
     made = comparison({"direct": [{"a": 2.0}], "ours": [{"a": 1.0}, {"a": 100.0}]})
 

@@ -105,6 +105,21 @@ def test_failures_are_kept_as_what_they_are() -> None:
     assert told.programs[0].jct_s is None
 
 
+def test_what_the_journal_has_no_end_of_did_not_complete() -> None:
+    """A proxy that still runs, or was killed: its last calls are not answers in no time at all."""
+    book = Book()
+    book.at(0, asked("s1"), dispatch("s1"))
+    book.at(2, ended("s1", cached=0, tool="bash"))
+    book.at(5, asked("s2"), dispatch("s2"))
+    book.at(9, StepStarted(step=StepId("s2")))
+
+    told = tell(book.entries)
+
+    assert [(call.error, call.latency_s) for call in told.calls] == [("", 2), ("interrupted", 4)]
+    (program,) = told.programs
+    assert (program.outcome, program.jct_s) == ("interrupted", None)
+
+
 def test_pins_last_until_they_are_ended_or_the_journal_is() -> None:
     book = Book()
     book.at(0, asked("s1"), dispatch("s1"))
