@@ -349,7 +349,8 @@ def resumed(result: CompareResult, path: Path, *, redo_stalled: bool) -> Compare
     without the runs in which the machine stood still.
 
     Raises:
-        ConfigError: the file holds another comparison, which is not written over unasked.
+        ConfigError: the file holds another comparison, or runs of what is another arm or version by
+            now; that is not written over unasked.
     """
     if not path.exists():
         return result
@@ -358,17 +359,49 @@ def resumed(result: CompareResult, path: Path, *, redo_stalled: bool) -> Compare
         raise ConfigError(
             f"{path} holds another comparison (--fresh writes over it, --out names another file)"
         )
+    _refuse_others(earlier, result, path)
     known = {row.name for row in result.arms}
     # Arms left out with --only this time keep what they have.
     result.arms += [row for row in earlier.arms if row.name not in known]
     order = [arm if isinstance(arm, str) else arm["name"] for arm in _arms_of(result)]
     result.arms.sort(key=lambda row: order.index(row.name) if row.name in order else len(order))
-    result.baseline = earlier.baseline
+    # The arm that all are compared with may have been left out with --only, then or now.
+    names = [row.name for row in result.arms]
+    wanted = str(result.spec.get("baseline") or next(iter(order), earlier.baseline))
+    result.baseline = wanted if wanted in names else earlier.baseline
     result.runs = [
         run for run in earlier.runs if run.is_complete and not (redo_stalled and is_stalled(run))
     ]
     result.started_at = earlier.started_at
     return result
+
+
+def _refuse_others(earlier: CompareResult, result: CompareResult, path: Path) -> None:
+    """An arm's runs are of one thing: what it is called does not say that it still is the same."""
+    for row in result.arms:
+        was = next((old for old in earlier.arms if old.name == row.name), None)
+        if was is None or not any(run.arm == row.name for run in earlier.runs):
+            continue
+        is_same = _definition(was, earlier) == _definition(row, result)
+        versions = [version for version in (was.version, row.version) if version]
+        if not is_same or len(set(versions)) > 1:
+            raise ConfigError(
+                f"{path} has runs of another arm or version that is called {row.name!r} (--fresh "
+                "writes over them, --out names another file)"
+            )
+    ours = earlier.versions.get("agentsched"), result.versions.get("agentsched")
+    if earlier.runs and ours[0] != ours[1]:
+        raise ConfigError(
+            f"{path} has runs of agentsched {ours[0]}, this is {ours[1]} (--fresh writes over "
+            "them, --out names another file)"
+        )
+
+
+def _definition(row: ArmRow, result: CompareResult) -> tuple[str, str, str | None]:
+    """What an arm is: how it is run, how its programs name themselves, who plays them."""
+    tables = [arm for arm in _arms_of(result) if not isinstance(arm, str)]
+    clients = [arm.get("client") for arm in tables if arm["name"] == row.name]
+    return row.text, row.ids, next(iter(clients), None)
 
 
 def _arms_of(result: CompareResult) -> list[Any]:

@@ -1,0 +1,78 @@
+"""Going on from an earlier result: with what is the same, against the arm that was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentsched.model import ConfigError
+from agentsched_bench.compare import results
+from agentsched_bench.compare.cli import resumed
+from agentsched_bench.compare.results import ArmRow, CompareResult
+
+Make = Callable[..., CompareResult]
+ONCE = [{"a": 1.0}]
+
+
+def asked(made: CompareResult, *arms: object, baseline: str | None = None) -> CompareResult:
+    """The comparison with a specification that has these arms."""
+    made.spec = {"arms": list(arms), "measure": {}, "baseline": baseline}
+    return made
+
+
+def named(run: str, **more: str) -> dict[str, object]:
+    return {"name": "ours", "run": run, "ids": None, "client": None} | more
+
+
+def test_an_arm_that_is_another_by_now_is_not_gone_on_with(
+    comparison: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    made = asked(comparison({"ours": ONCE}), named("fcfs"))
+    made.arms = [ArmRow(name="ours", text="fcfs", version="1")]
+    results.write(made, path)
+
+    def again(run: str, *, ids: str = "none", version: str = "1", **more: str) -> int:
+        new = asked(comparison({"ours": []}), named(run, **more))
+        new.arms = [ArmRow(name="ours", text=run, ids=ids, version=version)]
+        return len(resumed(new, path, redo_stalled=False).runs)
+
+    assert again("fcfs") == 1
+    assert again("fcfs", version="") == 1, "a peer that is not installed now has no version"
+    for changed in (
+        {"run": "saga"},
+        {"run": "fcfs", "ids": "session"},
+        {"run": "fcfs", "version": "2"},
+        {"run": "fcfs", "client": "mini-swe-agent"},
+    ):
+        with pytest.raises(ConfigError, match="another arm or version that is called 'ours'"):
+            again(**changed)
+
+
+def test_runs_of_another_version_are_not_gone_on_with(comparison: Make, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    made = asked(comparison({"direct": ONCE}), "direct")
+    made.versions = {"agentsched": "0.1.0"}
+    results.write(made, path)
+    new = asked(comparison({"direct": []}), "direct")
+    new.versions = {"agentsched": "0.2.0"}
+
+    with pytest.raises(ConfigError, match=r"runs of agentsched 0\.1\.0, this is 0\.2\.0"):
+        resumed(new, path, redo_stalled=False)
+
+
+def test_the_first_arm_is_the_baseline_though_it_ran_last(comparison: Make, tmp_path: Path) -> None:
+    """`--only ours` first, and then the rest: the others are compared with what was asked."""
+    path = tmp_path / "r.json"
+    arms = ("direct", "ours")
+    results.write(asked(comparison({"ours": ONCE}), *arms), path)
+
+    assert resumed(asked(comparison({"direct": []}), *arms), path, redo_stalled=False).baseline == (
+        "direct"
+    )
+    # And with the baseline done before, the others alone are compared with it.
+    results.write(asked(comparison({"direct": ONCE}), *arms, baseline="direct"), path)
+    later = asked(comparison({"ours": []}), *arms, baseline="direct")
+    assert resumed(later, path, redo_stalled=False).baseline == "direct"
