@@ -8,7 +8,16 @@ from typing import Final
 import msgspec
 
 from agentsched_bench.compare.figures import service
-from agentsched_bench.compare.results import ArmFigures, Call, CompareResult, Pinned, Reading, Run
+from agentsched_bench.compare.machine import sound
+from agentsched_bench.compare.results import (
+    ArmFigures,
+    Call,
+    CompareResult,
+    Pinned,
+    Reading,
+    Run,
+    finished_runs,
+)
 from agentsched_bench.workload.statistics import Spread, quantile
 
 #: More points than a screen has columns are of no use.
@@ -134,8 +143,10 @@ def _capacity(result: CompareResult) -> float | None:
     return float((engine["blocks"] - 1) * (engine.get("block_size") or 32) * engine["count"])
 
 
-def _runs(result: CompareResult, arm: str) -> Iterable[Run]:
-    return (run for run in result.runs if run.arm == arm and run.is_complete)
+def _runs(result: CompareResult, arm: str) -> Sequence[Run]:
+    """The runs that the arm's figures are of."""
+    finished = finished_runs(result, arm)
+    return sound(finished) or finished
 
 
 def _jct(result: CompareResult, arm: str) -> list[float]:

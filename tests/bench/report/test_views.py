@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentsched_bench.compare.results import Call, CompareResult
+from agentsched_bench.compare.figures import summarise
+from agentsched_bench.compare.results import Call, CompareResult, Machine
 from agentsched_bench.report.views import SHARED, occupancy, shares, view_of
 
 
@@ -84,6 +85,21 @@ def test_timelines_have_lanes_for_sub_agents_and_pins(comparison: CompareResult)
     assert bar.lanes[0].pins == [(2.0, 3.0, "resumed")]
     assert bar.lanes[0].calls[1].held > bar.lanes[0].calls[1].sent
     assert view.capacity == 100 * 32
+
+
+def test_distributions_are_of_the_runs_that_the_figures_are_of(comparison: CompareResult) -> None:
+    """A run in which the machine stood still is in no figure, and so in no curve."""
+    comparison.runs[0].machine = Machine(watched_s=60, kernel_stalls=1)
+    comparison.runs[0].programs[0].jct_s = 500.0
+    comparison.runs[0].calls[0].ttft_s = 400.0
+    comparison.summary = summarise(comparison)
+
+    view = view_of(comparison)
+
+    for curve, figures in zip(view.jct, comparison.summary, strict=True):
+        assert max(curve.values) == figures.jct_s.max
+    for curve, figures in zip(view.ttft, comparison.summary, strict=True):
+        assert max(curve.values) == figures.ttft_s.max
 
 
 def test_large_results_show_one_repeat_and_the_first_programs(comparison: CompareResult) -> None:
