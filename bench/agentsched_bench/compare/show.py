@@ -15,6 +15,7 @@ from rich.table import Table
 from agentsched_bench.compare.machine import disturbances
 from agentsched_bench.compare.results import ArmFigures, CompareResult
 from agentsched_bench.compare.run import Show
+from agentsched_bench.workload.statistics import Spread
 
 
 class Estimate:
@@ -157,8 +158,15 @@ def _noise(arm: ArmFigures) -> str:
     return "-" if arm.noise is None else f"{arm.noise.value:.2f}"
 
 
-def _spread(values: Sequence[float]) -> str:
-    return "-" if len(values) < 2 else f"{span(min(values))} to {span(max(values))}"
+def _spread(means: Sequence[float]) -> str:
+    """Of runs in which a program completed: without any there is no mean, and 0 stands there."""
+    known = [mean for mean in means if mean]
+    return "-" if len(known) < 2 else f"{span(min(known))} to {span(max(known))}"
+
+
+def _of(values: Spread, *shown: float) -> str:
+    """These figures of a distribution; nothing is no time at all, which would look fast."""
+    return _tail(shown) if values.count else "-"
 
 
 def _held(arm: ArmFigures) -> str:
@@ -170,12 +178,12 @@ ROWS: Final[Sequence[tuple[str, Callable[[ArmFigures], str]]]] = (
     ("  95 % interval", _interval),
     ("verdict", lambda a: str(a.verdict) if a.verdict else "baseline"),
     ("programs done", lambda a: f"{a.completed} of {a.completed + a.failed}"),
-    ("JCT mean", lambda a: span(a.jct_s.mean)),
-    ("  p50/95/99", lambda a: _tail((a.jct_s.p50, a.jct_s.p95, a.jct_s.p99))),
+    ("JCT mean", lambda a: _of(a.jct_s, a.jct_s.mean)),
+    ("  p50/95/99", lambda a: _of(a.jct_s, a.jct_s.p50, a.jct_s.p95, a.jct_s.p99)),
     ("  means of repeats", lambda a: _spread(a.run_jct_s)),
     ("  repeat over repeat", _noise),
     ("slowdown p50/95/99", _slowdown),
-    ("TTFT p50/99/max", lambda a: _tail((a.ttft_s.p50, a.ttft_s.p99, a.ttft_s.max))),
+    ("TTFT p50/99/max", lambda a: _of(a.ttft_s, a.ttft_s.p50, a.ttft_s.p99, a.ttft_s.max)),
     ("held p99/max", _held),
     ("bypassed, most", lambda a: _number(a.bypassed_max)),
     ("prompt cached", lambda a: _percent(a.cached_share)),

@@ -188,6 +188,8 @@ def _overview_cell(arm: ArmFigures | None) -> str:
         return "<td>-</td>"
     if arm.jct is None:
         return '<td class="soft">1</td>'
+    if not arm.jct.pairs:
+        return f'<td class="soft" title="{escape(arm.sentence)}">-</td>'
     return f'<td class="{_tone(arm)}" title="{escape(arm.sentence)}">{arm.jct.value:.2f}</td>'
 
 
@@ -290,12 +292,16 @@ def _card(arm: ArmFigures, result: CompareResult) -> str:
 
 
 def _lone_card(arm: ArmFigures) -> str:
-    share = f"{arm.cached_share:.0%} of prompt tokens cached; " if arm.cached_share else ""
+    facts = [f"{arm.completed} programs, {arm.calls:,} calls"]
+    if arm.cached_share:
+        facts.append(f"{arm.cached_share:.0%} of prompt tokens cached")
+    if arm.ttft_s.count:
+        facts.append(f"longest first token {_seconds(arm.ttft_s.max)}")
+    big = _seconds(arm.jct_s.mean) if arm.jct_s.count else "-"
     return (
         f'<div class="card"><div class="who">{escape(arm.arm)}</div>'
-        f'<div class="big">{_seconds(arm.jct_s.mean)}</div><div class="word">mean job completion '
-        f'time</div><p class="small">{arm.completed} programs, {arm.calls:,} calls; {share}'
-        f"longest first token {_seconds(arm.ttft_s.max)}.</p></div>"
+        f'<div class="big">{big}</div><div class="word">mean job completion '
+        f'time</div><p class="small">{"; ".join(facts)}.</p></div>'
     )
 
 
@@ -303,6 +309,11 @@ def _seconds(value: float) -> str:
     if value < 1:
         return f"{value * 1000:.0f} ms"
     return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
+def _known_seconds(value: float) -> str:
+    """Nothing takes no time: 0 stands where nothing was measured."""
+    return _seconds(value) if value else "-"
 
 
 def _figures(result: CompareResult, key: str) -> str:
@@ -340,9 +351,9 @@ def _figures(result: CompareResult, key: str) -> str:
 def _tenants(result: CompareResult) -> str:
     rows = [
         f'<tr><th scope="row">{escape(arm.arm)}</th><td>{escape(tenant.tenant)}</td>'
-        f"<td>{tenant.programs}</td><td>{_seconds(tenant.jct_mean_s)}</td>"
+        f"<td>{tenant.programs}</td><td>{_known_seconds(tenant.jct_mean_s)}</td>"
         f"<td>{'-' if tenant.slowdown_p99 is None else f'{tenant.slowdown_p99:.2f}'}</td>"
-        f"<td>{_seconds(tenant.ttft_p99_s)}</td><td>{tenant.service_tokens:,}</td></tr>"
+        f"<td>{_known_seconds(tenant.ttft_p99_s)}</td><td>{tenant.service_tokens:,}</td></tr>"
         for arm in result.summary
         for tenant in arm.tenants
     ]

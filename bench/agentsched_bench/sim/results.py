@@ -66,7 +66,10 @@ class SimRow(msgspec.Struct, kw_only=True):
 
 
 class SimSummary(msgspec.Struct, kw_only=True):
-    """One arm over all its seeds: means of the rows, and the worst wait of any."""
+    """One arm over all its seeds: means of the rows, and the worst wait of any.
+
+    Times are of the seeds under which a program completed; all are 0 where none did.
+    """
 
     arm: str
     jct_mean_s: float
@@ -163,13 +166,14 @@ def summarise(rows: Sequence[SimRow]) -> list[SimSummary]:
 
 
 def _summary(arm: str, rows: Sequence[SimRow]) -> SimSummary:
-    means = [row.jct_s.mean for row in rows]
-    slow = [row.slowdown.p95 for row in rows]
+    done = [row for row in rows if row.programs]
+    means = [row.jct_s.mean for row in done] or [0.0]
+    slow = [row.slowdown.p95 for row in done] or [0.0]
     return SimSummary(
         arm=arm,
         jct_mean_s=_mean(means),
-        jct_p50_s=_mean(row.jct_s.p50 for row in rows),
-        jct_p95_s=_mean(row.jct_s.p95 for row in rows),
+        jct_p50_s=_mean(row.jct_s.p50 for row in done),
+        jct_p95_s=_mean(row.jct_s.p95 for row in done),
         jct_mean_range_s=(min(means), max(means)),
         slowdown_p95=_mean(slow),
         slowdown_p95_range=(min(slow), max(slow)),
@@ -179,14 +183,14 @@ def _summary(arm: str, rows: Sequence[SimRow]) -> SimSummary:
         busy_share=_mean(row.busy_share for row in rows),
         forced=_mean(row.forced for row in rows),
         failed=sum(row.failed for row in rows),
-        jct_of_bound=_mean(row.jct_of_bound for row in rows),
+        jct_of_bound=_mean(row.jct_of_bound for row in done),
         computed_of_bound=_mean(row.computed_of_bound for row in rows),
     )
 
 
 def _mean(values: Iterable[float]) -> float:
     known = list(values)
-    return sum(known) / len(known)
+    return sum(known) / len(known) if known else 0.0
 
 
 def _seconds(spans: Iterable[int]) -> Spread:
@@ -204,15 +208,15 @@ def print_simulation(result: SimResult, *, console: Console) -> None:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for arm in result.summary:
+        times = (arm.jct_mean_s, arm.jct_p50_s, arm.jct_p95_s)
         table.add_row(
             arm.arm,
-            f"{arm.jct_mean_s:.1f}",
-            f"{arm.jct_p50_s:.1f}",
-            f"{arm.jct_p95_s:.1f}",
-            f"{arm.slowdown_p95:.2f}",
+            # An arm under which nobody completed is not the fastest.
+            *(f"{time_s:.1f}" if arm.jct_mean_s else "-" for time_s in times),
+            f"{arm.slowdown_p95:.2f}" if arm.jct_mean_s else "-",
             f"{arm.first_token_wait_max_s:.1f}",
             f"{arm.cached_share:.3f}",
-            f"{arm.jct_of_bound:.2f}",
+            f"{arm.jct_of_bound:.2f}" if arm.jct_mean_s else "-",
             f"{arm.computed_of_bound:.2f}",
             f"{arm.busy_share:.2f}",
             f"{arm.forced:.0f}",
@@ -224,6 +228,10 @@ def print_simulation(result: SimResult, *, console: Console) -> None:
         "that had to be;\nforced: steps that went at their wait bound only",
         highlight=False,
     )
-    failed = sum(arm.failed for arm in result.summary)
-    if failed:
-        console.print(f"{failed} programs gave up and are in no time above.")
+    for arm in result.summary:
+        if arm.failed:
+            programs = sum(row.programs + row.failed for row in result.rows if row.arm == arm.arm)
+            text = (
+                f"{arm.arm}: {arm.failed} of {programs} programs gave up and are in no time above"
+            )
+            console.print(text, highlight=False, markup=False)

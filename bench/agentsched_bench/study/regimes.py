@@ -176,8 +176,11 @@ def outcomes(regimes: Sequence[Regime]) -> dict[str, dict[str, list[str]]]:
         for row in regime.arms:
             if row.arm in _YARDSTICKS:
                 continue
-            ratios = [own / other for own, other in zip(row.run_jct_s, base.run_jct_s, strict=True)]
             by_outcome = found.setdefault(row.arm, {"faster": [], "slower": []})
+            pairs = list(zip(row.run_jct_s, base.run_jct_s, strict=True))
+            if not all(own and other for own, other in pairs):
+                continue  # nobody completed in one of them: it has no time
+            ratios = [own / other for own, other in pairs]
             if max(ratios) < 1 - _NOISE:
                 by_outcome["faster"].append(regime.name)
             elif min(ratios) > 1 + _NOISE:

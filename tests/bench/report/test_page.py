@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentsched_bench.compare.figures import summarise
@@ -82,6 +83,25 @@ def test_several_results_have_an_overview(comparison: CompareResult, outline: Re
 
     assert "<section overview>" in outline(page).lines
     assert 'id="result-1"' in page
+
+
+def test_what_nobody_completed_has_no_time(comparison: CompareResult) -> None:
+    """An arm that answered nothing is not shown as level with direct, nor as instant."""
+    for run in comparison.runs:
+        for program in run.programs:
+            program.jct_s, program.outcome = None, "failed"
+        for call in run.calls:
+            call.ttft_s, call.error = None, "HTTP 500"
+    comparison.summary = summarise(comparison)
+    alone = msgspec.structs.replace(comparison, summary=comparison.summary[:1])
+
+    both = render([comparison, comparison]).partition('<script type="application/json"')[0]
+    one = render([alone]).partition('<script type="application/json"')[0]
+
+    assert ">1.00</td>" not in both
+    assert "cannot be compared: no program completed on both" in both
+    assert not re.search(r"\b0 ms", both)
+    assert not re.search(r"\b0 ms", one)
 
 
 def test_a_result_without_calls_has_no_timeline(comparison: CompareResult) -> None:

@@ -151,3 +151,11 @@ def test_regimes_are_played_once(small: Path, capsys: pytest.CaptureFixture[str]
     again = msgspec.json.decode(out.read_bytes(), type=Regimes)
     assert again.regimes == first.regimes
     assert "| regime | direct |" in capsys.readouterr().out
+
+
+def test_a_repeat_that_nobody_completed_is_no_win() -> None:
+    dead = row("saga", 0.0, Verdict.UNKNOWN, failed=3)
+    won = outcomes([regime("a", row("direct", 50.0, None), dead)])
+    lost = outcomes([regime("a", row("direct", 0.0, None, failed=3), row("saga", 9.0, None))])
+
+    assert won == lost == {"saga": {"faster": [], "slower": []}}
