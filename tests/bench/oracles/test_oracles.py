@@ -16,7 +16,16 @@ from agentsched_bench.oracles.belady import BeladyCache
 from agentsched_bench.oracles.bound import _work_s, bound_of
 from agentsched_bench.sim.arms import Knows, Scenario, alone, parse_arm, run_arm
 from agentsched_bench.workload.generate import generate
-from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
+from agentsched_bench.workload.shape import (
+    Piece,
+    PlannedCall,
+    PlannedConversation,
+    PlannedProgram,
+    ShapeOptions,
+    SharedPrompts,
+    plan_programs,
+)
+from agentsched_bench.workload.shared import limit_shared
 from agentsched_bench.workload.trace import group_programs
 
 
@@ -42,6 +51,55 @@ def test_nothing_beats_the_bound(arm: str) -> None:
     assert in_seconds(outcome.makespan_ns) >= bound.makespan_s
     size = outcome.tally.prompt_tokens - outcome.tally.cached_tokens
     assert size >= bound.computed_tokens
+
+
+@pytest.mark.parametrize("shared", [0, 40])
+def test_what_programs_do_not_share_is_counted_once_and_only_if_it_is_there(shared: int) -> None:
+    """Limited sharing cuts streams in the middle: what lies before the cut is in no prompt."""
+    made = scenario()
+    made = replace(made, plans=[limit_shared(plan, tokens=shared) for plan in made.plans])
+
+    outcome = run_arm(parse_arm("unlimited"), made, seed=1)
+
+    pieces = {
+        (piece.stream, piece.start, piece.tokens)
+        for plan in made.plans
+        for talk in plan.conversations
+        for call in talk.calls
+        for piece in call.pieces
+    }
+    assert outcome.bound.computed_tokens <= sum(tokens for _, _, tokens in pieces)
+    computed = outcome.tally.prompt_tokens - outcome.tally.cached_tokens
+    assert computed >= outcome.bound.computed_tokens
+
+
+def hashed(name: str) -> PlannedProgram:
+    """A program whose prompt is known by its blocks, most of which others have as well."""
+    pieces = [Piece(stream=f"hash/t/{number}", tokens=64) for number in range(60)]
+    pieces.append(Piece(stream=f"own/{name}/0", tokens=32))
+    call = PlannedCall(
+        base=None, keep_tokens=0, echo_tokens=0, pieces=tuple(pieces), prompt_tokens=3_872,
+        output_tokens=4, pause_s=1.0,
+    )  # fmt: skip
+    # The second prompt was rewritten, from blocks of the first.
+    again = replace(call, pieces=(*pieces[30:60], *pieces[:30], pieces[60]))
+    return PlannedProgram(
+        program=name, main=PlannedConversation(conversation=name, calls=(call, again))
+    )
+
+
+@pytest.mark.parametrize("arrivals", ["burst:0.01/s", "burst:100/s"])
+def test_nothing_beats_the_bound_where_blocks_are_known_by_their_hashes(arrivals: str) -> None:
+    made = replace(scenario(), plans=[hashed(f"p{n}") for n in range(4)])
+    made = replace(made, arrivals=parse_arrivals(arrivals))
+
+    outcome = run_arm(parse_arm("unlimited"), made, seed=1)
+
+    for run in outcome.runs:
+        assert run.ended_at is not None
+        took_s = (run.ended_at - run.started_at) / 1e9
+        assert took_s >= outcome.bound.programs_s[run.plan.program]
+    assert in_seconds(outcome.makespan_ns) >= outcome.bound.makespan_s
 
 
 def test_the_bound_is_near_what_a_program_takes_alone() -> None:
