@@ -99,6 +99,8 @@ class Talk:
     #: When it calls again, while it pauses; None where that hangs on sub-agents, or on its answer.
     returns_at: Instant | None = None
     is_over: bool = False
+    #: Its latest call is not answered yet.
+    is_waiting: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -264,6 +266,7 @@ class Clients:
     def foresee(self, call: CallState, *, now: Instant) -> None:
         """Fix the end of the pause that an answer begins, before anyone decides on it."""
         talk, plan = call.talk, call.talk.plan
+        talk.is_waiting = False
         waits = any(
             child.joins and child.parent == plan.conversation and child.parent_call == call.index
             for child in talk.run.plan.children
@@ -289,8 +292,9 @@ class Clients:
         if self._cost is None:
             return None
         return sum(
-            self._tail_s(talk.plan, talk.next_call - bool(talk.returns_at is None))
+            self._tail_s(talk.plan, talk.next_call - talk.is_waiting)
             for talk in run.talks.values()
+            if not talk.is_over
         )
 
     def _tail_s(self, plan: PlannedConversation, first: int) -> float:
@@ -357,6 +361,7 @@ class Clients:
 
     def _call(self, talk: Talk, now: Instant) -> None:
         talk.returns_at = None
+        talk.is_waiting = True
         call = CallState(step=self._mint(), talk=talk, index=talk.next_call, sent_at=now)
         talk.next_call += 1
         self._send(call, self._arrival(call), now)

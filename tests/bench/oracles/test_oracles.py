@@ -8,13 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsched.model import ConfigError, Instant, in_seconds
+from agentsched.compose import SchedulerConfig, build_scheduler
+from agentsched.kernel import JournalEntry
+from agentsched.model import (
+    ConfigError,
+    Instant,
+    ProgramId,
+    StepArrived,
+    StepFinished,
+    in_seconds,
+)
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.oracles.belady import BeladyCache
-from agentsched_bench.oracles.bound import _work_s, bound_of
+from agentsched_bench.oracles.bound import _work_s, bound_of, call_s
 from agentsched_bench.sim.arms import Knows, Scenario, alone, parse_arm, run_arm
+from agentsched_bench.sim.clients import Start
+from agentsched_bench.sim.host import SimHost
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import (
     Piece,
@@ -136,6 +147,48 @@ def test_a_cache_that_knows_the_returns_computes_less_again() -> None:
         for arm in ("direct", "direct+belady")
     }
     assert again["direct+belady"] < 0.8 * again["direct"]
+
+
+def test_the_work_left_is_that_of_the_calls_without_an_answer() -> None:
+    """Also of a program that waits for a sub-agent, and of one whose sub-agent is over."""
+    made = scenario()
+    main, other = made.plans[:2]
+    helper = replace(
+        other.main, parent=main.main.conversation, parent_call=1, joins=True, start_delay_s=0.5
+    )
+    plan = replace(main, children=(helper,))
+    cost = made.engines[0].cost
+    answered: dict[str, int] = {}
+    seen: list[tuple[float, float]] = []
+
+    def look(entry: JournalEntry) -> None:
+        match entry.event:
+            case StepArrived():
+                talks[entry.event.step] = entry.event.conversation
+            case StepFinished():
+                key = talks[entry.event.step]
+                answered[key] = answered.get(key, 0) + 1
+            case _:
+                pass
+        if not host.clients.runs:
+            return  # it is told of its engines first
+        truth = sum(
+            call_s(call, cost)
+            for index, talk in enumerate(plan.conversations)
+            for call in talk.calls[answered.get(f"p0/{index}", 0) :]
+        )
+        told = host.clients.work_left_s(ProgramId("p0"))
+        assert told is not None
+        seen.append((told, truth))
+
+    talks: dict[str, str] = {}
+    host = SimHost(
+        build_scheduler(SchedulerConfig(profile="passthrough")), engines=made.engines, on_turn=look
+    )
+    host.run([Start(plan=plan, at=Instant(0))])
+
+    assert len(seen) > 2 * plan.calls
+    assert [told for told, _ in seen] == pytest.approx([truth for _, truth in seen])
 
 
 @pytest.mark.parametrize("arm", ["agentsched+srpt", "agentsched+steps+returns", "kvflow+returns"])
