@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -31,7 +32,7 @@ from agentsched_bench.tune.sweep import (
     candidates,
     halves,
     judge,
-    score_of,
+    judged_score,
     try_arm,
 )
 
@@ -142,7 +143,7 @@ def _resumed(fresh: Tuning, out: Path | None) -> Tuning:
     if old.schema != SCHEMA or old.options != fresh.options:
         raise ConfigError(f"{out} is of another sweep: choose another file")
     for trial in old.trials:
-        trial.score = score_of(trial.row, fresh.metric) if not trial.row.failed else float("inf")
+        trial.score = judged_score(trial.row, fresh.metric)
     fresh.trials = [trial for trial in old.trials if trial.arm in fresh.candidates]
     return fresh
 
@@ -158,6 +159,7 @@ def run(
 ) -> bool:
     """Try every candidate, then judge the best; whether it was stopped by Ctrl-C."""
     default = tuning.candidates[0]
+    tuning.seeds = list(seeds)
     parts = halves(scenario)
     total = len(seeds) * (len(tuning.candidates) + 2)
     try:
@@ -225,27 +227,26 @@ def _save(tuning: Tuning, out: Path | None) -> None:
         return
     tuning.trials.sort(key=lambda t: (t.half, tuning.candidates.index(t.arm), t.seed))
     beside = out.with_name(out.name + ".part")
-    beside.write_bytes(msgspec.json.format(msgspec.json.encode(tuning), indent=1) + b"\n")
-    beside.replace(out)
+    try:
+        beside.write_bytes(msgspec.json.format(msgspec.json.encode(tuning), indent=1) + b"\n")
+        beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def print_tuning(tuning: Tuning, *, console: Console, rows: int = 12) -> None:
     """The best candidates, and what is to be thought of the very best."""
-    complete = [
-        arm
-        for arm in tuning.candidates
-        if any(t.arm == arm and t.half == "tune" for t in tuning.trials)
-    ]
+    complete = [arm for arm in tuning.candidates if tuning.has_all(arm, "tune")]
     ranked = sorted(complete, key=lambda arm: tuning.mean(arm, "tune"))
     table = Table(title=tuning.metric, title_justify="left", box=box.SIMPLE)
     table.add_column("candidate", overflow="fold")
     table.add_column("tuning half", justify="right")
     table.add_column("held out", justify="right")
-    held = {trial.arm for trial in tuning.trials if trial.half == "held-out"}
+    held = {arm for arm in tuning.candidates if tuning.has_all(arm, "held-out")}
     shown = ranked[:rows] + [arm for arm in tuning.candidates[:1] if arm in ranked[rows:]]
     for arm in shown:
-        aside = f"{tuning.mean(arm, 'held-out'):.3f}" if arm in held else ""
-        table.add_row(arm, f"{tuning.mean(arm, 'tune'):.3f}", aside)
+        aside = _score(tuning.mean(arm, "held-out")) if arm in held else ""
+        table.add_row(arm, _score(tuning.mean(arm, "tune")), aside)
     console.print(table)
     if tuning.verdict is not None:
         verdict = tuning.verdict
@@ -254,6 +255,10 @@ def print_tuning(tuning: Tuning, *, console: Console, rows: int = 12) -> None:
             f"{verdict.ratio_high:.3f})",
             highlight=False,
         )
+
+
+def _score(mean: float) -> str:
+    return "gave up" if mean == inf else f"{mean:.3f}"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import itertools
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Final
 
 import msgspec
@@ -29,12 +30,15 @@ _CANDIDATES_MAX: Final = 10_000
 
 
 class Trial(msgspec.Struct, kw_only=True):
-    """One candidate under one seed on one half of the programs: `tune` or `held-out`."""
+    """One candidate under one seed on one half of the programs: `tune` or `held-out`.
+
+    `score` is None where programs gave up: the others alone would make their arm look fast.
+    """
 
     arm: str
     half: str
     seed: int
-    score: float
+    score: float | None
     row: SimRow
 
 
@@ -42,7 +46,8 @@ class Verdict(msgspec.Struct, kw_only=True):
     """The best candidate against the default, on programs that neither was chosen on.
 
     `ratio` is the mean over seeds of best / default; below 1 the best is better. The interval holds
-    95 % of its bootstrap over seeds.
+    95 % of its bootstrap over seeds. Seeds under which programs gave up have no ratio; with no
+    other it is 1.
     """
 
     best: str
@@ -55,13 +60,17 @@ class Verdict(msgspec.Struct, kw_only=True):
 
 
 class Tuning(msgspec.Struct, kw_only=True):
-    """A sweep as it lies in its file; with `trials` in it, it goes on where it stopped."""
+    """A sweep as it lies in its file; with `trials` in it, it goes on where it stopped.
+
+    `seeds` are those of the latest call; what earlier ones tried besides is kept.
+    """
 
     schema: str = SCHEMA
     command: list[str]
     options: dict[str, object]
     metric: str
     candidates: list[str]
+    seeds: list[int] = []
     trials: list[Trial] = []
     verdict: Verdict | None = None
 
@@ -69,9 +78,19 @@ class Tuning(msgspec.Struct, kw_only=True):
         """What needs not be simulated again."""
         return {(trial.arm, trial.half, trial.seed) for trial in self.trials}
 
+    def has_all(self, arm: str, half: str) -> bool:
+        """Whether an arm was tried under every seed, so that its mean is comparable."""
+        done = self.done()
+        tried = [trial for trial in self.trials if (trial.arm, trial.half) == (arm, half)]
+        return bool(tried) and all((arm, half, seed) in done for seed in self.seeds)
+
     def mean(self, arm: str, half: str) -> float:
-        """An arm's mean score over its seeds."""
-        scores = [t.score for t in self.trials if t.arm == arm and t.half == half]
+        """An arm's mean score over the seeds, the same for all; infinite if programs gave up."""
+        scores = [
+            inf if t.score is None else t.score
+            for t in self.trials
+            if (t.arm, t.half) == (arm, half) and (not self.seeds or t.seed in self.seeds)
+        ]
         return sum(scores) / len(scores)
 
 
@@ -157,9 +176,12 @@ def try_arm(
 ) -> Trial:
     """Simulate one candidate under one seed."""
     row = row_of(arm, seed, run_arm(parse_arm(arm), scenario, seed=seed), alone_s=alone_s)
-    # A program that gave up would make its arm look fast.
-    score = score_of(row, metric) if not row.failed else float("inf")
-    return Trial(arm=arm, half=half, seed=seed, score=score, row=row)
+    return Trial(arm=arm, half=half, seed=seed, score=judged_score(row, metric), row=row)
+
+
+def judged_score(row: SimRow, metric: str) -> float | None:
+    """The score that counts; None where programs gave up."""
+    return None if row.failed else score_of(row, metric)
 
 
 def halves(scenario: Scenario) -> dict[str, tuple[Scenario, dict[str, float]]]:
@@ -174,25 +196,32 @@ def halves(scenario: Scenario) -> dict[str, tuple[Scenario, dict[str, float]]]:
 
 def judge(tuning: Tuning, best: str, default: str) -> Verdict:
     """Compare both on the held-out half, paired by seed."""
-    scores: dict[int, dict[str, float]] = {}
+    scores: dict[int, dict[str, float | None]] = {}
     for trial in tuning.trials:
         if trial.half == "held-out":
             scores.setdefault(trial.seed, {})[trial.arm] = trial.score
-    ratios = [pair[best] / max(1e-9, pair[default]) for _, pair in sorted(scores.items())]
-    mean = sum(ratios) / len(ratios)
-    rng = random.Random("bootstrap")
-    means = sorted(sum(rng.choice(ratios) for _ in ratios) / len(ratios) for _ in range(_RESAMPLES))
-    low, high = means[round(0.025 * _RESAMPLES)], means[round(0.975 * _RESAMPLES) - 1]
+    # An earlier call may have judged others, or under other seeds.
+    pairs = [
+        (own[best], own[default])
+        for _, own in sorted(scores.items())
+        if best in own and default in own
+    ]
+    ratios = [mine / max(1e-9, its) for mine, its in pairs if mine is not None and its is not None]
+    mean, low, high = _interval(ratios)
     # One seed says nothing about spread.
     noise = best == default or len(ratios) < 3 or low <= 1.0 <= high
     if best == default:
         text = "the default is best"
+    elif any(mine is None for mine, _ in pairs):
+        noise, text = True, f"under {best} programs gave up that were kept aside"
     elif noise:
         text = f"{best} is within noise of the default on programs kept aside"
     elif mean < 1:
         text = f"{best} is {1 - mean:.1%} better than the default on programs kept aside"
     else:
         text = f"{best} is {mean - 1:.1%} worse than the default on programs kept aside"
+    if best != default and any(its is None for _, its in pairs):
+        text += "; under the default, programs gave up"
     return Verdict(
         best=best,
         default=default,
@@ -202,3 +231,13 @@ def judge(tuning: Tuning, best: str, default: str) -> Verdict:
         is_within_noise=noise,
         text=text,
     )
+
+
+def _interval(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """Their mean, and where 95 % of its bootstrap lies; none has a mean of 1."""
+    if not ratios:
+        return 1.0, 1.0, 1.0
+    mean = sum(ratios) / len(ratios)
+    rng = random.Random("bootstrap")
+    means = sorted(sum(rng.choice(ratios) for _ in ratios) / len(ratios) for _ in range(_RESAMPLES))
+    return mean, means[round(0.025 * _RESAMPLES)], means[round(0.975 * _RESAMPLES) - 1]

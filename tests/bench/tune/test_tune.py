@@ -15,6 +15,7 @@ from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario
 from agentsched_bench.tune import cli
 from agentsched_bench.tune.sweep import (
+    Trial,
     Tuning,
     candidates,
     halves,
@@ -114,3 +115,74 @@ def test_what_one_cannot_tell_apart_is_noise() -> None:
     assert not verdict.is_within_noise
     assert verdict.ratio_high < 0.51
     assert "better" in verdict.text
+
+
+def held(*rows: tuple[str, int, float | None], half: str = "held-out") -> list[Trial]:
+    """Trials by arm, seed and score; None: programs gave up."""
+    made = halves(scenario())["held-out"]
+    trial = try_arm("passthrough", "held-out", 1, made[0], made[1], "jct_mean")
+    return [
+        msgspec.structs.replace(
+            trial, arm=arm, seed=seed, score=score, half=half,
+            row=msgspec.structs.replace(trial.row, failed=int(score is None)),
+        )
+        for arm, seed, score in rows
+    ]  # fmt: skip
+
+
+def test_a_sweep_in_which_programs_gave_up_goes_on_as_well(tmp_path: Path) -> None:
+    out = tmp_path / "tuning.json"
+    sweep = tuning("passthrough", "agentsched")
+    sweep.trials = held(("agentsched", 1, None), half="tune")
+
+    cli.run(sweep, scenario(), [1], out=out)
+
+    again = cli._resumed(tuning("passthrough", "agentsched"), out)
+    assert [t.score for t in again.trials if (t.arm, t.half) == ("agentsched", "tune")] == [None]
+    assert sweep.verdict is not None
+    assert sweep.verdict.best == "passthrough", "who gave up is not fast"
+
+
+def test_the_best_is_that_of_the_same_seeds(tmp_path: Path) -> None:
+    """A candidate that an earlier call tried under an easier seed is not better for it."""
+    sweep = tuning("a", "b")
+    sweep.trials = held(("a", 1, 1.0), ("a", 2, 9.0), ("b", 2, 8.0), half="tune")
+    sweep.seeds = [2]
+
+    assert (sweep.mean("a", "tune"), sweep.mean("b", "tune")) == (9.0, 8.0)
+
+
+def test_what_an_earlier_call_judged_is_no_matter() -> None:
+    sweep = tuning("a", "b", "c")
+    pairs = [("a", 1, 1.0), ("b", 1, 0.5)]
+    later = [(arm, seed, score) for seed in (2, 3, 4) for arm, score in (("a", 1.0), ("c", 0.8))]
+    sweep.trials = held(*pairs, *later)
+
+    verdict = judge(sweep, "c", "a")
+
+    assert verdict.ratio == pytest.approx(0.8)
+    assert verdict.text.startswith("c is 20.0% better")
+
+
+def test_who_gave_up_is_not_better() -> None:
+    sweep = tuning("a", "b")
+    sweep.trials = held(*((arm, seed, 1.0) for seed in (1, 2, 3) for arm in "ab"))
+    sweep.trials += held(("a", 4, None), ("b", 4, None))
+
+    verdict = judge(sweep, "b", "a")
+
+    assert verdict.ratio == verdict.ratio_low == verdict.ratio_high == 1.0
+    assert verdict.is_within_noise
+    assert verdict.text == (
+        "under b programs gave up that were kept aside; under the default, programs gave up"
+    )
+
+
+def test_a_disk_that_is_full_leaves_nothing_beside(tmp_path: Path) -> None:
+    out = tmp_path / "tuning.json"
+    out.mkdir()
+
+    with pytest.raises(OSError, match=r"tuning\.json"):
+        cli._save(tuning("a"), out)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["tuning.json"]
