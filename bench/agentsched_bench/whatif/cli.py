@@ -154,15 +154,20 @@ def print_answer(found: Answer, *, console: Console, trust_anyway: bool = False)
 
 
 def _verdict(course: Course, found: Answer) -> str:
+    gave_up = f"{course.failed} of {course.programs + course.failed} programs gave up"
+    if not course.is_sample:
+        return f"{course.name}: cannot be said, {gave_up} in the model and are in no time above"
     ratio = found.ratios[course.name]
     noise = found.trust.noise
     expected = found.recorded.jct_s.mean * ratio
+    left_out = f"; {gave_up} and are in no time above" if course.failed else ""
     if abs(ratio - 1.0) <= noise:
-        return f"{course.name}: no difference beyond the model's own error ({noise:.0%})"
+        text = f"{course.name}: no difference beyond the model's own error ({noise:.0%})"
+        return text + left_out
     word = "shorter" if ratio < 1 else "longer"
     return (
         f"{course.name}: mean completion time {abs(ratio - 1):.0%} {word}, about {expected:.1f} s "
-        f"instead of {found.recorded.jct_s.mean:.1f} s (the model is off by {noise:.0%})"
+        f"instead of {found.recorded.jct_s.mean:.1f} s (the model is off by {noise:.0%}){left_out}"
     )
 
 

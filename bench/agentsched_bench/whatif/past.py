@@ -105,6 +105,10 @@ class PastReader:
                 past.engines[event.engine] = event.capabilities
             case StepArrived():
                 asked_at = now if event.retries is None else self._first.get(event.retries, now)
+                if event.retries is not None:
+                    # It is the same call: what its first try waits for is the answer to this one.
+                    self._open.pop(event.retries, None)
+                    self._first.pop(event.retries, None)
                 self._open[event.step] = _Open(event, asked_at)
                 self._first[event.step] = asked_at
             case StepStarted():

@@ -37,6 +37,8 @@ _BLOCK_SIZE: Final = 16
 #: From where on a prediction of itself is too far off to believe figures of others.
 _WEAK: Final = 0.2
 _WEAK_CACHED: Final = 0.1
+#: With more of the programs missing than this, those that are left are no fair sample.
+_GAVE_UP_MAX: Final = 0.05
 
 
 class TenantPart(msgspec.Struct, kw_only=True):
@@ -65,6 +67,11 @@ class Course(msgspec.Struct, kw_only=True):
     def cached_share(self) -> float:
         return self.cached_tokens / max(1, self.prompt_tokens)
 
+    @property
+    def is_sample(self) -> bool:
+        """Whether so few programs gave up (`failed`) that the times of the others mean anything."""
+        return self.failed <= _GAVE_UP_MAX * (self.programs + self.failed)
+
 
 class Trust(msgspec.Struct, kw_only=True):
     """How far a prediction may be believed.
@@ -73,6 +80,8 @@ class Trust(msgspec.Struct, kw_only=True):
     `divergence` says how). `fit` is how well engine times are reproduced call by call.
     `self_error`: predicted mean completion time under the recorded policy over the recorded one,
     less 1. `program_error`: median of |predicted - recorded| / recorded of single programs.
+    `gave_up`: the share of programs that gave up in the model under the recorded policy, although
+    they did not.
     """
 
     entries: int
@@ -83,6 +92,7 @@ class Trust(msgspec.Struct, kw_only=True):
     program_error: float
     cached_error: float
     unfinished: int
+    gave_up: float = 0.0
 
     @property
     def noise(self) -> float:
@@ -92,7 +102,8 @@ class Trust(msgspec.Struct, kw_only=True):
     @property
     def is_weak(self) -> bool:
         """The model does not reproduce what happened: it may be right about directions at most."""
-        return self.noise > _WEAK or abs(self.cached_error) > _WEAK_CACHED
+        is_off = self.noise > _WEAK or abs(self.cached_error) > _WEAK_CACHED
+        return is_off or self.gave_up > _GAVE_UP_MAX
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -451,4 +462,5 @@ def _trust(
         program_error=median(off) if off else 0.0,
         cached_error=same.cached_share - recorded.cached_share,
         unfinished=past.unfinished,
+        gave_up=same.failed / max(1, len(plans)),
     )

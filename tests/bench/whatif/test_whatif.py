@@ -10,12 +10,28 @@ from pathlib import Path
 import msgspec
 import pytest
 from rich.console import Console
+from shorthand import arrived, finished
 from typer.testing import CliRunner
 
 from agentsched.cli.root import app
 from agentsched.compose import SchedulerConfig, build_scheduler, journal_header
 from agentsched.kernel import JournalEntry
-from agentsched.model import ConfigError, Instant, Limits, ProgramClosed, ProgramId, seconds
+from agentsched.model import (
+    Command,
+    ConfigError,
+    Dispatch,
+    EngineId,
+    Event,
+    Instant,
+    Limits,
+    ProgramClosed,
+    ProgramId,
+    Reject,
+    RejectReason,
+    StepId,
+    seconds,
+)
+from agentsched_bench.calibrate.model_file import FitRow
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
@@ -26,9 +42,18 @@ from agentsched_bench.sim.host import SimHost
 from agentsched_bench.whatif.cli import print_answer
 from agentsched_bench.whatif.past import read_past
 from agentsched_bench.whatif.plans import plans_of
-from agentsched_bench.whatif.predict import Answer, Fleet, Sizes, answer, endings_of
+from agentsched_bench.whatif.predict import (
+    Answer,
+    Course,
+    Fleet,
+    Sizes,
+    Trust,
+    answer,
+    endings_of,
+)
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
+from agentsched_bench.workload.statistics import spread
 from agentsched_bench.workload.trace import group_programs
 
 LIMITS = Limits(wait_ns_max=seconds(15), bypasses_max=1_000_000)
@@ -237,6 +262,73 @@ def test_a_weak_prediction_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
     found.trust.self_error = -0.34
     print_answer(found, console=Console(width=200))
     assert "believe directions at most" in capsys.readouterr().out
+
+
+def course(name: str, mean_s: float, *, failed: int = 0) -> Course:
+    times = spread([mean_s])
+    return Course(
+        name=name, programs=20 - failed, calls=20, jct_s=times, first_token_s=times, held_s=times,
+        prompt_tokens=100, cached_tokens=50, tenants={}, failed=failed,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("failed", "said"),
+    [
+        (0, "saga: mean completion time 60% shorter"),
+        (1, "saga: mean completion time 60% shorter, about 4.0 s instead of 10.0 s (the model is "
+            "off by 5%); 1 of 20 programs gave up"),
+        (9, "saga: cannot be said, 9 of 20 programs gave up in the model"),
+    ],
+)  # fmt: skip
+def test_programs_that_give_up_make_no_policy_faster(
+    failed: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The times are of those that are left."""
+    fit = FitRow(calls=9, held_out=9, first_token_error=0.01, answer_error=0.01)
+    trust = Trust(
+        entries=9, diverged_at=None, divergence="", fit=fit, self_error=0.0, program_error=0.0,
+        cached_error=0.0, unfinished=0,
+    )  # fmt: skip
+    found = Answer(
+        journal="j", policy="fcfs", trust=trust, recorded=course("recorded", 10.0),
+        same=course("same policy", 10.0), others=[course("saga", 4.0, failed=failed)],
+        ratios={"saga": 0.4},
+    )  # fmt: skip
+
+    print_answer(found, console=Console(width=200))
+
+    assert said in capsys.readouterr().out
+
+
+def test_a_model_in_which_programs_give_up_that_did_not_is_weak() -> None:
+    fit = FitRow(calls=9, held_out=9, first_token_error=0.01, answer_error=0.01)
+    trust = Trust(
+        entries=9, diverged_at=None, divergence="", fit=fit, self_error=0.0, program_error=0.0,
+        cached_error=0.0, unfinished=0, gave_up=0.2,
+    )  # fmt: skip
+
+    assert trust.is_weak
+
+
+def test_a_call_that_was_turned_away_and_tried_again_is_one_call() -> None:
+    """Its first try has no answer of its own, and is not left out for it."""
+    refused = Reject(step=StepId("s1"), reason=RejectReason.WAIT_BOUND)
+    sent = Dispatch(step=StepId("s2"), engine=EngineId("e0"), order="work")
+    book: list[tuple[float, Event, tuple[Command, ...]]] = [
+        (0, arrived("s1"), (refused,)),
+        (1, replace(arrived("s2"), retries=StepId("s1")), (sent,)),
+        (3, finished("s2", prompt=100, cached=0, output=20), ()),
+    ]
+
+    past = read_past(
+        JournalEntry(seq=seq, now=Instant(seconds(at)), event=event, commands=commands)
+        for seq, (at, event, commands) in enumerate(book)
+    )
+
+    (step,) = past.steps
+    assert step.asked_at == Instant(0)
+    assert past.unfinished == 0
 
 
 LIVE = """
