@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -75,6 +74,8 @@ def _raise_file_limit() -> None:
 
     Without them not only clients are turned away: engines cannot be looked at, and seem lost.
     """
+    import resource  # only where there are such limits: importing this module works everywhere
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(_FILES_WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
