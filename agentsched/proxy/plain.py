@@ -90,6 +90,9 @@ class PlainRelay:
                 except EngineError as error:
                     failure = error
                     break
+                if answer.status < 500:
+                    # Of an engine that is asked for nothing else, failures long ago would add up.
+                    self._gateway.fleet.health.succeeded(engine.id)
                 if is_about_our_key(self._gateway, engine.id, answer.status):
                     await answer.aclose()
                     return ENGINE_REFUSES_US.response(dialect, ids)

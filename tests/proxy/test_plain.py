@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from typing import Any
 
@@ -85,6 +86,29 @@ async def test_the_next_engine_is_tried(start: Any, upstream: Upstream, second: 
         for _ in range(3):
             response = await proxy.client.post("/v1/embeddings", content=b'{"model": "m"}')
             assert response.headers["x-agentsched-engine"] == "e1"
+
+
+async def test_failures_between_answers_do_not_add_up(
+    start: Any, upstream: Upstream, second: Upstream
+) -> None:
+    """An engine of embeddings closes a connection now and then just as it is used."""
+    numbers = itertools.count()
+
+    async def script(exchange: Exchange) -> None:
+        if next(numbers) % 4 == 3:
+            exchange.cut()
+        else:
+            await exchange.json({"object": "list", "data": []})
+
+    upstream.script, second.models = script, ["other"]
+    settings = {"failures": 3, "failure_share": 1.0}
+    async with start(upstream.url, second.url, breaker=settings) as proxy:
+        statuses = []
+        for _ in range(16):
+            asked = {"model": "m", "input": "x"}
+            statuses.append((await proxy.client.post("/v1/embeddings", json=asked)).status_code)
+        assert statuses.count(502) == 4
+        assert proxy.gateway.fleet.health.told("e0").opened_total == 0
 
 
 async def test_nobody_answers(proxy: Any, upstream: Upstream) -> None:
