@@ -96,6 +96,8 @@ class Fleet:
         self._watchers: dict[EngineId, asyncio.Task[None]] = {}
         #: What engines are about to be replaced by, while that is looked for.
         self._coming: dict[EngineId, Member] = {}
+        #: Engines that are about to go, and what is to come in their place when they have gone.
+        self._leaving: dict[EngineId, Member | None] = {}
         #: Adapters that were replaced, and still have answers under way.
         self._closing: set[asyncio.Task[None]] = set()
         #: What requests say of the engines, beside the probes.
@@ -151,8 +153,16 @@ class Fleet:
         for member in self._members.values():
             self._begin(member)
 
+    @property
+    def staying(self) -> list[EngineId]:
+        """Engines that are not about to go."""
+        return [engine for engine in self._members if engine not in self._leaving]
+
     def add(self, member: Member) -> None:
-        """Begin to watch one more engine."""
+        """Begin to watch one more engine; one that is about to go comes back when it has gone."""
+        if member.id in self._leaving:
+            self._leaving[member.id] = member
+            return
         assert member.id not in self._members
         self._members[member.id] = member
         record = self._host.scheduler.engines.get(member.id)
@@ -161,9 +171,16 @@ class Fleet:
             self._host.feed(EngineDrained(engine=member.id, is_draining=False))
         self._begin(member)
 
+    def leave(self, engine: EngineId) -> bool:
+        """An engine is to be removed, and to stay away; False: it is about to go already."""
+        is_new = engine not in self._leaving
+        self._leaving[engine] = None
+        return is_new
+
     async def remove(self, engine: EngineId, *, patience: Nanos) -> None:
-        """Give an engine nothing new, and forget it when its steps have ended or `patience` has."""
+        """Give one that leaves nothing new, and forget it when its steps or `patience` are over."""
         member = self._members[engine]
+        assert engine in self._leaving
         self._host.feed(EngineDrained(engine=engine, is_draining=True))
         await self._until_idle(engine, member.engine, patience=patience)
         await self._end(member)
@@ -172,6 +189,9 @@ class Fleet:
         self.health.forget(engine)
         self._host.feed(EngineLost(engine=engine, reason="removed"))
         log.info("engine %s is removed", engine)
+        back = self._leaving.pop(engine)
+        if back is not None:
+            self.add(back)
 
     async def replace(self, member: Member, *, patience: Nanos) -> None:
         """The same engine at another address or with another key: running steps end as they are.

@@ -81,13 +81,13 @@ class Steering:
         log.info("policies are now %s: %s", config.profile, dict(host.scheduler.policies.names))
 
     def add_engine(self, engine: EngineConfig) -> None:
-        """Begin to watch an engine; it gets work once it answers.
+        """Begin to watch an engine; it gets work once it answers, and has gone if it is just going.
 
         Raises:
             ConfigError: an engine of this name is there already.
         """
         key = EngineId(engine.name)
-        if key in self._gateway.fleet.members:
+        if key in self._gateway.fleet.staying:
             raise ConfigError(f"an engine is called {key} already")
         self._gateway.fleet.add(self._make_member(engine, self._gateway.config))
 
@@ -97,13 +97,14 @@ class Steering:
         Raises:
             ConfigError: no engine has this name, or it is the last one.
         """
-        members = self._gateway.fleet.members
-        if engine not in members:
+        fleet = self._gateway.fleet
+        if engine not in fleet.members:
             raise ConfigError(f"no engine is called {engine}")
-        if len(members) == 1:
+        if fleet.staying == [engine]:
             raise ConfigError("the last engine stays: without one every request would fail")
         patience = self._gateway.config.http.drain_timeout
-        self._own(self._gateway.fleet.remove(engine, patience=patience), f"remove {engine}")
+        if fleet.leave(engine):
+            self._own(fleet.remove(engine, patience=patience), f"remove {engine}")
 
     def reload(self) -> Reloaded:
         """Read the configuration again and take over what a running proxy can.
@@ -135,7 +136,7 @@ class Steering:
         before: Mapping[str, EngineConfig] = {engine.name: engine for engine in old.engines}
         after: Mapping[str, EngineConfig] = {engine.name: engine for engine in new.engines}
         for name, engine in after.items():
-            if name not in before and EngineId(name) not in self._gateway.fleet.members:
+            if name not in before and EngineId(name) not in self._gateway.fleet.staying:
                 self.add_engine(engine)
             elif name in before and before[name] != engine:
                 member = self._make_member(engine, new)

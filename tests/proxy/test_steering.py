@@ -12,7 +12,7 @@ from live import eventually
 from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk
 
 from agentsched.config import Config
-from agentsched.model import ConfigError, EngineId, EngineReported, PolicyError
+from agentsched.model import ConfigError, EngineId, EngineLost, EngineReported, PolicyError
 from agentsched.proxy.app import _member
 from agentsched.proxy.steering import Steering
 
@@ -174,6 +174,47 @@ async def test_many_reloads_under_load(start: Any, upstream: Upstream, steer: An
         weights = {str(name): account.weight for name, account in proxy.scheduler.tenants.items()}
         assert (weights["t1"], weights["t0"]) == (20.0, 1.0)  # who is left out is as all others
         assert logging.getLogger().level == logging.WARNING
+
+
+async def test_one_that_was_taken_out_by_mistake_comes_back(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    """It is in the file again while its last steps still run."""
+    gate = second.script = Gate()
+    async with start(upstream.url, second.url) as proxy:
+        health = proxy.gateway.fleet.health
+        health.drained(EngineId("e0"), is_draining=True)
+        running = asyncio.create_task(proxy.chat())
+        await second.exchange()
+        health.drained(EngineId("e0"), is_draining=False)
+        one = [engine(upstream, "e0")]
+        assert steer(proxy, engines=one).reload().changed == ("engines",)
+        await proxy.turns.until(lambda: proxy.scheduler.engines["e1"].is_draining)
+        again = steer(proxy, engines=[*one, engine(second, "e1")])
+        assert again.reload().changed == ("engines",)
+        gate.open.set()
+        assert (await running).status_code == 200
+        await proxy.turns.until(lambda: bool(proxy.turns.events(EngineLost)))
+        await proxy.turns.until(lambda: proxy.scheduler.engines["e1"].is_up)
+        assert set(proxy.gateway.fleet.members) == {"e0", "e1"}
+
+
+async def test_two_that_go_one_after_the_other_are_not_the_last(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    gate = upstream.script = second.script = Gate()
+    async with start(upstream.url, second.url) as proxy:
+        running = asyncio.create_task(proxy.chat())
+        await proxy.turns.until(lambda: proxy.scheduler.statistics().running_steps == 1)
+        busy = next(e for e, record in proxy.scheduler.engines.items() if record.running_steps)
+        other = EngineId("e1" if busy == "e0" else "e0")
+        steering = steer(proxy)
+        steering.remove_engine(busy)
+        with pytest.raises(ConfigError, match="the last engine stays"):
+            steering.remove_engine(other)
+        gate.open.set()
+        assert (await running).status_code == 200
+        await eventually(lambda: set(proxy.gateway.fleet.members) == {other})
 
 
 async def test_ceilings_of_a_request_change_at_once(
