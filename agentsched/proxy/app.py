@@ -81,7 +81,6 @@ def build_gateway(
     members = [_member(engine, config) for engine in config.engines]
     clock = clock or (memory.clock if memory is not None else MonotonicClock())
     hints = FleetHints(clock)
-    has_tiers = any(engine.lmcache is not None for engine in config.engines)
     host = LiveHost(
         scheduler=scheduler,
         clock=clock,
@@ -97,7 +96,7 @@ def build_gateway(
         # Warm-ups send them, and a tier below an engine is told of pins by their tokens.
         is_on=lambda: (
             scheduler.policies.names["prefetch"] != "never"
-            or (has_tiers and scheduler.policies.names["pin"] != "never")
+            or (scheduler.policies.names["pin"] != "never" and fleet.has_tiers)
         ),
     )
     hints.warm_with(warm_bodies)

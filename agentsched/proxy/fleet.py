@@ -102,7 +102,8 @@ class Fleet:
         self._closing: set[asyncio.Task[None]] = set()
         #: What requests say of the engines, beside the probes.
         self.health = Health(host, breaker or BreakerConfig())
-        self._closers: list[Callable[[], Awaitable[None]]] = []
+        #: What must go with an adapter that is closed.
+        self._closers: list[Callable[[Engine], Awaitable[None]]] = []
         #: Requests beside the scheduler that are under way, by adapter.
         self._plain: Counter[Engine] = Counter()
 
@@ -110,6 +111,11 @@ class Fleet:
     def members(self) -> Mapping[EngineId, Member]:
         """All engines, in the order of the configuration."""
         return self._members
+
+    @property
+    def has_tiers(self) -> bool:
+        """Whether some engine has a tier below its own cache."""
+        return any(member.tier is not None for member in self._members.values())
 
     def engine(self, engine: EngineId) -> Engine:
         """The adapter of an engine that has reported."""
@@ -137,8 +143,8 @@ class Fleet:
             if not self._plain[engine]:
                 del self._plain[engine]
 
-    def also_close(self, closer: Callable[[], Awaitable[None]]) -> None:
-        """Close this, too, when the fleet is closed."""
+    def when_closed(self, closer: Callable[[Engine], Awaitable[None]]) -> None:
+        """Call this with each adapter that was closed: replaced, removed, or at the end."""
         self._closers.append(closer)
 
     def follow(self, config: UpstreamConfig) -> None:
@@ -209,7 +215,7 @@ class Fleet:
             del self._coming[member.id]
         if not is_latest or member.id not in self._members:
             if member.engine is not None:  # it was changed again, or removed, meanwhile
-                await member.engine.aclose()
+                await self._close(member.engine)
             return
         old = self._members[member.id]
         watcher = self._watchers.pop(member.id, None)
@@ -219,9 +225,8 @@ class Fleet:
         if member.engine is None:
             self._host.feed(EngineLost(engine=member.id, reason=member.last_error))
         self._begin(member)
-        await self._until_idle(member.id, old.engine, patience=patience)
         if old.engine is not None:
-            await old.engine.aclose()
+            await self._close_later(member.id, old.engine, patience=patience)
 
     async def _until_idle(
         self, engine: EngineId, adapter: Engine | None, *, patience: Nanos
@@ -245,7 +250,7 @@ class Fleet:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
         if member.engine is not None:
-            await member.engine.aclose()
+            await self._close(member.engine)
 
     def _begin(self, member: Member) -> None:
         watcher = asyncio.create_task(self._watch(member), name=f"watch {member.id}")
@@ -290,9 +295,7 @@ class Fleet:
         await asyncio.gather(*watchers, *closing, return_exceptions=True)
         for member in self._members.values():
             if member.engine is not None:
-                await member.engine.aclose()
-        for closer in self._closers:
-            await closer()
+                await self._close(member.engine)
 
     async def _watch(self, member: Member) -> None:
         while True:
@@ -377,17 +380,23 @@ class Fleet:
         log.warning("engine %s is another one now: %s", member.id, type(new).__name__)
         # Its capabilities are to be found out as if it had just come.
         member.engine, member.is_up = new, False
-        task = asyncio.create_task(self._close_later(member.id, old), name=f"close {member.id}")
+        closing = self._close_later(member.id, old, patience=self._config.idle_timeout)
+        task = asyncio.create_task(closing, name=f"close {member.id}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return new
 
-    async def _close_later(self, engine: EngineId, old: Engine) -> None:
+    async def _close_later(self, engine: EngineId, old: Engine, *, patience: Nanos) -> None:
         """Close an adapter when the answers that it brings are over, or have taken too long."""
         try:
-            await self._until_idle(engine, old, patience=self._config.idle_timeout)
+            await self._until_idle(engine, old, patience=patience)
         finally:
-            await old.aclose()
+            await self._close(old)
+
+    async def _close(self, adapter: Engine) -> None:
+        await adapter.aclose()
+        for closer in self._closers:
+            await closer(adapter)
 
     def _failed(self, member: Member, error: Exception) -> None:
         member.failures += 1

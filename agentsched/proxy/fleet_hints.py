@@ -26,13 +26,13 @@ class FleetHints(Mapping[EngineId, HintSink]):
         self._fleet: Fleet | None = None
         self._none = NoHints()
         self._source: WarmSource | None = None
-        #: Sinks of tiers below engines, made once for each adapter.
-        self._tiers: dict[Tier, tuple[Engine, LmcacheHints]] = {}
+        #: Sinks of tiers below engines, made once for each adapter, by the adapter's `id`.
+        self._tiers: dict[int, tuple[Engine, LmcacheHints]] = {}
 
     def follow(self, fleet: Fleet) -> None:
-        """From now on, this fleet's adapters are asked; what hints opened closes with it."""
+        """From now on, this fleet's adapters are asked; what hints opened closes with them."""
         self._fleet = fleet
-        fleet.also_close(self.aclose)
+        fleet.when_closed(self._closed)
 
     def warm_with(self, source: WarmSource) -> None:
         """From now on, prefixes are warmed with the requests of `source`."""
@@ -54,18 +54,20 @@ class FleetHints(Mapping[EngineId, HintSink]):
         return _Warming(own, warming)
 
     def _tier(self, tier: Tier, engine: Engine, source: WarmSource) -> HintSink:
-        known = self._tiers.get(tier)
-        if known is not None and known[0] is engine:
+        known = self._tiers.get(id(engine))
+        if known is not None:
             return known[1]
         tokens = EngineTokens(engine, source)
         sink = LmcacheHints(tier.url, instance=tier.instance, tokens=tokens)
-        self._tiers[tier] = (engine, sink)
+        # With the engine itself, so that no other object can get its id.
+        self._tiers[id(engine)] = (engine, sink)
         return sink
 
-    async def aclose(self) -> None:
-        """Close what was opened for hints."""
-        for _, sink in self._tiers.values():
-            await sink.aclose()
+    async def _closed(self, engine: Engine) -> None:
+        """Nothing is asked of this adapter any more: close what was opened for its hints."""
+        known = self._tiers.pop(id(engine), None)
+        if known is not None:
+            await known[1].aclose()
 
     def __iter__(self) -> Iterator[EngineId]:
         return iter(self._fleet.members if self._fleet is not None else ())
