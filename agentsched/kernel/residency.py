@@ -5,32 +5,144 @@ the longer prefix. Equal beginnings have equal names, so the segments of all res
 form a tree, and a segment is paid for once however many conversations share it. Recorded coding
 agents share 15,500 of the 19,000 tokens of their first prompts: an account that adds up whole
 contexts leaves most of the cache unused.
+
+Hosts name a few of a prompt's many beginnings, so two chains may name one beginning at different
+places. What each says of the order of its names is put together: a name that comes to lie within a
+segment divides it for all who share it, and two paths that turn out to be one become one.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from agentsched.model import ConversationId, EngineId, Prefix, PrefixId
 
 
 @dataclass(slots=True)
 class _Segment:
+    """The tokens between the longest known beginning of a prefix (`parent`) and its end."""
+
     tokens: int
+    parent: PrefixId | None
+    #: Resident conversations whose prompts go through it.
     owners: int = 0
 
 
 @dataclass(slots=True)
 class _Cache:
     segments: dict[PrefixId, _Segment] = field(default_factory=dict)
-    #: Segment names of each resident conversation, its own tail beyond them, and how many were
-    #: placed before it.
-    held: dict[ConversationId, tuple[tuple[PrefixId, ...], int, int]] = field(default_factory=dict)
+    #: The longest named prefix of each resident conversation, its own tail beyond that, and how
+    #: many were placed before it.
+    held: dict[ConversationId, tuple[PrefixId | None, int, int]] = field(default_factory=dict)
     #: Those that rest, with that number, and in its order.
     resting: list[tuple[int, ConversationId]] = field(default_factory=list)
     tokens: int = 0
+
+    def enter(self, chain: Mapping[PrefixId, int]) -> PrefixId | None:
+        """Count one more owner of these prefixes, shortest first; the deepest of them."""
+        segments = self.segments
+        leaf: PrefixId | None = None
+        at = 0
+        #: Names behind `leaf` that nobody has used so far.
+        new: list[tuple[PrefixId, int]] = []
+        for name, tokens in chain.items():
+            segment = segments.get(name)
+            if segment is None:
+                new.append((name, tokens))
+                continue
+            if segment.parent != leaf or new:
+                deeper = self._join(leaf, name)
+                if deeper != name:
+                    continue  # estimates of tokens contradict each other: it counts as passed
+                self._split(leaf, name, [(other, mark - at) for other, mark in new])
+                new.clear()
+            leaf, at = name, tokens
+        for name, tokens in new:
+            segments[name] = _Segment(tokens - at, leaf)
+            self.tokens += tokens - at
+            leaf, at = name, tokens
+        key = leaf
+        while key is not None:
+            owned = segments[key]
+            owned.owners += 1
+            key = owned.parent
+        return leaf
+
+    def leave(self, leaf: PrefixId | None) -> None:
+        """Undo `enter`, which gave this leaf."""
+        segments = self.segments
+        while leaf is not None:
+            segment = segments[leaf]
+            segment.owners -= 1
+            if not segment.owners:
+                self.tokens -= segment.tokens
+                del segments[leaf]
+            leaf = segment.parent
+
+    def path(self, leaf: PrefixId | None) -> Iterator[PrefixId]:
+        """A prefix and its known beginnings, the longest first."""
+        while leaf is not None:
+            yield leaf
+            leaf = self.segments[leaf].parent
+
+    def _join(self, one: PrefixId | None, other: PrefixId) -> PrefixId:
+        """Both are beginnings of one prompt: make one path of theirs. The end of it."""
+        if one is None or one in self.path(other):
+            return other
+        first, second = self._ends(one), self._ends(other)
+        common = 0
+        for (name, _), (same, _) in zip(first, second, strict=False):
+            if name != same:
+                break
+            common += 1
+        parent, at = first[common - 1] if common else (None, 0)
+        merged = [(end, 0, name) for name, end in first[common:]]
+        merged += [(end, 1, name) for name, end in second[common:]]
+        merged.sort(key=lambda entry: entry[0])  # of equals, the order of each path stays
+        behind = [0, 0]
+        for _, side, name in reversed(merged):
+            # Whoever goes on behind it on the other path goes through it as well.
+            segment = self.segments[name]
+            behind[side] = segment.owners
+            segment.owners += behind[1 - side]
+        for end, _, name in merged:
+            segment = self.segments[name]
+            self.tokens += end - at - segment.tokens
+            segment.tokens, segment.parent = end - at, parent
+            parent, at = name, end
+        assert parent is not None
+        return parent
+
+    def _split(
+        self, above: PrefixId | None, name: PrefixId, new: Sequence[tuple[PrefixId, int]]
+    ) -> None:
+        """Enter new names between two of one path, each so many tokens behind the upper one."""
+        if not new:
+            return
+        between = list(takewhile(lambda key: key != above, self.path(name)))
+        node = self.segments[between.pop()]
+        at = 0
+        for other, behind in new:
+            while between and at + node.tokens < behind:
+                at += node.tokens
+                node = self.segments[between.pop()]
+            tokens = min(behind - at, node.tokens)
+            self.segments[other] = _Segment(tokens, node.parent, node.owners)
+            node.tokens -= tokens
+            node.parent = other
+            at += tokens
+
+    def _ends(self, leaf: PrefixId) -> list[tuple[PrefixId, int]]:
+        """The path to a prefix, from the first token on, and where each piece ends."""
+        ends: list[tuple[PrefixId, int]] = []
+        at = 0
+        for name in reversed(list(self.path(leaf))):
+            at += self.segments[name].tokens
+            ends.append((name, at))
+        return ends
 
 
 class Residency:
@@ -75,22 +187,16 @@ class Residency:
         """
         self.remove(conversation)
         cache = self._caches.setdefault(engine, _Cache())
-        names: list[PrefixId] = []
+        chain: dict[PrefixId, int] = {}
         shared = 0
         for prefix in prefixes:
-            if prefix.tokens <= shared:
-                continue
-            segment = cache.segments.get(prefix.prefix)
-            if segment is None:
-                segment = cache.segments[prefix.prefix] = _Segment(prefix.tokens - shared)
-                cache.tokens += segment.tokens
-            segment.owners += 1
-            names.append(prefix.prefix)
-            shared = prefix.tokens
+            shared = max(shared, prefix.tokens)
+            chain.setdefault(prefix.prefix, shared)
+        leaf = cache.enter(chain)
         tail = max(0, context_tokens - shared)
         cache.tokens += tail
         self._placed += 1
-        cache.held[conversation] = (tuple(names), tail, self._placed)
+        cache.held[conversation] = (leaf, tail, self._placed)
         self._home[conversation] = engine
         if rests:
             cache.resting.append((self._placed, conversation))
@@ -112,17 +218,12 @@ class Residency:
         if engine is None:
             return
         cache = self._caches[engine]
-        names, tail, number = cache.held.pop(conversation)
+        leaf, tail, number = cache.held.pop(conversation)
         at = bisect_left(cache.resting, (number, conversation))
         if cache.resting[at : at + 1] == [(number, conversation)]:
             del cache.resting[at]
         cache.tokens -= tail
-        for name in names:
-            segment = cache.segments[name]
-            segment.owners -= 1
-            if not segment.owners:
-                cache.tokens -= segment.tokens
-                del cache.segments[name]
+        cache.leave(leaf)
 
     def chain(self, conversation: ConversationId) -> tuple[list[tuple[PrefixId, int, int]], int]:
         """What a conversation holds: name, tokens and owners of each segment, and its own tail."""
@@ -130,17 +231,17 @@ class Residency:
         if engine is None:
             return [], 0
         cache = self._caches[engine]
-        names, tail, _ = cache.held[conversation]
-        segments = cache.segments
-        return [(name, segments[name].tokens, segments[name].owners) for name in names], tail
+        leaf, tail, _ = cache.held[conversation]
+        pieces = [(name, cache.segments[name]) for name in cache.path(leaf)]
+        return [(name, s.tokens, s.owners) for name, s in reversed(pieces) if s.tokens], tail
 
     def take_out(self, conversation: ConversationId) -> tuple[list[Prefix], int]:
         """Stop counting a conversation; what `put_back` needs to undo that."""
         cache = self._caches[self._home[conversation]]
-        names, tail, _ = cache.held[conversation]
+        leaf, tail, _ = cache.held[conversation]
         prefixes: list[Prefix] = []
         tokens = 0
-        for name in names:
+        for name in reversed(list(cache.path(leaf))):
             tokens += cache.segments[name].tokens
             prefixes.append(Prefix(prefix=name, tokens=tokens))
         self.remove(conversation)
@@ -166,14 +267,9 @@ class Residency:
         cache = self._caches.get(engine)
         if cache is None:
             return prompt_tokens
-        found = 0
-        for prefix in prefixes:
-            if prefix.tokens <= found:
-                continue  # it adds nothing, so `place` gave it no segment
-            if prefix.prefix not in cache.segments:
-                break
-            found = prefix.tokens
-        return max(0, prompt_tokens - found)
+        # Whoever has a prefix has all of its beginnings, by whatever names.
+        known = (p.tokens for p in reversed(prefixes) if p.prefix in cache.segments)
+        return max(0, prompt_tokens - next(known, 0))
 
     def own_tokens(self, conversation: ConversationId) -> int:
         """Tokens that would be free if this conversation alone went: what it shares with nobody."""
@@ -181,10 +277,9 @@ class Residency:
         if engine is None:
             return 0
         cache = self._caches[engine]
-        names, tail, _ = cache.held[conversation]
-        return tail + sum(
-            cache.segments[name].tokens for name in names if cache.segments[name].owners == 1
-        )
+        leaf, tail, _ = cache.held[conversation]
+        segments = (cache.segments[name] for name in cache.path(leaf))
+        return tail + sum(segment.tokens for segment in segments if segment.owners == 1)
 
     def split_tokens(self, conversation: ConversationId) -> int:
         """What a conversation holds here, of what it shares with others only its part."""
@@ -192,19 +287,20 @@ class Residency:
         if engine is None:
             return 0
         cache = self._caches[engine]
-        names, tail, _ = cache.held[conversation]
-        segments = (cache.segments[name] for name in names)
+        leaf, tail, _ = cache.held[conversation]
+        segments = (cache.segments[name] for name in cache.path(leaf))
         return tail + sum(segment.tokens // segment.owners for segment in segments)
 
     def check(self) -> None:
         """Assert that the accounts add up."""
         for engine, cache in self._caches.items():
             owners: dict[PrefixId, int] = {}
-            for conversation, (names, _, _) in cache.held.items():
+            for conversation, (leaf, _, _) in cache.held.items():
                 assert self._home[conversation] == engine
-                for name in names:
+                for name in cache.path(leaf):
                     owners[name] = owners.get(name, 0) + 1
             assert owners == {name: s.owners for name, s in cache.segments.items()}
+            assert all(segment.tokens >= 0 for segment in cache.segments.values())
             total = sum(s.tokens for s in cache.segments.values())
             assert cache.tokens == total + sum(tail for _, tail, _ in cache.held.values())
             numbers = [(number, key) for key, (_, _, number) in cache.held.items()]

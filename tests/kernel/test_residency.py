@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,10 +12,13 @@ from agentsched.model import ConversationId, EngineId, Prefix, PrefixId
 E0, E1 = EngineId("e0"), EngineId("e1")
 
 
-def chain(words: tuple[str, ...]) -> list[Prefix]:
-    """Prefixes of a prompt made of words; a word's length is its number of tokens."""
+def chain(words: tuple[str, ...], ends: Iterable[int] | None = None) -> list[Prefix]:
+    """Prefixes of a prompt made of words; a word's length is its number of tokens.
+
+    Those of so many words (`ends`) are named, in the usual case all.
+    """
     found = []
-    for end in range(1, len(words) + 1):
+    for end in sorted(ends) if ends is not None else range(1, len(words) + 1):
         name = "/".join(words[:end])
         found.append(Prefix(prefix=PrefixId(name), tokens=sum(map(len, words[:end]))))
     return found
@@ -84,6 +90,143 @@ def test_what_is_missing_is_beyond_the_longest_known_beginning(
     missing = residency.missing_tokens(E0, prefixes=chain(prompt), prompt_tokens=tokens)
     assert missing == tokens - shared
     assert residency.missing_tokens(E1, prefixes=chain(prompt), prompt_tokens=tokens) == tokens
+
+
+ends = st.sets(st.integers(1, 5))
+#: Few words, so that much is shared; and prompts that name some of their beginnings.
+alike = st.lists(st.sampled_from(["", "a", "bb"]), min_size=2, max_size=5).map(tuple)
+marked = st.tuples(alike, ends, st.integers(0, 6))
+
+
+def common(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many words two prompts begin with alike."""
+    same = 0
+    for word, twin in zip(one, other, strict=False):
+        if word != twin:
+            break
+        same += 1
+    return same
+
+
+def named(
+    prompt: tuple[str, ...], some: Iterable[int], others: Sequence[tuple[str, ...]]
+) -> list[Prefix]:
+    """The beginnings that a prompt shares with others, and some that only it may name."""
+    shared = {common(prompt, other) for other in others} - {0}
+    return chain(prompt, shared | {end for end in some if end <= len(prompt)})
+
+
+@given(st.lists(st.one_of(st.tuples(names, engines, marked), names), max_size=30))
+def test_each_may_name_what_is_shared_at_other_places(deeds: list[tuple | str]) -> None:
+    residency = Residency()
+    prompts = [deed[2][0] for deed in deeds if not isinstance(deed, str)]
+    held: dict[str, tuple[EngineId, tuple[str, ...], int]] = {}
+    for deed in deeds:
+        if isinstance(deed, str):
+            residency.remove(conversation(deed))
+            held.pop(deed, None)
+        else:
+            name, engine, (prompt, some, tail) = deed
+            residency.place(
+                conversation(name),
+                engine,
+                prefixes=named(prompt, some, prompts),
+                context_tokens=sum(map(len, prompt)) + tail,
+            )
+            held[name] = (engine, prompt, tail)
+        residency.check()
+        for engine in (E0, E1):
+            assert residency.tokens(engine) == union(held, engine)
+        for name, (engine, prompt, tail) in held.items():
+            others = {key: value for key, value in held.items() if key != name}
+            own = union(held, engine) - union(others, engine)
+            assert residency.own_tokens(conversation(name)) == own
+            segments, rest = residency.chain(conversation(name))
+            assert sum(t for _, t, _ in segments) + rest == sum(map(len, prompt)) + tail
+
+
+@given(st.lists(st.tuples(alike, ends), max_size=5), alike, ends, st.integers(0, 6))
+def test_what_is_computed_is_found_by_any_of_its_names(
+    known: list[tuple[tuple[str, ...], set[int]]],
+    prompt: tuple[str, ...],
+    some: set[int],
+    tail: int,
+) -> None:
+    residency = Residency()
+    prompts = [prompt, *(other for other, _ in known)]
+    for number, (other, marks) in enumerate(known):
+        residency.place(
+            conversation(str(number)),
+            E0,
+            prefixes=named(other, marks, prompts),
+            context_tokens=sum(map(len, other)),
+        )
+    shared = max((common(prompt, other) for other, _ in known), default=0)
+    tokens = sum(map(len, prompt)) + tail
+    missing = residency.missing_tokens(
+        E0, prefixes=named(prompt, some, prompts), prompt_tokens=tokens
+    )
+    assert missing == tokens - sum(map(len, prompt[:shared]))
+
+
+@given(
+    st.lists(
+        st.one_of(st.tuples(names, marked, st.sampled_from([1.0, 1.0, 1.0, 0.6, 1.3])), names),
+        max_size=30,
+    ),
+    st.lists(names, unique=True),
+)
+def test_whatever_is_named_and_estimated_the_accounts_add_up(
+    deeds: list[tuple | str], taken: list[str]
+) -> None:
+    residency = Residency()
+    held: dict[str, tuple[EngineId, tuple[str, ...], int]] = {}
+    is_exact = True
+    for deed in deeds:
+        if isinstance(deed, str):
+            residency.remove(conversation(deed))
+            held.pop(deed, None)
+        else:
+            name, (prompt, some, tail), factor = deed
+            is_exact &= factor == 1.0
+            prefixes = [
+                Prefix(prefix=p.prefix, tokens=round(p.tokens * factor))
+                for p in chain(prompt, {end for end in some if end <= len(prompt)})
+            ]
+            context = round(sum(map(len, prompt)) * factor) + tail
+            residency.place(conversation(name), E0, prefixes=prefixes, context_tokens=context)
+            held[name] = (E0, prompt, tail)
+        residency.check()
+        # What nobody can know to be shared is counted for each, but nothing is left out.
+        assert not is_exact or residency.tokens(E0) >= union(held, E0)
+    before = residency.tokens(E0), [residency.own_tokens(conversation(n)) for n in sorted(held)]
+    gone = [conversation(name) for name in taken if name in held]
+    out = [(key, residency.take_out(key)) for key in gone]
+    for key, pieces in reversed(out):
+        residency.put_back(key, E0, pieces)
+    residency.check()
+    after = residency.tokens(E0), [residency.own_tokens(conversation(n)) for n in sorted(held)]
+    assert after == before
+
+
+@pytest.mark.parametrize("order", ["abc", "acb", "bac", "bca", "cab", "cba"])
+def test_one_beginning_named_at_two_places_is_counted_once(order: str) -> None:
+    residency = Residency()
+    prompts = {"a": ({1, 2}, "aaa", "bb"), "b": ({2}, "aaa", "bb", "c"), "c": ({1}, "aaa", "d")}
+    for name in order:
+        marks, *said = prompts[name]
+        residency.place(
+            conversation(name),
+            E0,
+            prefixes=chain(tuple(said), marks),
+            context_tokens=sum(map(len, said)),
+        )
+    # 3 for all of them, 2 for two, and one more for each of these two.
+    assert residency.tokens(E0) == 3 + 2 + 1 + 1
+    residency.remove(conversation("a"))
+    assert residency.tokens(E0) == 3 + 2 + 1 + 1
+    residency.remove(conversation("b"))
+    assert residency.tokens(E0) == 3 + 1
 
 
 @given(
