@@ -99,11 +99,7 @@ def build_scheduler(config: SchedulerConfig, *, graph: GraphBuilder | None = Non
 
 def build_graphs(config: SchedulerConfig) -> ExecutionGraphs:
     """The execution graphs of a scheduler of this configuration, empty."""
-    limits = GraphLimits(
-        programs_max=config.limits.programs_max,
-        conversations_per_program_max=config.limits.conversations_per_program_max,
-        tools_per_step_max=config.limits.tools_per_program_max,
-    )
+    limits = GraphLimits().under(config.limits)
     return ExecutionGraphs(limits=limits, workflows=config.workflows)
 
 

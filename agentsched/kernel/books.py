@@ -44,7 +44,8 @@ _GONE_MAX: Final = 256
 class GraphBuilder(Protocol):
     """Folds events into execution graphs (the room `agentsched_graphs` has one).
 
-    One that has a method `decided(commands, *, now)` is also told what each turn decided.
+    One that has a method `decided(commands, *, now)` is also told what each turn decided, one that
+    has `set_limits(limits)` the ceilings that are set anew at run time.
     """
 
     def observe(self, event: Event, *, now: Instant) -> None: ...

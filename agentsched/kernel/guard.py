@@ -16,7 +16,7 @@ from agentsched.kernel.briefing import briefing
 from agentsched.kernel.doors import may_pin, may_warm
 from agentsched.kernel.records import EngineRecord, Pause, StepRecord
 from agentsched.kernel.turns import take_turns
-from agentsched.model import Command, Event, Instant, Nanos, TenantId
+from agentsched.model import Command, Event, Instant, Limits, Nanos, TenantId
 from agentsched.policy import (
     Admission,
     Admitted,
@@ -95,6 +95,16 @@ class GuardedPolicies:
             observe(event, now=now)
         except Exception as error:
             self._count(name, error)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Let the graph know the ceilings that were set anew, where it has such."""
+        set_limits = getattr(self._books.graph_builder, "set_limits", None)
+        if set_limits is None:
+            return
+        try:
+            set_limits(limits)
+        except Exception as error:
+            self._count("graph.set_limits", error)
 
     def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
         """Let policies and the graph know what this turn decided, where they want to."""

@@ -326,6 +326,7 @@ class Scheduler:
             return []
         if event.limits is not None:
             self._books.set_limits(event.limits)
+            self._guarded.set_limits(event.limits)
         if policies.prefetch is not self._policies.prefetch:
             self._retention.forget_plans()
         self._policies = policies
@@ -546,10 +547,15 @@ class Scheduler:
     def _make_room(self, program: ProgramId) -> list[Command] | None:
         """Forget the idlest program if a new one would be one too many; None when all are busy."""
         books = self._books
-        if program in books.programs or len(books.programs) < books.limits.programs_max:
-            return []
-        idlest = books.idlest()
-        return self._forget(idlest, "forgotten for room") if idlest is not None else None
+        commands: list[Command] = []
+        for number in range(2):  # two where there are more, for the limit was lowered
+            if program in books.programs or len(books.programs) < books.limits.programs_max:
+                break
+            idlest = books.idlest()
+            if idlest is None:
+                return commands if number else None
+            commands += self._forget(idlest, "forgotten for room")
+        return commands
 
     def _expire_programs(self, *, now: Instant) -> list[Command]:
         limit = self._books.limits.program_idle_ns_max

@@ -18,6 +18,7 @@ from agentsched.model import (
     Dispatch,
     Event,
     Instant,
+    Limits,
     Lineage,
     Nanos,
     ProgramClosed,
@@ -66,6 +67,8 @@ class GraphBuilder:
         forecasts: Forecasts | None = None,
     ) -> None:
         self._limits = limits or GraphLimits()
+        #: How many graphs may be live: more than the limit while a lowered one is being reached.
+        self._live_max = self._limits.programs_max
         self._forecasts = forecasts or Forecasts(programs_max=self._limits.programs_max)
         self._learnt = Learnt()
         for workflow in workflows:
@@ -145,7 +148,18 @@ class GraphBuilder:
                 # No event says so: the forecasts must not count it as live for ever.
                 gone = StepCancelled(step=command.step, reason="rejected")
                 self._forecasts.observe(gone, now=now)
+                found = self._steps.get(command.step)
                 self._end(command.step, StepState.REJECTED, now=now)
+                if found is not None and _is_refused(found[0]) and found[0].program in self._live:
+                    # The scheduler need not know it: it makes room before those that it knows.
+                    self._live.move_to_end(found[0].program, last=False)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Follow the scheduler's ceilings, which were set anew."""
+        self._limits = self._limits.under(limits)
+        self._bound_live(len(self._live))
+        for outlook in (*self._live.values(), *self._closed.values()):
+            outlook.graph.set_limits(self._limits)
 
     def view(self, program: ProgramId) -> Outlook | None:
         """What policies may ask about a live program; None for one that is not known."""
@@ -169,7 +183,7 @@ class GraphBuilder:
     def check(self) -> None:
         """Assert every invariant; for tests."""
         limits = self._limits
-        assert len(self._live) <= limits.programs_max
+        assert len(self._live) <= self._live_max
         assert len(self._closed) <= limits.closed_max
         assert not set(self._live) & set(self._closed)
         assert len(self._ended) <= limits.steps_max
@@ -180,6 +194,14 @@ class GraphBuilder:
             graph.check()
 
     # Inside.
+
+    def _bound_live(self, live: int) -> None:
+        """Have no more live graphs than the limit, or than these that there are already.
+
+        The scheduler comes to a lowered limit by closing programs: no graph goes before its own.
+        """
+        self._live_max = max(self._limits.programs_max, live)
+        self._forecasts.set_bound(programs_max=self._live_max)
 
     def _open(
         self, program: ProgramId, tenant: TenantId, parent: ProgramId | None, *, now: Instant
@@ -198,8 +220,13 @@ class GraphBuilder:
         if parent is not None and parent != program and parent in self._live:
             outlook.graph.parent = parent
             self._live[parent].graph.add_child(program, now=now)
-        if len(self._live) > self._limits.programs_max:
+        if len(self._live) > self._live_max:
             self._close(next(iter(self._live)), "forgotten for room", now=now)
+        if self._live_max > self._limits.programs_max:
+            first = next(iter(self._live.values())).graph
+            if _is_refused(first) and first.program != program:
+                self._close(first.program, "forgotten for room", now=now)
+            self._bound_live(len(self._live))
         return outlook
 
     def _arrive(self, event: StepArrived, *, now: Instant) -> None:
@@ -386,3 +413,10 @@ class GraphBuilder:
             _, gone = self._closed.popitem(last=False)
             for node in gone.graph.ended():
                 del self._ended[node.ordinal]
+
+
+def _is_refused(graph: ExecutionGraph) -> bool:
+    """Whether nothing is known of a program but that it was turned away."""
+    if graph.steps_done or graph.active_steps or not graph.steps:
+        return False
+    return all(node.state is StepState.REJECTED for node in graph.ended())

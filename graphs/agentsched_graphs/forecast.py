@@ -62,6 +62,10 @@ class Forecasts:
         #: Program of each live working step.
         self._steps: dict[StepId, ProgramId] = {}
 
+    def set_bound(self, *, programs_max: int) -> None:
+        """Know so many programs at most from now on; of more, one goes with each that comes."""
+        self._programs_max = programs_max
+
     def observe(self, event: Event, *, now: Instant) -> None:
         """Take in one event."""
         match event:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from agentsched.model import (
@@ -20,6 +20,7 @@ from agentsched.model import (
     ConversationId,
     EngineId,
     Instant,
+    Limits,
     Lineage,
     PrefixId,
     ProgramId,
@@ -67,6 +68,16 @@ class GraphLimits:
     conversations_per_program_max: int = 64  # the idlest conversation's end is forgotten
     children_per_program_max: int = 64  # the oldest sub-program is forgotten
 
+    def under(self, limits: Limits) -> GraphLimits:
+        """These ceilings, with those of the scheduler's in place of their like."""
+        return replace(
+            self,
+            # One more: a program that is turned away at the door is seen before it is known to be.
+            programs_max=limits.programs_max + 1,
+            conversations_per_program_max=limits.conversations_per_program_max,
+            tools_per_step_max=limits.tools_per_program_max,
+        )
+
 
 class ExecutionGraph:
     """The execution graph of one program. `check` asserts what must hold."""
@@ -87,6 +98,8 @@ class ExecutionGraph:
         #: Working steps on the longest chain so far.
         self.depth = 0
         self._limits = limits
+        #: The largest ceiling of one step's tools so far: what was kept under it stays.
+        self._tools_most = limits.tools_per_step_max
         self._steps: dict[StepId, StepNode] = {}
         #: Steps in a final state, in the order in which they ended: the next to be folded first.
         self._ended: deque[StepNode] = deque()
@@ -239,6 +252,13 @@ class ExecutionGraph:
 
     # Bounds.
 
+    def set_limits(self, limits: GraphLimits) -> None:
+        """Other ceilings from now on. What is above a lower one goes as others come."""
+        self._limits = limits
+        self._tools_most = max(self._tools_most, limits.tools_per_step_max)
+        while len(self._folded.keys() - {OTHERS}) > limits.conversations_per_program_max:
+            self._merge_folded(self.opened_at)
+
     @property
     def foldable(self) -> StepNode | None:
         """The step that would be folded next, where it should be: too many, or too old."""
@@ -330,7 +350,7 @@ class ExecutionGraph:
         kept = [tool for node in self._steps.values() for tool in node.tools]
         assert {tool.call_id for tool in kept} == set(self._calls)
         assert len(kept) == len(self._calls)
-        assert all(len(n.tools) <= limits.tools_per_step_max for n in self._steps.values())
+        assert all(len(n.tools) <= self._tools_most for n in self._steps.values())
         assert set(self._by_prefix.values()) <= set(self._steps)
         assert all(thread.open_children >= 0 for thread in self._threads.values())
         assert sum(t.active for t in self._threads.values()) <= self.active_steps
@@ -343,7 +363,8 @@ class ExecutionGraph:
         if parent is not None:
             self._threads.move_to_end(parent.conversation)
         thread = self._threads[event.conversation] = Thread(event.conversation)
-        if len(self._threads) > self._limits.conversations_per_program_max:
+        # Usually one; after the limit was lowered all that are above it.
+        for _ in range(len(self._threads) - self._limits.conversations_per_program_max):
             self._forget_thread()
         if parent is None:
             return ()
@@ -450,7 +471,7 @@ class ExecutionGraph:
         tool = self._calls.get(call)
         if tool is None:
             self._early[call] = node
-            if len(self._early) > self._limits.tools_per_step_max:
+            while len(self._early) > self._limits.tools_per_step_max:
                 self._early.popitem(last=False)
         elif tool.answered_by is None and tool.asked_by != node.step:
             self._give(tool, node, now=now)
