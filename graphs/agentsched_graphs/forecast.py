@@ -74,6 +74,8 @@ class Forecasts:
             case StepFinished():
                 progress = self._end(event.step, now=now)
                 if progress is not None:
+                    # A last word that was said beside this step was not the program's.
+                    self._take_back(progress)
                     progress.steps_done += 1
                     if event.is_last_word:
                         self._count(progress)

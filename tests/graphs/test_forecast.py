@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shorthand import answered, arrived, at
@@ -86,3 +87,14 @@ def test_whatever_happens_the_books_say_what_is_under_way(actions: list[tuple[st
     assert not forecasts._steps
     assert not forecasts._programs
     assert not forecasts._open
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_last_word_beside_a_step_that_still_runs_is_not_the_programs(*, is_last: bool) -> None:
+    forecasts = Forecasts()
+    for step in ("s0", "s1"):
+        forecasts.observe(arrived(step, agent="a"), now=at(0))
+    forecasts.observe(answered("s0", is_last=True), now=at(1))
+    forecasts.observe(answered("s1", is_last=is_last), now=at(2))
+    # It was over after two steps, or is not over at all.
+    assert list(forecasts._remaining._all._recent) == ([2] if is_last else [])
