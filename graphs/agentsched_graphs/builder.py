@@ -42,7 +42,7 @@ from agentsched_graphs.forecast import Forecasts
 from agentsched_graphs.gaps import age_of
 from agentsched_graphs.graph import ExecutionGraph, GraphLimits
 from agentsched_graphs.nodes import StepNode, Thread
-from agentsched_graphs.outlook import Learnt, Outlook
+from agentsched_graphs.outlook import PROBABLY, Learnt, Outlook
 from agentsched_graphs.templates import END
 from agentsched_graphs.workflow import Workflow, read_workflow
 
@@ -50,8 +50,6 @@ from agentsched_graphs.workflow import Workflow, read_workflow
 _COMPARED: Final = 8
 #: Declared workflows beyond this are not taken.
 WORKFLOWS_MAX: Final = 1_024
-#: A pause that is the last with this probability counts as the program's end, until it goes on.
-_PROBABLY: Final = 0.5
 #: Pauses that are watched for that; of more, the longest is given up early.
 _AWAY_MAX: Final = 65_536
 
@@ -90,6 +88,7 @@ class GraphBuilder:
     def observe(self, event: Event, *, now: Instant) -> None:
         """Take in one event."""
         self._forecasts.observe(event, now=now)
+        self._learnt.now, self._learnt.silence = now, self._forecasts.silence
         self._give_up(now=now)
         match event:
             case StepArrived():
@@ -121,7 +120,9 @@ class GraphBuilder:
             case ProgramClosed():
                 self._close(event.program, event.reason, now=now)
             case ContinuedElsewhere() if event.program in self._live:
-                self._let_go(self._live[event.program].graph, event.conversation)
+                graph = self._live[event.program].graph
+                graph.is_elsewhere = not graph.active_steps
+                self._let_go(graph, event.conversation)
             case WorkflowDeclared():
                 self._declare(event.text)
             case _:
@@ -213,9 +214,12 @@ class GraphBuilder:
         outlook = self._closed.pop(program, None)
         if outlook is not None:
             outlook.graph.reopen()
+            known = self._parent_of(outlook.graph)
+            if known is not None:
+                known.reopen_child(program)
         else:
             graph = ExecutionGraph(program, tenant=tenant, limits=self._limits, now=now)
-            outlook = Outlook(graph, self._learnt)
+            outlook = Outlook(graph, self._learnt, others=self._live)
         self._live[program] = outlook
         if parent is not None and parent != program and parent in self._live:
             outlook.graph.parent = parent
@@ -236,11 +240,32 @@ class GraphBuilder:
         graph = outlook.graph
         outlook.remaining = self._forecasts.view(event.program)
         self._learn_return(graph, event, now=now)
+        had_ended = graph.parent is not None and outlook.has_ended
         node = graph.arrive(event, ordinal=self._ordinal, now=now)
         if node is None:
             return
+        if node.is_work:
+            self._join(outlook, event)
+            parent = self._parent_of(graph)
+            if parent is not None and had_ended:
+                parent.await_child(graph.program)
         self._ordinal += 1
         self._steps[event.step] = (graph, node)
+
+    def _parent_of(self, graph: ExecutionGraph) -> ExecutionGraph | None:
+        return self.graph(graph.parent) if graph.parent is not None else None
+
+    def _join(self, outlook: Outlook, event: StepArrived) -> None:
+        """A conversation goes on: it waits no more for the sub-programs that it opened."""
+        talks = outlook.graph.threads
+        acts = {event.conversation}
+        if event.lineage is Lineage.COMPACTS and event.parent_conversation is not None:
+            acts.add(event.parent_conversation)
+        for child in outlook.graph.children.values():
+            if child.conversation in acts or child.conversation not in talks:
+                child.is_awaited = False
+                if child.joined_by is None and not outlook.is_open(child):
+                    child.joined_by = event.step
 
     def _learn_return(self, graph: ExecutionGraph, event: StepArrived, *, now: Instant) -> None:
         """A paused conversation is back: itself, or rewritten under another id."""
@@ -324,7 +349,7 @@ class GraphBuilder:
         thread.steps_before = steps = graph.steps_done
         thread.age = age_of(steps)
         thread.final = self._learnt.finals.chance(agent=graph.agent, tool=tool, steps=steps)
-        if thread.final > _PROBABLY and thread.parent is None:
+        if thread.final > PROBABLY and thread.parent is None:
             self._forecasts.suspect(graph.program)
         key = (graph.program, thread.conversation)
         self._away[key] = (graph.agent, thread)
@@ -406,8 +431,9 @@ class GraphBuilder:
             if thread.paused_at is not None and thread.paused_for is not None:
                 self._learn_end(graph, thread, now=now)
         graph.close(reason, now=now)
-        if graph.parent is not None and graph.parent in self._live:
-            self._live[graph.parent].graph.close_child(program, now=now)
+        parent = self._parent_of(graph)
+        if parent is not None:
+            parent.close_child(program, now=now)
         self._closed[program] = outlook
         if len(self._closed) > self._limits.closed_max:
             _, gone = self._closed.popitem(last=False)

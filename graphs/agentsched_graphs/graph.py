@@ -95,6 +95,8 @@ class ExecutionGraph:
         self.close_reason = ""
         self.steps_done = 0
         self.active_steps = 0
+        #: Another replica serves it: its silence here says nothing.
+        self.is_elsewhere = False
         #: Working steps on the longest chain so far.
         self.depth = 0
         self._limits = limits
@@ -142,9 +144,7 @@ class ExecutionGraph:
         self._take_tip(thread, node)
         for call in event.answers:
             self._answer(call, node, now=now)
-        for child in self._children.values():
-            if child.closed_at is not None and child.joined_by is None:
-                child.joined_by = event.step
+        self.is_elsewhere = False
         self.agent = event.agent or self.agent
         self.last_at = now
         self.active_steps += 1
@@ -232,7 +232,8 @@ class ExecutionGraph:
             return
         latest = next(reversed(self._threads.values()), None)
         spawned_by = latest.latest.step if latest is not None and latest.latest else None
-        self._children[program] = ChildNode(program, now, spawned_by)
+        conversation = latest.conversation if latest is not None else None
+        self._children[program] = ChildNode(program, now, spawned_by, conversation)
         if len(self._children) > self._limits.children_per_program_max:
             self._children.popitem(last=False)
 
@@ -241,6 +242,18 @@ class ExecutionGraph:
         child = self._children.get(program)
         if child is not None and child.closed_at is None:
             child.closed_at = now
+
+    def reopen_child(self, program: ProgramId) -> None:
+        """A sub-program that was closed is there again."""
+        child = self._children.get(program)
+        if child is not None:
+            child.closed_at = None
+
+    def await_child(self, program: ProgramId) -> None:
+        """A sub-program that had come to its end was asked again: somebody waits for it anew."""
+        child = self._children.get(program)
+        if child is not None:
+            child.is_awaited = True
 
     def close(self, reason: str, *, now: Instant) -> None:
         """The program said its last word; should it go on, `closed_at` is taken back."""
@@ -387,6 +400,7 @@ class ExecutionGraph:
     def _inherit(self, thread: Thread, old: Thread) -> None:
         """A conversation goes on under another id: its parent waits for that one now."""
         thread.parent, old.parent = old.parent, None
+        old.is_replaced = True
         grand = self._threads.get(thread.parent) if thread.parent is not None else None
         if grand is not None and old.is_over:
             grand.open_children += 1

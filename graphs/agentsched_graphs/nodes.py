@@ -100,6 +100,9 @@ class ChildNode:
     program: ProgramId
     opened_at: Instant
     spawned_by: StepId | None
+    #: The conversation that opened it, where that is known; and whether it has not gone on since.
+    conversation: ConversationId | None = None
+    is_awaited: bool = True
     closed_at: Instant | None = None
     joined_by: StepId | None = None
 
@@ -151,6 +154,8 @@ class Thread:
     active: int = 0
     #: Its latest answer asked for no tool: as far as anyone can tell it was the last.
     is_over: bool = False
+    #: It goes on under another id.
+    is_replaced: bool = False
     #: Sub-agents whose parent it is and that are not over.
     open_children: int = 0
     #: Last steps of its sub-agents that are over and that no step of it has followed yet.

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol
 
-from agentsched.model import ConversationId, Instant, Nanos, ToolName
+from agentsched.model import MINUTE, ConversationId, Instant, Nanos, ProgramId, ToolName
 from agentsched_graphs.finals import FinalPauses
 from agentsched_graphs.gaps import Gaps, ReturnForecast
 from agentsched_graphs.graph import ExecutionGraph
-from agentsched_graphs.nodes import Thread
+from agentsched_graphs.nodes import ChildNode, Thread
 from agentsched_graphs.templates import ToolTemplates
 from agentsched_graphs.workflow import Workflow
+
+#: A pause that is the last with this probability counts as the program's end, until it goes on.
+PROBABLY: Final = 0.5
+#: Sub-programs of sub-programs further down are not looked at.
+_DEPTH_MAX: Final = 4
 
 
 class StepsLeft(Protocol):
@@ -26,6 +32,9 @@ class Learnt:
         self.gaps = Gaps()
         self.templates = ToolTemplates()
         self.finals = FinalPauses()
+        #: The instant of the latest event, and how long a silence counts as an end.
+        self.now = Instant(0)
+        self.silence: Nanos = MINUTE
         #: Declared workflows by agent type.
         self.workflows: dict[str, Workflow] = {}
 
@@ -33,11 +42,19 @@ class Learnt:
 class Outlook:
     """The future of one program, from its graph, its declared workflow and others like it."""
 
-    __slots__ = ("_learnt", "graph", "remaining")
+    __slots__ = ("_learnt", "_others", "graph", "remaining")
 
-    def __init__(self, graph: ExecutionGraph, learnt: Learnt) -> None:
+    def __init__(
+        self,
+        graph: ExecutionGraph,
+        learnt: Learnt,
+        *,
+        others: Mapping[ProgramId, Outlook] | None = None,
+    ) -> None:
+        """`others` are all live programs, sub-programs of this one among them."""
         self.graph = graph
         self._learnt = learnt
+        self._others = others if others is not None else {}
         #: Set by the builder while the forecasts know the program.
         self.remaining: StepsLeft | None = None
 
@@ -63,7 +80,7 @@ class Outlook:
     def fan_out(self) -> int:
         """Conversations that have a live step at this moment, and open sub-programs."""
         live = sum(1 for thread in self.graph.threads.values() if thread.active)
-        return live + sum(1 for c in self.graph.children.values() if c.closed_at is None)
+        return live + sum(1 for child in self.graph.children.values() if self.is_open(child))
 
     def is_waiting_for_children(self) -> bool:
         """Whether a conversation pauses until its sub-agents or sub-programs are done."""
@@ -71,8 +88,52 @@ class Outlook:
         if any(t.open_children and not t.active for t in graph.threads.values()):
             return True
         return not graph.active_steps and any(
-            child.closed_at is None for child in graph.children.values()
+            child.is_awaited and self.is_open(child) for child in graph.children.values()
         )
+
+    def is_open(self, child: ChildNode, *, depth: int = 0) -> bool:
+        """Whether something is still to come from a sub-program, as far as anyone can tell."""
+        if child.closed_at is not None:
+            return False
+        outlook = self._others.get(child.program)
+        if outlook is None:
+            return True
+        return outlook.graph.parent == self.graph.program and not outlook.is_over(depth=depth)
+
+    def is_over(self, *, depth: int = 0) -> bool:
+        """Whether it did its last step as far as anyone can tell: it said so, or is silent."""
+        graph = self.graph
+        if graph.active_steps:
+            return False
+        if self.has_ended or self._pauses_for_good():
+            return True
+        if graph.is_elsewhere or self._learnt.now - graph.last_at <= self._learnt.silence:
+            return False
+        # Silent, but not for itself. Names may be such that programs are each other's children.
+        return depth >= _DEPTH_MAX or not any(
+            child.is_awaited and self.is_open(child, depth=depth + 1)
+            for child in graph.children.values()
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it runs, and each conversation of its own said its last word."""
+        mains = list(self._mains())
+        return not self.graph.active_steps and bool(mains) and all(t.is_over for t in mains)
+
+    def _pauses_for_good(self) -> bool:
+        """Whether each of them said its last word or pauses for what probably ends it."""
+        mains = list(self._mains())
+        return bool(mains) and all(
+            t.is_over or self.last_pause_chance(t.conversation) > PROBABLY for t in mains
+        )
+
+    def _mains(self) -> Iterator[Thread]:
+        """Its conversations that work and are nobody's sub-agents."""
+        for thread in self.graph.threads.values():
+            is_own = thread.parent is None and not thread.is_replaced
+            if is_own and thread.latest is not None and thread.latest.is_work:
+                yield thread
 
     def next_tools(self, conversation: ConversationId) -> tuple[tuple[ToolName, float], ...]:
         """Tools by how likely the conversation's next answer calls them, the likeliest first.

@@ -137,6 +137,7 @@ class TestEdges:
         course.step("s1", "t:Task", lineage=Lineage.NEW)
         course.step(
             "q1",
+            "x:Read",
             conversation="cq",
             program="q",
             lineage=Lineage.NEW,

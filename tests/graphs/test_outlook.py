@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from agentsched.model import SECOND, CallId, ConversationId, Instant, StepId, ToolName
+from agentsched.model import (
+    SECOND,
+    CallId,
+    ConversationId,
+    Instant,
+    ProgramId,
+    StepId,
+    ToolName,
+)
 from agentsched_graphs.nodes import Thread, ToolNode
 from agentsched_graphs.outlook import Learnt, Outlook
 from agentsched_graphs.workflow import read_workflow
@@ -47,7 +55,8 @@ def thread(place: str | None = "test", **fields: Any) -> Thread:
 
 
 def sub_program(*, is_open: bool) -> Any:
-    return SimpleNamespace(closed_at=None if is_open else Instant(1))
+    closed_at = None if is_open else Instant(1)
+    return SimpleNamespace(program=ProgramId("q"), is_awaited=True, closed_at=closed_at)
 
 
 def test_what_was_declared_comes_before_what_was_learnt() -> None:
