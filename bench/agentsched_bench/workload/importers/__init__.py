@@ -16,6 +16,7 @@ from agentsched.model import ConfigError
 from agentsched_bench.workload.importers.agentic_mooncake import AgenticMooncake
 from agentsched_bench.workload.importers.base import Importer, ImportOptions
 from agentsched_bench.workload.importers.claude_code import ClaudeCode
+from agentsched_bench.workload.importers.codex import Codex
 from agentsched_bench.workload.importers.draft import Imported
 from agentsched_bench.workload.importers.files import InputFile, OnError, probe, values
 from agentsched_bench.workload.importers.journal import Journal
@@ -59,6 +60,7 @@ IMPORTERS: Final[tuple[Importer, ...]] = (
     KvCacheTester(),
     AgenticMooncake(),
     Mooncake(),
+    Codex(),
     ClaudeCode(),
 )
 #: In a folder these are looked at; a file that is named is looked at whatever it is called.
