@@ -26,6 +26,7 @@ from agentsched_bench.workload.importers.mooncake import Mooncake
 from agentsched_bench.workload.importers.native import Native
 from agentsched_bench.workload.importers.openhands import OpenHands
 from agentsched_bench.workload.importers.otel import Otel
+from agentsched_bench.workload.importers.qwen_code import QwenCode
 from agentsched_bench.workload.importers.swe_agent import SweAgent
 from agentsched_bench.workload.trace import (
     RecordedTool,
@@ -61,6 +62,7 @@ IMPORTERS: Final[tuple[Importer, ...]] = (
     AgenticMooncake(),
     Mooncake(),
     Codex(),
+    QwenCode(),
     ClaudeCode(),
 )
 #: In a folder these are looked at; a file that is named is looked at whatever it is called.
