@@ -24,6 +24,7 @@ from agentsched_bench.workload.importers.kv_cache_tester import KvCacheTester
 from agentsched_bench.workload.importers.mini_swe_agent import MiniSweAgent
 from agentsched_bench.workload.importers.mooncake import Mooncake
 from agentsched_bench.workload.importers.native import Native
+from agentsched_bench.workload.importers.opencode import OpenCode
 from agentsched_bench.workload.importers.openhands import OpenHands
 from agentsched_bench.workload.importers.otel import Otel
 from agentsched_bench.workload.importers.qwen_code import QwenCode
@@ -63,10 +64,11 @@ IMPORTERS: Final[tuple[Importer, ...]] = (
     Mooncake(),
     Codex(),
     QwenCode(),
+    OpenCode(),
     ClaudeCode(),
 )
 #: In a folder these are looked at; a file that is named is looked at whatever it is called.
-_SUFFIXES: Final = (".traj", ".json", ".jsonl", ".ndjson")
+_SUFFIXES: Final = (".traj", ".json", ".jsonl", ".ndjson", ".db")
 _PACKED: Final = (".gz", ".xz", ".bz2", ".zst")
 _ERRORS_KEPT: Final = 1000
 
@@ -122,7 +124,7 @@ def input_files(paths: Iterable[Path]) -> list[InputFile]:
         else:
             raise ConfigError(f"{path}: no such file or folder")
     if not found:
-        raise ConfigError("nothing to import: no .traj, .json, .jsonl or .ndjson file in it")
+        raise ConfigError("nothing to import: no .traj, .json, .jsonl, .ndjson or .db file in it")
     return found
 
 

@@ -16,6 +16,7 @@ from typing import IO, Any, Final, cast
 
 import msgspec
 
+from agentsched_bench.workload.importers.databases import is_database, tables_of
 from agentsched_bench.workload.importers.loose import Json
 from agentsched_bench.workload.trace import TraceError, lines_of, open_zstd
 
@@ -128,6 +129,10 @@ def values(file: InputFile, *, on_error: OnError) -> Iterator[Value]:
 
     What cannot be read is reported; of a broken document what came before the break is kept.
     """
+    if is_database(file.path):
+        text = "a SQLite database, or what is left of one, and no JSON"
+        on_error(TraceError(text, path=file.path))
+        return
     if is_lines(file):
         for number, value in objects(file, on_error=on_error):
             yield Value(value=value, line=number)
@@ -256,8 +261,10 @@ def salvage(data: bytes) -> Json:
 def probe(file: InputFile) -> list[Any]:
     """The first values of a file, to tell its format by: of its lines, or the one that it is.
 
-    Nothing is reported: whoever reads it for good will.
+    Nothing is reported: whoever reads it for good will. Of a database its tables are told.
     """
+    if is_database(file.path):
+        return [{"tables": sorted(tables_of(file.path))}]
     found = [value for value in _first_values(file) if isinstance(value, dict | list)]
     if found:
         return found
