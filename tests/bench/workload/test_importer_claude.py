@@ -81,6 +81,26 @@ def test_claude_code_counts_of_answers_that_had_only_begun(tmp_path: Path) -> No
     assert row.token_source["output"] == "recorded, partly"
 
 
+def test_claude_code_prompt_that_was_counted_twice(tmp_path: Path) -> None:
+    """vLLM counts a prompt whole when it begins to answer, and by its parts at the end.
+
+    Claude Code keeps the first count where nothing is left beside what was and is cached.
+    """
+    session = _Claude("s")
+    for answer, given, made, read in (("m1", 96, 96, 0), ("m2", 8, 16, 96), ("m3", 128, 16, 112)):
+        session.user("go on")
+        session.says(answer, _text("so"))
+        usage = {"cache_creation_input_tokens": made, "cache_read_input_tokens": read}
+        session.lines[-1]["message"]["usage"] |= usage | {"input_tokens": given}
+    path = lines(tmp_path / "s.jsonl", *session.lines)
+    (row,), _ = imported(path, tmp_path / "t.jsonl")
+    assert [(s.input_tokens, s.prefix_tokens) for s in row.steps] == [
+        (96, 0),
+        (120, 96),
+        (128, 112),
+    ]
+
+
 def test_claude_code_prompt_behind_an_earlier_line(tmp_path: Path) -> None:
     session = _Claude("s")
     session.user("begin")

@@ -9,7 +9,7 @@ counted instead.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -24,6 +24,7 @@ from agentsched_bench.workload.importers.chat import (
 from agentsched_bench.workload.importers.draft import Call, Chain, Conversation, Runs, common_prefix
 from agentsched_bench.workload.importers.loose import (
     Object,
+    as_count,
     as_instant,
     as_list,
     as_name,
@@ -218,7 +219,7 @@ class Thread:
 
     def _add_to(self, answer: _Answer, message: Object, at: float | None) -> None:
         call = answer.call
-        _take_usage(call, read_usage(message.get("usage")))
+        _take_usage(call, _usage(as_object(message.get("usage"))))
         text = said(message)
         if text and text not in answer.texts:
             answer.texts.append(text)
@@ -303,6 +304,19 @@ class Thread:
             unseen = head.input_tokens - self.conversation.prompt_tokens(head.prompt)
             self.conversation.resize(self._system, max(0, unseen))
             self.conversation.system_tokens = max(0, unseen) or None
+
+
+def _usage(usage: Object) -> Usage:
+    """An answer's usage. Where nothing is left beside the cached parts, `input_tokens` may be all.
+
+    So it is behind vLLM, which counts a prompt whole first and by its parts at the end: of that end
+    Claude Code passes over a zero.
+    """
+    counted = read_usage(usage)
+    whole = as_count(usage.get("input_tokens"))
+    if whole and counted.input_tokens == 2 * whole:
+        return replace(counted, input_tokens=whole)
+    return counted
 
 
 def _take_usage(call: Call, usage: Usage) -> None:
