@@ -21,6 +21,7 @@ from agentsched_bench.calibrate.model_file import ModelFile, of_config, write_mo
 from agentsched_bench.calibrate.probe import config_of, measure, rounds, sizes_of
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live import options
+from agentsched_bench.whole_file import refuse_unwritable
 
 Url = Annotated[str, typer.Argument(help="An engine: vLLM, or anything with OpenAI's API.")]
 Out = Annotated[
@@ -52,6 +53,7 @@ def calibrate(
 
     The engine should serve nobody else meanwhile. Sizes come from `/v1/models` and vLLM's metrics.
     """
+    refuse_unwritable(out)
     found = asyncio.run(
         fit_engine(
             url,

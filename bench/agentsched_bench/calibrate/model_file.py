@@ -12,6 +12,7 @@ from agentsched.model import ConfigError
 from agentsched_bench.engine.cost import CostModel
 from agentsched_bench.engine.requests import EngineConfig, Scheduling
 from agentsched_bench.engine.tier import TierConfig
+from agentsched_bench.whole_file import write_whole
 
 SCHEMA: Final = "agentsched.engine-model/1"
 
@@ -115,4 +116,4 @@ def read_model(path: Path) -> ModelFile:
 
 def write_model(path: Path, model: ModelFile) -> None:
     """Write a model file."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(model), indent=1) + b"\n")
+    write_whole(path, msgspec.json.format(msgspec.json.encode(model), indent=1) + b"\n")

@@ -16,6 +16,7 @@ import msgspec
 from agentsched.model import AgentschedError
 from agentsched_bench.compare.inference import Ratio, Verdict
 from agentsched_bench.live.results import TraceRow
+from agentsched_bench.whole_file import write_whole
 from agentsched_bench.workload.statistics import Spread
 
 SCHEMA: Final = "agentsched.compare/1"
@@ -272,15 +273,7 @@ def write(result: CompareResult, path: Path) -> None:
     data = msgspec.json.encode(result)
     if path.suffix == ".gz":
         data = gzip.compress(data, compresslevel=6, mtime=0)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, data)
 
 
 def read(path: Path) -> CompareResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 
 from agentsched.model import AgentschedError
 from agentsched_bench.live.attribution import Attributed, Attribution, attribution
+from agentsched_bench.whole_file import write_whole
 from agentsched_bench.workload.statistics import Spread, spread
 
 SCHEMA: Final = "agentsched.replay/1"
@@ -173,15 +173,7 @@ class Recorder:
 
 def write_result(result: Result, path: Path) -> None:
     """Replace `path` with `result`, or leave it as it was. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(msgspec.json.encode(result))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, msgspec.json.encode(result))
 
 
 def read_result(path: Path) -> Result:

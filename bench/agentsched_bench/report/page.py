@@ -21,6 +21,7 @@ from agentsched_bench.compare.machine import disturbances
 from agentsched_bench.compare.results import ArmFigures, CompareResult
 from agentsched_bench.compare.show import ROWS
 from agentsched_bench.report.views import view_of
+from agentsched_bench.whole_file import write_whole
 
 _COLORS: Final = 8
 _MAJOR: Final = frozenset({"JCT ratio", "verdict", "JCT mean", "prompt cached"})
@@ -54,7 +55,7 @@ _HOW: Final = {
 def write_page(results: Sequence[CompareResult], path: Path, *, title: str = "") -> int:
     """Write the page; returns its size in bytes. Raises OSError."""
     data = render(results, title=title).encode()
-    path.write_bytes(data)
+    write_whole(path, data)
     return len(data)
 
 

@@ -35,6 +35,7 @@ from agentsched_bench.tune.sweep import (
     judged_score,
     try_arm,
 )
+from agentsched_bench.whole_file import refuse_unwritable, write_whole
 
 INTERRUPTED: Final = 130
 
@@ -158,6 +159,7 @@ def run(
     is_quiet: bool = True,
 ) -> bool:
     """Try every candidate, then judge the best; whether it was stopped by Ctrl-C."""
+    refuse_unwritable(out)
     default = tuning.candidates[0]
     tuning.seeds = list(seeds)
     parts = halves(scenario)
@@ -222,16 +224,11 @@ def _ignore_interrupts() -> None:
 
 
 def _save(tuning: Tuning, out: Path | None) -> None:
-    """Written beside and moved into place: a stop in the middle loses nothing."""
+    """A stop in the middle loses nothing."""
     if out is None:
         return
     tuning.trials.sort(key=lambda t: (t.half, tuning.candidates.index(t.arm), t.seed))
-    beside = out.with_name(out.name + ".part")
-    try:
-        beside.write_bytes(msgspec.json.format(msgspec.json.encode(tuning), indent=1) + b"\n")
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(out, msgspec.json.format(msgspec.json.encode(tuning), indent=1) + b"\n")
 
 
 def print_tuning(tuning: Tuning, *, console: Console, rows: int = 12) -> None:

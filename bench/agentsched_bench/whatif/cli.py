@@ -20,6 +20,7 @@ from agentsched_bench.live import options
 from agentsched_bench.replay.journal_file import open_journal
 from agentsched_bench.sim.arms import Arm, parse_arm
 from agentsched_bench.whatif.predict import AS_RECORDED, Answer, Course, Fleet, Sizes, answer
+from agentsched_bench.whole_file import refuse_unwritable, write_whole
 
 DIVERGED: Final = 3
 
@@ -74,6 +75,7 @@ def whatif(
     its times, the model predicts what happened, and says by how much it is off; then it predicts
     the other policies. Clients are closed loops: pauses and lengths stay as recorded.
     """
+    refuse_unwritable(out)
     try:
         with open_journal(journal) as opened:
             arms = _arms(profile or (), opened.header.profile, order, admit, place)
@@ -95,7 +97,7 @@ def whatif(
     except OSError as error:
         raise ConfigError(f"cannot read {journal}: {error.strerror}") from error
     if out is not None:
-        out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+        write_whole(out, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     diverged = found.trust.diverged_at is not None and not trust_anyway
     if as_json:
         typer.echo(msgspec.json.encode(found))
