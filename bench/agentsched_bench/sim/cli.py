@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from rich.progress import Progress
 from agentsched.model import ConfigError, parse_span, seconds
 from agentsched_bench.live import options
 from agentsched_bench.live.arrivals import parse_arrivals
+from agentsched_bench.live.cli import INTERRUPTED
 from agentsched_bench.live.results import TraceRow
 from agentsched_bench.sim.arms import Arm, Scenario, alone, parse_arm, run_arm
 from agentsched_bench.sim.clients import Endings
@@ -33,6 +35,7 @@ from agentsched_bench.sim.results import (
 )
 from agentsched_bench.sim.specs import Fleet, fleet_of
 from agentsched_bench.sim.specs import engine_of as engine_of
+from agentsched_bench.whole_file import refuse_unwritable, write_whole
 from agentsched_bench.workload.sample import sample_programs
 from agentsched_bench.workload.shape import (
     PlannedProgram,
@@ -179,6 +182,7 @@ def simulate(
     """Simulate recorded programs under several policies, on modelled engines in virtual time.
 
     The policies are the proxy's own; a seed gives every arm the same programs, on every machine.
+    Ctrl-C keeps the seeds that are done.
     """
     arms = [parse_arm(text) for text in profile or ("direct", "agentsched", "unlimited")]
     specs = engine or [_spec(str(model) if model else preset_name, engines, blocks, tier)]
@@ -206,8 +210,29 @@ def simulate(
         options=_described(scenario, fleet, specs=specs, max_wait=max_wait, chaos=chaos),
         seeds=_seeds(seeds),
     )
-    run_all(arms, scenario, result, is_quiet=as_json)
+    refuse_unwritable(out)
+    try:
+        run_all(arms, scenario, result, is_quiet=as_json)
+    except KeyboardInterrupt:
+        _keep_whole_seeds(result, arms)
+        if result.rows:
+            _show(result, out=out, as_json=as_json)
+        typer.echo(f"stopped; done are the seeds {result.seeds}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     _show(result, out=out, as_json=as_json)
+
+
+def _keep_whole_seeds(result: SimResult, arms: Sequence[Arm]) -> None:
+    """Leave the seeds that every arm has been simulated under: only they compare anything."""
+    done = [(row.arm, row.seed) for row in result.rows]
+    result.seeds = [seed for seed in result.seeds if all((arm.text, seed) in done for arm in arms)]
+    result.rows = [row for row in result.rows if row.seed in result.seeds]
+    _sum_up(result, arms)
+
+
+def _sum_up(result: SimResult, arms: Sequence[Arm]) -> None:
+    result.rows.sort(key=lambda row: ([arm.text for arm in arms].index(row.arm), row.seed))
+    result.summary = summarise(result.rows)
 
 
 def shape_for(
@@ -225,7 +250,7 @@ def shape_for(
 
 def _show(result: SimResult, *, out: Path | None, as_json: bool) -> None:
     if out is not None:
-        out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+        write_whole(out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if as_json:
         typer.echo(msgspec.json.encode(result.summary))
     else:
@@ -243,8 +268,7 @@ def run_all(
                 outcome = run_arm(arm, scenario, seed=seed)
                 result.rows.append(row_of(arm.text, seed, outcome, alone_s=alone_s))
                 step()
-    result.rows.sort(key=lambda row: ([arm.text for arm in arms].index(row.arm), row.seed))
-    result.summary = summarise(result.rows)
+    _sum_up(result, arms)
 
 
 @contextmanager
@@ -341,8 +365,12 @@ def _tenants(text: str | None) -> dict[str, float]:
         name, _, share = part.partition("=")
         try:
             found[name] = float(share or 1)
+            if not (name and 0 < found[name] < inf):
+                raise ValueError(part)
         except ValueError:
-            raise ConfigError(f"not tenants: {text!r} (write NAME=SHARE,...)") from None
+            raise ConfigError(
+                f"not tenants: {text!r} (write NAME=SHARE,..., all above 0)"
+            ) from None
     return found
 
 

@@ -12,6 +12,7 @@ import statistics
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final
 
 from agentsched.model import ConfigError
@@ -51,13 +52,13 @@ class ShapeOptions:
     cycle_tokens_per_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.scale_tokens <= 0 or self.scale_time <= 0:
+        if not (0 < self.scale_tokens < inf and 0 < self.scale_time < inf):
             raise ConfigError("scales must be more than 0")
-        if self.gap_cap_s < 0:
+        if not self.gap_cap_s >= 0:
             raise ConfigError(f"the cap on gaps must be 0 or more, not {self.gap_cap_s}")
         if self.steps_max is not None and self.steps_max < 1:
             raise ConfigError(f"at least 1 step is needed, not {self.steps_max}")
-        if self.cycle_tokens_per_s <= 0:
+        if not self.cycle_tokens_per_s > 0:
             raise ConfigError("the assumed model speed must be more than 0 tokens/s")
 
     def tokens(self, recorded: float) -> int:
