@@ -6,6 +6,7 @@ import gzip
 import os
 import platform
 import time
+import zlib
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -283,7 +284,7 @@ def read(path: Path) -> CompareResult:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         result = msgspec.json.decode(data, type=CompareResult)
-    except (OSError, EOFError, msgspec.MsgspecError) as error:
+    except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
         raise AgentschedError(f"{path}: not a comparison's result: {error}") from error
     if result.schema != SCHEMA:
         raise AgentschedError(f"{path}: schema {result.schema!r}, this version reads {SCHEMA!r}")

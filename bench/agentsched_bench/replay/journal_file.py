@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +99,7 @@ class JournalReader:
         except EOFError:  # gzip: the stream ends in the middle
             self.is_cut = True
             return None
-        except gzip.BadGzipFile as error:
+        except (gzip.BadGzipFile, zlib.error) as error:
             raise JournalError(f"{self._name}: {error}") from error
         if len(line) == LINE_BYTES_MAX:
             raise JournalError(f"{self._name}, line {self._line_number}: too long for a journal")

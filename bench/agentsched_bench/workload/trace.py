@@ -224,7 +224,7 @@ def open_zstd(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", io.BufferedReader(zstandard.open(path, "rb"), 1 << 20))
 
 
-def _decompress_errors() -> tuple[type[Exception], ...]:
+def decompress_errors() -> tuple[type[Exception], ...]:
     try:
         import zstandard
     except ImportError:
@@ -248,7 +248,7 @@ def lines_of(
     """Each line of an open file with its number; one too long is the end, or told to `on_long`."""
     number = 0
     is_rest = False
-    broken = _decompress_errors()
+    broken = decompress_errors()
     while True:
         number += not is_rest
         try:

@@ -93,6 +93,16 @@ def test_what_is_no_journal(tmp_path: Path, name: str, content: bytes, says: str
         pass
 
 
+def test_what_is_damaged_inside(tmp_path: Path) -> None:
+    path = tmp_path / "j.ndjson.gz"
+    packed = bytearray(gzip.compress(b'{"journal":1}\n' * 500, mtime=0))
+    packed[20] ^= 0x77
+    path.write_bytes(bytes(packed))
+
+    with pytest.raises(JournalError, match="invalid bit length"), open_journal(path):
+        pass
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), open_journal(tmp_path / "none"):
         pass

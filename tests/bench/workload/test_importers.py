@@ -107,6 +107,19 @@ def test_a_raw_file_that_was_cut_keeps_what_came_before(
 # -- broken input -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("format_name", ["auto", "claude-code", "openhands"])
+def test_a_packed_file_that_is_damaged_inside_is_named(tmp_path: Path, format_name: str) -> None:
+    packed = bytearray(gzip.compress(b'{"some": "object"}\n' * 500, mtime=0))
+    packed[20] ^= 0x77
+    path = tmp_path / "m.json.gz"
+    path.write_bytes(bytes(packed))
+
+    rows, report = imported(path, tmp_path / "t.jsonl", format_name=format_name)
+
+    assert not rows
+    assert "cannot decompress" in str(report.errors[0])
+
+
 def test_a_bad_line_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     row = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}

@@ -18,7 +18,7 @@ import msgspec
 
 from agentsched_bench.workload.importers.databases import is_database, tables_of
 from agentsched_bench.workload.importers.loose import Json
-from agentsched_bench.workload.trace import TraceError, lines_of, open_zstd
+from agentsched_bench.workload.trace import TraceError, decompress_errors, lines_of, open_zstd
 
 #: One JSON document is read whole; a larger one is refused rather than fill the memory.
 DOCUMENT_BYTES_MAX: Final = 1 << 30
@@ -206,6 +206,7 @@ def decode(data: bytes, *, path: Path, number: int = 1) -> Json:
 
 
 def _read_all(file: InputFile, *, on_error: OnError) -> tuple[bytes | None, TraceError | None]:
+    broken: tuple[type[Exception], ...] = (EOFError, ValueError, *decompress_errors())
     parts: list[bytes] = []
     size = 0
     try:
@@ -218,7 +219,7 @@ def _read_all(file: InputFile, *, on_error: OnError) -> tuple[bytes | None, Trac
     except TraceError as error:
         on_error(error)
         return None, None
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+    except broken as error:
         line = 1 + sum(part.count(b"\n") for part in parts)
         text = f"cannot decompress: {error}" if str(error) else "the compressed file is cut short"
         return b"".join(parts), TraceError(text, path=file.path, line=line)
