@@ -31,7 +31,7 @@ _VALUES_MAX: Final = 400_000
 #: An interval inside this share around 1 says that the arms are the same for all that matters.
 SAME_WITHIN: Final = 0.05
 #: With more of an arm's programs missing than this, those that are left are no fair sample.
-_LOST_SHARE_MAX: Final = 0.05
+LOST_SHARE_MAX: Final = 0.05
 
 #: In place of infinity, which JSON does not have.
 _NO_BOUND: Final = 1e9
@@ -68,7 +68,7 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def verdict(self) -> Verdict:
         """What may be said, smaller being better."""
-        if not self.pairs or self.lost > _LOST_SHARE_MAX * (self.pairs + self.lost):
+        if not self.pairs or self.lost > LOST_SHARE_MAX * (self.pairs + self.lost):
             return Verdict.UNKNOWN
         if self.low >= 1 - SAME_WITHIN and self.high <= 1 + SAME_WITHIN:
             return Verdict.SAME

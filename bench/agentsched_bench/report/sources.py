@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +17,7 @@ from agentsched.kernel.journal import decode, subjects
 from agentsched.model import AgentschedError, ConfigError, Pin, Prefetch, Unpin
 from agentsched_bench.compare import results as compared
 from agentsched_bench.compare.figures import summarise
-from agentsched_bench.compare.inference import Ratio, paired_ratio
+from agentsched_bench.compare.inference import LOST_SHARE_MAX, Ratio, Verdict, paired_ratio
 from agentsched_bench.compare.journals import tell
 from agentsched_bench.compare.measure import call_of, program_of
 from agentsched_bench.compare.results import ArmFigures, ArmRow, Call, CompareResult, Run
@@ -28,6 +30,8 @@ from agentsched_bench.workload.statistics import Spread
 
 _KINDS: Final = "a result of compare, replay or simulate, or a journal"
 PROXY: Final = "proxy"
+#: A journal's header has its version; a result may well be called so, or have an arm that is.
+_JOURNAL: Final = re.compile(rb'"journal":\s*\d')
 
 
 def load(path: Path) -> CompareResult:
@@ -38,9 +42,9 @@ def load(path: Path) -> CompareResult:
     """
     try:
         head = _beginning(path)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise AgentschedError(f"{path}: {error}") from error
-    if head.startswith(b'{"agentsched"') or b'"journal"' in head.partition(b"\n")[0][:4000]:
+    if head.startswith(b'{"agentsched"') or _JOURNAL.search(head.partition(b"\n")[0][:4000]):
         return from_journal_file(path)
     schema = _schema(path)
     if schema == compared.SCHEMA:
@@ -74,7 +78,7 @@ class _Head(msgspec.Struct):
 def _schema(path: Path) -> str:
     try:
         return msgspec.json.decode(_data(path), type=_Head).schema
-    except (OSError, EOFError, msgspec.MsgspecError) as error:
+    except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
         raise AgentschedError(f"{path}: not {_KINDS}: {error}") from error
 
 
@@ -153,9 +157,11 @@ def _simulated(
     name: str, rows: Sequence[SimRow], base: Mapping[int, SimRow], *, baseline: str
 ) -> ArmFigures:
     jct: Ratio | None = None
+    failed = sum(row.failed for row in rows)
     if name != baseline:
         own = {(row.seed, "all"): row.jct_s.mean for row in rows}
         jct = paired_ratio(own, {(s, "all"): row.jct_s.mean for s, row in base.items()})
+    verdict, sentence = _said(jct, rows, base, baseline=baseline)
     prompts = sum(row.prompt_tokens for row in rows)
     cached = sum(row.cached_share * row.prompt_tokens for row in rows)
     time_s = sum(row.makespan_s for row in rows)
@@ -164,10 +170,11 @@ def _simulated(
         arm=name,
         runs=len(rows),
         completed=sum(row.programs for row in rows),
-        failed=sum(row.failed for row in rows),
+        failed=failed,
         calls=sum(row.calls for row in rows),
-        errors=sum(row.rejected for row in rows),
-        retries=0,
+        errors=failed,
+        # Whoever is turned away tries again, until it gives up.
+        retries=max(0, sum(row.rejected for row in rows) - failed),
         jct_s=_mean_spread([row.jct_s for row in rows]),
         run_jct_s=[row.jct_s.mean for row in rows],
         slowdown=_mean_spread([row.slowdown for row in rows]),
@@ -190,17 +197,31 @@ def _simulated(
         jct=jct,
         ttft=None,
         noise=None,
-        verdict=jct.verdict if jct is not None else None,
-        sentence=(
-            jct.sentence("mean job completion time", against=baseline)
-            if jct is not None
-            else "what the others are compared with"
-        ),
+        verdict=verdict,
+        sentence=sentence,
     )
 
 
+def _said(
+    jct: Ratio | None, rows: Sequence[SimRow], base: Mapping[int, SimRow], *, baseline: str
+) -> tuple[Verdict | None, str]:
+    """The verdict and it in words: none where too many programs gave up on either arm."""
+    if jct is None:
+        return None, "what the others are compared with"
+    sentence = jct.sentence("mean job completion time", against=baseline)
+    both = [(row, base[row.seed]) for row in rows if row.seed in base]
+    gave_up = sum(own.failed + other.failed for own, other in both)
+    programs = sum(own.programs + own.failed for own, _ in both)
+    if gave_up > LOST_SHARE_MAX * programs:
+        text = f"cannot be said: of {programs} programs {sum(r.failed for r, _ in both)} gave up"
+        on_other = sum(other.failed for _, other in both)
+        return Verdict.UNKNOWN, f"{text}, and {on_other} on {baseline} (it would be: {sentence})"
+    return jct.verdict, sentence
+
+
 def _mean_spread(spreads: Sequence[Spread]) -> Spread:
-    """The mean of the seeds' figures; the greatest of their maxima."""
+    """The mean of the seeds' figures, where they have any; the greatest of their maxima."""
+    spreads = [each for each in spreads if each.count]
 
     def mean(values: Iterable[float]) -> float:
         known = list(values)

@@ -14,12 +14,16 @@ from agentsched.kernel import JournalHeader, encode
 from agentsched.model import AgentschedError, ConfigError, Limits
 from agentsched.policy import Choice
 from agentsched_bench.compare import results
+from agentsched_bench.compare.inference import Verdict
 from agentsched_bench.compare.results import CompareResult
+from agentsched_bench.live.results import TraceRow
 from agentsched_bench.replay.journal_file import JournalWriter, open_journal
 from agentsched_bench.report.csv_files import write_csv
 from agentsched_bench.report.figure import write_png
 from agentsched_bench.report.page import render
-from agentsched_bench.report.sources import from_story, load, only_program
+from agentsched_bench.report.sources import from_simulation, from_story, load, only_program
+from agentsched_bench.sim.results import SimResult, SimRow
+from agentsched_bench.workload.statistics import spread
 
 ROOT = Path(__file__).parents[3]
 _MAIN = "import sys; from agentsched.cli import main; sys.exit(main())"
@@ -64,6 +68,48 @@ def test_recorded_simulations_are_read(path: Path) -> None:
     assert made.summary[0].jct is None
     assert all(arm.jct is not None and arm.jct.repeats == 3 for arm in made.summary[1:])
     assert render([made])
+
+
+def _row(arm: str, seed: int, *jct_s: float, failed: int = 0, rejected: int = 0) -> SimRow:
+    times = spread(jct_s)
+    return SimRow(
+        arm=arm, seed=seed, programs=len(jct_s), failed=failed, calls=9, jct_s=times,
+        slowdown=times, first_token_wait_s=times, held_s=times, prompt_tokens=9, cached_share=0.5,
+        again_tokens=0, output_tokens=9, busy_share=0.5, makespan_s=9.0, forced=0,
+        rejected=rejected,
+    )  # fmt: skip
+
+
+def _simulation(*rows: SimRow) -> SimResult:
+    trace = TraceRow(name="t", sha256="", programs=2, calls=9, is_synthetic=True)
+    return SimResult(
+        schema="agentsched.simulation/1", command=[], versions={}, trace=trace, options={},
+        seeds=[1, 2, 3], rows=list(rows),
+    )  # fmt: skip
+
+
+def test_a_simulation_in_which_programs_gave_up_has_no_winner() -> None:
+    """Whoever loses the slow ones is fast on the others."""
+    slow = [_row("direct", seed, *[40.0] * 20) for seed in (1, 2, 3)]
+    fast = [_row("ours", seed, *[10.0] * 20, rejected=5) for seed in (1, 2, 3)]
+    lossy = [_row("ours", s, *[10.0] * 15, failed=5, rejected=100) for s in (1, 2, 3)]
+
+    sure = from_simulation(_simulation(*slow, *fast)).summary[1]
+    unsure = from_simulation(_simulation(*slow, *lossy)).summary[1]
+    other = from_simulation(_simulation(*lossy, *slow)).summary[1]
+
+    assert (sure.verdict, sure.errors, sure.retries) == (Verdict.BETTER, 0, 15)
+    assert (unsure.verdict, unsure.errors, unsure.retries) == (Verdict.UNKNOWN, 15, 285)
+    assert unsure.sentence.startswith(
+        "cannot be said: of 60 programs 15 gave up, and 0 on direct (it would be: better"
+    )
+    assert other.verdict is Verdict.UNKNOWN
+
+
+def test_a_seed_under_which_nobody_completed_shortens_no_mean() -> None:
+    made = from_simulation(_simulation(_row("direct", 1, 40.0), _row("direct", 2, failed=1)))
+
+    assert made.summary[0].jct_s.mean == 40.0
 
 
 def _journal(path: Path, tmp_path: Path) -> None:
@@ -142,6 +188,32 @@ def test_what_is_no_result_is_named(tmp_path: Path, content: bytes) -> None:
 
     with pytest.raises(AgentschedError, match=r"bad\.json"):
         load(path)
+
+
+def corrupt(data: bytes) -> bytes:
+    """Packed, and damaged inside: no end too soon, and no check sum that is wrong."""
+    packed = bytearray(gzip.compress(data, mtime=0))
+    packed[20] ^= 0x77
+    return bytes(packed)
+
+
+@pytest.mark.parametrize("name", ["bad.json.gz", "bad.journal.gz"])
+def test_what_is_damaged_inside_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(corrupt(b'{"journal": 1, "agentsched": "0.1"}\n' * 500))
+
+    with pytest.raises(AgentschedError, match="bad"):
+        load(path)
+    with pytest.raises(AgentschedError, match="bad"):
+        results.read(path)
+
+
+def test_a_result_may_be_called_journal(comparison: CompareResult, tmp_path: Path) -> None:
+    """A scenario in `journal.toml`, say."""
+    made = msgspec.structs.replace(comparison, name="journal", command=["compare", "journal"])
+    results.write(made, tmp_path / "r.json")
+
+    assert load(tmp_path / "r.json").name == "journal"
 
 
 def test_tables_hold_every_program_and_call(comparison: CompareResult, tmp_path: Path) -> None:
