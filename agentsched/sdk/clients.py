@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from agentsched.sdk.context import current_headers, current_program
-from agentsched.sdk.reporter import reporter
+from agentsched.sdk.reporter import checked_root, reporter
 
 if TYPE_CHECKING:
     import anthropic as anthropic_library
@@ -26,9 +26,12 @@ _KEYS: Final = ("authorization", "x-api-key")
 
 
 def root_of(given: str | None) -> str:
-    """The proxy's root: the given one, else the configured one; without `/v1`."""
-    url = given or reporter().settings.url or _DEFAULT_URL
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+    """The proxy's root: the given one, else the configured one; without `/v1`.
+
+    Raises:
+        ValueError: not an http or https URL.
+    """
+    return checked_root(given or reporter().settings.url or _DEFAULT_URL)
 
 
 def api_key_of(given: str | None, variable: str) -> str:

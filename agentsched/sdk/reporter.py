@@ -10,6 +10,7 @@ import atexit
 import importlib
 import json
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -50,6 +51,8 @@ class Reporter:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        #: What the environment says may be no URL; its user hears of it from the clients.
+        self._is_on = is_root(settings.url)
         #: Reports that were thrown away: too many, too old, or refused.
         self.dropped = 0
         self.sent = 0
@@ -69,14 +72,14 @@ class Reporter:
     @property
     def is_on(self) -> bool:
         """Whether there is a proxy to tell."""
-        return bool(self.settings.url)
+        return self._is_on
 
     def put(self, report: Mapping[str, Any], *, sender: Mapping[str, str] | None = None) -> None:
         """Queue a report. Never blocks, never raises; the oldest goes when there are too many.
 
         `sender` are headers that say whose program it is, as its LLM calls do; else the settings'.
         """
-        if not self.settings.url:
+        if not self._is_on:
             return
         if len(self._queue) >= _QUEUE_MAX:
             self._queue.popleft()
@@ -107,6 +110,15 @@ class Reporter:
                 thread = threading.Thread(target=self._run, name="agentsched-reports", daemon=True)
                 self._thread = thread
                 thread.start()
+                self._stop_with_a_forked_worker()
+
+    def _stop_with_a_forked_worker(self) -> None:
+        # A worker that `multiprocessing` forks ends without what `atexit` held before the fork: only
+        # its own finalizers run there.
+        processes = sys.modules.get("multiprocessing.process")
+        if processes is not None and processes.parent_process() is not None:
+            util = importlib.import_module("multiprocessing.util")
+            util.Finalize(None, self.stop, exitpriority=0)
 
     def _run(self) -> None:
         try:
@@ -137,7 +149,6 @@ class Reporter:
                 if not batch or self._send(batch, sender):
                     failures = 0
                     continue
-                self.dropped += len(batch)
                 if self._is_stopping:
                     return
                 self._wait_out(failures)
@@ -169,27 +180,65 @@ class Reporter:
         return owner, batch
 
     def _send(self, batch: list[Mapping[str, Any]], sender: Mapping[str, str]) -> bool:
+        """Whether the proxy takes what it is told; what it did not take is dropped."""
         from http.client import HTTPException
 
+        events = self._encoded(batch)
+        if not events:
+            return True
+        try:
+            status = self._post(f'{{"events": [{",".join(events)}]}}', self._headers(sender))
+        except ValueError:  # a key or a tenant that no header can hold: the proxy is not away
+            self.hang_up()
+            self.dropped += len(events)
+            return True
+        except (OSError, HTTPException):
+            self.hang_up()
+            status = 0
+        if not 0 < status < 300:
+            self.dropped += len(events)
+            return False
+        self.sent += len(events)
+        return True
+
+    def _encoded(self, batch: list[Mapping[str, Any]]) -> list[str]:
+        """Each report by itself: one that cannot be written takes no other with it."""
+        events = []
+        for report in batch:
+            try:
+                events.append(json.dumps(report, allow_nan=False))
+            except (TypeError, ValueError, RecursionError):
+                self.dropped += 1
+        return events
+
+    def _headers(self, sender: Mapping[str, str]) -> dict[str, str]:
         headers = {"content-type": "application/json"}
         if self.settings.api_key:
             headers["authorization"] = f"Bearer {self.settings.api_key}"
         if self.settings.tenant:
             headers["x-agentsched-tenant"] = self.settings.tenant
-        headers.update(sender)
+        return headers | dict(sender)
+
+    def _post(self, body: str, headers: Mapping[str, str]) -> int:
+        """The answer's status. A connection that was idle may have been ended from the other side,
+        which is seen only when it is used again: then it is told once more over a fresh one.
+        """
+        was_open = self._connection is not None
         try:
-            connection = self._connected()
-            path = urlsplit(self.settings.url).path.rstrip("/") + _PATH
-            connection.request("POST", path, json.dumps({"events": batch}), headers)
-            answer = connection.getresponse()
-            answer.read()
-        except (OSError, HTTPException):
+            return self._posted(body, headers)
+        except ConnectionError:
+            if not was_open:
+                raise
             self.hang_up()
-            return False
-        if answer.status >= 300:
-            return False
-        self.sent += len(batch)
-        return True
+        return self._posted(body, headers)
+
+    def _posted(self, body: str, headers: Mapping[str, str]) -> int:
+        connection = self._connected()
+        path = urlsplit(self.settings.url).path.rstrip("/") + _PATH
+        connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
 
     def _connected(self) -> http.client.HTTPConnection:
         if self._connection is None:
@@ -202,16 +251,44 @@ class Reporter:
 
 
 def _from_environment() -> Settings:
+    url = _said("URL")
     return Settings(
-        url=_root(os.environ.get("AGENTSCHED_URL", "")),
-        api_key=os.environ.get("AGENTSCHED_API_KEY", ""),
-        tenant=os.environ.get("AGENTSCHED_TENANT", ""),
+        # What is no URL stays as it was written, for whoever is told so.
+        url=_root(url) if is_root(_root(url)) else url,
+        api_key=_said("API_KEY"),
+        tenant=_said("TENANT"),
     )
+
+
+def _said(name: str) -> str:
+    # What comes out of a file ends in a line break, which no header may hold.
+    return os.environ.get(f"AGENTSCHED_{name}", "").strip()
 
 
 def _root(url: str) -> str:
     """The proxy's own root, also where somebody wrote the `/v1` that clients need."""
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def is_root(url: str) -> bool:
+    """Whether a proxy can be there."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
+
+
+def checked_root(url: str) -> str:
+    """The proxy's own root.
+
+    Raises:
+        ValueError: not an http or https URL.
+    """
+    root = _root(url)
+    if not is_root(root):
+        raise ValueError(f"not the URL of a proxy: {url!r} (write http://127.0.0.1:8900)")
+    return root
 
 
 _reporter = Reporter(_from_environment())
@@ -229,11 +306,9 @@ def configure(
     """
     global _reporter
     base = _from_environment()
-    root = base.url if url is None else _root(url)
-    if root and (urlsplit(root).scheme not in ("http", "https") or not urlsplit(root).hostname):
-        raise ValueError(f"not the URL of a proxy: {url!r} (write http://127.0.0.1:8900)")
+    given = base.url if url is None else url
     settings = Settings(
-        url=root,
+        url=checked_root(given) if given else "",
         api_key=base.api_key if api_key is None else api_key,
         tenant=base.tenant if tenant is None else tenant,
     )

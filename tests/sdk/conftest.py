@@ -22,6 +22,10 @@ class Inbox(http.server.ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.status = 202
+        #: Connections are ended after each answer without a word of it, as idle ones are.
+        self.ends_when_idle = False
+        #: Nothing is answered, and the connection ended.
+        self.is_mute = False
         self.posts: queue.Queue[tuple[str, dict[str, str], Any]] = queue.Queue()
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -46,6 +50,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         # Before it is answered: whoever was answered may look at once.
         self.server.posts.put((self.path, headers, json.loads(body)))
+        self.close_connection = self.server.ends_when_idle or self.server.is_mute
+        if self.server.is_mute:
+            return
         self.send_response(self.server.status)
         self.send_header("Content-Length", "2")
         self.end_headers()

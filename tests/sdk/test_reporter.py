@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import queue
+import re
 import socket
 import subprocess
 import sys
@@ -88,6 +90,84 @@ def test_what_is_refused_is_dropped(inbox: Any) -> None:
     assert reporter().dropped == 1
 
 
+def test_a_connection_that_the_proxy_has_ended_costs_no_report(
+    inbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: queue.Queue[object] = queue.Queue()
+    shut_down = inbox.shutdown_request
+
+    def tell(request: Any) -> None:
+        shut_down(request)
+        ended.put(request)
+
+    monkeypatch.setattr(inbox, "shutdown_request", tell)
+    inbox.ends_when_idle = True
+    for n in range(3):
+        reporter().put({"event": "finished", "program": str(n)})
+        assert reporter().flush(60)
+        ended.get(timeout=60)
+    assert [e["program"] for e in inbox.events(3)] == ["0", "1", "2"]
+    assert (reporter().sent, reporter().dropped) == (3, 0)
+
+
+def test_a_proxy_that_hangs_up_is_asked_twice_and_no_more(inbox: Any) -> None:
+    reporter().put({"event": "started", "program": "first"})
+    assert reporter().flush(60)
+    inbox.is_mute = True
+    reporter().put({"event": "started", "program": "second"})
+    assert reporter().flush(60)
+    assert reporter().dropped == 1
+    assert [e["program"] for e in inbox.events(2)] == ["first", "second"]
+    assert [e["program"] for e in inbox.events(1)] == ["second"]
+    assert inbox.posts.empty()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"event": "started", "program": object()},
+        {"event": "started", "program": "p", "expected_s": float("inf")},
+    ],
+    ids=["no JSON", "no number"],
+)
+def test_a_report_that_cannot_be_written_takes_no_other_with_it(inbox: Any, wrong: Any) -> None:
+    reporter().put({"event": "started", "program": "a"})
+    reporter().put(wrong)
+    reporter().put({"event": "started", "program": "b"})
+    assert [e["program"] for e in inbox.events(2)] == ["a", "b"]
+    assert reporter().flush(60)
+    assert (reporter().sent, reporter().dropped) == (2, 1)
+
+
+def test_a_header_that_cannot_be_sent_is_no_end_of_reports(inbox: Any) -> None:
+    reporter().put({"event": "started", "program": "x"}, sender={"authorization": "Bearer \u6771"})
+    assert reporter().flush(60)
+    reporter().put({"event": "started", "program": "p"})
+    assert [e["program"] for e in inbox.events(1)] == ["p"]
+    assert reporter().dropped == 1
+
+
+@pytest.mark.parametrize("url", ["proxy:8900", "http://proxy:http", "http://", "ftp://proxy"])
+def test_what_is_no_url_is_told_to_nobody(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTSCHED_URL", url)
+    idle = Reporter(module._from_environment())
+    idle.put({"event": "started", "program": "p"})
+    assert not idle.is_on
+    assert idle.flush(0)
+    with pytest.raises(ValueError, match=re.escape(repr(url))):
+        agentsched.configure()
+    with pytest.raises(ValueError, match=re.escape(repr(url))):
+        agentsched.httpx_hooks(url)
+
+
+def test_what_the_environment_says_may_end_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTSCHED_URL", "http://proxy:8900\n")
+    monkeypatch.setenv("AGENTSCHED_API_KEY", "k\n")
+    monkeypatch.setenv("AGENTSCHED_TENANT", "red\n")
+    told = module._from_environment()
+    assert told == Settings(url="http://proxy:8900", api_key="k", tenant="red")
+
+
 def test_a_forked_child_sends_its_own(inbox: Any) -> None:
     reporter().put({"event": "started", "program": "parent"})
     assert reporter().flush(60)
@@ -143,3 +223,24 @@ def test_what_is_left_goes_out_at_exit(inbox: Any, before: str) -> None:
     environment = os.environ | {"AGENTSCHED_URL": inbox.url}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
     assert inbox.events(1) == [{"event": "closed", "program": "last"}]
+
+
+#: A worker that is forked for one agent: Python ends it without what `atexit` holds.
+WORKER = """
+import multiprocessing
+import agentsched
+def work():
+    with agentsched.program(id="worker"):
+        pass
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join()
+"""
+
+
+@pytest.mark.slow
+def test_what_a_forked_worker_says_last_goes_out(inbox: Any) -> None:
+    code = STALLED + WORKER
+    environment = os.environ | {"AGENTSCHED_URL": inbox.url}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert inbox.events(1) == [{"event": "closed", "program": "worker"}]
