@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _DEFAULT_URL: Final = "http://127.0.0.1:8900"
 #: Clients insist on a key; a proxy without keys takes any.
 _NO_KEY: Final = "none"
+_PORTS: Final = {"http": 80, "https": 443}
 #: Headers that carry a key, as the proxy looks for them.
 _KEYS: Final = ("authorization", "x-api-key")
 
@@ -42,10 +43,13 @@ def api_key_of(given: str | None, variable: str) -> str:
 def _adding(root: str) -> Callable[[httpx.Request], None]:
     """Adds the context's headers to requests for the proxy, and to nobody else's."""
     mine = urlsplit(root)
+    port = mine.port or _PORTS[mine.scheme]
 
     def add(request: httpx.Request) -> None:
         url = request.url
-        if (url.scheme, url.host, url.port) != (mine.scheme, mine.hostname, mine.port):
+        # `httpx` leaves out the port that goes without saying.
+        asked = url.port or _PORTS.get(url.scheme)
+        if (url.scheme, url.host, asked) != (mine.scheme, mine.hostname, port):
             return  # a redirect, or another service: it must not learn whose call this is
         for name, value in current_headers().items():
             request.headers.setdefault(name, value)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar, Token, copy_context
 from dataclasses import dataclass, field
 from functools import wraps
 from types import EllipsisType
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
+from urllib.parse import quote
 
 from agentsched.sdk.reporter import reporter
 
@@ -21,6 +22,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PREFIX: Final = "x-agentsched-"
+#: What a header may hold as it is.
+_PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,10 @@ class Step:
             "output-tokens": self.output_tokens,
             "deadline": self.deadline_s,
         }
-        return {_PREFIX + name: f"{value:g}" for name, value in given.items() if value is not None}
+        # All digits: of a priority the last ones may be what counts.
+        return {
+            _PREFIX + name: f"{value:.15g}" for name, value in given.items() if value is not None
+        }
 
 
 class Program:
@@ -72,6 +78,7 @@ class Program:
         "ancestors",
         "credential",
         "id",
+        "name",
         "parent",
         "tenant",
     )
@@ -86,8 +93,12 @@ class Program:
         parent: Program | EllipsisType | None = ...,
     ) -> None:
         outer = current_program() if isinstance(parent, EllipsisType) else parent
-        self.id = id or f"sdk-{secrets.token_hex(8)}"
-        self.parent = outer.id if outer is not None and outer.id != self.id else None
+        # Ids of people's own are numbers and UUIDs as well, whatever the hint says.
+        self.id = str(id or "") or f"sdk-{secrets.token_hex(8)}"
+        #: Its id as it goes over the wire.
+        self.name = in_header(self.id)
+        is_same = outer is not None and outer.id == self.id
+        self.parent = outer.id if outer is not None and not is_same else None
         #: Ids of all programs that this one is inside of.
         self.ancestors: frozenset[str] = frozenset()
         if outer is not None:
@@ -96,7 +107,8 @@ class Program:
         self.agent = agent
         #: The header with the key that its LLM calls carried: reports come from the same tenant.
         self.credential: tuple[str, str] | None = outer.credential if outer is not None else None
-        self._is_closed = False
+        #: The same program, opened again inside of itself, ends with the outer one.
+        self._is_closed = is_same
         #: On the clock of `time.monotonic`.
         self._deadline = None if deadline_s is None else time.monotonic() + deadline_s
         if outer is not None and outer._deadline is not None:
@@ -113,27 +125,51 @@ class Program:
         """What the proxy is told with each LLM call of this program."""
         deadline = self.deadline_s
         given = {
-            "program": self.id,
+            "program": self.name,
             "tenant": self.tenant,
             "parent": self.parent,
             "agent": self.agent,
             "deadline": None if deadline is None else f"{deadline:.3f}",
         }
-        return {_PREFIX + name: value for name, value in given.items() if value}
+        return {_PREFIX + name: in_header(value) for name, value in given.items() if value}
 
     def sender(self) -> dict[str, str]:
         """Headers that say whose program this is, for reports about it."""
         said = dict([self.credential]) if self.credential else {}
-        return said | ({_PREFIX + "tenant": self.tenant} if self.tenant else {})
+        return said | ({_PREFIX + "tenant": in_header(self.tenant)} if self.tenant else {})
 
     def close(self) -> None:
         """Say that no step will follow; the proxy lets go of its KV. Done once."""
         if not self._is_closed:
             self._is_closed = True
-            reporter().put({"event": "closed", "program": self.id}, sender=self.sender())
+            reporter().put({"event": "closed", "program": self.name}, sender=self.sender())
 
     def __repr__(self) -> str:
         return f"Program({self.id!r})"
+
+
+def in_header(value: object) -> str:
+    """A name of the user's as any HTTP client can send it, and as the proxy would clean it.
+
+    What is beyond ASCII is percent-encoded: most clients refuse a request with anything else.
+    """
+    text = str(value)
+    if not (text.isascii() and text.isprintable()):
+        kept = "".join(c for c in text if c.isprintable() or not c.isascii())
+        text = quote(kept, safe=_PRINTABLE, errors="surrogatepass")
+    return text.strip()
+
+
+def put_back(variable: ContextVar[Any], token: Token[Any]) -> None:
+    """Undo a `set`; nothing happens in another context than its own, where nothing was set.
+
+    A block around a `yield` may be left in another one: a server runs each piece of a stream in
+    some thread, and a stream that nobody reads to its end is closed by the event loop.
+    """
+    try:
+        variable.reset(token)
+    except ValueError:
+        return
 
 
 _PROGRAM: ContextVar[Program | None] = ContextVar("agentsched_program", default=None)
@@ -175,10 +211,17 @@ def current_step() -> Step | None:
 
 
 def current_headers() -> dict[str, str]:
-    """Headers that tell the proxy whose an LLM call at this point is; empty outside any program."""
-    program, step = current_program(), _STEP.get()
+    """Headers that tell the proxy whose an LLM call at this point is.
+
+    Empty outside any program, but for the tenant where `configure` or `AGENTSCHED_TENANT` names
+    one: reports are sent as that tenant's, so calls are, too.
+    """
+    program, step, tenant = current_program(), _STEP.get(), reporter().settings.tenant
+    headers = {_PREFIX + "tenant": in_header(tenant)} if tenant else {}
+    if step is not None:
+        headers |= step.headers()
     # The program's own deadline is the stricter promise, so it comes last.
-    return (step.headers() if step else {}) | (program.headers() if program else {})
+    return headers | program.headers() if program is not None else headers
 
 
 def carry(function: Callable[P, R]) -> Callable[P, R]:

@@ -9,7 +9,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
-from agentsched.sdk.context import _PROGRAM, _STEP, Program, Step, current_program
+from agentsched.sdk.context import _PROGRAM, _STEP, Program, Step, current_program, put_back
 from agentsched.sdk.reporter import reporter
 from agentsched.sdk.wrapping import wrap
 
@@ -36,7 +36,7 @@ class _Held:
 
     def leave(self) -> None:
         assert self._token is not None
-        self._variable.reset(self._token)
+        put_back(self._variable, self._token)
 
     def end(self, error: BaseException | None) -> None:
         """Nothing to tell."""
@@ -211,7 +211,7 @@ class _ToolScope:
 
     def _tell(self, event: str, **said: object) -> None:
         assert self._program is not None
-        report = {"event": event, "program": self._program.id, "tool": self._name}
+        report = {"event": event, "program": self._program.name, "tool": self._name}
         if self._call_id:
             report["call_id"] = self._call_id
         given = {key: value for key, value in said.items() if value is not None}

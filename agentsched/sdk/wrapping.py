@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from types import CoroutineType
 from typing import Any, Protocol
 
 #: Makes the scope of one call from its arguments.
@@ -67,18 +68,38 @@ def _function(target: Callable[..., Any], opens: Open) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         scope = opens(args, kwargs)
         failed: BaseException | None = None
+        is_over = True
         scope.start()
         scope.enter()
         try:
-            return target(*args, **kwargs)
+            returned = target(*args, **kwargs)
+            if isinstance(returned, CoroutineType):
+                is_over = False
+                return _awaited(returned, scope)
+            return returned
         except BaseException as error:
             failed = error
             raise
         finally:
             scope.leave()
-            scope.end(failed)
+            if is_over:
+                scope.end(failed)
 
     return wrapper
+
+
+async def _awaited(pending: Coroutine[Any, Any, Any], scope: Scope) -> Any:
+    """What a plain function returned for its caller to await: the call ends with it."""
+    failed: BaseException | None = None
+    scope.enter()
+    try:
+        return await pending
+    except BaseException as error:
+        failed = error
+        raise
+    finally:
+        scope.leave()
+        scope.end(failed)
 
 
 def _coroutine(target: Callable[..., Any], opens: Open) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from live import small_engine
 
 import agentsched
 from agentsched.config import Config
-from agentsched.model import ToolFinished, ToolStarted
+from agentsched.model import ProgramClosed, StepArrived, ToolFinished, ToolStarted
 from agentsched.proxy.serve import running
 from agentsched_bench.engine.server import ServerConfig, running_engine
 
@@ -109,6 +109,36 @@ def test_hooks_tell_nobody_but_the_proxy() -> None:
         client.get("http://proxy:8900/x", headers={"x-agentsched-program": "chosen"})
     names = [r.headers.get("x-agentsched-program") for r in asked]
     assert names == ["p", None, "chosen"]
+
+
+@pytest.mark.parametrize(
+    ("proxy", "asked"),
+    [
+        ("https://proxy:443", "https://proxy/v1/models"),
+        ("https://proxy", "https://proxy:443/v1/models"),
+        ("http://PROXY:80/v1", "http://proxy/v1/models"),
+        ("http://[::1]:8900", "http://[::1]:8900/v1/models"),
+    ],
+)
+def test_hooks_know_the_proxy_however_it_is_written(proxy: str, asked: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text=request.headers.get("x-agentsched-program", ""))
+
+    hooks = agentsched.httpx_hooks(proxy)
+    transport = httpx.MockTransport(answer)
+    with httpx.Client(transport=transport, event_hooks=hooks) as client, agentsched.program(id="p"):
+        assert client.get(asked).text == "p"
+
+
+async def test_a_programs_name_in_any_script(turns: Turns) -> None:
+    async with agentsched.async_openai() as client, agentsched.program(id="gr\u00f6\u00dfe/\u6771"):
+        with agentsched.tool_call("bash"):
+            await client.chat.completions.create(model="sim", messages=ASK, max_tokens=4)
+        assert await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush)
+    assert await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush)
+    arrived, *_ = [e for e in turns.events if isinstance(e, StepArrived)]
+    finished = [e.program for e in turns.events if isinstance(e, ToolFinished | ProgramClosed)]
+    assert finished == [arrived.program] * 2
 
 
 async def test_async_hooks() -> None:

@@ -6,9 +6,11 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -87,6 +89,76 @@ class TestProgram:
         first, second = await asyncio.gather(review(), review())
         assert first != second
 
+    def test_inside_itself_it_ends_once(self, inbox: Any) -> None:
+        @program(id="p")
+        def work(depth: int) -> None:
+            if depth:
+                work(depth - 1)
+                with tool_call("bash"):
+                    pass
+
+        work(1)
+        assert [e["event"] for e in inbox.events(3)] == ["started", "finished", "closed"]
+        with program(id="other"):
+            pass
+        assert inbox.events(1) == [{"event": "closed", "program": "other"}]
+
+    def test_a_block_that_is_left_in_another_context(self, inbox: Any) -> None:
+        def answer() -> Generator[str | None]:
+            with program(id="p"):
+                opened = current_program()
+                yield opened.id if opened else None
+
+        # As a server does that runs each piece of a stream in some thread of its own.
+        pieces = answer()
+        assert copy_context().run(next, pieces) == "p"
+        assert copy_context().run(next, pieces, "over") == "over"
+        assert inbox.events(1) == [{"event": "closed", "program": "p"}]
+        assert current_program() is None
+
+    async def test_a_block_in_a_stream_that_nobody_reads_to_its_end(self, inbox: Any) -> None:
+        async def answer() -> AsyncGenerator[str]:
+            async with program(id="p"):
+                yield "piece"
+
+        pieces = answer()
+        assert await anext(pieces) == "piece"
+        # As the loop does with what was left half-way.
+        await asyncio.create_task(pieces.aclose(), context=Context())
+        assert inbox.events(1) == [{"event": "closed", "program": "p"}]
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            (UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+            (7, "7"),
+            (" task\n7 ", "task7"),
+            ("gr\u00f6\u00dfe \u6771", "gr%C3%B6%C3%9Fe %E6%9D%B1"),
+            ("100%", "100%"),
+            ("\ud800", "%ED%A0%80"),
+        ],
+    )
+    def test_any_name_can_be_told(self, inbox: Any, given: Any, told: str) -> None:
+        with program(id=given, agent=given) as opened, tool_call("bash"):
+            assert opened.id == str(given)
+            assert current_headers() == {
+                "x-agentsched-program": told,
+                "x-agentsched-agent": told,
+            }
+            with program(id="child"):
+                assert current_headers()["x-agentsched-parent"] == told
+        assert [e["program"] for e in inbox.events(4)] == [told, "child", told, told]
+
+    def test_the_tenant_of_the_settings_is_told_with_calls_too(self, inbox: Any) -> None:
+        agentsched.configure(inbox.url, tenant="red")
+        assert current_headers() == {"x-agentsched-tenant": "red"}
+        with program(id="p"):
+            assert current_headers()["x-agentsched-tenant"] == "red"
+        with program(id="q", tenant="blue"):
+            assert current_headers()["x-agentsched-tenant"] == "blue"
+        said = [inbox.posts.get(timeout=60)[1]["x-agentsched-tenant"] for _ in range(2)]
+        assert said == ["red", "blue"]
+
     def test_one_scope_is_not_two_programs(self) -> None:
         scope = program()
         with scope, pytest.raises(RuntimeError), scope:
@@ -126,6 +198,37 @@ class TestAgentStep:
             "x-agentsched-output-tokens": "300",
             "x-agentsched-deadline": "4",
         }
+
+    def test_numbers_are_told_as_they_are(self) -> None:
+        @agent_step(priority=1_795_370_123, output_tokens=1_048_577, expects={"bash": 0.5})
+        def think() -> dict[str, str]:
+            return current_headers()
+
+        assert think() == {
+            "x-agentsched-priority": "1795370123",
+            "x-agentsched-output-tokens": "1048577",
+            "x-agentsched-resume": "0.5",
+        }
+
+    async def test_a_function_that_returns_a_coroutine(self) -> None:
+        async def create() -> str | None:
+            await asyncio.sleep(0)
+            step = current_step()
+            return step.name if step else None
+
+        @agent_step
+        def think() -> Coroutine[Any, Any, str | None]:
+            return create()
+
+        class Model:
+            async def __call__(self) -> str | None:
+                return await create()
+
+        pending = think()
+        assert current_step() is None
+        assert await pending == "think"
+        assert await agent_step(name="asked")(Model())() == "asked"
+        assert current_step() is None
 
     async def test_generators_do_not_leak_it(self) -> None:
         @agent_step

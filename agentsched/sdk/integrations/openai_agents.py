@@ -25,7 +25,7 @@ from agents.run import CallModelData, ModelInputData
 from agents.run_context import RunContextWrapper
 
 from agentsched.sdk.clients import async_openai
-from agentsched.sdk.context import Program, current_program, find_with
+from agentsched.sdk.context import Program, current_program, find_with, put_back
 from agentsched.sdk.decorators import program as open_program
 from agentsched.sdk.integrations.reports import OpenCalls
 
@@ -144,7 +144,7 @@ async def through_proxy(
         try:
             yield replace(config, **changes)
         finally:
-            _PLACE.reset(token)
+            put_back(_PLACE, token)
             group.close()
             if client is not None:
                 await client.close()

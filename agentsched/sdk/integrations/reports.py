@@ -47,7 +47,7 @@ class OpenCalls:
 
 
 def _tell(event: str, program: Program, tool: str, call_id: str, **more: object) -> None:
-    report: dict[str, object] = {"event": event, "program": program.id, "tool": tool}
+    report: dict[str, object] = {"event": event, "program": program.name, "tool": tool}
     if call_id:
         report["call_id"] = call_id
     reporter().put(report | more, sender=program.sender())
