@@ -6,16 +6,16 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
+from threading import Lock
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from agentsched.sdk.context import _PROGRAM, _STEP, Program, Step, current_program, put_back
 from agentsched.sdk.reporter import reporter
 from agentsched.sdk.wrapping import wrap
 
-P = ParamSpec("P")
-R = TypeVar("R")
-T = TypeVar("T")
+#: What is decorated stays what it is: a function with its overloads, a class.
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Held:
@@ -80,8 +80,8 @@ class program:  # it reads as a verb where it is used
         }
         self._open: list[_ProgramHeld] = []
 
-    def __call__(self, target: Callable[P, R]) -> Callable[P, R]:
-        wrapped: Callable[P, R] = wrap(target, self._held)
+    def __call__(self, target: F) -> F:
+        wrapped: F = wrap(target, self._held)
         return wrapped
 
     def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _ProgramHeld:
@@ -120,7 +120,7 @@ class program:  # it reads as a verb where it is used
 
 
 @overload
-def agent_step(target: Callable[P, R], /) -> Callable[P, R]: ...
+def agent_step(target: F, /) -> F: ...
 @overload
 def agent_step(
     *,
@@ -131,7 +131,7 @@ def agent_step(
     priority: int | None = None,
     output_tokens: int | None = None,
     deadline_s: float | None = None,
-) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+) -> Callable[[F], F]: ...
 def agent_step(
     target: Callable[..., Any] | None = None,
     /,
@@ -154,6 +154,7 @@ def agent_step(
     """
 
     times = _checked(expects or {})
+    _check_names(tools=tools, next=next)
 
     def decorate(function: Any) -> Any:
         step = Step(
@@ -177,6 +178,11 @@ class _ToolScope:
 
     __slots__ = ("_began", "_call_id", "_expects", "_name", "_program")
 
+    @property
+    def program(self) -> Program | None:
+        """Whose call it is; None where nobody is told."""
+        return self._program
+
     def __init__(self, name: str, call_id: str, expects: float | None) -> None:
         self._name = name
         self._call_id = call_id
@@ -196,7 +202,8 @@ class _ToolScope:
         expects = self._expects
         if expects is None and step is not None:
             expects = step.expects.get(self._name)
-        self._tell("started", expected_s=expects)
+        is_time = expects is not None and 0 <= expects < float("inf")
+        self._tell("started", expected_s=expects if is_time else None)
 
     def enter(self) -> None:
         """Nothing is different inside."""
@@ -213,7 +220,7 @@ class _ToolScope:
         assert self._program is not None
         report = {"event": event, "program": self._program.name, "tool": self._name}
         if self._call_id:
-            report["call_id"] = self._call_id
+            report["call_id"] = str(self._call_id)
         given = {key: value for key, value in said.items() if value is not None}
         reporter().put(report | given, sender=self._program.sender())
 
@@ -226,15 +233,16 @@ class ToolCall:
         self._call_id = call_id
         self._expects = expects_s
         self._open: list[_ToolScope] = []
+        self._lock = Lock()
 
-    def __call__(self, target: Callable[P, R]) -> Callable[P, R]:
+    def __call__(self, target: F) -> F:
         name = self._name or _name_of(target)
         find = _finder(target, self._call_id)
 
         def opens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _ToolScope:
             return _ToolScope(name, find(args, kwargs), self._expects)
 
-        wrapped: Callable[P, R] = wrap(target, opens)
+        wrapped: F = wrap(target, opens)
         return wrapped
 
     def __enter__(self) -> None:
@@ -250,7 +258,16 @@ class ToolCall:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._open.pop().end(error)
+        self._left().end(error)
+
+    def _left(self) -> _ToolScope:
+        """The call that ends here. Tasks and threads may share a block; each has its program."""
+        program = current_program()
+        with self._lock:
+            mine = (s for s in reversed(self._open) if s.program is program)
+            scope = next(mine, self._open[-1])
+            self._open.remove(scope)
+        return scope
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -265,7 +282,7 @@ class ToolCall:
 
 
 @overload
-def tool_call(target: Callable[P, R], /) -> Callable[P, R]: ...
+def tool_call(target: F, /) -> F: ...
 @overload
 def tool_call(
     name: str | None = None, /, *, call_id: str = "", expects_s: float | None = None
@@ -333,6 +350,13 @@ def _checked(expects: Mapping[str, float]) -> Mapping[str, float]:
     return dict(expects)
 
 
+def _check_names(**given: Sequence[str]) -> None:
+    """A text is a sequence of texts, too, but its letters are not what was meant."""
+    for argument, names in given.items():
+        if isinstance(names, str):
+            raise TypeError(f"{argument} is a list of names: write {argument}=[{names!r}]")
+
+
 def _mark(wrapped: Any, step: Step) -> None:
     inner = getattr(wrapped, "__func__", wrapped)
     inner.__agentsched_step__ = step
@@ -342,15 +366,21 @@ def _finder(target: Any, argument: str) -> Callable[[tuple[Any, ...], dict[str, 
     """What takes the call's id out of the arguments."""
     if not argument:
         return lambda args, kwargs: ""
-    function = getattr(target, "__func__", target)
+    # A bound method is called without its object, what is below a `classmethod` with its class.
+    function = target.__func__ if isinstance(target, staticmethod | classmethod) else target
     function = function.__call__ if isinstance(function, type) else function
-    names = list(inspect.signature(function).parameters)
-    if argument not in names:
+    parameters = inspect.signature(function).parameters
+    if argument not in parameters:
         raise ValueError(f"{_name_of(target)} has no argument {argument!r} for the call's id")
-    place = names.index(argument)
+    if parameters[argument].kind is inspect.Parameter.KEYWORD_ONLY:
+        return lambda args, kwargs: _text(kwargs.get(argument))
+    place = list(parameters).index(argument)
 
     def find(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        value = kwargs.get(argument, args[place] if place < len(args) else None)
-        return value if isinstance(value, str) else ""
+        return _text(kwargs.get(argument, args[place] if place < len(args) else None))
 
     return find
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -252,6 +252,12 @@ class TestAgentStep:
         with pytest.raises(ValueError, match="bash"):
             agent_step(expects={"bash": -1.0})
 
+    def test_one_name_in_place_of_a_list(self) -> None:
+        with pytest.raises(TypeError, match=r"tools=\['bash'\]"):
+            agent_step(tools="bash")
+        with pytest.raises(TypeError, match=r"next=\['edit'\]"):
+            agent_step(next="edit")
+
     def test_declared_steps_are_a_workflow(self) -> None:
         @agent_step(tools=["grep"], next=["edit", "done"], expects={"grep": 0.5})
         def explore() -> None: ...
@@ -331,6 +337,63 @@ class TestToolCall:
         async with program(id="p"), tool_call("bash"):
             pass
         assert [e["event"] for e in inbox.events(3)] == ["started", "finished", "closed"]
+
+    async def test_one_block_of_several_programs_at_once(self, inbox: Any) -> None:
+        bash = tool_call("bash")
+        both, first_is_over = asyncio.Barrier(2), asyncio.Event()
+
+        async def work(name: str) -> None:
+            async with program(id=name):
+                with bash:
+                    await both.wait()
+                    if name == "b":
+                        await first_is_over.wait()
+                first_is_over.set()
+
+        await asyncio.gather(work("a"), work("b"))
+        told = [(e["event"], e["program"]) for e in inbox.events(6)]
+        assert told[2:] == [("finished", "a"), ("closed", "a"), ("finished", "b"), ("closed", "b")]
+
+    async def test_a_function_that_returns_a_coroutine(self, inbox: Any) -> None:
+        ran: list[str] = []
+
+        async def execute(command: str) -> None:
+            ran.append(command)
+            raise KeyError(command)
+
+        run = tool_call("bash")(lambda command: execute(command))
+        async with program(id="p"):
+            pending = run("ls")
+            assert await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush, 60)
+            assert [e["event"] for e in inbox.events(1)] == ["started"]
+            with pytest.raises(KeyError):
+                await pending
+        assert ran == ["ls"]
+        finished, _ = inbox.events(2)
+        assert (finished["event"], finished["is_error"]) == ("finished", True)
+
+    def test_where_the_calls_id_stands(self, inbox: Any) -> None:
+        class Shell:
+            def run(self, command: str, call: str) -> str:
+                return command
+
+        def many(*commands: str, call: str = "") -> None:
+            """Its id is told by name only."""
+
+        with program(id="p"):
+            tool_call("bash", call_id="call")(Shell().run)("ls", "c1")
+            tool_call("bash", call_id="call")(many)("a", "b", "c")
+            tool_call("bash", call_id="call")(many)("a", call="c2")
+        started = [e.get("call_id") for e in inbox.events(7) if e["event"] == "started"]
+        assert started == ["c1", None, "c2"]
+
+    def test_a_time_that_is_no_time_is_not_told(self, inbox: Any) -> None:
+        with program(id="p"):
+            for span in (float("inf"), float("nan"), -1.0, 0.0):
+                with tool_call("bash", expects_s=span):
+                    pass
+        started = [e.get("expected_s") for e in inbox.events(9) if e["event"] == "started"]
+        assert started == [None, None, None, 0.0]
 
     def test_outside_a_program_there_is_nobody_to_tell_of(self, inbox: Any) -> None:
         with tool_call("bash"):
