@@ -143,8 +143,11 @@ class ToolReports:
         programs = self._gateway.host.scheduler.programs
         if tenant is None:
             return programs.get(ProgramId(name))
-        found = programs.get(self._gateway.index.program_id(tenant, name))
-        return found if found is not None and found.tenant == tenant else None
+        # The name that the agent sends with its calls comes before the id that we showed it.
+        index = self._gateway.index
+        told = (index.program_id(tenant, index.clean(name)), ProgramId(name))
+        found = (programs.get(program) for program in told)
+        return next((p for p in found if p is not None and p.tenant == tenant), None)
 
 
 def _event(report: ToolReport, program: ProgramRecord) -> Event | None:

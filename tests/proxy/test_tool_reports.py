@@ -114,6 +114,21 @@ async def test_the_return_is_expected_when_the_last_tool_ends(proxy: Any, progra
     assert back == last + 200_000_000_000
 
 
+@pytest.mark.parametrize("name", ["fix/7 100%", "n" * 200], ids=lambda n: n[:10])
+async def test_a_name_that_is_shown_otherwise(proxy: Any, upstream: Upstream, name: str) -> None:
+    """An agent may say the name that it sends with its calls, and the one that it was shown."""
+    upstream.script = calling("bash")
+    response = await proxy.chat(headers={"x-agentsched-program": name, "authorization": "Bearer k"})
+    shown = str(response.headers["x-agentsched-program"])
+    assert name not in shown
+    for program in (name, shown):
+        said = {"event": "started", "program": program, "call_id": "call-0"}
+        got = await report(proxy, said, authorization="Bearer k")
+        assert got == {"accepted": 1, "ignored": {}}
+        assert (await report(proxy, said, authorization="Bearer other"))["accepted"] == 0
+    assert {e.program for e in proxy.turns.events(ToolStarted)} == {shown}
+
+
 async def test_the_end_of_a_program(proxy: Any, program: str) -> None:
     await report(proxy, {"event": "closed", "program": program})
     [closed] = proxy.turns.events(ProgramClosed)

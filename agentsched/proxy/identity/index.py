@@ -264,6 +264,10 @@ class IdentityIndex:
             name = name.removeprefix(owner)
         return ProgramId(owner + _quoted(name))
 
+    def clean(self, name: str) -> str:
+        """A name that came from outside, as `identify` takes it."""
+        return self._reader.clean(name)
+
     def _fresh(self, tenant: TenantId) -> ProgramId:
         self._next += 1
         token = xxhash.xxh3_64_hexdigest(self._next.to_bytes(8), seed=self._secret ^ 0x9E3779B9)
