@@ -113,8 +113,8 @@ class Reporter:
                 self._stop_with_a_forked_worker()
 
     def _stop_with_a_forked_worker(self) -> None:
-        # A worker that `multiprocessing` forks ends without what `atexit` held before the fork: only
-        # its own finalizers run there.
+        # A worker that `multiprocessing` forks ends without what `atexit` held before the fork:
+        # only its own finalizers run there.
         processes = sys.modules.get("multiprocessing.process")
         if processes is not None and processes.parent_process() is not None:
             util = importlib.import_module("multiprocessing.util")
