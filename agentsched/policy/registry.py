@@ -18,14 +18,14 @@ GROUP: Final = "agentsched.policies"
 PROFILES: Final = "agentsched.profiles"
 POINTS: Final = ("order", "admit", "place", "pin", "prefetch", "share")
 
-#: The method that makes an object a policy of its point.
-_VERB: Final = {
-    "order": "rank",
-    "admit": "admit",
-    "place": "score",
-    "pin": "retain",
-    "prefetch": "warm_at",
-    "share": "rank_tenant",
+#: The methods that make an object a policy of its point, beside `observe`.
+_VERBS: Final = {
+    "order": ("rank", "priority"),
+    "admit": ("admit",),
+    "place": ("score",),
+    "pin": ("retain",),
+    "prefetch": ("warm_at",),
+    "share": ("rank_tenant",),
 }
 
 
@@ -42,7 +42,7 @@ def load(point: str, name: str, params: Mapping[str, object]) -> object:
 
     Raises:
         PolicyError: unknown point or name, two distributions offer the name, the code does not
-            import, refuses the parameters, or lacks the point's method.
+            import, refuses the parameters, or lacks a method that its point asks for.
     """
     _check_point(point)
     found = [e for e in entry_points(group=GROUP) if e.name == f"{point}.{name}"]
@@ -94,8 +94,9 @@ def _make(entry: EntryPoint, *, point: str, params: Mapping[str, object]) -> obj
         policy = factory(**params)
     except (TypeError, ValueError) as error:
         raise PolicyError(f"{entry.name}: bad parameters {dict(params)}: {error}") from error
-    if not callable(getattr(policy, _VERB[point], None)):
-        raise PolicyError(f"{entry.name}: {entry.value} has no method {_VERB[point]}()")
+    for verb in (*_VERBS[point], "observe"):
+        if not callable(getattr(policy, verb, None)):
+            raise PolicyError(f"{entry.name}: {entry.value} has no method {verb}()")
     return policy
 
 

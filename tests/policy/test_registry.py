@@ -23,9 +23,18 @@ class Good:
         self.depth = depth
     def observe(self, event, *, now): ...
     def rank(self, step, world, *, now): return (0.0,)
+    def priority(self, step, world, *, now): return 0
 
 class Mute:
     pass
+
+class Deaf:
+    def rank(self, step, world, *, now): return (0.0,)
+    def priority(self, step, world, *, now): return 0
+
+class Silent:
+    def observe(self, event, *, now): ...
+    def rank(self, step, world, *, now): return (0.0,)
 
 PROFILE = Profile(name="strange", summary="A stranger's.", order=Choice(name="strange"))
 NO_PROFILE = {"name": "strange"}
@@ -79,6 +88,8 @@ def test_a_strangers_policy_loads_like_ours(install: Callable[..., None]) -> Non
         ("strange_policies:Good", {"depth": nan}, r"bad parameters: depth .*, not nan"),
         ("strange_policies:Good", {"depth": -inf}, r"bad parameters: depth .*, not -inf"),
         ("strange_policies:Mute", {}, r"strange_policies:Mute has no method rank\(\)"),
+        ("strange_policies:Deaf", {}, r"strange_policies:Deaf has no method observe\(\)"),
+        ("strange_policies:Silent", {}, r"strange_policies:Silent has no method priority\(\)"),
         ("strange_policies:Absent", {}, r"cannot import strange_policies:Absent"),
         ("strange_nowhere:Good", {}, r"cannot import strange_nowhere:Good"),
         ("strange_broken:Good", {}, r"cannot import strange_broken:Good: no such GPU"),
