@@ -183,6 +183,18 @@ def test_a_folder_is_looked_through_and_strangers_are_passed_over(tmp_path: Path
     assert "no format that is known" in str(report.errors[0])
 
 
+def test_what_an_import_wrote_is_none_of_its_sources(tmp_path: Path) -> None:
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    (folder / "spans.jsonl").write_text("\n".join(map(json.dumps, agentic())))
+    out = folder / "all.jsonl"
+    first = import_trace([folder], out)
+    again = import_trace([tmp_path / "sessions" / ".." / "sessions"], out)
+    assert (again.recordings, dict(again.files)) == (first.recordings, dict(first.files))
+    # Who names it means it.
+    assert import_trace([folder, out], out).recordings == 2 * first.recordings
+
+
 def test_wrong_use_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no format 'nope'"):
         importer("nope")

@@ -108,16 +108,20 @@ def detect(file: InputFile) -> Importer | None:
     return next((known for known in IMPORTERS if known.claims(head)), None)
 
 
-def input_files(paths: Iterable[Path]) -> list[InputFile]:
+def input_files(paths: Iterable[Path], *, out: Path | None = None) -> list[InputFile]:
     """The files that are named, and those below named folders that may be traces, sorted.
+
+    `out` is where the trace goes: what an earlier import left there is no recording of a folder.
 
     Raises:
         ConfigError: a path does not exist, or nothing is left.
     """
     found: list[InputFile] = []
+    written = out.resolve() if out is not None else None
     for path in paths:
         if path.is_dir():
             below = sorted(p for p in path.rglob("*") if p.is_file() and _may_be_trace(p))
+            below = [p for p in below if p.resolve() != written]
             found.extend(InputFile(path=p, is_named=False) for p in below)
         elif path.exists():
             found.append(InputFile(path=path))
@@ -196,7 +200,7 @@ def import_trace(
     """
     options = ImportOptions() if options is None else options
     report = _Telling(on_error) if on_error is not None else ImportReport()
-    files = input_files(paths)
+    files = input_files(paths, out=out)
     earliest: float | None = None
     sources: dict[str, dict[str, str | None]] = {}
     with tempfile.TemporaryDirectory(prefix="agentsched-import-") as folder:
