@@ -25,6 +25,15 @@ import typer
 from agentsched.model import ConfigError, EngineUnreachable, PolicyError
 
 app = typer.Typer(help="A group of commands.")
+helpful = typer.Typer(help="Another one.", no_args_is_help=True)
+
+@helpful.command()
+def first() -> None:
+    """The first thing."""
+
+@helpful.command()
+def second() -> None:
+    """The second thing."""
 
 def greet(name: str, times: int = 1) -> None:
     """Greet somebody.
@@ -217,6 +226,17 @@ def test_wrong_usage(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(said)
     assert line.endswith(" --help')")
+
+
+def test_a_group_alone_shows_its_help(
+    join: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    join({"helpful": "stranger.verbs:helpful"})
+    assert main(["helpful", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "The second thing." in shown
+    assert main(["helpful"]) == 2
+    assert capsys.readouterr().err == shown
 
 
 def test_missing_package_is_named(

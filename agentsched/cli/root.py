@@ -47,6 +47,9 @@ def run(arguments: Sequence[str] | None) -> int:
 def _say_misuse(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "agentsched"
+    if context is not None and error.format_message() == context.get_help():
+        print(context.get_help(), file=sys.stderr)  # a group was called without a command
+        return error.exit_code
     text = " ".join(error.format_message().split())
     print(f"{where}: {text} (see '{where} --help')", file=sys.stderr)
     return error.exit_code

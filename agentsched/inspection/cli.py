@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -30,8 +31,9 @@ Program = Annotated[str, typer.Argument(help="The program's id, as `agentsched p
 #: Fields of events and commands that every line of a story would repeat.
 _REPEATED: Final = frozenset({"program", "tenant", "prefixes", "prefix", "step"})
 _VALUE_CHARS_MAX: Final = 48
-#: Of an id that the proxy makes: `p-` and sixteen digits.
-_ID_WIDTH: Final = 18
+#: Of an id that the proxy makes: `p-` and sixteen digits, behind a tenant's name or its key's hash.
+_ID_WIDTH_MAX: Final = 48
+_WIDTH_MAX: Final = 1_000
 
 
 class Format(StrEnum):
@@ -69,17 +71,26 @@ def programs(
         print("no programs yet")
         return
     console = Console()
-    console.print(program_table(shown))
+    print_programs(shown, console)
     if listed["total"] > len(shown):
         console.print(f"{listed['total'] - len(shown)} more (--limit)", highlight=False)
 
 
+def print_programs(rows: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """A table that may be wider than its console: ids are there to be copied."""
+    table = program_table(rows)
+    needed = Measurement.get(console, console.options.update(width=_WIDTH_MAX), table).minimum
+    console.print(table, width=max(console.width, needed), crop=False)
+
+
 def program_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A program a line. The ids that we make are whole on 80 columns, to be copied."""
+    """A program a line. Ids as we make them are whole; with no tenant in them, on 80 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     cells = [_program_row(row) for row in rows]
-    is_short = all(program.cell_len <= _ID_WIDTH for program, *_ in cells)
-    table.add_column("program", overflow="fold", no_wrap=is_short)
+    longest = max((program.cell_len for program, *_ in cells), default=0)
+    is_short = longest <= _ID_WIDTH_MAX
+    whole = longest if is_short else None
+    table.add_column("program", overflow="fold", no_wrap=is_short, min_width=whole)
     for title in ("tenant", "agent"):
         table.add_column(title, overflow="fold")
     for title in ("steps", "live", "idle", "prompt", "cached", "output"):  # in tokens

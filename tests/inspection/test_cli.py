@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from agentsched.cli import main
-from agentsched.inspection.cli import program_table
+from agentsched.inspection.cli import print_programs, program_table
 from agentsched_graphs.export import from_json
 
 pytestmark = pytest.mark.slow
@@ -39,6 +39,16 @@ class TestPrograms:
         shown = io.StringIO()
         Console(width=80, file=shown).print(program_table([row | numbers | tokens]))
         assert "p-6dfc75601804a72e" in shown.getvalue()
+
+    def test_an_id_with_its_tenant_is_whole_too(self) -> None:
+        numbers = {"steps_done": 1, "active_steps": 0, "idle_s": 3.0}
+        tokens = dict.fromkeys(("prompt_tokens", "cached_tokens", "output_tokens"), 10)
+        row = {"program": "key-140bedbf9c3f/p-6dfc75601804a72e", "tenant": "key-140bedbf9c3f"}
+        shown = io.StringIO()
+        print_programs([row | {"agent": ""} | numbers | tokens], Console(width=60, file=shown))
+        _, line = shown.getvalue().splitlines()
+        assert line.split()[0] == row["program"]
+        assert line.split()[-1] == "10"
 
     def test_json(self, proxy: Any, capfdbinary: Any) -> None:
         code, out, _ = run(capfdbinary, "programs", "--url", f"{proxy.url}/v1", "--json")
