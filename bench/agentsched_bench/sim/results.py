@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from agentsched.model import Nanos, between, in_seconds
@@ -18,6 +19,7 @@ from agentsched_bench.workload.statistics import Spread, spread
 SCHEMA: Final = "agentsched.simulation/1"
 #: A program is in time when it takes at most so many times what it takes alone.
 SLOWDOWN_MAX: Final = 2.0
+_WIDTH_MAX: Final = 1_000
 
 
 class TenantRow(msgspec.Struct, kw_only=True):
@@ -200,9 +202,9 @@ def _seconds(spans: Iterable[int]) -> Spread:
 def print_simulation(result: SimResult, *, console: Console) -> None:
     """The summary as a table: one row for each arm."""
     title = f"{result.trace.name}: {result.options['programs']} programs, seeds {result.seeds}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
     table.add_column("arm", overflow="fold", min_width=12)
-    # Short enough for a terminal of 80 columns.
+    # Short enough for a terminal of 80 columns, as a rule.
     columns: tuple[str, ...] = ("JCT s", "p50", "p95", "slow p95", "wait s", "cached")
     columns = (*columns, "x bound", "x comp", "busy", "forced")
     for column in columns:
@@ -221,11 +223,14 @@ def print_simulation(result: SimResult, *, console: Console) -> None:
             f"{arm.busy_share:.2f}",
             f"{arm.forced:.0f}",
         )
-    console.print(table)
+    # Where figures are long the table is wider than the console: the last columns count, too.
+    needed = Measurement.get(console, console.options.update(width=_WIDTH_MAX), table).minimum
+    console.print(table, width=max(console.width, needed), crop=False)
     console.print(
-        "slow: over the time alone on an idle engine; wait: longest for a first token; x bound: "
-        "JCT over\nthe least that programs could take; x comp: prompt tokens computed over those "
-        "that had to be;\nforced: steps that went at their wait bound only",
+        "slow: over the time alone on an idle engine; wait: longest for a first token\n"
+        "x bound: JCT over the least that programs could take\n"
+        "x comp: prompt tokens computed over those that had to be\n"
+        "forced: steps that went at their wait bound only",
         highlight=False,
     )
     for arm in result.summary:
