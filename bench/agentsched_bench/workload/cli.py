@@ -68,7 +68,7 @@ def import_files(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read other formats: SWE-agent, mini-swe-agent, OpenHands, Claude Code, OpenTelemetry, ...
+    """Read other formats: SWE-agent, mini-swe-agent, OpenHands, Claude Code, Codex, OpenCode, ...
 
     Exit code 1 if something could not be read; each error names file and line, and the rest is
     kept. Compressed files (gz, xz, bz2, zst) are known by their content.
