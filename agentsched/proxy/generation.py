@@ -61,14 +61,6 @@ from agentsched.proxy.sse import SseTap
 from agentsched.proxy.tools import finished_tools, tool_call
 from agentsched.proxy.wire import parse_request
 
-#: What the last event of a stream has in it; a cheap sign to look closer.
-_ENDS: Final = {
-    Dialect.CHAT: (b"[DONE]",),
-    Dialect.COMPLETIONS: (b"[DONE]",),
-    Dialect.MESSAGES: (b"message_stop",),
-    Dialect.RESPONSES: (b"response.completed", b"response.incomplete", b"response.failed"),
-}
-
 #: What a response in the background says first.
 _ACCEPTED: Final = frozenset({"queued", "in_progress"})
 
@@ -420,8 +412,7 @@ class Generation:
         out = tap.feed(chunk)
         if tap.first_token_seen:
             self._start()
-        ends = _ENDS[self._parsed.dialect]
-        if not self._has_ended and any(end in chunk for end in ends):
+        if tap.is_over and not self._has_ended:
             # Before the client sees the end: its next turn may be here before we are called again.
             seen = tap.answer()
             if seen.is_complete:

@@ -79,6 +79,11 @@ class SseTap:
         """Whether content, reasoning or a tool call has come; a role alone does not count."""
         return self._draft.is_started
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the dialect's last event has come."""
+        return self._draft.is_over
+
     def answer(self) -> Answer:
         """What the stream has said so far."""
         return self._draft.answer()

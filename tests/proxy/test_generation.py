@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -80,6 +81,28 @@ class TestBytes:
         response = await proxy.chat(stream=True)
         assert (await upstream.exchange()).fields["stream_options"] == {"include_usage": True}
         assert response.content == b"".join((chunk("hel"), chunk("lo"), chunk(finish="stop"), DONE))
+        [finished] = proxy.turns.events(StepFinished)
+        assert (finished.usage.prompt_tokens, finished.usage.output_tokens) == (7, 2)
+
+    async def test_an_answer_about_streams_is_not_their_end(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        """A model that writes about this very protocol; its usage comes in a packet of its own."""
+        may_end = asyncio.Event()
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.head(content_type="text/event-stream")
+            await exchange.chunk(chunk("data: [DONE]") + chunk(finish="stop"))
+            await may_end.wait()
+            await exchange.chunk(USAGE_CHUNK + DONE)
+            await exchange.end()
+
+        upstream.script = script
+        async with proxy.streaming() as streamed:
+            parts = streamed.aiter_raw()
+            assert b"[DONE]" in await anext(parts)
+            may_end.set()
+            assert b"".join([part async for part in parts]).endswith(DONE)
         [finished] = proxy.turns.events(StepFinished)
         assert (finished.usage.prompt_tokens, finished.usage.output_tokens) == (7, 2)
 

@@ -68,7 +68,7 @@ class ChatTap:
         """
         draft = self._draft
         if data.startswith(b"[DONE]"):
-            draft.is_complete = True
+            draft.is_complete = draft.is_over = True
             return False
         chunk = _DECODE(data)
         if not draft.response_id:

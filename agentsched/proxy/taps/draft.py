@@ -62,6 +62,7 @@ class AnswerDraft:
         "fingerprint",
         "finish_reason",
         "is_complete",
+        "is_over",
         "is_started",
         "is_truncated",
         "response_id",
@@ -80,6 +81,8 @@ class AnswerDraft:
         #: The first content, reasoning or tool call was seen.
         self.is_started = False
         self.is_complete = False
+        #: The dialect's last event was seen: nothing more is worth waiting for.
+        self.is_over = False
         self.is_truncated = False
         #: Calls by their place in the answer, in the order in which they began.
         self._calls: dict[int, CallDraft] = {}

@@ -83,7 +83,7 @@ class MessagesTap:
                     self._draft.finish_reason = event.delta.stop_reason
                     self._draft.is_complete = True
             case "message_stop":
-                self._draft.is_complete = True
+                self._draft.is_complete = self._draft.is_over = True
             case _:
                 if event.error or event.type == "error":
                     self._draft.fail(event.error or None)

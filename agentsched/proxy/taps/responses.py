@@ -112,6 +112,7 @@ class ResponsesTap:
         if response.status is None:
             response.status = kind.removeprefix("response.")
         take_response(self._draft, response)
+        self._draft.is_over = True
 
 
 def take_call(draft: AnswerDraft, place: int, item: _Item) -> None:
