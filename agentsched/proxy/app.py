@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from agentsched.clock import Clock, MonotonicClock
 from agentsched.compose import build_scheduler
@@ -227,6 +227,8 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     # A draining proxy's clients should meet another replica next. After a CONNECT the library reads
     # a body as the next request, after most upgrades it loses what came with them.
     is_last = request.method == "CONNECT" or "Upgrade" in request.headers
+    # HTTP/1.0 has one way to say where a stream ends; the library says that it will, and does not.
+    is_last |= request.version < HttpVersion11 and "Content-Length" not in response.headers
     if is_last or request.app[GATEWAY].is_draining:
         # The library has made its headers.
         response.force_close()

@@ -356,9 +356,11 @@ async def test_an_absolute_target_is_ours(proxy: Any, upstream: Upstream) -> Non
     assert (await upstream.exchange()).target == "/v1/chat/completions?q=1"
 
 
-async def test_http_1_0(proxy: Any) -> None:
+@pytest.mark.parametrize("more", [b"", b"connection: keep-alive\r\n"])
+async def test_http_1_0(proxy: Any, more: bytes) -> None:
+    """As nginx speaks where nobody tells it otherwise, at times with its client's `Connection`."""
     body = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "x"}]}'
-    head = b"POST /v1/chat/completions HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = b"POST /v1/chat/completions HTTP/1.0\r\n%scontent-length: %d\r\n\r\n" % (more, len(body))
     said = await proxy.say(head + body)
     assert said.endswith(DONE)
     assert b"chunked" not in said
