@@ -19,7 +19,9 @@ from proxy_upstream import (
     RESPONSE_STREAM,
     USAGE_CHUNK,
     Exchange,
+    Gate,
     Upstream,
+    answer,
     chunk,
     data,
     oddly_spelled,
@@ -29,6 +31,8 @@ from agentsched.model import (
     StepFailed,
     StepFinished,
     StepStarted,
+    after,
+    seconds,
 )
 
 
@@ -344,6 +348,34 @@ async def test_a_program_is_recognised_over_its_steps(proxy: Any) -> None:
     assert then.headers["x-agentsched-step"] == "2"
     assert "as=prefix" in then.headers["x-agentsched-decision"]
     assert "place=stay" in then.headers["x-agentsched-decision"]
+
+
+async def test_a_program_whose_answer_takes_hours_is_not_idle(
+    proxy: Any, upstream: Upstream
+) -> None:
+    gate = upstream.script = Gate(chunk("at last"))
+    messages = [{"role": "user", "content": "a very long question of its own " * 20}]
+    async with proxy.streaming(messages=messages) as streamed:
+        parts = streamed.aiter_raw()
+        assert await anext(parts) == chunk("at last")
+        in_hours = after(proxy.gateway.host.now(), seconds(5 * 3_600))
+        assert proxy.gateway.index.expire(now=in_hours) == ()
+        gate.open.set()
+        assert b"".join([part async for part in parts]).endswith(DONE)
+    messages += [
+        {"role": "assistant", "content": "at last"},
+        {"role": "user", "content": "and then?"},
+    ]
+    upstream.script = answer
+    then = await proxy.chat(messages=messages)
+    program = streamed.headers["x-agentsched-program"]
+    assert (then.headers["x-agentsched-program"], then.headers["x-agentsched-step"]) == (
+        program,
+        "2",
+    )
+    # Nothing is under way any more, so now it may go.
+    long_after = after(in_hours, seconds(5 * 3_600))
+    assert proxy.gateway.index.expire(now=long_after) == (program,)
 
 
 async def test_an_absolute_target_is_ours(proxy: Any, upstream: Upstream) -> None:

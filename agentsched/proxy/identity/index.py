@@ -229,12 +229,19 @@ class IdentityIndex:
         return True
 
     def expire(self, *, now: Instant) -> tuple[ProgramId, ...]:
-        """Forget the programs that were idle for too long; returns them."""
+        """Forget the programs that were idle for too long; returns them.
+
+        One with a request under way is not idle, for however many hours its answer comes.
+        """
         gone = []
         while self._programs:
             program = next(iter(self._programs.values()))
             if now - program.last_at <= self._limits.program_idle_ns_max:
                 break
+            if program.open:
+                program.last_at = now
+                self._programs.move_to_end(program.id)
+                continue
             gone.append(program.id)
             self.forget(program.id)
         for book in self._books.values():
