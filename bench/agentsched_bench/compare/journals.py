@@ -121,6 +121,7 @@ class _Reader:
         if talk.refused is not None:
             again, talk.refused = talk.refused, None
             again.attempts += 1
+            again.refused_s = at_s - again.sent_s
             again.error = ""
             self._calls[event.step] = again
             return

@@ -162,6 +162,7 @@ def rescale(run: Run, *, speed: float) -> None:
         call.latency_s *= speed
         call.ttft_s = None if call.ttft_s is None else call.ttft_s * speed
         call.held_s = None if call.held_s is None else call.held_s * speed
+        call.refused_s *= speed
     for program in run.programs:
         program.started_s *= speed
         program.jct_s = None if program.jct_s is None else program.jct_s * speed
@@ -245,6 +246,7 @@ def call_of(row: CallRow, *, known: int = 0, tools: tuple[str, ...] = ()) -> Cal
         latency_s=row.latency_s,
         ttft_s=row.ttft_s,
         held_s=int(held[1]) / 1000 if held else None,
+        refused_s=row.refused_s,
         prompt_tokens=row.prompt_tokens,
         cached_tokens=row.cached_tokens,
         output_tokens=row.output_tokens,

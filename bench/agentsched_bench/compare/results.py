@@ -27,7 +27,8 @@ class Call(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One call. `sent_s` is seconds since its run began.
 
     `held_s` is how long the proxy kept it back, `ttft_s` from sending to the first token, waits and
-    tries included; None where nobody said. `known_tokens` is how much of the prompt an earlier call
+    tries included; None where nobody said. `refused_s` of that went by before its last try, for it
+    was turned away. `known_tokens` is how much of the prompt an earlier call
     of the conversation had already brought, `cached_tokens` what the engine still had of it all.
     `label` is the program that the proxy took it for. `error` is empty on success.
     """
@@ -39,6 +40,7 @@ class Call(msgspec.Struct, kw_only=True, omit_defaults=True):
     latency_s: float
     ttft_s: float | None = None
     held_s: float | None = None
+    refused_s: float = 0.0
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None

@@ -35,15 +35,17 @@ class Patience:
 class Outcome:
     """What came of one call.
 
-    Times are seconds since the first attempt was sent, waits between attempts included; `status` is
-    the last HTTP status, 0 without any answer. `error` is empty on success. Token counts are the
-    server's own, None where it sent none. `marks` are the `x-agentsched-*` headers of the answer.
+    Times are seconds since the first attempt was sent, waits between attempts included; `refused_s`
+    is when the last one was sent, 0 where none was turned away. `status` is the last HTTP status, 0
+    without any answer. `error` is empty on success. Token counts are the server's own, None where
+    it sent none. `marks` are the `x-agentsched-*` headers of the answer.
     """
 
     status: int = 0
     error: str = ""
     attempts: int = 0
     waited_s: float = 0.0
+    refused_s: float = 0.0
     ttft_s: float | None = None
     latency_s: float = 0.0
     prompt_tokens: int | None = None
@@ -110,6 +112,7 @@ class Client:
                     return seen
                 seen.waited_s += retry_s
                 await asyncio.sleep(retry_s)
+                seen.refused_s = time.perf_counter() - begun
         finally:
             seen.latency_s = time.perf_counter() - begun
 

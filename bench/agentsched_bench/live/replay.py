@@ -414,6 +414,7 @@ class _Run:
                 error=outcome.error,
                 attempts=outcome.attempts,
                 waited_s=outcome.waited_s,
+                refused_s=outcome.refused_s,
                 ttft_s=outcome.ttft_s,
                 latency_s=outcome.latency_s,
                 planned_prompt_tokens=planned.prompt_tokens,

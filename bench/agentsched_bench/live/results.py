@@ -22,7 +22,8 @@ INTERRUPTED: Final = "interrupted"
 
 class CallRow(msgspec.Struct, kw_only=True):
     """One call. `sent_s` is seconds since the run began; `label` is the program that the other side
-    took it for (`x-agentsched-program`), if it said so. `error` is empty on success.
+    took it for (`x-agentsched-program`), if it said so. `refused_s` is when its last try was sent,
+    after the first. `error` is empty on success.
     """
 
     run: int
@@ -46,6 +47,7 @@ class CallRow(msgspec.Struct, kw_only=True):
     engine: str | None = None
     decision: str | None = None
     tenant: str = ""
+    refused_s: float = 0.0
 
 
 class ProgramRow(msgspec.Struct, kw_only=True):

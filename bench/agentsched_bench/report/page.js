@@ -26,6 +26,7 @@
     node.textContent = text;
     return node;
   };
+  const cut = (text, most) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
   const color = (index) => `var(--s${index % SERIES})`;
 
   const span = (s) => {
@@ -162,8 +163,8 @@
     rows.forEach((row, index) => {
       const y = index * step + (narrow ? 36 : 22), paint = color(row.index);
       const clip = (v) => Math.min(x.to, Math.max(x.from, x(v)));
-      out.append(narrow ? label(`${row.arm}: ${row.value.toFixed(2)}, ${row.word}`, { class: "strong", x: left, y: y - 14 })
-        : label(row.arm.length > 29 ? `${row.arm.slice(0, 28)}…` : row.arm, { class: "strong", x: left - 14, y: y + 4, "text-anchor": "end" }));
+      out.append(narrow ? label(`${cut(row.arm, 22)}: ${row.value.toFixed(2)}, ${row.word}`, { class: "strong", x: left, y: y - 14 })
+        : label(cut(row.arm, 29), { class: "strong", x: left - 14, y: y + 4, "text-anchor": "end" }));
       out.append(svg("line", { x1: clip(row.low), x2: clip(row.high), y1: y, y2: y, stroke: paint, "stroke-width": 4, "stroke-linecap": "round", opacity: 0.55 }));
       for (const value of row.by_repeat) out.append(svg("line", { x1: clip(value), x2: clip(value), y1: y - 8, y2: y + 8, stroke: paint, "stroke-width": 1.5, opacity: 0.7 }));
       const dot = svg("circle", { cx: clip(row.value), cy: y, r: 6, fill: paint, tabindex: 0 });
@@ -191,8 +192,9 @@
   };
   const laneOf = (out, bar, lane, x, y, height) => {
     lane.calls.forEach((call, index) => {
-      const [sent, held, first, end] = call, next = lane.calls[index + 1];
-      block(out, x, y, height, sent, held, "var(--held)", say(bar, call, `held by the proxy ${span(held - sent)}`));
+      const [sent, held, first, end] = call, tried = call[12], next = lane.calls[index + 1];
+      block(out, x, y, height, sent, tried, "var(--refused)", say(bar, call, `turned away, came back after ${span(tried - sent)}`));
+      block(out, x, y, height, tried, held, "var(--held)", say(bar, call, `held by the proxy ${span(held - tried)}`));
       block(out, x, y, height, held, first, "var(--first)", say(bar, call, `to the first token ${span(first - held)} (queue and prefill)`));
       block(out, x, y, height, first, end, call[10] ? "var(--error)" : "var(--answer)", say(bar, call, `answering ${span(end - first)}`));
       if (next) {
@@ -246,9 +248,9 @@
     const heading = html("h3", { text: bar.name }), field = html("div");
     const facts = html("p", { class: "soft", text: `${bar.outcome} after ${span(bar.end - bar.start)}, ${bar.lanes.reduce((n, lane) => n + lane.calls.length, 0)} calls${bar.tenant ? `, tenant ${bar.tenant}` : ""}` });
     const rows = bar.lanes.flatMap((lane) => lane.calls.map((call) => [lane, call])).sort((a, b) => a[1][0] - b[1][0]);
-    const head = ["step", "sent", "held", "to first token", "answering", "prompt", "cached", "answer", "engine", "then"];
+    const head = ["step", "sent", "turned away", "held", "to first token", "answering", "prompt", "cached", "answer", "engine", "then"];
     const table = html("table", {}, html("thead", {}, html("tr", {}, ...head.map((text) => html("th", { scope: "col", text })))), html("tbody", {}, ...rows.map(([lane, call]) => html("tr", {}, ...[
-      bar.lanes.indexOf(lane) ? `sub ${bar.lanes.indexOf(lane)}, ${call[8]}` : String(call[8]), span(call[0]), span(call[1] - call[0]), span(call[2] - call[1]), span(call[3] - call[2]),
+      bar.lanes.indexOf(lane) ? `sub ${bar.lanes.indexOf(lane)}, ${call[8]}` : String(call[8]), span(call[0]), call[12] > call[0] ? span(call[12] - call[0]) : "-", span(call[1] - call[12]), span(call[2] - call[1]), span(call[3] - call[2]),
       call[4].toLocaleString("en"), call[5] < 0 ? "-" : call[5].toLocaleString("en"), call[6].toLocaleString("en"), call[9] || "-", call[10] || call[11] || "-",
     ].map((text) => html("td", { text }))))));
     place.replaceChildren(html("div", { class: "detail" }, heading, facts, field, html("div", { class: "scroll tall" }, table)));

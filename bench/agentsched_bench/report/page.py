@@ -126,7 +126,7 @@ def _jump(results: Sequence[CompareResult]) -> str:
             ("result-0-figures", "Figures"),
             ("result-0-distributions", "Distributions"),
         ]
-        if any(run.calls for run in results[0].runs):
+        if any(run.calls and run.is_complete for run in results[0].runs):
             links += [("result-0-programs", "Programs"), ("result-0-decisions", "Decisions")]
         links.append(("result-0-how", "How it was made"))
     items = "".join(f'<li><a href="#{key}">{escape(text)}</a></li>' for key, text in links)
@@ -379,6 +379,7 @@ def _distributions(key: str) -> str:
 
 
 _LEGEND: Final = (
+    ("refused", "turned away, until it came back"),
     ("held", "held by the proxy"),
     ("first", "queue and prefill, until the first token"),
     ("answer", "answering"),

@@ -36,7 +36,9 @@ KEPT_SHARE: Final = 0.8
 
 
 class Segment(msgspec.Struct, array_like=True):
-    """One call on a timeline; times in seconds. `kept` is how much of what was known was cached."""
+    """One call on a timeline; times in seconds. It was turned away until `tried`, then held until
+    `held`, then with an engine.
+    """
 
     sent: float
     held: float
@@ -50,6 +52,7 @@ class Segment(msgspec.Struct, array_like=True):
     engine: str
     error: str
     tools: str
+    tried: float
 
 
 class Lane(msgspec.Struct):
@@ -254,7 +257,8 @@ def _bars(run: Run) -> list[Bar]:
 def _segment(call: Call) -> Segment:
     end = call.sent_s + call.latency_s
     first = end if call.ttft_s is None else min(end, call.sent_s + call.ttft_s)
-    held = min(first, call.sent_s + (call.held_s or 0.0))
+    tried = min(first, call.sent_s + call.refused_s)
+    held = min(first, tried + (call.held_s or 0.0))
     return Segment(
         sent=_short(call.sent_s),
         held=_short(held),
@@ -268,6 +272,7 @@ def _segment(call: Call) -> Segment:
         engine=call.engine,
         error=call.error[:200],
         tools=", ".join(call.tools)[:80],
+        tried=_short(tried),
     )
 
 

@@ -90,7 +90,7 @@ def test_a_call_that_is_turned_away_and_tried_again_is_one_call() -> None:
     (call,) = tell(book.entries).calls
 
     assert (call.attempts, call.error) == (2, "")
-    assert (call.sent_s, call.latency_s, call.held_s) == (0, 6, 1)
+    assert (call.sent_s, call.latency_s, call.refused_s, call.held_s) == (0, 6, 4, 1)
 
 
 def test_failures_are_kept_as_what_they_are() -> None:

@@ -193,6 +193,8 @@ async def test_refusals_are_retried_and_counted(fake: FakeOpenAi) -> None:
 
     (row,) = recorder.result.calls
     assert (row.attempts, row.status, row.error) == (3, 200, "")
+    assert row.ttft_s is not None
+    assert 0 < row.refused_s < row.ttft_s, "its last try was sent then"
     assert recorder.result.summary[0].retries == 2
 
 

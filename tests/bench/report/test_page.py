@@ -114,15 +114,20 @@ def test_a_result_without_calls_has_no_timeline(comparison: CompareResult) -> No
     assert 'data-part="jct"' in page
 
 
-@pytest.mark.services
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [1200, 390])
-def test_a_browser_draws_every_picture(
-    comparison: CompareResult, tmp_path: Path, width: int
-) -> None:
+def test_links_lead_somewhere(comparison: CompareResult) -> None:
+    """Also where no run has come to its end."""
+    for run in comparison.runs:
+        run.is_complete = False
+    comparison.summary = []
+
+    page = render([comparison])
+
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r' id="([^"]+)"', page))
+
+
+def measured(path: Path, *, width: int, profile: Path) -> str:
+    """The page as a browser has made it, with how many pictures it drew and how wide it came."""
     assert CHROMIUM is not None, "Chromium is not installed (scripts/install-services)"
-    path = tmp_path / "page.html"
-    write_page([comparison], path)
     probe = (
         "<script>addEventListener('error', e => document.title = 'broken ' + e.message);"
         "setTimeout(() => { const s = document.querySelectorAll('svg');"
@@ -136,15 +141,52 @@ def test_a_browser_draws_every_picture(
 
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900",
+         f"--user-data-dir={profile}", f"--window-size={width},900",
          "--virtual-time-budget=3000", "--dump-dom", path.as_uri()],
         capture_output=True, text=True, timeout=90, check=True,
     )  # fmt: skip
 
     assert "<title>broken" not in done.stdout
-    drawn = re.search(r'data-svgs="(\d+)" data-wide="(-?\d+)"', done.stdout)
+    return done.stdout
+
+
+@pytest.mark.services
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_browser_draws_every_picture(
+    comparison: CompareResult, tmp_path: Path, width: int
+) -> None:
+    path = tmp_path / "page.html"
+    write_page([comparison], path)
+
+    made = measured(path, width=width, profile=tmp_path / "profile")
+
+    drawn = re.search(r'data-svgs="(\d+)" data-wide="(-?\d+)"', made)
     assert drawn is not None
     # Ratios, two distributions, a timeline, the cache and the tenants.
     assert int(drawn[1]) == 6
     assert int(drawn[2]) <= 0, "the page is wider than the screen"
-    assert "completed after" in done.stdout
+    assert "completed after" in made
+
+
+@pytest.mark.services
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 390])
+def test_long_names_do_not_make_the_page_wider(
+    comparison: CompareResult, tmp_path: Path, width: int
+) -> None:
+    """Arms are written with all that is changed, and nothing in them is a place to break at."""
+    long = "agentsched,order.ageing=0.5,admit.patience=2,place=session-affinity,place.speed=true"
+    for run in comparison.runs:
+        run.arm = {"agentsched": long * 2}.get(run.arm, run.arm)
+    for row in comparison.arms:
+        row.name = {"agentsched": long * 2, "litellm": long}.get(row.name, row.name)
+    comparison.summary = summarise(comparison)
+    path = tmp_path / "page.html"
+    write_page([comparison], path)
+
+    made = measured(path, width=width, profile=tmp_path / "profile")
+
+    drawn = re.search(r'data-wide="(-?\d+)"', made)
+    assert drawn is not None
+    assert int(drawn[1]) <= 0

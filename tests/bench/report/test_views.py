@@ -87,6 +87,19 @@ def test_timelines_have_lanes_for_sub_agents_and_pins(comparison: CompareResult)
     assert view.capacity == 100 * 32
 
 
+def test_what_was_turned_away_is_no_engines_queue(comparison: CompareResult) -> None:
+    """Of ten seconds until a first token the client spent seven coming back."""
+    run = comparison.runs[1]
+    run.calls = [_call("p1", 1.0, 0)]
+    run.calls[0].ttft_s, run.calls[0].latency_s = 10.0, 12.0
+    run.calls[0].refused_s, run.calls[0].held_s = 7.0, 2.0
+
+    ours = next(run for run in view_of(comparison).runs if run.arm == "agentsched")
+
+    (call,) = ours.programs[0].lanes[0].calls
+    assert (call.sent, call.tried, call.held, call.first, call.end) == (1, 8, 10, 11, 13)
+
+
 def test_distributions_are_of_the_runs_that_the_figures_are_of(comparison: CompareResult) -> None:
     """A run in which the machine stood still is in no figure, and so in no curve."""
     comparison.runs[0].machine = Machine(watched_s=60, kernel_stalls=1)
