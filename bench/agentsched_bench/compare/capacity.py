@@ -20,7 +20,7 @@ _BOUND_SLACK: Final = 1.1
 
 class Carried(msgspec.Struct, frozen=True, kw_only=True):
     """One arm. `rate` is the highest of the tried rates up to which all were carried, None: not
-    even the lowest. `is_limit` says that a higher rate was tried and was too much.
+    even the lowest. `is_limit` says that the next one was tried and was too much.
     """
 
     arm: str
@@ -61,17 +61,19 @@ def capacity(results: Mapping[float, CompareResult], scenario: Scenario) -> list
     rows = []
     for name in names:
         best: float | None = None
-        is_limit = False
+        is_limit, is_known = False, True
         slow: dict[str, float | None] = {}
         for rate in sorted(results):
             arm = next((a for a in results[rate].summary if a.arm == name), None)
             if arm is None:
+                # What it does there is not known, and beyond it luck might carry it.
+                is_known = False
                 continue
             slow[f"{rate:g}"] = arm.slowdown.p95 if arm.slowdown is not None else None
             fits = carries(arm, slowdown_max=scenario.measure.slowdown_max, max_wait_s=max_wait_s)
-            if is_limit or not fits:
-                is_limit = True
-            else:
+            if is_known and not fits:
+                is_limit, is_known = True, False
+            elif is_known:
                 best = rate
         rows.append(Carried(arm=name, rate=best, is_limit=is_limit, slowdown_p95=slow))
     return rows
@@ -100,5 +102,5 @@ def print_capacity(rows: Sequence[Carried], scenario: Scenario, *, console: Cons
 def said(row: Carried) -> str:
     """What an arm carries, in a word."""
     if row.rate is None:
-        return "none of them"
+        return "none of them" if row.is_limit else "not known"
     return f"{row.rate:g}/s" if row.is_limit else f"{row.rate:g}/s or more"

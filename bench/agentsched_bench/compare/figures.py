@@ -78,7 +78,7 @@ def _figures(arm: str, finished: Sequence[Run], result: CompareResult) -> ArmFig
         throughput_tokens_s=outputs / time_s if time_s else 0.0,
         recognised_share=_recognised(runs),
         tenants=tenants,
-        jain=jain([t.slowdown_p99 for t in tenants if t.slowdown_p99]) if tenants else None,
+        jain=_fairness(tenants),
         share_gap_tokens=_largest(share_gap(run.calls) for run in runs) if tenants else None,
         jct=jct,
         ttft=ttft,
@@ -175,6 +175,12 @@ def _tenants(runs: Sequence[Run], alone_s: Mapping[str, float]) -> list[TenantFi
     return rows
 
 
+def _fairness(tenants: Sequence[TenantFigures]) -> float | None:
+    """Of the tenants' slowdowns; unknown where all programs of one gave up: that is not fair."""
+    slow = [tenant.slowdown_p99 for tenant in tenants if tenant.slowdown_p99]
+    return jain(slow) if len(slow) == len(tenants) else None
+
+
 def service(call: Call) -> int:
     """What a call took from the engine, in prompt tokens: those computed, and its answer's."""
     computed = (call.prompt_tokens or 0) - (call.cached_tokens or 0)
@@ -182,7 +188,7 @@ def service(call: Call) -> int:
 
 
 def share_gap(calls: Sequence[Call]) -> float | None:
-    """The greatest difference of service between two tenants over a time in which both waited.
+    """The greatest difference of service between two tenants over any time in which both waited.
 
     A tenant waits while one of its calls has no first token yet; a call's service counts at its
     first token. None with fewer than two tenants.
@@ -193,42 +199,34 @@ def share_gap(calls: Sequence[Call]) -> float | None:
     moves: list[tuple[float, int, str, int]] = []
     for call in calls:
         first_s = call.sent_s + (call.ttft_s if call.ttft_s is not None else call.latency_s)
-        moves.append((first_s, 0, call.tenant, service(call) if not call.error else 0))
-        moves.append((call.sent_s, 1, call.tenant, 0))
+        # What is answered at once never waits, and ends no wait of its tenant's other calls.
+        steps = (-1, 1) if first_s > call.sent_s else (0, 0)
+        moves.append((first_s, steps[0], call.tenant, service(call) if not call.error else 0))
+        moves.append((call.sent_s, steps[1], call.tenant, 0))
     waiting = dict.fromkeys(tenants, 0)
     given = dict.fromkeys(tenants, 0)
-    # What was given to each when both of a pair began to wait.
-    since: dict[tuple[str, str], tuple[int, int]] = {}
-    widest = 0.0
-    for _, kind, tenant, tokens in sorted(moves):
+    # By how much the first of a pair was ahead since both wait: least and most.
+    ahead: dict[tuple[str, str], tuple[int, int]] = {}
+    widest = 0
+    for _, step, tenant, tokens in sorted(moves):
         if tenant not in waiting:
             continue
         given[tenant] += tokens
+        waiting[tenant] += step
         for other in tenants:
+            if other == tenant:
+                continue
             pair = (min(tenant, other), max(tenant, other))
-            if pair in since:
-                left, right = since[pair]
-                gap = (given[pair[0]] - left) - (given[pair[1]] - right)
-                widest = max(widest, abs(gap))
-        waiting[tenant] += 1 if kind else -1
-        _note_waiting(since, waiting, given, tenant)
-    return widest
-
-
-def _note_waiting(
-    since: dict[tuple[str, str], tuple[int, int]],
-    waiting: Mapping[str, int],
-    given: Mapping[str, int],
-    tenant: str,
-) -> None:
-    for other in waiting:
-        if other == tenant:
-            continue
-        pair = (min(tenant, other), max(tenant, other))
-        if waiting[tenant] > 0 and waiting[other] > 0:
-            since.setdefault(pair, (given[pair[0]], given[pair[1]]))
-        else:
-            since.pop(pair, None)
+            now = given[pair[0]] - given[pair[1]]
+            if pair in ahead:
+                least, most = ahead[pair]
+                ahead[pair] = min(least, now), max(most, now)
+                widest = max(widest, ahead[pair][1] - ahead[pair][0])
+            if not (waiting[tenant] and waiting[other]):
+                ahead.pop(pair, None)
+            elif pair not in ahead:
+                ahead[pair] = now, now
+    return float(widest)
 
 
 def _recognised(runs: Sequence[Run]) -> float | None:

@@ -43,6 +43,19 @@ def test_a_wait_beyond_its_bound_is_not_carried(comparison: Make, small: Path) -
     assert said(fine) == "0.1/s or more"
 
 
+def test_beyond_a_rate_without_a_result_nothing_is_claimed(comparison: Make, small: Path) -> None:
+    """The comparison at that rate was stopped, say."""
+    scenario = load_scenario(small)
+    found = {rate: _at(comparison, 1.2) for rate in (0.1, 0.2, 0.3)}
+    found[0.2].summary = []
+    (row,) = capacity(found, scenario)
+    found[0.1].summary = []
+    (later,) = capacity(found, scenario)
+
+    assert said(row) == "0.1/s or more"
+    assert said(later) == "not known"
+
+
 def test_only_arrivals_with_a_rate_have_one(small: Path) -> None:
     changed = at_rate(load_scenario(small), 0.5)
     closed = load_scenario(small, changes=['workload.arrivals={process="closed", concurrency=2}'])

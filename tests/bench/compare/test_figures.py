@@ -143,6 +143,22 @@ def test_the_gap_grows_while_both_wait_and_only_then() -> None:
     assert share_gap(calls) == 300
 
 
+def test_the_gap_is_over_any_time_in_which_both_wait() -> None:
+    """First a is ahead by 100, then b makes up for it and gets 100 more: 200 in that time alone."""
+    calls = [_call("a", 0, 9, 0), _call("b", 0, 9, 0)]
+    calls += [_call("a", 0, 1, 100), _call("b", 0, 2, 100), _call("b", 0, 3, 100)]
+
+    assert share_gap(calls) == 200
+
+
+def test_who_is_answered_at_once_ends_no_wait() -> None:
+    """Refused in the moment in which it came, say, while another call of its tenant waits on."""
+    calls = [_call("b", 0, 10, 0), _call("a", 0, 10, 0), _call("b", 2, 2, 0)]
+    calls += [_call("a", 0, 1, 100), _call("a", 0, 3, 100)]
+
+    assert share_gap(calls) == 200
+
+
 def test_a_tenant_that_asks_for_nothing_loses_nothing() -> None:
     calls = [_call("a", 0, 1, 100), _call("a", 1, 2, 100), _call("b", 5, 6, 10)]
 
@@ -164,3 +180,13 @@ def test_tenants_are_judged_where_there_are_several(comparison: Make) -> None:
     assert [t.tenant for t in direct.tenants] == ["team-a", "team-b"]
     assert direct.jain == pytest.approx((2 + 6) ** 2 / (2 * (4 + 36)))
     assert direct.share_gap_tokens is not None
+
+
+def test_a_tenant_whose_programs_all_gave_up_is_not_left_out_of_fairness(comparison: Make) -> None:
+    made = comparison({"direct": [{"a": 2.0, "b": 2.0, "c": 2.0}]})
+    made.alone_s = {"a": 1.0, "b": 1.0, "c": 1.0}
+    for row in (*made.runs[0].programs, *made.runs[0].calls):
+        row.tenant = f"team-{row.program}"
+    made.runs[0].programs[2].jct_s, made.runs[0].programs[2].outcome = None, "failed"
+
+    assert summarise(made)[0].jain is None
