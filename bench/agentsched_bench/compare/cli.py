@@ -28,6 +28,7 @@ from agentsched_bench.compare.scenario import Scenario, load_scenario, make_scen
 from agentsched_bench.compare.show import Estimate, print_comparison, showing, span
 from agentsched_bench.compare.simulated import alone_seconds, simulated_sides
 from agentsched_bench.live.cli import INTERRUPTED, new_salt, until_signal
+from agentsched_bench.workload.compose import shape_options
 
 What = Annotated[
     Path,
@@ -340,6 +341,12 @@ def new_result(
         result.notes.append(
             f"The engine ran {scenario.engine.speed:g} times as fast as real, the load with it; "
             "times are the engine's."
+        )
+    said = shape_options(scenario.workload).said()
+    if said:
+        result.notes.append(
+            f"The load is not as recorded: {said}. --set workload.scale_tokens=1 and so on change "
+            "that."
         )
     return result
 

@@ -207,7 +207,8 @@ def simulate(
         command=["agentsched", *sys.argv[1:]],
         versions=_versions(),
         trace=row,
-        options=_described(scenario, fleet, specs=specs, max_wait=max_wait, chaos=chaos),
+        options=_described(scenario, fleet, specs=specs, max_wait=max_wait, chaos=chaos)
+        | {"shape": shape.said()},
         seeds=_seeds(seeds),
     )
     refuse_unwritable(out)

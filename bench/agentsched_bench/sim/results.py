@@ -233,6 +233,10 @@ def print_simulation(result: SimResult, *, console: Console) -> None:
         "forced: steps that went at their wait bound only",
         highlight=False,
     )
+    if shape := result.options.get("shape"):
+        console.print(
+            f"Not as recorded: {shape} (--scale-tokens, --scale-time, --gap-cap).", highlight=False
+        )
     for arm in result.summary:
         if arm.failed:
             programs = sum(row.programs + row.failed for row in result.rows if row.arm == arm.arm)

@@ -127,14 +127,9 @@ def compose(spec: Workload, *, folder: Path) -> Composition:
     return _Composer(spec, folder).compose()
 
 
-def plan_workload(composition: Composition) -> PlannedWorkload:
-    """Plans for all programs; those whose first call exceeds `context_tokens_max` are left out.
-
-    Raises:
-        ConfigError: none is left.
-    """
-    spec = composition.spec
-    options = ShapeOptions(
+def shape_options(spec: Workload) -> ShapeOptions:
+    """How all sources are made smaller that do not say it themselves."""
+    return ShapeOptions(
         scale_tokens=spec.scale_tokens,
         scale_time=spec.scale_time,
         gap_cap_s=spec.gap_cap_s,
@@ -142,6 +137,16 @@ def plan_workload(composition: Composition) -> PlannedWorkload:
         context_tokens_max=spec.context_tokens_max,
         cycle_tokens_per_s=spec.cycle_tokens_per_s,
     )
+
+
+def plan_workload(composition: Composition) -> PlannedWorkload:
+    """Plans for all programs; those whose first call exceeds `context_tokens_max` are left out.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    spec = composition.spec
+    options = shape_options(spec)
     shared = SharedPrompts.learn(composition.recordings())
     plans = plan_programs(composition.programs, options, shared=shared)
     if not plans:

@@ -34,6 +34,10 @@ _HITS_SHARE_MIN: Final = 0.1
 _NEAR: Final = 0.1
 
 
+#: No pause is longer: a cap beyond it cuts none.
+_GAP_S_MAX: Final = 7 * 86_400.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeOptions:
     """How a recording is made smaller and faster.
@@ -60,6 +64,22 @@ class ShapeOptions:
             raise ConfigError(f"at least 1 step is needed, not {self.steps_max}")
         if not self.cycle_tokens_per_s > 0:
             raise ConfigError("the assumed model speed must be more than 0 tokens/s")
+
+    def said(self) -> str:
+        """In what a load differs from its recordings, for people; empty where in nothing."""
+        parts = []
+        if self.scale_tokens != 1:
+            parts.append(f"tokens / {self.scale_tokens:g}")
+        cap = f"of at most {self.gap_cap_s:g} s" if self.gap_cap_s < _GAP_S_MAX else ""
+        if self.scale_time != 1:
+            parts.append(f"pauses / {self.scale_time:g}" + (f" ({cap})" if cap else ""))
+        elif cap:
+            parts.append(f"pauses {cap}")
+        if self.steps_max is not None:
+            parts.append(f"at most {self.steps_max} steps")
+        if self.context_tokens_max is not None:
+            parts.append(f"contexts up to {self.context_tokens_max:,} tokens")
+        return ", ".join(parts)
 
     def tokens(self, recorded: float) -> int:
         return round(recorded / self.scale_tokens)

@@ -16,6 +16,7 @@ from agentsched.model import (
     TenantConfigured,
 )
 from agentsched_bench.compare.arms import parse_side
+from agentsched_bench.compare.cli import new_result
 from agentsched_bench.compare.fleet import engines_of, faults_of
 from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.results import Run
@@ -51,6 +52,21 @@ def test_a_closed_loop_keeps_so_many_running(small: Path) -> None:
     assert len(run.programs) == 7
     assert max(together) == 2
     assert {program.outcome for program in run.programs} == {"completed"}
+
+
+def test_what_was_made_smaller_is_noted(small: Path) -> None:
+    def notes(*changes: str) -> list[str]:
+        scenario = load_scenario(small, changes=changes)
+        load = make_load(scenario.workload, seed=0, beside=small.parent)
+        sides = [parse_side("direct", engine=scenario.engine)]
+        return new_result(scenario, sides, [load], how="simulated", alone_s={}).notes
+
+    assert notes() == [
+        "The load is not as recorded: tokens / 8, pauses / 2 (of at most 2 s), at most 3 steps, "
+        "contexts up to 7,936 tokens. --set workload.scale_tokens=1 and so on change that."
+    ]
+    whole = ("workload.scale_tokens=1", "workload.scale_time=1")
+    assert notes(*whole)[0].startswith("The load is not as recorded: pauses of at most 2 s, at")
 
 
 def test_tenants_and_their_weights_are_the_schedulers(small: Path) -> None:

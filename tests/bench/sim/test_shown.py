@@ -42,7 +42,7 @@ def test_no_figure_is_cut_off_on_eighty_columns() -> None:
         command=[],
         versions={},
         trace=TraceRow(name="t", sha256="", programs=3, calls=37, is_synthetic=False),
-        options={"programs": 3},
+        options={"programs": 3, "shape": "tokens / 8"},
         seeds=[1],
         summary=[summary(arm) for arm in arms],
     )
@@ -56,4 +56,5 @@ def test_no_figure_is_cut_off_on_eighty_columns() -> None:
     # What the columns mean is told in whole lines.
     told = lines[lines.index(next(line for line in lines if line.startswith("slow:"))) :]
     assert all(len(line) <= 80 for line in told)
-    assert [line.partition(":")[0] for line in told] == ["slow", "x bound", "x comp", "forced"]
+    assert [line.partition(":")[0] for line in told[:-1]] == ["slow", "x bound", "x comp", "forced"]
+    assert told[-1] == "Not as recorded: tokens / 8 (--scale-tokens, --scale-time, --gap-cap)."

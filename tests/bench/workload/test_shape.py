@@ -316,3 +316,19 @@ def test_recorded_programs_can_be_planned(name: str, kept_share: float, traces: 
         for conversation in plan.conversations:
             for prompt, call in zip(_render(conversation), conversation.calls, strict=True):
                 assert len(prompt) == call.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (ShapeOptions(scale_tokens=1, scale_time=1, gap_cap_s=1e9), ""),
+        (ShapeOptions(), "tokens / 8, pauses / 2 (of at most 60 s)"),
+        (ShapeOptions(scale_tokens=1, gap_cap_s=0), "pauses / 2 (of at most 0 s)"),
+        (
+            ShapeOptions(scale_time=1, steps_max=16, context_tokens_max=7_936),
+            "tokens / 8, pauses of at most 60 s, at most 16 steps, contexts up to 7,936 tokens",
+        ),
+    ],
+)
+def test_what_was_made_smaller_is_said(options: ShapeOptions, said: str) -> None:
+    assert options.said() == said
