@@ -40,7 +40,8 @@ WORKFLOW = agentsched.declared_workflow("fix-bug", explore, edit, test, conclude
 
 
 def declare(workflow: dict[str, Any]) -> dict[str, Any]:
-    url = os.environ["AGENTSCHED_URL"].rstrip("/") + "/agentsched/v1/workflows"
+    root = os.environ["AGENTSCHED_URL"].rstrip("/").removesuffix("/v1")
+    url = root + "/agentsched/v1/workflows"
     headers = {"content-type": "application/json"}
     key = os.environ.get("AGENTSCHED_ADMIN_KEY")
     if key:

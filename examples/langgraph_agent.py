@@ -1,6 +1,6 @@
 """LangGraph: the thread is the program, a sub-graph its sub-program, tools are reported.
 
-pip install agentsched[sdk] langgraph langchain-openai
+pip install 'agentsched[sdk]' langgraph langchain-openai  # in a checkout: '.[sdk]'
 AGENTSCHED_URL=http://127.0.0.1:8900 python examples/langgraph_agent.py thread-1 "6 times 7?"
 """
 

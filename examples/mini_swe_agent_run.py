@@ -1,6 +1,6 @@
 """mini-swe-agent: an instance is a program, its commands are reported.
 
-pip install agentsched[sdk] mini-swe-agent
+pip install 'agentsched[sdk]' mini-swe-agent  # in a checkout: '.[sdk]'
 AGENTSCHED_URL=http://127.0.0.1:8900 python examples/mini_swe_agent_run.py django-11099 "Fix it"
 """
 

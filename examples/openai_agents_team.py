@@ -1,6 +1,6 @@
 """OpenAI Agents SDK: the group is the program; a handoff and an agent as a tool are sub-programs.
 
-pip install agentsched[sdk] openai-agents
+pip install 'agentsched[sdk]' openai-agents  # in a checkout: '.[sdk]'
 AGENTSCHED_URL=http://127.0.0.1:8900 python examples/openai_agents_team.py chat-42 "6 times 7?"
 """
 

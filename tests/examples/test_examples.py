@@ -68,6 +68,7 @@ class TestPlainLoops:
 class TestWorkflow:
     async def test_it_is_declared_and_counted(self, stand: Any) -> None:
         async with stand() as here:
+            here.url += "/v1"  # as clients need it; the SDK takes both
             printed = (await here.run("declare_workflow.py")).splitlines()
             assert printed[0].startswith("explore: ")
             assert printed[-1] == "conclude: 0.0 steps to come"
