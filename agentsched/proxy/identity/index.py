@@ -175,8 +175,7 @@ class IdentityIndex:
         """Learn an answer: its calls, its text, its id. Names prompt plus answer where it can.
 
         An answer that is not complete counts as abandoned; its calls are learnt all the same.
-        `can_be_named`: later requests may go on from it by its id (`previous_response_id`), which
-        only the Responses API has; else the id is not kept.
+        `can_be_named`: later requests may go on from its id, as only the Responses API's can.
         """
         turn = self._take(identity)
         if turn is None:
@@ -185,9 +184,8 @@ class IdentityIndex:
             self._learner.calls(turn, answer, self._counts)
             self._abandon(turn, now=now)
             return None
-        self._learner.answer(turn, answer, self._counts, now=now)
-        if can_be_named:
-            self._learner.response(turn, answer.response_id)
+        named = answer.response_id if can_be_named else ""
+        self._learner.answer(turn, answer, self._counts, now=now, named=named)
         self._touch(turn.conversation.program, now)
         if not turn.answer:
             return None
@@ -229,10 +227,7 @@ class IdentityIndex:
         return True
 
     def expire(self, *, now: Instant) -> tuple[ProgramId, ...]:
-        """Forget the programs that were idle for too long; returns them.
-
-        One with a request under way is not idle, for however many hours its answer comes.
-        """
+        """Forget the programs that were idle, with no request under way, too long; returns them."""
         gone = []
         while self._programs:
             program = next(iter(self._programs.values()))

@@ -43,8 +43,10 @@ class Learner:
         #: Texts are to outlive the process, as traces.
         self.is_kept = False
 
-    def answer(self, turn: Turn, answer: Answer, counts: Counter[str], *, now: Instant) -> None:
-        """A complete answer."""
+    def answer(
+        self, turn: Turn, answer: Answer, counts: Counter[str], *, now: Instant, named: str
+    ) -> None:
+        """A complete answer; `named` is the id by which a request may go on from it, or empty."""
         turn.state = TurnState.ANSWERED
         turn.at = now
         turn.origin = None
@@ -53,6 +55,7 @@ class Learner:
             self._text(turn, turn.text, answer.text)
         elif not answer.is_truncated:
             self._chain(turn, answer)
+        self._response(turn, named)
         self._needles(turn, answer, now=now)
 
     def calls(self, turn: Turn, answer: Answer, counts: Counter[str]) -> None:
@@ -115,8 +118,7 @@ class Learner:
             book.add_point(chain, turn, candidates_max=self._limits.candidates_max)
         end.tail = b""
 
-    def response(self, turn: Turn, response_id: str) -> None:
-        """The id by which a later request may go on from this answer."""
+    def _response(self, turn: Turn, response_id: str) -> None:
         if not response_id or len(response_id) > 256:
             return
         responses = turn.conversation.program.book.responses

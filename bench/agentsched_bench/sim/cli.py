@@ -207,10 +207,16 @@ def simulate(
         command=["agentsched", *sys.argv[1:]],
         versions=_versions(),
         trace=row,
-        options=_described(scenario, fleet, specs=specs, max_wait=max_wait, chaos=chaos)
-        | {"shape": shape.said()},
+        options=_described(scenario, fleet, shape, specs=specs, max_wait=max_wait, chaos=chaos),
         seeds=_seeds(seeds),
     )
+    _run(arms, scenario, result, out=out, as_json=as_json)
+
+
+def _run(
+    arms: Sequence[Arm], scenario: Scenario, result: SimResult, *, out: Path | None, as_json: bool
+) -> None:
+    """Simulate, and show and write what is done, all or less."""
     refuse_unwritable(out)
     try:
         run_all(arms, scenario, result, is_quiet=as_json)
@@ -387,7 +393,13 @@ def _versions() -> dict[str, str]:
 
 
 def _described(
-    scenario: Scenario, fleet: Fleet, *, specs: list[str], max_wait: str, chaos: str | None
+    scenario: Scenario,
+    fleet: Fleet,
+    shape: ShapeOptions,
+    *,
+    specs: list[str],
+    max_wait: str,
+    chaos: str | None,
 ) -> dict[str, object]:
     engine = fleet.engines[0]
     return {
@@ -399,6 +411,7 @@ def _described(
         "pins": fleet.traits[0].pins,
         "warm": fleet.traits[0].warm,
         "scheduling": str(engine.scheduling),
+        "shape": shape.said(),
         "arrivals": str(scenario.arrivals),
         "max_wait": max_wait,
         "endings": str(scenario.endings),
