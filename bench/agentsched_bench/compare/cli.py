@@ -20,6 +20,7 @@ from agentsched_bench.compare import results
 from agentsched_bench.compare.agents import with_playback
 from agentsched_bench.compare.arms import PEERS, Side, sides_of
 from agentsched_bench.compare.capacity import at_rate, capacity, print_capacity
+from agentsched_bench.compare.fleet import engines_of
 from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.machine import is_stalled
 from agentsched_bench.compare.results import ArmRow, CompareResult
@@ -28,6 +29,7 @@ from agentsched_bench.compare.scenario import Scenario, load_scenario, make_scen
 from agentsched_bench.compare.show import Estimate, print_comparison, showing, span
 from agentsched_bench.compare.simulated import alone_seconds, simulated_sides
 from agentsched_bench.live.cli import INTERRUPTED, new_salt, until_signal
+from agentsched_bench.sim.specs import digest_of
 from agentsched_bench.workload.compose import shape_options
 
 What = Annotated[
@@ -336,6 +338,7 @@ def new_result(
         expects=scenario.expects,
         alone_s=alone_s,
         alone_how="by the engine's model" if alone_s else "",
+        engines_sha256=digest_of(engines_of(scenario.engine)),
     )
     if scenario.engine.speed != 1.0 and how == "live":
         result.notes.append(
@@ -362,7 +365,8 @@ def resumed(result: CompareResult, path: Path, *, redo_stalled: bool) -> Compare
     if not path.exists():
         return result
     earlier = results.read(path)
-    if _what_runs(earlier) != _what_runs(result):
+    hashes = {each.engines_sha256 for each in (earlier, result) if each.engines_sha256}
+    if _what_runs(earlier) != _what_runs(result) or len(hashes) > 1:
         raise ConfigError(
             f"{path} holds another comparison (--fresh writes over it, --out names another file)"
         )

@@ -236,6 +236,8 @@ class CompareResult(msgspec.Struct, kw_only=True):
     #: Seconds that each program takes alone on an idle engine, and how that is known.
     alone_s: dict[str, float] = {}
     alone_how: str = ""
+    #: A hash of the engines as models, whose costs may lie in a file; empty in older results.
+    engines_sha256: str = ""
     runs: list[Run] = []
     summary: list[ArmFigures] = []
     notes: list[str] = []

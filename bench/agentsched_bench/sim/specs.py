@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from agentsched.model import ConfigError
 from agentsched_bench.calibrate.model_file import read_model
@@ -29,6 +33,11 @@ class Fleet:
     def models(self) -> tuple[str, ...]:
         """Models that an engine names, each as often as engines do."""
         return tuple(model for traits in self.traits for model in traits.models)
+
+
+def digest_of(engines: Sequence[EngineConfig]) -> str:
+    """A hash of all that these engines are: a file's name says nothing of what is in it by now."""
+    return hashlib.sha256(msgspec.json.encode(list(engines), order="deterministic")).hexdigest()
 
 
 def engine_of(

@@ -23,7 +23,7 @@ from agentsched_bench.live import options
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario
 from agentsched_bench.sim.cli import load, shape_for
-from agentsched_bench.sim.specs import fleet_of
+from agentsched_bench.sim.specs import digest_of, fleet_of
 from agentsched_bench.tune.sweep import (
     METRICS,
     SCHEMA,
@@ -109,6 +109,7 @@ def tune(
         "gap_cap": gap_cap,
         "max_wait": max_wait,
         "profile": profile,
+        "engines_sha256": digest_of(fleet.engines),
     }
     fresh = Tuning(
         command=["agentsched", *sys.argv[1:]],
@@ -141,7 +142,10 @@ def _resumed(fresh: Tuning, out: Path | None) -> Tuning:
         old = msgspec.json.decode(out.read_bytes(), type=Tuning)
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{out} is no tuning result: {error}") from error
-    if old.schema != SCHEMA or old.options != fresh.options:
+    # Older files do not say what their engines were.
+    asked = {key: value for key, value in fresh.options.items() if key in old.options}
+    known = set(fresh.options) - {"engines_sha256"} <= set(old.options)
+    if old.schema != SCHEMA or not known or old.options != asked:
         raise ConfigError(f"{out} is of another sweep: choose another file")
     for trial in old.trials:
         trial.score = judged_score(trial.row, fresh.metric)

@@ -63,6 +63,24 @@ def test_runs_of_another_version_are_not_gone_on_with(comparison: Make, tmp_path
         resumed(new, path, redo_stalled=False)
 
 
+def test_engines_that_are_others_by_now_are_not_gone_on_with(
+    comparison: Make, tmp_path: Path
+) -> None:
+    """`agentsched calibrate` has written the same file again, say."""
+    path = tmp_path / "r.json"
+    results.write(asked(comparison({"direct": ONCE}), "direct"), path)
+    new = asked(comparison({"direct": []}), "direct")
+    new.engines_sha256 = "b"
+    assert len(resumed(new, path, redo_stalled=False).runs) == 1, "it does not say"
+
+    earlier = asked(comparison({"direct": ONCE}), "direct")
+    earlier.engines_sha256 = "a"
+    results.write(earlier, path)
+
+    with pytest.raises(ConfigError, match="another comparison"):
+        resumed(new, path, redo_stalled=False)
+
+
 def test_the_first_arm_is_the_baseline_though_it_ran_last(comparison: Make, tmp_path: Path) -> None:
     """`--only ours` first, and then the rest: the others are compared with what was asked."""
     path = tmp_path / "r.json"

@@ -13,6 +13,7 @@ from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario
+from agentsched_bench.sim.specs import digest_of
 from agentsched_bench.tune import cli
 from agentsched_bench.tune.sweep import (
     Trial,
@@ -186,3 +187,29 @@ def test_a_disk_that_is_full_leaves_nothing_beside(tmp_path: Path) -> None:
         cli._save(tuning("a"), out)
 
     assert [path.name for path in tmp_path.iterdir()] == ["tuning.json"]
+
+
+def test_a_sweep_on_other_engines_is_another(tmp_path: Path) -> None:
+    """A file of `agentsched calibrate` may have been written again under its name."""
+    out = tmp_path / "tuning.json"
+    fresh = tuning("a")
+    fresh.options = {"engines": ["m.json"], "engines_sha256": "b"}
+    for before in ({}, {"engines_sha256": "b"}):
+        old = tuning("a")
+        old.options = {"engines": ["m.json"]} | before
+        cli._save(old, out)
+        assert cli._resumed(fresh, out).candidates == ["a"]
+    for before in ({"engines_sha256": "a"}, {"profile": "fcfs"}):
+        old = tuning("a")
+        old.options = {"engines": ["m.json"]} | before
+        cli._save(old, out)
+        with pytest.raises(ConfigError, match="another sweep"):
+            cli._resumed(fresh, out)
+
+
+def test_engines_are_told_apart_by_what_they_are() -> None:
+    (engine,) = scenario().engines
+
+    assert digest_of([engine]) == digest_of([replace(engine)])
+    assert digest_of([engine]) != digest_of([replace(engine, cost=engine.cost.slower(2.0))])
+    assert digest_of([engine]) != digest_of([engine, engine])
