@@ -106,5 +106,9 @@ def _said(response: httpx.Response) -> str:
         hint = ""
         if response.status_code == 401:
             hint = " (give --admin-key, or set AGENTSCHED_ADMIN_KEY)"
+        elif error.get("code") == "unknown_program":
+            hint = (
+                " (`agentsched programs` lists ids; one of a tenant's begins with it: TENANT/...)"
+            )
         return f"{error['message']}{hint}"
     return f"{response.status_code} {response.reason_phrase}: that is no agentsched proxy"

@@ -110,7 +110,10 @@ class TestGraph:
     def test_one_that_nobody_knows(self, proxy: Any, capfdbinary: Any) -> None:
         code, _, err = run(capfdbinary, "graph", "n/o", "--url", proxy.url)
         assert code == 1
-        assert err == f"agentsched: {proxy.url}: No graph of a program of this id is kept.\n"
+        # `agentsched top` shows a tenant's programs without it, beside its name.
+        hint = "(`agentsched programs` lists ids; one of a tenant's begins with it: TENANT/...)"
+        told = f"No graph of a program of this id is kept. {hint}"
+        assert err == f"agentsched: {proxy.url}: {told}\n"
 
 
 class TestStory:
