@@ -134,6 +134,7 @@ def _print(found: ModelFile, out: Path) -> None:
         f"{cost['per_decode_ns'] / 1e3:.0f} us per answer (+ {cost['per_decode_context_ns']:.1f} "
         f"ns per token of its context); {cost['per_call_ns'] / 1e6:.1f} ms per call outside",
         highlight=False,
+        markup=False,
     )
     if found.fit is not None:
         console.print(
@@ -141,7 +142,7 @@ def _print(found: ModelFile, out: Path) -> None:
             f"{found.fit.answer_error:.0%} (median of {found.fit.held_out})",
             highlight=False,
         )
-    console.print(f"model: {out}", highlight=False)
+    console.print(f"model: {out}", highlight=False, markup=False)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agentsched.model import ConfigError, in_seconds, parse_span
 from agentsched_bench.compare.results import ArmFigures, CompareResult
@@ -83,7 +84,7 @@ def print_capacity(rows: Sequence[Carried], scenario: Scenario, *, console: Cons
     """A table: p95 slowdown at each rate, and what each arm carries."""
     bound = scenario.measure.slowdown_max
     table = Table(
-        title=f"{scenario.name}: p95 slowdown by programs per second (at most {bound:g})",
+        title=Text(f"{scenario.name}: p95 slowdown by programs per second (at most {bound:g})"),
         title_justify="left",
         box=box.SIMPLE,
     )
@@ -95,7 +96,7 @@ def print_capacity(rows: Sequence[Carried], scenario: Scenario, *, console: Cons
     for row in rows:
         cells = [row.slowdown_p95.get(rate) for rate in rates]
         shown = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
-        table.add_row(row.arm, *shown, said(row))
+        table.add_row(Text(row.arm), *shown, said(row))
     console.print(table)
 
 

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from agentsched_bench.compare.machine import disturbances
 from agentsched_bench.compare.results import ArmFigures, CompareResult
@@ -114,7 +115,7 @@ def showing(estimate: Estimate, *, is_quiet: bool) -> Iterator[Show]:
         yield _Lines(estimate, lambda text: None if is_quiet else print(text, file=console.file))
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
         TimeElapsedColumn(),
@@ -204,15 +205,18 @@ def table_of(result: CompareResult) -> Table:
     """The figures, one column for each arm; rows that say nothing of any arm are left out."""
     kind = ", synthetic" if result.trace.is_synthetic else ""
     table = Table(
-        title=f"{result.name} ({result.how}{kind}): {result.trace.programs} programs, "
-        f"{result.trace.calls} calls",
+        # Names are no markup, here and below.
+        title=Text(
+            f"{result.name} ({result.how}{kind}): {result.trace.programs} programs, "
+            f"{result.trace.calls} calls"
+        ),
         title_justify="left",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
     )
     table.add_column("")
     for arm in result.summary:
-        table.add_column(arm.arm, justify="right", overflow="fold")
+        table.add_column(Text(arm.arm), justify="right", overflow="fold")
     for name, show in ROWS:
         cells = [show(arm) for arm in result.summary]
         if any(cell != "-" for cell in cells):

@@ -285,7 +285,7 @@ def showing_progress(*, is_quiet: bool) -> Iterator[Callable[[live.Progress], No
         yield lambda _: None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} calls {task.fields[note]}"),
         TimeElapsedColumn(),

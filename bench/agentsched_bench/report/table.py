@@ -7,6 +7,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agentsched_bench.live.results import ArmSummary, Result
 from agentsched_bench.workload.statistics import Spread
@@ -96,10 +97,10 @@ def summary_table(result: Result) -> Table:
     title = (
         f"{result.trace.name}{kind}: {result.trace.programs} programs, {result.trace.calls} calls"
     )
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("")
     for arm in result.summary:
-        table.add_column(arm.arm, justify="right", no_wrap=True)
+        table.add_column(Text(arm.arm), justify="right", no_wrap=True)
     for name, show in _ROWS:
         table.add_row(name, *(show(arm) for arm in result.summary))
     return table

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from agentsched.model import Nanos, between, in_seconds
 from agentsched_bench.live.results import TraceRow
@@ -202,7 +203,7 @@ def _seconds(spans: Iterable[int]) -> Spread:
 def print_simulation(result: SimResult, *, console: Console) -> None:
     """The summary as a table: one row for each arm."""
     title = f"{result.trace.name}: {result.options['programs']} programs, seeds {result.seeds}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, padding=0)
     table.add_column("arm", overflow="fold", min_width=12)
     # Short enough for a terminal of 80 columns, as a rule.
     columns: tuple[str, ...] = ("JCT s", "p50", "p95", "slow p95", "wait s", "cached")
@@ -212,7 +213,7 @@ def print_simulation(result: SimResult, *, console: Console) -> None:
     for arm in result.summary:
         times = (arm.jct_mean_s, arm.jct_p50_s, arm.jct_p95_s)
         table.add_row(
-            arm.arm,
+            Text(arm.arm),
             # An arm under which nobody completed is not the fastest.
             *(f"{time_s:.1f}" if arm.jct_mean_s else "-" for time_s in times),
             f"{arm.slowdown_p95:.2f}" if arm.jct_mean_s else "-",

@@ -17,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from agentsched.model import ConfigError, parse_span
 from agentsched_bench.live import options
@@ -247,7 +248,7 @@ def print_tuning(tuning: Tuning, *, console: Console, rows: int = 12) -> None:
     shown = ranked[:rows] + [arm for arm in tuning.candidates[:1] if arm in ranked[rows:]]
     for arm in shown:
         aside = _score(tuning.mean(arm, "held-out")) if arm in held else ""
-        table.add_row(arm, _score(tuning.mean(arm, "tune")), aside)
+        table.add_row(Text(arm), _score(tuning.mean(arm, "tune")), aside)
     console.print(table)
     if tuning.verdict is not None:
         verdict = tuning.verdict
@@ -255,6 +256,7 @@ def print_tuning(tuning: Tuning, *, console: Console, rows: int = 12) -> None:
             f"{verdict.text} (ratio {verdict.ratio:.3f}, 95 % between {verdict.ratio_low:.3f} and "
             f"{verdict.ratio_high:.3f})",
             highlight=False,
+            markup=False,
         )
 
 

@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from agentsched.model import ConfigError
 from agentsched.policy.registry import POINTS
@@ -123,7 +124,11 @@ def print_answer(found: Answer, *, console: Console, trust_anyway: bool = False)
     trust = found.trust
     say = console.print
     if trust.diverged_at is None:
-        say(f"replay: identical, {trust.entries} entries under {found.policy}", highlight=False)
+        say(
+            f"replay: identical, {trust.entries} entries under {found.policy}",
+            highlight=False,
+            markup=False,
+        )
     else:
         say(
             f"replay: diverged at entry {trust.diverged_at} of {trust.entries}",
@@ -152,7 +157,7 @@ def print_answer(found: Answer, *, console: Console, trust_anyway: bool = False)
         say(f"{trust.unfinished} calls have no answer in the journal and are left out.")
     say(_table([found.recorded, found.same, *found.others], found))
     for course in found.others:
-        say(_verdict(course, found), highlight=False)
+        say(_verdict(course, found), highlight=False, markup=False)
 
 
 def _verdict(course: Course, found: Answer) -> str:
@@ -181,7 +186,7 @@ def _table(courses: Sequence[Course], found: Answer) -> Table:
     for course in courses:
         ratio = found.ratios.get(course.name)
         table.add_row(
-            course.name,
+            Text(course.name),
             f"{course.jct_s.mean:.1f}",
             f"{course.jct_s.p50:.1f}",
             f"{course.jct_s.p95:.1f}",
@@ -192,7 +197,7 @@ def _table(courses: Sequence[Course], found: Answer) -> Table:
         )
         if len(course.tenants) > 1:
             for tenant, part in course.tenants.items():
-                name, wait = f"  {tenant}", f"{part.wait_max_s:.1f}"
+                name, wait = Text(f"  {tenant}"), f"{part.wait_max_s:.1f}"
                 table.add_row(name, f"{part.jct_mean_s:.1f}", "", "", "", wait, "", "")
     return table
 

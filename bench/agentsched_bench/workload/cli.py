@@ -10,6 +10,7 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agentsched_bench.workload.compose import compose
 from agentsched_bench.workload.exporters import Format, export_trace
@@ -165,7 +166,7 @@ def _warn(error: TraceError) -> None:
 def _print_statistics(trace: Path, figures: TraceStatistics) -> None:
     console = Console()
     label = " (synthetic)" if figures.synthetic else ""
-    table = Table(title=f"{trace.name}{label}", title_justify="left")
+    table = Table(title=Text(f"{trace.name}{label}"), title_justify="left")
     for column in ("", "count", "mean", "p50", "p90", "p99", "max"):
         table.add_column(column, justify="left" if not column else "right")
     rows = {
@@ -176,7 +177,7 @@ def _print_statistics(trace: Path, figures: TraceStatistics) -> None:
         **{f"tool {name}, s": values for name, values in figures.tool_s.items()},
     }
     for name, values in rows.items():
-        table.add_row(name, *_cells(values))
+        table.add_row(Text(name), *_cells(values))
     console.print(table)
     if figures.tools:
         whole = sum(figures.tools.values())
@@ -187,6 +188,7 @@ def _print_statistics(trace: Path, figures: TraceStatistics) -> None:
         f"{figures.calls} calls; agents: "
         + ", ".join(f"{name} {count}" for name, count in figures.agents.items()),
         highlight=False,
+        markup=False,
     )
     shares = {
         "prompt seen before": figures.reused_share,
