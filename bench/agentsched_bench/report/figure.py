@@ -34,8 +34,10 @@ def write_png(result: CompareResult, path: Path) -> None:
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12, hspace=0.04)  # type: ignore[union-attr,call-arg]
     kind = ", synthetic programs" if result.trace.is_synthetic else ""
     figure.suptitle(
-        f"{result.name}: {result.trace.programs} programs, {result.trace.calls:,} calls, "
-        f"{result.how}{kind}",
+        _plain_text(
+            f"{result.name}: {result.trace.programs} programs, {result.trace.calls:,} calls, "
+            f"{result.how}{kind}"
+        ),
         x=0.01,
         ha="left",
         fontsize=15,
@@ -63,7 +65,7 @@ def _plain(axes: Any, title: str) -> None:
 
 def _ratios(axes: Any, result: CompareResult) -> None:
     rows = [a for a in result.summary if a.jct is not None and a.jct.pairs]
-    _plain(axes, f"Job completion time over {result.baseline}'s (95 % interval)")
+    _plain(axes, f"Job completion time over {_cut(result.baseline)}'s (95 % interval)")
     names = [arm.arm for arm in result.summary]
     for place, arm in enumerate(reversed(rows)):
         ratio = arm.jct
@@ -123,4 +125,9 @@ def _curves(axes: Any, curves: Sequence[Curve], *, title: str, is_log: bool) -> 
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= 26 else f"{name[:25]}…"
+    return _plain_text(name if len(name) <= 26 else f"{name[:25]}…")
+
+
+def _plain_text(text: str) -> str:
+    """A name may have dollars in it, between which matplotlib reads formulas."""
+    return text.replace("$", r"\$")

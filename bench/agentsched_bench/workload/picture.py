@@ -52,9 +52,15 @@ class _Gathered:
                 sums[2] += step.input_tokens
             for tool in step.tools:
                 name = tool.name if tool.command is None else f"{tool.name} {tool.command}"
+                name = _plain(name)
                 self.tools[name] += 1
                 if tool.duration_s is not None:
                     self.tool_s.setdefault(name, []).append(tool.duration_s)
+
+
+def _plain(text: str) -> str:
+    """Between dollars matplotlib reads formulas; names and commands have dollars of their own."""
+    return text.replace("$", r"\$")
 
 
 def draw(recordings: Iterable[Recording], out: Path, *, title: str) -> None:
@@ -71,9 +77,8 @@ def draw(recordings: Iterable[Recording], out: Path, *, title: str) -> None:
     for recording in recordings:
         found.add(recording)
     figure = Figure(figsize=(13, 7.6), layout="constrained")
-    figure.suptitle(
-        f"{title}: {found.programs} programs, {len(found.prompts):,} calls", fontsize=13
-    )
+    text = f"{_plain(title)}: {found.programs} programs, {len(found.prompts):,} calls"
+    figure.suptitle(text, fontsize=13)
     axes: Any = figure.subplots(2, 3)
     _distribution(axes[0][0], [("steps", found.steps, _BLUE)], "steps per recording")
     sizes = [("prompt", found.prompts, _BLUE), ("answer", found.outputs, _ORANGE)]

@@ -234,6 +234,16 @@ def test_a_picture_is_drawn(comparison: CompareResult, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_names_in_a_picture_are_no_formulas(comparison: CompareResult, tmp_path: Path) -> None:
+    name = r"$\cost$"
+    comparison.name = comparison.baseline = comparison.summary[0].arm = name
+    comparison.summary[1].arm = name + "!"
+
+    write_png(comparison, tmp_path / "r.png")
+
+    assert (tmp_path / "r.png").stat().st_size > 10_000
+
+
 def test_the_command_writes_all_of_it(comparison: CompareResult, tmp_path: Path) -> None:
     results.write(comparison, tmp_path / "c.json")
 

@@ -6,10 +6,12 @@ import json
 import shlex
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from agentsched_bench.workload.cli import app
+from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.trace import TraceError, read_trace
 
 _RUN = CliRunner()
@@ -149,6 +151,18 @@ def test_import_names_what_it_could_not_read(tmp_path: Path) -> None:
     machine = _RUN.invoke(app, ["import", "mooncake", str(path), "-o", str(out), "--json"])
     told = json.loads(machine.stdout)
     assert (told["calls"], told["errors_count"]) == (1, 1)
+
+
+def test_commands_in_a_picture_are_no_formulas(tmp_path: Path) -> None:
+    (recording,) = generate(programs=1, seed=1, interarrival_s=1.0)
+    line = msgspec.to_builtins(recording)
+    line["steps"][0]["tools"] = [{"name": "bash", "command": r"$A\x$", "duration_s": 1.0}]
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(msgspec.json.encode(line) + b"\n")
+
+    done = _RUN.invoke(app, ["stats", str(path), "--picture", str(tmp_path / "p.png")])
+
+    assert done.exit_code == 0, done.exception
 
 
 def test_a_trace_is_drawn(made: Path, tmp_path: Path) -> None:
