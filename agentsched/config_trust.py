@@ -56,5 +56,7 @@ class IdempotencyConfig(Part):
         description="work goes on for so long though its client is gone, since it may come back",
     )
     bytes_max: int = Field(
-        default=64 << 20, ge=1 << 16, description="of answers that are kept; the oldest go"
+        default=64 << 20,
+        ge=1 << 16,
+        description="of answers that are kept or still come; the oldest kept ones go",
     )

@@ -61,6 +61,8 @@ class SharedAnswers:
         #: The one asked for last at the end.
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._kept_bytes = 0
+        #: Bytes of all answers that are here, those that are still coming included.
+        self._held_bytes = 0
         #: Work under way, joinable or not.
         self._tasks: set[asyncio.Task[None]] = set()
         self.begun_total = 0
@@ -129,7 +131,7 @@ class SharedAnswers:
 
     def _begin(self, key: Key, digest: bytes, request: web.Request, work: Work) -> _Entry:
         bound = min(_ANSWER_BYTES_MAX, self._config.bytes_max)
-        entry = _Entry(key, digest, Recording(bytes_max=bound))
+        entry = _Entry(key, digest, Recording(bytes_max=bound, hold=self._hold))
         self._drop(self._entries.get(key))
         self._entries[key] = entry
         task = entry.task = asyncio.get_running_loop().create_task(
@@ -162,9 +164,21 @@ class SharedAnswers:
         finally:
             self._settle(entry, is_good=is_good)
 
+    def _hold(self, size: int) -> bool:
+        """Count bytes of answers; the oldest that are over make room. False: there is none."""
+        self._held_bytes += size
+        if self._held_bytes > self._config.bytes_max and self._kept_bytes:
+            for old in list(self._entries.values()):
+                if self._held_bytes <= self._config.bytes_max:
+                    break
+                if old.recording.is_over:
+                    self._drop(old)
+        return self._held_bytes <= self._config.bytes_max
+
     def _settle(self, entry: _Entry, *, is_good: bool) -> None:
         """The work is over: keep a good answer for a while, and others not at all."""
         if self._entries.get(entry.key) is not entry:
+            self._hold(-entry.recording.held)  # it was let go while it came
             return
         if not is_good or not entry.recording.is_joinable:
             self._drop(entry)
@@ -173,11 +187,6 @@ class SharedAnswers:
         entry.kept = entry.recording.size
         self._kept_bytes += entry.kept
         self._entries.move_to_end(entry.key)
-        for old in list(self._entries.values()):
-            if self._kept_bytes <= self._config.bytes_max:
-                break
-            if old.recording.is_over:
-                self._drop(old)
 
     async def _follow(
         self,
@@ -226,7 +235,10 @@ class SharedAnswers:
             return
         del self._entries[entry.key]
         self._kept_bytes -= entry.kept
-        if entry.recording.is_over and entry.timer is not None:
+        if not entry.recording.is_over:
+            return
+        self._held_bytes -= entry.recording.held
+        if entry.timer is not None:
             entry.timer.cancel()
 
     def _arm(self, entry: _Entry, seconds: float, then: Callable[[_Entry], None]) -> None:

@@ -8,7 +8,7 @@ for those that it has, and forgets what all of them have read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -20,10 +20,18 @@ _NOT_RECORDED: Final = frozenset({"transfer-encoding", "connection", "date", "se
 
 
 class Recording:
-    """One answer. `ended` is called exactly once, by whoever makes the answer."""
+    """One answer. `ended` is called exactly once, by whoever makes the answer.
 
-    def __init__(self, *, bytes_max: int) -> None:
+    `hold` is told of each change of the bytes that are kept here, and says whether there is room
+    for them; without room the recording is as one beyond its bound.
+    """
+
+    def __init__(self, *, bytes_max: int, hold: Callable[[int], bool] = lambda _: True) -> None:
         self._bytes_max = bytes_max
+        self._hold = hold
+        #: Bytes of the parts that are kept.
+        self.held = 0
+        self._is_full = False
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         #: Whether the body comes in parts; False once a whole answer is there.
@@ -43,7 +51,7 @@ class Recording:
     @property
     def is_joinable(self) -> bool:
         """Whether one who comes now can have it from its beginning."""
-        return not self._forgotten and self.size <= self._bytes_max
+        return not self._forgotten and not self._is_full
 
     @property
     def followers(self) -> int:
@@ -58,18 +66,16 @@ class Recording:
 
     async def add(self, data: bytes) -> None:
         """A part of the body; waits for slow followers where the bound is reached."""
-        self._parts.append(data)
-        self.size += len(data)
+        self._keep(data)
         self._tell()
-        while self.size > self._bytes_max and self._is_behind() and not self.is_over:
+        while self._is_full and self._is_behind() and not self.is_over:
             await self._wait()
-        if self.size > self._bytes_max:
+        if self._is_full:
             self._forget()
 
     def whole(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         """All of an answer that is not streamed."""
-        self._parts.append(body)
-        self.size += len(body)
+        self._keep(body)
         self.begin(status, headers, is_stream=False)
 
     def end(self, failure: BaseException | None = None) -> None:
@@ -107,11 +113,18 @@ class Recording:
             while (place := self._read[follower]) < self._forgotten + len(self._parts):
                 yield self._parts[place - self._forgotten]
                 self._read[follower] = place + 1
-                if self.size > self._bytes_max:
+                if self._is_full:
                     self._tell()
             if self.is_over:
                 return
             await self._wait()
+
+    def _keep(self, data: bytes) -> None:
+        self._parts.append(data)
+        self.size += len(data)
+        self.held += len(data)
+        if not self._hold(len(data)) or self.size > self._bytes_max:
+            self._is_full = True
 
     def _is_behind(self) -> bool:
         end = self._forgotten + len(self._parts)
@@ -120,8 +133,11 @@ class Recording:
     def _forget(self) -> None:
         """Drop what every follower has read; with none left, everything."""
         kept = min(self._read.values(), default=self._forgotten + len(self._parts))
+        gone = sum(map(len, self._parts[: kept - self._forgotten]))
         del self._parts[: kept - self._forgotten]
         self._forgotten = kept
+        self.held -= gone
+        self._hold(-gone)
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, None

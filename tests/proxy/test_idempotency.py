@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 import httpx
 import pytest
 from live import eventually
-from proxy_upstream import ANSWER, CHAT_STREAM, Gate, chunk
+from proxy_upstream import ANSWER, CHAT_STREAM, DONE, USAGE_CHUNK, Gate, chunk
 
 from agentsched.model import StepArrived, StepCancelled
 from agentsched.proxy import idempotency
@@ -145,6 +146,50 @@ async def test_what_is_kept_is_bounded(start: Any, upstream: Any) -> None:
         await chat(proxy, {"idempotency-key": "k4"})
         assert len(upstream.exchanges) == 5
         assert len(proxy.turns.events(StepArrived)) == 5
+
+
+async def test_streams_under_way_are_bounded_together(start: Any, upstream: Any) -> None:
+    """A proxy in front that gives each request an id makes all of them such streams."""
+    may_end = asyncio.Event()
+    half = chunk("x" * 40_000)
+
+    async def script(exchange: Any) -> None:
+        await exchange.head(content_type="text/event-stream")
+        await exchange.chunk(half)
+        await may_end.wait()
+        await exchange.chunk(chunk("y" * 40_000) + chunk(finish="stop") + USAGE_CHUNK + DONE)
+        await exchange.end()
+
+    upstream.script = script
+    async with start(upstream.url, idempotency={"bytes_max": 1 << 16}) as proxy:
+        shared, begun = proxy.gateway.shared, Counter[int]()
+
+        async def ask(number: int) -> bytes:
+            body = {"model": "m", "messages": [{"role": "user", "content": f"program {number}"}]}
+            headers = {"x-request-id": f"r{number}"}
+            read = b""
+            async with proxy.client.stream(
+                "POST", "/v1/chat/completions", json=body | {"stream": True}, headers=headers
+            ) as response:
+                async for part in response.aiter_raw():
+                    read += part
+                    begun[number] = len(read)
+            return read
+
+        asked = [asyncio.create_task(ask(number)) for number in range(8)]
+        await eventually(lambda: sum(size >= len(half) for size in begun.values()) == 8)
+        await eventually(lambda: _in_memory(shared) <= 1 << 16)
+        may_end.set()
+        for answer in await asyncio.gather(*asked):
+            assert answer.startswith(half)
+            assert answer.endswith(DONE)
+        await proxy.until_idle()
+        assert _in_memory(shared) == shared._held_bytes <= 1 << 16
+
+
+def _in_memory(shared: Any) -> int:
+    entries = shared._entries.values()
+    return sum(len(part) for entry in entries for part in entry.recording._parts)
 
 
 async def test_the_number_of_keys_is_bounded(
