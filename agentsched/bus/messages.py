@@ -37,7 +37,9 @@ class EngineMessage(_Message):
     """What one replica has on an engine at this moment. All of it, each time."""
 
     running_steps: _Count = Field(description="steps sent there that have not ended")
-    resident_tokens: _Count = Field(description="KV tokens counted as held, shared ones once")
+    resident_tokens: _Count = Field(
+        description="KV tokens there that somebody probably comes back for, shared ones once"
+    )
 
 
 class TenantMessage(_Message):

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
+from typing import Final
 
 from agentsched.kernel.records import ConversationRecord
 from agentsched.kernel.residency import Residency
 from agentsched.kernel.scheduler import Scheduler
 from agentsched.model import ConversationId, EngineId, Instant, Pin, PrefixId, ProgramId, TenantId
+
+#: A pause that is the last with this probability is taken for the last.
+_PROBABLY: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,24 @@ def conversation_of(scheduler: Scheduler, key: ConversationId) -> ConversationRe
 def held_tokens(scheduler: Scheduler, engine: EngineId) -> int:
     """What lies in an engine's cache, as far as we know; what is shared counts once."""
     return scheduler._books.residency.tokens(engine)
+
+
+def wanted_tokens(scheduler: Scheduler, engine: EngineId) -> int:
+    """Of that, what somebody probably comes back for: the rest is given up as soon as it must."""
+    books = scheduler._books
+    keys = books.residency.conversations(engine)
+    return books.residency.tokens_of(
+        engine, (key for key in keys if _is_wanted(books.conversations[key], scheduler))
+    )
+
+
+def _is_wanted(record: ConversationRecord, scheduler: Scheduler) -> bool:
+    if record.active_steps or pin_of(scheduler, record.conversation) is not None:
+        return True
+    if record.is_over:
+        return False
+    graph = scheduler.world.graph(record.program)
+    return graph is None or graph.last_pause_chance(record.conversation) <= _PROBABLY
 
 
 def _row(scheduler: Scheduler, record: ConversationRecord, residency: Residency) -> Row:

@@ -14,7 +14,7 @@ segment divides it for all who share it, and two paths that turn out to be one b
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -280,6 +280,21 @@ class Residency:
         leaf, tail, _ = cache.held[conversation]
         segments = (cache.segments[name] for name in cache.path(leaf))
         return tail + sum(segment.tokens for segment in segments if segment.owners == 1)
+
+    def tokens_of(self, engine: EngineId, conversations: Iterable[ConversationId]) -> int:
+        """Tokens that these, which are resident there, hold together, what is shared once."""
+        cache = self._caches.get(engine)
+        if cache is None:
+            return 0
+        seen: set[PrefixId] = set()
+        total = 0
+        for conversation in conversations:
+            leaf, tail, _ = cache.held[conversation]
+            total += tail
+            for name in takewhile(lambda key: key not in seen, cache.path(leaf)):
+                seen.add(name)
+                total += cache.segments[name].tokens
+        return total
 
     def split_tokens(self, conversation: ConversationId) -> int:
         """What a conversation holds here, of what it shares with others only its part."""

@@ -13,6 +13,7 @@ from agentsched.bus.messages import EngineMessage, ToolMessage
 from agentsched.bus.telling import Served, State
 from agentsched.bus.topics import ToolTopic
 from agentsched.config import BusConfig, Config
+from agentsched.kernel.holdings import wanted_tokens
 from agentsched.model import ConfigError
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.tool_reports import ToolReport, ToolReports
@@ -85,8 +86,9 @@ def _state(gateway: Gateway) -> State:
     engines = {
         engine.engine: EngineMessage(
             running_steps=engine.running_steps,
-            # Ours alone: what we heard of the others' must not come back to them.
-            resident_tokens=scheduler.world.resident_tokens(engine.engine) - engine.peer_tokens,
+            # Ours alone: what we heard of the others' must not come back to them. And not what we
+            # would give up at once, for nobody there can ask us to.
+            resident_tokens=wanted_tokens(scheduler, engine.engine),
         )
         for engine in scheduler.engines.values()
         if engine.is_alive

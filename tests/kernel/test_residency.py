@@ -141,6 +141,9 @@ def test_each_may_name_what_is_shared_at_other_places(deeds: list[tuple | str]) 
             others = {key: value for key, value in held.items() if key != name}
             own = union(held, engine) - union(others, engine)
             assert residency.own_tokens(conversation(name)) == own
+            several = {key: held[key] for key in sorted(held)[::2] if held[key][0] == engine}
+            keys = map(conversation, several)
+            assert residency.tokens_of(engine, keys) == union(several, engine)
             segments, rest = residency.chain(conversation(name))
             assert sum(t for _, t, _ in segments) + rest == sum(map(len, prompt)) + tail
 
