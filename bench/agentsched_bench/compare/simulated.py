@@ -23,7 +23,7 @@ from agentsched_bench.compare.arms import Kind, Side, parse_side
 from agentsched_bench.compare.fleet import engines_of, faults_of, roomy
 from agentsched_bench.compare.journals import Told, tell
 from agentsched_bench.compare.load import Load
-from agentsched_bench.compare.results import Run
+from agentsched_bench.compare.results import Call, Run
 from agentsched_bench.compare.scenario import EngineSpec, Scenario
 from agentsched_bench.live.arrivals import Arrivals, Process
 from agentsched_bench.live.identity import tells_the_end
@@ -152,6 +152,7 @@ def _fill(run: Run, told: Told, host: SimHost, load: Load) -> None:
         call.program = names.get(call.program, call.program)
         call.conversation = talks.get(call.conversation, call.conversation)
         call.tenant = load.tenants.get(call.program, "")
+    _note_known(told.calls, load)
     for pin in told.pins:
         pin.program = names.get(pin.program, pin.program)
         pin.conversation = talks.get(pin.conversation, pin.conversation)
@@ -167,6 +168,19 @@ def _fill(run: Run, told: Told, host: SimHost, load: Load) -> None:
     run.busy_share = busy_ns / max(1, int(host.now) * len(host.engines))
     gauges = [engine.model.gauges(now=engine.at) for engine in host.engines.values()]
     run.preemptions = float(sum(gauge.preemptions for gauge in gauges))
+
+
+def _note_known(calls: Iterable[Call], load: Load) -> None:
+    """What each call had of earlier ones, as planned, and as live runs have it: a journal does not
+    tell where a prompt was written anew."""
+    plans = {talk.conversation: talk for plan in load.plans for talk in plan.conversations}
+    answered: dict[str, int] = {}
+    for call in calls:
+        index = answered.get(call.conversation, 0)
+        planned = plans[call.conversation].calls[index]
+        call.known_tokens = planned.keep_tokens + planned.echo_tokens
+        # Where a call failed, its client tries the same again.
+        answered[call.conversation] = index + (not call.error)
 
 
 def _end_as_told(run: Run, host: SimHost, names: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.results import Run
 from agentsched_bench.compare.scenario import Scenario, load_scenario
 from agentsched_bench.compare.simulated import journal_of, simulate_run, simulated_sides
+from agentsched_bench.workload.shape import Piece
 
 SHIPPED = sorted((Path(__file__).parents[3] / "bench/scenarios").glob("*.toml"))
 
@@ -67,6 +69,33 @@ def test_what_was_made_smaller_is_noted(small: Path) -> None:
     ]
     whole = ("workload.scale_tokens=1", "workload.scale_time=1")
     assert notes(*whole)[0].startswith("The load is not as recorded: pauses of at most 2 s, at")
+
+
+def test_what_was_written_anew_is_not_computed_again(small: Path) -> None:
+    """A conversation that was compacted: little of its prompt had been there before."""
+    scenario = load_scenario(small)
+    load = make_load(scenario.workload, seed=0, beside=small.parent)
+    plans = []
+    for plan in load.plans:
+        first, second, *rest = plan.main.calls
+        kept = second.keep_tokens + second.echo_tokens
+        fresh = Piece(stream=f"own/{plan.program}/anew", tokens=second.prompt_tokens - 40)
+        assert kept > 40
+        second = replace(second, keep_tokens=40, echo_tokens=0, pieces=(fresh,))
+        plans.append(replace(plan, main=replace(plan.main, calls=(first, second, *rest))))
+    load = replace(load, plans=plans)
+    side = parse_side("unlimited", engine=scenario.engine)
+
+    run = simulate_run(side, load, scenario, repeat=0, on_call=lambda _done: None)
+
+    planned = {
+        (plan.program, index): call.keep_tokens + call.echo_tokens
+        for plan in load.plans
+        for index, call in enumerate(plan.main.calls)
+    }
+    assert {(call.program, call.step): call.known_tokens for call in run.calls} == planned
+    # Whatever is computed again then is the rest of a block.
+    assert all(call.known_tokens - (call.cached_tokens or 0) <= 32 for call in run.calls)
 
 
 def test_tenants_and_their_weights_are_the_schedulers(small: Path) -> None:
