@@ -41,6 +41,14 @@ class _OnlyModel(msgspec.Struct):
 
 
 _MODEL: Final = msgspec.json.Decoder(_OnlyModel)
+#: The field of a form that names the model, how its part begins, and how long its head may be.
+_FORM_FIELD: Final = b'name="model"'
+_FORM_PART: Final = b"content-disposition: form-data"
+_FORM_HEAD_BYTES_MAX: Final = 512
+#: What is uploaded beside it may hold those words, too.
+_FORM_TRIES: Final = 8
+_NAME_BYTES_MAX: Final = 256
+_MODELS: Final = "/v1/models/"
 
 
 class PlainRelay:
@@ -138,7 +146,7 @@ class PlainRelay:
         home = self._gateway.homes.of(request.match_info.get("response", ""))
         if home is not None:
             return [engine for engine in up if engine.id == home]
-        model = _model(received.body)
+        model = _named(request) or _model(received)
         serving = [e for e in up if not e.capabilities.models or model in e.capabilities.models]
         # With an unknown model any engine will do: it knows best how to say no.
         candidates = (serving if model else up) or up
@@ -183,8 +191,31 @@ def _length(answer: EngineAnswer) -> int | None:
     return None
 
 
-def _model(body: bytes) -> str:
+def _named(request: web.Request) -> str:
+    """The model that the path is about."""
+    path = request.path
+    return path.removeprefix(_MODELS) if path.startswith(_MODELS) else ""
+
+
+def _model(received: Received) -> str:
+    if received.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return _model_of_form(received.body)
     try:
-        return _MODEL.decode(body).model
+        return _MODEL.decode(received.body).model
     except BROKEN:
         return ""
+
+
+def _model_of_form(body: bytes) -> str:
+    """The model that a form names beside what it uploads: a recording, a picture."""
+    at = -1
+    for _ in range(_FORM_TRIES):
+        at = body.find(_FORM_FIELD, at + 1)
+        if at < 0:
+            break
+        line = body.rfind(b"\r\n", max(0, at - _FORM_HEAD_BYTES_MAX), at) + 2
+        begin = body.find(b"\r\n\r\n", at, at + _FORM_HEAD_BYTES_MAX) + 4
+        end = body.find(b"\r\n", begin, begin + _NAME_BYTES_MAX)
+        if begin > 4 and end > begin and body[line:at].lower().startswith(_FORM_PART):
+            return body[begin:end].decode(errors="replace")
+    return ""

@@ -7,6 +7,7 @@ import itertools
 import json
 from typing import Any
 
+import openai
 import pytest
 from live import eventually
 from proxy_upstream import Exchange, Gate, Upstream, drop
@@ -229,6 +230,28 @@ async def test_a_stored_response_is_at_its_engine(
             assert got.headers["x-agentsched-engine"] == home
             cancelled = await proxy.client.post("/v1/responses/resp_9/cancel")
             assert cancelled.headers["x-agentsched-engine"] == home
+
+
+async def test_a_form_goes_to_the_engine_that_has_its_model(
+    start: Any, upstream: Upstream, second: Upstream
+) -> None:
+    """A recording that is to be written down; openai's client sends it so."""
+    second.models = ["whisper"]
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.json({"text": "hello"})
+
+    upstream.script = second.script = script
+    async with start(upstream.url, second.url) as proxy:
+        client = openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="k", max_retries=0)
+        async with client:
+            for _ in range(3):
+                file = ("a.wav", b'RIFF\r\n\r\nname="model"\r\n\r\nm\r\n', "audio/wav")
+                said = await client.audio.transcriptions.create(file=file, model="whisper")
+                assert said.text == "hello"
+        for _ in range(3):
+            await proxy.client.get("/v1/models/whisper")
+    assert (len(upstream.exchanges), len(second.exchanges)) == (0, 6)
 
 
 async def test_a_slash_too_many_redirects_to_us(proxy: Any, upstream: Upstream) -> None:
