@@ -8,4 +8,4 @@ if [ -z "$TRACE" ]; then
 fi
 agentsched trace stats "$TRACE"
 agentsched simulate "$TRACE" --profile direct --profile agentsched --profile unlimited \
-    --preset h100-8b --blocks 400 --arrivals poisson:1/s
+    --preset h100-8b --blocks 800 --arrivals poisson:1/s
