@@ -240,8 +240,13 @@ class IdentityConfig(Part):
 
 
 def _broker_url(url: SecretStr) -> SecretStr:
-    parts = urlsplit(url.get_secret_value())
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/"):
+    try:
+        parts = urlsplit(url.get_secret_value())
+        # What cannot be a port or a name is found out by reading it.
+        is_good = bool(parts.hostname and parts.hostname.encode("idna")) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or parts.scheme not in ("mqtt", "mqtts") or parts.path.strip("/"):
         raise ValueError("write mqtt://HOST:PORT or mqtts://USER:PASSWORD@HOST:PORT")
     return url
 

@@ -10,7 +10,14 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from agentsched.config import ClientName, Config, EngineConfig, LimitsConfig, load_config
+from agentsched.config import (
+    BusConfig,
+    ClientName,
+    Config,
+    EngineConfig,
+    LimitsConfig,
+    load_config,
+)
 from agentsched.config_access import OidcConfig
 from agentsched.model import MINUTE, SECOND, ConfigError, Limits, seconds
 
@@ -107,6 +114,10 @@ class TestErrors:
             ("[[engines]]\nurl = 'http://h?x=1'", "engines.0.url: an engine's URL has no user"),
             ("port = 1\nhost = 1\n[http]\nx = 1", "(and 1 more)"),
             ("port =", "is not TOML"),
+            *(
+                (f"[bus]\nurl = 'mqtt://{place}'", "bus.url: write mqtt://HOST:PORT")
+                for place in ("", "h:99999", "h:x", "h:0", "broker..internal", "[::1", "h/x")
+            ),
             ("[http]\nbodies_bytes_max = 5000", "bodies_bytes_max is less than a single body"),
         ],
     )
@@ -178,6 +189,11 @@ class TestEngineUrls:
     )
     def test_base(self, url: str, base: str) -> None:
         assert EngineConfig.model_validate({"url": url}).base_url == base
+
+
+@pytest.mark.parametrize("place", ["h", "u:p@h:1", "mqtt_broker:1883", "[::1]:8", "böker.example"])
+def test_places_of_brokers(place: str) -> None:
+    assert BusConfig.model_validate({"url": f"mqtts://{place}"}).url is not None
 
 
 def test_the_sample_is_the_default_and_loads(monkeypatch: pytest.MonkeyPatch) -> None:
