@@ -202,8 +202,12 @@ class Fleet:
     async def replace(self, member: Member, *, patience: Nanos) -> None:
         """The same engine at another address or with another key: running steps end as they are.
 
-        Until the new address says what it is, requests go to the old one.
+        Until the new address says what it is, requests go to the old one. One that is about to go
+        comes back as this, when it has gone.
         """
+        if member.id in self._leaving:
+            self._leaving[member.id] = member
+            return
         self._coming[member.id] = member
         try:
             async with asyncio.timeout(in_seconds(self._config.probe_timeout)):

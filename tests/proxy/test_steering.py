@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from live import eventually
-from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk
+from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk, running_upstream
 
 from agentsched.config import Config
 from agentsched.model import ConfigError, EngineId, EngineLost, EngineReported, PolicyError
@@ -197,6 +197,27 @@ async def test_one_that_was_taken_out_by_mistake_comes_back(
         await proxy.turns.until(lambda: bool(proxy.turns.events(EngineLost)))
         await proxy.turns.until(lambda: proxy.scheduler.engines["e1"].is_up)
         assert set(proxy.gateway.fleet.members) == {"e0", "e1"}
+
+
+async def test_one_that_goes_and_moves_comes_back_at_its_new_address(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    gate = upstream.script = second.script = Gate()
+    async with start(upstream.url, second.url) as proxy:
+        running = asyncio.create_task(proxy.chat())
+        await proxy.turns.until(lambda: proxy.scheduler.statistics().running_steps == 1)
+        busy = next(e for e, record in proxy.scheduler.engines.items() if record.running_steps)
+        steer(proxy).remove_engine(busy)
+        old = upstream if busy == "e0" else second
+        async with running_upstream() as third:
+            now = {"e0": upstream, "e1": second} | {str(busy): third}
+            moved = [engine(server, name) for name, server in now.items()]
+            assert steer(proxy, engines=moved).reload().changed == ("engines",)
+            gate.open.set()
+            assert (await running).status_code == 200
+            await eventually(lambda: proxy.scheduler.engines[busy].is_up and third.looks > 2)
+            assert proxy.gateway.fleet.members[busy].url == third.url
+            await eventually(lambda: not old._writers)
 
 
 async def test_two_that_go_one_after_the_other_are_not_the_last(
