@@ -301,6 +301,7 @@ class TestOpen:
             {"X-Forwarded-For": "10.0.0.1"},
             {"Origin": "http://evil.example"},
             {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-origin", "Origin": "https://agents.example"},
         ],
     )
     async def test_the_control_plane_is_for_this_machine(

@@ -67,6 +67,17 @@ class TestLogin:
         own = {CSRF: csrf, "Origin": keyed.url, "Sec-Fetch-Site": "same-origin"}
         assert (await keyed.client.post(drain, headers=own)).status_code == 200
 
+    async def test_a_proxy_that_puts_its_own_host_is_no_other_site(self, keyed: Any) -> None:
+        # nginx does unless it is told otherwise; the browser saw one site all the same.
+        seen = {"Origin": "https://agents.example", "Sec-Fetch-Site": "same-origin"}
+        opened = await login(keyed, ADMIN_KEY, **seen)
+        assert opened.status_code == 200
+        headers = seen | {CSRF: opened.json()["csrf"]}
+        drain = await keyed.client.post("/agentsched/v1/engines/e0/drain", headers=headers)
+        assert drain.status_code == 200
+        other = seen | {"Sec-Fetch-Site": "same-site"}
+        assert (await login(keyed, ADMIN_KEY, **other)).status_code == 403
+
     async def test_a_token_is_its_own_sessions(self, keyed: Any) -> None:
         first = (await login(keyed, ADMIN_KEY)).json()["csrf"]
         second = (await login(keyed, ADMIN_KEY)).json()["csrf"]

@@ -19,13 +19,22 @@ def is_local(request: web.Request) -> bool:
     """
     if any(name in request.headers for name in _FORWARDED):
         return False
-    return is_own_page(request) and is_loopback(request.remote) and is_loopback(_host(request.host))
+    # The page, too, must be of this machine: a proxy before us may leave no trace but its Host.
+    is_own = is_own_page(request) and _comes_from_host(request)
+    return is_own and is_loopback(request.remote) and is_loopback(_host(request.host))
 
 
 def is_own_page(request: web.BaseRequest) -> bool:
     """Whether no browser sent this, or one that shows a page of ours."""
-    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        return False
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        # No page can set it, and it is about the address that the browser sees: a proxy between us
+        # may have put another Host.
+        return site in ("none", "same-origin")
+    return _comes_from_host(request)
+
+
+def _comes_from_host(request: web.BaseRequest) -> bool:
     origin = request.headers.get("Origin")
     return origin is None or origin.partition("://")[2] == request.host
 
