@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from agentsched.model import (
+    SECOND,
     Command,
     ContinuedElsewhere,
     ConversationId,
@@ -15,6 +17,7 @@ from agentsched.model import (
     Event,
     Instant,
     Lineage,
+    Nanos,
     ProgramClosed,
     ProgramId,
     Reject,
@@ -27,9 +30,22 @@ from agentsched.model import (
     between,
     seconds,
 )
+from agentsched_policies.usual_ends import End, UsualEnds, kind_of
 
 _SILENT: Final = seconds(60)
+#: A program whose first answer left open whether it goes on is taken to be over after this.
+_SOON: Final = Nanos(10 * SECOND)
 _NEVER: Final = Instant(2**63 - 1)
+#: As an answer is finished that calls tools, also where these cannot be read.
+_TOOL_REASONS: Final = frozenset({"tool_calls", "tool_use", "function_call"})
+
+
+class _Phase(Enum):
+    """`OPEN`: it was answered once, no tool was called, and nothing says whether that was all."""
+
+    GOES_ON = 0
+    OPEN = 1
+    OVER = 2
 
 
 @dataclass(slots=True)
@@ -39,6 +55,7 @@ class _Asked:
     program: ProgramId
     conversation: ConversationId
     head: int
+    kind: str
     model: str
     arrived_at: Instant
     sent_at: Instant
@@ -46,48 +63,94 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Live:
-    """A program under way: tokens of its own in its largest prompt and answer so far.
+    """A program that was served: tokens of its own in its largest prompt and answer so far.
 
-    `conversation` is its main one, `model` what it asked for first. `since` is when its first step
-    was sent to an engine; `held_ns` how long later ones waited.
+    `conversation` is its main one; `kind` and `model` are those of its first request. `since` is
+    when its first step was sent to an engine; `held_ns` how long later ones waited. `went_on`:
+    there was a second step. `came_back`: after it had been taken for over. `told` is what was
+    learnt from its end.
     """
 
     tokens: int
     conversation: ConversationId
+    kind: str
     model: str
     since: Instant
     last_at: Instant
+    phase: _Phase
     active: int = 0
     held_ns: int = 0
+    went_on: bool = False
+    came_back: bool = False
+    told: End | None = None
 
 
 @dataclass(slots=True)
 class _Sum:
-    """Programs of one model: the small ones, which will reach the usual size, and the tokens of
-    those that are larger already."""
+    """Programs of one model and kind: the small ones, which will reach the usual size, and the
+    tokens of those that are larger already."""
 
     small: int = 0
     large_tokens: int = 0
 
+    def add(self, tokens: int, usual: float, times: int) -> None:
+        if tokens < usual:
+            self.small += times
+        else:
+            self.large_tokens += times * tokens
+
+    def wanted(self, usual: float) -> float:
+        return self.large_tokens + self.small * usual
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Those that go on, and those of which nobody knows."""
+
+    sure: _Sum = field(default_factory=_Sum)
+    open: _Sum = field(default_factory=_Sum)
+
 
 @dataclass(slots=True, kw_only=True)
 class _Peak:
-    """Sums over the programs that are heard of, by model. They hold from `since` until `until`,
-    when one has been silent for too long. Small is what is below `final_tokens`."""
+    """Sums over the programs that are heard of, by model and kind. They hold from `since` until
+    `until`, when one has been silent for too long, and until another program ends."""
 
-    final_tokens: float
+    ends: UsualEnds
     since: Instant
     until: Instant = _NEVER
-    sums: dict[str, _Sum] = field(default_factory=dict)
+    sums: dict[tuple[str, str], _Sums] = field(default_factory=dict)
+    #: What `wanted` said last, while that holds.
+    told: list[tuple[str, str, float]] | None = None
 
     def add(self, live: _Live, times: int = 1) -> None:
-        found = self.sums.get(live.model)
+        if live.phase is _Phase.OVER:
+            return
+        self.told = None
+        kind = self.ends.name(live.kind)
+        key = live.model, kind
+        found = self.sums.get(key)
         if found is None:
-            found = self.sums[live.model] = _Sum()
-        if live.tokens < self.final_tokens:
-            found.small += times
-        else:
-            found.large_tokens += times * live.tokens
+            found = self.sums[key] = _Sums()
+        of = found.open if live.phase is _Phase.OPEN else found.sure
+        of.add(live.tokens, self.ends.tokens(kind), times)
+
+    def wanted(self) -> list[tuple[str, str, float]]:
+        """By model and kind, in a fixed order."""
+        if self.told is None:
+            self.told = list(self._wanted())
+        return self.told
+
+    def _wanted(self) -> Iterator[tuple[str, str, float]]:
+        for model, kind in sorted(self.sums):
+            found, usual = self.sums[model, kind], self.ends.tokens(kind)
+            tokens = found.sure.wanted(usual)
+            if found.open != _NOTHING:
+                tokens += self.ends.chance_of_more(kind) * found.open.wanted(usual)
+            yield model, kind, tokens
+
+
+_NOTHING: Final = _Sum()
 
 
 def _is_heard(live: _Live, *, now: Instant) -> bool:
@@ -102,24 +165,35 @@ class LivePrograms:
     sooner, though whoever is over could be told sooner: where programs are short, those that are
     counted too long keep the door shut for newcomers that would only take turns (SWE-agent's
     sessions took up to half as long again without that).
+
+    Whoever said its last word is over at once. Where a first answer called no tool and was cut off
+    nobody knows: it counts by the share of its kind that went on, and after ten seconds it is over.
+    A program that comes back from that is not taken for over by its last words again: agents whose
+    tools are called in plain text say one with every answer.
     """
 
     def __init__(self, *, programs_max: int = 4_096) -> None:
         self._programs_max = programs_max
         #: The one silent for longest first.
         self._live: OrderedDict[ProgramId, _Live] = OrderedDict()
+        #: Those that are over as far as anyone can tell, without having been closed.
+        self._over: OrderedDict[ProgramId, _Live] = OrderedDict()
         self._steps: dict[StepId, _Asked] = {}
-        #: Mean size of programs at their end; 0 when none has ended yet.
-        self.final_tokens = 0.0
-        #: Mean time that they took, without what they were held for; 0 likewise.
-        self.final_ns = 0.0
-        self._ended = 0
-        #: What the latest answer of `peak_tokens` was made of, kept up to date while that is cheap.
+        #: Sizes and times of programs at their end, by kind.
+        self.ends = UsualEnds()
+        #: Programs whose first answer left open whether they go on, and when it came.
+        self._open: deque[tuple[ProgramId, Instant]] = deque(maxlen=programs_max)
+        #: Of programs that were not served yet: the kinds of those steps that wait.
+        self._new: dict[StepId, str] = {}
+        self._new_kinds: dict[str, int] = {}
+        #: The latest sums, kept up to date while that is cheap.
         self._peak: _Peak | None = None
 
     def observe(self, event: Event, *, now: Instant) -> None:
+        if self._open:
+            self._judge_the_silent(now=now)
         match event:
-            case StepArrived() if event.step_class.is_work and event.step not in self._steps:
+            case StepArrived() if event.step not in self._steps:
                 self._arrive(event, now=now)
             case StepFinished():
                 self._finish(event, now=now)
@@ -128,10 +202,9 @@ class LivePrograms:
             case StepCancelled():
                 self._drop(event.step, now=now)
             case ContinuedElsewhere():
-                live = self._live.get(event.program)
+                live = self._find(event.program)
                 if live is not None and live.conversation == event.conversation and not live.active:
-                    del self._live[event.program]  # that replica counts it now
-                    self._peak = None
+                    self._forget(event.program)  # that replica counts it now
             case ProgramClosed():
                 self._close(event.program)
             case _:
@@ -147,12 +220,14 @@ class LivePrograms:
             if isinstance(command, Reject):
                 self._drop(command.step, now=now)
             elif isinstance(command, Dispatch):
+                self._asks_no_more(command.step)
                 asked = self._steps.get(command.step)
                 if asked is not None:
                     asked.sent_at = now
 
     def __contains__(self, program: ProgramId) -> bool:
-        return program in self._live
+        """Whether it was served here, and was not closed."""
+        return program in self._live or program in self._over
 
     def peak_tokens(self, *, now: Instant) -> float:
         """What all of them want when each is as large as it probably gets."""
@@ -160,15 +235,49 @@ class LivePrograms:
 
     def peaks(self, *, now: Instant) -> Iterator[tuple[str, float]]:
         """The same by the model that they ask for, which not every engine need have."""
+        by_model: dict[str, float] = {}
+        for model, _, tokens in self._known(now=now).wanted():
+            by_model[model] = by_model.get(model, 0.0) + tokens
+        yield from by_model.items()
+
+    def half_ns(self, bound: Nanos, *, now: Instant) -> float:
+        """Half the time that a program takes, or `bound` where that is less or nothing is known.
+
+        The mean over those that want memory, by how much each wants.
+        """
+        total = weighed = 0.0
+        for _, kind, tokens in self._known(now=now).wanted():
+            took_ns = self.ends.took_ns(kind)
+            total += tokens
+            weighed += tokens * (min(bound, took_ns / 2) if took_ns else bound)
+        return weighed / total if total else float(bound)
+
+    def new_kinds(self) -> Collection[str]:
+        """The kinds of the programs that wait to begin; that of none in particular without any."""
+        return self._new_kinds or ("",)
+
+    def check(self, *, now: Instant) -> None:
+        """Assert that the sums are those of the programs."""
+        counts: dict[str, int] = {}
+        for kind in self._new.values():
+            counts[kind] = counts.get(kind, 0) + 1
+        assert counts == self._new_kinds
+        peak = self._current(now=now)
+        if peak is not None:
+            plain = self._add_up(now=now)
+            nothing = _Sums()
+            for key in peak.sums.keys() | plain.sums.keys():
+                assert peak.sums.get(key, nothing) == plain.sums.get(key, nothing)
+            assert peak.until <= plain.until
+
+    def _known(self, *, now: Instant) -> _Peak:
         peak = self._peak
         if peak is None or not peak.since <= now < peak.until:
             peak = self._peak = self._add_up(now=now)
-        for model in sorted(peak.sums):
-            found = peak.sums[model]
-            yield model, found.large_tokens + found.small * self.final_tokens
+        return peak
 
     def _add_up(self, *, now: Instant) -> _Peak:
-        peak = _Peak(final_tokens=self.final_tokens, since=now)
+        peak = _Peak(ends=self.ends, since=now)
         for live in self._live.values():
             if _is_heard(live, now=now):
                 peak.add(live)
@@ -182,29 +291,53 @@ class LivePrograms:
             self._peak = None
         return self._peak
 
-    def check(self, *, now: Instant) -> None:
-        """Assert that the sums are those of the programs."""
-        peak = self._current(now=now)
-        if peak is not None:
-            plain = self._add_up(now=now)
-            nothing = _Sum()
-            for model in peak.sums.keys() | plain.sums.keys():
-                assert peak.sums.get(model, nothing) == plain.sums.get(model, nothing)
-            assert peak.until <= plain.until
+    def _find(self, program: ProgramId) -> _Live | None:
+        return self._live.get(program) or self._over.get(program)
+
+    def _forget(self, program: ProgramId) -> None:
+        if self._live.pop(program, None) is None:
+            self._over.pop(program, None)
+        self._peak = None
 
     def _arrive(self, event: StepArrived, *, now: Instant) -> None:
+        live = self._find(event.program)
+        kind = kind_of(event.prefixes)
+        if live is None and event.step not in self._new:
+            self._new[event.step] = kind
+            self._new_kinds[kind] = self._new_kinds.get(kind, 0) + 1
+        if not event.step_class.is_work:
+            return
         head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
         self._steps[event.step] = _Asked(
-            event.program, event.conversation, head, event.model, now, now
+            event.program, event.conversation, head, kind, event.model, now, now
         )
-        live = self._live.get(event.program)
+        if live is None:
+            return
         goes_on = event.lineage is Lineage.COMPACTS
-        if live is not None and goes_on and live.conversation == event.parent_conversation:
+        if goes_on and live.conversation == event.parent_conversation:
             live.conversation = event.conversation  # the same under another id
+        self._wake(event.program, live)
         self._count(event.program, 1, now=now)
 
+    def _wake(self, program: ProgramId, live: _Live) -> None:
+        """It goes on, whatever its latest answer looked like."""
+        if not live.went_on:
+            live.went_on = True
+            self.ends.went_on(live.kind)
+            self._peak = None
+        if live.phase is _Phase.GOES_ON:
+            return
+        if live.told is not None:
+            self.ends.take_back(live.kind, live.told)
+            live.told = None
+        live.came_back = live.came_back or live.phase is _Phase.OVER
+        live.phase = _Phase.GOES_ON
+        self._over.pop(program, None)
+        self._live[program] = live
+        self._peak = None
+
     def _count(self, program: ProgramId, steps: int, *, now: Instant) -> None:
-        live = self._live.get(program)
+        live = self._find(program)
         if live is None:
             return
         peak = self._current(now=now)
@@ -214,30 +347,32 @@ class LivePrograms:
             peak.until = min(peak.until, after(now, _SILENT))
         live.active = max(0, live.active + steps)
         live.last_at = now
-        self._live.move_to_end(program)
+        (self._over if live.phase is _Phase.OVER else self._live).move_to_end(program)
 
     def _drop(self, step: StepId, *, now: Instant) -> None:
+        self._asks_no_more(step)
         found = self._steps.pop(step, None)
         if found is not None:
             self._count(found.program, -1, now=now)
 
+    def _asks_no_more(self, step: StepId) -> None:
+        kind = self._new.pop(step, None)
+        if kind is not None:
+            self._new_kinds[kind] -= 1
+            if not self._new_kinds[kind]:
+                del self._new_kinds[kind]
+
     def _finish(self, event: StepFinished, *, now: Instant) -> None:
+        self._asks_no_more(event.step)
         found = self._steps.pop(event.step, None)
         if found is None:
             return
-        program, conversation = found.program, found.conversation
-        live = self._live.get(program)
+        program = found.program
+        live = self._find(program)
         tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - found.head)
         if live is None:
-            live = _Live(tokens, conversation, found.model, found.sent_at, now)
-            self._live[program] = live
-            peak = self._current(now=now)
-            if peak is not None:
-                peak.add(live)
-                peak.until = min(peak.until, after(now, _SILENT))
-            if len(self._live) > self._programs_max:
-                self._live.popitem(last=False)
-                self._peak = None
+            self._begin(event, found, tokens, now=now)
+            live = self._live[program]
         else:
             live.held_ns += between(found.arrived_at, found.sent_at)
             self._count(program, -1, now=now)
@@ -247,25 +382,62 @@ class LivePrograms:
             live.tokens = tokens
             if self._peak is not None:
                 self._peak.add(live)
-        is_main = conversation == live.conversation
-        if is_main and event.is_last_word:
-            self._end(program)
+        is_main = found.conversation == live.conversation
+        if is_main and event.is_last_word and not live.came_back:
+            self._end(program, live)
+
+    def _begin(self, event: StepFinished, found: _Asked, tokens: int, *, now: Instant) -> None:
+        """A program was served for the first time."""
+        is_open = not event.tool_calls and event.finish_reason not in _TOOL_REASONS
+        is_open = is_open and not event.is_last_word
+        live = _Live(
+            tokens,
+            found.conversation,
+            found.kind,
+            found.model,
+            found.sent_at,
+            now,
+            _Phase.OPEN if is_open else _Phase.GOES_ON,
+        )
+        self._live[found.program] = live
+        if is_open:
+            self._open.append((found.program, now))
+        peak = self._current(now=now)
+        if peak is not None:
+            peak.add(live)
+            peak.until = min(peak.until, after(now, _SILENT))
+        if len(self._live) > self._programs_max:
+            self._live.popitem(last=False)
+            self._peak = None
+
+    def _judge_the_silent(self, *, now: Instant) -> None:
+        """Whoever might have gone on and did not is over, as far as anyone can tell."""
+        while self._open and after(self._open[0][1], _SOON) <= now:
+            program, since = self._open.popleft()
+            live = self._live.get(program)
+            if live is None or live.phase is not _Phase.OPEN or live.last_at != since:
+                continue
+            self._end(program, live)
 
     def _close(self, program: ProgramId) -> None:
-        live = self._live.get(program)
-        if live is not None and live.active:
+        live = self._find(program)
+        if live is None:
+            return
+        if live.active:
             # It goes when these have ended, which is no second program's end.
             under_way = self._steps.items()
             self._steps = {key: asked for key, asked in under_way if asked.program != program}
-        self._end(program)
+        self._end(program, live)
+        self._forget(program)
 
-    def _end(self, program: ProgramId) -> None:
-        live = self._live.pop(program, None)
-        if live is None:
-            return
+    def _end(self, program: ProgramId, live: _Live) -> None:
         self._peak = None
-        self._ended += 1
-        weight = 1.0 / min(self._ended, 64)
-        self.final_tokens += weight * (live.tokens - self.final_tokens)
-        took = max(0, between(live.since, live.last_at) - live.held_ns)
-        self.final_ns += weight * (took - self.final_ns)
+        live.phase = _Phase.OVER
+        self._live.pop(program, None)
+        self._over[program] = live
+        if len(self._over) > self._programs_max:
+            self._over.popitem(last=False)
+        if live.told is None:
+            took_ns = max(0, between(live.since, live.last_at) - live.held_ns)
+            live.told = End(live.tokens, took_ns, is_single=not live.went_on)
+            self.ends.ended(live.kind, live.told)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shorthand import answered, arrived, at, prefix
+from shorthand import answered, arrived, at, finished, prefix
 
 from agentsched.model import (
     SECOND,
@@ -61,17 +61,21 @@ class Town:
         self.arrive(step, program, **more)
         self.finish(step, tokens)
 
+    def usual(self, kind: str = "") -> float:
+        return self.live.ends.tokens(kind)
+
     @property
     def peak(self) -> float:
         return self.live.peak_tokens(now=self.instant)
 
 
 def taught(final: int) -> Town:
-    """One program ended at so many tokens."""
+    """One program ended at so many tokens, after two answers."""
     town = Town()
     town.turn("first", "first", final)
+    town.turn("second", "first", final)
     town.see(ProgramClosed(program=ProgramId("first"), reason="done"))
-    assert (town.live.final_tokens, town.peak) == (final, 0)
+    assert (town.usual(), town.peak) == (final, 0)
     return town
 
 
@@ -122,14 +126,134 @@ def test_the_head_is_left_out_and_a_smaller_prompt_shrinks_nothing() -> None:
 
 def test_a_mean_over_those_that_ended() -> None:
     town = taught(4_000)
-    town.turn("a", "a", 2_000)
+    town.turn("a", "a", 1_000)
+    town.turn("a2", "a", 2_000)
     town.see(ProgramClosed(program=ProgramId("a"), reason="done"))
-    assert town.live.final_tokens == 3_000
-    town.arrive("b", "b")
-    town.finish("b", 6_000, is_last=True)  # its last word ends it like its end
-    assert town.live.final_tokens == 4_000
+    assert town.usual() == 3_000
+    town.turn("b", "b", 3_000)
+    town.arrive("b2", "b")
+    town.finish("b2", 6_000, is_last=True)  # its last word ends it like its end
+    assert town.usual() == 4_000
     town.see(ProgramClosed(program=ProgramId("b"), reason="done"))
-    assert town.live.final_tokens == 4_000
+    assert town.usual() == 4_000
+
+
+def test_who_goes_on_after_its_last_word_had_not_ended() -> None:
+    """Agents whose tools are called in plain text say a last word with every answer."""
+    town = taught(4_000)
+    town.arrive("a", "a", at=1)
+    town.finish("a", 1_000, is_last=True, at=2)
+    assert town.usual() == pytest.approx((1_000 + 4_000 + 2 * 4_000) / 4)
+    assert town.peak == 0
+    town.arrive("a2", "a", at=3)
+    assert (town.usual(), town.peak) == (4_000, 4_000)
+    town.finish("a2", 1_500, is_last=True, at=4)
+    assert (town.usual(), town.peak) == (4_000, 4_000)
+    assert ProgramId("a") in town.live
+    # It is over when it is silent for long, or closed.
+    town.now = 65
+    assert town.peak == 0
+    town.see(ProgramClosed(program=ProgramId("a"), reason="idle"))
+    assert town.usual() == 2_750
+    assert ProgramId("a") not in town.live
+
+
+def test_kinds_are_told_apart_by_the_head_of_their_prompts() -> None:
+    town = Town()
+    chat = {"prefixes": (prefix("chat", 10), prefix("c", 99))}
+    agent = {"prefixes": (prefix("agent", 400), prefix("a", 99))}
+    for number in range(40):
+        town.turn(f"c{number}", f"c{number}", 60, at=number, **chat)
+        town.see(ProgramClosed(program=ProgramId(f"c{number}"), reason="done"))
+        for turn in "abc":
+            town.turn(f"a{number}{turn}", f"a{number}", 2_400, at=number, **agent)
+        town.see(ProgramClosed(program=ProgramId(f"a{number}"), reason="done"))
+    assert town.usual("agent") == pytest.approx(2_000)
+    assert 50 <= town.usual("chat") < 150
+    assert (
+        town.live.ends.chance_of_more("chat") < 0.1 < 0.9 < town.live.ends.chance_of_more("agent")
+    )
+    assert town.usual("never seen") == 2_000  # as agents are, of which there may be few
+    town.turn("new", "new", 50, at=50, **chat)
+    assert town.peak < 150
+    town.turn("b", "b", 500, at=50, **agent)
+    assert town.peak > 2_000
+
+
+def cut(town: Town, step: str, tokens: int, *, at: float) -> None:
+    """An answer without tool calls that did not end by itself."""
+    town.see(finished(step, finish_reason="length", prompt=tokens - 10, output=10), at)
+
+
+def test_a_first_answer_that_calls_no_tool_leaves_open_whether_there_is_more() -> None:
+    town = taught(4_000)
+    town.arrive("q", "q", at=1)
+    cut(town, "q", 500, at=2)
+    assert town.peak == pytest.approx(town.live.ends.chance_of_more("") * 4_000)
+    before = town.usual()
+    town.see(finished("nothing", finish_reason="stop"), at=12)  # ten seconds of silence
+    assert town.peak == 0
+    assert town.usual() < before
+    assert ProgramId("q") in town.live
+    # It comes back after all: then it is one that takes its time, and no newcomer.
+    town.arrive("q2", "q", at=40)
+    assert town.peak == 4_000
+    assert town.usual() == before
+    cut(town, "q2", 600, at=41)
+    assert town.peak == 4_000
+
+
+def test_questions_that_never_come_back_want_nothing_soon() -> None:
+    town = taught(4_000)
+    for number in range(60):
+        name = f"q{number}"
+        town.arrive(name, name, at=1 + number)
+        cut(town, name, 200, at=1 + number)
+    # The last ten seconds' questions, by the chance of a few in a hundred.
+    assert town.peak < 10 * 4_000 * 0.1
+    assert town.live.ends.chance_of_more("") < 0.1
+    assert len(town.live._open) <= 11
+
+
+def test_a_question_whose_program_is_closed_was_one() -> None:
+    town = Town()
+    for number, name in enumerate("abc"):
+        town.arrive(name, name, at=number)
+        cut(town, name, 200, at=number)
+        town.see(ProgramClosed(program=ProgramId(name), reason="done"), at=number)
+    assert town.live.ends.chance_of_more("") == pytest.approx(2 / 7)
+    assert (town.peak, town.usual()) == (0, 200)
+
+
+def test_a_kind_of_one_program_teaches_nothing() -> None:
+    """Prompts that begin with a name or a date are as many kinds as there are programs."""
+    town = taught(4_000)
+    for number in range(50):
+        head = (prefix(f"hello {number}", 10), prefix("c", 99))
+        town.turn(f"c{number}", f"c{number}", 60, at=1 + number, prefixes=head)
+        town.see(ProgramClosed(program=ProgramId(f"c{number}"), reason="done"))
+        assert town.usual(f"hello {number}") == 4_000
+        town.turn(
+            f"d{number}", f"d{number}", 60, at=1 + number, prefixes=(prefix(f"{number}", 9), *head)
+        )
+    assert len(town.live._known(now=town.instant).sums) == 1
+
+
+def test_who_waits_to_begin_is_known_by_kind() -> None:
+    town = Town()
+    head = (prefix("agent", 400), prefix("a", 99))
+    assert list(town.live.new_kinds()) == [""]
+    town.arrive("a", "a", prefixes=head)
+    town.arrive("b", "b", prefixes=head)
+    town.arrive("title", "c", step_class=StepClass.AUXILIARY)
+    assert set(town.live.new_kinds()) == {"agent", ""}
+    town.live.decided([sent("title"), sent("a")], now=town.instant)
+    assert set(town.live.new_kinds()) == {"agent"}
+    town.see(StepCancelled(step=StepId("b"), reason="left"))
+    assert list(town.live.new_kinds()) == [""]
+    town.finish("a")
+    town.arrive("a2", "a", prefixes=head)  # it has begun
+    assert list(town.live.new_kinds()) == [""]
 
 
 def test_a_sub_agents_last_word_ends_no_program() -> None:
@@ -138,7 +262,7 @@ def test_a_sub_agents_last_word_ends_no_program() -> None:
     town.arrive("k", "p", talk="p/kid")
     town.finish("k", 300, is_last=True)
     assert ProgramId("p") in town.live
-    assert town.live.final_tokens == 0
+    assert town.usual() == 0
 
 
 def test_the_silent_are_left_out_until_they_speak() -> None:
@@ -205,8 +329,8 @@ def test_a_conversation_that_is_rewritten_is_the_main_one_still() -> None:
     assert ProgramId("p") in town.live
     town.arrive("c", "p", talk="p/2")
     town.finish("c", 3_000, is_last=True)
-    assert ProgramId("p") not in town.live
-    assert town.live.final_tokens == 9_000
+    assert town.peak == 0
+    assert town.usual() == 9_000
 
 
 def test_a_program_that_is_closed_while_a_step_runs_ends_once() -> None:
@@ -218,9 +342,9 @@ def test_a_program_that_is_closed_while_a_step_runs_ends_once() -> None:
     town.see(closed, at=11)
     town.finish("b", 9_100, at=12)
     town.see(closed, at=12)
-    assert town.live._ended == 1
     assert town.peak == 0
-    assert town.live.final_tokens == 9_000
+    assert town.usual() == 9_000
+    assert town.live.ends._all.count == 1
     town.turn("c", "p", 500, at=13)  # it wakes, and is a new one
     assert town.peak == 9_000
 
@@ -270,7 +394,7 @@ def test_of_too_many_the_one_silent_for_longest_goes() -> None:
 
 _ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["arrive", "finish", "last", "cancel", "close", "wait"]),
+        st.sampled_from(["arrive", "finish", "cut", "last", "cancel", "close", "wait"]),
         st.integers(0, 3),
         st.integers(1, 60),
     ),
@@ -296,6 +420,8 @@ def test_remembered_sums_are_those_of_a_newcomer(actions: list[tuple[str, int, i
             town.see(ProgramClosed(program=ProgramId(name), reason="done"))
         elif under_way and action == "cancel":
             town.see(StepCancelled(step=StepId(under_way.pop(0)), reason="left"))
+        elif under_way and action == "cut":
+            cut(town, under_way.pop(0), 100 * size, at=town.now)
         elif under_way:
             town.finish(under_way.pop(0), 100 * size, is_last=action == "last")
         remembered = town.peak
@@ -311,12 +437,13 @@ def test_how_long_a_program_takes_leaves_out_what_it_was_held_for() -> None:
     town.finish("1", at=12)
     town.arrive("2", at=15)
     town.live.decided([sent("2")], now=at(20))
-    assert town.live.final_ns == 0.0
+    assert town.live.ends.took_ns("") == 0.0
     town.finish("2", at=21, is_last=True)
-    assert town.live.final_ns == pytest.approx((21 - 10 - 5) * SECOND)
-    town.turn("other", "other", 1_000, at=30)
+    assert town.live.ends.took_ns("") == pytest.approx((21 - 10 - 5) * SECOND)
+    for step in "ab":
+        town.turn(step, "other", 1_000, at=30)
     town.see(ProgramClosed(program=ProgramId("other"), reason="done"), at=90)
-    assert town.live.final_ns == pytest.approx(3 * SECOND)  # one took six seconds, one none
+    assert town.live.ends.took_ns("") == pytest.approx(3 * SECOND)  # one took six seconds, one none
 
 
 def sent(step: str) -> Dispatch:

@@ -439,11 +439,41 @@ def test_where_programs_are_short_fewer_take_turns() -> None:
     """Half of six seconds, in place of a bound of twenty."""
     admit = WorkingSet(swap_share=0.5)
     world: Any = SimpleNamespace(wait_ns_max=20 * SECOND)
-    assert admit._swapped_ns(world) == 10 * SECOND
-    admit._live.final_ns = 60.0 * SECOND
-    assert admit._swapped_ns(world) == 10 * SECOND
-    admit._live.final_ns = 6.0 * SECOND
-    assert admit._swapped_ns(world) == 1.5 * SECOND
+
+    def swapped() -> float:
+        return admit._swapped_ns(world, now=at(200))
+
+    assert swapped() == 10 * SECOND
+    served(admit, "long", 1_000, at=0, took=60)
+    served(admit, "now", 1_000, at=190, is_over=False)
+    assert swapped() == 10 * SECOND
+    for number in range(400):  # until the long one is forgotten
+        served(admit, f"short {number}", 1_000, at=70 + number / 4, took=6)
+    assert swapped() == pytest.approx(1.5 * SECOND, rel=0.02)
+    # Who wants as much and takes too long to say: the mean of both.
+    kind = (prefix("other", 0), prefix("x", 1_000))
+    for number in range(64):
+        served(admit, f"other {number}", 1_000, at=70 + number, took=60, prefixes=kind)
+    served(admit, "other", 1_000, at=190, is_over=False, prefixes=kind)
+    assert swapped() == pytest.approx((1.5 + 10) / 2 * SECOND, rel=0.2)
+
+
+def served(
+    admit: WorkingSet,
+    name: str,
+    tokens: int,
+    *,
+    at: float,
+    took: float = 1.0,
+    is_over: bool = True,
+    **more: Any,
+) -> None:
+    """Two turns of a program, so many seconds apart."""
+    for turn, when in enumerate((at, at + took)):
+        now = Instant(round(when * SECOND))
+        step = f"{name} {turn}"
+        admit.observe(arrived(step, name, tokens=tokens, **more), now=now)
+        admit.observe(answered(step, is_last=is_over and turn == 1, prompt=tokens), now=now)
 
 
 def test_programs_of_another_model_crowd_other_engines() -> None:
@@ -483,8 +513,8 @@ def test_when_all_are_shut_out_each_is() -> None:
         return admit.shuts_out(engines, world, now=now)  # type: ignore[attr-defined,no-any-return]
 
     assert shut(engine) is None  # the smallest of programs would fit
-    admit._live.final_tokens = 9_000.0  # type: ignore[attr-defined]
-    admit._live._peak = None  # type: ignore[attr-defined]
+    for number in range(20):
+        served(admit, f"big {number}", 10_000, at=1, prefixes=(HEAD, prefix("big", 10_000)))  # type: ignore[arg-type]
     crowded = shut(engine)
     assert crowded is not None
     assert desk.ask("z", 1_100, at=3.1) == []
@@ -521,10 +551,8 @@ def test_whoever_is_shut_out_would_be_held_on_each_engine_that_has_its_model(
     """The answer for all of them at once may only be shorter than the one for each."""
     admit = WorkingSet(swap_share=0.001, cheap_reload=0.0)
     for number, (model, tokens) in enumerate([*programs, *(("", size) for size in ended)]):
-        name = f"p{number}"
-        admit.observe(arrived(name, name, tokens=tokens, model=model), now=Instant(number))
-        is_last = number >= len(programs)
-        admit.observe(answered(name, is_last=is_last, prompt=tokens), now=Instant(number + 1))
+        is_over = number >= len(programs)
+        served(admit, f"p{number}", tokens, at=0, took=0, is_over=is_over, model=model)
     up: dict[str, Any] = {}
     for number, (models, capacity) in enumerate(engines):
         up[f"e{number}"] = SimpleNamespace(
@@ -542,6 +570,6 @@ def test_whoever_is_shut_out_would_be_held_on_each_engine_that_has_its_model(
         return
     for engine in up.values():
         for model in engine.capabilities.models or ("", "a", "b"):
-            step: Any = SimpleNamespace(program=ProgramId("new"), model=model)
+            step: Any = SimpleNamespace(program=ProgramId("new"), model=model, prefixes=())
             capacity = engine.capabilities.kv_tokens
             assert admit._is_crowded(step, engine, world, capacity, need, now=now)

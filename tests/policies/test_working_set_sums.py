@@ -33,8 +33,9 @@ def test_shut_out_is_whom_each_engine_by_itself_finds_one_too_many(
         program = f"p{number}"
         admit.observe(arrived(program, program, tokens=tokens), now=Instant(0))
         admit.observe(answered(program, prompt=tokens), now=Instant(0))
-    admit.observe(arrived("ended", "ended", tokens=final), now=Instant(0))
-    admit.observe(answered("ended", prompt=final, is_last=True), now=Instant(0))
+    for step in ("first", "last"):
+        admit.observe(arrived(step, "ended", tokens=final), now=Instant(0))
+        admit.observe(answered(step, prompt=final, is_last=step == "last"), now=Instant(0))
     engines: Any = [
         SimpleNamespace(
             engine=f"e{number}",
@@ -49,7 +50,7 @@ def test_shut_out_is_whom_each_engine_by_itself_finds_one_too_many(
     ]
     by_name = {engine.engine: engine for engine in engines}
     world: Any = SimpleNamespace(wait_ns_max=SECOND // 10, engines=by_name)
-    newcomer: Any = SimpleNamespace(program="new", model="")
+    newcomer: Any = SimpleNamespace(program="new", model="", prefixes=())
     crowded = [
         admit._is_crowded(newcomer, e, world, e.capabilities.kv_tokens, 0.0, now=Instant(0))
         for e in engines

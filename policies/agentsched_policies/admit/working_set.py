@@ -20,6 +20,9 @@ The rules, and what each is worth (from a model of vLLM checked against the real
   fit at their probable size take at most `swap_share` of the bound, or of half the time that a
   program takes where that is less: somebody's end then comes sooner than a turn. A new program
   beyond that is told so when its bound comes; whoever was served before goes on whatever fits.
+- A kind of program that is mostly over with its first answer (chats, summaries) takes no turns, so
+  such newcomers wait for nobody's end. What is set aside for growth is theirs to use, and what an
+  engine computes beside others in one batch is no cold start.
 - An oversize program runs alone rather than waits for ever.
 - Where a tier below the cache gives back what it dropped for a fraction of computing it, memory is
   nothing to wait for: all go to the engine, until a few caches' worth of prompts queue there.
@@ -54,9 +57,14 @@ from agentsched.policy import (
     World,
 )
 from agentsched_policies.live_programs import LivePrograms
+from agentsched_policies.usual_ends import kind_of
 
 #: Units of its reload time, more than any pause will be.
 _LONG = 1e9
+#: Of fewer programs than this share a kind consists of single questions.
+_QUESTION = 0.25
+#: Tokens to compute that are no cold start: an engine does so much within one batch.
+_BRIEF = 512
 _CROWDED = Held(reason="programs", blocks_others=False)
 _CHEAP = frozenset({StepClass.AUXILIARY, StepClass.PROBE, StepClass.TOKEN_COUNT})
 
@@ -120,7 +128,8 @@ class WorkingSet:
         if capacity is None or is_home or not engine.running_steps + engine.peer_steps:
             return self._admitted_alone(step, engine, world, now=now, capacity=capacity)
         missing = world.missing_tokens(step, engine.engine)
-        need = missing + self._reserve(conversation)
+        is_question = self._is_question(step)
+        need = missing + (0.0 if is_question else self._reserve(conversation))
         is_due = between(step.arrived_at, now) >= world.wait_ns_max
         if self._is_cheap(engine):
             return self._admitted_over_tier(step, engine, capacity, is_due=is_due)
@@ -130,12 +139,15 @@ class WorkingSet:
                 return TurnedAway(reason="programs", retry_after=Nanos(world.wait_ns_max // 4))
             return _CROWDED
         free = self._free(engine, world, capacity)
+        if is_question:
+            # It leaves before anybody grows: what is set aside for that is its to use.
+            free = float(capacity - world.resident_tokens(engine.engine))
         if is_due:
             victims = self._victims(engine, world, need - free, now=now, threshold=0.0)
             return Admitted(releases=tuple(victims))
         cold = engine.cold_tokens(now=now)
         # Titles and the like are too small to be worth a place in the line of cold starts.
-        is_cheap = step.step_class in _CHEAP
+        is_cheap = step.step_class in _CHEAP or (is_question and missing <= _BRIEF)
         work = self._work(missing, step, engine, world)
         is_cold_limited = bool(cold) and not is_cheap and cold + work > self._cold_tokens
         if need <= free:
@@ -155,9 +167,12 @@ class WorkingSet:
             return None
         # As `_is_crowded` has it, term for term, for a program that needs nothing itself and could
         # go to every engine that is up.
-        own = self._live.final_tokens / _engines_of("", world)
+        kinds, ends = self._live.new_kinds(), self._live.ends
+        if any(ends.chance_of_more(kind) < _QUESTION for kind in kinds):
+            return None
+        own = min(ends.tokens(kind) for kind in kinds) / _engines_of("", world)
         wanted = self._wanted(world, now=now)
-        swapped = self._swapped_ns(world)
+        swapped = self._swapped_ns(world, now=now)
         for engine in engines:
             capacity = engine.capabilities.kv_tokens
             if capacity is None or not engine.running_steps + engine.peer_steps:
@@ -221,21 +236,30 @@ class WorkingSet:
         What does not fit at its peak must take turns, and each turn is a reload: all of them have
         to fit into the bound. Whoever was served before is never refused.
         """
-        if not self._swap_share or step.program in self._live:
+        if not self._swap_share or step.program in self._live or self._is_question(step):
             return False
-        own = max(need, self._live.final_tokens) / _engines_of(step.model, world)
+        usual = self._live.ends.tokens(kind_of(step.prefixes))
+        own = max(need, usual) / _engines_of(step.model, world)
         demand = _demand(engine, self._wanted(world, now=now)) + own
-        return demand > capacity + self._swapped_ns(world) / engine.reload_ns
+        return demand > capacity + self._swapped_ns(world, now=now) / engine.reload_ns
+
+    def _is_question(self, step: StepView) -> bool:
+        """Whether it is a new program that will probably be over with its first answer.
+
+        Such a one takes no turns with others: it never comes back.
+        """
+        if step.program in self._live:
+            return False
+        return self._live.ends.chance_of_more(kind_of(step.prefixes)) < _QUESTION
 
     def _wanted(self, world: World, *, now: Instant) -> list[tuple[str, float]]:
         """By model: tokens that programs under way want of each engine that has it."""
         peaks = self._live.peaks(now=now)
         return [(model, tokens / _engines_of(model, world)) for model, tokens in peaks]
 
-    def _swapped_ns(self, world: World) -> float:
+    def _swapped_ns(self, world: World, *, now: Instant) -> float:
         """The time that reloads may take of everybody's turn."""
-        half = self._live.final_ns / 2
-        return self._swap_share * (min(world.wait_ns_max, half) if half else world.wait_ns_max)
+        return self._swap_share * self._live.half_ns(Nanos(world.wait_ns_max), now=now)
 
     def _make_room(
         self, step: StepView, engine: EngineView, world: World, short: float, *, now: Instant
