@@ -316,6 +316,7 @@ class LivePrograms:
         goes_on = event.lineage is Lineage.COMPACTS
         if goes_on and live.conversation == event.parent_conversation:
             live.conversation = event.conversation  # the same under another id
+        live.came_back = live.came_back or live.phase is _Phase.OVER
         self._wake(event.program, live)
         self._count(event.program, 1, now=now)
 
@@ -330,7 +331,6 @@ class LivePrograms:
         if live.told is not None:
             self.ends.take_back(live.kind, live.told)
             live.told = None
-        live.came_back = live.came_back or live.phase is _Phase.OVER
         live.phase = _Phase.GOES_ON
         self._over.pop(program, None)
         self._live[program] = live
@@ -375,6 +375,7 @@ class LivePrograms:
             live = self._live[program]
         else:
             live.held_ns += between(found.arrived_at, found.sent_at)
+            self._wake(program, live)  # what it said beside this step was not its last word
             self._count(program, -1, now=now)
         if tokens > live.tokens:
             if self._peak is not None:

@@ -225,6 +225,34 @@ def test_a_question_whose_program_is_closed_was_one() -> None:
     assert (town.peak, town.usual()) == (0, 200)
 
 
+def test_a_program_whose_first_steps_run_side_by_side_is_no_question() -> None:
+    town = Town()
+    for name in ("p", "q"):
+        town.arrive(f"{name}1", name, at=1)
+        town.arrive(f"{name}2", name, talk=f"{name}/kid", at=1)
+        cut(town, f"{name}1", 500, at=2)
+        cut(town, f"{name}2", 700, at=20)
+    assert town.peak == 1_400
+    for name in ("p", "q"):
+        town.see(ProgramClosed(program=ProgramId(name), reason="done"), at=21)
+    assert town.live.ends.chance_of_more("") > 0.5
+    assert town.usual("other") == 700  # they count among programs
+
+
+def test_a_last_word_that_is_said_beside_a_step_is_not_the_last() -> None:
+    town = taught(4_000)
+    town.turn("a", "p", 1_000, at=1)
+    town.arrive("side", "p", talk="p/kid", at=2)
+    town.arrive("main", "p", at=2)
+    town.finish("main", 1_200, is_last=True, at=3)
+    assert (town.peak, town.usual()) == (0, 2_600)
+    town.finish("side", 300, at=4)
+    assert (town.peak, town.usual()) == (4_000, 4_000)
+    town.arrive("end", "p", at=5)
+    town.finish("end", 1_300, is_last=True, at=6)
+    assert town.peak == 0
+
+
 def test_a_kind_of_one_program_teaches_nothing() -> None:
     """Prompts that begin with a name or a date are as many kinds as there are programs."""
     town = taught(4_000)
