@@ -48,6 +48,8 @@ def test_all_of_kernel_and_policies_is_drawn_from() -> None:
     assert of_module("agentsched.kernel.pins") == ("tests/kernel/test_pins.py", "tests/kernel")
     order = ("tests/policies/test_order.py", "tests/policies")
     assert of_module("agentsched_policies.order.saga") == order
+    index = ("tests/proxy/identity", "tests/proxy")
+    assert of_module("agentsched.proxy.identity.index") == index
     for name in found:
         assert of_module(name)[-1] in ("tests/kernel", "tests/policies")
 

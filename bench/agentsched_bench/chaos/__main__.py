@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     changes.add_argument("--seed", type=int, default=1)
     changes.add_argument("--minutes", type=float, default=20.0)
     changes.add_argument("--jobs", type=int, default=1, help="changes tried at a time")
+    changes.add_argument("--only", nargs="+", default=(), help="modules (kernel, policies, proxy)")
     ways = verbs.add_parser("covered", help="what a `coverage json` report says of each room")
     ways.add_argument("report", type=Path)
     ways.add_argument("rooms", nargs="+", help="folders, as they stand in the report")
@@ -64,7 +65,11 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
             return asyncio.run(programs(count=given.count))
         case "mutants":
             return mutants(
-                count=given.count, seed=given.seed, minutes=given.minutes, jobs=given.jobs
+                count=given.count,
+                seed=given.seed,
+                minutes=given.minutes,
+                jobs=given.jobs,
+                only=given.only,
             )
         case "covered":
             found = covered(given.report, rooms=tuple(given.rooms))

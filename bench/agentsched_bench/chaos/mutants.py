@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import sqrt
 from pathlib import Path
@@ -18,9 +18,14 @@ from agentsched_bench.chaos.mutant import VARIABLE, sites
 
 #: Rooms, and the tests of each: those that are fast are to notice a change.
 _ROOMS: Final = {"agentsched.kernel": "tests/kernel", "agentsched_policies": "tests/policies"}
+#: One whose tests take a minute: only where it is asked for.
+_SLOW_ROOMS: Final = {"agentsched.proxy": "tests/proxy"}
 #: Tests that are asked first, where a module's are not called as it is.
 _OWN: Final = {
     "agentsched.kernel.regression": "tests/kernel/test_cost_law.py",
+    "agentsched.proxy.identity": "tests/proxy/identity",
+    "agentsched.proxy.recording": "tests/proxy/test_idempotency.py",
+    "agentsched.proxy.taps": "tests/proxy/test_sse.py",
     "agentsched_policies.admit": "tests/policies/test_admit.py",
     "agentsched_policies.order": "tests/policies/test_order.py",
     "agentsched_policies.pin": "tests/policies/test_pins.py",
@@ -33,10 +38,17 @@ _Verdict: TypeAlias = Literal["noticed", "timed out", "survived"]
 
 
 def mutants(
-    *, count: int, seed: int, minutes: float, jobs: int = 1, limit_s: float = 120.0
+    *,
+    count: int,
+    seed: int,
+    minutes: float,
+    jobs: int = 1,
+    limit_s: float = 120.0,
+    only: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make changes and run the room's fast tests on each; those that no test noticed.
 
+    The changes are drawn from kernel and policies, or from the modules that `only` names.
     `jobs` changes are tried at a time, each in a process of its own. Those that were not begun
     when `minutes` are over are left out, so the sample is the first of those drawn. A survivor is
     named as `mutant.VARIABLE` takes it, so that it can be tried again. What runs into `limit_s`
@@ -45,11 +57,12 @@ def mutants(
     Raises:
         ValueError: tests fail without any change; they would seem to notice all of them.
     """
-    for tests in _ROOMS.values():
+    among = tuple(only) or modules()
+    for tests in sorted({tests_of(module)[-1] for module in among}):
         if not _passes(tests, os.environ, limit_s):
             raise ValueError(f"{tests}: fails without any change")
     random = Random(seed)
-    places = [(m, n, what) for m in modules() for n, what in enumerate(sites(_source(m)))]
+    places = [(m, n, what) for m in among for n, what in enumerate(sites(_source(m)))]
     drawn = random.sample(places, min(count, len(places)))
     until = time.monotonic() + 60 * minutes
     survivors: list[str] = []
@@ -99,7 +112,8 @@ def modules() -> tuple[str, ...]:
 
 def tests_of(module: str) -> tuple[str, ...]:
     """The tests that are to notice a change to a module: its own, then all of its room."""
-    room = next(tests for name, tests in _ROOMS.items() if module.startswith(f"{name}."))
+    rooms = _ROOMS | _SLOW_ROOMS
+    room = next(tests for name, tests in rooms.items() if module.startswith(f"{name}."))
     parent, _, name = module.rpartition(".")
     own = [f"{room}/test_{name}.py", _OWN.get(module, ""), _OWN.get(parent, "")]
     return (*(path for path in own if path and Path(path).exists()), room)
