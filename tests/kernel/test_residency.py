@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, combinations, product
 
 import pytest
 from hypothesis import given
@@ -232,6 +233,57 @@ def test_one_beginning_named_at_two_places_is_counted_once(order: str) -> None:
     assert residency.tokens(E0) == 3 + 1
 
 
+def test_one_prompt_named_in_every_way_is_counted_once() -> None:
+    """Three conversations of one prompt: each names any of its beginnings, and its end."""
+    prompt = ("aaa", "", "bb", "c", "dddd")
+    ways = [{5, *some} for size in range(5) for some in combinations(range(1, 5), size)]
+    for marks in product(ways, repeat=3):
+        residency = Residency()
+        for name, some in zip("xyz", marks, strict=True):
+            residency.place(
+                conversation(name), E0, prefixes=chain(prompt, some), context_tokens=10 + 2
+            )
+        residency.check()
+        assert residency.tokens(E0) == 10 + 3 * 2
+        lengths = sorted({p.tokens for p in chain(prompt, set().union(*marks))})
+        for name in "xyz":
+            pieces, tail = residency.chain(conversation(name))
+            assert list(accumulate(tokens for _, tokens, _ in pieces)) == lengths
+            assert [owners for _, _, owners in pieces] == [3] * len(pieces)
+            assert tail == 2
+        # Who goes takes its own tail and nothing else, until nobody is left.
+        for left, name in ((2, "x"), (1, "y"), (0, "z")):
+            assert residency.own_tokens(conversation(name)) == (2 if left else 12)
+            residency.remove(conversation(name))
+            residency.check()
+            assert residency.tokens(E0) == (10 + 2 * left if left else 0)
+
+
+def test_names_whose_estimates_contradict_each_other_are_one_path_all_the_same() -> None:
+    residency = Residency()
+    longer, shorter = PrefixId("aaa/bb"), PrefixId("aaa")
+    said = {
+        "x": [Prefix(prefix=longer, tokens=5)],
+        "y": [Prefix(prefix=shorter, tokens=6)],
+        # Who names both brings them together; the order is that of the first estimates.
+        "z": [Prefix(prefix=shorter, tokens=3), Prefix(prefix=longer, tokens=5)],
+        "w": [Prefix(prefix=shorter, tokens=3), Prefix(prefix=longer, tokens=5)],
+    }
+    held = []
+    for name, prefixes in said.items():
+        residency.place(conversation(name), E0, prefixes=prefixes, context_tokens=7)
+        residency.check()
+        held.append(residency.tokens(E0))
+    # The tails: 2, 1, 2, 2. Beside them 5 and 6 tokens that nobody knows to be shared, then 6.
+    assert held == [5 + 2, 5 + 6 + 3, 6 + 5, 6 + 7]
+    pieces, tail = residency.chain(conversation("z"))
+    assert (pieces, tail) == ([(longer, 5, 4), (shorter, 1, 3)], 2)
+    for name, left in (("w", 6 + 5), ("y", 6 + 4), ("z", 5 + 2), ("x", 0)):
+        residency.remove(conversation(name))
+        residency.check()
+        assert residency.tokens(E0) == left
+
+
 @given(
     st.lists(
         st.one_of(
@@ -275,5 +327,6 @@ def test_what_is_not_resident_has_nothing_of_its_own() -> None:
     residency = Residency()
     residency.remove(conversation("x"))
     assert residency.own_tokens(conversation("x")) == 0
+    assert residency.split_tokens(conversation("x")) == 0
     assert residency.home(conversation("x")) is None
     assert residency.tokens(E0) == 0
