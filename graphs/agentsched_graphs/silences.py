@@ -7,6 +7,7 @@ milliseconds a minute is for ever, where they build for half a minute it is not.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from math import log2
 from typing import Final
 
@@ -54,10 +55,8 @@ class Silences:
             self.limit = self._learnt()
 
     def _learnt(self) -> Nanos:
-        below = 0.0
-        for index, count in enumerate(self._counts):
-            below += count
-            if below >= _SHARE * self._total:
-                ends = SECOND * 2.0 ** (index / _PER_OCTAVE)
-                return Nanos(round(min(_MOST, max(_LEAST, _TIMES * ends))))
-        return _MOST
+        # The last sum is the total, but for rounding, and more than its share.
+        sums = enumerate(accumulate(self._counts))
+        index = next(index for index, below in sums if below >= _SHARE * self._total)
+        ends = SECOND * 2.0 ** (index / _PER_OCTAVE)
+        return Nanos(round(min(_MOST, max(_LEAST, _TIMES * ends))))

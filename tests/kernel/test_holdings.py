@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shorthand import prefix
 
-from agentsched.kernel.holdings import _blocks, holdings
+from agentsched.kernel.holdings import _blocks, holdings, wanted_tokens
 from agentsched.kernel.residency import Residency
-from agentsched.model import SECOND, ConversationId, EngineId, Nanos, Prefix
+from agentsched.model import SECOND, ConversationId, EngineId, Nanos, Prefix, ProgramId
 from agentsched.policy import Retention
 
 ENGINE = EngineId("e")
@@ -97,3 +98,69 @@ def test_the_map_of_an_engine_shows_whom_it_knows(rig: Any) -> None:
     # Of too many those placed first are left out; what is held is still all of it.
     short = holdings(rig.scheduler, ENGINE, rows_max=2)
     assert (len(short.rows), short.left_out, short.held_tokens) == (2, 1, found.held_tokens)
+
+
+class Pauses:
+    """A graph that is told how likely each program's pause is its last; of others it has none."""
+
+    def __init__(self, chances: dict[str, float]) -> None:
+        self._chances = chances
+
+    def observe(self, event: Any, *, now: Any) -> None:
+        pass
+
+    def view(self, program: ProgramId) -> Any:
+        chance = self._chances.get(program)
+        return None if chance is None else Pause(chance)
+
+
+class Pause:
+    def __init__(self, chance: float) -> None:
+        self._chance = chance
+
+    def last_pause_chance(self, conversation: ConversationId) -> float:
+        return self._chance
+
+    def is_waiting_for_children(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("chance", "is_wanted"), [(None, True), (0.0, True), (0.5, True), (0.51, False), (1.0, False)]
+)
+def test_a_pause_that_is_probably_the_last_is_not_wanted(
+    make_rig: Any, chance: float | None, *, is_wanted: bool
+) -> None:
+    rig = make_rig(graph=Pauses({} if chance is None else {"p1": chance}))
+    rig.engine("e", kv_tokens=1_000)
+    rig.arrive("s1")
+    rig.start("s1")
+    assert wanted_tokens(rig.scheduler, ENGINE) == 100  # it runs, whatever is said of its pauses
+    rig.finish("s1", tools={"k": "bash"})
+    assert wanted_tokens(rig.scheduler, ENGINE) == (110 if is_wanted else 0)
+
+
+def test_what_is_pinned_is_wanted_however_likely_its_end_is(make_rig: Any) -> None:
+    rig = make_rig(graph=Pauses({"p1": 1.0}))
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND))
+    rig.engine("e", kv_tokens=120)  # nearly full: pins are asked for
+    rig.arrive("s1", at=0)
+    rig.start("s1")
+    rig.finish("s1", tools={"k": "bash"})
+    assert wanted_tokens(rig.scheduler, ENGINE) == 110
+    rig.timer(at=1)
+    assert wanted_tokens(rig.scheduler, ENGINE) == 0
+
+
+def test_after_a_last_word_only_what_others_share_is_wanted(rig: Any) -> None:
+    rig.engine("e", kv_tokens=1_000)
+    head = prefix("head", 40)
+    for name in ("over", "goes-on"):
+        rig.arrive(name, program=name, prefixes=(head, prefix(name, 100)))
+        rig.start(name)
+    rig.finish("over", finish_reason="stop")
+    assert holdings(rig.scheduler, ENGINE).held_tokens == 40 + 70 + 60
+    assert wanted_tokens(rig.scheduler, ENGINE) == 40 + 60
+    rig.finish("goes-on", tools={"k": "bash"})
+    assert wanted_tokens(rig.scheduler, ENGINE) == 40 + 70
+    assert wanted_tokens(rig.scheduler, EngineId("unknown")) == 0
