@@ -259,6 +259,28 @@ def test_one_prompt_named_in_every_way_is_counted_once() -> None:
             assert residency.tokens(E0) == (10 + 2 * left if left else 0)
 
 
+def test_who_names_all_beginnings_brings_those_together_who_named_some() -> None:
+    prompt = ("aaa", "bb", "c", "dddd", "ee")
+    whole = chain(prompt)
+    ways = [set(some) for size in range(1, 6) for some in combinations(range(1, 6), size)]
+    for marks in product(ways, repeat=2):
+        residency = Residency()
+        for name, some in zip("xy", marks, strict=True):
+            prefixes = chain(prompt, some)
+            context = prefixes[-1].tokens
+            residency.place(conversation(name), E0, prefixes=prefixes, context_tokens=context)
+        residency.place(conversation("z"), E0, prefixes=whole, context_tokens=12)
+        residency.check()
+        assert residency.tokens(E0) == 12
+        pieces, tail = residency.chain(conversation("z"))
+        assert tail == 0
+        assert [(key, tokens) for key, tokens, _ in pieces] == [
+            (prefix.prefix, len(word)) for prefix, word in zip(whole, prompt, strict=True)
+        ]
+        reach = [sum(end <= max(some) for some in marks) for end in range(1, 6)]
+        assert [owners - 1 for _, _, owners in pieces] == reach
+
+
 def test_names_whose_estimates_contradict_each_other_are_one_path_all_the_same() -> None:
     residency = Residency()
     longer, shorter = PrefixId("aaa/bb"), PrefixId("aaa")

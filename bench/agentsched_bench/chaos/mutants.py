@@ -23,6 +23,7 @@ _SLOW_ROOMS: Final = {"agentsched.proxy": "tests/proxy"}
 #: Tests that are asked first, where a module's are not called as it is.
 _OWN: Final = {
     "agentsched.kernel.regression": "tests/kernel/test_cost_law.py",
+    "agentsched.proxy.access.local": "tests/security/test_gate.py",
     "agentsched.proxy.identity": "tests/proxy/identity",
     "agentsched.proxy.recording": "tests/proxy/test_idempotency.py",
     "agentsched.proxy.taps": "tests/proxy/test_sse.py",
