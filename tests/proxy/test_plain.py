@@ -13,6 +13,7 @@ from live import eventually
 from proxy_upstream import Exchange, Gate, Upstream, drop
 
 from agentsched.model import StepFinished
+from agentsched.proxy.plain import _model_of_form
 
 
 @pytest.mark.parametrize(
@@ -305,3 +306,55 @@ async def test_a_client_that_never_reads_is_cut_off(start: Any, upstream: Upstre
         writer.transport.pause_reading()
         await (await upstream.exchange()).until_gone()
         writer.close()
+
+
+FORM_HEAD = b'Content-Disposition: form-data; name="model"'
+DECOY = b'x; name="model"\r\n\r\nwrong\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        (b"--b\r\n" + FORM_HEAD + b"\r\n\r\nwhisper\r\n--b--", "whisper"),
+        (b"--b\r\n" + FORM_HEAD.lower() + b"\r\nX: y\r\n\r\nwhisper\r\n--b--", "whisper"),
+        (b"--b\r\n" + FORM_HEAD + b"\r\n\r\nm\r\n--b--", "m"),
+        (b"--b\r\n" + FORM_HEAD + b"\r\n\r\n\r\n--b--", ""),
+        (b"--b\r\n" + FORM_HEAD + b"\r\n\r\nwhisper", ""),
+        (b"--b\r\n" + FORM_HEAD + b"\r\n", ""),
+        (b"--b\r\n" + FORM_HEAD + b"\r\n\r\n" + b"w" * 254 + b"\r\n", "w" * 254),
+        (b"--b\r\n" + FORM_HEAD + b"\r\n\r\n" + b"w" * 255 + b"\r\n", ""),
+        (b"--b\r\n" + FORM_HEAD + b"\r\nX: " + b"y" * 600 + b"\r\n\r\nwhisper\r\n", ""),
+        (b"--b\r\n" + DECOY * 7 + FORM_HEAD + b"\r\n\r\nwhisper\r\n", "whisper"),
+        (b"--b\r\n" + DECOY * 8 + FORM_HEAD + b"\r\n\r\nwhisper\r\n", ""),
+        (b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nRIFF\r\n', ""),
+    ],
+)
+def test_the_model_of_a_form_is_read_within_bounds(body: bytes, model: str) -> None:
+    assert _model_of_form(body) == model
+
+
+async def test_while_we_drain_nothing_new_is_relayed(proxy: Any, upstream: Upstream) -> None:
+    proxy.gateway.draining.set()
+    said = await proxy.client.post("/v1/embeddings", json={"model": "m", "input": "x"})
+    assert said.status_code == 503
+    assert upstream.exchanges == []
+
+
+async def test_only_an_answer_that_is_one_ends_a_row_of_failures(
+    proxy: Any, upstream: Upstream
+) -> None:
+    status = 500
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.json({"error": {"message": "it is broken"}}, status=status)
+
+    upstream.script = script
+    await proxy.chat()
+    [engine] = proxy.scheduler.engines
+    health = proxy.gateway.fleet.health
+    assert health.told(engine).failures_in_a_row == 1
+    assert (await proxy.client.get("/v1/models/m")).status_code == 500
+    assert health.told(engine).failures_in_a_row == 1
+    status = 404
+    assert (await proxy.client.get("/v1/models/m")).status_code == 404
+    assert health.told(engine).failures_in_a_row == 0

@@ -73,3 +73,63 @@ async def test_one_that_was_given_up_closes() -> None:
     recording.end()
     with pytest.raises(ConnectionResetError):
         await recording.opened()
+
+
+async def test_whoever_counts_is_told_of_every_byte_that_is_kept() -> None:
+    told: list[int] = []
+    recording = Recording(bytes_max=10, hold=lambda size: told.append(size) is None)
+    recording.begin(200, [], is_stream=True)
+    quick, slow = recording.follow(), recording.follow()
+    await recording.add(b"x" * 10)
+    assert (recording.held, told) == (10, [10])
+    writing = asyncio.ensure_future(recording.add(b"yy"))
+    reading = asyncio.ensure_future(read(recording, quick))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not writing.done(), "the slower one has not read it"
+    assert (recording.held, told) == (12, [10, 2])
+    parts = recording.parts(slow)
+    assert await anext(parts) == b"x" * 10
+    assert await anext(parts) == b"yy"
+    late = asyncio.ensure_future(anext(parts))
+    await writing
+    assert (recording.held, told) == (0, [10, 2, -12])
+    writing = asyncio.ensure_future(recording.add(b"z"))
+    assert await late == b"z"
+    ending = asyncio.ensure_future(anext(parts, None))
+    await writing
+    recording.end()
+    assert await ending is None
+    assert await reading == b"x" * 10 + b"yyz"
+    assert (recording.held, told[3:]) == (0, [1, -1])
+
+
+async def test_without_room_it_is_as_one_beyond_its_bound() -> None:
+    kept = 0
+
+    def hold(size: int) -> bool:
+        nonlocal kept
+        kept += size
+        return kept <= 3
+
+    recording = Recording(bytes_max=100, hold=hold)
+    recording.begin(200, [], is_stream=True)
+    reading = asyncio.ensure_future(read(recording, recording.follow()))
+    await recording.add(b"abc")
+    assert recording.is_joinable
+    await recording.add(b"d")
+    assert not recording.is_joinable
+    assert kept == 0
+    recording.end()
+    assert await reading == b"abcd"
+
+
+async def test_a_whole_answer_without_room_reaches_who_waits_and_nobody_else() -> None:
+    recording = Recording(bytes_max=3)
+    waiting = recording.follow()
+    recording.whole(200, [("a", "b")], b"abcd")
+    recording.end()
+    await recording.opened()
+    assert not recording.is_stream
+    assert not recording.is_joinable
+    assert await read(recording, waiting) == b"abcd"
