@@ -290,6 +290,28 @@ class TestGuessing:
         again = await keyed.client.post("/v1/responses", json=body, headers=keys.red.headers)
         assert again.headers["x-agentsched-program"] == made.headers["x-agentsched-program"]
 
+    async def test_what_names_no_response_by_a_string_gets_none(
+        self, keyed: Any, keys: Any, upstream: Any
+    ) -> None:
+        async def responds(exchange: Any) -> None:
+            await exchange.json({"id": "resp_1", "status": "completed", "output": []})
+
+        upstream.script = responds
+        body = {"model": "m", "input": SECRET}
+        await keyed.client.post("/v1/responses", json=body, headers=keys.red.headers)
+        seen = len(upstream.exchanges)
+        for previous in (["resp_1"], {"id": "resp_1"}, 5, True):
+            wrong = body | {"previous_response_id": previous}
+            refused = await keyed.client.post(
+                "/v1/responses", json=wrong, headers=keys.blue.headers
+            )
+            assert refused.status_code == 400
+            assert refused.json()["error"]["code"] == "bad_field"
+        assert len(upstream.exchanges) == seen, "an engine was asked"
+        none = body | {"previous_response_id": None}
+        fresh = await keyed.client.post("/v1/responses", json=none, headers=keys.blue.headers)
+        assert fresh.status_code == 200
+
     async def test_a_plan_tells_nothing_of_others(self, keyed: Any, keys: Any) -> None:
         await work(keyed, keys.red, SECRET, text=SECRET)
         url = f"{BASE}/plan/v1/chat/completions"
