@@ -352,3 +352,18 @@ def test_what_is_not_resident_has_nothing_of_its_own() -> None:
     assert residency.split_tokens(conversation("x")) == 0
     assert residency.home(conversation("x")) is None
     assert residency.tokens(E0) == 0
+
+
+def test_of_what_is_shared_each_has_its_part() -> None:
+    residency = Residency()
+    for name, tail in (("x", 1), ("y", 2), ("z", 0)):
+        prompt = ("a" * 10,) if name == "z" else ("a" * 10, "bbb")
+        residency.place(
+            conversation(name),
+            E0,
+            prefixes=chain(prompt),
+            context_tokens=sum(map(len, prompt)) + tail,
+        )
+    parts = [residency.split_tokens(conversation(name)) for name in "xyz"]
+    # Of 10 a third, of 3 a half, both in whole tokens, and all of the tail.
+    assert parts == [3 + 1 + 1, 3 + 1 + 2, 3]
