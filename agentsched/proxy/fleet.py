@@ -181,6 +181,8 @@ class Fleet:
         """An engine is to be removed, and to stay away; False: it is about to go already."""
         is_new = engine not in self._leaving
         self._leaving[engine] = None
+        # It goes as it is: what it was about to become is not wanted any more.
+        self._coming.pop(engine, None)
         return is_new
 
     async def remove(self, engine: EngineId, *, patience: Nanos) -> None:

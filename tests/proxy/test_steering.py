@@ -220,6 +220,41 @@ async def test_one_that_goes_and_moves_comes_back_at_its_new_address(
             await eventually(lambda: not old._writers)
 
 
+async def test_one_that_is_taken_out_while_it_moves_is_gone(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    gate = upstream.script = Gate(chunk("hel"))
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slowly(exchange: Exchange) -> None:
+        asked.set()
+        await answered.wait()
+        third.look = None
+        await exchange.json({"object": "list", "data": [{"id": "m"}]})
+
+    async with running_upstream() as third, start(upstream.url) as proxy:
+        fleet = proxy.gateway.fleet
+        async with proxy.streaming("long") as running:
+            parts = running.aiter_raw()
+            assert await anext(parts) == chunk("hel")
+            third.look = slowly
+            moved = engine(third, "e0") | {"kind": "auto"}
+            moving = steer(proxy, engines=[moved])
+            moving.reload()
+            await asked.wait()
+            steer(proxy, engines=[engine(second, "e1")]).reload()
+            answered.set()
+            await eventually(lambda: not moving._tasks or fleet.members["e0"].url == third.url)
+            gate.open.set()
+            assert b"".join([part async for part in parts]).endswith(DONE)
+        await eventually(lambda: list(fleet.members) == ["e1"])
+        await eventually(lambda: not third._writers)
+        # Its name is free again.
+        steer(proxy, engines=[engine(upstream, "e0"), engine(second, "e1")]).reload()
+        await proxy.turns.until(lambda: proxy.scheduler.engines["e0"].is_up)
+        assert fleet.members["e0"].url == upstream.url
+
+
 async def test_two_that_go_one_after_the_other_are_not_the_last(
     start: Any, upstream: Upstream, second: Upstream, steer: Any
 ) -> None:
