@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+#: Of a long list: half a gigabyte says no more.
+_LIST_BYTES_MAX: Final = 8 << 20
 _ENCODINGS: Final = ("gzip", "deflate", "br", "zstd", "identity", "x", "gzip, gzip", "")
 
 
@@ -367,7 +369,10 @@ class Twister:
             return self._dice.choice(("a", "é", "\x01", "/", "\U0001f600")) * size
         if kind == 2:
             size = self._dice.choice((100, 100_000) if self._is_large else (100, 1_000))
-            return [copy.deepcopy(self._dice.choice(_SHORT))] * size
+            one = self._dice.choice(_SHORT)
+            size = min(size, _LIST_BYTES_MAX // (1 + len(render(one))))
+            # Each on its own: a twist of one that all share would be as large as all of them.
+            return [copy.deepcopy(one) for _ in range(size)]
         if kind == 3 and depth < 4:
             names = [self._dice.choice(_INNER) for _ in range(self._dice.randrange(5))]
             return Obj([(name, self.value(depth + 1)) for name in names])
