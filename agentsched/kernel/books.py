@@ -127,6 +127,10 @@ class Books:
     def wait_ns_max(self) -> int:
         return self.limits.wait_ns_max
 
+    @property
+    def bypasses_max(self) -> int:
+        return self.limits.bypasses_max
+
     def served(self, tenant: TenantId) -> float:
         return self.shares.served(tenant)
 

@@ -15,6 +15,7 @@ from agentsched.model import (
     EngineReported,
     Event,
     Instant,
+    Lineage,
     Prefix,
     ProgramOpened,
     StepArrived,
@@ -83,6 +84,8 @@ def _conversation(
             parent_conversation=conversation.parent,
             agent=program.agent,
             deadline=program.deadline,
+            # That there were several steps before is all that is left of them here.
+            lineage=Lineage.EXTENDS if conversation.steps_done > 1 else Lineage.NEW,
         ),
     )
     prefix: Prefix | None = conversation.prefixes[-1] if conversation.prefixes else None

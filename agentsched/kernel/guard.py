@@ -81,6 +81,8 @@ class GuardedPolicies:
     def stop_learning(self) -> None:
         """From now on only ask: for a dry run, whose policies are shared with the real one."""
         self._observers, self._told = [], []
+        # What it knows of those that wait to begin, it knows from being told.
+        self._shuts_out = None
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Let every policy and the graph learn from an event."""

@@ -358,6 +358,11 @@ class World(Protocol):
         """The operator's bound on a held step's wait."""
         ...
 
+    @property
+    def bypasses_max(self) -> int:
+        """The operator's bound on the later steps that may go before a held one."""
+        ...
+
     def served(self, tenant: TenantId) -> float:
         """Weighted service that a tenant has received: served tokens divided by its weight."""
         ...

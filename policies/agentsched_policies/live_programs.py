@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -30,7 +30,7 @@ from agentsched.model import (
     between,
     seconds,
 )
-from agentsched_policies.usual_ends import End, UsualEnds, kind_of
+from agentsched_policies.usual_ends import End, Kind, UsualEnds, kind_of
 
 _SILENT: Final = seconds(60)
 #: A program whose first answer left open whether it goes on is taken to be over after this.
@@ -50,13 +50,19 @@ class _Phase(Enum):
 
 @dataclass(slots=True)
 class _Asked:
-    """A step under way: how large its program's shared head is, and since when it does not wait."""
+    """A step under way: how large its program's shared head is, and since when it does not wait.
+
+    `goes_on`: its conversation was answered before, here or elsewhere. `is_retry`: it asks for what
+    was asked before, which is no sign of going on.
+    """
 
     program: ProgramId
     conversation: ConversationId
     head: int
-    kind: str
+    kind: Kind
     model: str
+    goes_on: bool
+    is_retry: bool
     arrived_at: Instant
     sent_at: Instant
 
@@ -67,13 +73,13 @@ class _Live:
 
     `conversation` is its main one; `kind` and `model` are those of its first request. `since` is
     when its first step was sent to an engine; `held_ns` how long later ones waited. `went_on`:
-    there was a second step. `came_back`: after it had been taken for over. `told` is what was
-    learnt from its end.
+    there was a second step. `came_back`: after it had been taken for over. What was learnt from its
+    end is `told`, or that it `was_single`.
     """
 
     tokens: int
     conversation: ConversationId
-    kind: str
+    kind: Kind
     model: str
     since: Instant
     last_at: Instant
@@ -83,6 +89,7 @@ class _Live:
     went_on: bool = False
     came_back: bool = False
     told: End | None = None
+    was_single: bool = False
 
 
 @dataclass(slots=True)
@@ -119,9 +126,9 @@ class _Peak:
     ends: UsualEnds
     since: Instant
     until: Instant = _NEVER
-    sums: dict[tuple[str, str], _Sums] = field(default_factory=dict)
+    sums: dict[tuple[str, Kind], _Sums] = field(default_factory=dict)
     #: What `wanted` said last, while that holds.
-    told: list[tuple[str, str, float]] | None = None
+    told: list[tuple[str, Kind, float]] | None = None
 
     def add(self, live: _Live, times: int = 1) -> None:
         if live.phase is _Phase.OVER:
@@ -135,13 +142,13 @@ class _Peak:
         of = found.open if live.phase is _Phase.OPEN else found.sure
         of.add(live.tokens, self.ends.tokens(kind), times)
 
-    def wanted(self) -> list[tuple[str, str, float]]:
+    def wanted(self) -> list[tuple[str, Kind, float]]:
         """By model and kind, in a fixed order."""
         if self.told is None:
             self.told = list(self._wanted())
         return self.told
 
-    def _wanted(self) -> Iterator[tuple[str, str, float]]:
+    def _wanted(self) -> Iterator[tuple[str, Kind, float]]:
         for model, kind in sorted(self.sums):
             found, usual = self.sums[model, kind], self.ends.tokens(kind)
             tokens = found.sure.wanted(usual)
@@ -168,11 +175,12 @@ class LivePrograms:
 
     Whoever said its last word is over at once. Where a first answer called no tool and was cut off
     nobody knows: it counts by the share of its kind that went on, and after ten seconds it is over.
-    A program that comes back from that is not taken for over by its last words again: agents whose
-    tools are called in plain text say one with every answer.
+    Only then is a program with one answer taken for a single question, however it ended. One that
+    comes back is not taken for over by its last words again: agents whose tools are called in plain
+    text say one with every answer.
     """
 
-    def __init__(self, *, programs_max: int = 4_096) -> None:
+    def __init__(self, *, programs_max: int = 20_000) -> None:
         self._programs_max = programs_max
         #: The one silent for longest first.
         self._live: OrderedDict[ProgramId, _Live] = OrderedDict()
@@ -181,11 +189,13 @@ class LivePrograms:
         self._steps: dict[StepId, _Asked] = {}
         #: Sizes and times of programs at their end, by kind.
         self.ends = UsualEnds()
-        #: Programs whose first answer left open whether they go on, and when it came.
+        #: How many of them each program has.
+        self._under_way: dict[ProgramId, int] = {}
+        #: Programs that may have been single questions, and when they were last answered.
         self._open: deque[tuple[ProgramId, Instant]] = deque(maxlen=programs_max)
         #: Of programs that were not served yet: the kinds of those steps that wait.
-        self._new: dict[StepId, str] = {}
-        self._new_kinds: dict[str, int] = {}
+        self._new: dict[StepId, Kind] = {}
+        self._new_kinds: dict[Kind, int] = {}
         #: The latest sums, kept up to date while that is cheap.
         self._peak: _Peak | None = None
 
@@ -204,6 +214,7 @@ class LivePrograms:
             case ContinuedElsewhere():
                 live = self._find(event.program)
                 if live is not None and live.conversation == event.conversation and not live.active:
+                    self._unlearn(live)
                     self._forget(event.program)  # that replica counts it now
             case ProgramClosed():
                 self._close(event.program)
@@ -224,6 +235,7 @@ class LivePrograms:
                 asked = self._steps.get(command.step)
                 if asked is not None:
                     asked.sent_at = now
+                    self._go_on(asked)
 
     def __contains__(self, program: ProgramId) -> bool:
         """Whether it was served here, and was not closed."""
@@ -252,16 +264,19 @@ class LivePrograms:
             weighed += tokens * (min(bound, took_ns / 2) if took_ns else bound)
         return weighed / total if total else float(bound)
 
-    def new_kinds(self) -> Collection[str]:
-        """The kinds of the programs that wait to begin; that of none in particular without any."""
-        return self._new_kinds or ("",)
+    def new_kinds(self) -> Collection[Kind]:
+        """The kinds of the programs that wait to begin."""
+        return self._new_kinds.keys()
 
     def check(self, *, now: Instant) -> None:
         """Assert that the sums are those of the programs."""
-        counts: dict[str, int] = {}
-        for kind in self._new.values():
-            counts[kind] = counts.get(kind, 0) + 1
-        assert counts == self._new_kinds
+        assert Counter(self._new.values()) == self._new_kinds
+        assert Counter(asked.program for asked in self._steps.values()) == self._under_way
+        for program in self._live.keys() | self._over.keys():
+            live = self._find(program)
+            assert live is not None
+            assert live.active == self._under_way.get(program, 0)
+            assert (live.phase is _Phase.OVER) == (program in self._over)
         peak = self._current(now=now)
         if peak is not None:
             plain = self._add_up(now=now)
@@ -301,39 +316,71 @@ class LivePrograms:
 
     def _arrive(self, event: StepArrived, *, now: Instant) -> None:
         live = self._find(event.program)
-        kind = kind_of(event.prefixes)
+        kind = kind_of(event)
         if live is None and event.step not in self._new:
             self._new[event.step] = kind
             self._new_kinds[kind] = self._new_kinds.get(kind, 0) + 1
         if not event.step_class.is_work:
             return
-        head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
         self._steps[event.step] = _Asked(
-            event.program, event.conversation, head, kind, event.model, now, now
+            program=event.program,
+            conversation=event.conversation,
+            head=event.prefixes[0].tokens if len(event.prefixes) > 1 else 0,
+            kind=kind,
+            model=event.model,
+            goes_on=event.lineage is not Lineage.NEW or event.home is not None,
+            is_retry=event.retries is not None,
+            arrived_at=now,
+            sent_at=now,
         )
+        self._under_way[event.program] = self._under_way.get(event.program, 0) + 1
         if live is None:
             return
         goes_on = event.lineage is Lineage.COMPACTS
         if goes_on and live.conversation == event.parent_conversation:
             live.conversation = event.conversation  # the same under another id
-        live.came_back = live.came_back or live.phase is _Phase.OVER
-        self._wake(event.program, live)
         self._count(event.program, 1, now=now)
 
+    def _go_on(self, asked: _Asked) -> None:
+        """A step is sent: its program goes on, whatever its latest answer looked like."""
+        live = self._find(asked.program)
+        if live is None or asked.is_retry:
+            return
+        live.came_back = live.came_back or live.phase is _Phase.OVER
+        self._wake(asked.program, live)
+
     def _wake(self, program: ProgramId, live: _Live) -> None:
-        """It goes on, whatever its latest answer looked like."""
         if not live.went_on:
             live.went_on = True
             self.ends.went_on(live.kind)
             self._peak = None
         if live.phase is _Phase.GOES_ON:
             return
-        if live.told is not None:
-            self.ends.take_back(live.kind, live.told)
-            live.told = None
+        self._unlearn(live)
         live.phase = _Phase.GOES_ON
         self._over.pop(program, None)
         self._live[program] = live
+        self._peak = None
+
+    def _learn(self, live: _Live) -> None:
+        """It is over as far as anyone can tell; taught once, until that is taken back."""
+        if live.told is not None or live.was_single:
+            return
+        if live.went_on:
+            took_ns = max(0, between(live.since, live.last_at) - live.held_ns)
+            live.told = End(live.tokens, took_ns)
+            self.ends.ended(live.kind, live.told)
+        else:
+            live.was_single = True
+            self.ends.was_single(live.kind)
+        self._peak = None
+
+    def _unlearn(self, live: _Live) -> None:
+        if live.told is not None:
+            self.ends.take_back(live.kind, live.told)
+        if live.was_single:
+            self.ends.was_single(live.kind, times=-1.0)
+        live.told, live.was_single = None, False
         self._peak = None
 
     def _count(self, program: ProgramId, steps: int, *, now: Instant) -> None:
@@ -350,10 +397,21 @@ class LivePrograms:
         (self._over if live.phase is _Phase.OVER else self._live).move_to_end(program)
 
     def _drop(self, step: StepId, *, now: Instant) -> None:
+        found = self._take(step)
+        if found is not None:
+            self._count(found.program, -1, now=now)
+
+    def _take(self, step: StepId) -> _Asked | None:
+        """It is under way no more."""
         self._asks_no_more(step)
         found = self._steps.pop(step, None)
         if found is not None:
-            self._count(found.program, -1, now=now)
+            left = self._under_way[found.program] - 1
+            if left:
+                self._under_way[found.program] = left
+            else:
+                del self._under_way[found.program]
+        return found
 
     def _asks_no_more(self, step: StepId) -> None:
         kind = self._new.pop(step, None)
@@ -363,19 +421,18 @@ class LivePrograms:
                 del self._new_kinds[kind]
 
     def _finish(self, event: StepFinished, *, now: Instant) -> None:
-        self._asks_no_more(event.step)
-        found = self._steps.pop(event.step, None)
+        found = self._take(event.step)
         if found is None:
             return
         program = found.program
         live = self._find(program)
         tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - found.head)
         if live is None:
-            self._begin(event, found, tokens, now=now)
-            live = self._live[program]
+            live = self._begin(event, found, tokens, now=now)
         else:
             live.held_ns += between(found.arrived_at, found.sent_at)
-            self._wake(program, live)  # what it said beside this step was not its last word
+            if not found.is_retry:
+                self._wake(program, live)  # what it said beside this step was not its last word
             self._count(program, -1, now=now)
         if tokens > live.tokens:
             if self._peak is not None:
@@ -383,26 +440,29 @@ class LivePrograms:
             live.tokens = tokens
             if self._peak is not None:
                 self._peak.add(live)
+        if not live.went_on and live.phase is not _Phase.GOES_ON:
+            self._open.append((program, now))
         is_main = found.conversation == live.conversation
         if is_main and event.is_last_word and not live.came_back:
             self._end(program, live)
+            if live.went_on:
+                self._learn(live)
 
-    def _begin(self, event: StepFinished, found: _Asked, tokens: int, *, now: Instant) -> None:
-        """A program was served for the first time."""
-        is_open = not event.tool_calls and event.finish_reason not in _TOOL_REASONS
-        is_open = is_open and not event.is_last_word
+    def _begin(self, event: StepFinished, found: _Asked, tokens: int, *, now: Instant) -> _Live:
+        """A program was served here for the first time."""
+        calls_tools = bool(event.tool_calls) or event.finish_reason in _TOOL_REASONS
         live = _Live(
-            tokens,
-            found.conversation,
-            found.kind,
-            found.model,
-            found.sent_at,
-            now,
-            _Phase.OPEN if is_open else _Phase.GOES_ON,
+            tokens=tokens,
+            conversation=found.conversation,
+            kind=found.kind,
+            model=found.model,
+            since=found.sent_at,
+            last_at=now,
+            phase=_Phase.GOES_ON if calls_tools or found.goes_on else _Phase.OPEN,
+            active=self._under_way.get(found.program, 0),
+            went_on=found.goes_on,
         )
         self._live[found.program] = live
-        if is_open:
-            self._open.append((found.program, now))
         peak = self._current(now=now)
         if peak is not None:
             peak.add(live)
@@ -410,26 +470,28 @@ class LivePrograms:
         if len(self._live) > self._programs_max:
             self._live.popitem(last=False)
             self._peak = None
+        return live
 
     def _judge_the_silent(self, *, now: Instant) -> None:
-        """Whoever might have gone on and did not is over, as far as anyone can tell."""
+        """Whoever might have gone on and did not was a single question, as far as can be told."""
         while self._open and after(self._open[0][1], _SOON) <= now:
             program, since = self._open.popleft()
-            live = self._live.get(program)
-            if live is None or live.phase is not _Phase.OPEN or live.last_at != since:
+            live = self._find(program)
+            if live is None or live.went_on or live.active or live.last_at != since:
                 continue
             self._end(program, live)
+            self._learn(live)
 
     def _close(self, program: ProgramId) -> None:
-        live = self._find(program)
-        if live is None:
-            return
-        if live.active:
+        if self._under_way.pop(program, 0):
             # It goes when these have ended, which is no second program's end.
-            under_way = self._steps.items()
-            self._steps = {key: asked for key, asked in under_way if asked.program != program}
-        self._end(program, live)
-        self._forget(program)
+            gone = [key for key, asked in self._steps.items() if asked.program == program]
+            for key in gone:
+                del self._steps[key]
+        live = self._find(program)
+        if live is not None:
+            self._learn(live)
+            self._forget(program)
 
     def _end(self, program: ProgramId, live: _Live) -> None:
         self._peak = None
@@ -438,7 +500,3 @@ class LivePrograms:
         self._over[program] = live
         if len(self._over) > self._programs_max:
             self._over.popitem(last=False)
-        if live.told is None:
-            took_ns = max(0, between(live.since, live.last_at) - live.held_ns)
-            live.told = End(live.tokens, took_ns, is_single=not live.went_on)
-            self.ends.ended(live.kind, live.told)

@@ -23,8 +23,10 @@ from agentsched.model import (
     StepClass,
     StepFailed,
     StepId,
+    TenantId,
 )
 from agentsched_policies.live_programs import LivePrograms
+from agentsched_policies.usual_ends import Kind
 
 
 class Town:
@@ -57,12 +59,20 @@ class Town:
     ) -> None:
         self.see(answered(step, is_last=is_last, prompt=tokens - 10, output=10), at)
 
+    def go(self, step: str) -> None:
+        """It is sent to an engine."""
+        self.live.decided([sent(step)], now=self.instant)
+
     def turn(self, step: str, program: str, tokens: int, **more: Any) -> None:
         self.arrive(step, program, **more)
+        self.go(step)
         self.finish(step, tokens)
 
     def usual(self, kind: str = "") -> float:
-        return self.live.ends.tokens(kind)
+        return self.live.ends.tokens(Kind(TenantId("t"), kind))
+
+    def chance(self, kind: str = "") -> float:
+        return self.live.ends.chance_of_more(Kind(TenantId("t"), kind))
 
     @property
     def peak(self) -> float:
@@ -141,21 +151,102 @@ def test_a_mean_over_those_that_ended() -> None:
 def test_who_goes_on_after_its_last_word_had_not_ended() -> None:
     """Agents whose tools are called in plain text say a last word with every answer."""
     town = taught(4_000)
-    town.arrive("a", "a", at=1)
-    town.finish("a", 1_000, is_last=True, at=2)
-    assert town.usual() == pytest.approx((1_000 + 4_000 + 2 * 4_000) / 4)
+    town.turn("a", "a", 1_000, at=1)
+    town.arrive("a2", "a", at=2)
+    town.go("a2")
+    town.finish("a2", 1_100, is_last=True, at=3)
+    assert town.usual() == pytest.approx((1_100 + 4_000) / 2)
     assert town.peak == 0
-    town.arrive("a2", "a", at=3)
+    town.arrive("a3", "a", at=30)
+    assert town.peak == 0  # it may be turned away
+    town.go("a3")
     assert (town.usual(), town.peak) == (4_000, 4_000)
-    town.finish("a2", 1_500, is_last=True, at=4)
+    town.finish("a3", 1_500, is_last=True, at=31)
     assert (town.usual(), town.peak) == (4_000, 4_000)
     assert ProgramId("a") in town.live
     # It is over when it is silent for long, or closed.
-    town.now = 65
+    town.now = 92
     assert town.peak == 0
     town.see(ProgramClosed(program=ProgramId("a"), reason="idle"))
     assert town.usual() == 2_750
     assert ProgramId("a") not in town.live
+
+
+def test_a_first_last_word_is_no_question_before_there_was_time_to_come_back() -> None:
+    town = taught(4_000)
+    for number in range(12):
+        town.arrive(f"a{number}", f"a{number}", at=1)
+        town.finish(f"a{number}", 500, is_last=True, at=2)
+    assert town.peak == 0
+    assert town.chance() == 0.5
+    for number in range(6):
+        town.arrive(f"b{number}", f"a{number}", at=8)
+        town.go(f"b{number}")
+    town.see(answered("nothing"), at=12)
+    assert town.chance() == pytest.approx((1 + 6 + 4) / (1 + 12 + 8))  # the other six did not
+
+
+def test_another_answer_to_the_same_question_is_no_going_on() -> None:
+    town = Town()
+    for number in range(20):
+        name = f"q{number}"
+        town.arrive(name, name, at=number)
+        town.finish(name, 100, is_last=True, at=number)
+        town.arrive(f"{name}/again", name, at=number + 0.5, retries=name)
+        town.go(f"{name}/again")
+        town.finish(f"{name}/again", 100, is_last=True, at=number + 0.6)
+        assert town.peak == 0
+    town.see(answered("nothing"), at=40)
+    assert town.chance() < 0.2
+
+
+def test_who_goes_on_from_elsewhere_is_no_question() -> None:
+    """At another replica, before a restart, or before this policy was in force."""
+    town = Town()
+    for number in range(12):
+        name = f"a{number}"
+        town.arrive(name, name, at=number, lineage=Lineage.EXTENDS)
+        town.finish(name, 900, is_last=True, at=number)
+    assert town.usual() == 900
+    assert town.chance() == 0.5
+    # One that is seen once here, and goes on there, has not ended.
+    town.arrive("q", "q", at=20)
+    town.finish("q", 100, is_last=True, at=20)
+    town.see(answered("nothing"), at=31)
+    single = town.chance()
+    gone = ContinuedElsewhere(program=ProgramId("q"), conversation=ConversationId("q"))
+    town.see(gone, at=32)
+    assert town.chance() == 0.5
+    assert single <= 0.5
+
+
+def test_in_a_mixed_kind_size_is_that_of_who_goes_on() -> None:
+    town = Town()
+    for number in range(40):
+        name = f"p{number}"
+        town.arrive(name, name, at=number)
+        if number % 5:
+            town.finish(name, 200, is_last=True, at=number)
+            continue
+        town.finish(name, 1_000, at=number)
+        town.turn(f"{name}/2", name, 50_000, at=number)
+        town.see(ProgramClosed(program=ProgramId(name), reason="done"))
+    assert town.usual() == pytest.approx(50_000)
+    town.turn("new", "new", 1_000, at=50)
+    assert town.peak == pytest.approx(50_000)
+
+
+def test_a_program_is_heard_of_while_another_first_step_of_it_runs() -> None:
+    town = Town()
+    town.arrive("a", "p", at=0)
+    town.arrive("b", "p", at=0)
+    town.finish("a", 1_000, at=1)
+    town.now = 100
+    assert town.peak == 1_000
+    town.see(ProgramClosed(program=ProgramId("p"), reason="said so"), at=100)
+    town.finish("b", 1_000, at=101)
+    town.see(ProgramClosed(program=ProgramId("p"), reason="said so"), at=101)
+    assert ProgramId("p") not in town.live
 
 
 def test_kinds_are_told_apart_by_the_head_of_their_prompts() -> None:
@@ -163,21 +254,34 @@ def test_kinds_are_told_apart_by_the_head_of_their_prompts() -> None:
     chat = {"prefixes": (prefix("chat", 10), prefix("c", 99))}
     agent = {"prefixes": (prefix("agent", 400), prefix("a", 99))}
     for number in range(40):
-        town.turn(f"c{number}", f"c{number}", 60, at=number, **chat)
-        town.see(ProgramClosed(program=ProgramId(f"c{number}"), reason="done"))
+        town.arrive(f"c{number}", f"c{number}", at=number, **chat)
+        town.finish(f"c{number}", 60, is_last=True)
         for turn in "abc":
             town.turn(f"a{number}{turn}", f"a{number}", 2_400, at=number, **agent)
         town.see(ProgramClosed(program=ProgramId(f"a{number}"), reason="done"))
     assert town.usual("agent") == pytest.approx(2_000)
-    assert 50 <= town.usual("chat") < 150
-    assert (
-        town.live.ends.chance_of_more("chat") < 0.1 < 0.9 < town.live.ends.chance_of_more("agent")
-    )
-    assert town.usual("never seen") == 2_000  # as agents are, of which there may be few
-    town.turn("new", "new", 50, at=50, **chat)
-    assert town.peak < 150
+    assert town.chance("chat") < 0.2 < 0.8 < town.chance("agent")
+    assert town.usual("never seen") == 2_000  # as programs are that go on
+    town.arrive("new", "new", at=50, **chat)
+    cut(town, "new", 50, at=50)
+    assert town.peak < 0.2 * 2_000
     town.turn("b", "b", 500, at=50, **agent)
     assert town.peak > 2_000
+
+
+def test_a_kind_is_a_tenants_own() -> None:
+    """Nobody else can make a tenant's agents look like questions."""
+    town = Town()
+    for number in range(40):
+        for tenant, name in (("good", f"g{number}"), ("bad", f"b{number}")):
+            town.arrive(name, name, at=number, tenant=tenant)
+            town.finish(name, 500, at=number, is_last=tenant == "bad")
+        town.turn(f"g{number}/2", f"g{number}", 9_000, at=number, tenant="good")
+    town.see(answered("nothing"), at=60)
+    ends = town.live.ends
+    assert ends.is_question(Kind(TenantId("bad"), ""))
+    assert not ends.is_question(Kind(TenantId("good"), ""))
+    assert ends.chance_of_more(Kind(TenantId("good"), "")) > 0.8
 
 
 def cut(town: Town, step: str, tokens: int, *, at: float) -> None:
@@ -189,16 +293,14 @@ def test_a_first_answer_that_calls_no_tool_leaves_open_whether_there_is_more() -
     town = taught(4_000)
     town.arrive("q", "q", at=1)
     cut(town, "q", 500, at=2)
-    assert town.peak == pytest.approx(town.live.ends.chance_of_more("") * 4_000)
-    before = town.usual()
+    assert town.peak == pytest.approx(town.chance() * 4_000)
     town.see(finished("nothing", finish_reason="stop"), at=12)  # ten seconds of silence
     assert town.peak == 0
-    assert town.usual() < before
     assert ProgramId("q") in town.live
     # It comes back after all: then it is one that takes its time, and no newcomer.
     town.arrive("q2", "q", at=40)
+    town.go("q2")
     assert town.peak == 4_000
-    assert town.usual() == before
     cut(town, "q2", 600, at=41)
     assert town.peak == 4_000
 
@@ -211,7 +313,7 @@ def test_questions_that_never_come_back_want_nothing_soon() -> None:
         cut(town, name, 200, at=1 + number)
     # The last ten seconds' questions, by the chance of a few in a hundred.
     assert town.peak < 10 * 4_000 * 0.1
-    assert town.live.ends.chance_of_more("") < 0.1
+    assert town.chance() < 0.1
     assert len(town.live._open) <= 11
 
 
@@ -221,8 +323,8 @@ def test_a_question_whose_program_is_closed_was_one() -> None:
         town.arrive(name, name, at=number)
         cut(town, name, 200, at=number)
         town.see(ProgramClosed(program=ProgramId(name), reason="done"), at=number)
-    assert town.live.ends.chance_of_more("") == pytest.approx(2 / 7)
-    assert (town.peak, town.usual()) == (0, 200)
+    assert town.chance() == pytest.approx(4 / 11)
+    assert (town.peak, town.usual()) == (0, 0)
 
 
 def test_a_program_whose_first_steps_run_side_by_side_is_no_question() -> None:
@@ -235,7 +337,7 @@ def test_a_program_whose_first_steps_run_side_by_side_is_no_question() -> None:
     assert town.peak == 1_400
     for name in ("p", "q"):
         town.see(ProgramClosed(program=ProgramId(name), reason="done"), at=21)
-    assert town.live.ends.chance_of_more("") > 0.5
+    assert town.chance() > 0.5
     assert town.usual("other") == 700  # they count among programs
 
 
@@ -270,18 +372,18 @@ def test_a_kind_of_one_program_teaches_nothing() -> None:
 def test_who_waits_to_begin_is_known_by_kind() -> None:
     town = Town()
     head = (prefix("agent", 400), prefix("a", 99))
-    assert list(town.live.new_kinds()) == [""]
+    assert list(town.live.new_kinds()) == []
     town.arrive("a", "a", prefixes=head)
     town.arrive("b", "b", prefixes=head)
     town.arrive("title", "c", step_class=StepClass.AUXILIARY)
-    assert set(town.live.new_kinds()) == {"agent", ""}
+    assert {kind.head for kind in town.live.new_kinds()} == {"agent", ""}
     town.live.decided([sent("title"), sent("a")], now=town.instant)
-    assert set(town.live.new_kinds()) == {"agent"}
+    assert {kind.head for kind in town.live.new_kinds()} == {"agent"}
     town.see(StepCancelled(step=StepId("b"), reason="left"))
-    assert list(town.live.new_kinds()) == [""]
+    assert list(town.live.new_kinds()) == []
     town.finish("a")
     town.arrive("a2", "a", prefixes=head)  # it has begun
-    assert list(town.live.new_kinds()) == [""]
+    assert list(town.live.new_kinds()) == []
 
 
 def test_a_sub_agents_last_word_ends_no_program() -> None:
@@ -366,6 +468,7 @@ def test_a_program_that_is_closed_while_a_step_runs_ends_once() -> None:
     town = Town()
     town.turn("a", "p", 9_000, at=0)
     town.arrive("b", "p", at=10)
+    town.go("b")
     closed = ProgramClosed(program=ProgramId("p"), reason="said so")
     town.see(closed, at=11)
     town.finish("b", 9_100, at=12)
@@ -465,13 +568,15 @@ def test_how_long_a_program_takes_leaves_out_what_it_was_held_for() -> None:
     town.finish("1", at=12)
     town.arrive("2", at=15)
     town.live.decided([sent("2")], now=at(20))
-    assert town.live.ends.took_ns("") == 0.0
+    assert town.live.ends.took_ns(Kind(TenantId("t"), "")) == 0.0
     town.finish("2", at=21, is_last=True)
-    assert town.live.ends.took_ns("") == pytest.approx((21 - 10 - 5) * SECOND)
+    assert town.live.ends.took_ns(Kind(TenantId("t"), "")) == pytest.approx((21 - 10 - 5) * SECOND)
     for step in "ab":
         town.turn(step, "other", 1_000, at=30)
     town.see(ProgramClosed(program=ProgramId("other"), reason="done"), at=90)
-    assert town.live.ends.took_ns("") == pytest.approx(3 * SECOND)  # one took six seconds, one none
+    assert town.live.ends.took_ns(Kind(TenantId("t"), "")) == pytest.approx(
+        3 * SECOND
+    )  # one took six seconds, one none
 
 
 def sent(step: str) -> Dispatch:

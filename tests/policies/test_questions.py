@@ -15,6 +15,8 @@ from agentsched.model import (
     Limits,
     ProgramClosed,
     ProgramId,
+    Reject,
+    RejectReason,
     StepStarted,
     seconds,
 )
@@ -28,13 +30,13 @@ POOL = 10_000
 class House:
     """One engine of 10,000 tokens on which two kinds of programs are served; seconds."""
 
-    def __init__(self, *, chats: int = 20, **params: object) -> None:
+    def __init__(self, *, chats: int = 20, bypasses_max: int = 1_000, **params: object) -> None:
         admit = Choice(name="working-set", params=params)
         self.scheduler: Scheduler = build_scheduler(
             SchedulerConfig(
                 profile="agentsched",
                 choices={"admit": admit},
-                limits=Limits(wait_ns_max=seconds(10)),
+                limits=Limits(wait_ns_max=seconds(10), bypasses_max=bypasses_max),
             )
         )
         self.now = 0.0
@@ -65,9 +67,9 @@ class House:
         self.feed(answered(step, prompt=tokens, output=10))
 
 
-def crowded(*, chats: int = 20) -> House:
+def crowded(*, chats: int = 20, bypasses_max: int = 1_000) -> House:
     """Three agents want more than there is, one of them runs, and no further one may begin."""
-    house = House(chats=chats, swap_share=0.0001, cold_tokens=100_000)
+    house = House(chats=chats, bypasses_max=bypasses_max, swap_share=0.0001, cold_tokens=100_000)
     for step in ("over", "and out"):
         house.turn(step, 4_200, program="over")
     house.feed(ProgramClosed(program=ProgramId("over"), reason="done"))
@@ -103,7 +105,7 @@ def test_while_a_question_waits_newcomers_are_asked_for_one_by_one() -> None:
     assert admit.shuts_out(engines, world, now=at(house.now)) is None
 
 
-@pytest.mark.parametrize(("tokens", "goes"), [(700, True), (1_200, False)])
+@pytest.mark.parametrize(("tokens", "goes"), [(600, True), (1_200, False)])
 def test_what_is_set_aside_for_growth_is_a_questions_to_use(tokens: int, *, goes: bool) -> None:
     """A twentieth of the cache and what agents will grow by; not what somebody has."""
     house = House(swap_share=0.0, cold_tokens=100_000)
@@ -112,6 +114,48 @@ def test_what_is_set_aside_for_growth_is_a_questions_to_use(tokens: int, *, goes
     assert house.ask("a2", 9_010, AGENT, program="a")
     assert not house.ask("d", AGENT.tokens + tokens, AGENT)
     assert house.ask("q", tokens, CHAT) is goes
+
+
+def test_what_is_no_small_part_of_the_cache_is_no_question() -> None:
+    house = crowded()
+    assert not house.ask("q", 4_400, CHAT)
+    assert house.held_for("q") == "programs"
+
+
+def test_a_plan_knows_a_question_that_was_not_asked_yet() -> None:
+    house = crowded()
+    event = arrived("q", "q", tokens=450, prefixes=(CHAT, prefix("q", 450)))
+    plan = house.scheduler.plan(event, now=at(house.now))
+    assert isinstance(plan.verdict, Dispatch)
+    assert house.ask("q", 450, CHAT)
+
+
+def test_who_is_passed_too_often_by_questions_is_told_so() -> None:
+    """The bound on bypasses brings its turn, and there is no more room for it than before."""
+    house = crowded(bypasses_max=15)
+    told: list[Reject] = []
+    for number in range(40):
+        step = f"q{number}"
+        event = arrived(step, step, tokens=50, prefixes=(CHAT, prefix(step, 50)))
+        commands = house.feed(event)
+        told += [c for c in commands if isinstance(c, Reject)]
+        assert not any(isinstance(c, Dispatch) and c.step == "d" for c in commands)
+        house.feed(finished(step, finish_reason="length", prompt=50, output=10))
+        house.now += 0.01
+    assert [(r.step, r.reason) for r in told] == [("d", RejectReason.WAIT_BOUND)]
+
+
+def test_a_program_that_was_forgotten_here_was_served_all_the_same() -> None:
+    house = crowded()
+    admit: Any = house.scheduler.policies.admit
+    for known in (admit._live._live, admit._live._over):
+        known.clear()
+    admit._live._peak = None
+    for step in ("x", "y", "z"):  # these are known, and want all there is
+        admit.observe(arrived(step, step, tokens=9_000), now=at(house.now))
+        admit.observe(answered(step, prompt=9_000, output=10), now=at(house.now))
+    house.ask("b2", 9_000, AGENT, program="b")
+    assert house.held_for("b2") == "memory"
 
 
 @pytest.mark.parametrize(("tokens", "goes"), [(500, True), (1_500, False)])

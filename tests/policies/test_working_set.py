@@ -564,12 +564,15 @@ def test_whoever_is_shut_out_would_be_held_on_each_engine_that_has_its_model(
             reload_ns=float(reload_ns),
             prefill_ns=1.0,
         )
-    world: Any = SimpleNamespace(engines=up, wait_ns_max=SECOND)
+    new = {"new": SimpleNamespace(steps_done=0)}
+    world: Any = SimpleNamespace(engines=up, wait_ns_max=SECOND, programs=new)
     now = Instant(len(programs) + len(ended) + 1)
     if admit.shuts_out(list(up.values()), world, now=now) is None:
         return
     for engine in up.values():
         for model in engine.capabilities.models or ("", "a", "b"):
-            step: Any = SimpleNamespace(program=ProgramId("new"), model=model, prefixes=())
+            step: Any = SimpleNamespace(
+                program=ProgramId("new"), tenant="t", model=model, prefixes=()
+            )
             capacity = engine.capabilities.kv_tokens
             assert admit._is_crowded(step, engine, world, capacity, need, now=now)

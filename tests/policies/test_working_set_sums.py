@@ -49,8 +49,9 @@ def test_shut_out_is_whom_each_engine_by_itself_finds_one_too_many(
         for number, pool in enumerate(pools)
     ]
     by_name = {engine.engine: engine for engine in engines}
-    world: Any = SimpleNamespace(wait_ns_max=SECOND // 10, engines=by_name)
-    newcomer: Any = SimpleNamespace(program="new", model="", prefixes=())
+    new = {"new": SimpleNamespace(steps_done=0)}
+    world: Any = SimpleNamespace(wait_ns_max=SECOND // 10, engines=by_name, programs=new)
+    newcomer: Any = SimpleNamespace(program="new", tenant="t", model="", prefixes=())
     crowded = [
         admit._is_crowded(newcomer, e, world, e.capabilities.kv_tokens, 0.0, now=Instant(0))
         for e in engines

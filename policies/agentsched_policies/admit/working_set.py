@@ -40,6 +40,7 @@ from agentsched.model import (
     ConversationId,
     Event,
     Instant,
+    Lineage,
     Nanos,
     StepClass,
     after,
@@ -61,8 +62,8 @@ from agentsched_policies.usual_ends import kind_of
 
 #: Units of its reload time, more than any pause will be.
 _LONG = 1e9
-#: Of fewer programs than this share a kind consists of single questions.
-_QUESTION = 0.25
+#: The share of the cache that a single question may ask for and be treated as one.
+_QUESTION = 1 / 16
 #: Tokens to compute that are no cold start: an engine does so much within one batch.
 _BRIEF = 512
 _CROWDED = Held(reason="programs", blocks_others=False)
@@ -128,13 +129,14 @@ class WorkingSet:
         if capacity is None or is_home or not engine.running_steps + engine.peer_steps:
             return self._admitted_alone(step, engine, world, now=now, capacity=capacity)
         missing = world.missing_tokens(step, engine.engine)
-        is_question = self._is_question(step)
+        is_question = missing <= _QUESTION * capacity and self._is_question(step, world)
         need = missing + (0.0 if is_question else self._reserve(conversation))
-        is_due = between(step.arrived_at, now) >= world.wait_ns_max
+        is_late = between(step.arrived_at, now) >= world.wait_ns_max
+        is_due = is_late or step.bypassed >= world.bypasses_max
         if self._is_cheap(engine):
             return self._admitted_over_tier(step, engine, capacity, is_due=is_due)
         # First, since under overload it is the answer for many at every event.
-        if self._is_crowded(step, engine, world, capacity, need, now=now):
+        if not is_question and self._is_crowded(step, engine, world, capacity, need, now=now):
             if is_due:
                 return TurnedAway(reason="programs", retry_after=Nanos(world.wait_ns_max // 4))
             return _CROWDED
@@ -168,9 +170,9 @@ class WorkingSet:
         # As `_is_crowded` has it, term for term, for a program that needs nothing itself and could
         # go to every engine that is up.
         kinds, ends = self._live.new_kinds(), self._live.ends
-        if any(ends.chance_of_more(kind) < _QUESTION for kind in kinds):
+        if ends.asks_one(kinds):
             return None
-        own = min(ends.tokens(kind) for kind in kinds) / _engines_of("", world)
+        own = ends.least_tokens(kinds) / _engines_of("", world)
         wanted = self._wanted(world, now=now)
         swapped = self._swapped_ns(world, now=now)
         for engine in engines:
@@ -236,21 +238,24 @@ class WorkingSet:
         What does not fit at its peak must take turns, and each turn is a reload: all of them have
         to fit into the bound. Whoever was served before is never refused.
         """
-        if not self._swap_share or step.program in self._live or self._is_question(step):
+        if not self._swap_share or self._has_begun(step, world):
             return False
-        usual = self._live.ends.tokens(kind_of(step.prefixes))
+        usual = self._live.ends.tokens(kind_of(step))
         own = max(need, usual) / _engines_of(step.model, world)
         demand = _demand(engine, self._wanted(world, now=now)) + own
         return demand > capacity + self._swapped_ns(world, now=now) / engine.reload_ns
 
-    def _is_question(self, step: StepView) -> bool:
+    def _is_question(self, step: StepView, world: World) -> bool:
         """Whether it is a new program that will probably be over with its first answer.
 
         Such a one takes no turns with others: it never comes back.
         """
-        if step.program in self._live:
+        if step.lineage is not Lineage.NEW or self._has_begun(step, world):
             return False
-        return self._live.ends.chance_of_more(kind_of(step.prefixes)) < _QUESTION
+        return self._live.ends.is_question(kind_of(step))
+
+    def _has_begun(self, step: StepView, world: World) -> bool:
+        return step.program in self._live or bool(world.programs[step.program].steps_done)
 
     def _wanted(self, world: World, *, now: Instant) -> list[tuple[str, float]]:
         """By model: tokens that programs under way want of each engine that has it."""
