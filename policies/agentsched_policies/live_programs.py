@@ -127,6 +127,8 @@ class _Peak:
     since: Instant
     until: Instant = _NEVER
     sums: dict[tuple[str, Kind], _Sums] = field(default_factory=dict)
+    #: Names and sizes of kinds, which hold as long.
+    kinds: dict[Kind, tuple[Kind, float]] = field(default_factory=dict)
     #: What `wanted` said last, while that holds.
     told: list[tuple[str, Kind, float]] | None = None
 
@@ -134,13 +136,17 @@ class _Peak:
         if live.phase is _Phase.OVER:
             return
         self.told = None
-        kind = self.ends.name(live.kind)
+        found_kind = self.kinds.get(live.kind)
+        if found_kind is None:
+            name = self.ends.name(live.kind)
+            found_kind = self.kinds[live.kind] = name, self.ends.tokens(name)
+        kind, usual = found_kind
         key = live.model, kind
         found = self.sums.get(key)
         if found is None:
             found = self.sums[key] = _Sums()
         of = found.open if live.phase is _Phase.OPEN else found.sure
-        of.add(live.tokens, self.ends.tokens(kind), times)
+        of.add(live.tokens, usual, times)
 
     def wanted(self) -> list[tuple[str, Kind, float]]:
         """By model and kind, in a fixed order."""
@@ -352,8 +358,10 @@ class LivePrograms:
     def _wake(self, program: ProgramId, live: _Live) -> None:
         if not live.went_on:
             live.went_on = True
-            self.ends.went_on(live.kind)
-            self._peak = None
+            if self.ends.went_on(live.kind):
+                self._peak = None
+            elif self._peak is not None:
+                self._peak.told = None  # its kind's chance is another
         if live.phase is _Phase.GOES_ON:
             return
         self._unlearn(live)

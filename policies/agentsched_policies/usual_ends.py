@@ -103,6 +103,7 @@ class UsualEnds:
         self._kinds_max = kinds_max
         self._all = _Ends()
         self._kinds: OrderedDict[Kind, _Ends] = OrderedDict()
+        self._has_forgotten = False
         #: Those of them of which enough was seen.
         self._known: dict[Kind, _Ends] = {}
 
@@ -116,12 +117,12 @@ class UsualEnds:
         self._all.take_back(end)
         self._of(kind).take_back(end)
 
-    def went_on(self, kind: Kind) -> None:
-        """A program that was answered once asks for more."""
+    def went_on(self, kind: Kind) -> bool:
+        """A program that was answered once asks for more. Says whether a size or name changed."""
         known = self._of(kind)
         known.went_on += 1.0
         known.fade()
-        self._note(kind, known)
+        return self._note(kind, known) or self._has_forgotten
 
     def was_single(self, kind: Kind, *, times: float = 1.0) -> None:
         """A program asked for one thing and no more; -1 where it goes on after all."""
@@ -174,20 +175,23 @@ class UsualEnds:
 
     def _of(self, kind: Kind) -> _Ends:
         known = self._kinds.get(kind)
+        self._has_forgotten = False
         if known is None:
             known = self._kinds[kind] = _Ends()
             if len(self._kinds) > self._kinds_max:
                 gone, _ = self._kinds.popitem(last=False)
-                self._known.pop(gone, None)
+                self._has_forgotten = self._known.pop(gone, None) is not None
         else:
             self._kinds.move_to_end(kind)
         return known
 
-    def _note(self, kind: Kind, known: _Ends) -> None:
+    def _note(self, kind: Kind, known: _Ends) -> bool:
+        was_known = kind in self._known
         if known.went_on + known.single >= _SEEN_MIN:
             self._known[kind] = known
         else:
             self._known.pop(kind, None)
+        return was_known is not (kind in self._known)
 
 
 def _drawn(own: float, count: int, to: float) -> float:
