@@ -73,8 +73,8 @@ class _Live:
 
     `conversation` is its main one; `kind` and `model` are those of its first request. `since` is
     when its first step was sent to an engine; `held_ns` how long later ones waited. `went_on`:
-    there was a second step, here or elsewhere. `came_back`: after it had been taken for over. What was learnt from its
-    end is `told`, or that it `was_single`.
+    there was a second step, here or elsewhere. `came_back`: after it had been taken for over. What
+    was learnt from its end is `told`, or that it `was_single`.
     """
 
     tokens: int
