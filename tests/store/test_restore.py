@@ -299,9 +299,11 @@ async def test_old_days_are_forgotten(database: Database) -> None:
     await past.store(database, past.entries)
     await keep(database, past.stream)
     fresh = Past(seed=2, stream="b" * 32, replica="r2")
+    fresh.epoch_ns -= 24 * 60 * MINUTE  # yesterday, whatever the hour is
     await fresh.store(database, fresh.entries)
     days = await partitions(database)
-    await renew_lease(database, past.stream, owner="old")
+    for stream in (past.stream, fresh.stream):
+        await renew_lease(database, stream, owner="old")
     done = await prune(database, keep=timedelta(days=2), turns_keep=timedelta(hours=1))
     assert done.entries == len(past.entries)
     assert done.programs == 8
