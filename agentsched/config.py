@@ -296,7 +296,7 @@ class StoreConfig(Part):
     spool: Path | None = Field(
         default=None,
         description="folder for what waits while the database is away; else beside an SQLite file,"
-        " or `agentsched-spool` in the folder for temporary files",
+        " or `agentsched-spool-USERID` in the folder for temporary files",
     )
     spool_bytes_max: int = Field(
         default=256 << 20, ge=1 << 16, description="bytes of the spool; more is dropped and counted"

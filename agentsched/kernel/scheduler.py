@@ -158,6 +158,11 @@ class Scheduler:
         self._seq = seq
 
     @property
+    def now(self) -> Instant:
+        """The instant of the latest event: time here never steps back behind it."""
+        return self._now
+
+    @property
     def next_seq(self) -> int:
         """The number that the next entry will have."""
         return self._seq

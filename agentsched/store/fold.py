@@ -18,7 +18,6 @@ from agentsched.model import (
     EngineId,
     EngineLost,
     Event,
-    Instant,
     ProgramId,
     Reconfigured,
     StepCancelled,
@@ -46,7 +45,8 @@ class Fold:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.report = FoldReport()
-        self.now = Instant(0)
+        #: Where it is in time: an image's own instant, before any entry.
+        self.now = scheduler.now
         #: Programs that entries were about, also those that were closed since.
         self.seen: dict[ProgramId, ProgramRecord] = {}
 

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from agentsched.store.database import Database, StoreError, read_url
 from agentsched.store.tables import TurnRow
 
-#: How far each look reaches back, and after the database was away.
+#: How far each look reaches back, and for how long after an outage to the beginning of that.
 _BACK_NS: Final = 3 * 10**9
 _BACK_AFTER_OUTAGE_NS: Final = 60 * 10**9
 _SEEN_MAX: Final = 50_000
@@ -32,6 +32,8 @@ class Follower:
         #: Time of day up to which everything was read.
         self._since = since_ns
         self._failed_at: int | None = None
+        #: After an outage: until when looks reach back to its beginning.
+        self._back_until: int | None = None
         self._seen: OrderedDict[int, int] = OrderedDict()
         #: Whether there is more than the last look brought.
         self.is_behind = False
@@ -47,6 +49,7 @@ class Follower:
             rows = await self._read()
         except StoreError:
             self._failed_at = self._failed_at or self._since
+            self._back_until = None
             raise
         fresh = [(at, handle, data) for at, handle, data in rows if self._seen.get(handle) != at]
         for at, handle, _ in fresh:
@@ -69,8 +72,10 @@ class Follower:
         """What others kept while the database was away comes later than what they write now."""
         if self._failed_at is None:
             return
-        if now - self._failed_at > _BACK_AFTER_OUTAGE_NS:
-            self._failed_at = None
+        if self._back_until is None:
+            self._back_until = now + _BACK_AFTER_OUTAGE_NS
+        if now > self._back_until:
+            self._failed_at = self._back_until = None
         else:
             self._since = min(self._since, self._failed_at)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from agentsched.kernel import decode_header
+from agentsched.kernel import Scheduler, decode_header
 from agentsched.model import AgentschedError, ConfigError
 from agentsched.store.database import Database, StoreError, read_url
 from agentsched.store.fold import Fold, fresh
@@ -66,25 +66,36 @@ async def keep(database: Database, stream: str) -> Kept:
     await fold_lines(fold, lines, until=float("inf"))
     size = 0
     if fold.report.entries:
-        data = take_image(scheduler)
-        size = len(data)
-        await save_image(database, stream, Image(seq=scheduler.next_seq, data=data))
+        size = await _save_image(database, stream, scheduler)
     programs = await project(database, fold, stream=stream, epoch_ns=found.epoch_ns)
     return Kept(entries=fold.report.entries, programs=programs, image_bytes=size)
 
 
+async def _save_image(database: Database, stream: str, scheduler: Scheduler) -> int:
+    """Bytes of the image; 0 where a policy has none, so that starts replay the journal."""
+    try:
+        data = take_image(scheduler)
+    except StoreError as error:
+        log.error("no image of stream %s: %s", stream, error)
+        return 0
+    await save_image(database, stream, Image(seq=scheduler.next_seq, data=data))
+    return len(data)
+
+
 async def run(settings: KeeperSettings) -> tuple[Kept, ...]:
-    """One run for the settings' stream, or for all; then prune.
+    """Prune; then one run for the settings' stream, or for all.
+
+    In this order, since a journal that is too long to fold must not grow for that.
 
     Raises:
         StoreError: as `keep`.
     """
     database = Database(read_url(settings.url))
     try:
+        await prune_by(database, settings)
         names = [settings.stream] if settings.stream else []
         names = names or [s.stream for s in await read_streams(database)]
         done = [await keep(database, name) for name in names]
-        await prune_by(database, settings)
     finally:
         await database.aclose()
     return tuple(done)

@@ -51,11 +51,14 @@ async def schema_status(database: Database) -> SchemaStatus:
 async def upgrade(database: Database, *, to: str = "head") -> tuple[str, ...]:
     """Take the steps up to `to`, in one transaction; returns those that were taken.
 
-    Whoever comes second waits, and then finds nothing to do.
+    Whoever comes second waits, and then finds nothing to do. Where nothing is to be done nobody is
+    waited for: whoever died in the middle of an upgrade may hold its lock for minutes.
 
     Raises:
         StoreError: the database cannot be written, or was made by a later version.
     """
+    if (await schema_status(database)).is_current:
+        return ()
     slow = Database(database.url, statement_s=_UPGRADE_S)
     try:
         async with slow.writing(timeout_s=_UPGRADE_S) as connection:

@@ -17,6 +17,7 @@ from typing import IO, Final
 import msgspec
 
 from agentsched.model import ConfigError
+from agentsched.store.database import StoreError
 from agentsched.store.records import Record
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,8 @@ class Spool:
             ConfigError: another process has it, or it cannot be written.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = (self._folder / "lock").open("ab")
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _open(self._folder / "lock")
         except OSError as error:
             raise ConfigError(f"store.spool {self._folder}: {error.strerror or error}") from error
         try:
@@ -110,15 +111,25 @@ class Spool:
         return number
 
     def read(self, segment: int) -> Sequence[Record]:
-        """The records of a segment. A line cut short by a crash is left out."""
+        """The records of a segment. A line cut short by a crash is left out.
+
+        Raises:
+            StoreError: it cannot be read now (too many open files, say); it must not be removed.
+        """
+        path = self._path(segment)
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []  # somebody else removed it, and it will not come back
+        except OSError as error:
+            raise StoreError(f"the spool {path}: {error.strerror or error}") from error
         records: list[Record] = []
-        with contextlib.suppress(OSError):
-            for line in self._path(segment).read_bytes().split(b"\n"):
-                if line:
-                    try:
-                        records.append(_DECODER.decode(line))
-                    except (msgspec.DecodeError, ValueError):
-                        log.warning("the spool %s holds half a record", self._path(segment))
+        for line in lines:
+            if line:
+                try:
+                    records.append(_DECODER.decode(line))
+                except (msgspec.DecodeError, ValueError):
+                    log.warning("the spool %s holds half a record", path)
         return records
 
     def remove(self, segment: int) -> None:
@@ -137,7 +148,7 @@ class Spool:
     def _write(self, data: bytes) -> None:
         if self._open is None:
             number = next(reversed(self._segments), 0) + 1
-            self._open = self._path(number).open("ab", buffering=0)
+            self._open = _open(self._path(number))
             self._segments[number] = 0
         number = next(reversed(self._segments))
         left = memoryview(data)
@@ -151,3 +162,9 @@ class Spool:
 
     def _path(self, segment: int) -> Path:
         return self._folder / f"{segment:08d}.ndjson"
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Open to append. The journal names tenants and programs, so nobody else reads it."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0)

@@ -9,24 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import socket
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from agentsched.config import Config, StoreConfig
-from agentsched.model import EngineId, in_seconds
+from agentsched.model import ConfigError, EngineId, in_seconds
 from agentsched.store.database import Database, StoreError, read_url
 from agentsched.store.following import Follower
 from agentsched.store.keeper import KeeperSettings
 from agentsched.store.migrate import upgrade
-from agentsched.store.reader import shared_secret
+from agentsched.store.reader import read_streams, shared_secret
 from agentsched.store.records import EncodeTurn
 from agentsched.store.restore import RestoreConfig, Restored, begin, restore, told
 from agentsched.store.spool import Spool
@@ -164,7 +167,7 @@ async def _start(
         try:
             await upgrade(database)
             secret = await _secret(database, spool)
-            await _bring_home(database, spool)
+            await _bring_home(database, spool, replica=wanted.replica)
             restored = await restore(database, wanted)
             log.info("%s", told(restored, seconds=time.monotonic() - began))
             return restored, secret
@@ -177,11 +180,24 @@ async def _start(
             return begin(wanted), _known_secret(spool)
 
 
-async def _bring_home(database: Database, spool: Spool) -> None:
-    """Write what an earlier process left in the spool, before the journal is read."""
+async def _bring_home(database: Database, spool: Spool, *, replica: str) -> None:
+    """Write what an earlier process left in the spool, before the journal is read.
+
+    Not where another replica took that journal over and goes on with it: its end would be put into
+    the middle of another history.
+    """
+    if spool.is_empty:
+        return
+    now = datetime.now(UTC)
+    streams = await read_streams(database)
+    taken = {s.stream for s in streams if s.replica != replica and s.lease_until > now}
     rows = Rows(database)
     while (segment := spool.oldest()) is not None:
-        records = spool.read(segment)
+        found = spool.read(segment)
+        records = [record for record in found if record.stream not in taken]
+        if len(records) < len(found):
+            lost = len(found) - len(records)
+            log.error("%d spooled records are left out: their journal was taken over", lost)
         try:
             await rows.insert(records, timeout_s=rows.timeout_s)
         except StoreError as error:
@@ -225,7 +241,29 @@ def _spool_folder(config: Config, database: Database) -> Path:
     if database.file is not None:
         return database.file.with_name(database.file.name + ".spool")
     replica = config.store.replica or socket.gethostname()
-    return Path(tempfile.gettempdir()) / "agentsched-spool" / replica
+    return _own_folder(Path(tempfile.gettempdir()) / f"agentsched-spool-{os.geteuid()}") / replica
+
+
+def _own_folder(folder: Path) -> Path:
+    """A folder where everybody may make one: it has to be ours alone.
+
+    Whoever else could write there could put words into the journal, and choose the key that hashes
+    prompts.
+
+    Raises:
+        ConfigError: somebody else made it, or others may write to it.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise ConfigError(f"store.spool {folder}: {error.strerror or error}") from error
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if not is_ours or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"{folder} is not this user's alone: name another folder (store.spool) or remove it"
+        )
+    return folder
 
 
 async def _run_keeper(settings: KeeperSettings) -> None:

@@ -32,7 +32,7 @@ from agentsched.store.records import (
     journal_record,
 )
 from agentsched.store.spool import Spool
-from agentsched.store.writing import Rows, renew_lease
+from agentsched.store.writing import Rows, StreamTaken, renew_lease
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class StoreWriter:
         self, database: Database, spool: Spool, config: WriterConfig, *, encode_turn: EncodeTurn
     ) -> None:
         self._database = database
-        self._rows = Rows(database)
+        self._rows = Rows(database, owner=config.owner)
         self._spool = spool
         self._config = config
         self._encode_turn = encode_turn
@@ -185,6 +185,8 @@ class StoreWriter:
         What comes meanwhile is left for the next round unless it fills a transaction: under load
         something always comes, and a transaction costs as much as a hundred rows.
         """
+        if not self._is_up and self._may_try():
+            await self._renew()  # first, before anybody takes this replica for dead
         left = len(self._waiting)
         while left > 0 or len(self._waiting) >= _BATCH_MAX:
             # Counted before they leave the queue, so that at no time they seem to be done.
@@ -226,7 +228,11 @@ class StoreWriter:
     async def _heal(self) -> None:
         """Bring the spool's records home, oldest first, for as long as that works."""
         while self._may_try() and (segment := self._spool.oldest()) is not None:
-            records = self._spool.read(segment)
+            try:
+                records = self._spool.read(segment)
+            except StoreError as error:
+                self._fail(error)
+                return
             for start in range(0, len(records), _BATCH_MAX):
                 if not await self._insert(records[start : start + _BATCH_MAX]):
                     return
@@ -240,6 +246,8 @@ class StoreWriter:
     async def _insert(self, records: Sequence[Record]) -> bool:
         try:
             await self._rows.insert(records, timeout_s=self._timeout())
+        except StreamTaken as error:
+            return await self._leave(records, error)
         except StoreError as error:
             if error.is_data:
                 return await self._insert_singly(records)
@@ -248,6 +256,17 @@ class StoreWriter:
         self._written += len(records)
         self._succeed()
         return True
+
+    async def _leave(self, records: Sequence[Record], error: StreamTaken) -> bool:
+        """This replica was taken for dead, and its journal goes on elsewhere: turns alone are kept.
+
+        A restart begins a journal of its own; until then the metrics say what is refused.
+        """
+        if not self._refused:
+            log.error("%s: the journal is not kept any more; restart this replica", error)
+        turns = [r for r in records if isinstance(r, TurnRecord)]
+        self._refused += len(records) - len(turns)
+        return await self._insert(turns) if turns else True
 
     async def _insert_singly(self, records: Sequence[Record]) -> bool:
         """One record is refused: leave out those that are, so that they do not block the rest.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Table, text, update
+from sqlalchemy import Table, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgres
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from agentsched.store.database import TRANSACTION_S, Database
+from agentsched.store.database import TRANSACTION_S, Database, StoreError
 from agentsched.store.records import (
     JournalRecord,
     Record,
@@ -42,11 +42,22 @@ def upsert(database: Database, name: str, *, update_columns: Sequence[str] = ())
     return statement.on_conflict_do_update(index_elements=keys, set_=changed)
 
 
-class Rows:
-    """Writes records. Keeps in mind which days have their partition."""
+class StreamTaken(StoreError):
+    """Another process goes on with this stream: what it is not told of is not part of it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"{owner} has taken over the journal of this replica")
+
+
+class Rows:
+    """Writes records. Keeps in mind which days have their partition.
+
+    With an `owner` the journal of streams that are another's is refused.
+    """
+
+    def __init__(self, database: Database, *, owner: str | None = None) -> None:
         self._database = database
+        self._owner = owner
         self._days: set[date] = set()
         self.timeout_s = TRANSACTION_S
         self._journal = upsert(database, "journal")
@@ -57,13 +68,32 @@ class Rows:
         """Write all of them, or none.
 
         Raises:
+            StreamTaken: the journal is another owner's by now.
             StoreError: as `Database.writing`.
         """
         journal = [r for r in records if isinstance(r, JournalRecord)]
         # One statement must not meet a row twice: of one handle the last record counts.
         turns = {(r.stream, r.handle): r for r in records if isinstance(r, TurnRecord)}
         days = {r.day for r in journal} - self._days
+        try:
+            await self._write(records, journal, turns, days, timeout_s=timeout_s)
+        except StoreError:
+            # A partition may have been dropped under us: look for it the next time.
+            self._days -= {r.day for r in journal}
+            raise
+        self._days |= days
+
+    async def _write(
+        self,
+        records: Sequence[Record],
+        journal: Sequence[JournalRecord],
+        turns: Mapping[tuple[str, int], TurnRecord],
+        days: Collection[date],
+        *,
+        timeout_s: float,
+    ) -> None:
         async with self._database.writing(timeout_s=timeout_s) as connection:
+            await self._check_owner(connection, {r.stream for r in journal})
             for day in sorted(days):
                 await self._make_partition(connection, day)
             for record in records:
@@ -73,7 +103,17 @@ class Rows:
                 await connection.execute(self._journal, [_journal_row(r) for r in journal])
             if turns:
                 await connection.execute(self._turns, [_turn_row(r) for r in turns.values()])
-        self._days |= days
+
+    async def _check_owner(self, connection: AsyncConnection, streams: Collection[str]) -> None:
+        """Two processes that write one journal would make of it a history that never was."""
+        if self._owner is None or not streams:
+            return
+        held = select(StreamRow.owner).where(StreamRow.stream.in_(streams))
+        if self._database.is_postgres:
+            held = held.with_for_update(read=True)  # nobody takes it over before this is written
+        for (owner,) in await connection.execute(held):
+            if owner != self._owner:
+                raise StreamTaken(owner)
 
     async def _make_partition(self, connection: AsyncConnection, day: date) -> None:
         if not self._database.is_postgres:

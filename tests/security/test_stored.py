@@ -18,6 +18,7 @@ from agentsched.proxy.access.keys import hash_key, new_key
 from agentsched.proxy.access.stored import StoredKeys, followed
 from agentsched.store.database import Database, read_url
 from agentsched.store.keys import StoredKey, add_key, read_keys, revoke_key
+from agentsched.store.migrate import upgrade
 
 
 @pytest.fixture
@@ -130,6 +131,17 @@ async def test_a_start_without_the_database_has_the_configurations_keys(
     async with followed(config, gate) as keys:
         assert isinstance(keys, StoredKeys)
     assert "do not count yet" in caplog.text
+
+
+async def test_keys_in_a_later_versions_database_count_from_the_start(
+    config: Config, gate: Gate, database: Database
+) -> None:
+    await upgrade(database)
+    token = await made(database, "red")
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    async with followed(config, gate):
+        assert whose(gate, token) == "red"
 
 
 async def test_which_keys_are_in_use_is_noted_at_the_end(

@@ -322,6 +322,18 @@ class TestKeys:
             # Its key was withdrawn, so what it signed counts no more, known or not.
             assert verifier.verify(old, now=time.time()) is None
 
+    async def test_a_key_replaced_under_its_own_name(self, issuer: Issuer) -> None:
+        async with verifying(issuer, refresh_interval="10ms") as verifier:
+            old = issuer.token("rsa")
+            assert verifier.verify(old, now=time.time()) is not None
+            issuer.add("rsa", "RS256")
+            new = issuer.token("rsa", jti="new")
+            deadline = time.monotonic() + 60
+            while verifier.verify(new, now=time.time()) is None:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
+            assert verifier.verify(old, now=time.time()) is None
+
     async def test_unknown_keys_do_not_make_us_ask_at_once(self, issuer: Issuer) -> None:
         async with verifying(issuer) as verifier:
             stranger = Issuer()

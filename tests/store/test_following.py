@@ -74,6 +74,25 @@ async def test_a_database_that_is_away_is_looked_at_from_where_it_went(
     assert [data for _, data in await follower.news()] == [b"spooled"]
 
 
+async def test_after_a_long_outage_others_spools_are_still_waited_for(
+    database: Database, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await follower.news() == []
+    follower._since -= 120 * SECOND  # the last look that went well
+    during = follower._since + 20 * SECOND
+
+    async def fail() -> list[tuple[int, int, bytes]]:
+        raise StoreError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(follower, "_read", fail)
+        with pytest.raises(StoreError):
+            await follower.news()
+    assert await follower.news() == []
+    await write(database, ("theirs", 1, during, b"spooled"))
+    assert [data for _, data in await follower.news()] == [b"spooled"]
+
+
 async def test_more_than_one_look_brings(
     database: Database, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from agentsched.store.migrate import schema_status, upgrade
 from agentsched.store.migrations import REVISIONS, STEPS
 from agentsched.store.store import Store, open_store
 from agentsched.store.tables import METADATA
+from agentsched_bench.services.postgres import LocalPostgres
 
 Open = Callable[[str], AbstractAsyncContextManager[Database]]
 
@@ -56,6 +57,21 @@ async def test_two_replicas_upgrade_at_once(url: str, open_database: Open) -> No
         taken = await asyncio.gather(upgrade(one), upgrade(other), upgrade(one))
         assert sorted(taken) == [(), (), REVISIONS]
         assert (await schema_status(one)).is_current
+
+
+@pytest.mark.services
+@pytest.mark.slow
+async def test_where_nothing_is_to_be_done_nobody_is_waited_for(
+    own_postgres: LocalPostgres, open_database: Open
+) -> None:
+    """Whoever died in the middle of an upgrade may hold its lock for minutes."""
+    url = own_postgres.create("locked")
+    async with open_database(url) as database, open_database(url) as other:
+        await upgrade(database)
+        async with other.writing() as connection:
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({migrate._LOCK})"))
+            async with asyncio.timeout(10):
+                assert await upgrade(database) == ()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from agentsched.compose import SchedulerConfig, build_scheduler, journal_header
 from agentsched.kernel import JournalEntry, Scheduler, decode, encode_header
 from agentsched.model import EngineId, Reconfigured, ServedElsewhere, StepCancelled
 from agentsched.model.time import MINUTE
-from agentsched.store.database import Database
+from agentsched.store.database import Database, StoreError
 from agentsched.store.image import take_image
 from agentsched.store.keeper import KeeperSettings, keep, run
 from agentsched.store.pruning import partitions, prune
@@ -291,6 +291,42 @@ async def test_the_keeper_draws_what_people_ask_for(database: Database, past: Pa
     [again] = await run(settings)
     assert again.entries == 0
     assert await count("programs") == len(opened)
+
+
+async def test_where_no_image_can_be_made_the_rest_is_kept_up(
+    database: Database, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Past(seed=2, stream="b" * 32, replica="r2")
+    old.epoch_ns -= 9 * 24 * 60 * MINUTE
+    await old.store(database, old.entries)
+    await past.store(database, past.entries)
+
+    def fail(scheduler: Scheduler) -> bytes:
+        raise StoreError("a policy has no image")
+
+    monkeypatch.setattr("agentsched.store.keeper.take_image", fail)
+    settings = KeeperSettings(
+        url=database.url.render_as_string(hide_password=False).replace("+aiosqlite", ""),
+        stream=past.stream,
+        keep_ns=7 * 24 * 60 * MINUTE,
+        turns_keep_ns=60 * MINUTE,
+    )
+    [done] = await run(settings)
+    assert (done.programs, done.image_bytes) == (8, 0)
+    assert await read_images(database, past.stream) == []
+    assert [lines async for lines in read_lines(database, old.stream)] == []
+
+
+async def test_time_goes_on_from_an_image_where_the_clock_was_set_back(
+    database: Database, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await past.store(database, past.entries)
+    await keep(database, past.stream)  # nothing came after it
+    an_hour_ago = time.time_ns() - 60 * MINUTE
+    monkeypatch.setattr("agentsched.store.restore.time.time_ns", lambda: an_hour_ago)
+    restored = await restore(database, WANTED)
+    assert restored.clock.now() >= past.entries[-1].now
+    assert all(entry.now >= past.entries[-1].now for entry in restored.entries)
 
 
 async def test_old_days_are_forgotten(database: Database) -> None:

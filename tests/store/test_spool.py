@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentsched.model import ConfigError
+from agentsched.store.database import StoreError
 from agentsched.store.records import JournalRecord, Record, TurnRecord
 from agentsched.store.spool import Spool
 
@@ -95,6 +96,32 @@ def test_one_process_has_it(opened: Open, tmp_path: Path) -> None:
         opened(tmp_path)
     first.release()
     assert opened(tmp_path).is_empty
+
+
+def test_nobody_else_reads_it(opened: Open, tmp_path: Path) -> None:
+    spool = opened(tmp_path / "spool")
+    spool.append([entry(0)])
+    found = [spool.folder, *spool.folder.iterdir()]
+    assert {path.name for path in found} == {"spool", "lock", "00000001.ndjson"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in found)
+
+
+def test_what_cannot_be_read_for_a_moment_is_no_nothing(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+    spool.append([entry(0)])
+    segment = spool.oldest()
+    assert segment is not None
+
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        with pytest.raises(StoreError, match="Too many open files"):
+            spool.read(segment)
+    assert drained(spool) == [entry(0)]
 
 
 def test_a_folder_that_cannot_be_made_is_told(opened: Open, tmp_path: Path) -> None:

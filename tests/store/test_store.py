@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from agentsched.model import ConfigError, TenantConfigured, TenantId
 from agentsched.store.database import Database, read_url
 from agentsched.store.metrics import StoreCollector
 from agentsched.store.migrate import upgrade
-from agentsched.store.reader import Image, read_images
+from agentsched.store.reader import Image, claim, read_images, read_streams, span
+from agentsched.store.records import journal_record
+from agentsched.store.spool import Spool
 from agentsched.store.store import Store, open_store
 from agentsched_bench.replay import replay_file
 from agentsched_bench.services.postgres import LocalPostgres
@@ -75,6 +78,40 @@ async def test_two_processes_of_one_name_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="another process"):
             async with opened(given):
                 pass
+
+
+async def test_a_spool_in_the_folder_for_temporary_files_is_ours_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever else could write there could put words into the journal."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    given = config("postgresql://127.0.0.1:9/none", tmp_path, spool=None, restore_timeout="1ms")
+    async with opened(given):
+        [folder] = tmp_path.glob("agentsched-spool-*")
+        assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)
+    with pytest.raises(ConfigError, match="not this user's alone"):
+        async with opened(given):
+            pass
+
+
+async def test_a_spool_whose_journal_was_taken_over_stays_out_of_it(tmp_path: Path) -> None:
+    given = config(f"sqlite:///{tmp_path}/x.db", tmp_path)
+    async with opened(given) as store:
+        stream = store.restored.stream
+        entry = happen(store, 2.0).latest
+    assert entry is not None
+    async with contextlib.aclosing(Database(read_url(given.store.url.get_secret_value()))) as held:
+        [found] = await read_streams(held)
+        assert await claim(held, found, replica="heir", owner="heir")
+        spool = Spool(tmp_path / "spool", bytes_max=1 << 20)
+        spool.acquire()
+        late = replace(entry, seq=entry.seq + 1)
+        spool.append([journal_record(late, stream=stream, epoch_ns=found.epoch_ns)])
+        spool.release()
+        async with opened(given) as store:
+            assert store.restored.stream != stream
+        assert await span(held, stream) == (0, 0)
 
 
 async def test_replicas_share_the_secret(url: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +19,7 @@ from agentsched.kernel import JournalEntry, decode, encode_header
 from agentsched.model import Instant, TenantConfigured, TenantId
 from agentsched.store.database import Database, read_url
 from agentsched.store.migrate import upgrade
-from agentsched.store.reader import read_lines, read_streams, read_turns, span
+from agentsched.store.reader import claim, read_lines, read_streams, read_turns, span
 from agentsched.store.records import StreamRecord
 from agentsched.store.spool import Spool
 from agentsched.store.writer import StoreWriter, WriterConfig
@@ -240,6 +241,63 @@ async def test_a_record_that_is_refused_does_not_block_the_rest(
         await until(lambda: writer.statistics().refused_total == 1)
     assert writer.statistics().dropped_total == 0
     assert await stored(url) == entries
+
+
+async def test_the_journal_of_a_replica_that_was_taken_for_dead(
+    url: str, tmp_path: Path, journal: Journal
+) -> None:
+    """Its heir goes on with the journal; two histories must not become one."""
+    await ready(url)
+    with writing(url, tmp_path) as writer:
+        for entry in journal.more(3):
+            writer.write(entry)
+        await until(lambda: writer.statistics().written_total == 4)  # and the opening
+        async with at(url) as database:
+            [stream] = await read_streams(database)
+            assert await claim(database, stream, replica="heir", owner="heir")
+        kept = list(journal.entries)
+        for entry in journal.more(2):
+            writer.write(entry)
+        writer.keep(Turn(7))
+        await until(lambda: writer.statistics().refused_total == 2)
+        await until(lambda: writer.statistics().written_total == 5)
+    assert await stored(url) == kept
+    async with at(url) as database:
+        assert await read_turns(database, STREAM, since_ns=0, turns_max=9) == [b"x"]
+
+
+async def test_a_spool_that_cannot_be_read_for_a_moment_is_kept(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/agentsched.db"
+    spool = Spool(tmp_path / "spool", bytes_max=1 << 20)
+    spool.acquire()
+    config = WriterConfig(stream=STREAM, owner="me", epoch_ns=EPOCH, backlog_max=9, flush_s=9)
+    async with at(url) as database:
+        writer = StoreWriter(database, spool, config, encode_turn=encode_turn)
+        for entry in journal.more(3):
+            writer.write(entry)
+        await writer._turn()  # there are no tables yet
+        await upgrade(database)
+
+        def fail(path: Path) -> bytes:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_bytes", fail)
+            await until_heard(writer, "Too many open files")
+        while not spool.is_empty:
+            await writer._turn()
+            await asyncio.sleep(0.01)
+    spool.release()
+    assert await stored(url) == journal.entries
+
+
+async def until_heard(writer: StoreWriter, error: str) -> None:
+    async with asyncio.timeout(30):
+        while error not in writer.statistics().last_error:
+            await writer._turn()
+            await asyncio.sleep(0.01)
 
 
 async def test_an_outage_in_the_middle_of_a_refusal_is_no_refusal(

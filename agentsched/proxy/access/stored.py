@@ -123,6 +123,10 @@ async def followed(config: Config, gate: Gate) -> AsyncIterator[StoredKeys | Non
     try:
         try:
             await upgrade(database)
+        except StoreError as error:
+            # A later version's keys are read all the same.
+            log.warning("the store is not upgraded: %s", error)
+        try:
             await keys.look()
         except StoreError as error:
             log.error("the store's keys do not count yet: %s", error)

@@ -140,8 +140,9 @@ class TokenVerifier:
                     continue
 
     def _take(self, keys: dict[str, jwt.PyJWK]) -> None:
-        gone = self._keys.keys() - keys.keys()
-        if gone:
+        if any(
+            name not in keys or not _is_same(key, keys[name]) for name, key in self._keys.items()
+        ):
             # A key is withdrawn for a reason: what it signed is looked at again.
             self._known.clear()
         self._keys = keys
@@ -200,6 +201,11 @@ def _usable(document: Mapping[str, Any], config: OidcConfig) -> dict[str, jwt.Py
     if not found:
         raise ProviderError("it has no key that can be used")
     return found
+
+
+def _is_same(one: jwt.PyJWK, other: jwt.PyJWK) -> bool:
+    """Providers that name no ids replace a key under the same one."""
+    return one.algorithm_name == other.algorithm_name and bool(one.key == other.key)
 
 
 def _inside(claims: Mapping[str, Any], path: str) -> Any:
