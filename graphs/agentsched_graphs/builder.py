@@ -81,9 +81,7 @@ class GraphBuilder:
         self._ended: OrderedDict[int, ExecutionGraph] = OrderedDict()
         self._ordinal = 0
         #: Conversations that pause and are not given up, the one that pauses longest first.
-        self._away: OrderedDict[tuple[ProgramId, ConversationId], tuple[str, Thread]] = (
-            OrderedDict()
-        )
+        self._away: OrderedDict[tuple[ProgramId, ConversationId], Thread] = OrderedDict()
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Take in one event."""
@@ -238,13 +236,16 @@ class GraphBuilder:
             return
         outlook = self._open(event.program, event.tenant, event.parent, now=now)
         graph = outlook.graph
-        outlook.remaining = self._forecasts.view(event.program)
+        outlook.remaining = progress = self._forecasts.view(event.program)
         self._learn_return(graph, event, now=now)
         had_ended = graph.parent is not None and outlook.has_ended
         node = graph.arrive(event, ordinal=self._ordinal, now=now)
         if node is None:
             return
         if node.is_work:
+            if progress is not None:
+                # They know no sub-agents, and took this step's agent type for the program's.
+                progress.agent = graph.agent or progress.agent
             self._join(outlook, event)
             parent = self._parent_of(graph)
             if parent is not None and had_ended:
@@ -278,13 +279,13 @@ class GraphBuilder:
             return
         self._away.pop((graph.program, thread.conversation), None)
         self._learnt.gaps.returned(
-            agent=graph.agent,
+            agent=thread.agent,
             tool=thread.paused_for,
             gap=Nanos(max(0, now - thread.paused_at)),
             age=thread.age,
             given_up_after=thread.given_up_after,
         )
-        self._learn_final(graph.agent, thread, is_last=False)
+        self._learn_final(thread, is_last=False)
         thread.paused_at = thread.paused_for = thread.given_up_after = None
 
     def _let_go(self, graph: ExecutionGraph, conversation: ConversationId) -> None:
@@ -293,13 +294,14 @@ class GraphBuilder:
         if thread is None or thread.paused_at is None or thread.paused_for is None:
             return
         self._away.pop((graph.program, conversation), None)
-        self._learn_final(graph.agent, thread, is_last=False)
+        self._learn_final(thread, is_last=False)
         thread.paused_at = thread.paused_for = thread.given_up_after = None
 
-    def _learn_final(self, agent: str, thread: Thread, *, is_last: bool) -> None:
+    def _learn_final(self, thread: Thread, *, is_last: bool) -> None:
         """A pause was the conversation's last, or not; an earlier word on it is taken back."""
         assert thread.paused_for is not None
-        finals, tool, steps = self._learnt.finals, thread.paused_for, thread.steps_before
+        finals, agent = self._learnt.finals, thread.agent
+        tool, steps = thread.paused_for, thread.steps_before
         if thread.given_up_after is not None and not is_last:
             finals.took_back(agent=agent, tool=tool, steps=steps)
         finals.ended(agent=agent, tool=tool, steps=steps, is_last=is_last)
@@ -312,16 +314,17 @@ class GraphBuilder:
         for _ in range(2):
             if not self._away:
                 return
-            key, (agent, thread) = next(iter(self._away.items()))
+            key, thread = next(iter(self._away.items()))
             assert thread.paused_at is not None
             assert thread.paused_for is not None
             gap = Nanos(max(0, now - thread.paused_at))
             if gap < self._forecasts.silence and len(self._away) <= _AWAY_MAX:
                 return
             del self._away[key]
-            self._learn_final(agent, thread, is_last=True)
+            self._learn_final(thread, is_last=True)
             thread.given_up_after = gap
-            self._learnt.gaps.gave_up(agent=agent, tool=thread.paused_for, gap=gap, age=thread.age)
+            agent, tool = thread.agent, thread.paused_for
+            self._learnt.gaps.gave_up(agent=agent, tool=tool, gap=gap, age=thread.age)
 
     def _finish(self, event: StepFinished, *, now: Instant) -> None:
         found = self._steps.pop(event.step, None)
@@ -335,11 +338,11 @@ class GraphBuilder:
             return
         tools = event.tool_calls
         first = tools[0].tool if tools else END
-        self._learnt.templates.followed(agent=graph.agent, context=thread.context, tool=first)
+        self._learnt.templates.followed(agent=thread.agent, context=thread.context, tool=first)
         thread.context = (*thread.context[-1:], first)
-        self._advance(graph, thread, first)
+        self._advance(thread, first)
         if not thread.active:
-            waits_for = first if len(tools) < 2 else self._slowest(graph.agent, event)
+            waits_for = first if len(tools) < 2 else self._slowest(thread.agent, event)
             self._pause(graph, thread, waits_for, now=now)
 
     def _pause(
@@ -348,11 +351,11 @@ class GraphBuilder:
         thread.paused_at, thread.paused_for = now, tool
         thread.steps_before = steps = graph.steps_done
         thread.age = age_of(steps)
-        thread.final = self._learnt.finals.chance(agent=graph.agent, tool=tool, steps=steps)
+        thread.final = self._learnt.finals.chance(agent=thread.agent, tool=tool, steps=steps)
         if thread.final > PROBABLY and thread.parent is None:
             self._forecasts.suspect(graph.program)
         key = (graph.program, thread.conversation)
-        self._away[key] = (graph.agent, thread)
+        self._away[key] = thread
         self._away.move_to_end(key)
 
     def _wait_for(self, graph: ExecutionGraph, event: ToolStarted) -> None:
@@ -365,7 +368,7 @@ class GraphBuilder:
             self._forecasts.goes_on(graph.program)
             thread.paused_for = event.tool
             thread.final = self._learnt.finals.chance(
-                agent=graph.agent, tool=event.tool, steps=thread.steps_before
+                agent=thread.agent, tool=event.tool, steps=thread.steps_before
             )
 
     def _slowest(self, agent: str, event: StepFinished) -> ToolName:
@@ -375,8 +378,8 @@ class GraphBuilder:
         compared = event.tool_calls[:_COMPARED]
         return max(compared, key=lambda call: gaps.middle(agent=agent, tool=call.tool)).tool
 
-    def _advance(self, graph: ExecutionGraph, thread: Thread, tool: ToolName) -> None:
-        workflow = self._learnt.workflows.get(graph.agent)
+    def _advance(self, thread: Thread, tool: ToolName) -> None:
+        workflow = self._learnt.workflows.get(thread.agent)
         if workflow is not None and thread.parent is None:
             known = thread.place if thread.place in workflow.steps else None
             thread.place = workflow.follow(known, tool)
@@ -416,9 +419,9 @@ class GraphBuilder:
         assert thread.paused_for is not None
         if self._away.pop((graph.program, thread.conversation), None) is not None:
             gap = Nanos(max(0, now - thread.paused_at))
-            tool = thread.paused_for
-            self._learn_final(graph.agent, thread, is_last=True)
-            self._learnt.gaps.gave_up(agent=graph.agent, tool=tool, gap=gap, age=thread.age)
+            agent, tool = thread.agent, thread.paused_for
+            self._learn_final(thread, is_last=True)
+            self._learnt.gaps.gave_up(agent=agent, tool=tool, gap=gap, age=thread.age)
         thread.paused_at = thread.paused_for = thread.given_up_after = None
 
     def _close(self, program: ProgramId, reason: str, *, now: Instant) -> None:

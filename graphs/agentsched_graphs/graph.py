@@ -10,7 +10,7 @@ which they ended; what is folded is a source in the graph, and edges into it are
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -25,6 +25,7 @@ from agentsched.model import (
     PrefixId,
     ProgramId,
     StepArrived,
+    StepClass,
     StepFinished,
     StepId,
     StepState,
@@ -127,6 +128,8 @@ class ExecutionGraph:
         thread = self._threads[event.conversation]
         self._threads.move_to_end(event.conversation)
         is_work = event.step_class.is_work
+        if is_work and thread.open_children:
+            self._wait_no_more(thread)
         node = StepNode(
             event.step,
             event.conversation,
@@ -145,7 +148,12 @@ class ExecutionGraph:
         for call in event.answers:
             self._answer(call, node, now=now)
         self.is_elsewhere = False
-        self.agent = event.agent or self.agent
+        if is_work or not thread.agent:
+            thread.agent = event.agent or thread.agent or self.agent
+        # A sub-agent's branch is nobody's child, and a sub-agent still.
+        is_own = thread.parent is None and event.step_class is not StepClass.SUBAGENT
+        if is_own or not self.agent:
+            self.agent = event.agent or self.agent
         self.last_at = now
         self.active_steps += 1
         if node.depth > self.depth:
@@ -289,9 +297,6 @@ class ExecutionGraph:
             del self._calls[tool.call_id]
         if node.prefix is not None and self._by_prefix.get(node.prefix) == node.step:
             del self._by_prefix[node.prefix]
-        thread = self._threads.get(node.conversation)
-        if thread is not None:
-            thread.returned.pop(node.step, None)
         self._folded_in(node.conversation, since=node.arrived_at).take(node)
         return node
 
@@ -365,7 +370,10 @@ class ExecutionGraph:
         assert len(kept) == len(self._calls)
         assert all(len(n.tools) <= self._tools_most for n in self._steps.values())
         assert set(self._by_prefix.values()) <= set(self._steps)
-        assert all(thread.open_children >= 0 for thread in self._threads.values())
+        threads = self._threads.values()
+        awaited = Counter(t.parent for t in threads if t.is_awaited and not t.is_over)
+        assert all(thread.open_children == awaited[thread.conversation] for thread in threads)
+        assert all(len(thread.returned) <= limits.steps_per_program_max for thread in threads)
         assert sum(t.active for t in self._threads.values()) <= self.active_steps
 
     # Inside.
@@ -376,34 +384,44 @@ class ExecutionGraph:
         if parent is not None:
             self._threads.move_to_end(parent.conversation)
         thread = self._threads[event.conversation] = Thread(event.conversation)
-        # Usually one; after the limit was lowered all that are above it.
+        kind = self._tie(thread, parent, event.lineage) if parent is not None else None
+        # Usually one; after the limit was lowered all that are above it. That may be the parent.
         for _ in range(len(self._threads) - self._limits.conversations_per_program_max):
             self._forget_thread()
-        if parent is None:
+        if parent is None or kind is None:
             return ()
-        match event.lineage:
-            case Lineage.SPAWNED:
-                thread.parent = parent.conversation
-                parent.open_children += 1
-                kind = EdgeKind.SPAWNS
-            case Lineage.COMPACTS:
-                self._inherit(thread, parent)
-                kind = EdgeKind.COMPACTS
-            case Lineage.FORKS:
-                kind = EdgeKind.FORKS
-            case _:
-                return ()
         source = self._forked_at(event) if kind is EdgeKind.FORKS else None
         source = source or (parent.latest.step if parent.latest is not None else None)
         return ((source, kind),) if source is not None else ()
 
+    def _tie(self, thread: Thread, parent: Thread, lineage: Lineage) -> EdgeKind | None:
+        match lineage:
+            case Lineage.SPAWNED:
+                thread.parent = parent.conversation
+                parent.open_children += 1
+                return EdgeKind.SPAWNS
+            case Lineage.COMPACTS:
+                self._inherit(thread, parent)
+                return EdgeKind.COMPACTS
+            case Lineage.FORKS:
+                return EdgeKind.FORKS
+            case _:
+                return None
+
     def _inherit(self, thread: Thread, old: Thread) -> None:
-        """A conversation goes on under another id: its parent waits for that one now."""
+        """A conversation goes on under another id: parent and sub-agents have that one now."""
         thread.parent, old.parent = old.parent, None
         old.is_replaced = True
         grand = self._threads.get(thread.parent) if thread.parent is not None else None
-        if grand is not None and old.is_over:
+        if grand is not None and (old.is_over or not old.is_awaited):
             grand.open_children += 1
+        for child in self._threads.values():
+            if child.parent == old.conversation:
+                child.parent = thread.conversation
+        thread.open_children, old.open_children = old.open_children, 0
+        thread.returned, old.returned = old.returned, {}
+        thread.agent, thread.context = old.agent, old.context
+        thread.place, thread.is_astray = old.place, old.is_astray
 
     def _forked_at(self, event: StepArrived) -> StepId | None:
         """The step whose prompt or answer is the longest beginning of this one's prompt."""
@@ -422,9 +440,24 @@ class ExecutionGraph:
         if thread.returned:
             links += tuple((step, EdgeKind.JOINS) for step in thread.returned)
             thread.returned.clear()
+        if not thread.is_awaited:
+            thread.is_awaited = True
+            parent = self._threads.get(thread.parent) if thread.parent is not None else None
+            if parent is not None:
+                parent.open_children += 1
         if thread.is_over:
             self._set_over(thread, is_over=False)
         return links
+
+    def _wait_no_more(self, thread: Thread) -> None:
+        """It goes on: sub-agents that do nothing then need not say a last word (they may have been
+        cancelled, or cut). One that runs, or goes on later, is waited for.
+        """
+        for child in self._threads.values():
+            is_counted = child.is_awaited and not child.is_over
+            if child.parent == thread.conversation and is_counted and not child.active:
+                child.is_awaited = False
+                thread.open_children -= 1
 
     def _take_tip(self, thread: Thread, node: StepNode) -> None:
         live = tuple(tip for tip in thread.tips if tip.ended_at is None) if thread.active else ()
@@ -449,6 +482,9 @@ class ExecutionGraph:
         parent.open_children += -1 if is_over else 1
         if is_over:
             parent.returned[thread.latest.step] = None
+            if len(parent.returned) > self._limits.steps_per_program_max:
+                # As many have ended since: it is folded, and no edge can start there any more.
+                del parent.returned[next(iter(parent.returned))]
         else:
             for tip in thread.tips:
                 parent.returned.pop(tip.step, None)
@@ -459,7 +495,7 @@ class ExecutionGraph:
         if idle is None:
             return
         parent = self._threads.get(idle.parent) if idle.parent is not None else None
-        if parent is not None and not idle.is_over:
+        if parent is not None and idle.is_awaited and not idle.is_over:
             parent.open_children -= 1
         del self._threads[idle.conversation]
         for thread in self._threads.values():

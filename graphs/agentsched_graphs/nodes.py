@@ -151,12 +151,16 @@ class Thread:
     tips: tuple[StepNode, ...] = ()
     latest: StepNode | None = None
     parent: ConversationId | None = None
+    #: Its own agent type: a sub-agent's need not be its program's.
+    agent: str = ""
     active: int = 0
     #: Its latest answer asked for no tool: as far as anyone can tell it was the last.
     is_over: bool = False
     #: It goes on under another id.
     is_replaced: bool = False
-    #: Sub-agents whose parent it is and that are not over.
+    #: Whether its parent has not gone on since, while this one did nothing.
+    is_awaited: bool = True
+    #: Sub-agents whose parent it is, that are awaited and not over.
     open_children: int = 0
     #: Last steps of its sub-agents that are over and that no step of it has followed yet.
     returned: dict[StepId, None] = field(default_factory=dict)

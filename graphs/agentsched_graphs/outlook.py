@@ -146,7 +146,8 @@ class Outlook:
             workflow = self._workflow_of(thread)
             if workflow is not None:
                 return workflow.next_tools(thread.place)
-        return self._learnt.templates.forecast(agent=self.graph.agent, context=context).tools
+        agent = self._agent_of(thread) if thread is not None else self.graph.agent
+        return self._learnt.templates.forecast(agent=agent, context=context).tools
 
     def returns(self, conversation: ConversationId, *, now: Instant) -> ReturnForecast | None:
         """When a paused conversation comes back to the engine; None for one that is not paused."""
@@ -154,7 +155,7 @@ class Outlook:
         if thread is None or thread.paused_at is None or thread.paused_for is None:
             return None
         return self._learnt.gaps.forecast(
-            agent=self.graph.agent,
+            agent=self._agent_of(thread),
             tool=thread.paused_for,
             elapsed=Nanos(max(0, now - thread.paused_at)),
             age=thread.age,
@@ -196,19 +197,27 @@ class Outlook:
 
     def _declared(self) -> tuple[Workflow, Thread] | None:
         """The workflow, and the conversation that was busy last and keeps to it."""
-        if self.graph.agent not in self._learnt.workflows:
+        if not self._learnt.workflows:
             return None
         for key in reversed(self.graph.threads):
             thread = self.graph.threads[key]
             workflow = self._workflow_of(thread)
-            if workflow is not None:
+            latest = thread.latest
+            # Titles and the like, asked for beside the work, begin no workflow.
+            is_beside = thread.place is None and latest is not None and not latest.is_work
+            if workflow is not None and not is_beside:
                 return workflow, thread
         return None
 
+    def _agent_of(self, thread: Thread) -> str:
+        return thread.agent or self.graph.agent
+
     def _workflow_of(self, thread: Thread) -> Workflow | None:
-        """The workflow that a conversation keeps to; sub-agents have none."""
-        workflow = self._learnt.workflows.get(self.graph.agent)
-        if workflow is None or thread.is_astray or thread.parent is not None:
+        """The workflow that a conversation keeps to; none of a sub-agent, or rewritten, does."""
+        workflow = self._learnt.workflows.get(self._agent_of(thread))
+        if workflow is None or thread.is_astray:
+            return None
+        if thread.parent is not None or thread.is_replaced:
             return None
         # Its place may be one of a workflow that was declared anew since, or of another agent's.
         return workflow if thread.place is None or thread.place in workflow.steps else None

@@ -10,7 +10,14 @@ import pytest
 from agentsched.compose import SchedulerConfig, build_graphs, config_of, journal_header
 from agentsched.config import load_config
 from agentsched.kernel import decode_header, encode_header
-from agentsched.model import ConfigError, ConversationId, Lineage, ProgramId, WorkflowDeclared
+from agentsched.model import (
+    ConfigError,
+    ConversationId,
+    Lineage,
+    ProgramId,
+    StepClass,
+    WorkflowDeclared,
+)
 from agentsched_graphs.templates import END
 from agentsched_graphs.workflow import read_workflow, write_workflow
 
@@ -137,6 +144,50 @@ def test_a_place_is_one_of_its_own_agents_workflow(course: Any) -> None:
     course.finish("s2", "t2:pytest")
     assert view.steps_left() == 1.0
     assert course.graph().threads[ConversationId("c")].place == "tester-1"
+
+
+@pytest.fixture
+def tested(make_course: Any) -> Any:
+    """A program that has come to the workflow's `test`."""
+    course = make_course(build_graphs(SchedulerConfig(workflows=(read_workflow(TEXT),))))
+    course.step("s1", "t1:edit", agent="fix-bug", lineage=Lineage.NEW)
+    course.step("s2", "t2:Bash pytest", agent="fix-bug", answers=["t1"])
+    assert left(course) == pytest.approx(3.0, abs=1e-3)
+    return course
+
+
+def left(course: Any) -> float:
+    return float(course.builder.view(ProgramId("p")).steps_left())
+
+
+def rewrite(course: Any, step: str, *, old: str, new: str) -> None:
+    kin = {"lineage": Lineage.COMPACTS, "parent_conversation": ConversationId(old)}
+    course.arrive(step, new, agent="fix-bug", **kin)
+
+
+@pytest.mark.parametrize("conversation", ["c", "title"])
+def test_a_title_beside_the_work_does_not_begin_it_again(tested: Any, conversation: str) -> None:
+    auxiliary = {"agent": "fix-bug", "step_class": StepClass.AUXILIARY}
+    tested.arrive("title", conversation, lineage=Lineage.NEW, **auxiliary)
+    assert left(tested) == pytest.approx(3.0, abs=1e-3)
+    tested.finish("title")
+    assert left(tested) == pytest.approx(3.0, abs=1e-3)
+
+
+def test_a_conversation_keeps_its_place_under_another_id(tested: Any) -> None:
+    rewrite(tested, "s3", old="c", new="c'")
+    assert left(tested) == pytest.approx(3.0, abs=1e-3)
+    view = tested.builder.view(ProgramId("p"))
+    assert dict(view.next_tools(ConversationId("c'"))) == {"edit": 0.5, END: 0.5}
+    tested.finish("s3")
+    assert left(tested) == 0.0
+
+
+def test_a_sub_agent_that_was_rewritten_begins_none(tested: Any) -> None:
+    spawned = {"lineage": Lineage.SPAWNED, "parent_conversation": ConversationId("c")}
+    tested.step("k1", "x:read", conversation="k", agent="fix-bug", **spawned)
+    rewrite(tested, "k2", old="k", new="k'")
+    assert left(tested) == pytest.approx(3.0, abs=1e-3)
 
 
 def test_configuration_names_the_files(tmp_path: Path) -> None:
