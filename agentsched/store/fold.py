@@ -18,6 +18,7 @@ from agentsched.model import (
     EngineId,
     EngineLost,
     Event,
+    Instant,
     ProgramId,
     Reconfigured,
     StepCancelled,
