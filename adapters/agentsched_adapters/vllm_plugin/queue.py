@@ -87,7 +87,8 @@ class ProgramQueue:
         self._order: list[_Entry] = []
         #: Those of them whose bounds are still to be reached, the oldest first.
         self._young: list[_Entry] = []
-        #: What left in this step: vLLM puts back what it looks at and cannot run.
+        #: What left in this step: vLLM puts back what it looks at and cannot run. Like the next,
+        #: empty after `give_up`.
         self._taken: dict[str, _Entry] = {}
         #: Numbers of the requests that went, sorted, above the oldest of the young ones.
         self._went: list[int] = []
@@ -149,8 +150,9 @@ class ProgramQueue:
             raise IndexError("pop from an empty queue")
         entry = self._order[0]
         self._leave(entry)
-        self._taken[entry.request.request_id] = entry
-        insort(self._went, entry.seq)
+        if self._rank is not None:
+            self._taken[entry.request.request_id] = entry
+            insort(self._went, entry.seq)
         return entry.request
 
     def remove_request(self, request: Any) -> None:
@@ -185,6 +187,9 @@ class ProgramQueue:
         self._rank = None
         self._new.clear()
         self._ranked.clear()
+        # Perhaps nobody refreshes it any more.
+        self._taken.clear()
+        self._went.clear()
         self._is_dirty = True
 
     def refresh(self, *, now: Instant) -> None:

@@ -177,6 +177,24 @@ def test_a_rank_that_raises_leaves_arrival_order() -> None:
     assert bench.refresh() == ["a", "b", "c"]
 
 
+def test_after_it_gave_up_it_keeps_nobody_that_went() -> None:
+    """Nobody refreshes it any more, and a request that comes back is at the front, as in vLLM's."""
+    bench = Bench()
+    bench.add("before", 1.0)
+    bench.queue.pop_request()
+    bench.queue.give_up()
+    went = [bench.add(f"r{number}") for number in range(50)]
+    for request in went:
+        assert bench.queue.pop_request() is request
+    assert not bench.queue._taken
+    assert not bench.queue._went
+    bench.add("waits")
+    bench.queue.prepend_request(went[3])
+    bench.queue.prepend_request(went[7])
+    assert [request.request_id for request in bench.queue] == ["r7", "r3", "waits"]
+    bench.queue.check()
+
+
 def test_an_empty_queue_says_so() -> None:
     bench = Bench()
     assert not bench.queue
