@@ -10,7 +10,9 @@ What is taken out before an engine sees it, unless the caller keeps it:
   vLLM only ignores them, other engines refuse what they do not know, and they have been read by
   then;
 - values in `vllm_xargs` that stock vLLM answers with 400: objects (`agentic_context`), null, and
-  lists that hold such or lists.
+  lists that hold such or lists;
+- names in `vllm_xargs` by which our plugin knows whose a request is and how long to keep it
+  (`agentsched_`...): those are the proxy's to say.
 
 `session_id`, `user`, `metadata`, `prompt_cache_key` and whatever we do not know stay: engines use
 them, or they are not ours to judge.
@@ -39,6 +41,9 @@ SCHEDULER_FIELDS: Final = (
     "session_params",
     "litellm_session_id",
 )
+
+#: The plugin's own names in `vllm_xargs`; engines are told them by the proxy alone.
+_PLUGIN_PREFIX: Final = "agentsched_"
 
 _ENCODE: Final = msgspec.json.Encoder().encode
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
@@ -149,7 +154,9 @@ def _engine_arguments(raw: Raw | None, ours: object) -> dict[str, object] | None
             if ours is None:
                 return None  # no object: the engine will say so
     kept: dict[str, object] = {
-        name: value for name, value in theirs.items() if _is_engine_argument(value)
+        name: value
+        for name, value in theirs.items()
+        if not name.startswith(_PLUGIN_PREFIX) and _is_engine_argument(value)
     }
     if isinstance(ours, Mapping):
         kept.update(ours)

@@ -173,6 +173,8 @@ class TestForwardBody:
             ({"agentic_context": {"program_id": "p"}}, None),
             ({"agentic_context": {"p": 1}, "session_id": "s"}, {"session_id": "s"}),
             ({"n": None, "x": 1}, {"x": 1}),
+            ({"agentsched_grace_s": 600, "x": 1}, {"x": 1}),
+            ({"agentsched_conversation": "another's", "agentsched_tenant": "t"}, None),
             (
                 {"l": [1, "a", 2.5], "bad": [[1]], "worse": [{}], "null": [None]},
                 {"l": [1, "a", 2.5]},
@@ -198,6 +200,14 @@ class TestForwardBody:
         assert sent["cache_salt"] == "c"
         assert sent["vllm_xargs"] == {"mine": 1, "both": 2}
         assert forwarded(CHAT, vllm_xargs={"ours": "x"})["vllm_xargs"] == {"ours": "x"}
+
+    def test_how_long_the_plugin_keeps_it_is_not_the_clients_to_say(self) -> None:
+        document = {**CHAT, "vllm_xargs": {"agentsched_grace_s": 600, "x": 1}}
+        ours = {"agentsched_conversation": "c"}
+        assert forwarded(document, vllm_xargs=ours)["vllm_xargs"] == {"x": 1, **ours}
+        body = json.dumps(document).replace("agentsched_", r"\u0061gentsched_").encode()
+        sent = forward_body(parse_request(Dialect.CHAT, body), fields={"vllm_xargs": ours})
+        assert json.loads(sent)["vllm_xargs"] == {"x": 1, **ours}
 
     def test_forwarding_twice_changes_nothing_more(self) -> None:
         document = {**CHAT, "stream": True, "agentsched": {}, "vllm_xargs": {"o": {}, "k": 1}}
