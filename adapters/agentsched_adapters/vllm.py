@@ -60,6 +60,9 @@ _SERVER_INFO_TIMEOUT_S: Final = 30.0
 _STATE_EVERY_S: Final = 2.0
 _STATE_TIMEOUT_S: Final = 2.0
 
+#: Conversations that were in a cache when the plugin told of them last; it tells of some at a time.
+_CACHED_MAX: Final = 20_000
+
 #: The list of models is not worth the failure of a look.
 _MODELS_TIMEOUT_S: Final = 2.0
 
@@ -156,8 +159,9 @@ class VllmEngine(OpenAiCompatibleEngine):
         self._warned: set[str] = set()
         self._plugin = PluginHints(self._http)
         self._has_plugin = False
-        #: Conversations that the plugin had in the cache when it was asked last, and when it was.
-        self._cached: frozenset[str] = frozenset()
+        #: Conversations that were in the cache when the plugin told of them last, which is longest
+        #: ago for the first; and when it was asked.
+        self._cached: dict[str, None] = {}
         self._asked_at: float | None = None
 
     @property
@@ -213,8 +217,8 @@ class VllmEngine(OpenAiCompatibleEngine):
             await self._follow_models(timeout_s=_MODELS_TIMEOUT_S)
         usage = self._named(page, *_KV_USAGE)
         # Several engine processes behind one server report one line each: counts add up, shares do
-        # not.
-        lines = max(1, sum(len(samples(page, name)) for name in _KV_USAGE))
+        # not. Of two names of the gauge the first one is read.
+        lines = next((n for name in _KV_USAGE if (n := len(samples(page, name)))), 1)
         return EngineLoad(
             running=_count(self._named(page, *_RUNNING)),
             waiting=_count(self._named(page, *_WAITING)),
@@ -276,11 +280,16 @@ class VllmEngine(OpenAiCompatibleEngine):
             return ()
         if state is None:
             return ()
-        told = [t for one in state.engines for p in one.programs for t in p.conversations.items()]
+        listed = [t for one in state.engines for p in one.programs for t in p.conversations.items()]
+        told = {name for name, _ in listed}
         # One that several processes know is there as long as one of them has it.
-        cached = frozenset(name for name, tokens in told if tokens)
-        gone = sorted({name for name, _ in told} & self._cached - cached)
-        self._cached = cached
+        cached = {name: None for name, tokens in listed if tokens}
+        gone = sorted(told & self._cached.keys() - cached.keys())
+        # Of those that it does not list nothing is said: they are as they were.
+        untold = {name: None for name in self._cached if name not in told}
+        self._cached = untold | cached
+        for name in list(self._cached)[:-_CACHED_MAX]:
+            del self._cached[name]
         return tuple(ConversationId(name) for name in gone)
 
     async def _find_plugin(self) -> bool:

@@ -242,6 +242,11 @@ async def test_older_and_missing_metrics_are_warned_of_once(
     ]
 
 
+async def test_a_share_under_two_names_is_counted_once(script: Script, make: Any) -> None:
+    script.metrics = "\nvllm:kv_cache_usage_perc 0.9\nvllm:gpu_cache_usage_perc 0.9\n"
+    assert (await make().load()).kv_usage == 0.9
+
+
 async def test_a_tier_is_known_by_what_came_from_it(script: Script, make: Any) -> None:
     below = 'vllm:prompt_tokens_by_source_total{{engine="0",source="{source}"}} {tokens}\n'
     script.metrics += below.format(source="local_cache_hit", tokens=900)
@@ -294,6 +299,30 @@ class TestWhatThePluginHasNoMore:
         assert (await engine.load()).gone == ()
         del script.cached["a"]  # not listed any more, which says nothing
         assert (await engine.load()).gone == ()
+
+    async def test_also_when_it_was_not_listed_in_between(self, script: Script, make: Any) -> None:
+        script.cached = {"a": 64, "b": 64}
+        engine = make()
+        await engine.probe()
+        await engine.load()
+        script.cached = {"b": 64}
+        assert (await engine.load()).gone == ()
+        script.cached = {"a": 0, "b": 64}
+        assert (await engine.load()).gone == ("a",)
+        assert (await engine.load()).gone == ()
+
+    async def test_it_is_remembered_of_so_many(
+        self, script: Script, make: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(vllm, "_CACHED_MAX", 2)
+        engine = make()
+        script.cached = {"a": 64, "b": 64}
+        await engine.probe()
+        await engine.load()
+        script.cached = {"c": 64, "b": 64}
+        await engine.load()
+        script.cached = dict.fromkeys("abc", 0)
+        assert (await engine.load()).gone == ("b", "c")
 
     async def test_a_plugin_in_trouble_spoils_no_reading(self, script: Script, make: Any) -> None:
         script.cached = {"a": 64}
