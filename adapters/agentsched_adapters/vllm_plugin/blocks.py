@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
@@ -88,6 +88,13 @@ class _Past(NamedTuple):
         return self.block.block_hash == self.hash
 
 
+class _Owner(NamedTuple):
+    """Whose an ended step was."""
+
+    program: str
+    tenant: str
+
+
 _REFUSED: Final = Grant(outcome=HintOutcome.REFUSED)
 
 
@@ -123,7 +130,7 @@ class BlockPins:
         #: Blocks of conversations that ended a step lately, least recent first.
         self._past: OrderedDict[str, list[_Past]] = OrderedDict()
         #: Whose those conversations are.
-        self._programs: dict[str, str] = {}
+        self._owners: dict[str, _Owner] = {}
         self._past_blocks = 0
         #: No pin expires before this.
         self._next_expiry: Instant | None = None
@@ -176,20 +183,24 @@ class BlockPins:
         With `tokens`, only the blocks that hold so many of its first tokens. Ends the
         conversation's older pin. None where nothing could be kept.
         """
-        past = self._remember(keeper.conversation, keeper.program, request)
+        owner = _Owner(keeper.program, keeper.tenant)
+        past = self._remember(keeper.conversation, owner, request)
         if ttl <= 0:
             return None
         return self._hold(keeper, self._beginning(past, tokens), ttl=ttl, now=now)
 
-    def remember_request(self, conversation: str, program: str, request: Any) -> None:
+    def remember_request(
+        self, conversation: str, request: Any, *, program: str, tenant: str
+    ) -> None:
         """Note a request's blocks without pinning them."""
-        self._remember(conversation, program, request)
+        self._remember(conversation, _Owner(program, tenant), request)
 
     def pin(self, keeper: Keeper, *, ttl: Nanos, now: Instant, tokens: int | None = None) -> Grant:
         """Refine the pin that a conversation has, or pin what is still cached of its latest step.
 
-        With `tokens`, only the blocks that hold so many of its first tokens. Refused where nothing
-        is cached; clipped where the time is cut, or the budget has no room for all of it.
+        With `tokens`, only the blocks that hold so many of its first tokens. Without a tenant, it
+        is that of the latest step. Refused where nothing is cached, or it is worth less than
+        `pins_max` others; clipped where the time is cut, or the budget has no room for all of it.
         """
         if ttl <= 0:
             return _REFUSED
@@ -198,6 +209,9 @@ class BlockPins:
         past = self._past.get(keeper.conversation, [])
         present = self._present(past)
         held = self._ledger.of_conversation(keeper.conversation)
+        if not keeper.tenant:
+            # A proxy's pins do not say it, its requests do: one budget must hold for both.
+            keeper = replace(keeper, tenant=self._tenant_of(keeper.conversation, held))
         if held is not None and len(held.blocks) > len(present):
             present = _past_of(held.blocks)
         wanted = len(self._beginning(past or present, tokens))
@@ -245,14 +259,14 @@ class BlockPins:
     def release_all(self, reason: UnpinReason) -> int:
         """End every pin and forget the past: the cache is about to be emptied."""
         self._past.clear()
-        self._programs.clear()
+        self._owners.clear()
         self._past_blocks = 0
         return self.release_where(lambda pin: True, reason)
 
     def forget(self, conversation: str) -> None:
         """Nobody will come back to a conversation."""
         self._past_blocks -= len(self._past.pop(conversation, ()))
-        self._programs.pop(conversation, None)
+        self._owners.pop(conversation, None)
 
     def expire(self, *, now: Instant) -> None:
         """End the pins whose time is over, unless a request of their conversation is here.
@@ -264,10 +278,15 @@ class BlockPins:
         due = [p for p in self._ledger if p.expires_at <= now and not self._awaited(p.conversation)]
         for pin in due:
             self._end(pin, UnpinReason.EXPIRED)
-        ends = [p.expires_at for p in self._ledger]
-        # An awaited one is looked at again when its request ends.
-        later = [at for at in ends if at > now]
-        self._next_expiry = min(later, default=now if ends else None)
+        # An awaited one is looked at again when its request ends: see `no_longer_awaited`.
+        later = (p.expires_at for p in self._ledger if p.expires_at > now)
+        self._next_expiry = min(later, default=None)
+
+    def no_longer_awaited(self, conversation: str) -> None:
+        """Its last request ended, perhaps before it ran: its pin's time counts again."""
+        held = self._ledger.of_conversation(conversation)
+        if held is not None:
+            self._expect(held.expires_at)
 
     def give_way(self, need: int, *, keep: frozenset[int] = frozenset(), spare: str = "") -> int:
         """Give back `need` blocks that only pins hold, if there are so many; how many it were."""
@@ -315,9 +334,16 @@ class BlockPins:
         present = self._present(self._past.get(conversation, []))
         return self._layout.tokens([entry.block for entry in present])
 
+    def is_gone(self, conversation: str) -> bool:
+        """Whether nothing of a conversation that we remember is in the cache; cheap to ask."""
+        past = self._past[conversation]
+        if self._layout.has_windows:
+            return not all(map(_IS_CACHED, past))
+        return not past[0].is_cached
+
     def program_of(self, conversation: str) -> str:
         """The program of a conversation that we remember."""
-        return self._programs[conversation]
+        return self._owners[conversation].program
 
     @property
     def conversations(self) -> Iterable[str]:
@@ -356,7 +382,12 @@ class BlockPins:
         is_here = pool is None or pool is self._pool
         return is_here and not block.is_null and block.block_hash is not None
 
-    def _remember(self, conversation: str, program: str, request: Any) -> list[_Past]:
+    def _tenant_of(self, conversation: str, held: HeldPin | None) -> str:
+        owner = self._owners.get(conversation)
+        remembered = "" if owner is None else owner.tenant
+        return remembered or ("" if held is None else held.tenant)
+
+    def _remember(self, conversation: str, owner: _Owner, request: Any) -> list[_Past]:
         """Note what a request that ends has in the cache; what that is."""
         groups = self._layout.groups(self._manager, request)
         ours = (block for group in groups for block in group if self._is_ours(block))
@@ -365,7 +396,7 @@ class BlockPins:
         if not past:
             return past
         self._past[conversation] = past
-        self._programs[conversation] = program
+        self._owners[conversation] = owner
         self._past_blocks += len(past)
         # More than four times the pool would only be about blocks that are long gone.
         while self._past_blocks > 4 * self._pool.num_gpu_blocks or len(self._past) > _PAST_MAX:
@@ -401,7 +432,8 @@ class BlockPins:
         self.granted_total += 1
         self._expect(pin.expires_at)
         self._keep_to_budget(pin)
-        return pin if pin.blocks else None
+        # It may itself be what was of least value.
+        return pin if self._ledger.of_conversation(pin.conversation) is pin else None
 
     def _keep_to_budget(self, newest: HeldPin) -> None:
         while len(self._ledger) > self._pins_max:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import islice
 from math import isfinite
 from typing import Any, Final
 
@@ -33,7 +34,8 @@ from agentsched_adapters.vllm_plugin.wire import (
 
 #: The name of the utility call, a method that `attach` gives to vLLM's `EngineCore`.
 METHOD: Final = "agentsched_control"
-#: Pins and conversations that one state tells of, the most recent first.
+#: Pins and conversations that one state tells of, the most recent first; and as many older ones
+#: that are gone.
 _LISTED_MAX: Final = 1_024
 
 
@@ -166,10 +168,15 @@ def _state(host: EngineHost, scheduler: Any, body: bytes) -> EngineState:
 
 
 def _programs(host: EngineHost) -> tuple[ProgramState, ...]:
-    """What is in the cache of each program that ended a step lately, the most recent first."""
+    """What is in the cache of each program that ended a step lately, the most recent first.
+
+    Of the older ones, those of which nothing is there any more: else who was told once that they
+    are would never hear that they went.
+    """
     found: dict[str, dict[str, int]] = {}
-    latest = list(host.pins.conversations)[-_LISTED_MAX:]
-    for conversation in reversed(latest):
+    known = list(reversed(list(host.pins.conversations)))
+    latest, older = known[:_LISTED_MAX], known[_LISTED_MAX:]
+    for conversation in (*latest, *islice(filter(host.pins.is_gone, older), _LISTED_MAX)):
         tokens = host.pins.cached_tokens(conversation)
         program = host.pins.program_of(conversation)
         found.setdefault(program, {})[conversation] = tokens

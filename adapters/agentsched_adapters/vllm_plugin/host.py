@@ -236,6 +236,7 @@ class EngineHost:
             self._active[caller.conversation] = left
         else:
             del self._active[caller.conversation]
+            self.pins.no_longer_awaited(caller.conversation)
 
     def _end_in_core(self, live: _Live, *, is_whole: bool) -> Sequence[Command]:
         if self.queue is not None:
@@ -269,7 +270,9 @@ class EngineHost:
         now, caller = self.now(), live.caller
         if caller.conversation in self._active:
             # Another request of it is here: nothing to bridge, and no newer turn to end the pin.
-            self.pins.remember_request(caller.conversation, caller.program, live.request)
+            self.pins.remember_request(
+                caller.conversation, live.request, program=caller.program, tenant=caller.tenant
+            )
             return
         self._minted += 1
         grace = self.settings.grace if caller.grace is None else caller.grace

@@ -61,7 +61,7 @@ class ProgramScheduler(AsyncScheduler):
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         # The one place through which every request ends, and it still has its blocks.
         if self.agentsched is not None:
-            self.agentsched.ends(request, is_whole=request.status in _WHOLE)
+            self.agentsched.ends(request, is_whole=_is_whole(request))
         return super()._free_request(request, *args, **kwargs)
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
@@ -74,6 +74,22 @@ class ProgramScheduler(AsyncScheduler):
         """The class that this engine would have without us, for what `AsyncScheduler` changes."""
         is_async = self.scheduler_config.async_scheduling
         return super() if is_async else super(AsyncScheduler, self)
+
+
+def _is_whole(request: Request) -> bool:
+    """Whether a request that ended gave its answer.
+
+    Stop strings are found by vLLM's front end, which then aborts the request here. So an abort of
+    a request that has them counts as the end of its answer once that had begun. A client that hung
+    up looks the same: it may come back to what is cached as well, and its pin is as soft and as
+    short as any.
+    """
+    if request.status in _WHOLE:
+        return True
+    params = request.sampling_params
+    has_strings = params is not None and bool(params.stop)
+    is_aborted = request.status == RequestStatus.FINISHED_ABORTED
+    return is_aborted and has_strings and request.num_output_tokens > 0
 
 
 def _host_of(scheduler: Any) -> EngineHost | None:

@@ -191,12 +191,18 @@ class Lab:
         self.now_ns += round(seconds * 1e9)
 
     def add(
-        self, key: str, prompt: list[int], *, tokens: int, xargs: dict[str, Any] | None = None
+        self,
+        key: str,
+        prompt: list[int],
+        *,
+        tokens: int,
+        xargs: dict[str, Any] | None = None,
+        stop: list[str] | None = None,
     ) -> None:
         from vllm.sampling_params import SamplingParams
         from vllm.v1.request import Request
 
-        params = SamplingParams(max_tokens=tokens, min_tokens=tokens, ignore_eos=True)
+        params = SamplingParams(max_tokens=tokens, min_tokens=tokens, ignore_eos=True, stop=stop)
         params.extra_args = dict(xargs or {})
         request = Request(
             request_id=key,

@@ -61,9 +61,17 @@ class PluginMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(["", "t1", "t2"]),
         fresh=st.booleans(),
         is_named=st.sampled_from([True, True, True, False]),
+        stop=st.sampled_from([None, None, ["x"]]),
     )
     def arrive(
-        self, conversation: str, grow: int, tokens: int, tenant: str, fresh: bool, is_named: bool
+        self,
+        conversation: str,
+        grow: int,
+        tokens: int,
+        tenant: str,
+        fresh: bool,
+        is_named: bool,
+        stop: list[str] | None,
     ) -> None:
         self.count += 1
         key = f"r{self.count}"
@@ -80,7 +88,7 @@ class PluginMachine(RuleBasedStateMachine):
                 "agentsched_program": f"p-{conversation}",
                 "agentsched_tenant": tenant,
             }
-        self.lab.add(key, prompt, tokens=tokens, xargs=xargs)
+        self.lab.add(key, prompt, tokens=tokens, xargs=xargs, stop=stop)
 
     @rule(data=st.data())
     @precondition(lambda self: self.lab.scheduler.requests)

@@ -1,6 +1,6 @@
 """Single situations on vLLM's real scheduler; run by vLLM's Python. Prints one JSON line per trial.
 
-python trials.py
+python trials.py [NAME ...]
 """
 
 from __future__ import annotations
@@ -9,43 +9,17 @@ import json
 import random
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import trials_of_pins  # noqa: F401  (its trials are among those that `main` runs)
 from lab import BLOCK_SIZE, LAYOUTS, Lab
+from trial_kit import LONG, TRIALS, flood, of, seconds, served, trial, words
 
-from agentsched.model import HintOutcome, Nanos, UnpinReason
+from agentsched.model import HintOutcome, UnpinReason
 from agentsched_adapters.vllm_plugin.blocks import Keeper
 from agentsched_adapters.vllm_plugin.control import serve
-
-TRIALS: list[Callable[[], None]] = []
-LONG = {"grace": "600s", "budget": "1.0", "tenant_budget": "1.0"}
-
-
-def trial(function: Callable[[], None]) -> Callable[[], None]:
-    TRIALS.append(function)
-    return function
-
-
-def words(seed: int, blocks: int) -> list[int]:
-    return [100 + (seed * 997 + i * 31) % 2_800 for i in range(blocks * BLOCK_SIZE)]
-
-
-def of(conversation: str, **more: object) -> dict[str, object]:
-    return {"agentsched_conversation": conversation, "agentsched_program": conversation, **more}
-
-
-def seconds(value: float) -> Nanos:
-    return Nanos(round(value * 1e9))
-
-
-def flood(lab: Lab, count: int = 8, blocks: int = 12) -> None:
-    """Other traffic that nobody will come back to, more than the pool holds."""
-    for index in range(count):
-        lab.add(f"flood{index}-{lab.now_ns}", words(500 + index, blocks), tokens=2)
-        lab.run()
 
 
 @trial
@@ -364,6 +338,12 @@ def an_error_of_ours_leaves_a_stock_engine() -> None:
     assert lab.pool.get_num_free_blocks() == lab.blocks - 1
     assert lab.scheduler.reset_prefix_cache()
     assert lab.host.refine(Keeper(pin="p", conversation="c1"), ttl=seconds(1))[2] == 0
+    # Its queue stays in the engine, and keeps nobody who left it.
+    for number in range(8, 58):
+        lab.add(f"r{number}", words(number, 2), tokens=1, xargs=of(f"c{number}"))
+    lab.run()
+    assert not lab.host.queue._taken
+    assert not lab.host.queue._went
 
 
 @trial
@@ -550,17 +530,6 @@ def a_variable_makes_it_the_default() -> None:
     assert chosen(async_scheduling=False) is ProgramScheduler
     name = "vllm.v1.core.sched.scheduler.Scheduler"
     assert chosen(async_scheduling=True, scheduler_cls=name) is Scheduler
-
-
-def served(lab: Lab) -> list[str]:
-    """The requests in the order in which they end."""
-    order: list[str] = []
-    while lab.scheduler.has_unfinished_requests():
-        before = set(lab.scheduler.requests)
-        lab.step()
-        order += sorted(before - set(lab.scheduler.requests))
-        lab.check()
-    return order
 
 
 def main() -> None:
