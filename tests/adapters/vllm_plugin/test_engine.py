@@ -223,6 +223,26 @@ async def test_a_session_that_is_pinned_outlives_a_flood(http: httpx.AsyncClient
     assert await cached(http, [*prompt, 7, 8, 9]) == 0
 
 
+async def test_an_answer_that_ends_at_a_stop_string_leaves_its_conversation_to_pin(
+    http: httpx.AsyncClient,
+) -> None:
+    prompt = words("stops", 1_600)
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 60, "temperature": 0}
+    whole = (await http.post("/v1/completions", json=body)).json()["choices"][0]["text"]
+    # A character that the model says late and not before.
+    stop = next(c for at, c in reversed(list(enumerate(whole[:-8]))) if whole.index(c) == at)
+    more = {"stop": [stop], "vllm_xargs": {"agentsched_conversation": "stopped"}}
+    answer = (await http.post("/v1/completions", json=body | more)).json()
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["usage"]["completion_tokens"] > 0
+    pin = {"conversation": "stopped", "ttl_s": 60}
+    granted = (await http.post("/v1/agentsched/pin", json=pin)).json()
+    assert granted["outcome"] == "accepted"
+    assert granted["tokens"] >= 1_600
+    await flood(http)
+    assert await cached(http, [*prompt, 7, 8], "stopped") == 1_600
+
+
 async def test_nothing_is_left_after_aborts_and_expiry(http: httpx.AsyncClient) -> None:
     async def hang_up(number: int) -> None:
         with pytest.raises(httpx.ReadTimeout):
