@@ -29,6 +29,9 @@ class Alarms(Generic[K]):
     def __len__(self) -> int:
         return len(self._set)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._set
+
     def set(self, key: K, at: Instant) -> None:
         """Set the key's alarm, in place of the one that it has."""
         self._number += 1

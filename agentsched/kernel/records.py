@@ -129,6 +129,8 @@ class ConversationRecord:
     answered: dict[CallId, ToolName] = field(default_factory=dict)
     is_warmed: bool = False
     is_over: bool = False
+    #: It goes on under another id, until a step of its own says otherwise.
+    is_replaced: bool = False
     #: Whether it began as a sub-agent of `parent`.
     is_spawned: bool = False
     #: Tokens of KV that its tenant is charged for while it pauses.
@@ -285,7 +287,8 @@ class EngineRecord:
         self.dispatched_total += 1
 
     def start(self, step: StepRecord) -> None:
-        """Its prefill is over."""
+        """Its prefill is over. Whoever was asked to make way did not: another may be asked."""
+        step.is_yielding = False
         self.cold.drop(step.step, until=step.cold_until)
         self.starting_tokens -= step.prompt_tokens
 

@@ -88,7 +88,7 @@ def _is_about(command: Command, step: StepId) -> bool:
 
 def _twin(scheduler: Scheduler, event: StepArrived) -> Scheduler:
     policies, books = scheduler.policies, scheduler._books
-    shared = [policies, scheduler.latest, books.graph_builder, *_lasting(books, event)]
+    shared = [policies, scheduler.latest, books.graph_builder, *_lasting(scheduler, event)]
     shared += [getattr(policies, point) for point in policies.names]
     twin = copy.deepcopy(scheduler, {id(part): part for part in shared})
     twin._guarded.stop_learning()
@@ -96,8 +96,9 @@ def _twin(scheduler: Scheduler, event: StepArrived) -> Scheduler:
     return twin
 
 
-def _lasting(books: Books, event: StepArrived) -> Iterator[object]:
+def _lasting(scheduler: Scheduler, event: StepArrived) -> Iterator[object]:
     """What no turn of the twin changes, and idle programs that this one cannot reach."""
+    books, is_planned = scheduler._books, scheduler._retention.is_planned
     yield books.limits
     for step in books.steps.values():
         yield step.arrived
@@ -107,7 +108,9 @@ def _lasting(books: Books, event: StepArrived) -> Iterator[object]:
         conversations = program.conversations.values()
         # A parent's record changes with its children, which may come and go in this turn.
         is_reached = program.program in near or bool(program.children)
-        if is_reached or any(c.is_resident for c in conversations):
+        # Time alone may bring a warm-up.
+        is_reached |= any(c.is_resident or is_planned(c.conversation) for c in conversations)
+        if is_reached:
             for conversation in conversations:
                 yield conversation.prefixes
         else:

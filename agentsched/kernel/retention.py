@@ -8,6 +8,7 @@ from typing import Final
 
 from agentsched.kernel.alarms import Alarms
 from agentsched.kernel.books import Books
+from agentsched.kernel.doors import may_warm
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.pressure import Pressure
 from agentsched.kernel.records import (
@@ -19,6 +20,7 @@ from agentsched.kernel.records import (
 )
 from agentsched.kernel.warming import WarmLedger, WarmUp
 from agentsched.model import (
+    SECOND,
     CallId,
     Command,
     ConversationId,
@@ -26,6 +28,7 @@ from agentsched.model import (
     HintAnswered,
     HintOutcome,
     Instant,
+    Nanos,
     Pin,
     PinId,
     Prefetch,
@@ -35,10 +38,13 @@ from agentsched.model import (
     UnpinReason,
     Usage,
     after,
+    between,
 )
 
 #: Further warm-ups that wait for slack are not made: the oldest is dropped.
 _POSTPONED_MAX: Final = 256
+#: One that has waited for so long is asked about anew: what it was planned for may be over.
+_POSTPONED_NS: Final = Nanos(5 * SECOND)
 
 
 class Retention:
@@ -50,10 +56,10 @@ class Retention:
         self._minted = 0
         #: Warm-ups to come, of conversations that pause.
         self._warm: Alarms[ConversationId] = Alarms()
-        #: Those whose time has come, but not the engine's slack; oldest first.
-        self._postponed: OrderedDict[ConversationId, None] = OrderedDict()
-        #: The latest tool of a conversation that only its runner spoke of.
-        self._told: dict[ConversationId, CallId] = {}
+        #: Those whose time has come, but not the engine's slack, and since when; oldest first.
+        self._postponed: OrderedDict[ConversationId, Instant] = OrderedDict()
+        #: Tools that a conversation waits for, and that only their runners spoke of.
+        self._told: dict[ConversationId, dict[CallId, None]] = {}
         self.warm_ups = WarmLedger()
         self.pressure = Pressure()
 
@@ -132,7 +138,7 @@ class Retention:
         if at is None:
             return []
         if at <= now:
-            return self._warm_up(pause, conversation, now=now)
+            return self._warm_up(pause, conversation, since=now, now=now)
         self._warm.set(pause.conversation, at)
         return []
 
@@ -150,10 +156,12 @@ class Retention:
         talk = named or max(paused, key=lambda t: (t.last_at, t.conversation), default=None)
         if talk is None or talk.paused_at is None:
             return []
-        talk.tools[event.call_id] = event.tool
+        told = self._told.setdefault(talk.conversation, {})
+        told[event.call_id], talk.tools[event.call_id] = None, event.tool
         if len(talk.tools) > self._books.limits.tools_per_program_max:
-            del talk.tools[next(iter(talk.tools))]
-        self._told[talk.conversation] = event.call_id
+            oldest = next(iter(talk.tools))
+            del talk.tools[oldest]
+            told.pop(oldest, None)
         talk.is_over = False
         return self.pause(program, talk, now=now)
 
@@ -192,11 +200,23 @@ class Retention:
     def resume(self, conversation: ConversationId) -> None:
         """A conversation's next step is here: a warm-up that has not begun would come too late."""
         self._unplan(conversation)
-        # No request will say that it answers this one.
-        told = self._told.pop(conversation, None)
+        # No request will say that it answers these.
+        told = self._told.pop(conversation, {})
         talk = self._books.conversations.get(conversation)
-        if told is not None and talk is not None:
-            talk.tools.pop(told, None)
+        if talk is not None:
+            for call in told:
+                talk.tools.pop(call, None)
+
+    def taken_up(self, step: StepRecord) -> list[Command]:
+        """A step began, or its answer came whole: its engine's own references keep the blocks.
+
+        An engine that it left for another one sees nothing of it and must be told to let go.
+        """
+        pin = self._books.pins.of_conversation(step.conversation)
+        if pin is None:
+            return []
+        is_there = pin.engine == step.engine
+        return [self._end(pin, UnpinReason.RESUMED if is_there else UnpinReason.SUPERSEDED)]
 
     def release(self, conversation: ConversationId, reason: UnpinReason) -> list[Command]:
         """End the pin that a conversation holds, where it holds one."""
@@ -212,6 +232,12 @@ class Retention:
         stopped = [self._stop(warm, reason)] if warm is not None else []
         self.warm_ups.forget(conversation)
         return [*self.release(conversation, reason), *stopped]
+
+    def supersede(self, conversation: ConversationRecord) -> list[Command]:
+        """It goes on under another id. Its KV counts as held still: the two share a beginning."""
+        conversation.is_replaced = True
+        conversation.answer(tuple(conversation.tools))
+        return self.forget(conversation.conversation, UnpinReason.SUPERSEDED)
 
     def forget_program(self, program: ProgramRecord, reason: UnpinReason) -> list[Command]:
         """The same for all conversations of a program."""
@@ -238,6 +264,7 @@ class Retention:
         if engine is None:
             return []
         ended = self.lose_engine(engine)
+        self.warm_ups.forget_engine(engine)
         self._books.forget_engine(engine)
         return ended
 
@@ -292,16 +319,27 @@ class Retention:
         commands: list[Command] = [
             self._expire(pin, now=now) for pin in self._books.pins.expired(now=now)
         ]
-        due = self._warm.ring(now=now)
+        due = dict.fromkeys(self._warm.ring(now=now), now)
         if self._postponed:
-            due = [*self._postponed, *due]
+            due = {**self._postponed, **due}
             self._postponed.clear()
-        for key in due:
-            conversation = self._books.conversations[key]
-            pause = self._pause_of(self._books.programs[conversation.program], conversation)
-            if pause is not None and not conversation.is_warmed:
-                commands += self._warm_up(pause, conversation, now=now)
+        for key, since in due.items():
+            commands += self._due(key, since=since, now=now)
         return commands
+
+    def _due(self, key: ConversationId, *, since: Instant, now: Instant) -> list[Command]:
+        """The time of a warm-up has come, perhaps a while ago."""
+        conversation = self._books.conversations[key]
+        program = self._books.programs[conversation.program]
+        pause = self._pause_of(program, conversation)
+        if pause is None or conversation.is_warmed:
+            return []
+        engine = self._books.engines[pause.engine]
+        if not engine.is_contended:
+            return []
+        if between(since, now) >= _POSTPONED_NS and self._has_slack(engine, pause, now=now):
+            return self.plan_warm_up(program, conversation, now=now)
+        return self._warm_up(pause, conversation, since=since, now=now)
 
     def _expire(self, pin: Pin, *, now: Instant) -> Command:
         """A pin's time is over; while its own next step waits, it is kept for that."""
@@ -343,16 +381,18 @@ class Retention:
         return Unpin(pin=pin.pin, engine=pin.engine, reason=reason)
 
     def _warm_up(
-        self, pause: Pause, conversation: ConversationRecord, *, now: Instant
+        self, pause: Pause, conversation: ConversationRecord, *, since: Instant, now: Instant
     ) -> list[Command]:
         engine = self._books.engines[pause.engine]
         is_able = engine.is_up and engine.silent_since is None and engine.capabilities.warm
         if not is_able or conversation.is_over:
             return []
         if not self._has_slack(engine, pause, now=now):
-            self._postponed[pause.conversation] = None
+            self._postponed[pause.conversation] = since
             if len(self._postponed) > _POSTPONED_MAX:
                 self._postponed.popitem(last=False)
+            return []
+        if not may_warm(pause, self._books):  # others were warmed since it was planned
             return []
         # One may still be under way where the conversation was before: it went elsewhere since.
         former = self.warm_ups.of_conversation(pause.conversation)
@@ -398,6 +438,10 @@ class Retention:
         if home is not None:
             self.pressure.look(self._books.engines[home])
 
+    def is_planned(self, conversation: ConversationId) -> bool:
+        """Whether it is to be warmed, now or later."""
+        return conversation in self._warm or conversation in self._postponed
+
     def _unplan(self, conversation: ConversationId) -> None:
         self._warm.cancel(conversation)
         self._postponed.pop(conversation, None)
@@ -407,6 +451,8 @@ class Retention:
         self.pressure.check()
         self.warm_ups.check()
         assert len(self._postponed) <= _POSTPONED_MAX
+        assert set(self._told) <= set(self._books.conversations)
+        assert set(self.warm_ups.accounts) <= set(self._books.engines)
         for warm in self.warm_ups.under_way():
             assert warm.conversation in self._books.conversations
 
@@ -414,6 +460,9 @@ class Retention:
         if conversation.paused_at is None or conversation.engine is None:
             return None
         if not conversation.prefixes:
+            return None
+        # Nobody comes back to what was rewritten, or to a program that only waits for its end.
+        if conversation.is_replaced or self._books.is_closing(program.program):
             return None
         whole = conversation.prefixes[-1]
         return Pause(

@@ -175,6 +175,12 @@ class WarmLedger:
         if warm is not None:
             self.account(warm.engine).judge(warm.tokens, is_hit=False)
 
+    def forget_engine(self, engine: EngineId) -> None:
+        """An engine on which none is under way is gone for good, and its account with it."""
+        self.accounts.pop(engine, None)
+        for key in [key for key, warm in self._awaited.items() if warm.engine == engine]:
+            del self._awaited[key]
+
     def _spend(self, tenant: TenantId, tokens: int, *, now: Instant) -> None:
         spent = self._spent.setdefault(tenant, deque())
         if spent and between(spent[-1].since, now) < SECOND:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shorthand import at, prefetch
+from shorthand import arrived, at, prefetch
 
 from agentsched.kernel.warming import WarmLedger
 from agentsched.model import (
@@ -18,6 +18,7 @@ from agentsched.model import (
     Prefetch,
     ProgramClosed,
     ProgramId,
+    Reject,
     StepFinished,
     StepId,
     TenantConfigured,
@@ -102,6 +103,85 @@ def test_whether_it_paid_is_seen_with_the_next_step(warm: Any, cached: int, hit:
     come_back(warm, "a", cached=cached)
     assert account(warm) == (510, hit, 510 - hit, 0, 0)
     assert (warm.scheduler.engines[EngineId("e1")].warm_paid == 1.0) == bool(hit)
+
+
+def tool_done(name: str) -> ToolFinished:
+    call = CallId(f"k-{name}")
+    return ToolFinished(program=ProgramId(name), call_id=call, tool=ToolName("bash"))
+
+
+@pytest.fixture
+def planned(rig: Any) -> Any:
+    """a's memory is gone to b's, and it is to be warmed at 10 s."""
+    rig.engine(pins=False, kv_tokens=1_000)
+    pause(rig, "a", tokens=500)
+    pause(rig, "b", tokens=600)
+    rig.policy.warm = lambda pause: at(10)
+    assert rig.push(tool_done("a"), at=1) == ()
+    assert rig.scheduler.next_deadline() == at(10)
+    return rig
+
+
+def test_none_is_sent_once_the_gate_has_closed(planned: Any) -> None:
+    planned.push(ProgramClosed(program=ProgramId("b"), reason="done"), at=2)
+    assert not planned.scheduler.engines[EngineId("e1")].is_contended
+    assert planned.timer(at=10) == ()
+    assert planned.scheduler.next_deadline() is None
+
+
+def test_a_dry_run_warms_nothing(planned: Any) -> None:
+    probe = arrived("x", "x", conversation="a/main")  # another's, so that it is turned away
+    plan = planned.scheduler.plan(probe, now=at(10))
+    assert isinstance(plan.verdict, Reject)
+    talk = planned.scheduler.programs[ProgramId("a")].conversations["a/main"]
+    assert not talk.is_warmed
+    [begun] = planned.timer(at=10)
+    assert isinstance(begun, Prefetch)
+
+
+@pytest.mark.parametrize(("second", "is_asked"), [(4.9, False), (5, True)])
+def test_one_that_waited_for_slack_for_long_is_asked_about_again(
+    warm: Any, *, second: float, is_asked: bool
+) -> None:
+    warm.arrive("busy", program="busy", tokens=400_000, at=0)
+    warm.arrive("a", program="a")
+    warm.finish("a", tools={"k": "bash"})
+    warm.policy.warm = lambda pause: at(20)
+    begun = warm.start("busy", at=second)
+    assert [type(command) for command in begun] == ([] if is_asked else [Prefetch])
+    if is_asked:
+        assert [type(command) for command in warm.timer(at=20)] == [Prefetch]
+
+
+def test_no_more_are_kept_warm_than_a_tenant_is_granted_however_they_were_planned(
+    make_rig: Any,
+) -> None:
+    rig = make_rig(warm_ups_per_engine_max=9, warm_ups_per_tenant_max=9)
+    limits = TenantLimits(warm_max=1)
+    rig.push(TenantConfigured(tenant=TenantId("t1"), limits=limits))
+    rig.engine(pins=False)
+    seconds = {"a": 11, "b": 12, "c": 13}
+    rig.policy.warm = lambda pause: at(seconds[pause.program])
+    for name in seconds:
+        pause(rig, name)
+    for second in seconds.values():
+        for begun in rig.timer(at=second):
+            answer(rig, begun)
+    assert [c.program for c in rig.commands if isinstance(c, Prefetch)] == ["a"]
+
+
+def test_an_engine_that_is_forgotten_has_no_account_any_more(
+    warm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentsched.kernel.books._GONE_MAX", 0)
+    [begun] = pause(warm, "a")
+    answer(warm, begun)
+    assert list(warm.scheduler.warm_accounts) == ["e1"]
+    warm.push(EngineLost(engine=EngineId("e1"), reason="crash"))
+    warm.engine("e2", pins=False)
+    assert list(warm.scheduler.engines) == ["e2"]
+    warm.push(ProgramClosed(program=ProgramId("a"), reason="done"))
+    assert not warm.scheduler.warm_accounts
 
 
 def test_what_a_tenant_began_counts_for_a_minute() -> None:
