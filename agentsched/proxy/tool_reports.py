@@ -1,8 +1,9 @@
 """What agents and tool runners tell about tools: `POST /agentsched/v1/tools`, the bus likewise.
 
-A report is a hint: it makes forecasts exact and lets the next step be warmed the moment its tool
-ends. One about a program that is not known here, or not the reporter's own, is counted and changes
-nothing.
+A report is a hint: it says which tool a conversation waits for, gives the tool's node its exact
+times, and lets the next step be warmed the moment its tool ends. How long a tool will still take is
+kept for policies that ask (`expected_return`); of the built-in ones none does. One about a program
+that is not known here, or not the reporter's own, is counted and changes nothing.
 """
 
 from __future__ import annotations

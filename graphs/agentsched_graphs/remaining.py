@@ -1,8 +1,9 @@
 """How much of a program is still to come: mean residual life, from programs that are over.
 
 A program's end is rarely announced. An answer without tool calls is its last word as far as anyone
-can tell, so that counts as an end, and is taken back should the program go on after all. Programs
-that were forgotten without a last word are censored: they count as alive up to where they got.
+can tell, so that counts as an end, and is taken back should the program go on after all. A
+program's close and a long silence count as well; one that goes for room before any of these does
+not.
 
 Agents differ (a SWE-bench agent takes 40 steps, a chat 2), so samples are kept by agent type, with
 all types together as the back-off, and a prior that a few samples outweigh.

@@ -2,14 +2,16 @@
 
 Paper: "Continuum: Efficient and Robust Multi-Turn LLM Agent Scheduling with KV Cache Time-to-Live",
 arXiv 2511.02230 (v6), section 4. For a pause for tool f with reload time R, mean queueing delay T
-of returns that had lost their KV, and memoryfulness eta:
+of returns, and memoryfulness eta:
 
     tau* = argmax over tau of  P(tau, f) x (T x eta + R) - tau          (seconds)
     eta  = - Corr(k, N - k)      k turns done, N turns in all, over past programs
 
 P(tau, f) is the share of past gaps of f within tau. Gaps run from an answer to the same program's
-next request. Up to K = 100 gaps in all: tau = ln B where B = T x eta + R exceeds 1 s (gaps are then
-taken to be exponential with mean 1 s), else none. Up to K gaps of f: all tools' gaps together.
+next request. Published is T of returns that had lost their KV; here it is taken over all returns,
+as what their first token took beyond a full reload. Up to K = 100 gaps in all: tau = ln B where
+B = T x eta + R exceeds 1 s (gaps are then taken to be exponential with mean 1 s), else none. Up to
+K gaps of f: all tools' gaps together.
 
 The value is the program's place in the order of arrival: the latest gives way first.
 

@@ -2,11 +2,10 @@
 
 At the end of its tools a return is certain: the prompt is warmed at once. Before that it is planned
 for the forecast's middle less the time that the reload takes, and only where the forecast has skill
-and the return is likelier than not within the time that a warmed prompt will probably survive. The
-kernel adds: only under pressure, only with slack (nobody waits, no prompt is being computed there),
-few at a time, and never in the way of real work.
+and its worth exceeds its price. The kernel adds: only under pressure, only with slack (nobody
+waits, no prompt is being computed there), few at a time, and never in the way of real work.
 
-    worth   = P(return within `patience` reloads of the warm-up) x reload seconds x paid
+    worth   = P(return within `survival` reloads of the warm-up) x reload seconds x paid
     price   = reload seconds x `price`          (slack is cheap, and not for nothing)
 
 `paid` is the share of lately warmed tokens that a next step found cached. Where warm-ups do not
