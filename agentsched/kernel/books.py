@@ -70,6 +70,7 @@ class Books:
         self.ready = ReadySteps(wait_ns_max=limits.wait_ns_max, bypasses_max=limits.bypasses_max)
         self.places = LeftPlaces(
             wait_ns_max=limits.wait_ns_max,
+            bypasses_max=limits.bypasses_max,
             patience=min(limits.engine_wait_ns_max, limits.wait_ns_max),
         )
         self.shares = ShareLedger(tenants_max=limits.tenants_max)
@@ -100,6 +101,7 @@ class Books:
         self.ready.set_bounds(wait_ns_max=limits.wait_ns_max, bypasses_max=limits.bypasses_max)
         self.places.set_bounds(
             wait_ns_max=limits.wait_ns_max,
+            bypasses_max=limits.bypasses_max,
             patience=min(limits.engine_wait_ns_max, limits.wait_ns_max),
         )
         self.shares.set_bound(tenants_max=limits.tenants_max)
@@ -452,7 +454,7 @@ class Books:
             return now, 0
         live = self.steps.get(event.retries)
         if live is not None and live.program == event.program:
-            return self.places.resume(live.arrived_at, now=now), live.bypassed
+            return self.places.resume(live.arrived_at, live.bypassed, now=now)
         return self.places.take(event.retries, event.program, now=now)
 
     def begin_step(self, step: StepRecord, program: ProgramRecord, *, now: Instant) -> None:

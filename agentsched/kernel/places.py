@@ -28,19 +28,21 @@ class LeftPlaces:
     """Keeps the places of steps that were cancelled, turned away or failed: a while, and so many.
 
     A retry that took its place over counts its promised wait from the first arrival. Whoever was
-    told no because the time was up is let wait a little again, up to `patience`: a no at once would
-    only make the client knock faster.
+    told no because a bound was reached is let wait a little again, up to `patience`, and let go
+    before it in the same proportion: a no at once would only make the client knock faster.
     """
 
-    def __init__(self, *, wait_ns_max: Nanos, patience: Nanos) -> None:
-        self.set_bounds(wait_ns_max=wait_ns_max, patience=patience)
+    def __init__(self, *, wait_ns_max: Nanos, bypasses_max: int, patience: Nanos) -> None:
+        self.set_bounds(wait_ns_max=wait_ns_max, bypasses_max=bypasses_max, patience=patience)
         #: The one that was left first comes first.
         self._places: OrderedDict[StepId, LeftPlace] = OrderedDict()
 
-    def set_bounds(self, *, wait_ns_max: Nanos, patience: Nanos) -> None:
+    def set_bounds(self, *, wait_ns_max: Nanos, bypasses_max: int, patience: Nanos) -> None:
         """Another promise from now on."""
-        #: The longest time of the promised wait that a retry may find used up.
+        #: The longest time of the promised wait that a retry may find used up, and the most
+        #: bypasses.
         self._used_max = Nanos(max(0, wait_ns_max - patience))
+        self._bypassed_max = bypasses_max * self._used_max // wait_ns_max
 
     def __len__(self) -> int:
         return len(self._places)
@@ -66,8 +68,8 @@ class LeftPlaces:
         if place is None or place.program != program:
             return now, 0
         del self._places[step]
-        return self.resume(place.arrived_at, now=now), place.bypassed
+        return self.resume(place.arrived_at, place.bypassed, now=now)
 
-    def resume(self, arrived_at: Instant, *, now: Instant) -> Instant:
-        """The arrival that counts for a retry of what arrived first at `arrived_at`."""
-        return max(arrived_at, Instant(now - self._used_max))
+    def resume(self, arrived_at: Instant, bypassed: int, *, now: Instant) -> tuple[Instant, int]:
+        """Arrival and bypasses that count for a retry of what arrived first at `arrived_at`."""
+        return max(arrived_at, Instant(now - self._used_max)), min(bypassed, self._bypassed_max)

@@ -10,7 +10,8 @@ S = StepId("s")
 
 
 def places() -> LeftPlaces:
-    return LeftPlaces(wait_ns_max=Nanos(120 * SECOND), patience=Nanos(10 * SECOND))
+    wait, patience = Nanos(120 * SECOND), Nanos(10 * SECOND)
+    return LeftPlaces(wait_ns_max=wait, bypasses_max=120, patience=patience)
 
 
 def at(second: float) -> Instant:
@@ -35,6 +36,12 @@ def test_whoever_waited_in_vain_may_wait_a_little_again() -> None:
     kept = places()
     kept.leave(S, P, arrived_at=at(0), bypassed=0, now=at(120))
     assert kept.take(S, P, now=at(125)) == (at(15), 0)  # its bound is reached at 135
+
+
+def test_whoever_was_overtaken_too_often_may_be_overtaken_a_little_again() -> None:
+    kept = places()
+    kept.leave(S, P, arrived_at=at(0), bypassed=120, now=at(1))
+    assert kept.take(S, P, now=at(2)) == (at(0), 110)
 
 
 def test_places_are_forgotten_after_five_minutes() -> None:

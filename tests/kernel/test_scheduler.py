@@ -39,7 +39,7 @@ from agentsched.model import (
     UnpinReason,
 )
 from agentsched.model.ids import CallId, ToolName
-from agentsched.policy import Held, Retention
+from agentsched.policy import Admitted, Held, Retention, TurnedAway
 
 
 def rejected(commands: Any) -> list[RejectReason]:
@@ -406,6 +406,25 @@ def test_a_retry_of_what_was_turned_away_goes_first_and_may_wait_a_little(make_r
     assert rejected(rig.push(TimerFired(), at=61)) == [RejectReason.WAIT_BOUND]
     assert rig.arrive("again", program="p1", at=66, retries=StepId("first")) == ()
     assert dispatched(rig.finish("busy", at=70)) == [("again", "e1")]
+
+
+def test_a_retry_of_what_was_overtaken_too_often_is_not_told_no_at_once(make_rig: Any) -> None:
+    rig = make_rig(bypasses_max=2, wait_ns_max=60 * SECOND, engine_wait_ns_max=10 * SECOND)
+
+    def admit(step: Any, engine: Any) -> Any:
+        if step.program != "p1":
+            return Admitted()
+        is_due = step.bypassed >= 2
+        held = Held(reason="programs", blocks_others=False)
+        return TurnedAway(reason="programs") if is_due else held
+
+    rig.policy.admission = admit
+    rig.engine()
+    rig.arrive("first", program="p1", at=0)
+    rig.arrive("s1", program="p2", at=1)
+    assert rejected(rig.arrive("s2", program="p3", at=2)) == [RejectReason.WAIT_BOUND]
+    assert rig.arrive("again", program="p1", at=3, retries=StepId("first")) == ()
+    assert rejected(rig.arrive("s3", program="p4", at=4)) == [RejectReason.WAIT_BOUND]
 
 
 def test_a_retry_takes_the_place_of_a_step_that_still_waits(make_rig: Any) -> None:

@@ -343,7 +343,7 @@ class Host(RuleBasedStateMachine):
         return StepId(known[back]) if back < len(known) else None
 
     def place_of(self, event: StepArrived) -> tuple[int, int]:
-        """What a retry must be granted: the first arrival, with a little patience left."""
+        """What a retry must be granted: the first place, with a little of both bounds left."""
         old = event.retries
         if old is None or self.arrivals[old].program != event.program or old in self.answered:
             return self.now, 0
@@ -351,9 +351,9 @@ class Host(RuleBasedStateMachine):
             if old in self.inherited:
                 return self.now, 0  # its place went to another retry
             self.inherited.add(old)
-        patience = min(self.limits.engine_wait_ns_max, self.limits.wait_ns_max)
-        first = max(self.arrived_at[old], self.now - self.limits.wait_ns_max + patience)
-        return first, self.bypassed[old]
+        used = max(0, self.limits.wait_ns_max - self.limits.engine_wait_ns_max)
+        most = self.limits.bypasses_max * used // self.limits.wait_ns_max
+        return max(self.arrived_at[old], self.now - used), min(self.bypassed[old], most)
 
     def arrive_again(self, data: st.DataObject) -> None:
         live = [s for s in self.arrivals if s in self.waiting or s in self.running]
