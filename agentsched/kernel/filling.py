@@ -74,13 +74,14 @@ class Filler:
         }
         if not len(self._books.ready) or (up and len(blocked) == len(up)):
             self._wanted |= blocked
-            return commands
+            return commands + self._tell_stranded(now=now)
         newcomers = self._books.ready.newcomers
         shut = self._shut_out(now=now)
         some = len(shut) < len(newcomers.models)
         in_turn = partial(self._policies.in_turn, now=now, newcomers=some)
         for step in in_turn() if up else list(self._books.ready):
             if up and len(blocked) == len(up):
+                commands += self._tell_stranded(now=now)
                 break
             if step.state is not StepState.WAITING:
                 continue  # it became due meanwhile
@@ -250,6 +251,12 @@ class Filler:
         step.held_for = "no engine"
         self._ask_again = min(give_up_at, self._ask_again or give_up_at)
         return []
+
+    def _tell_stranded(self, *, now: Instant) -> list[Command]:
+        """Whoever's model no engine has that is up: that the others are full is no matter to it."""
+        models = {model for model in self._books.ready.models if not self._fitting(model)}
+        stranded = [step for step in self._books.ready if step.model in models] if models else ()
+        return [c for step in stranded for c in self._without_engine(step, now=now)]
 
     def _dispatch(
         self, step: StepRecord, engine: EngineRecord, *, now: Instant, order: str = ""

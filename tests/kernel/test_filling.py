@@ -227,6 +227,31 @@ def test_a_cancelled_step_leaves_the_queue(rig: Any) -> None:
     assert rig.scheduler.next_deadline() is None
 
 
+@pytest.mark.parametrize("is_full_before", [True, False])
+def test_whose_engine_is_lost_is_told_so_in_time_while_the_others_are_full(
+    make_rig: Any, *, is_full_before: bool
+) -> None:
+    rig = make_rig(running_steps_per_engine_max=1, engine_wait_ns_max=Nanos(2 * SECOND))
+    rig.engine("a", models=("m1",))
+    rig.push(EngineLost(engine=EngineId("a"), reason="crash"))
+    arrivals = [("s1", "m1"), ("s2", "m2"), ("s3", "m2")]
+    rig.policy.rank_of = lambda step: (-float(step.arrived_at), step.step == "s1")
+    if is_full_before:
+        rig.engine("b", models=("m2",))
+        arrivals = arrivals[1:] + arrivals[:1]
+    for step, model in arrivals:
+        rig.arrive(step, program=f"p-{step}", model=model)
+    if not is_full_before:
+        rig.engine("b", models=("m2",))
+    assert len(rig.scheduler.engines["b"].running) == 1
+    assert rig.scheduler.steps["s1"].held_for == "no engine"
+    assert rig.scheduler.next_deadline() == 2 * SECOND
+    [reject] = rig.timer()
+    assert (reject.step, reject.reason) == ("s1", RejectReason.NO_ENGINE)
+    [reject] = rig.arrive("s4", program="p4", model="m3")
+    assert (reject.step, reject.reason) == ("s4", RejectReason.UNKNOWN_MODEL)
+
+
 def shut_out(rig: Any, answer: Any) -> list[str]:
     """Let the scripted admission say `answer` to all newcomers; the steps that are asked for."""
     asked: list[str] = []
