@@ -312,10 +312,8 @@ class Scheduler:
                 commands = let_go(self._books, self._retention, event)
                 self._ignored += commands is None
                 return commands or []
-            case WorkflowDeclared():
-                pass  # the graphs' matter
-            case TimerFired():
-                pass  # what time brings about is done in every turn
+            case WorkflowDeclared() | TimerFired():
+                pass  # the graphs' matter; what time brings about is done in every turn
             case _:
                 assert_never(event)
         return []
@@ -421,8 +419,7 @@ class Scheduler:
         engine.start(step)
         hear(engine, now=now)
         step.started_at = now
-        # From here on the engine's own references keep the blocks.
-        return self._retention.release(step.conversation, UnpinReason.RESUMED)
+        return self._retention.taken_up(step)
 
     def _end(
         self, event: StepFinished | StepFailed | StepCancelled, *, now: Instant
@@ -459,8 +456,7 @@ class Scheduler:
         if step.step_class.is_work and not conversation.active_steps:
             self._paused = conversation
             books.keep(conversation)
-        # The answer may have come whole, with no first token before it.
-        return self._retention.release(step.conversation, UnpinReason.RESUMED)
+        return self._retention.taken_up(step)
 
     def _put_back(self, step: StepRecord, *, now: Instant) -> list[Command]:
         """No byte reached the client: the same step may be tried again, elsewhere first."""

@@ -92,6 +92,19 @@ def test_it_ends_when_the_next_answer_comes_whole(pinned: Any) -> None:
     assert pinned.scheduler.statistics().pins == 0
 
 
+@pytest.mark.parametrize("shows_a_first_token", [True, False])
+def test_an_engine_that_its_conversation_left_is_told_to_let_go(
+    pinned: Any, *, shows_a_first_token: bool
+) -> None:
+    pinned.policy.retention = lambda pause: None
+    pinned.engine("e2")
+    pinned.policy.score_of = lambda step, engine: float(engine.engine == "e2")
+    pinned.arrive("s2", at=5)
+    begin = pinned.start if shows_a_first_token else pinned.finish
+    [unpin] = begin("s2", at=6)
+    assert (unpin.engine, unpin.reason) == ("e1", UnpinReason.SUPERSEDED)
+
+
 def test_it_outlives_a_cancelled_step(pinned: Any) -> None:
     pinned.arrive("s2", at=5)
     assert pinned.push(StepCancelled(step=StepId("s2"), reason="client")) == ()

@@ -64,6 +64,16 @@ def test_an_answer_that_comes_after_all_is_taken(make_rig: Any) -> None:
     assert rig.scheduler.statistics().yielded_total == 0
 
 
+def test_where_one_began_to_answer_after_all_the_next_one_is_asked(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=2)
+    rig.engine()
+    rig.arrive("b1", program="b1", step_class=BATCH)
+    rig.arrive("b2", program="b2", step_class=BATCH)
+    assert [c.step for c in rig.arrive("s1")] == ["b2"]
+    assert rig.start("b2") == (Cancel(step=StepId("b1"), reason=CancelReason.YIELDED),)
+    assert sent(make_way(rig, "b1")) == ["s1"]
+
+
 def test_batch_work_goes_last_whatever_the_policy_says(make_rig: Any) -> None:
     rig = make_rig(running_steps_per_engine_max=1)
     rig.arrive("b1", program="b1", step_class=BATCH, at=0)
