@@ -500,6 +500,8 @@ class Books:
         conversation.active_steps -= 1
         if not conversation.active_steps:
             conversation.paused_at = now
+            if not (step.state is StepState.FINISHED and step.step_class.is_work):
+                self.keep(conversation)  # no answer adds to what it keeps
         conversation.last_at = now
         self.touch(program, now=now)
         if not program.active_steps and step.program in self._closing:

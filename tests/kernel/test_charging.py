@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentsched.model import MILLISECOND, StepCancelled, StepFailed, StepId
+from agentsched.model import MILLISECOND, StepCancelled, StepClass, StepFailed, StepId
+from agentsched.policy import Held
 
 #: First guesses of an engine's prices: 100 us a prompt token, 20 ms an output token.
 PROMPT = 1_000
@@ -48,6 +49,29 @@ def test_who_hangs_up_is_charged_what_was_computed_by_then(
     account = rig.scheduler._books.shares.accounts()["t1"]
     assert (account.uncached_tokens, account.output_tokens) == (uncached, output)
     assert (account.running_steps, account.pending_uncached, account.pending_output) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("end", ["hangs up while it waits", "hangs up", "fails", "is aside"])
+def test_what_is_kept_is_charged_on_after_a_step_that_adds_nothing(rig: Any, end: str) -> None:
+    rig.engine()
+    rig.arrive("s1", tokens=PROMPT)
+    rig.finish("s1", prompt=PROMPT, output=10)
+    account = rig.scheduler._books.shares.accounts()["t1"]
+    assert account.idle_tokens == PROMPT + 10
+    if end == "hangs up while it waits":
+        rig.policy.admission = lambda step, engine: Held(reason="never")
+    aside = {"step_class": StepClass.AUXILIARY} if end == "is aside" else {}
+    rig.arrive("s2", tokens=PROMPT, **aside)
+    assert account.idle_tokens == 0
+    if end == "is aside":
+        rig.finish("s2", prompt=PROMPT)
+    elif end == "fails":
+        rig.push(StepFailed(step=StepId("s2"), reason="x", is_retryable=False))
+    else:
+        rig.push(StepCancelled(step=StepId("s2"), reason="left"))
+    assert account.idle_tokens == PROMPT + 10
+    rig.arrive("s3", tokens=PROMPT + 10)
+    assert account.idle_tokens == 0
 
 
 def test_what_was_cached_is_computed_for_nobody(rig: Any) -> None:
