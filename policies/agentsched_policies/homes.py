@@ -37,12 +37,24 @@ class _Home:
     last_at: Instant
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A step: tokens of its prompt without and of its head, and the engine that computes it."""
+
+    program: ProgramId
+    conversation: ConversationId
+    own: int
+    head: int
+    engine: EngineId | None = None
+
+
 class Homes:
     """Tokens of live conversations by engine; each update costs the same however many there are.
 
     Sizes leave out the head of the prompt, which others share. A conversation leaves with its last
     word, with its program, for another replica, when its engine is lost, or after a minute of
-    silence: it is then most probably over without having said so, and counts again when it speaks.
+    silence: it is then most probably over without having said so, and counts again when it speaks
+    or is answered.
     """
 
     def __init__(self, *, conversations_max: int = 65_536) -> None:
@@ -51,9 +63,7 @@ class Homes:
         self._homes: OrderedDict[ConversationId, _Home] = OrderedDict()
         self._tokens: dict[EngineId, int] = {}
         self._by_program: dict[ProgramId, dict[ConversationId, None]] = {}
-        self._steps: Bounded[StepId, tuple[ProgramId, ConversationId, int, int]] = Bounded(
-            size_max=65_536
-        )
+        self._steps: Bounded[StepId, _Asked] = Bounded(size_max=65_536)
         #: Mean tokens of an answer.
         self.output_tokens = 200.0
 
@@ -67,7 +77,8 @@ class Homes:
             case StepArrived() if event.step_class.is_work:
                 head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
                 own = max(0, event.prompt_tokens - head)
-                self._steps.set(event.step, (event.program, event.conversation, own, head))
+                asked = _Asked(event.program, event.conversation, own, head)
+                self._steps.set(event.step, asked)
             case StepFinished():
                 self._finish(event, now=now)
             case ProgramClosed():
@@ -78,6 +89,9 @@ class Homes:
             case EngineLost():
                 for key in [k for k, h in self._homes.items() if h.engine == event.engine]:
                     self._leave(key)
+                for _, asked in self._steps.items():
+                    if asked.engine == event.engine:
+                        asked.engine = None
             case _:
                 pass
         while self._homes:
@@ -91,20 +105,24 @@ class Homes:
         for command in commands:
             step = self._steps.get(command.step) if isinstance(command, Dispatch) else None
             if step is not None and isinstance(command, Dispatch):
-                program, conversation, own, _ = step
-                self._set(conversation, _Home(command.engine, program, own, now))
+                step.engine = command.engine
+                self._set(step.conversation, _Home(command.engine, step.program, step.own, now))
 
     def _finish(self, event: StepFinished, *, now: Instant) -> None:
         self.output_tokens += 0.02 * (event.usage.output_tokens - self.output_tokens)
         step = self._steps.pop(event.step)
-        home = self._homes.get(step[1]) if step is not None else None
-        if step is None or home is None:
+        if step is None:
+            return
+        home = self._homes.get(step.conversation)
+        # Where the answer took so long that it left meanwhile, the step knows where it was.
+        engine = home.engine if home is not None else step.engine
+        if engine is None:
             return
         if event.is_last_word:
-            self._leave(step[1])
+            self._leave(step.conversation)
             return
-        tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - step[3])
-        self._set(step[1], _Home(home.engine, home.program, tokens, now))
+        tokens = max(0, event.usage.prompt_tokens + event.usage.output_tokens - step.head)
+        self._set(step.conversation, _Home(engine, step.program, tokens, now))
 
     def _set(self, key: ConversationId, home: _Home) -> None:
         self._leave(key)
@@ -116,7 +134,11 @@ class Homes:
         home = self._homes.pop(key, None)
         if home is None:
             return
-        self._tokens[home.engine] -= home.tokens
+        left = self.tokens(home.engine) - home.tokens
+        if left:
+            self._tokens[home.engine] = left
+        else:
+            self._tokens.pop(home.engine, None)
         siblings = self._by_program[home.program]
         del siblings[key]
         if not siblings:

@@ -265,6 +265,25 @@ class TestHomes:
         homes.observe(failed("other"), now=at(60))
         assert homes.tokens(E1) == 900
 
+    def test_an_answer_that_took_longer_counts_where_it_was_computed(self) -> None:
+        homes = Homes()
+        for program in ("p", "q"):
+            self.settle(homes, program, now=0, engine=E1 if program == "p" else E2)
+        homes.observe(failed("other"), now=at(70))
+        homes.observe(EngineLost(engine=E2, reason="crash"), now=at(80))
+        for program in ("p", "q"):
+            done = finished(f"s {program}", "bash", prompt=1_000, output=50)
+            homes.observe(done, now=at(90))
+        assert (homes.tokens(E1), homes.tokens(E2)) == (950, 0)
+
+    def test_engines_that_nobody_lives_at_are_forgotten(self) -> None:
+        homes = Homes()
+        for program in ("p", "q"):
+            homes.observe(arrived(f"s {program}", program, tokens=100, head=100), now=at(0))
+            homes.decided([sent(f"s {program}")], now=at(0))
+        homes.observe(EngineLost(engine=E1, reason="crash"), now=at(1))
+        assert not homes._tokens
+
     def test_of_too_many_the_one_silent_for_longest_leaves(self) -> None:
         homes = Homes(conversations_max=2)
         for number, program in enumerate("abc"):
