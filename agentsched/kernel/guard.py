@@ -128,9 +128,22 @@ class GuardedPolicies:
         shares = self._books.shares
         if shares.waiting_tenants < 2 or not shares.is_active or not self._has_shares(now=now):
             return self.in_order(now=now, newcomers=newcomers)
+        known: dict[TenantId, SortKey] = {}
+        waiting = len(self._books.ready)
+
+        def rank(tenant: TenantId) -> SortKey:
+            # What tenants were charged changes when a step goes, and is asked for at every look.
+            nonlocal waiting
+            if waiting != len(self._books.ready):
+                waiting = len(self._books.ready)
+                known.clear()
+            if tenant not in known:
+                known[tenant] = self._rank_tenant(tenant, now=now) or ()
+            return known[tenant]
+
         return take_turns(
             self.in_order(now=now),
-            rank=lambda tenant: self._rank_tenant(tenant, now=now) or (),
+            rank=rank,
             may_continue=lambda tenant: self._may_continue(tenant, now=now),
             is_resident=lambda step: self._books.conversation(step).is_resident,
         )

@@ -1,9 +1,10 @@
 """Whose turn it is: the waiting steps of all tenants, merged by what each tenant was served.
 
 Three lines, one after the other. Conversations whose KV is resident go first, as far as the share
-policy lets their tenants run ahead; then everybody's ordinary steps; then background work. In each
-line the tenant of the least rank is next, with its first step by the order policy. A tenant's rank
-is looked at again whenever its turn comes, since each step that is sent is charged at once.
+policy lets their tenants run ahead, and not before steps of their own tenant that have an earlier
+priority; then everybody's ordinary steps; then background work. In each line the tenant of the
+least rank is next, with its first step by the order policy. A tenant's rank is looked at again
+whenever its turn comes, since each step that is sent is charged at once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ def take_turns(
     """The steps of `ordered`, each once, in the order in which they should be tried."""
     background = [s for s in ordered if s.step_class is StepClass.BATCH]
     ordinary = [s for s in ordered if s.step_class is not StepClass.BATCH]
-    continuing = [s for s in ordinary if is_resident(s)]
+    first: dict[TenantId, int] = {}
+    for step in ordinary:
+        first[step.tenant] = min(step.priority, first.get(step.tenant, step.priority))
+    continuing = [s for s in ordinary if s.priority == first[s.tenant] and is_resident(s)]
     tried: set[StepId] = set()
     for step in _merge(continuing, rank=rank, may_go=may_continue):
         tried.add(step.step)

@@ -182,6 +182,24 @@ def test_without_a_rank_for_tenants_steps_go_as_they_come(rig: Any) -> None:
     assert not rig.scheduler.policy_errors
 
 
+def test_tenants_are_ranked_again_only_when_a_step_went(rig: Any) -> None:
+    asked: list[str] = []
+    rig.policy.share_of = lambda account: asked.append(account.tenant) or (0.0,)
+    rig.policy.admission = lambda step, engine: Held(reason="x", blocks_others=False)
+    rig.engine()
+    for number in range(20):
+        rig.arrive(f"s{number}", program=f"p{number}", tenant=f"t{number % 2}")
+    asked.clear()
+    rig.timer(at=1)
+    assert asked.count("t1") == 1
+    asked.clear()
+    rig.policy.admission = lambda step, engine: (
+        Admitted() if step.step == "s0" else Held(reason="x", blocks_others=False)
+    )
+    assert len(rig.timer(at=2)) == 1
+    assert asked.count("t1") == 2
+
+
 @pytest.mark.parametrize("rank", [5, "high", [1.0], ("a",), (float("nan"),), (True,)])
 def test_a_tenants_rank_that_is_none_is_counted(rig: Any, rank: Any) -> None:
     rig.policy.share_of = lambda account: rank

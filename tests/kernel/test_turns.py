@@ -50,6 +50,13 @@ def test_resident_ones_go_first_as_far_as_they_may() -> None:
     assert line.walk() == ["b4", "a1", "a2", "b3", "b5"]
 
 
+def test_but_not_before_an_earlier_priority_of_their_tenant() -> None:
+    later = step("a1")
+    later.priority = 10
+    line = Line(*map(step, ("a2", "b3")), later, resident="a1 b3", ahead_max=9.0)
+    assert line.walk() == ["b3", "a2", "a1"]
+
+
 def test_background_work_is_last() -> None:
     batch = step("b1", step_class=StepClass.BATCH)
     assert Line(batch, *map(step, ("a2", "a3")), resident="b1", ahead_max=9).walk()[-1] == "b1"
