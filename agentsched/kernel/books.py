@@ -472,11 +472,15 @@ class Books:
 
     def let_wait(self, step: StepRecord) -> None:
         """A step waits from now on, for the first time or again."""
-        self.shares.wait(step.tenant, now=self.now)
+        is_batch = step.step_class is StepClass.BATCH
+        self.shares.wait(step.tenant, is_batch=is_batch, now=self.now)
         self.ready.add(step, is_newcomer=self._is_newcomer(step))
 
     def _is_newcomer(self, step: StepRecord) -> bool:
-        """Whether its program was sent nothing so far, and has nothing else under way."""
+        """Whether its program was sent nothing so far, and has nothing else under way.
+
+        A child does the work of its parent, which was begun when that was served.
+        """
         program = self._programs[step.program]
         if program.steps_done or program.active_steps > 1 or step.attempts:
             return False
@@ -485,7 +489,8 @@ class Books:
     def end_wait(self, step: StepRecord) -> None:
         """A waiting step goes, one way or the other."""
         self.ready.remove(step)
-        self.shares.leave(step.tenant, now=self.now)
+        is_batch = step.step_class is StepClass.BATCH
+        self.shares.leave(step.tenant, is_batch=is_batch, now=self.now)
 
     def end_step(self, step: StepRecord, *, now: Instant) -> ConversationRecord:
         """Forget a step that reached a final state; its conversation may pause with it."""
@@ -549,6 +554,9 @@ class Books:
             steps = [s for s in self.steps.values() if s.tenant == key]
             running = [s for s in steps if s.state is not StepState.WAITING]
             assert account.waiting_steps == len(steps) - len(running)
+            batch = sum(s.step_class is StepClass.BATCH for s in steps)
+            batch -= sum(s.step_class is StepClass.BATCH for s in running)
+            assert account.waiting_batch == batch
             assert account.running_steps == len(running)
             assert account.pending_uncached == sum(s.uncached_charged for s in running)
             assert account.pending_output == sum(s.output_charged for s in running)

@@ -8,11 +8,13 @@ out. `_TIMES` is measured: below it the tail gets worse, above it only the longe
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 from agentsched.kernel.books import Books
 from agentsched.kernel.records import EngineRecord
-from agentsched.model import Instant, Nanos, StepArrived, after
+from agentsched.model import Instant, Nanos, StepArrived, StepClass, after
 
 _TIMES: Final = 2.0
 #: A newcomer is turned away when it would clearly not be served in time, not when it may not be.
@@ -43,23 +45,32 @@ def _of_engine(books: Books, engine: EngineRecord) -> int | None:
 
 def newcomers_wait(event: StepArrived, books: Books) -> Nanos:
     """How long a new program's first step will probably wait, by how fast the queue moves."""
-    ahead = _ahead(event, books)
+    ahead = steps_ahead(event, books)
     shares = books.shares
     if shares.is_active:
-        own = shares.view(event.tenant).waiting_steps
-        ahead = min(ahead, (own + 1) * (shares.waiting_tenants + (not own)) - 1)
+        account, tenants = shares.view(event.tenant), shares.claiming_tenants
+        own = account.claiming_steps
+        if event.step_class is StepClass.BATCH:
+            own, tenants = account.waiting_steps, shares.waiting_tenants
+        ahead = min(ahead, (own + 1) * (tenants + (not own)) - 1)
     return Nanos(round(ahead * books.pace.ns_per_step))
 
 
-def _ahead(event: StepArrived, books: Books) -> int:
-    """Waiting steps that an engine with its model might be given first; all where there is none."""
-    waiting = books.ready.models
+def steps_ahead(event: StepArrived, books: Books) -> int:
+    """Waiting steps that an engine with its model might be given first; all where there is none.
+
+    Batch work goes after all other work, so it is ahead of its like alone.
+    """
+    ready = books.ready
+    waiting: Mapping[str, int] = ready.models
+    if ready.batch_steps and event.step_class is not StepClass.BATCH:
+        waiting = Counter(s.model for s in ready if s.step_class is not StepClass.BATCH)
     if len(waiting) == 1 and event.model in waiting:
-        return len(books.ready)
+        return waiting[event.model]
     engines = [engine for engine in books.engines.values() if engine.is_up]
     engines = [engine for engine in engines if engine.serves(event.model)]
     if not engines:
-        return len(books.ready)
+        return sum(waiting.values())
     return sum(n for model, n in waiting.items() if any(e.serves(model) for e in engines))
 
 

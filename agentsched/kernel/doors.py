@@ -1,22 +1,25 @@
 """Who may come in: the ceilings of the queue, of programs and of each tenant.
 
 Programs that were served go before new ones here, too: the last tenth of the queue is for them, so
-that what was begun can be brought to its end.
+that what was begun can be brought to its end. Their children count as they do, for a parent cannot
+end before them.
 """
 
 from __future__ import annotations
 
 from agentsched.kernel.books import Books
-from agentsched.kernel.bounds import is_hopeless
+from agentsched.kernel.bounds import is_hopeless, steps_ahead
 from agentsched.kernel.records import Pause
-from agentsched.model import Nanos, Reject, RejectReason, StepArrived, seconds
+from agentsched.model import Nanos, Reject, RejectReason, StepArrived, TenantId, seconds
 
 
 def refusal(event: StepArrived, books: Books) -> Reject | None:
     """Why a step is turned away at the door; None when it is not."""
     limits = books.limits
     program = books.programs.get(event.program)
-    is_new = program is None or not program.steps_done
+    parent = event.parent if program is None else program.parent
+    elder = books.programs.get(parent) if parent is not None else None
+    is_new = not any(one is not None and one.steps_done for one in (program, elder))
     waiting = len(books.ready)
     if waiting >= limits.ready_steps_max - (limits.ready_steps_max // 10 if is_new else 0):
         wait = books.pace.until_sent(waiting)
@@ -24,15 +27,18 @@ def refusal(event: StepArrived, books: Books) -> Reject | None:
     owner = books.conversations.get(event.conversation)
     if owner is not None and owner.program != event.program:
         return turn_away(event, RejectReason.REFUSED, "another program's conversation")
-    if program is None and waiting and is_hopeless(event, books, now=books.now):
-        wait = books.pace.until_sent(waiting)
+    if program is None and is_new and waiting and is_hopeless(event, books, now=books.now):
+        wait = books.pace.until_sent(steps_ahead(event, books))
         return turn_away(event, RejectReason.WAIT_BOUND, "too many wait already", wait)
-    return _tenants_refusal(event, books, is_new=is_new)
+    family = program or elder
+    tenant = family.tenant if family is not None else event.tenant
+    return _tenants_refusal(event, books, tenant, is_new=is_new)
 
 
-def _tenants_refusal(event: StepArrived, books: Books, *, is_new: bool) -> Reject | None:
-    program = books.programs.get(event.program)
-    account = books.shares.view(program.tenant if program is not None else event.tenant)
+def _tenants_refusal(
+    event: StepArrived, books: Books, tenant: TenantId, *, is_new: bool
+) -> Reject | None:
+    account = books.shares.view(tenant)
     limits, held = account.limits, account.waiting_steps
     if limits.held_steps_max is not None:
         most = limits.held_steps_max - (limits.held_steps_max // 10 if is_new else 0)
@@ -41,7 +47,7 @@ def _tenants_refusal(event: StepArrived, books: Books, *, is_new: bool) -> Rejec
             wait = books.pace.until_sent((held + 1) * max(1, books.shares.waiting_tenants))
             detail = f"{held} steps of this tenant wait"
             return turn_away(event, RejectReason.TENANT_QUEUE, detail, wait)
-    if program is None and limits.programs_max is not None:
+    if event.program not in books.programs and limits.programs_max is not None:
         live = len(account.live)
         if live >= limits.programs_max:
             detail = f"{live} programs of this tenant are live"

@@ -29,6 +29,9 @@ def account(
     assert step.dispatched_at is not None
     books.pace.ended(between(step.dispatched_at, now))
     program.steps_done += 1
+    if program.steps_done == 1:
+        for child in program.children:
+            books.ready.begin(child)  # its parent was served, so it is no newcomer any more
     prompt_tokens = usage.prompt_tokens or step.prompt_tokens
     conversation.grow(context_tokens=prompt_tokens + usage.output_tokens)
     conversation.prefixes = (

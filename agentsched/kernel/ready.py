@@ -92,7 +92,7 @@ class ReadySteps:
         self._overtaken.pop(step.step, None)
 
     def begin(self, program: ProgramId) -> None:
-        """More of a program is under way than its first step: that is no newcomer any more."""
+        """More is under way than this program's first step: that is no newcomer any more."""
         step = self.newcomers.of(program)
         if step is not None:
             self.newcomers.remove(step)

@@ -54,6 +54,8 @@ class TenantAccount:
     elsewhere: tuple[int, int, int] = (0, 0, 0)
     steps: int = 0
     waiting_steps: int = 0
+    #: Batch steps among them.
+    waiting_batch: int = 0
     running_steps: int = 0
     #: Estimates of the steps that run, charged and not yet settled.
     pending_uncached: int = 0
@@ -84,6 +86,11 @@ class TenantAccount:
     def output_here(self) -> int:
         """Output tokens that this replica served."""
         return self.output_tokens - self.elsewhere[1]
+
+    @property
+    def claiming_steps(self) -> int:
+        """Waiting steps that want its share: batch work claims none."""
+        return self.waiting_steps - self.waiting_batch
 
     @property
     def is_busy(self) -> bool:
@@ -134,8 +141,11 @@ class ShareLedger:
         self._configured: dict[TenantId, tuple[float, TenantLimits]] = {}
         #: Least recently charged first.
         self._accounts: OrderedDict[TenantId, TenantAccount] = OrderedDict()
-        #: All and only accounts of tenants that have a step waiting.
+        #: All and only accounts of tenants that have a step waiting which claims a share.
         self._waiting: dict[TenantId, TenantAccount] = {}
+        #: Those that have a batch step waiting. It is sent when nobody else wants to go, so what
+        #: its tenant was served meanwhile says nothing of what the others are owed.
+        self._background: dict[TenantId, TenantAccount] = {}
         #: Those that have a step waiting on another replica, as far as was heard.
         self._waiting_elsewhere: dict[TenantId, TenantAccount] = {}
         #: The virtual time; it never goes back, though a settled estimate may take service back.
@@ -257,18 +267,30 @@ class ShareLedger:
     @property
     def waiting_tenants(self) -> int:
         """How many tenants have a step waiting here."""
+        if self._background:
+            return len(self._waiting.keys() | self._background.keys())
+        return len(self._waiting)
+
+    @property
+    def claiming_tenants(self) -> int:
+        """How many of them wait with more than batch work."""
         return len(self._waiting)
 
     def least_service(self, *, now: Instant) -> float:
-        """The least weighted virtual service of a tenant that waits anywhere; 0 if none does."""
+        """The least weighted virtual service of a tenant that waits anywhere; 0 if none does.
+
+        Those with batch work alone count while nobody else waits.
+        """
         return min((a.service(now=now) for a in self._all_waiting()), default=0.0)
 
-    def wait(self, tenant: TenantId, *, now: Instant) -> None:
+    def wait(self, tenant: TenantId, *, now: Instant, is_batch: bool = False) -> None:
         """A step of this tenant begins to wait."""
         account = self._accounts[tenant]
-        if not account.waiting_steps:
-            self._begin(account, self._waiting, now=now)
+        line = self._background if is_batch else self._waiting
+        if tenant not in line:
+            self._begin(account, line, now=now)
         account.waiting_steps += 1
+        account.waiting_batch += is_batch
 
     def _begin(
         self, account: TenantAccount, line: dict[TenantId, TenantAccount], *, now: Instant
@@ -277,22 +299,28 @@ class ShareLedger:
         tenant = account.tenant
         if self._is_active and not (tenant in self._waiting or tenant in self._waiting_elsewhere):
             self._run_on(now=now)
-            account.lift += max(0.0, self._virtual - account.service(now=now))
+            level = self._virtual
+            if line is self._background:
+                # Those whose gaps it will share may be behind everybody else: level with them.
+                level = min([level, *(a.service(now=now) for a in line.values())])
+            account.lift += max(0.0, level - account.service(now=now))
         line[tenant] = account
 
     def _all_waiting(self) -> Iterable[TenantAccount]:
         if not self._waiting_elsewhere:
-            return self._waiting.values()
+            return (self._waiting or self._background).values()
         return (self._waiting | self._waiting_elsewhere).values()
 
-    def leave(self, tenant: TenantId, *, now: Instant) -> None:
+    def leave(self, tenant: TenantId, *, now: Instant, is_batch: bool = False) -> None:
         """A step of this tenant waits no more. Called before it is charged."""
-        account = self._waiting[tenant]
+        line = self._background if is_batch else self._waiting
+        account = line[tenant]
         if self._is_active:
             self._run_on(now=now)
         account.waiting_steps -= 1
-        if not account.waiting_steps:
-            del self._waiting[tenant]
+        account.waiting_batch -= is_batch
+        if not (account.waiting_batch if is_batch else account.claiming_steps):
+            del line[tenant]
 
     def _run_on(self, *, now: Instant) -> None:
         """Virtual time goes on to the least service of those that wait."""
@@ -342,8 +370,10 @@ class ShareLedger:
 
     def check(self) -> None:
         """Assert that the accounts agree with each other."""
-        waiting = {key for key, account in self._accounts.items() if account.waiting_steps}
-        assert waiting == set(self._waiting)
+        claiming = {key for key, account in self._accounts.items() if account.claiming_steps}
+        assert claiming == set(self._waiting)
+        background = {key for key, account in self._accounts.items() if account.waiting_batch}
+        assert background == set(self._background)
         assert all(self._accounts[t] is a for t, a in self._waiting_elsewhere.items())
         for account in self._accounts.values():
             assert account.weight > 0

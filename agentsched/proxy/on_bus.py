@@ -99,7 +99,7 @@ def _state(gateway: Gateway) -> State:
             uncached_tokens=account.uncached_here,
             output_tokens=account.output_here,
             idle_token_s=account.idle_token_s(now=now),
-            waits=account.waiting_steps > 0,
+            waits=account.claiming_steps > 0,
         )
         if served != _NOTHING:
             tenants[tenant] = served

@@ -13,13 +13,17 @@ from agentsched.model import (
     EngineId,
     EngineLost,
     Nanos,
+    ProgramId,
     Reject,
     RejectReason,
+    StepClass,
     TenantConfigured,
     TenantId,
     TenantLimits,
 )
 from agentsched.policy import Held
+
+BATCH = StepClass.BATCH
 
 
 def test_nothing_is_said_while_nothing_is_known(rig: Any) -> None:
@@ -99,6 +103,42 @@ def test_a_newcomer_waits_for_those_alone_that_want_the_same_engines(rig: Any) -
     assert waits("small") == 9, "nobody knows where it will go"
 
 
+def test_batch_work_keeps_no_other_newcomer_out(make_rig: Any) -> None:
+    rig = make_rig(wait_ns_max=Nanos(3 * SECOND))
+    rig.policy.admission = lambda step, engine: Held(reason="never")
+    rig.engine()
+    for number in range(40):
+        rig.arrive(f"b{number}", program="night", conversation=f"c{number % 9}", step_class=BATCH)
+    assert 40 * rig.scheduler._books.pace.ns_per_step > 2 * 3 * SECOND
+    assert rig.arrive("s", program="new") == ()
+    [reject] = rig.arrive("b", program="more", step_class=BATCH)
+    assert reject.reason is RejectReason.WAIT_BOUND
+
+
+def test_tenants_with_batch_work_alone_take_no_turns_of_others(rig: Any) -> None:
+    for number in range(7):
+        rig.arrive(f"b{number}", program=f"b{number}", tenant=f"t{number}", step_class=BATCH)
+    for number in range(2):
+        rig.arrive(f"s{number}", program=f"s{number}", tenant="few")
+    books = rig.scheduler._books
+    for tenant, ahead in (("few", 2), ("t1", 1), ("other", 1)):
+        newcomer = arrived("s", "new", tenant=tenant)
+        assert newcomers_wait(newcomer, books) == round(ahead * books.pace.ns_per_step)
+
+
+def test_a_child_of_whoever_was_served_is_let_in(make_rig: Any) -> None:
+    rig = make_rig(wait_ns_max=Nanos(3 * SECOND))
+    rig.engine()
+    rig.arrive("s", program="parent")
+    rig.finish("s")
+    rig.policy.admission = lambda step, engine: Held(reason="never")
+    for number in range(40):
+        rig.arrive(f"s{number}", program="parent", conversation=f"c{number % 9}")
+    [reject] = rig.arrive("stranger", program="stranger")
+    assert reject.reason is RejectReason.WAIT_BOUND
+    assert rig.arrive("kid", program="kid", parent=ProgramId("parent")) == ()
+
+
 @pytest.fixture
 def capped(make_rig: Any) -> Any:
     rig = make_rig()
@@ -114,6 +154,13 @@ def test_a_tenants_queue_is_its_own(capped: Any) -> None:
     assert reject.reason is RejectReason.TENANT_QUEUE
     assert SECOND <= reject.retry_after <= 60 * SECOND
     assert capped.arrive("s3", program="p3", tenant="t2") == ()
+
+
+def test_a_childs_queue_is_its_parents_tenants(capped: Any) -> None:
+    for number in range(2):
+        capped.arrive(f"s{number}", program=f"p{number}")
+    [reject] = capped.arrive("kid", program="kid", tenant="t2", parent=ProgramId("p0"))
+    assert reject.reason is RejectReason.TENANT_QUEUE
 
 
 def test_a_tenants_programs_are_counted(capped: Any) -> None:

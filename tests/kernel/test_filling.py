@@ -14,6 +14,7 @@ from agentsched.model import (
     EngineLost,
     Instant,
     Nanos,
+    ProgramId,
     Reject,
     RejectReason,
     StepCancelled,
@@ -298,6 +299,20 @@ def test_newcomers_of_one_model_are_shut_out_and_others_asked_for(make_rig: Any)
     # What no engine has any more waits for one, and not for others' programs.
     rig.push(EngineLost(engine=EngineId("large"), reason="crash"))
     assert {s.held_for for s in rig.scheduler.steps.values()} == {"programs", "no engine"}
+
+
+def test_children_of_whoever_was_served_are_asked_for(rig: Any) -> None:
+    rig.engine()
+    rig.arrive("s0", program="parent")
+    asked = shut_out(rig, Held(reason="programs", blocks_others=False))
+    rig.arrive("s1", program="early", parent=ProgramId("parent"))
+    assert not asked  # its parent has no answer yet
+    rig.finish("s0")
+    assert asked == ["s1"]
+    asked.clear()
+    rig.arrive("s2", program="late", parent=ProgramId("parent"))
+    rig.arrive("s3", program="stranger", parent=ProgramId("nobody"))
+    assert set(asked) == {"s1", "s2"}
 
 
 @pytest.mark.parametrize(

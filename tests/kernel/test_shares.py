@@ -106,6 +106,26 @@ def test_who_waits_elsewhere_is_not_lifted_and_holds_virtual_time(ledger: ShareL
     ledger.check()
 
 
+def test_batch_work_holds_no_virtual_time_while_others_wait(ledger: ShareLedger) -> None:
+    now = Instant(0)
+    ledger.set_policy(Prices(), now=now)
+    ledger.account(A)
+    ledger.wait(A, is_batch=True, now=now)
+    ledger.charge(tenant=B, usage=usage(5_000))
+    assert ledger.least_service(now=now) == 0
+    ledger.wait(B, now=now)
+    assert ledger.least_service(now=now) == 5_000
+    assert (ledger.waiting_tenants, ledger.claiming_tenants) == (2, 1)
+    # What it asks for besides is as everybody's who begins to wait.
+    ledger.wait(A, now=now)
+    assert level(ledger, A, B) == [5_000, 5_000]
+    ledger.leave(A, now=now)
+    ledger.leave(B, now=now)
+    ledger.check()
+    assert (ledger.waiting_tenants, ledger.claiming_tenants) == (1, 0)
+    assert ledger.least_service(now=now) == 5_000
+
+
 @pytest.mark.parametrize("is_here_first", [True, False])
 def test_an_estimate_that_was_too_high_is_given_back_to_whoever_waits_already(
     ledger: ShareLedger, is_here_first: bool

@@ -212,6 +212,18 @@ def test_a_program_that_was_served_before_is_never_turned_away() -> None:
     assert desk.tick(at=3.6) == ["b1"]
 
 
+def test_a_child_of_a_program_that_was_served_is_never_turned_away() -> None:
+    desk = Desk(wait_s=0.5, swap_share=0.0001)
+    for number, name in enumerate("abc"):
+        desk.turn(name, 3_500, at=number)
+    assert desk.ask("a", 9_000, at=3) == ["a1"]
+    desk.feed(arrived("new", "new", tokens=3_500), 3.1)
+    desk.feed(arrived("kid", "kid", tokens=3_500, parent=ProgramId("a")), 3.1)
+    held = {step.step: step.held_for for step in desk.scheduler.steps.values()}
+    assert held == {"a1": "", "new": "programs", "kid": "memory"}
+    assert desk.tick(at=3.6) == ["kid"]
+
+
 def test_an_engine_of_unknown_size_is_left_alone() -> None:
     scheduler = build_scheduler(SchedulerConfig(profile="agentsched"))
     scheduler.handle(reported(), now=Instant(0))
@@ -564,7 +576,7 @@ def test_whoever_is_shut_out_would_be_held_on_each_engine_that_has_its_model(
             reload_ns=float(reload_ns),
             prefill_ns=1.0,
         )
-    new = {"new": SimpleNamespace(steps_done=0)}
+    new = {"new": SimpleNamespace(steps_done=0, parent=None)}
     world: Any = SimpleNamespace(engines=up, wait_ns_max=SECOND, programs=new)
     now = Instant(len(programs) + len(ended) + 1)
     if admit.shuts_out(list(up.values()), world, now=now) is None:

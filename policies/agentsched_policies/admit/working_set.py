@@ -19,7 +19,8 @@ The rules, and what each is worth (from a model of vLLM checked against the real
   says how many turns there must be: so programs are only begun while the reloads of all that do not
   fit at their probable size take at most `swap_share` of the bound, or of half the time that a
   program takes where that is less: somebody's end then comes sooner than a turn. A new program
-  beyond that is told so when its bound comes; whoever was served before goes on whatever fits.
+  beyond that is told so when its bound comes; whoever was served before goes on whatever fits, and
+  so do its children, before which it cannot end.
 - A kind of program that is mostly over with its first answer (chats, summaries) takes no turns, so
   such newcomers wait for nobody's end. What is set aside for growth is theirs to use, and what an
   engine computes beside others in one batch is no cold start.
@@ -236,9 +237,9 @@ class WorkingSet:
         """Whether the bound could not be kept for everyone, were this new program let in.
 
         What does not fit at its peak must take turns, and each turn is a reload: all of them have
-        to fit into the bound. Whoever was served before is never refused.
+        to fit into the bound. Whoever was served before is never refused, nor what it begins.
         """
-        if not self._swap_share or self._has_begun(step, world):
+        if not self._swap_share or self._has_begun(step, world) or _is_of_begun(step, world):
             return False
         usual = self._live.ends.tokens(kind_of(step))
         own = max(need, usual) / _engines_of(step.model, world)
@@ -363,6 +364,13 @@ class WorkingSet:
 
     def _is_contended(self, world: World, engine: EngineView, capacity: int) -> bool:
         return world.resident_tokens(engine.engine) > 0.5 * capacity
+
+
+def _is_of_begun(step: StepView, world: World) -> bool:
+    """Whether its program is a child of one that was served."""
+    parent = world.programs[step.program].parent
+    elder = world.programs.get(parent) if parent is not None else None
+    return elder is not None and elder.steps_done > 0
 
 
 def _serves(engine: EngineView, model: str) -> bool:

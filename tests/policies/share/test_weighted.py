@@ -59,6 +59,35 @@ def test_nobody_saves_up_a_claim(make_queue: Any) -> None:
     assert abs(served["busy"] - served["idle"]) <= 2
 
 
+def test_nobody_saves_up_a_claim_while_batch_work_waits(make_queue: Any) -> None:
+    queue = make_queue("weighted", memory_price=0.0)
+    queue.ask("busy", steps=30)
+    queue.ask("batchy", step_class=StepClass.BATCH)
+    queue.serve(20)
+    queue.ask("idle", steps=30)
+    served = Counter(queue.serve(10))
+    assert abs(served["busy"] - served["idle"]) <= 2
+
+
+def test_nor_for_batch_work(make_queue: Any) -> None:
+    queue = make_queue("weighted", memory_price=0.0)
+    queue.ask("busy", steps=30, step_class=StepClass.BATCH)
+    queue.serve(20)
+    queue.ask("idle", steps=30, step_class=StepClass.BATCH)
+    served = Counter(queue.serve(10))
+    assert abs(served["busy"] - served["idle"]) <= 2
+
+
+def test_batch_work_that_comes_late_is_level_with_that_which_waits(make_queue: Any) -> None:
+    queue = make_queue("weighted", memory_price=0.0)
+    queue.ask("busy", steps=20)
+    queue.ask("early", steps=30, step_class=StepClass.BATCH)
+    queue.serve(10)
+    queue.ask("late", steps=30, step_class=StepClass.BATCH)
+    served = Counter(queue.serve(20)[10:])
+    assert abs(served["early"] - served["late"]) <= 2
+
+
 def test_idle_memory_is_charged_by_time(make_queue: Any) -> None:
     queue = make_queue("weighted", memory_price=0.5)
     queue.ask("a")
