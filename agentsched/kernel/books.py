@@ -484,6 +484,9 @@ class Books:
         program = self._programs[step.program]
         if program.steps_done or program.active_steps > 1 or step.attempts:
             return False
+        elder = self._programs.get(program.parent) if program.parent is not None else None
+        if elder is not None and elder.steps_done and program.program in elder.children:
+            return False
         return program.conversations[step.conversation].engine is None
 
     def end_wait(self, step: StepRecord) -> None:
