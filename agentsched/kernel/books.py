@@ -464,7 +464,7 @@ class Books:
         program.active_steps += 1
         conversation.active_steps += 1
         conversation.paused_at = None
-        conversation.is_warmed = False
+        conversation.is_warmed = conversation.is_replaced = False
         self._stop_keeping(conversation)
         if program.active_steps > 1:
             self.ready.begin(program.program)

@@ -377,7 +377,7 @@ class Scheduler:
         old = event.parent_conversation
         if event.lineage is Lineage.COMPACTS and old in program.conversations:
             # The old prefix will not be extended again: whatever is kept for it is wasted.
-            commands += self._retention.forget(old, UnpinReason.SUPERSEDED)
+            commands += self._retention.supersede(program.conversations[old])
         for child in children_done(books, program, conversation):
             commands += self._retention.forget(child.conversation, UnpinReason.SUPERSEDED)
             books.evict(child)

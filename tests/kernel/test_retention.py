@@ -305,6 +305,53 @@ def test_a_compaction_ends_what_is_kept_of_the_old_prefix(pinned: Any) -> None:
     assert ended(commands) == [UnpinReason.SUPERSEDED]
 
 
+class TestWhatNobodyComesBackTo:
+    """Nothing is kept or warmed, whoever asks about it later."""
+
+    @pytest.fixture
+    def kept(self, rig: Any) -> Any:
+        """a/main paused with a tool while the gate was closed, and counts as resident."""
+        rig.policy.retention = lambda pause: Retention(ttl=Nanos(100 * SECOND))
+        rig.engine(kv_tokens=1_000)
+        rig.arrive("a1", program="a", tokens=20, at=1)
+        rig.finish("a1", tools={"k": "bash"}, prompt=20, at=2)
+        assert rig.commands[1:] == []
+        return rig
+
+    def open_the_gate(self, rig: Any) -> list[str]:
+        """Who is kept then."""
+        commands = rig.arrive("b1", program="b", tokens=900)
+        assert rig.scheduler.engines["e1"].is_contended
+        return [c.conversation for c in commands if isinstance(c, Pin)]
+
+    def rewrite(self, rig: Any) -> Any:
+        more = {"lineage": Lineage.COMPACTS, "parent_conversation": ConversationId("a/main")}
+        rig.arrive("a2", program="a", conversation="a/new", tokens=20, **more)
+        rig.finish("a2", tools={"l": "bash"}, prompt=20)
+        return rig.scheduler.programs["a"].conversations["a/main"]
+
+    def test_what_was_rewritten_under_another_id(self, kept: Any) -> None:
+        old = self.rewrite(kept)
+        assert old.is_resident  # the two share a beginning
+        assert not old.tools
+        assert self.open_the_gate(kept) == ["a/new"]
+        kept.policy.warm = lambda pause: Instant(0)
+        done = ToolFinished(program=ProgramId("a"), call_id=CallId("k"), tool=ToolName("bash"))
+        assert kept.push(done) == ()
+        assert reading(kept, "a/main") == ()
+
+    def test_unless_it_goes_on_after_all(self, kept: Any) -> None:
+        self.rewrite(kept)
+        kept.arrive("a3", program="a", tokens=20)
+        kept.finish("a3", tools={"m": "bash"}, prompt=20)
+        assert sorted(self.open_the_gate(kept)) == ["a/main", "a/new"]
+
+    def test_a_program_that_waits_for_its_last_step(self, kept: Any) -> None:
+        kept.arrive("a2", program="a", conversation="a/side", tokens=20)
+        kept.push(ProgramClosed(program=ProgramId("a"), reason="done"))
+        assert self.open_the_gate(kept) == []
+
+
 def test_a_fork_that_is_over_keeps_nothing_and_its_sibling_does(pinned: Any) -> None:
     pinned.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND)) if pause.tools else None
     pinned.arrive("s2", at=3, conversation="p1/fork", lineage=Lineage.FORKS)
@@ -394,6 +441,13 @@ class TestToolsThatOnlyTheirRunnerSpokeOf:
         assert self.tools(rig) == ["b", "c"]
         self.tell(rig, "d")
         assert self.tools(rig) == ["c", "d"]
+
+    def test_none_of_several_is_waited_for_once_its_conversation_goes_on(self, talked: Any) -> None:
+        self.tell(talked, "k1")
+        self.tell(talked, "k2")
+        assert self.tools(talked) == ["k1", "k2"]
+        talked.arrive("s2", at=3)
+        assert self.tools(talked) == []
 
     def test_whoever_runs_waits_for_nothing(self, talked: Any) -> None:
         talked.arrive("s2", at=3)
