@@ -19,10 +19,12 @@ from agentsched.kernel import JournalEntry, decode, encode_header
 from agentsched.model import Instant, TenantConfigured, TenantId
 from agentsched.store.database import Database, read_url
 from agentsched.store.migrate import upgrade
+from agentsched.store.pruning import partitions
 from agentsched.store.reader import claim, read_lines, read_streams, read_turns, span
 from agentsched.store.records import StreamRecord
 from agentsched.store.spool import Spool
 from agentsched.store.writer import StoreWriter, WriterConfig
+from agentsched.store.writing import partition_of
 from agentsched_bench.services.postgres import LocalPostgres
 
 STREAM = "a" * 32
@@ -291,6 +293,28 @@ async def test_a_spool_that_cannot_be_read_for_a_moment_is_kept(
             await asyncio.sleep(0.01)
     spool.release()
     assert await stored(url) == journal.entries
+
+
+@pytest.mark.services
+async def test_a_days_partition_that_was_dropped_is_made_again(
+    postgres: LocalPostgres, tmp_path: Path, journal: Journal
+) -> None:
+    url = postgres.create("dropped")
+    await ready(url)
+    with writing(url, tmp_path) as writer:
+        for entry in journal.more(3):
+            writer.write(entry)
+        await until(lambda: writer.statistics().written_total == 4)  # and the opening
+        async with at(url) as database:
+            [day] = await partitions(database)
+            async with database.writing() as connection:
+                await connection.execute(text(f"DROP TABLE {partition_of(day)}"))
+        later = journal.more(2)
+        for entry in later:
+            writer.write(entry)
+        await until(lambda: writer.statistics().written_total == 6)
+        assert writer.statistics().refused_total == 0
+    assert await stored(url) == later
 
 
 async def until_heard(writer: StoreWriter, error: str) -> None:
