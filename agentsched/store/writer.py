@@ -94,6 +94,8 @@ class StoreWriter:
         self._backoff = _BACKOFF_FIRST_S
         self._lease_at = 0.0
         self._is_up = True
+        #: Another process goes on with our journal, and that was said.
+        self._is_taken = False
         self._last_error = ""
         self._dropped = self._written = self._refused = self._spooled = self._failures = 0
 
@@ -262,7 +264,8 @@ class StoreWriter:
 
         A restart begins a journal of its own; until then the metrics say what is refused.
         """
-        if not self._refused:
+        if not self._is_taken:
+            self._is_taken = True
             log.error("%s: the journal is not kept any more; restart this replica", error)
         turns = [r for r in records if isinstance(r, TurnRecord)]
         self._refused += len(records) - len(turns)

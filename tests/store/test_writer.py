@@ -104,6 +104,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def begun(writer: StoreWriter, journal: Journal) -> None:
+    """Three entries are in the database, and what opens the journal."""
+    for entry in journal.more(3):
+        writer.write(entry)
+    await until(lambda: writer.statistics().written_total == 4)
+
+
 @contextlib.asynccontextmanager
 async def at(url: str) -> AsyncIterator[Database]:
     database = Database(read_url(url))
@@ -246,14 +253,17 @@ async def test_a_record_that_is_refused_does_not_block_the_rest(
 
 
 async def test_the_journal_of_a_replica_that_was_taken_for_dead(
-    url: str, tmp_path: Path, journal: Journal
+    url: str, tmp_path: Path, journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its heir goes on with the journal; two histories must not become one."""
+    """Its heir goes on with the journal; two histories must not become one.
+
+    That something was refused before must not keep it from being said.
+    """
     await ready(url)
     with writing(url, tmp_path) as writer:
-        for entry in journal.more(3):
-            writer.write(entry)
-        await until(lambda: writer.statistics().written_total == 4)  # and the opening
+        await begun(writer, journal)
+        writer.keep(Turn(1 << 70))  # no database has such a number
+        await until(lambda: writer.statistics().refused_total == 1)
         async with at(url) as database:
             [stream] = await read_streams(database)
             assert await claim(database, stream, replica="heir", owner="heir")
@@ -261,9 +271,10 @@ async def test_the_journal_of_a_replica_that_was_taken_for_dead(
         for entry in journal.more(2):
             writer.write(entry)
         writer.keep(Turn(7))
-        await until(lambda: writer.statistics().refused_total == 2)
+        await until(lambda: writer.statistics().refused_total == 3)
         await until(lambda: writer.statistics().written_total == 5)
     assert await stored(url) == kept
+    assert "heir has taken over the journal of this replica" in caplog.text
     async with at(url) as database:
         assert await read_turns(database, STREAM, since_ns=0, turns_max=9) == [b"x"]
 
@@ -302,9 +313,7 @@ async def test_a_days_partition_that_was_dropped_is_made_again(
     url = postgres.create("dropped")
     await ready(url)
     with writing(url, tmp_path) as writer:
-        for entry in journal.more(3):
-            writer.write(entry)
-        await until(lambda: writer.statistics().written_total == 4)  # and the opening
+        await begun(writer, journal)
         async with at(url) as database:
             [day] = await partitions(database)
             async with database.writing() as connection:
