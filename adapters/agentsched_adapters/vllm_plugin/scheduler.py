@@ -20,7 +20,11 @@ from agentsched_adapters.vllm_plugin.versions import refusal
 
 log = logging.getLogger(LOGGER)
 
-_WHOLE = frozenset({RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED})
+_WHOLE_NAMES = ("FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION")
+# By name: another version may lack one, and has to run as stock.
+_WHOLE = frozenset(
+    RequestStatus[name] for name in _WHOLE_NAMES if name in RequestStatus.__members__
+)
 
 
 class ProgramScheduler(AsyncScheduler):

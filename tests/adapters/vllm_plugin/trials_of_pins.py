@@ -67,6 +67,16 @@ def an_answer_that_ends_at_a_stop_string_is_a_whole_one() -> None:
 
 
 @trial
+def an_answer_that_ends_since_it_repeats_itself_is_a_whole_one() -> None:
+    lab = Lab(LONG)
+    lab.add("loop", words(1, 5), tokens=60, xargs=of("a"), repeats=4)
+    lab.run()
+    assert len(lab.answered["loop"]) == 4
+    assert lab.host.pins.of_conversation("a") is not None
+    lab.check_quiet()
+
+
+@trial
 def an_abort_without_a_stop_string_or_an_answer_leaves_nothing() -> None:
     lab = Lab(LONG)
     lab.add("plain", words(1, 5), tokens=30, xargs=of("a"))
