@@ -351,14 +351,16 @@ class Books:
         """More than the cache holds cannot be resident: the engine evicts what was used longest ago
         of what does not run, so that is what is gone for us, too."""
         capacity = engine.capabilities.kv_tokens
-        if capacity is None or self.residency.tokens(engine.engine) <= capacity:
+        if capacity is None:
             return
-        # A conversation that is placed anew goes to the end, so the oldest use comes first.
-        for key in list(self.residency.resting(engine.engine)):
-            if self.pins.of_conversation(key) is None:
-                self.evict(self.conversations[key])
-                if self.residency.tokens(engine.engine) <= capacity:
-                    return
+        while self.residency.tokens(engine.engine) > capacity:
+            # A conversation that is placed anew goes to the end, so the oldest use comes first. The
+            # rest is not looked at: a full cache evicts at every step, and may hold thousands.
+            rests = self.residency.resting(engine.engine)
+            oldest = next((key for key in rests if self.pins.of_conversation(key) is None), None)
+            if oldest is None:
+                return
+            self.evict(self.conversations[oldest])
 
     def warm(self, conversation: ConversationRecord, engine: EngineId) -> None:
         """A conversation's context was computed again ahead of its next step."""

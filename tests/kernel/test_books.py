@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from shorthand import arrived, prefix
 
-from agentsched.model import SECOND, EngineId, EngineLost, Instant, Lineage, Nanos, StepId
+from agentsched.model import (
+    SECOND,
+    ConversationId,
+    EngineId,
+    EngineLost,
+    Instant,
+    Lineage,
+    Nanos,
+    StepId,
+)
 from agentsched.policy import Retention
 
 HERE = EngineId("e1")
@@ -58,6 +68,29 @@ def test_a_rewritten_prompt_is_missing_but_for_its_beginning(rig: Any) -> None:
         now=Instant(7 * SECOND),
     )
     assert [outlook.missing_tokens for outlook in plan.engines] == [800]
+
+
+def test_a_full_cache_looks_at_what_it_evicts_alone(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines that serve are full, and each step evicts: thousands may rest there."""
+    rig.engine(kv_tokens=10_000)
+    for number in range(100):
+        rig.arrive(f"s{number}", program=f"p{number}", tokens=90)
+        rig.finish(f"s{number}", prompt=90, output=10, tools={f"c{number}": "bash"})
+    residency = rig.scheduler._books.residency
+    assert residency.tokens(HERE) == 10_000
+    resting, looked_at = residency.resting, list[ConversationId]()
+
+    def seen(engine: EngineId) -> Iterator[ConversationId]:
+        for key in resting(engine):
+            looked_at.append(key)
+            yield key
+
+    monkeypatch.setattr(residency, "resting", seen)
+    rig.scheduler.handle(arrived("next", "next", tokens=250), now=Instant(0))
+    assert looked_at == ["p0/main", "p1/main", "p2/main"]
+    assert residency.tokens(HERE) == 9_950
 
 
 def test_engines_that_come_and_go_are_forgotten_in_the_end(
