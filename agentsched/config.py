@@ -32,7 +32,7 @@ from pydantic_settings import (
 
 from agentsched.compose import SchedulerConfig
 from agentsched.config_access import AuthConfig, TlsConfig
-from agentsched.config_base import Part, Span
+from agentsched.config_base import Key, OurKey, Part, Secret, Span
 from agentsched.config_telemetry import TelemetryConfig
 from agentsched.config_trust import BreakerConfig, IdempotencyConfig, RetriesConfig
 from agentsched.model import (
@@ -75,13 +75,6 @@ def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
     return url
 
 
-def _sendable(key: SecretStr) -> SecretStr:
-    text = key.get_secret_value()
-    if not (text.isascii() and text.isprintable()):
-        raise ValueError("a key has no line breaks, and no signs that a header cannot have")
-    return key
-
-
 class EngineConfig(Part):
     """One engine, as `[[engines]]` in the file or `--engine [NAME=]URL`."""
 
@@ -99,7 +92,7 @@ class EngineConfig(Part):
         description="what it is: `vllm`, `sglang`, any other with OpenAI's API (`openai`), or"
         " look and see",
     )
-    api_key: Annotated[SecretStr, AfterValidator(_sendable)] | None = Field(
+    api_key: Key | None = Field(
         default=None, description="sent to the engine in place of the client's keys"
     )
     lmcache: Annotated[AnyHttpUrl, AfterValidator(_plain_url)] | None = Field(
@@ -217,7 +210,7 @@ class IdentityConfig(Part):
     tenant_header: str = Field(
         default="x-agentsched-tenant", description="who pays; else a hash of the API key"
     )
-    secret: SecretStr | None = Field(
+    secret: Secret | None = Field(
         default=None, description="keys the hashes of prompts; replicas share it"
     )
     cache_salt_key: SecretStr | None = Field(
@@ -488,7 +481,7 @@ class Config(BaseSettings):
     auth: AuthConfig = AuthConfig()
     tls: TlsConfig = TlsConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
-    admin_key: SecretStr | None = Field(
+    admin_key: OurKey | None = Field(
         default=None, description="bearer token of the control plane; needed off loopback"
     )
     journal: Path | None = Field(

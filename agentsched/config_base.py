@@ -1,10 +1,17 @@
-"""What all parts of the configuration are made of: spans of time, and tables without surprises."""
+"""What all parts of the configuration are made of: spans, secrets, and tables without surprises."""
 
 from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    SecretStr,
+)
 
 from agentsched.model import MILLISECOND, ConfigError, Nanos, in_seconds, parse_span, seconds
 
@@ -42,6 +49,31 @@ Span = Annotated[
     AfterValidator(_long_enough),
     PlainSerializer(lambda span: f"{in_seconds(span):g}s", return_type=str),
 ]
+
+
+def _given(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        raise ValueError("it is empty, which is no secret: fill it in, or leave it out")
+    return secret
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("a key has no line breaks, and no signs that a header cannot have")
+    return key
+
+
+def _stripped(key: SecretStr) -> SecretStr:
+    return SecretStr(key.get_secret_value().strip())
+
+
+#: A secret that must be one: a variable that nobody filled in would do the opposite of a key.
+Secret = Annotated[SecretStr, AfterValidator(_given)]
+#: One that goes over the wire in a header.
+Key = Annotated[Secret, AfterValidator(_sendable)]
+#: One that headers are compared with. What comes out of a file ends in a line break, theirs do not.
+OurKey = Annotated[Secret, AfterValidator(_stripped), AfterValidator(_sendable)]
 
 
 class Part(BaseModel):

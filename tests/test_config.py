@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -173,6 +173,30 @@ class TestSecrets:
         with pytest.raises(ConfigError) as wrong:
             load_config(path)
         assert "s3cret" not in f"{wrong.value} {wrong.value.__cause__!r}"
+
+    @pytest.mark.parametrize("value", ["", " ", "\n"])
+    @pytest.mark.parametrize("key", ["admin_key", "identity.secret", "engines.0.api_key"])
+    def test_an_empty_one_is_none(self, key: str, value: str) -> None:
+        """A variable that was not filled in: it would open what it should shut."""
+        said: dict[str, dict[str, Any]] = {
+            "admin_key": {"admin_key": value},
+            "identity.secret": {"identity": {"secret": value}},
+            "engines.0.api_key": {"engines": [ENGINE | {"api_key": value}]},
+        }
+        with pytest.raises(ConfigError, match=f"^{re.escape(key)}: it is empty"):
+            load_config(None, said[key])
+
+    def test_the_admin_key_is_as_headers_have_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One out of a file ends in a line break, which nobody can send."""
+        monkeypatch.setenv("AGENTSCHED_ADMIN_KEY", "s3cret\n")
+        key = load_config().admin_key
+        assert key is not None
+        assert key.get_secret_value() == "s3cret"
+        for wrong in ("s3\ncret", "schlüssel"):
+            monkeypatch.setenv("AGENTSCHED_ADMIN_KEY", wrong)
+            with pytest.raises(ConfigError, match=r"^admin_key: .*a header cannot have") as refused:
+                load_config()
+            assert wrong not in str(refused.value)
 
 
 class TestEngineUrls:

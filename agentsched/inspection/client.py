@@ -33,7 +33,12 @@ class ControlClient:
 
     def __init__(self, url: str, *, admin_key: str | None = None) -> None:
         base = base_url(url)
-        headers = {"authorization": f"Bearer {admin_key}"} if admin_key else {}
+        # What comes out of a file ends in a line break.
+        key = (admin_key or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            # The library would say which, and show the key.
+            raise ConfigError("the admin key has signs that a header cannot have")
+        headers = {"authorization": f"Bearer {key}"} if key else {}
         # Proxies of the environment are for the world outside; this one is ours.
         self._client = httpx.Client(
             base_url=base, headers=headers, timeout=_TIMEOUT, trust_env=False

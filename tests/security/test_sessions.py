@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from agentsched.proxy.access.sessions import COOKIE, CSRF, Session, Sessions, new_id
 
@@ -38,6 +39,13 @@ class TestLogin:
         assert ADMIN_KEY not in answer.headers["set-cookie"]
         behind = await login(keyed, ADMIN_KEY, **{"X-Forwarded-Proto": "https"})
         assert cookie_of(behind)["secure"] is True
+
+    async def test_an_empty_key_opens_nothing(self, keyed: Any) -> None:
+        """Not even where the admin key is empty, which the configuration refuses."""
+        gateway = keyed.gateway
+        gateway.follow(gateway.config.model_copy(update={"admin_key": SecretStr("")}))
+        for key in ("", " "):
+            assert (await login(keyed, key)).status_code == 401
 
     async def test_bytes_that_are_no_text_are_no_login(self, keyed: Any) -> None:
         for body in (b'{"key": "\xff"}', b"\xd8", b"{"):

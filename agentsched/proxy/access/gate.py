@@ -322,7 +322,8 @@ def _clients_credential(headers: Mapping[str, str]) -> str:
 
 
 def _is_admin_key(token: str, config: Config) -> bool:
-    if config.admin_key is None:
+    # No key is nobody's: an empty one must not match, whatever the configuration says.
+    if config.admin_key is None or not token:
         return False
     wanted = config.admin_key.get_secret_value().encode()
     return hmac.compare_digest(token.encode("utf-8", "surrogateescape"), wanted)
