@@ -7,14 +7,14 @@ import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
-from agentsched.config import Config
+from agentsched.config import Config, EngineConfig
 from agentsched.version import __version__
 
 VERSIONS = ("1.27", "1.31", "1.34")
@@ -102,6 +102,41 @@ def test_the_configuration_is_one_that_the_proxy_takes(
         value = variable.get("value", "").replace("$(POD_NAME)", "agentsched-5d4f-x")
         monkeypatch.setenv(variable["name"], value)
     assert str(Config().store.spool) == "/var/lib/agentsched/spool"
+
+
+@pytest.mark.parametrize("name", ["agentsched", "proxy"])
+def test_what_a_service_puts_into_the_environment_does_no_harm(
+    chart: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The kubelet sets NAME_PORT to a URL for each Service, over the image's own variables."""
+    found = by_kind(objects(chart.render(name=name)))
+    service = found["Service"]["metadata"]["name"]
+    pod = found["Deployment"]["spec"]["template"]["spec"]
+    assert service == name
+    assert pod["enableServiceLinks"] is False
+    # A container that is copied into another pod is safe, too: its own variables come first.
+    links = {f"{service.upper()}_PORT": "tcp://10.96.0.10:8900"}
+    own = {v["name"]: v.get("value", "") for v in pod["containers"][0]["env"]}
+    for variable, value in (links | own).items():
+        value = value.replace("$(POD_NAME)", "agentsched-5d4f-x")
+        monkeypatch.setenv(variable, value)
+    assert Config().port == pod["containers"][0]["ports"][0]["containerPort"]
+
+
+def test_engines_are_what_the_configuration_takes(chart: ModuleType) -> None:
+    schema = json.loads((chart.CHART / "values.schema.json").read_text())
+    taken = schema["properties"]["engines"]["items"]
+    fields = EngineConfig.model_fields
+    assert set(taken["properties"]) == set(fields) - {"api_key"}
+    kinds = get_args(fields["kind"].annotation)
+    assert tuple(taken["properties"]["kind"]["enum"]) == kinds
+    engines = [{"url": "http://gpu-0:8000"}]
+    engines += [{"id": kind, "url": "http://gpu-1:8000", "kind": kind} for kind in kinds]
+    engines[1] |= {"lmcache": "http://lmcache:9000", "lmcache_instance": "one"}
+    jsonschema.validate(chart.values_of(chart.CHART, {"engines": engines}), schema)
+    found = by_kind(objects(chart.render({"engines": engines})))
+    config = Config(**tomllib.loads(found["ConfigMap"]["data"]["agentsched.toml"]))
+    assert config.engines == tuple(EngineConfig.model_validate(one) for one in engines)
 
 
 def test_a_changed_configuration_is_rolled_out(chart: ModuleType) -> None:

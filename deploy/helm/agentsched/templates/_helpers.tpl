@@ -14,10 +14,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ .Values.config }}
 {{- range .Values.engines }}
 [[engines]]
+{{- if .id }}
 id = {{ .id | quote }}
+{{- end }}
 url = {{ .url | quote }}
 {{- if .kind }}
 kind = {{ .kind | quote }}
+{{- end }}
+{{- if .lmcache }}
+lmcache = {{ .lmcache | quote }}
+{{- end }}
+{{- if .lmcache_instance }}
+lmcache_instance = {{ .lmcache_instance | quote }}
 {{- end }}
 {{ end }}
 {{- end }}
