@@ -9,6 +9,7 @@ from typing import Final
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
+    ConfigError,
     Instant,
     Limits,
     Nanos,
@@ -31,6 +32,7 @@ from agentsched_bench.sim import arms as sim_arms
 from agentsched_bench.sim.clients import Endings, Start
 from agentsched_bench.sim.engines import EngineTraits
 from agentsched_bench.sim.host import SimHost
+from agentsched_bench.workload.shape import PlannedProgram
 
 _UNHURRIED: Final = 1_000_000
 
@@ -45,16 +47,32 @@ def why_not(side: Side) -> str:
 
 
 def alone_seconds(loads: Iterable[Load], spec: EngineSpec) -> dict[str, float]:
-    """Seconds that each program takes alone on an idle engine with a cold cache, by the model."""
+    """Seconds that each program takes alone on an idle engine with a cold cache, by the model.
+
+    Raises:
+        ConfigError: a program has other calls than one of the same name in an earlier load.
+    """
     config = engines_of(spec)[0]
     found: dict[str, float] = {}
+    known: dict[str, object] = {}
     for load in loads:
         plans = [plan for plan in load.plans if plan.program not in found]
+        for plan in load.plans:
+            if known.setdefault(plan.program, _asked(plan)) != _asked(plan):
+                raise ConfigError(f"{plan.program!r} is another program in another repeat")
         scenario = sim_arms.Scenario(
             plans=plans, engines=[config], arrivals=Arrivals(process=Process.RECORDED)
         )
         found |= sim_arms.alone(scenario)
     return found
+
+
+def _asked(plan: PlannedProgram) -> object:
+    """What decides how long a program takes alone: its calls, whatever their content is called."""
+    return [
+        replace(talk, calls=tuple(replace(call, pieces=()) for call in talk.calls), system_tokens=0)
+        for talk in plan.conversations
+    ]
 
 
 def simulate_run(

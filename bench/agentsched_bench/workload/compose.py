@@ -205,6 +205,7 @@ class _Composer:
         self._pools: dict[str, int] = {}
         self._traces: dict[str, TraceUse] = {}
         self._decks: list[_Deck] = []
+        self._names: set[str] = set()
 
     def compose(self) -> Composition:
         spec = self._spec
@@ -249,7 +250,23 @@ class _Composer:
                 is_synthetic=all(program.main.synthetic for program in programs),
             )
         chosen = sample_programs(programs, count=None, rng=random.Random(0), only=only)
-        return [_sharing(program, shared) for program in chosen]
+        return self._apart([_sharing(program, shared) for program in chosen])
+
+    def _apart(self, programs: Sequence[RecordedProgram]) -> list[RecordedProgram]:
+        """The programs, under other names where an earlier source has one of the name.
+
+        By source and not by arrival: of sources that are scaled each in its own way, a name is the
+        same program for every seed.
+        """
+        found: list[RecordedProgram] = []
+        for program in programs:
+            name, number = program.main.session_id, 1
+            while name in self._names:
+                number += 1
+                name = f"{program.main.session_id}~{number}"
+            self._names.add(name)
+            found.append(program if number == 1 else _renamed(program, f"~{number}"))
+        return found
 
     def _streams(self) -> Iterator[tuple[ArrivalProcess, str, list[Tenant]]]:
         """Arrival processes with the tenants whose programs they bring; none: nobody's."""
@@ -365,7 +382,7 @@ class _Composer:
     def _background(
         self, background: Background, index: int
     ) -> list[tuple[float, RecordedProgram]]:
-        rng = self._rng(f"background/{index}")
+        spec, rng = self._spec, self._rng(f"background/{index}")
         name = background.name or f"{background.traffic}-{index + 1}"
         process = background.arrivals
         recorded = [] if background.trace is None else self._read(background.trace, ())
@@ -386,8 +403,9 @@ class _Composer:
             deck = _Deck(source, name, recorded, rng, is_in_order=False)
         found: list[tuple[float, RecordedProgram]] = []
         for number, at in enumerate(times):
+            # What is drawn for another seed is another program, and is called otherwise.
             program = (
-                _single(background, name=f"{name}/{number}", kind=name, rng=rng)
+                _single(background, name=f"{name}/{spec.seed}/{number}", kind=name, rng=rng)
                 if deck is None
                 else deck.deal()
             )
@@ -549,7 +567,7 @@ def _renamed(program: RecordedProgram, suffix: str) -> RecordedProgram:
 
 
 def _distinct(programs: Sequence[RecordedProgram]) -> list[RecordedProgram]:
-    """Programs of different sources with one name get different ones."""
+    """Programs that still have one name get different ones: a trace may have that of a round."""
     used: dict[str, int] = {}
     found: list[RecordedProgram] = []
     for program in programs:

@@ -22,7 +22,12 @@ from agentsched_bench.compare.fleet import engines_of, faults_of
 from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.results import Run
 from agentsched_bench.compare.scenario import Scenario, load_scenario
-from agentsched_bench.compare.simulated import journal_of, simulate_run, simulated_sides
+from agentsched_bench.compare.simulated import (
+    alone_seconds,
+    journal_of,
+    simulate_run,
+    simulated_sides,
+)
 from agentsched_bench.workload.shape import Piece
 
 SHIPPED = sorted((Path(__file__).parents[3] / "bench/scenarios").glob("*.toml"))
@@ -69,6 +74,25 @@ def test_what_was_made_smaller_is_noted(small: Path) -> None:
     ]
     whole = ("workload.scale_tokens=1", "workload.scale_time=1")
     assert notes(*whole)[0].startswith("The load is not as recorded: pauses of at most 2 s, at")
+
+
+def test_nobody_is_compared_with_the_time_alone_of_a_program_of_another_repeat(
+    small: Path,
+) -> None:
+    chat = '[{ traffic = "chat", programs = 8, arrivals = { process = "poisson", rate = 4 } }]'
+    scenario = load_scenario(small, changes=[f"workload.background={chat}"])
+    loads = [make_load(scenario.workload, seed=n, beside=small.parent) for n in range(2)]
+    found = alone_seconds(loads, scenario.engine)
+
+    assert alone_seconds(loads[1:], scenario.engine).items() <= found.items()
+    side = parse_side("direct", engine=scenario.engine)
+    run = simulate_run(side, loads[1], scenario, repeat=1, on_call=lambda _done: None)
+    assert min((p.jct_s or 0.0) / found[p.program] for p in run.programs) >= 1 - 1e-9
+    # Nor is it silently, should a name ever stand for two programs.
+    last = loads[0].plans[-1]
+    other = replace(last, main=replace(last.main, calls=2 * last.main.calls))
+    with pytest.raises(ConfigError, match="another program in another repeat"):
+        alone_seconds([loads[0], replace(loads[1], plans=[other])], scenario.engine)
 
 
 def test_what_was_written_anew_is_not_computed_again(small: Path) -> None:

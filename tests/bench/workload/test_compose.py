@@ -69,6 +69,25 @@ def test_sources_are_mixed_by_weight_and_dealt_without_repeating(tmp_path: Path)
     assert sum("#" not in name for name in names) == 60
 
 
+def test_a_name_is_the_same_program_for_every_seed(tmp_path: Path) -> None:
+    sources = [{"trace": "sample", "scale_tokens": scale} for scale in (8.0, 2.0)]
+    background = [{"arrivals": POISSON, "programs": 5}]
+    known: dict[str, list[int]] = {}
+    for seed in range(3):
+        work = planned(
+            tmp_path,
+            sources=sources,
+            background=background,
+            programs=130,
+            arrivals=POISSON,
+            seed=seed,
+        )
+        assert len({plan.program for plan in work.programs}) == 135
+        for plan in work.programs:
+            prompts = [call.prompt_tokens for call in plan.main.calls]
+            assert known.setdefault(plan.program, prompts) == prompts
+
+
 def test_exact_numbers_go_before_weights(tmp_path: Path) -> None:
     sources = [
         {"trace": "sample", "only": ["agent=shell-agent"], "programs": 5},
