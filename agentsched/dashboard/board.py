@@ -57,9 +57,9 @@ class Host(Protocol):
 class Dashboard:
     """Handlers, and the feed behind them.
 
-    Nobody gets here who may not look; `viewer` says as which tenant, None for all of them. `send`
-    writes a part of a stream and gives up on a client that does not read; `draining` is set when
-    the proxy is about to end.
+    Nobody gets here who may not look; `viewer` says as which tenant, None for all of them, and
+    `may_go_on` whether who opened a stream may look still. `send` writes a part of a stream and
+    gives up on a client that does not read; `draining` is set when the proxy is about to end.
     """
 
     def __init__(
@@ -69,12 +69,14 @@ class Dashboard:
         members: Callable[[], Iterable[MemberView]],
         draining: asyncio.Event,
         viewer: Callable[[web.Request], str | None],
+        may_go_on: Callable[[web.Request], bool],
         send: Send,
         replicas: Callable[[], Replicas | None] = lambda: None,
     ) -> None:
         self._host = host
         self._draining = draining
         self._viewer = viewer
+        self._may_go_on = may_go_on
         self._send = send
         self.feed = Feed(
             host.scheduler,
@@ -125,7 +127,10 @@ class Dashboard:
         return _json(self.feed.seen_by(frame, self._viewer(request)))
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
-        """`GET feed`: frames as server-sent events, until the client goes or the proxy drains."""
+        """`GET feed`: frames as server-sent events.
+
+        Until the client goes, the proxy drains, or who opened it may not look any more.
+        """
         if self.feed.watchers >= _WATCHERS_MAX:
             return _error(503, "too_many_watchers", "As many dashboards watch as may.")
         response = web.StreamResponse(
@@ -141,6 +146,8 @@ class Dashboard:
         try:
             while not self._draining.is_set():
                 frame = await self._next(watcher)
+                if not self._may_go_on(request):
+                    break
                 shown = b": keep-alive\n\n" if frame is None else _event(frame)
                 await self._send(request, response, shown)
         finally:

@@ -176,6 +176,7 @@ def _dashboard(gateway: Gateway) -> Dashboard:
         members=gateway.fleet.members.values,
         draining=gateway.draining,
         viewer=_viewer,
+        may_go_on=gateway.still_admits,
         send=send_part,
         replicas=partial(_replicas, gateway),
     )

@@ -49,7 +49,9 @@ class _Watcher:
 
 
 async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """`GET /agentsched/v1/decisions?program=P`: until the client hangs up or the proxy drains."""
+    """`GET /agentsched/v1/decisions?program=P`: until the client hangs up, the proxy drains, or who
+    opened it may not look any more.
+    """
     own = OwnPart(principal_of(request), gateway.host.scheduler)
     watcher = _Watcher(request.query.get("program"), own)
     response = web.StreamResponse(
@@ -61,8 +63,10 @@ async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamR
     try:
         await send(request, response, b": watching\n\n", gateway.config.http)
         while not gateway.is_draining:
-            shown = watcher.shown(await _next(gateway, watcher))
-            await send(request, response, shown, gateway.config.http)
+            turn = await _next(gateway, watcher)
+            if not gateway.still_admits(request):
+                break
+            await send(request, response, watcher.shown(turn), gateway.config.http)
     finally:
         gateway.host.unwatch(watcher)
         gateway.meters.count_watchers(-1)

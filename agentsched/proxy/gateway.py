@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from aiohttp import web
+
 from agentsched.config import Config, HttpConfig
 from agentsched.config_trust import IdempotencyConfig, RetriesConfig
 from agentsched.model import (
@@ -22,7 +24,7 @@ from agentsched.model import (
     seconds,
 )
 from agentsched.proxy.access.gate import Gate
-from agentsched.proxy.access.principal import ANYBODY, TENANTS, Principal
+from agentsched.proxy.access.principal import ANYBODY, TENANTS, Principal, principal_of
 from agentsched.proxy.bodies import Bodies
 from agentsched.proxy.fleet import Fleet
 from agentsched.proxy.health import RetryBudget
@@ -106,6 +108,17 @@ class Gateway:
         self.config = config
         self.wire_limits = self.warm_bodies.limits = wire_limits(config.http)
         self.fleet.follow(config.upstream)
+
+    def still_admits(self, request: web.Request) -> bool:
+        """Whether a request that was let in would be let in now, as the same one: a key may have
+        been taken away, a session may be over, while what it asked for is still being sent.
+        """
+        principal = principal_of(request)
+        try:
+            self.gate.enter(request)
+        except WireError:
+            return False
+        return principal_of(request) == principal
 
     @property
     def is_draining(self) -> bool:
