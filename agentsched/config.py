@@ -508,12 +508,12 @@ class Config(BaseSettings):
             profile=self.profile,
             choices={p: Choice(name=c.name, params=c.params) for p, c in self.policies.items()},
             limits=self.limits.to_limits(),
-            workflows=self._declared,
+            workflows=self.declared,
         )
 
     @cached_property
-    def _declared(self) -> tuple[Workflow, ...]:
-        """Read once, so that scheduler and journal know the same.
+    def declared(self) -> tuple[Workflow, ...]:
+        """The workflows, read once, so that scheduler and journal know the same.
 
         Raises:
             ConfigError: a file cannot be read, or is no workflow; the text names it.

@@ -62,6 +62,8 @@ class Steering:
         self._make_member = make_member
         self._reread = reread
         self._tasks: set[asyncio.Task[None]] = set()
+        #: What each engine that stays was made from, by the file or at run time.
+        self._described = _by_name(gateway.config)
 
     @property
     def config(self) -> Config:
@@ -89,6 +91,7 @@ class Steering:
         key = EngineId(engine.name)
         if key in self._gateway.fleet.staying:
             raise ConfigError(f"an engine is called {key} already")
+        self._described[engine.name] = engine
         self._gateway.fleet.add(self._make_member(engine, self._gateway.config))
 
     def remove_engine(self, engine: EngineId) -> None:
@@ -103,6 +106,7 @@ class Steering:
         if fleet.staying == [engine]:
             raise ConfigError("the last engine stays: without one every request would fail")
         patience = self._gateway.config.http.drain_timeout
+        self._described.pop(engine, None)
         if fleet.leave(engine):
             self._own(fleet.remove(engine, patience=patience), f"remove {engine}")
 
@@ -117,6 +121,7 @@ class Steering:
             raise ConfigError("this proxy was started without a configuration file")
         old = self._gateway.config
         new, needs_restart = _in_force(old, self._reread())
+        self._check_engines(old, new)
         different = {key for key in Config.model_fields if getattr(old, key) != getattr(new, key)}
         scheduler = new.scheduler()
         if different & {"profile", "policies", "limits"}:
@@ -131,19 +136,34 @@ class Steering:
         log.info("configuration read again: %s", reloaded)
         return reloaded
 
+    def _check_engines(self, old: Config, new: Config) -> None:
+        """Some engine stays: without one every request would fail.
+
+        Raises:
+            ConfigError: none would.
+        """
+        if not new.engines:
+            raise ConfigError("no engine is given")
+        gone, staying = _no_more(old, new), self._gateway.fleet.staying
+        if not _described_anew(old, new) and all(engine in gone for engine in staying):
+            raise ConfigError("the last engine stays: the others were removed at run time")
+
     def _match_engines(self, old: Config, new: Config) -> None:
-        """New ones are added before old ones go; one that is described anew does both."""
-        before: Mapping[str, EngineConfig] = {engine.name: engine for engine in old.engines}
-        after: Mapping[str, EngineConfig] = {engine.name: engine for engine in new.engines}
-        for name, engine in after.items():
-            if name not in before and EngineId(name) not in self._gateway.fleet.staying:
+        """New ones are added before old ones go; one that is described anew does both.
+
+        Where the file says the same as before, what was changed at run time stays.
+        """
+        fleet = self._gateway.fleet
+        for name, engine in _described_anew(old, new).items():
+            if EngineId(name) not in fleet.staying:
                 self.add_engine(engine)
-            elif name in before and before[name] != engine:
+            elif self._described.get(name) != engine:
+                self._described[name] = engine
                 member = self._make_member(engine, new)
                 patience = new.http.drain_timeout
-                self._own(self._gateway.fleet.replace(member, patience=patience), f"move {name}")
-        for name in before:
-            if name not in after and EngineId(name) in self._gateway.fleet.members:
+                self._own(fleet.replace(member, patience=patience), f"move {name}")
+        for name in _no_more(old, new):
+            if EngineId(name) in fleet.members:
                 self.remove_engine(EngineId(name))
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -158,10 +178,28 @@ class Steering:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+def _by_name(config: Config) -> dict[str, EngineConfig]:
+    return {engine.name: engine for engine in config.engines}
+
+
+def _described_anew(old: Config, new: Config) -> dict[str, EngineConfig]:
+    """Engines of which a reread file says something else than before, or for the first time."""
+    before = _by_name(old)
+    return {name: engine for name, engine in _by_name(new).items() if before.get(name) != engine}
+
+
+def _no_more(old: Config, new: Config) -> list[str]:
+    after = _by_name(new)
+    return [name for name in _by_name(old) if name not in after]
+
+
 def _in_force(old: Config, wanted: Config) -> tuple[Config, tuple[str, ...]]:
     """What counts from now on of a reread configuration, and what of it does not until a restart.
 
     What waits keeps its old value whole, so that no reader of it sees half of a change.
+
+    Raises:
+        ConfigError: a file of workflows is wrong.
     """
     waits = {
         key
@@ -169,6 +207,10 @@ def _in_force(old: Config, wanted: Config) -> tuple[Config, tuple[str, ...]]:
         if key not in _LIVE_PARTS and getattr(old, key) != getattr(wanted, key)
     }
     kept = {key: getattr(old, key) for key in waits}
+    # The files may have changed, or gone, under the same names.
+    kept["declared"] = old.declared
+    if old.declared != wanted.declared:
+        waits.add("workflows")
     for name, keys in _AT_START.items():
         part = getattr(wanted, name)
         at_start = {key: getattr(getattr(old, name), key) for key in keys}

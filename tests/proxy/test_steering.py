@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from live import eventually
 from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk, running_upstream
 
-from agentsched.config import Config
+from agentsched.config import Config, EngineConfig
 from agentsched.model import ConfigError, EngineId, EngineLost, EngineReported, PolicyError
 from agentsched.proxy.app import _member
 from agentsched.proxy.steering import Steering
@@ -330,6 +332,97 @@ async def test_a_wrong_file_changes_nothing(start: Any, upstream: Upstream, stee
         assert proxy.gateway.config is before
         assert proxy.scheduler.policies.profile == "fcfs"
         assert (await proxy.chat()).status_code == 200
+
+
+async def test_a_file_without_engines_changes_nothing(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    """Half-written, say: it would take all engines out but one."""
+    async with start(upstream.url, second.url, profile="fcfs") as proxy:
+        before = proxy.gateway.config
+        changes = {"profile": "passthrough", "limits": {"max_wait": "5s"}, "log_level": "error"}
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="no engine is given"):
+                steer(proxy, engines=[], tenants={"acme": {"weight": 5}}, **changes).reload()
+        assert proxy.gateway.config is before
+        assert proxy.scheduler.policies.profile == "fcfs"
+        assert "acme" not in proxy.scheduler.tenants
+        assert proxy.gateway.fleet.staying == ["e0", "e1"]
+
+
+async def test_a_file_that_leaves_only_what_was_removed_changes_nothing(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    async with start(upstream.url, second.url) as proxy:
+        steering = steer(proxy, engines=[engine(second, "e1")], profile="fcfs")
+        steering.remove_engine(EngineId("e1"))
+        with pytest.raises(ConfigError, match="the last engine stays"):
+            steering.reload()
+        assert proxy.scheduler.policies.profile != "fcfs"
+        assert proxy.gateway.fleet.staying == ["e0"]
+        await eventually(lambda: "e1" not in proxy.gateway.fleet.members)
+
+
+async def test_what_was_added_by_hand_is_what_the_file_says_of_it(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    """Added in a hurry and then written down, with its key."""
+    async with start(upstream.url) as proxy:
+        fleet = proxy.gateway.fleet
+        first = engine(upstream, "e0")
+        keyed = engine(second, "e1") | {"api_key": "k"}
+        steering = steer(proxy, engines=[first, keyed])
+        steering.add_engine(EngineConfig.model_validate(engine(upstream, "e1")))
+        assert steering.reload().changed == ("engines",)
+        await eventually(lambda: fleet.members["e1"].url == second.url)
+        assert fleet.members["e1"].has_key
+        await eventually(lambda: fleet.members["e1"].is_up and not steering._tasks)
+        # What is as the file says is left alone.
+        same = fleet.members["e1"]
+        assert steering.reload().changed == ()
+        assert fleet.members["e1"] is same
+
+
+async def test_what_was_removed_by_hand_comes_back_where_the_file_says_something_new(
+    start: Any, upstream: Upstream, second: Upstream, steer: Any
+) -> None:
+    async with start(upstream.url, upstream.url) as proxy:
+        fleet = proxy.gateway.fleet
+        steering = steer(proxy)
+        steering.remove_engine(EngineId("e1"))
+        await eventually(lambda: "e1" not in fleet.members)
+        assert steering.reload().changed == ()
+        assert "e1" not in fleet.members
+        moved = [engine(upstream, "e0"), engine(second, "e1")]
+        assert steer(proxy, engines=moved).reload().changed == ("engines",)
+        assert fleet.members["e1"].url == second.url
+        await eventually(lambda: fleet.members["e1"].is_up)
+
+
+async def test_an_edited_workflow_waits_for_a_restart_and_is_named(
+    start: Any, upstream: Upstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "fix.json"
+
+    def write(start: str) -> None:
+        path.write_text(json.dumps({"name": "fix", "start": start, "steps": {start: {}}}))
+
+    write("look")
+    async with start(upstream.url, workflows=[str(path)]) as proxy:
+        before = proxy.gateway.config
+
+        def reread() -> Config:
+            return Config(**{name: getattr(before, name) for name in Config.model_fields})
+
+        steering = Steering(proxy.gateway, make_member=_member, reread=reread)
+        assert steering.reload().needs_restart == ()
+        write("edit")
+        for _ in range(2):
+            reloaded = steering.reload()
+            assert (reloaded.changed, reloaded.needs_restart) == ((), ("workflows",))
+        path.unlink()
+        with pytest.raises(ConfigError, match=r"fix\.json"):
+            steering.reload()
 
 
 async def test_engines_that_are_not_there_and_the_last_one(
