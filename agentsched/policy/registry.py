@@ -92,7 +92,7 @@ def _make(entry: EntryPoint, *, point: str, params: Mapping[str, object]) -> obj
             raise PolicyError(text)
     try:
         policy = factory(**params)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:  # too large a number overflows
         raise PolicyError(f"{entry.name}: bad parameters {dict(params)}: {error}") from error
     for verb in (*_VERBS[point], "observe"):
         if not callable(getattr(policy, verb, None)):

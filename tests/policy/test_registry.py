@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
+from inspect import signature
 from math import inf, nan
 from pathlib import Path
 
@@ -71,6 +74,36 @@ def test_every_builtin_policy_loads_with_its_defaults(point: str) -> None:
     assert names
     for name in names:
         assert callable(load(point, name, {}).observe)  # type: ignore[attr-defined]
+
+
+def parameters(kind: type) -> list[tuple[str, str, str]]:
+    """Point, policy and name of each parameter of ours whose default is of this kind."""
+    found = []
+    for entry in entry_points(group="agentsched.policies"):
+        point, _, name = entry.name.partition(".")
+        given = signature(entry.load()).parameters.values()
+        found += [(point, name, p.name) for p in given if type(p.default) is kind]
+    return found
+
+
+@pytest.mark.parametrize(("point", "name", "parameter"), parameters(float))
+def test_a_span_beyond_all_time_is_no_defect(point: str, name: str, parameter: str) -> None:
+    for value in (1e300, -1e300):
+        with contextlib.suppress(PolicyError):
+            load(point, name, {parameter: value})
+
+
+def test_spans_beyond_all_time_are_refused() -> None:
+    with pytest.raises(PolicyError, match=r"pin\.fixed: bad parameters"):
+        load("pin", "fixed", {"ttl_s": 1e300})
+
+
+@pytest.mark.parametrize(("point", "name", "parameter"), parameters(bool))
+@pytest.mark.parametrize("value", ["false", "true", "", 0, None])
+def test_a_text_is_not_true(point: str, name: str, parameter: str, value: object) -> None:
+    """As the environment has them: "false" would count as true."""
+    with pytest.raises(PolicyError, match=f"{parameter} is true or false, not"):
+        load(point, name, {parameter: value})
 
 
 def test_a_strangers_policy_loads_like_ours(install: Callable[..., None]) -> None:

@@ -22,6 +22,8 @@ class Depth:
     def __init__(self, *, depth: int | None = None, fits: bool = False) -> None:
         if depth is not None and depth < 1:
             raise ValueError(f"depth must be at least 1, not {depth}")
+        if not isinstance(fits, bool):  # the environment's texts are all true
+            raise TypeError(f"fits is true or false, not {fits!r}")
         self._depth = depth
         self._fits = fits
 

@@ -17,4 +17,6 @@ class SessionAffinity(Affinity):
     """
 
     def __init__(self, *, speed: bool = False) -> None:
+        if not isinstance(speed, bool):  # the environment's texts are all true
+            raise TypeError(f"speed is true or false, not {speed!r}")
         super().__init__(speed=speed)
