@@ -237,3 +237,48 @@ def test_sub_agents_of_sessions_with_one_name_stay_with_theirs(tmp_path: Path) -
         ("s/a1#2", "s#2"),
     ]
     assert [row.steps[0].tools[0].child for row in rows[::2]] == ["s/a1", "s/a1#2"]
+
+
+@pytest.mark.parametrize("order", ["one by one", "in turns"])
+def test_claude_code_sessions_in_one_file_are_several(order: str, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    both: list[list[dict[str, Any]]] = []
+    for name in ("s", "t"):
+        session = _Claude(name)
+        session._line("attachment", None)
+        session.user(f"begin {name}")
+        session.says(f"{name}1", _call(f"{name}-a"))
+        session.result(f"{name}-a")
+        session.says(f"{name}2", _text("ready"))
+        # It has no line before it, but says which one it comes after.
+        last = session.lines[-1]["uuid"]
+        session._line("system", None, subtype="compact_boundary", logicalParentUuid=last)
+        session.lines[-1]["parentUuid"] = None
+        session.user("what was", isCompactSummary=True)
+        session.says(f"{name}3", _text("going"))
+        both.append(session.lines)
+        lines(folder / f"{name}.jsonl", *session.lines)
+    turns = [line for pair in zip(*both, strict=True) for line in pair]
+    path = lines(tmp_path / "all.jsonl", *(turns if order == "in turns" else both[0] + both[1]))
+    apart, _ = imported(folder, tmp_path / "apart.jsonl", text=True)
+    rows, report = imported(path, tmp_path / "t.jsonl", text=True)
+    assert report.errors_count == 0
+    assert [(row.session_id, len(row.steps)) for row in rows] == [("s", 3), ("t", 3)]
+    assert rows == apart
+
+
+def test_claude_code_session_that_was_resumed_under_another_name_is_one(tmp_path: Path) -> None:
+    session = _Claude("s")
+    session.user("begin")
+    session.says("m1", _text("ready"))
+    resumed = _Claude("t")
+    resumed.lines, resumed._seconds = list(session.lines), 2
+    resumed.user("go on")
+    resumed.says("m2", _text("going"))
+    # A note stands in front of the first line that goes on.
+    resumed.lines.insert(2, {"type": "queue-operation", "sessionId": "t"})
+    path = lines(tmp_path / "t.jsonl", *resumed.lines)
+    (row,), report = imported(path, tmp_path / "o.jsonl")
+    assert report.errors_count == 0
+    assert (row.session_id, len(row.steps)) == ("s", 2)

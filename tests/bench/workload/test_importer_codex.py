@@ -285,3 +285,33 @@ def test_codex_files_in_which_no_model_answered(tmp_path: Path) -> None:
     assert report.errors_count == 0
     _, report = imported(path, tmp_path / "t2.jsonl")
     assert "no answer of a model" in str(report.errors[0])
+
+
+def test_codex_threads_in_one_file_are_several(tmp_path: Path) -> None:
+    """Also a sub-agent's, whose session stands in the same file."""
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    both: list[dict[str, Any]] = []
+    child = {"subagent": {"thread_spawn": {"parent_thread_id": "s", "agent_role": "explorer"}}}
+    for name, meta in (("s", {}), ("t", {}), ("u", {"source": child})):
+        thread = _Rollout(name)
+        thread.lines[0]["payload"] |= meta
+        thread.user(f"look at {name}")
+        thread.says(f"Here is {name}.")
+        thread.count(900, 20)
+        # A session that is resumed says its name again.
+        thread.lines.append(thread.lines[0])
+        thread.user("go on")
+        thread.says("There.")
+        thread.count(1000, 20)
+        both += thread.lines
+        lines(folder / f"rollout-{name}.jsonl", *thread.lines)
+    path = lines(tmp_path / "all.jsonl", *both)
+    apart, _ = imported(folder, tmp_path / "apart.jsonl", text=True)
+    rows, report = imported(path, tmp_path / "t.jsonl", text=True)
+    assert report.errors_count == 0
+    names = [(row.session_id, row.parent, len(row.steps)) for row in rows]
+    assert names == [("s", None, 2), ("t", None, 2), ("u", "s", 2)]
+    assert sorted(rows, key=lambda row: row.session_id) == sorted(
+        apart, key=lambda row: row.session_id
+    )

@@ -220,3 +220,25 @@ def test_qwen_line_that_is_broken_is_left_out(tmp_path: Path) -> None:
     (row,), report = imported(path, tmp_path / "t.jsonl")
     assert [error.line for error in report.errors] == [4]
     assert len(row.steps) == 2
+
+
+@pytest.mark.parametrize("order", ["one by one", "in turns"])
+def test_qwen_sessions_in_one_file_are_several(order: str, tmp_path: Path) -> None:
+    folder = tmp_path / "chats"
+    folder.mkdir()
+    both: list[list[dict[str, Any]]] = []
+    for name in ("s", "t"):
+        chat = _Chat(name)
+        chat.user(f"look at {name}")
+        chat.says(_call(f"{name}-a"))
+        chat.result(f"{name}-a")
+        chat.says(_text("It is fine."), prompt=1000)
+        both.append(chat.lines)
+        lines(folder / f"{name}.jsonl", *chat.lines)
+    turns = [line for pair in zip(*both, strict=True) for line in pair]
+    path = lines(tmp_path / "all.jsonl", *(turns if order == "in turns" else both[0] + both[1]))
+    apart, _ = imported(folder, tmp_path / "apart.jsonl", text=True)
+    rows, report = imported(path, tmp_path / "t.jsonl", text=True)
+    assert report.errors_count == 0
+    assert [(row.session_id, len(row.steps)) for row in rows] == [("s", 2), ("t", 2)]
+    assert rows == apart

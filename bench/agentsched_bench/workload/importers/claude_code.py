@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.chat import read_tool_calls
 from agentsched_bench.workload.importers.claude_thread import Thread
 from agentsched_bench.workload.importers.draft import Imported
+from agentsched_bench.workload.importers.family import Sessions
 from agentsched_bench.workload.importers.files import InputFile, OnError, values
 from agentsched_bench.workload.importers.loose import (
     Object,
@@ -53,18 +55,21 @@ class ClaudeCode:
     ) -> Iterator[Imported]:
         told: set[str] = set()
         for group in _groups(files):
-            session = _Session(told)
+            sessions = Sessions(partial(_Session, told))
             for file in group:
                 for found in values(file, on_error=on_error):
                     for value in _flat([found.value]):
-                        session.line(as_object(value), file)
-            session.end()
-            is_found = False
-            for imported in session.imported(options, default=_stem(group[0].path)):
-                is_found = True
-                yield imported
+                        line = as_object(value)
+                        sessions.of(line).line(line, file)
+            is_heard = False
+            for session in sessions.all:
+                session.end()
+                is_heard = is_heard or session.is_repeated
+                for imported in session.imported(options, default=_stem(group[0].path)):
+                    is_heard = True
+                    yield imported
             # Folders of sessions hold some in which nothing was asked, and copies of others.
-            if not is_found and group[0].is_named and not session.is_repeated:
+            if group[0].is_named and not is_heard:
                 on_error(TraceError("no answer of a model in it", path=group[0].path))
 
 

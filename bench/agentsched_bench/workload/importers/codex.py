@@ -56,12 +56,17 @@ class Codex:
                 thread = Thread(told)
                 for line in _borrowed(head, by_thread):
                     thread.line(line, is_borrowed=True)
+                own = [(head, thread)]
                 for line in _lines(head.file, on_error=on_error):
+                    if thread.is_another(line):
+                        head, thread = _head_of(unwrapped(line)[1], head.file), Thread(told)
+                        own.append((head, thread))
                     thread.line(line)
-                thread.end()
-                threads.append((head, thread))
-                is_heard = thread.conversation.calls or thread.is_repeated
+                for _, thread in own:
+                    thread.end()
+                threads += own
                 # Folders of sessions hold some in which nothing was asked, and copies of others.
+                is_heard = any(one.conversation.calls or one.is_repeated for _, one in own)
                 if head.file.is_named and not is_heard:
                     on_error(TraceError("no answer of a model in it", path=head.file.path))
             yield from joined(_members(threads), source="codex", options=options)
@@ -69,7 +74,7 @@ class Codex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Head:
-    """What a file's first line says: whose it is, who started it, and what it goes on from."""
+    """What a thread's first line says: whose it is, who started it, and what it goes on from."""
 
     file: InputFile
     thread: str
@@ -103,20 +108,23 @@ def _flat(value: Json) -> list[Object]:
 def _head(file: InputFile) -> _Head:
     for line in _lines(file, on_error=lambda _: None):
         kind, payload = unwrapped(line)
-        if kind != "session_meta":
-            continue
-        spawned = as_object(as_object(as_object(payload.get("source")).get("subagent")))
-        spawn = as_object(spawned.get("thread_spawn"))
-        parent = as_name(first(payload.get("parent_thread_id"), spawn.get("parent_thread_id")))
-        base = as_object(payload.get("history_base"))
-        return _Head(
-            file=file,
-            thread=as_name(first(payload.get("id"), payload.get("session_id")), default=file.name),
-            parent=parent or None,
-            base=as_name(base.get("thread_id")) or None,
-            base_end=as_count(base.get("end_ordinal_exclusive")) or 0,
-        )
+        if kind == "session_meta":
+            return _head_of(payload, file)
     return _Head(file=file, thread=file.name)
+
+
+def _head_of(payload: Object, file: InputFile) -> _Head:
+    spawned = as_object(as_object(as_object(payload.get("source")).get("subagent")))
+    spawn = as_object(spawned.get("thread_spawn"))
+    parent = as_name(first(payload.get("parent_thread_id"), spawn.get("parent_thread_id")))
+    base = as_object(payload.get("history_base"))
+    return _Head(
+        file=file,
+        thread=as_name(first(payload.get("id"), payload.get("session_id")), default=file.name),
+        parent=parent or None,
+        base=as_name(base.get("thread_id")) or None,
+        base_end=as_count(base.get("end_ordinal_exclusive")) or 0,
+    )
 
 
 def _groups(heads: Sequence[_Head], by_thread: dict[str, _Head]) -> Iterator[list[_Head]]:

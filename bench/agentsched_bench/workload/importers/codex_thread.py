@@ -87,6 +87,8 @@ class Thread:
         self._count: tuple[Object, float | None] | None = None
         self._is_borrowing = False
         self._is_fork = False
+        #: Its name, and those of the threads that it was forked from.
+        self._names: set[str] = set()
         self._is_compacted = False
         self._model_now = ""
         self._system = self.conversation.add("system", None, tokens=0)
@@ -117,8 +119,21 @@ class Thread:
             case _:
                 pass
 
+    def is_another(self, line: Object) -> bool:
+        """Whether a line of the thread's file begins another thread: several were put in one file.
+
+        A fork has first lines of those before it, too, but begins with one each.
+        """
+        kind, payload = unwrapped(line)
+        own = as_name(first(payload.get("id"), payload.get("session_id")))
+        if kind != "session_meta" or not own or not self._names or own in self._names:
+            return False
+        is_fork = payload.get("forked_from_id") or payload.get("history_base")
+        return not is_fork and any(not answer.is_borrowed for answer in self._answers)
+
     def _meta(self, payload: Object) -> None:
         own = as_name(first(payload.get("id"), payload.get("session_id")))
+        self._names.add(own)
         if self._is_borrowing or (self.thread_id and own != self.thread_id):
             self._is_fork = True
             return

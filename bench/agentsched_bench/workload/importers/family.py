@@ -6,13 +6,17 @@ sub-agents that name their parent or the tool call, and a system prompt that nob
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import msgspec
 
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.draft import Conversation, Imported
+from agentsched_bench.workload.importers.loose import Object, as_name, first
+
+SessionT = TypeVar("SessionT")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +33,51 @@ class Member:
     parent: str | None = None
     call_id: str | None = None
     is_cut: bool = False
+
+
+class Sessions(Generic[SessionT]):
+    """The sessions of files that belong together: one, or several that were put in one file.
+
+    Lines name their session (`sessionId`) and the line before them (`parentUuid`). A file that was
+    resumed or forked has lines of two names that go on from each other: those are one session. A
+    name that is new, on a line that goes on from none that is known, begins another.
+    """
+
+    def __init__(self, make: Callable[[], SessionT]) -> None:
+        self._make = make
+        self.all: list[SessionT] = [make()]
+        self._now = self.all[0]
+        self._by_name: dict[str, SessionT] = {}
+        self._by_line: dict[str, SessionT] = {}
+
+    def of(self, line: Object) -> SessionT:
+        """Whose line it is. One that names no session is the last one's."""
+        name = as_name(first(line.get("sessionId"), line.get("session_id")))
+        own = as_name(line.get("uuid"))
+        known = self._by_name.get(name)
+        if known is None:
+            known = self._before(line)
+        # Notes beside the conversation begin no session, and neither does a sub-agent.
+        is_agent = bool(line.get("isSidechain") or line.get("agentId"))
+        is_said = bool(own or "message" in line) and not is_agent
+        if known is None and name and is_said and self._by_name:
+            known = self._make()
+            self.all.append(known)
+        known = self._now if known is None else known
+        if name and is_said:
+            self._by_name.setdefault(name, known)
+        if own:
+            self._by_line.setdefault(own, known)
+        self._now = known
+        return known
+
+    def _before(self, line: Object) -> SessionT | None:
+        # A compaction has no line before it, but for the one that it names so.
+        for key in ("parentUuid", "logicalParentUuid"):
+            found = self._by_line.get(as_name(line.get(key)))
+            if found is not None:
+                return found
+        return None
 
 
 def size_unseen(conversation: Conversation, system: int, *, is_told: bool) -> None:

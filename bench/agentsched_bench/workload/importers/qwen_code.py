@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.draft import Call, Conversation, Imported
-from agentsched_bench.workload.importers.family import Member, joined
+from agentsched_bench.workload.importers.family import Member, Sessions, joined
 from agentsched_bench.workload.importers.files import InputFile, OnError, values
 from agentsched_bench.workload.importers.loose import (
     Object,
@@ -45,16 +46,20 @@ class QwenCode:
     ) -> Iterator[Imported]:
         told: set[str] = set()
         for group in _groups(files):
-            session = _Session(told)
+            sessions = Sessions(partial(_Session, told))
             for file in group:
                 for found in values(file, on_error=on_error):
-                    session.line(as_object(found.value))
-            members = session.members(default=group[0].name)
-            is_heard = session.is_repeated or any(one.conversation.calls for one in members)
+                    line = as_object(found.value)
+                    sessions.of(line).line(line)
+            is_heard = False
+            for session in sessions.all:
+                members = session.members(default=group[0].name)
+                heard = any(one.conversation.calls for one in members)
+                is_heard = is_heard or heard or session.is_repeated
+                yield from joined(members, source="qwen-code", options=options)
             # Folders of sessions hold some in which nothing was asked, and copies of others.
             if group[0].is_named and not is_heard:
                 on_error(TraceError("no answer of a model in it", path=group[0].path))
-            yield from joined(members, source="qwen-code", options=options)
 
 
 def _is_line(line: Object) -> bool:
