@@ -164,12 +164,18 @@ class Fleet:
         """Engines that are not about to go."""
         return [engine for engine in self._members if engine not in self._leaving]
 
+    def is_leaving(self, engine: EngineId) -> bool:
+        """Whether it is about to go."""
+        return engine in self._leaving
+
     def add(self, member: Member) -> None:
         """Begin to watch one more engine; one that is about to go comes back when it has gone."""
         if member.id in self._leaving:
             self._leaving[member.id] = member
             return
         assert member.id not in self._members
+        # What failed with one of this name that was removed is no failure of this one.
+        self.health.forget(member.id)
         self._members[member.id] = member
         record = self._host.scheduler.engines.get(member.id)
         if record is not None and record.is_draining:
@@ -189,7 +195,8 @@ class Fleet:
         """Give one that leaves nothing new, and forget it when its steps or `patience` are over."""
         member = self._members[engine]
         assert engine in self._leaving
-        self._host.feed(EngineDrained(engine=engine, is_draining=True))
+        # Also where it is ejected: the end of that must not bring it back.
+        self.health.drained(engine, is_draining=True)
         await self._until_idle(engine, member.engine, patience=patience)
         await self._end(member)
         if self._members.get(engine) is member:
@@ -278,10 +285,10 @@ class Fleet:
 
     def suspect(self, engine: EngineId, reason: str) -> None:
         """A request failed by this engine's fault: look at it now, and count it."""
-        self.health.failed(engine, reason)
         log.info("engine %s is suspected: %s", engine, reason)
         member = self._members.get(engine)
-        if member is not None:
+        if member is not None:  # else it was removed with this request inside
+            self.health.failed(engine, reason)
             member.wake.set()
 
     def heard(self, engine: EngineId) -> None:
@@ -408,7 +415,13 @@ class Fleet:
         member.failures += 1
         member.last_error = str(error) or type(error).__name__
         is_gone = isinstance(error, EngineUnreachable)
-        if member.is_up and (is_gone or member.failures >= self._config.failures_until_lost):
-            member.is_up = False
+        if not is_gone and member.failures < self._config.failures_until_lost:
+            return
+        member.is_up = False
+        record = self._host.scheduler.engines.get(member.id)
+        # Not what this member was, but what is believed: work may still go there for what another
+        # one said, the address before a change or an earlier start.
+        is_known_up = record is not None and record.is_alive
+        if is_known_up and self._members.get(member.id) is member:
             log.warning("engine %s is lost: %s", member.id, member.last_error)
             self._host.feed(EngineLost(engine=member.id, reason=member.last_error))

@@ -1,10 +1,13 @@
-"""Another kind of server behind an engine's address is noticed when it comes back."""
+"""Another server behind an engine's name: of another kind, or at an address that does not work."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from agentsched.model import EngineId, EngineReported
+from agentsched.config import Config, EngineConfig
+from agentsched.model import EngineId, EngineLost, EngineReported, Nanos
+from agentsched.proxy.app import _member
+from agentsched.proxy.fleet import Member
 from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
 from agentsched_adapters.vllm import VllmEngine
 
@@ -30,3 +33,36 @@ async def test_a_detected_engine_is_detected_anew_when_it_returns(
         await proxy.turns.until(lambda: len(proxy.turns.events(EngineReported)) > seen)
         assert type(fleet.engine(E0)) is VllmEngine
         assert (await proxy.chat("hi")).status_code == 200
+
+
+def described(url: str, **more: str) -> Member:
+    """The engine `e0` as a reread file has it."""
+    engine = EngineConfig.model_validate({"url": url, "id": "e0", "kind": "openai"} | more)
+    return _member(engine, Config(engines=[engine]))
+
+
+async def test_one_that_moves_to_where_nobody_is_is_lost(start: Any, upstream: Any) -> None:
+    """What the old address said keeps no dead engine alive."""
+    async with start(upstream.url) as proxy:
+        await proxy.gateway.fleet.replace(described("http://127.0.0.1:1"), patience=Nanos(0))
+        await proxy.turns.until(lambda: bool(proxy.turns.events(EngineLost)))
+        assert (await proxy.client.get("/readyz")).status_code == 503
+        assert (await proxy.chat()).json()["error"]["code"] == "no_engine"
+        await proxy.gateway.fleet.replace(described(upstream.url), patience=Nanos(0))
+        await proxy.turns.until(lambda: proxy.scheduler.engines[E0].is_up)
+        assert (await proxy.chat()).status_code == 200
+
+
+async def test_one_that_moves_to_where_every_look_is_refused_is_lost(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    async def refuse(exchange: Any) -> None:
+        await exchange.json({"error": {"message": "not your key"}}, 401)
+
+    second.look = refuse
+    async with start(upstream.url) as proxy:
+        moved = described(second.url, api_key="wrong")
+        await proxy.gateway.fleet.replace(moved, patience=Nanos(0))
+        await proxy.turns.until(lambda: bool(proxy.turns.events(EngineLost)))
+        assert "401" in moved.last_error
+        assert moved.failures == proxy.gateway.config.upstream.failures_until_lost

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from proxy_upstream import DONE, data
+from live import eventually
+from proxy_upstream import DONE, Gate, chunk, data
 
 from agentsched.config_trust import BreakerConfig, RetriesConfig
 from agentsched.kernel.records import EngineRecord
@@ -172,6 +174,56 @@ async def test_an_operators_drain_outlasts_an_ejection(
         assert proxy.scheduler.engines[E0].is_draining
         health.drained(E0, is_draining=False)
         assert not proxy.scheduler.engines[E0].is_draining
+
+
+async def test_an_ejected_one_that_is_taken_out_gets_nothing_more(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    """Neither the end of its ejection nor an operator's word brings back one that leaves."""
+    gate = upstream.script = second.script = Gate(chunk("x"))
+    async with start(upstream.url, second.url, **QUICK) as proxy:
+        fleet = proxy.gateway.fleet
+        inside = [asyncio.create_task(proxy.chat(f"long {n}", stream=True)) for n in range(2)]
+        for engine in (upstream, second):
+            await engine.exchange()
+        for _ in range(2):
+            fleet.suspect(E0, "broken")
+        assert fleet.health.ejected == [E0]
+        assert (await proxy.client.delete("/agentsched/v1/engines/e0")).status_code == 202
+        await eventually(lambda: not fleet.health.ejected)
+        assert not proxy.scheduler.engines[E0].is_up
+        undrained = await proxy.client.post("/agentsched/v1/engines/e0/undrain")
+        assert undrained.json()["error"]["code"] == "engine_leaves"
+        assert not proxy.scheduler.engines[E0].is_up
+        gate.open.set()
+        assert [(await answer).status_code for answer in inside] == [200, 200]
+        await eventually(lambda: set(fleet.members) == {E1})
+
+
+async def test_one_that_comes_back_under_its_name_has_failed_nothing(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    """What is cut off as an engine goes is no failure of the one that is called so next."""
+    upstream.script = second.script = Gate(chunk("x"))
+    settings = QUICK | {"http": {"drain_timeout": "50ms"}}
+    async with start(upstream.url, second.url, **settings) as proxy:
+        fleet = proxy.gateway.fleet
+        asked = [asyncio.create_task(proxy.chat(f"long {n}", stream=True)) for n in range(4)]
+        for engine in (upstream, second):
+            await engine.exchange(1)
+        inside = list(proxy.scheduler.engines[E0].running)
+        assert len(inside) == 2
+        await proxy.client.delete("/agentsched/v1/engines/e0")
+        await proxy.turns.until(lambda: not set(inside) & set(proxy.scheduler.steps))
+        await eventually(lambda: set(fleet.members) == {E1})
+        assert fleet.health.told(E0).failures_total == 0
+        back = {"url": upstream.url, "id": "e0", "kind": "openai"}
+        assert (await proxy.client.post("/agentsched/v1/engines", json=back)).status_code == 202
+        await proxy.turns.until(lambda: proxy.scheduler.engines[E0].is_up)
+        fleet.suspect(E0, "broken")
+        assert fleet.health.ejected == []
+        second.script.open.set()
+        await asyncio.gather(*asked)
 
 
 async def test_switched_off_nothing_is_counted(start: Any, upstream: Any, second: Any) -> None:

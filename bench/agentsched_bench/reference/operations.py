@@ -115,7 +115,10 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         tag="Engines", says="Send nothing new to it.", answers=_UNKNOWN_ENGINE, scope="admin"
     ),
     ("POST", "/engines/{engine}/undrain"): Operation(
-        tag="Engines", says="Send work to it again.", answers=_UNKNOWN_ENGINE, scope="admin"
+        tag="Engines",
+        says="Send work to it again.",
+        answers=_UNKNOWN_ENGINE | {409: "It is about to be removed."},
+        scope="admin",
     ),
     ("GET", "/tenants"): Operation(
         tag="Tenants", says="Tenants with their weights, limits and what they were served."
