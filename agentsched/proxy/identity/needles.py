@@ -145,11 +145,11 @@ _NAMED: Final = re.compile(
 )
 _HANDOFF: Final = re.compile(r"transfer|hand_?off", re.IGNORECASE)
 _SUMMARY: Final = re.compile(r"<(?:summary|state_snapshot)>(.*?)(?:</|$)", re.DOTALL)
-_WRAPPED: Final = re.compile(r"<([\w-]+)[^>]*>(.+?)</\1>", re.DOTALL)
+#: A tag's name ends in one place only, lest a long one be tried at each of its lengths.
+_WRAPPED: Final = re.compile(r"<([\w-]{1,64})(?![\w-])[^>]*>(.+?)</\1>", re.DOTALL)
 #: A title asked for in the message that holds the text: its first line asks.
-_ENTITLED: Final = re.compile(
-    r"[^\n]{0,80}\btitle\b[^\n]{0,80}:\n+(.+?)(?:\s*<think>\s*</think>)?\Z", re.DOTALL
-)
+_ENTITLED: Final = re.compile(r"[^\n]{0,80}\btitle\b[^\n]{0,80}:\n+(.+)", re.DOTALL)
+_NO_THOUGHT: Final = re.compile(r"<think>\s*</think>\Z")
 _QUOTES: Final = "\"'`“”«» \n\t"
 
 
@@ -355,7 +355,7 @@ def answer_of(text: str) -> str:
 def title_of(hay: Hay) -> str:
     """The user's words inside a title call, which clients wrap in a tag or a question."""
     asked = _ENTITLED.match(hay.last_user)
-    text = asked[1] if asked else hay.last_user
+    text = _NO_THOUGHT.sub("", asked[1]).rstrip() if asked else hay.last_user
     match = _WRAPPED.match(text)
     return (match[2] if match else text).strip(_QUOTES)[:_TEXT_MAX]
 

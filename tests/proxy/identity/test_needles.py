@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -244,6 +245,29 @@ def test_short_forms_of_what_was_said() -> None:
     calls = tuple(AnsweredCall(call_id="c", name=n, arguments="") for n in ("ls", "hand_off"))
     assert is_handoff(Answer(calls=calls))
     assert not is_handoff(Answer(calls=calls[:1]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<" + "a" * 32_000 + ">" + "b" * 33_000,
+        "<" + "a" * 65_000,
+        "Give it a title:\na" + " " * 65_000 + "b",
+        "Give it a title:\n" + "<think> " * 8_000 + "b",
+    ],
+    ids=["tag", "name", "blanks", "thoughts"],
+)
+def test_no_text_keeps_a_title_busy(text: str) -> None:
+    asked = hay(user(text))
+    began = time.process_time()
+    assert title_of(asked)
+    assert time.process_time() - began < 1.0  # some milliseconds; what is tried twice took 4 to 20
+
+
+def test_a_title_is_wrapped_by_a_whole_name() -> None:
+    assert title_of(hay(user('<chat id="5">fix it</chat>'))) == "fix it"
+    assert title_of(hay(user("<x:chat>fix it</x>"))) == "fix it"
+    assert title_of(hay(user("<chats>fix it</chat>"))) == "<chats>fix it</chat>"
 
 
 LONG = "the tool said something long enough"
