@@ -117,7 +117,7 @@ class IdentityLimits:
     conversations_per_program_max: int = 64  # the idlest conversation is forgotten
     turns_per_program_max: int = 1_024  # the oldest turn is forgotten
     turns_max: int = 1_000_000  # over all programs; the idlest program is forgotten
-    messages_max: int = 400_000  # remembered normalisations; the least used are forgotten
+    messages_max: int = 400_000  # remembered messages, long ones for more; the least used go
     needles_per_tenant_max: int = 256  # texts that a new prompt may contain; the oldest goes
     candidates_max: int = 64  # turns with equal prompts that are told apart; the oldest goes
     id_characters_max: int = 128  # longer ids are replaced by their hash

@@ -26,6 +26,8 @@ _CHUNK: Final = 1_024
 _SMALL_CHUNKS: Final = (64, 128, 256, 512)
 _PREFIXES_MAX: Final = 8
 _KEPT_ATOMS_MAX: Final = 256
+#: The characters of call ids that take as much as an atom does.
+_REFS_PER_ATOM: Final = 128
 
 
 class Point(NamedTuple):
@@ -70,7 +72,7 @@ class Digester:
     def __init__(self, *, seed: int, messages_max: int) -> None:
         self._seed = seed
         self._normaliser = Normaliser(seed=seed)
-        self._memo: Memo[Atom | Message] = Memo(messages_max)
+        self._memo: Memo[Atom | Message] = Memo(messages_max, weigh=_weight)
         self._systems: Memo[tuple[bytes, int]] = Memo(4_096)
 
     def __len__(self) -> int:
@@ -135,7 +137,7 @@ class Digester:
             known = message
             if len(message.atoms) == 1 and not message.signs:
                 known = message.atoms[0]
-            # The memory counts messages, so none in it may be out of all proportion.
+            # The memory has room for so many atoms, so no message may fill it alone.
             if len(message.atoms) <= _KEPT_ATOMS_MAX:
                 self._memo.put(key, known)
         return known
@@ -308,6 +310,12 @@ class Digester:
     def prefix(self, head: bytes, chain: bytes, size: int, ratio: float) -> Prefix:
         """Name the beginning that ends at `chain`, under this system prompt and these tools."""
         return Prefix(prefix=PrefixId(self.link(head, chain).hex()), tokens=_tokens(size, ratio))
+
+
+def _weight(known: Atom | Message) -> int:
+    """How many short messages' room a message takes that is remembered."""
+    atoms = (known,) if isinstance(known, Atom) else known.atoms
+    return max(1, sum(1 + len(atom.ref) // _REFS_PER_ATOM for atom in atoms))
 
 
 def run_data(run: Sequence[Atom]) -> bytes:

@@ -36,6 +36,20 @@ class TestBounds:
         calls = wire.index._books[names[0].tenant].calls
         assert list(calls) == ["call_2f3e2a9b8", "call_3f3e2a9b8"]
 
+    def test_messages_of_many_blocks_take_the_room_of_many(self) -> None:
+        wire = Wire(IdentityLimits(messages_max=1_000))
+        for number in range(40):
+            blocks = [
+                {"type": "tool_result", "tool_use_id": f"toolu_{number}_{n}", "content": "x"}
+                for n in range(100)
+            ]
+            wire.send({"model": "m", "messages": [{"role": "user", "content": blocks}]})
+        assert wire.index.statistics().messages <= 10
+        prose = "Calling tools:" + "".join(f"'id': '{n:0>100}'" for n in range(50))
+        for number in range(40):
+            wire.chat([user("x"), said(f"{number} {prose}")])
+        assert wire.index.statistics().messages <= 50
+
     def test_a_turn_that_is_dropped_while_open_has_no_end(self) -> None:
         wire = Wire(IdentityLimits(turns_per_program_max=1))
         first = wire.chat(HEAD, headers=named())

@@ -30,3 +30,25 @@ def test_pop_forgets_in_both_generations() -> None:
     assert memo.pop(b"2") == 2
     assert memo.get(b"0") is None
     assert memo.pop(b"0") is None
+
+
+def test_what_weighs_more_takes_more_room() -> None:
+    memo: Memo[int] = Memo(20, weigh=lambda value: value)
+    for number in range(1_000):
+        memo.put(str(number).encode(), 4)
+    assert len(memo) <= 5
+    memo.put(b"huge", 50)
+    memo.put(b"one", 1)
+    assert (memo.get(b"huge"), memo.get(b"one")) == (50, 1)
+    memo.put(b"next", 1)
+    assert memo.get(b"999") is None
+
+
+def test_what_is_put_again_or_forgotten_leaves_its_room() -> None:
+    memo: Memo[int] = Memo(8, weigh=lambda value: value)
+    for _ in range(100):
+        memo.put(b"a", 2)
+        memo.put(b"b", 2)
+        assert memo.pop(b"b") == 2
+    memo.put(b"c", 2)
+    assert len(memo) == 2
