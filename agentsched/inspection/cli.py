@@ -23,6 +23,7 @@ from agentsched.inspection.client import (
     Url,
     in_path,
 )
+from agentsched.inspection.words import plain
 from agentsched.model import ConfigError
 from agentsched_graphs.export import from_json
 
@@ -113,7 +114,7 @@ def _program_row(row: Mapping[str, Any]) -> list[Text]:
         f"{row['cached_tokens'] / prompt:.0%}" if prompt else "-",
         f"{row['output_tokens']:,}",
     ]
-    return [Text(cell) for cell in cells]  # ids are not markup
+    return [Text(plain(cell)) for cell in cells]  # ids are not markup
 
 
 def graph(
@@ -190,7 +191,7 @@ def _details(fields: Mapping[str, Any]) -> str:
         if name in _REPEATED or value in (None, "", [], 0, False):
             continue
         said.append(f"{name}={_brief(value)}")
-    return " ".join(said)
+    return plain(" ".join(said))
 
 
 def _brief(value: Any) -> str:

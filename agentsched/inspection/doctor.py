@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentsched.inspection.client import AdminKey, AsJson, ControlClient, ProxyError, base_url
+from agentsched.inspection.words import plain
 from agentsched.model import Capabilities, ConfigError, EngineError, EngineId, EngineLoad
 from agentsched_adapters.detect import detect
 from agentsched_adapters.vllm import PriorityAnswer, VllmEngine
@@ -119,7 +120,7 @@ def doctor(
             _print(console, engine, found)
         if clients is not None:
             seen = ", ".join(f"{name} ({count})" for name, count in clients.items())
-            console.print(Text(f"clients seen: {seen or 'none yet'}"), soft_wrap=True)
+            console.print(Text(plain(f"clients seen: {seen or 'none yet'}")), soft_wrap=True)
     is_bad = any(f.mark is Mark.BAD for _, found in reports for f in found)
     return int(is_bad)
 
@@ -420,9 +421,9 @@ def _print(console: Console, engine: Examined, found: list[Finding]) -> None:
     models = ", ".join(engine.capabilities.models) or "no models"
     version = f" {engine.version}" if engine.version else ""
     details = "; ".join(part for part in (f"{kind}{version}".strip(), models) if part)
-    console.print(Text(f"{engine.name} {engine.url} ({details})", style="bold"))
+    console.print(Text(plain(f"{engine.name} {engine.url} ({details})"), style="bold"))
     for f in found:
         line = Text("  ")
         line.append(f.mark.value, style=_STYLES[f.mark])
-        line.append(f" {f.about}: {f.found}\n       {f.therefore}")
+        line.append(f" {f.about}: {plain(f.found)}\n       {f.therefore}")
         console.print(line, soft_wrap=True)

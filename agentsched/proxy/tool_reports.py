@@ -36,10 +36,10 @@ from agentsched.proxy.identity.atoms import call_ref
 from agentsched.proxy.receive import receive
 from agentsched.proxy.refusal import Refusal
 from agentsched.proxy.request import Dialect
+from agentsched.proxy.tools import clean_name
 
 _REPORTS_MAX: Final = 1_000
 _BYTES_MAX: Final = 1 << 20
-_NAME_CHARS_MAX: Final = 64
 #: Longer than any tool; what is beyond is a unit that was mistaken.
 _SECONDS_MAX: Final = 7 * 86_400.0
 
@@ -153,13 +153,14 @@ class ToolReports:
 
 def _event(report: ToolReport, program: ProgramRecord) -> Event | None:
     call = CallId(call_ref(report.call_id)) if report.call_id else None
-    found = _open_call(program, call, report.tool[:_NAME_CHARS_MAX])
+    named = ToolName(clean_name(report.tool))
+    found = _open_call(program, call, named)
     if found is None and call is not None:
         found = _answered_call(program, call)
     if found is not None:
         call, tool, conversation = found
-    elif report.tool:
-        tool, conversation = ToolName(report.tool[:_NAME_CHARS_MAX]), None
+    elif named:
+        tool, conversation = named, None
         call = call or CallId(f"report:{tool}")
     else:
         return None

@@ -42,9 +42,17 @@ def tool_call(call: AnsweredCall) -> ToolCall:
     )
 
 
+def clean_name(name: str) -> str:
+    """A tool's name as a model or client said it, safe to keep and show: without control
+    characters, bounded in length.
+    """
+    name = name[:_NAME_CHARS_MAX]
+    return name if name.isprintable() else "".join(c for c in name if c.isprintable())
+
+
 def tool_name(name: str, arguments: str) -> ToolName:
     """`Bash git` from a call of Bash with `{"command": "cd x && git status"}`."""
-    name = name[:_NAME_CHARS_MAX]
+    name = clean_name(name)
     word = _first_word(arguments) if len(arguments) <= _ARGUMENTS_CHARS_MAX else ""
     # Few names, and each is kept with every call of that tool.
     return ToolName(sys.intern(f"{name} {word}" if word else name))
@@ -75,7 +83,7 @@ def finished_tools(identity: Identity) -> Iterator[ToolFinished]:
         yield ToolFinished(
             program=identity.program,
             call_id=calls[i] if calls else CallId(""),
-            tool=ToolName(tool[:_NAME_CHARS_MAX]),
+            tool=ToolName(clean_name(tool)),
             conversation=identity.conversation,
             took=seconds(milliseconds / 1e3),
         )

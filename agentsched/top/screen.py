@@ -16,6 +16,7 @@ from agentsched.dashboard.shapes import (
     Sample,
     TenantRow,
 )
+from agentsched.inspection.words import plain
 
 Sort = Literal["state", "age", "tenant", "steps", "context", "wait"]
 
@@ -64,7 +65,7 @@ def lines(frame: Frame, view: View, *, width: int, height: int) -> list[Text]:
     shown = shown[: height - 1]
     shown += [Text()] * (height - 1 - len(shown))
     shown.append(_foot(view))
-    for line in shown:
+    for line in _plain(shown):
         line.truncate(width, overflow="ellipsis")
         line.no_wrap = True
     return shown
@@ -73,7 +74,14 @@ def lines(frame: Frame, view: View, *, width: int, height: int) -> list[Text]:
 def everything(frame: Frame, view: View, *, width: int) -> list[Text]:
     """As many lines as it takes, for a pipe or a file."""
     shown = [*_head(frame, width), *_engines(frame), *_tenants(frame, 1 << 30)]
-    return shown + _programs(frame, view, room=1 << 30, width=width)
+    return _plain(shown + _programs(frame, view, room=1 << 30, width=width))
+
+
+def _plain(shown: list[Text]) -> list[Text]:
+    """The same lines, without what clients' and engines' words would do to a terminal."""
+    for line in shown:
+        line.plain = plain(line.plain)
+    return shown
 
 
 def chosen(frame: Frame, view: View) -> list[ProgramRow]:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from agentsched.cli import main
-from agentsched.inspection.cli import print_programs, program_table
+from agentsched.inspection.cli import _story_lines, print_programs, program_table
 from agentsched_graphs.export import from_json
 
 pytestmark = pytest.mark.slow
@@ -129,6 +129,16 @@ class TestStory:
         code, out, _ = run(capfdbinary, "story", proxy.program, "--url", proxy.url, "--json")
         assert code == 0
         assert json.loads(out)["program"] == proxy.program
+
+    def test_words_of_others_do_not_steer_the_terminal(self) -> None:
+        evil = "\x1b[2J\x1b[1;1Hall engines up\n"
+        event = ["ToolStarted", {"program": "p", "call_id": evil, "tool": evil}]
+        calls = [{"call_id": "c", "tool": evil}]
+        command = ["Reject", {"step": "s", "reason": evil, "tool_calls": calls}]
+        entry = {"now": 0, "event": event, "commands": [command]}
+        told = list(_story_lines([entry], begin=0))
+        assert all(line.plain.isprintable() for line in told)
+        assert "tool=�[2J�[1;1Hall engines up�" in told[0].plain
 
 
 class TestDoctor:

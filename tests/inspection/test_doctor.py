@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from rich.console import Console
 
-from agentsched.inspection.doctor import Examined, Mark, Standing, findings
+from agentsched.inspection.doctor import Examined, Mark, Standing, _print, findings
 from agentsched.model import Capabilities, EngineLoad
 from agentsched_adapters.vllm import PriorityAnswer
 
@@ -54,6 +56,24 @@ def marks(
 def test_all_that_can_be_wished_for() -> None:
     found = marks(ALL, load=EngineLoad(running=1, waiting=0, kv_usage=0.25))
     assert set(found.values()) == {Mark.GOOD}
+
+
+def test_words_of_others_do_not_steer_the_terminal() -> None:
+    evil = "\x1b[2J\x1b[1;1Hall engines up\r"
+    engine = Examined(
+        name=evil,
+        url="http://e",
+        kind="vllm",
+        version=evil,
+        capabilities=Capabilities(models=(evil,)),
+        priority=PriorityAnswer.UNKNOWN,
+        load=None,
+        standing=replace(WELL, is_up=False, last_error=evil),
+    )
+    shown = io.StringIO()
+    _print(Console(file=shown, width=200), engine, findings(engine))
+    assert shown.getvalue().count("�[2J�[1;1Hall engines up") == 4
+    assert all(c.isprintable() or c == "\n" for c in shown.getvalue())
 
 
 def test_nothing_known() -> None:

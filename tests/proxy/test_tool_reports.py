@@ -70,6 +70,17 @@ async def test_a_call_by_its_tool(proxy: Any, program: str) -> None:
     assert finished.call_id == "call-1"
 
 
+async def test_a_name_does_not_steer_terminals(proxy: Any, program: str) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2Jmake\n"
+    said = {"program": program, "tool": evil}
+    await report(proxy, said | {"event": "started"}, said | {"event": "finished"})
+    for kind in (ToolStarted, ToolFinished):
+        [event] = proxy.turns.events(kind)
+        assert (event.tool, event.call_id) == ("]0;owned[2Jmake", "report:]0;owned[2Jmake")
+    nothing = {"event": "started", "program": program, "tool": "\x1b\n"}
+    assert (await report(proxy, nothing))["ignored"] == {"no_tool": 1}
+
+
 async def test_a_report_that_the_next_step_overtook(
     proxy: Any, upstream: Upstream, program: str
 ) -> None:

@@ -48,3 +48,9 @@ def test_names_are_bounded() -> None:
 def test_much_space_takes_no_time() -> None:
     assert tool_name("Bash", json.dumps({"command": " " * 60_000 + "'"})) == "Bash"
     assert tool_name("Bash", json.dumps({"command": "a=" * 30_000})) in ("Bash", "Bash a")
+
+
+def test_names_do_not_steer_terminals() -> None:
+    assert (
+        tool_name("\x1b]0;owned\x07 a\n\u202eb", '{"command": "git status"}') == "]0;owned ab git"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
-from top_frames import ENGINE, SIX, made
+from top_frames import ENGINE, SIX, made, program
 
 from agentsched.dashboard.shapes import Frame, GoneReplica, Replicas
 from agentsched.top.keys import press
@@ -52,6 +52,17 @@ def test_a_lost_engine_says_why() -> None:
     gone = ENGINE | {"engine": "gpu-9", "is_up": False, "last_error": "connection refused"}
     assert "down: connection refused" in text(made(engines=[gone]))
     assert "has not answered yet" in text(made(engines=[gone | {"last_error": ""}]))
+
+
+def test_words_of_others_do_not_steer_the_terminal() -> None:
+    evil = "\x1b]0;owned\x1b[2J\x1b[1;1Hall engines up\nand well"
+    down = ENGINE | {"engine": "gpu-9", "is_up": False, "last_error": evil}
+    frame = made(program("a", "paused", tool=evil), engines=[down])
+    shown = lines(frame, View(), width=200, height=24)
+    assert len(shown) == 24
+    for line in (*shown, *everything(frame, View(), width=200)):
+        assert line.plain.isprintable()
+    assert sum("�[1;1Hall engines up�and well" in line.plain for line in shown) == 2
 
 
 def test_an_engine_that_answers_nothing_says_so() -> None:
