@@ -60,9 +60,9 @@ def test_words_of_others_do_not_steer_the_terminal() -> None:
     frame = made(program("a", "paused", tool=evil), engines=[down])
     shown = lines(frame, View(), width=200, height=24)
     assert len(shown) == 24
-    for line in (*shown, *everything(frame, View(), width=200)):
-        assert line.plain.isprintable()
-    assert sum("�[1;1Hall engines up�and well" in line.plain for line in shown) == 2
+    whole = everything(frame, View(), width=200)
+    assert all(line.plain.isprintable() for line in (*shown, *whole))
+    assert sum("�[1;1Hall engines up�and well" in line.plain for line in whole) == 2
 
 
 def test_an_engine_that_answers_nothing_says_so() -> None:
