@@ -26,6 +26,8 @@ from agentsched.model import AgentschedError
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 #: Raised when a line of this version means something else than one of the version before.
 TRACE_VERSION: Final = 1
+#: A start takes no more than so many characters.
+_START_DIGITS: Final = 32
 _HEADER_BEGINS: Final = b'{"agentsched_trace":'
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -402,6 +404,11 @@ def _root_of(row: Recording, by_id: dict[str, Recording]) -> Recording:
 def encode_recording(recording: Recording) -> bytes:
     """One line of a trace, with its newline."""
     return msgspec.json.encode(recording) + b"\n"
+
+
+def can_be_read(line: bytes) -> bool:
+    """Whether a recording's line is short enough, also with a start that takes more digits."""
+    return len(line) + _START_DIGITS <= LINE_BYTES_MAX
 
 
 class TraceWriter:

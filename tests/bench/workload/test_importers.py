@@ -319,6 +319,92 @@ def test_a_folder_of_another_format_is_read_like_a_trace(tmp_path: Path) -> None
     assert len(told) == 1
 
 
+def _claude(name: str, *, day: int, words: int = 3) -> list[dict[str, Any]]:
+    """A session of one call."""
+    asked = {"role": "user", "content": "x" * words}
+    usage = {"input_tokens": 100, "output_tokens": 5}
+    said = {"role": "assistant", "id": f"{name}-m", "content": "ho", "usage": usage}
+    return [
+        {"type": kind, "uuid": f"{name}-{kind}", "sessionId": name, "message": message}
+        | {"timestamp": f"2026-01-{day:02d}T00:00:0{second}Z"}
+        for second, (kind, message) in enumerate([("user", asked), ("assistant", said)])
+    ]
+
+
+def test_starts_count_from_the_earliest_of_their_clock(tmp_path: Path) -> None:
+    """Some formats count from 1970, some from their own beginning: no half century between them."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    lines(folder / "a.jsonl", *_claude("a", day=1))
+    lines(folder / "b.jsonl", *_claude("b", day=2))
+    row = {"input_length": 600, "output_length": 5, "hash_ids": [1, 2]}
+    lines(folder / "m.jsonl", *[row | {"timestamp": at, "hash_ids": [at]} for at in (5000, 7000)])
+    step = {"step": 0, "input_tokens": 9, "output_tokens": 1}
+    own = {"session_id": "own", "source": "x", "start_s": 30.0, "steps": [step]}
+    lines(folder / "own1.jsonl", own)
+    lines(folder / "own2.jsonl", own | {"session_id": "later", "start_s": 40.0})
+    rows, report = imported(folder, tmp_path / "t.jsonl")
+    assert report.errors_count == 0
+    assert {row.session_id: row.start_s for row in rows} == {
+        "a": 0.0,
+        "b": 86_400.0,
+        "m/0": 0.0,
+        "m/1": 2.0,
+        # One program's traces that are merged keep their distance.
+        "own": 0.0,
+        "later": 10.0,
+    }
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_texts_too_long_for_a_line_are_left_out(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is kept, and folders can still be looked at."""
+    monkeypatch.setattr("agentsched_bench.workload.trace.LINE_BYTES_MAX", 4000)
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    parts = [_claude(f"long-{index}", day=1, words=2500) for index in range(2)]
+    for line in parts[1]:
+        line["sessionId"], line["parentUuid"] = "long-0", "long-0-assistant"
+    lines(folder / "a.jsonl", *parts[0], *parts[1])
+    lines(folder / "b.jsonl", *_claude("short", day=1))
+    rows, report = imported(folder, tmp_path / f"t.jsonl{suffix}", text=True)
+    assert [str(error) for error in report.errors] == [
+        f"{folder}: long-0: its texts are left out: more than 64 MiB"
+    ]
+    assert [(row.session_id, len(row.steps), len(row.messages)) for row in rows] == [
+        ("long-0", 2, 0),
+        ("short", 1, 3),
+    ]
+    assert rows[0].steps[0].prompt is None
+    assert [row.session_id for row in read_trace(folder)] == ["long-0", "short"]
+
+
+def test_a_recording_too_long_for_a_line_is_left_out_and_no_file_is_spoiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    monkeypatch.setattr("agentsched_bench.workload.trace.LINE_BYTES_MAX", 2000)
+    lines(folder / "a.jsonl", *_claude("short", day=1))
+    row = {"session_id": "m", "input_length": 600, "output_length": 5}
+    lines(folder / "m.jsonl", *[row | {"timestamp": at * 1000} for at in range(30)])
+    rows, report = imported(folder, tmp_path / "t.jsonl")
+    assert [row.session_id for row in rows] == ["short"]
+    assert [error.message for error in report.errors] == ["m: left out: more than 64 MiB"]
+    before = (tmp_path / "t.jsonl").read_bytes()
+
+    def broken(*_: object, **__: object) -> None:
+        raise TraceError("no more", path="x")
+
+    monkeypatch.setattr("agentsched_bench.workload.importers.decode_recording", broken)
+    with pytest.raises(TraceError, match=r"t\.jsonl: no more"):
+        import_trace([folder], tmp_path / "t.jsonl")
+    assert (tmp_path / "t.jsonl").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "t.jsonl"]
+
+
 def test_every_importer_is_found_by_its_name() -> None:
     for known in IMPORTERS:
         assert importer(known.name) is known

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,18 +24,20 @@ from agentsched_bench.workload.importers.journal import Journal
 from agentsched_bench.workload.importers.kv_cache_tester import KvCacheTester
 from agentsched_bench.workload.importers.mini_swe_agent import MiniSweAgent
 from agentsched_bench.workload.importers.mooncake import Mooncake
-from agentsched_bench.workload.importers.native import Native
+from agentsched_bench.workload.importers.native import Native, without_text
 from agentsched_bench.workload.importers.opencode import OpenCode
 from agentsched_bench.workload.importers.openhands import OpenHands
 from agentsched_bench.workload.importers.otel import Otel
 from agentsched_bench.workload.importers.qwen_code import QwenCode
 from agentsched_bench.workload.importers.swe_agent import SweAgent
 from agentsched_bench.workload.trace import (
+    LINE_BYTES_MAX,
     RecordedTool,
     Recording,
     TraceError,
     TraceHeader,
     TraceWriter,
+    can_be_read,
     decode_recording,
     encode_recording,
     read_lines,
@@ -71,6 +74,12 @@ IMPORTERS: Final[tuple[Importer, ...]] = (
 _SUFFIXES: Final = (".traj", ".json", ".jsonl", ".ndjson", ".db")
 _PACKED: Final = (".gz", ".xz", ".bz2", ".zst")
 _ERRORS_KEPT: Final = 1000
+#: Instants from here on (2001) count from 1970; smaller ones from the source's own beginning.
+_CALENDAR_S: Final = 1e9
+
+
+class TextLeftOut(TraceError):
+    """A recording was kept without its texts."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,7 +185,9 @@ def _read(
     chosen: Importer, files: Sequence[InputFile], options: ImportOptions, report: ImportReport
 ) -> Iterator[Imported]:
     try:
-        yield from chosen.read(files, options, on_error=report.note)
+        for imported in chosen.read(files, options, on_error=report.note):
+            is_calendar = imported.epoch_s is not None and imported.epoch_s >= _CALENDAR_S
+            yield replace(imported, clock="calendar" if is_calendar else chosen.name)
     except TraceError as error:
         report.note(error)
 
@@ -192,7 +203,8 @@ def import_trace(
     """Import files to a trace; memory holds one session (of OTel and agentic Mooncake: one input).
 
     What cannot be read is in the report (and told to `on_error` as it is found); the rest is kept.
-    Nothing is written when nothing could be read. Starts count from the earliest session.
+    Nothing is written when nothing could be read. Starts count from the earliest session: where a
+    source does not say when it began, from the earliest of its format.
 
     Raises:
         ConfigError: an unknown format, or nothing to import.
@@ -200,44 +212,94 @@ def import_trace(
     """
     options = ImportOptions() if options is None else options
     report = _Telling(on_error) if on_error is not None else ImportReport()
+    paths = list(paths)
     files = input_files(paths, out=out)
-    earliest: float | None = None
+    where = paths[0] if len(paths) == 1 else out
+    starts = _Starts()
     sources: dict[str, dict[str, str | None]] = {}
     with tempfile.TemporaryDirectory(prefix="agentsched-import-") as folder:
         spool = Path(folder) / "recordings.jsonl"
         with spool.open("wb") as spooled:
-            for recording, epoch_s in _named_once(
+            for recording, imported in _named_once(
                 read_all(files, format_name=format_name, options=options, report=report)
             ):
-                if epoch_s is not None:
-                    earliest = epoch_s if earliest is None else min(earliest, epoch_s)
                 # The true instant; made relative below, when the earliest is known.
-                start = msgspec.structs.replace(recording, start_s=_positive(epoch_s))
-                spooled.write(encode_recording(start))
+                start_s = _positive(imported.epoch_s)
+                timed = msgspec.structs.replace(recording, start_s=start_s)
+                line = _line(timed, where=where, report=report)
+                if line is None:
+                    continue
+                spooled.write(line)
+                starts.add(imported)
                 report.recordings += 1
                 report.programs += recording.parent is None
                 report.calls += len(recording.steps)
                 if len(sources) < 100:
                     sources.setdefault(recording.source, dict(recording.token_source))
         if report.recordings:
-            header = _header(report, options, sources)
-            _write(spool, out, header=header, earliest=earliest)
+            _write(spool, out, header=_header(report, options, sources), starts=starts)
     return report
+
+
+class _Starts:
+    """When recordings began, by their clocks: each counts from the earliest of its own."""
+
+    def __init__(self) -> None:
+        self._clocks: list[str] = []
+        self._earliest: dict[str, float] = {}
+
+    def add(self, imported: Imported) -> None:
+        """The next recording."""
+        clock, at = imported.clock, imported.epoch_s
+        self._clocks.append(clock)
+        if at is not None:
+            self._earliest[clock] = min(at, self._earliest.get(clock, at))
+
+    def zero_s(self, index: int) -> float:
+        """What the clock of recording `index` said when the first of that clock began."""
+        return max(0.0, self._earliest.get(self._clocks[index], 0.0))
+
+
+def _line(recording: Recording, *, where: Path, report: ImportReport) -> bytes | None:
+    """A recording's line; without its texts, or none at all, where nobody could read it back."""
+    line = encode_recording(recording)
+    if can_be_read(line):
+        return line
+    bare = encode_recording(without_text(recording))
+    is_kept = can_be_read(bare) and bool(recording.messages)
+    what = "its texts are left out" if is_kept else "left out"
+    limit = f"more than {LINE_BYTES_MAX >> 20} MiB"
+    error = TextLeftOut if is_kept else TraceError
+    report.note(error(f"{recording.session_id}: {what}: {limit}", path=where))
+    return bare if is_kept else None
 
 
 def _positive(epoch_s: float | None) -> float | None:
     return None if epoch_s is None else max(0.0, epoch_s)
 
 
-def _write(spool: Path, out: Path, *, header: TraceHeader, earliest: float | None) -> None:
-    zero = max(0.0, earliest or 0.0)
-    with TraceWriter(out, header=header) as writer:
-        for number, line in read_lines(spool):
-            recording = decode_recording(line, path=spool, number=number)
-            if recording.start_s is not None:
-                start_s = round(max(0.0, recording.start_s - zero), 6)
-                recording = msgspec.structs.replace(recording, start_s=start_s)
-            writer.write(recording)
+def _write(spool: Path, out: Path, *, header: TraceHeader, starts: _Starts) -> None:
+    """Replace `out` as a whole; a pipe or a terminal is written to. Raises TraceError."""
+    target = Path(os.path.realpath(out))
+    is_stream = target.exists() and not target.is_file()
+    draft = out if is_stream else target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        with TraceWriter(draft, header=header) as writer:
+            for index, (number, line) in enumerate(read_lines(spool)):
+                recording = decode_recording(line, path=spool, number=number)
+                if recording.start_s is not None:
+                    start_s = round(max(0.0, recording.start_s - starts.zero_s(index)), 6)
+                    recording = msgspec.structs.replace(recording, start_s=start_s)
+                writer.write(recording)
+        if draft is not out:
+            draft.replace(target)
+    except TraceError as error:
+        raise TraceError(error.message, path=out) from error
+    except OSError as error:
+        raise TraceError(error.strerror or str(error), path=out) from error
+    finally:
+        if draft is not out:
+            draft.unlink(missing_ok=True)
 
 
 def _header(
@@ -252,7 +314,7 @@ def _header(
     return TraceHeader(made_by="agentsched trace import", imported=imported)
 
 
-def _named_once(found: Iterable[Imported]) -> Iterator[tuple[Recording, float | None]]:
+def _named_once(found: Iterable[Imported]) -> Iterator[tuple[Recording, Imported]]:
     """Recordings with names that occur once: a second of the same name gets a number.
 
     Its sub-agents, which come after it, go with it: what they call their parent is the last of
@@ -288,7 +350,7 @@ def _named_once(found: Iterable[Imported]) -> Iterator[tuple[Recording, float | 
                 parent=None if parent is None else last.get(parent, parent),
                 steps=steps,
             )
-        yield recording, imported.epoch_s
+        yield recording, imported
 
 
 @contextmanager
@@ -297,7 +359,7 @@ def as_trace(path: Path, *, on_error: OnError | None = None) -> Iterator[Path]:
 
     Folders and files of other formats are imported with their texts. What is of no known format is
     passed on as it is: whoever reads it says what is wrong. Without `on_error` the first thing that
-    cannot be read is raised (TraceError).
+    cannot be read is raised (TraceError); texts that are too long for a line are none.
     """
     if not path.is_dir():
         known = detect(InputFile(path=path)) if path.exists() else None
@@ -309,8 +371,9 @@ def as_trace(path: Path, *, on_error: OnError | None = None) -> Iterator[Path]:
         report = import_trace(
             [path], out, options=ImportOptions(keeps_text=True), on_error=on_error
         )
-        if report.errors and on_error is None:
-            raise report.errors[0]
+        wrong = [error for error in report.errors if not isinstance(error, TextLeftOut)]
+        if wrong and on_error is None:
+            raise wrong[0]
         if not report.recordings:
             raise ConfigError(f"{path}: nothing in it could be read as a trace")
         yield out

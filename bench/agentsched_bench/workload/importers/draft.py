@@ -54,10 +54,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """A recording, and when it began on the clock that all of its source's recordings share."""
+    """A recording, and when it began on the clock that all of its source's recordings share.
+
+    Seconds since 1970 are one clock for all sources. Where a source counts from its own beginning
+    instead, `clock` names whose it is; that is for the import to say.
+    """
 
     recording: Recording
     epoch_s: float | None = None
+    clock: str = ""
 
 
 class Chain:
