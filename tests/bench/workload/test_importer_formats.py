@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 from trace_files import agentic, imported, lines, written
 
+from agentsched_bench.workload.importers import ImportOptions, import_trace
+from agentsched_bench.workload.importers.blocks import blocks_of
+from agentsched_bench.workload.trace import read_trace
+
 # -- each format in small ---------------------------------------------------------------------
 
 
@@ -272,6 +276,61 @@ def test_kv_cache_tester_sub_agents_in_both_conventions(relative: bool, tmp_path
     assert child.steps[1].t_s == 2.5
     assert parent.hash_scope == child.hash_scope == "tr"
     assert parent.steps[1].hash_ids == ((1, 4),)
+
+
+@pytest.mark.parametrize("named", ["64-bit", "hex", "decimal", "nothing"])
+def test_kv_cache_tester_blocks_are_hashes_of_any_kind(named: str, tmp_path: Path) -> None:
+    def name(block: int) -> object:
+        return {
+            "64-bit": block * 2_654_435_761 * 97 % 2**63,
+            # Digits alone are no number where others have letters.
+            "hex": f"{block:04x}",
+            "decimal": str(block),
+        }[named]
+
+    def session(own: str, *prompts: list[int]) -> Path:
+        calls: list[dict[str, Any]] = []
+        for prompt in prompts:
+            call = {"t": len(calls), "type": "n", "in": len(prompt) * 64, "out": 10}
+            call |= {} if named == "nothing" else {"hash_ids": [name(block) for block in prompt]}
+            calls.append(call)
+        value = {"id": own, "block_size": 64, "hash_id_scope": "global", "requests": calls}
+        return written(tmp_path / f"{own}.json", value)
+
+    paths = [session("a", [16, 10, 100], [16, 10, 200], [5]), session("b", [16, 9])]
+    (one, two), report = imported(paths, tmp_path / "t.jsonl")
+    assert report.errors_count == 0
+    if named == "nothing":
+        assert [step.prefix_tokens for step in one.steps] == [None, None, None]
+        assert [step.hash_ids for step in one.steps] == [None, None, None]
+        return
+    assert [step.prefix_tokens for step in one.steps] == [None, 128, 0]
+    assert one.hash_scope is two.hash_scope is None
+    first, last = ([n for run in row.steps[0].hash_ids or () for n in run] for row in (one, two))
+    assert first[0] == last[0]
+    assert [len(list(blocks_of(step.hash_ids or ()))) for step in one.steps] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("form", ["mooncake", "agentic-mooncake"])
+def test_blocks_are_local_to_their_file_also_where_two_have_one_name(
+    form: str, tmp_path: Path
+) -> None:
+    row: dict[str, Any] = {"input_length": 1200, "output_length": 5, "timestamp": 0}
+    if form == "agentic-mooncake":
+        row |= {"request_id": "r", "wait_for": []}
+    paths: list[Path] = []
+    for number in (1, 2):
+        (tmp_path / f"run{number}").mkdir()
+        paths.append(tmp_path / f"run{number}" / "trace.jsonl")
+        lines(paths[-1], row | {"hash_ids": [f"{number}{n}" for n in "abc"]})
+    other = lines(tmp_path / "other.jsonl", row | {"hash_ids": ["3a", "3b", "3c"]})
+    for source in (None, "all"):
+        out, options = tmp_path / "t.jsonl", ImportOptions(source=source)
+        report = import_trace([*paths, other], out, format_name=form, options=options)
+        assert (report.recordings, report.errors_count) == (3, 0)
+        rows = list(read_trace(out))
+        assert [row.steps[0].hash_ids for row in rows] == [rows[0].steps[0].hash_ids] * 3
+        assert len({row.hash_scope or row.source for row in rows}) == 3
 
 
 def test_mooncake_turns_are_joined_and_shared_beginnings_are_not(tmp_path: Path) -> None:

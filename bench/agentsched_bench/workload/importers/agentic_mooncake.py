@@ -22,7 +22,7 @@ from agentsched_bench.workload.importers.blocks import (
     runs_of,
 )
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import InputFile, OnError, objects
+from agentsched_bench.workload.importers.files import InputFile, Names, OnError, objects
 from agentsched_bench.workload.importers.loose import (
     Object,
     as_count,
@@ -74,8 +74,10 @@ class AgenticMooncake:
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
+        names = Names()
         for file in files:
-            yield from _File(self.block_size, file, options, on_error).read()
+            scope = names.of(file.path.name)
+            yield from _File(self.block_size, file, options, on_error, scope=scope).read()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +121,20 @@ class _File:
     """One file's rows."""
 
     def __init__(
-        self, block_size: int, file: InputFile, options: ImportOptions, on_error: OnError
+        self,
+        block_size: int,
+        file: InputFile,
+        options: ImportOptions,
+        on_error: OnError,
+        *,
+        scope: str,
     ) -> None:
         self._block_size = block_size
         self._file = file
         self._options = options
         self._on_error = on_error
+        #: Ids are local to their file.
+        self._scope = scope
         self._numbers = Numbers()
         self._rows: dict[str, _Row] = {}
         self._is_told = False
@@ -225,8 +235,7 @@ class _File:
             model=rows[0].model,
             token_source={"input": "recorded", "output": "recorded", "result": "recorded"},
             block_size=self._block_size if has_blocks else None,
-            # Ids are local to their file.
-            hash_scope=self._file.path.name if has_blocks else None,
+            hash_scope=self._scope if has_blocks else None,
             **fields,
         )
         return Imported(recording=recording, epoch_s=begun)

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,17 @@ class InputFile:
             return self.path.open("rb")
         except OSError as error:
             raise TraceError(error.strerror or str(error), path=self.path) from error
+
+
+class Names:
+    """Names for what is local to a file: a second file of the same name has another."""
+
+    def __init__(self) -> None:
+        self._used: Counter[str] = Counter()
+
+    def of(self, name: str) -> str:
+        self._used[name] += 1
+        return name if self._used[name] == 1 else f"{name}#{self._used[name]}"
 
 
 def _recoded(path: Path) -> IO[bytes]:

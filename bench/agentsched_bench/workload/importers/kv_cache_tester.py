@@ -16,10 +16,11 @@ from typing import Any, Final
 import msgspec
 
 from agentsched_bench.workload.importers.base import ImportOptions
-from agentsched_bench.workload.importers.blocks import prefix_blocks, runs_of
+from agentsched_bench.workload.importers.blocks import Numbers, prefix_blocks, runs_of
 from agentsched_bench.workload.importers.draft import Imported
 from agentsched_bench.workload.importers.files import InputFile, OnError, values
 from agentsched_bench.workload.importers.loose import (
+    Json,
     Object,
     as_count,
     as_list,
@@ -60,11 +61,18 @@ class KvCacheTester:
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
+        numbers = Numbers()
         for file in files:
             for found in values(file, on_error=on_error):
                 value = as_object(found.value)
                 yield from _session(
-                    value, file, options, on_error=on_error, line=found.line, is_cut=found.is_cut
+                    value,
+                    file,
+                    options,
+                    on_error=on_error,
+                    numbers=numbers,
+                    line=found.line,
+                    is_cut=found.is_cut,
                 )
 
 
@@ -74,6 +82,7 @@ def _session(
     options: ImportOptions,
     *,
     on_error: OnError,
+    numbers: Numbers,
     line: int | None,
     is_cut: bool = False,
 ) -> Iterator[Imported]:
@@ -88,6 +97,7 @@ def _session(
         "hash_scope": name if scope == "local" else None,
         "token_source": {"input": "recorded", "output": "recorded", "result": None},
         "is_cut": is_cut,
+        "numbers": numbers,
     }
     main = _recording(
         calls,
@@ -179,7 +189,13 @@ def _model(value: Object, calls: Sequence[Object]) -> str | None:
 
 
 def _recording(
-    calls: Sequence[Object], *, offset_s: float, block_size: int, model: str | None, **fields: Any
+    calls: Sequence[Object],
+    *,
+    offset_s: float,
+    block_size: int,
+    model: str | None,
+    numbers: Numbers,
+    **fields: Any,
 ) -> Recording | None:
     rows = [(call, tokens) for call in calls if (tokens := _tokens(call)) is not None]
     if not rows:
@@ -188,7 +204,9 @@ def _recording(
     seen: list[list[int]] = []
     for index, (call, (prompt, output)) in enumerate(rows):
         following = rows[index + 1][0] if index + 1 < len(rows) else None
-        blocks = [b for b in map(as_count, as_list(call.get("hash_ids"))) if b is not None]
+        names = map(_block, as_list(call.get("hash_ids")))
+        blocks = [numbers.block(name) for name in names if name is not None]
+        is_compared = bool(blocks) and any(seen)
         common = max((prefix_blocks(blocks, earlier) for earlier in seen[-16:]), default=0)
         seen.append(blocks)
         before = rows[index - 1][1] if index else None
@@ -200,7 +218,7 @@ def _recording(
                 output_tokens=output,
                 t_s=None if t_s is None else round(max(0.0, t_s - offset_s), 6),
                 new_input_tokens=_new(prompt, before, common=common, blocks=seen, size=block_size),
-                prefix_tokens=min(common * block_size, prompt) if index else None,
+                prefix_tokens=min(common * block_size, prompt) if is_compared else None,
                 llm_s=as_seconds(first(call.get("api_time"), call.get("llm_time"))),
                 ttft_s=as_seconds(call.get("ttft")),
                 hash_ids=runs_of(blocks) if blocks else None,
@@ -209,6 +227,14 @@ def _recording(
             )
         )
     return Recording(steps=tuple(_clocked(steps)), block_size=block_size, model=model, **fields)
+
+
+def _block(name: Json) -> int | str | None:
+    """A block's name: a small number, or a hash of any kind."""
+    if isinstance(name, float) and name.is_integer():
+        return int(name)
+    is_name = isinstance(name, int | str) and not isinstance(name, bool)
+    return name if is_name and name != "" else None
 
 
 def _tokens(call: Object) -> tuple[int, int] | None:

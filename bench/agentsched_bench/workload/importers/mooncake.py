@@ -20,7 +20,7 @@ from typing import Any, Final
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.blocks import Numbers, block_size_of, runs_of
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import InputFile, OnError, objects
+from agentsched_bench.workload.importers.files import InputFile, Names, OnError, objects
 from agentsched_bench.workload.importers.loose import (
     Object,
     as_count,
@@ -55,8 +55,10 @@ class Mooncake:
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
+        names = Names()
         for file in files:
-            yield from _File(self.block_size, file, options, on_error).read()
+            scope = names.of(_stem(file))
+            yield from _File(self.block_size, file, options, on_error, scope=scope).read()
 
 
 def has_length(row: Object) -> bool:
@@ -104,12 +106,20 @@ class _File:
     """One file's rows while they are joined."""
 
     def __init__(
-        self, block_size: int, file: InputFile, options: ImportOptions, on_error: OnError
+        self,
+        block_size: int,
+        file: InputFile,
+        options: ImportOptions,
+        on_error: OnError,
+        *,
+        scope: str,
     ) -> None:
         self._block_size = block_size
         self._file = file
-        self._options = options
         self._on_error = on_error
+        self._source = options.source or _stem(file)
+        # Ids are local to their file; where nothing is said they are to their source.
+        self._scope = None if scope == self._source else scope
         self._numbers = Numbers()
         self._open: OrderedDict[str, _Open] = OrderedDict()
         #: By a prompt's last full block, which names all before it: who goes on from there.
@@ -209,11 +219,12 @@ class _File:
             rows = _whole_prompts(rows)
         recording = Recording(
             session_id=conversation.name[:1000],
-            source=self._options.source or _stem(self._file),
+            source=self._source,
             workload="chat",
             steps=tuple(_step(rows, index, zero=zero) for index in range(len(rows))),
             token_source={"input": "recorded", "output": "recorded", "result": None},
             block_size=self._block_size if has_blocks else None,
+            hash_scope=self._scope if has_blocks else None,
         )
         return Imported(recording=recording, epoch_s=zero)
 
