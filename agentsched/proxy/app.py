@@ -77,7 +77,7 @@ def build_gateway(
     With a `memory` it goes on from where an earlier process was.
     """
     scheduler = memory.scheduler if memory is not None else build_scheduler(config.scheduler())
-    meters = MeterSink(scheduler)
+    meters = MeterSink(scheduler, members=lambda: fleet.members)
     members = [_member(engine, config) for engine in config.engines]
     clock = clock or (memory.clock if memory is not None else MonotonicClock())
     hints = FleetHints(clock)

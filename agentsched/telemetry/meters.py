@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -14,6 +15,7 @@ from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.kernel.records import EngineRecord
 from agentsched.model import (
     Dispatch,
+    EngineId,
     HintAnswered,
     Instant,
     Reject,
@@ -32,6 +34,10 @@ from agentsched.telemetry.decisions import DecisionMeters
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300)
 
 
+#: What is said of an engine that never answered.
+_OF_ANY: Final[Mapping[str, float]] = {"up": 0.0, "silent": 0.0}
+
+
 @dataclass(slots=True)
 class _Times:
     arrived: Instant
@@ -40,9 +46,18 @@ class _Times:
 
 
 class MeterSink:
-    """Counts and times of steps. One registry each, so that tests and replicas do not collide."""
+    """Counts and times of steps. One registry each, so that tests and replicas do not collide.
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    `members` says whose gauges are shown: the fleet's engines, whether or not they ever answered,
+    and none that was removed. By default all are that the scheduler knows.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        members: Callable[[], Iterable[EngineId]] | None = None,
+    ) -> None:
         self.registry = CollectorRegistry()
         self._steps: dict[StepId, _Times] = {}
         registry = self.registry
@@ -89,7 +104,7 @@ class MeterSink:
         self._watchers = Gauge(
             "agentsched_decision_watchers", "Clients of the decision stream.", registry=registry
         )
-        registry.register(_Gauges(scheduler))
+        registry.register(_Gauges(scheduler, members or (lambda: scheduler.engines)))
 
     def write(self, entry: JournalEntry) -> None:
         """Take in one turn of the scheduler."""
@@ -167,8 +182,9 @@ class MeterSink:
 class _Gauges(Collector):
     """What is true at the moment of the scrape, read from the scheduler itself."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, members: Callable[[], Iterable[EngineId]]) -> None:
         self._scheduler = scheduler
+        self._members = members
 
     def collect(self) -> Iterator[Metric]:
         statistics = self._scheduler.statistics()
@@ -210,7 +226,11 @@ class _Gauges(Collector):
             "Tokens of warm-ups, by outcome.",
             labels=["engine", "outcome"],
         )
-        for engine, account in self._scheduler.warm_accounts.items():
+        accounts = self._scheduler.warm_accounts
+        for engine in self._members():
+            account = accounts.get(engine)
+            if account is None:
+                continue
             for outcome in ("issued", "hit", "wasted", "cancelled", "failed"):
                 family.add_metric([engine, outcome], getattr(account, outcome))
         yield family
@@ -235,7 +255,9 @@ class _Gauges(Collector):
         return family
 
     def _engines(self) -> Iterator[GaugeMetricFamily]:
-        engines = list(self._scheduler.engines.values())
+        # One that never answered is down like any other: an alert must have something to read.
+        records = self._scheduler.engines
+        engines = {engine: records.get(engine) for engine in self._members()}
         readings: list[tuple[str, str, Callable[[EngineRecord], float | None]]] = [
             ("up", "1 while it takes new work.", lambda e: float(e.is_up)),
             (
@@ -257,8 +279,9 @@ class _Gauges(Collector):
         ]
         for name, text, read in readings:
             family = GaugeMetricFamily(f"agentsched_engine_{name}", text, labels=["engine"])
-            for engine in engines:
-                value = read(engine)
-                if value is not None:  # an engine without the gauge has no value, not zero
-                    family.add_metric([engine.engine], value)
+            for engine, record in engines.items():
+                # Without the gauge it has no value, not zero.
+                value = _OF_ANY.get(name) if record is None else read(record)
+                if value is not None:
+                    family.add_metric([engine], value)
             yield family

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from live import eventually
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentsched.config import Config
@@ -119,6 +120,24 @@ async def test_every_panel_and_alert_asks_for_what_there_is(
         assert names(query) - known == set(), f"the panel {title}"
     for alert in alerts:
         assert names(alert["expr"]) - known == set(), alert["alert"]
+
+
+async def test_engines_that_never_answered_are_down() -> None:
+    """Else the alerts for them would have nothing to compare."""
+    names = ("e0", "e1")
+    engines = [{"url": f"http://127.0.0.1:9/{name}", "id": name} for name in names]
+    config = Config(port=0, engines=engines)
+    async with (
+        running(config) as (gateway, url),
+        httpx.AsyncClient(base_url=url, timeout=30) as client,
+    ):
+        text = (await client.get("/metrics")).text
+        for name in names:
+            assert f'agentsched_engine_up{{engine="{name}"}} 0.0' in text
+        await client.delete("/agentsched/v1/engines/e0")
+        await eventually(lambda: len(gateway.fleet.members) == 1)
+        text = (await client.get("/metrics")).text
+        assert re.findall(r"agentsched_engine_\w+{engine=\"(e\d)\"}", text) == ["e1", "e1"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ from shorthand import arrived, at, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.model import (
+    EngineId,
     EngineLoad,
+    EngineLost,
     EngineReported,
     Event,
     StepCancelled,
@@ -44,6 +46,28 @@ def bench() -> Bench:
     made = Bench()
     made.feed(report())
     return made
+
+
+def test_the_gauges_of_engines_are_the_fleets() -> None:
+    """One that never answered is down, for alerts; of one that was removed nothing is left."""
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    members = [EngineId("e0"), EngineId("e1")]
+    meters = MeterSink(scheduler, members=lambda: members)
+    shown = meters.registry.get_sample_value
+
+    def told() -> str:
+        return meters.exposition().decode()
+
+    for engine in members:
+        for name in ("up", "silent"):
+            assert shown(f"agentsched_engine_{name}", {"engine": engine}) == 0
+    assert told().count('{engine="e0"}') == 2
+    scheduler.handle(report("e0"), now=at(0))
+    assert shown("agentsched_engine_up", {"engine": "e0"}) == 1
+    scheduler.handle(EngineLost(engine=EngineId("e0"), reason="removed"), now=at(0))
+    members.remove(EngineId("e0"))
+    assert "e0" not in told()
+    assert shown("agentsched_engine_up", {"engine": "e1"}) == 0
 
 
 def report(engine: str = "e0", **load: Any) -> EngineReported:
