@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -44,39 +44,48 @@ _LIMIT_S: Final = 900.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentLoad:
-    """Which client plays which load."""
+    """Which client plays the load of which repeat."""
 
     client: str
     load: Load
     model: str
+    repeat: int
 
 
-def task_of(number: int) -> str:
-    """What program `number` is asked to do; the script is found by it."""
-    return f"Look into issue number {number:04d} and fix it."
+def task_of(repeat: int, number: int) -> str:
+    """What program `number` of a repeat is asked to do; the script is found by it."""
+    return f"Look into issue number {repeat}.{number:04d} and fix it."
 
 
-def scripts_of(load: Load) -> list[Script]:
-    """What the engine plays back, a script for each program."""
-    return [_script(number, plan) for number, plan in enumerate(load.plans)]
+def scripts_of(loads: Sequence[Load], *, pace: float) -> list[Script]:
+    """What an engine `pace` times as fast as real plays back: a script for each program of each
+    repeat, whose tools keep step with it."""
+    return [
+        _script(task_of(repeat, number), plan, pace)
+        for repeat, load in enumerate(loads)
+        for number, plan in enumerate(load.plans)
+    ]
 
 
-def _script(number: int, plan: PlannedProgram) -> Script:
+def _script(task: str, plan: PlannedProgram, pace: float) -> Script:
     calls = plan.main.calls
     answers = []
     for call, following in pairwise(calls):
         grown = max(1, following.prompt_tokens - call.prompt_tokens - call.output_tokens)
         chars = min(grown * len(_WORD), _PRINTED_CHARS_MAX)
         printed = f"yes {_WORD.strip()} | tr '\\n' ' ' | head -c {chars}"
-        command = f"sleep {call.pause_s:.2f}; {printed}"
+        command = f"sleep {call.pause_s / pace:.2f}; {printed}"
         text = _WORD * max(1, call.output_tokens - 20)
         answers.append(say(text.strip(), mini_bash(command)))
     answers.append(say("It is fixed.", mini_bash(f"echo {_DONE}; echo fixed")))
-    return Script(match=task_of(number), answers=tuple(answers))
+    return Script(match=task, answers=tuple(answers))
 
 
-def with_playback(scenario: Scenario, load: Load, *, logs: Path, sides: list[Side]) -> Scenario:
-    """The scenario whose embedded engine plays the load back, where a real agent is a client.
+def with_playback(
+    scenario: Scenario, loads: Sequence[Load], *, logs: Path, sides: list[Side]
+) -> Scenario:
+    """The scenario whose embedded engine plays the loads of all repeats back, where a real agent is
+    a client.
 
     Raises:
         ConfigError: the client is unknown or not installed, or the engine plays nothing back.
@@ -94,7 +103,8 @@ def with_playback(scenario: Scenario, load: Load, *, logs: Path, sides: list[Sid
     if len(sides) and any(side.client == "replay" for side in sides):
         raise ConfigError("arms with different clients have different loads and do not compare")
     path = (logs / "scripts.jsonl").absolute()
-    path.write_bytes(b"\n".join(msgspec.json.encode(script) for script in scripts_of(load)))
+    scripts = scripts_of(loads, pace=scenario.engine.pace)
+    path.write_bytes(b"\n".join(msgspec.json.encode(script) for script in scripts))
     arguments = (*scenario.engine.arguments, "--playback", str(path), "--model", MODEL)
     engine = scenario.engine.model_copy(update={"arguments": arguments})
     return scenario.model_copy(update={"engine": engine})
@@ -124,7 +134,7 @@ async def run_agents(
         async with witnessing(endpoint.url, on_call=count) as witness:
             try:
                 with tempfile.TemporaryDirectory(prefix="agentsched-agents-") as folder:
-                    await _run_each(load, witness, Path(folder), run_)
+                    await _run_each(agents, witness, Path(folder))
                 run_.is_complete = True
             finally:
                 _take(run_, witness, load)
@@ -132,8 +142,8 @@ async def run_agents(
     run_.preemptions, run_.busy_share = watched.preemptions, watched.busy_share
 
 
-async def _run_each(load: Load, witness: Witness, folder: Path, run_: Run) -> None:
-    installed = Installed(FOLDER.absolute())
+async def _run_each(agents: AgentLoad, witness: Witness, folder: Path) -> None:
+    load, installed = agents.load, Installed(FOLDER.absolute())
     # Starting an agent is Python's work on the cores that everyone shares: few at a time.
     slots = asyncio.Semaphore(load.concurrency or len(load.plans))
     loop = asyncio.get_running_loop()
@@ -147,7 +157,9 @@ async def _run_each(load: Load, witness: Witness, folder: Path, run_: Run) -> No
             home.mkdir()
             project.mkdir()
             line = installed.mini_swe_agent(f"{witness.url}/p{number}", home)
-            done = await run(line, "-t", task_of(number), folder=project, limit_s=_LIMIT_S)
+            done = await run(
+                line, "-t", task_of(agents.repeat, number), folder=project, limit_s=_LIMIT_S
+            )
             if done.status:
                 tail = " ".join((done.errors or done.output).split())[-300:]
                 raise EngineError(f"mini-swe-agent ended with status {done.status}: {tail}")

@@ -189,7 +189,7 @@ def _compare(
     store = Store(result, path=path)
     if not options.is_simulated and not options.dry_run:
         logs.mkdir(parents=True, exist_ok=True)
-        scenario = with_playback(scenario, loads[0], logs=logs, sides=sides)
+        scenario = with_playback(scenario, loads, logs=logs, sides=sides)
     plan = Plan(
         scenario=scenario,
         sides=sides,
@@ -340,9 +340,9 @@ def new_result(
         alone_how="by the engine's model" if alone_s else "",
         engines_sha256=digest_of(engines_of(scenario.engine)),
     )
-    if scenario.engine.speed != 1.0 and how == "live":
+    if scenario.engine.pace != 1.0 and how == "live":
         result.notes.append(
-            f"The engine ran {scenario.engine.speed:g} times as fast as real, the load with it; "
+            f"The engine ran {scenario.engine.pace:g} times as fast as real, the load with it; "
             "times are the engine's."
         )
     said = shape_options(scenario.workload).said()
@@ -439,7 +439,7 @@ def _expected_s(plan: Plan, alone_s: dict[str, float], *, is_simulated: bool) ->
         return load.calls / 1_500
     longest = max((alone_s.get(p.program, 30.0) for p in load.plans), default=30.0)
     work = sum(alone_s.get(p.program, 30.0) for p in load.plans) / (load.concurrency or 6)
-    return (load.last_start_s + max(2.5 * longest, work)) / plan.scenario.engine.speed
+    return (load.last_start_s + max(2.5 * longest, work)) / plan.scenario.engine.pace
 
 
 def _say_plan(plan: Plan, store: Store, *, expected_s: float) -> None:

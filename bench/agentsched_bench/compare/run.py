@@ -228,7 +228,7 @@ async def _one_run(
     """One run, which is in the file when this returns; in place of `instead_of` if it finished."""
     plan, side, repeat = work.plan, work.side, work.repeat
     again = "-again" if instead_of is not None else ""
-    speed = plan.scenario.engine.speed
+    speed = plan.scenario.engine.pace
     load = paced(plan.loads[repeat], speed=speed)
     label = f"{_file_name(side.name)}-{repeat}{again}"
     run = Run(arm=side.name, repeat=repeat, seed=repeat, log=f"{label}.log")
@@ -261,7 +261,9 @@ async def _one_run(
                         on_progress=progress,
                     )
                 else:
-                    agents = AgentLoad(client=side.client, load=load, model=target.model)
+                    agents = AgentLoad(
+                        client=side.client, load=load, model=target.model, repeat=repeat
+                    )
                     await run_agents(
                         agents, endpoint, engines, scenario, run, show=work.show.progress
                     )

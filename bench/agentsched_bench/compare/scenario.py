@@ -59,6 +59,11 @@ class EngineSpec(_Strict):
     outages: tuple[str, ...] = ()
     slowdowns: tuple[str, ...] = ()
 
+    @property
+    def pace(self) -> float:
+        """How many times faster than real all time goes in a live run: the load keeps step."""
+        return self.speed if self.kind is EngineKind.SIM else 1.0
+
 
 class ProxySpec(_Strict):
     """What all of our proxies have in common. `tenant_weights`: they know the load's weights."""

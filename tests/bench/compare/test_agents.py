@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 
@@ -17,26 +18,63 @@ from agentsched_bench.compare.arms import sides_of
 from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.scenario import load_scenario
 from agentsched_bench.compare.witness import witnessing
+from agentsched_bench.engine.playback import Playback
 
 CLIENTS = Path(__file__).parents[3] / ".clients"
 
 
-def _load(small: Path) -> Load:
-    return make_load(load_scenario(small).workload, seed=0, beside=small.parent)
+def _load(small: Path, *, seed: int = 0) -> Load:
+    return make_load(load_scenario(small).workload, seed=seed, beside=small.parent)
 
 
 def test_scripts_follow_the_recording(small: Path) -> None:
     load = _load(small)
 
-    scripts = scripts_of(load)
+    scripts = scripts_of([load], pace=1.0)
 
-    assert [script.match for script in scripts] == [task_of(n) for n in range(len(load.plans))]
+    assert [script.match for script in scripts] == [task_of(0, n) for n in range(len(load.plans))]
     for script, plan in zip(scripts, load.plans, strict=True):
         assert len(script.answers) == len(plan.main.calls)
         *looks, last = [answer.tool_calls[0].text() for answer in script.answers]
         pauses = [f"sleep {call.pause_s:.2f}" for call in plan.main.calls[:-1]]
         assert all(pause in look for pause, look in zip(pauses, looks, strict=True))
         assert "COMPLETE_TASK" in last
+
+
+def test_every_repeat_has_scripts_of_its_own(small: Path) -> None:
+    loads = [_load(small, seed=n) for n in range(2)]
+    assert [p.program for p in loads[0].plans] != [p.program for p in loads[1].plans]
+    scripts = Playback(tuple(scripts_of(loads, pace=1.0)))
+
+    for repeat, load in enumerate(loads):
+        for number, plan in enumerate(load.plans):
+            task = task_of(repeat, number)
+            answers = [
+                scripts.answer(first_user=task, answers=n) for n in range(len(plan.main.calls))
+            ]
+            told = [answer.tool_calls[0].text() for answer in answers if answer is not None]
+            assert [
+                f"sleep {call.pause_s:.2f}; " in text
+                for call, text in zip(plan.main.calls, told, strict=True)
+            ] == [True] * (len(told) - 1) + [False]
+            assert "COMPLETE_TASK" in told[-1]
+
+
+def test_tools_keep_step_with_a_faster_engine(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "is_installation", lambda folder: True)
+    scenario = load_scenario(
+        small, changes=["measure.client=mini-swe-agent", "engine.speed=4", "measure.repeat=1"]
+    )
+    load = _load(small)
+
+    with_playback(scenario, [load], logs=tmp_path, sides=sides_of(scenario))
+
+    written = (tmp_path / "scripts.jsonl").read_text()
+    pauses = [call.pause_s for plan in load.plans for call in plan.main.calls[:-1]]
+    slept = [float(text) for text in re.findall(r"sleep ([\d.]+);", written)]
+    assert slept == pytest.approx([pause / 4 for pause in pauses], abs=0.006)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +90,7 @@ def test_what_a_real_agent_cannot_do_is_refused(
     scenario = load_scenario(small, changes=["measure.client=mini-swe-agent", change])
 
     with pytest.raises(ConfigError, match=said):
-        with_playback(scenario, _load(small), logs=tmp_path, sides=sides_of(scenario))
+        with_playback(scenario, [_load(small)], logs=tmp_path, sides=sides_of(scenario))
 
 
 def test_arms_with_different_clients_do_not_compare(
@@ -63,7 +101,7 @@ def test_arms_with_different_clients_do_not_compare(
     scenario = load_scenario(small, changes=[text])
 
     with pytest.raises(ConfigError, match="do not compare"):
-        with_playback(scenario, _load(small), logs=tmp_path, sides=sides_of(scenario))
+        with_playback(scenario, [_load(small)], logs=tmp_path, sides=sides_of(scenario))
 
 
 async def test_a_witness_passes_calls_on_and_notes_them() -> None:

@@ -26,6 +26,9 @@ from agentsched_bench.compare.results import CompareResult, Machine, Run
 from agentsched_bench.compare.run import Plan, Store, paced, run_all
 from agentsched_bench.compare.scenario import load_scenario
 from agentsched_bench.compare.show import Estimate, print_comparison, span
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.engine.server import ServerConfig, running_engine
 
 _MAIN = "import sys; from agentsched.cli import main; sys.exit(main())"
 
@@ -199,6 +202,31 @@ def test_a_run_in_which_the_machine_stood_still_is_made_again_once(
     assert one.startswith("direct, repeat 1: made again, for the kernel reported a stall once")
     assert two.startswith("direct, repeat 2: the kernel reported a stall 3 times (in no figure")
     assert [arm.stalled for arm in store.result.summary] == [1]
+
+
+@pytest.mark.slow
+async def test_times_of_an_engine_that_is_there_already_are_the_clocks(
+    small: Path, tmp_path: Path
+) -> None:
+    """`engine.speed` is how fast the embedded engine is started; this one runs as it runs."""
+    config = EngineConfig.from_preset(preset("cpu-2core"))
+    async with running_engine(ServerConfig(engine=config)) as served:
+        urls = f'engine.urls=["{served.url}"]'
+        scenario = load_scenario(small, changes=['arms=["direct"]', "engine.kind=url", urls])
+        assert scenario.engine.speed == 20.0
+        sides = sides_of(scenario)
+        loads = [make_load(scenario.workload, seed=0, beside=tmp_path)]
+        made = new_result(scenario, sides, loads, how="live", alone_s={})
+        assert not any("times as fast" in note for note in made.notes)
+        plan = Plan(
+            scenario=scenario, sides=sides, loads=loads, logs=tmp_path, peers=tmp_path, salt="s"
+        )
+        begun = asyncio.get_running_loop().time()
+        await run_all(plan, Store(made, path=None), Said())
+        took_s = asyncio.get_running_loop().time() - begun
+
+    (run,) = made.runs
+    assert loads[0].last_start_s <= run.duration_s <= took_s
 
 
 @pytest.mark.slow
