@@ -27,32 +27,38 @@ class _Claim:
 class BeladyCache(PagedCache):
     """A `PagedCache` that is told the future. One that is told nothing is a plain one."""
 
-    __slots__ = ("_claimed", "_claims")
+    __slots__ = ("_claimed", "_claims", "_parked")
 
     def __init__(self, *, blocks: int, block_size: int, tier: HostTier | None = None) -> None:
         super().__init__(blocks=blocks, block_size=block_size, tier=tier)
         self._claims: dict[str, _Claim] = {}
         #: How many claims there are on a block.
         self._claimed: dict[int, int] = {}
+        #: Free blocks that are in no queue, for they were passed over as claimed.
+        self._parked: set[int] = set()
 
     def claim(self, key: str, hashes: Sequence[int], *, needed_at: Instant | None) -> None:
         """What is resident of this prefix will be used then; None: nobody knows when."""
-        self.unclaim(key)
+        self.unclaim(key, is_back=True)
         blocks = list(self.lookup(hashes, limit=len(hashes)).blocks)
         for block in blocks:
             self._claimed[block] = self._claimed.get(block, 0) + 1
         self._claims[key] = _Claim(inf if needed_at is None else needed_at, blocks)
 
-    def unclaim(self, key: str) -> None:
-        """The conversation is back, or will never be."""
+    def unclaim(self, key: str, *, is_back: bool) -> None:
+        """The conversation is back; or it will never be, or went on elsewhere."""
         claim = self._claims.pop(key, None)
         if claim is None:
             return
         idle = [block for block in claim.blocks if not self._drop_claim(block)]
         free = [block for block in reversed(idle) if block not in self._used]
-        if free:
-            # Blocks that were passed over as claimed stand in the queue again, as the newest.
+        if is_back and free:
+            # It may have to wait before it uses them: they stand in the queue as the newest.
             self._queue_up(free)
+        elif parked := [block for block in free if block in self._parked]:
+            # Nobody waits for these: they have the places that they had when passed over, in front.
+            self._queue_up(parked)
+            self._queue.rotate(1)
 
     def take(self, count: int) -> list[int]:
         """As `PagedCache.take`, in the order of the module."""
@@ -63,13 +69,15 @@ class BeladyCache(PagedCache):
         while len(taken) < count:
             taken += self._from_last_claim(count - len(taken), taken)
         self._used.update(taken)
+        self._found = None
         self._forget(taken)
         return taken
 
     def check(self) -> None:
         """Assert what holds here: parked blocks are in no queue, only claimed."""
-        parked = self.total - self.used - len(set(self._free_blocks()))
-        assert parked <= len(self._claimed)
+        queued = set(self._free_blocks())
+        free = set(range(self.total)) - self._used
+        assert free - queued == self._parked - self._used <= self._claimed.keys()
         for block, count in self._claimed.items():
             assert count == sum(block in claim.blocks for claim in self._claims.values())
 
@@ -80,7 +88,13 @@ class BeladyCache(PagedCache):
         self._queued -= len(met)
         if strip.at == len(strip.blocks):
             self._queue.popleft()
-        return [b for b in self._valid(met, strip.number) if b not in self._claimed]
+        valid = self._valid(met, strip.number)
+        self._parked.update(block for block in valid if block in self._claimed)
+        return [block for block in valid if block not in self._claimed]
+
+    def _queue_up(self, blocks: Sequence[int]) -> None:
+        self._parked.difference_update(blocks)
+        super()._queue_up(blocks)
 
     def _from_last_claim(self, count: int, taken: Sequence[int]) -> list[int]:
         key, claim = max(self._claims.items(), key=lambda item: (item[1].needed_at, item[0]))
@@ -89,6 +103,7 @@ class BeladyCache(PagedCache):
             block = claim.blocks.pop()
             if not self._drop_claim(block) and block not in self._used and block not in taken:
                 found.append(block)
+        self._parked.difference_update(found)
         if not claim.blocks:
             del self._claims[key]
         return found

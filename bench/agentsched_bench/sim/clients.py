@@ -131,7 +131,8 @@ Later = Callable[[Instant, Callable[[Instant], None]], None]
 
 
 class Clients:
-    """All agents. `later` plans a deed, `send` hands a call to the proxy."""
+    """All agents. `later` plans a deed, `send` hands a call to the proxy; `ended` hears of each
+    conversation that is over."""
 
     def __init__(
         self,
@@ -142,8 +143,10 @@ class Clients:
         endings: Endings = Endings.SPOKEN,
         token_error: float = 0.0,
         cost: CostModel | None = None,
+        ended: Callable[[ConversationId], None] | None = None,
     ) -> None:
         self._cost = cost
+        self._ended = ended
         #: Seconds of the calls of a conversation from each on, for those who may know.
         self._tails: dict[str, list[float]] = {}
         self._block_size = block_size
@@ -342,6 +345,8 @@ class Clients:
     def _end(self, talk: Talk, *, now: Instant) -> None:
         run = talk.run
         talk.is_over = True
+        if self._ended is not None:
+            self._ended(talk.key)
         if talk.plan.parent is not None and talk.plan.joins:
             parent = run.talks[talk.plan.parent]
             parent.awaited -= 1

@@ -136,10 +136,10 @@ class SimEngine:
         if isinstance(self.model.cache, BeladyCache):
             self.model.cache.claim(conversation, hashes, needed_at=at)
 
-    def unclaim(self, conversation: str) -> None:
-        """Where the cache is clairvoyant: it is back."""
+    def unclaim(self, conversation: str, *, is_back: bool) -> None:
+        """Where the cache is clairvoyant: it is back, or over or elsewhere."""
         if isinstance(self.model.cache, BeladyCache):
-            self.model.cache.unclaim(conversation)
+            self.model.cache.unclaim(conversation, is_back=is_back)
 
     def _fresh(self) -> EngineModel:
         cache_type = BeladyCache if self.traits.is_clairvoyant else PagedCache

@@ -24,6 +24,7 @@ from agentsched.model import (
     Cancel,
     CancelReason,
     Command,
+    ConversationId,
     Dispatch,
     EngineId,
     EngineLost,
@@ -52,7 +53,7 @@ from agentsched_bench.engine.requests import (
     Refusal,
     StepOutcome,
 )
-from agentsched_bench.sim.clients import CallState, Clients, Endings, ProgramRun, Start
+from agentsched_bench.sim.clients import CallState, Clients, Endings, ProgramRun, Start, Talk
 from agentsched_bench.sim.engines import EngineTraits, SimEngine
 from agentsched_bench.sim.faults import NO_FAULTS, Faults, Outage, Restart, Slowdown, Stall
 from agentsched_bench.sim.hints import HintHost, SimHints
@@ -139,7 +140,10 @@ class SimHost:
             endings=endings,
             token_error=token_error,
             cost=engines[0].cost,
+            ended=self._unclaim,
         )
+        #: Where the cache is clairvoyant: the engine that keeps a paused conversation's blocks.
+        self._claims: dict[ConversationId, SimEngine] = {}
         self._hints = SimHints(
             HintHost(
                 later=self._later,
@@ -322,7 +326,7 @@ class SimHost:
         if engine.is_lost:
             self._fail(step, reason="connection refused")
             return
-        engine.unclaim(found[0].talk.key)
+        self._unclaim(found[0].talk.key, back_on=engine)
         refusal = engine.add(self.clients.generation(found[0], priority=priority), now=now)
         if refusal is Refusal.QUEUE_FULL:
             self._fail(step, reason=str(refusal))
@@ -398,11 +402,23 @@ class SimHost:
         self.clients.foresee(call, now=now)
         self._tell(self.clients.finished(call, usage=usage))
         self.clients.answered(call, now=now)
-        engine = self.engines[key]
-        asked = self.clients.prefix_of(call.talk.key) if engine.traits.is_clairvoyant else None
+        self._claim(call.talk, self.engines[key])
+
+    def _claim(self, talk: Talk, engine: SimEngine) -> None:
+        """A conversation paused on the engine. One that has had its last answer needs nothing."""
+        if not engine.traits.is_clairvoyant or talk.next_call == len(talk.plan.calls):
+            return
+        asked = self.clients.prefix_of(talk.key)
         if asked is not None:
             hashes = asked[0].hashes(asked[1] // self.block_size)
-            engine.claim(call.talk.key, hashes, at=self.clients.returns_at(call.talk.key))
+            engine.claim(talk.key, hashes, at=self.clients.returns_at(talk.key))
+            self._claims[talk.key] = engine
+
+    def _unclaim(self, key: ConversationId, *, back_on: SimEngine | None = None) -> None:
+        """A conversation is back, on this engine or another than it left; or it is over."""
+        engine = self._claims.pop(key, None)
+        if engine is not None:
+            engine.unclaim(key, is_back=engine is back_on)
 
     def _tell(self, event: StepStarted | StepFinished) -> None:
         """Let the proxy know what came of a step, now or late, once or twice."""

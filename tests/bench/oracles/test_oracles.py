@@ -23,8 +23,9 @@ from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.oracles.belady import BeladyCache
 from agentsched_bench.oracles.bound import _work_s, bound_of, call_s
-from agentsched_bench.sim.arms import Knows, Scenario, alone, parse_arm, run_arm
+from agentsched_bench.sim.arms import Knows, Scenario, alone, parse_arm, run_arm, starts_of
 from agentsched_bench.sim.clients import Start
+from agentsched_bench.sim.engines import EngineTraits
 from agentsched_bench.sim.host import SimHost
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import (
@@ -149,6 +150,27 @@ def test_a_cache_that_knows_the_returns_computes_less_again() -> None:
     assert again["direct+belady"] < 0.8 * again["direct"]
 
 
+@pytest.mark.parametrize("engines", [1, 2, 4])
+def test_what_goes_on_elsewhere_or_is_over_keeps_no_block_of_a_knowing_cache(engines: int) -> None:
+    """What its claims kept was needed soonest of all, and for ever: worse than knowing nothing."""
+    made = scenario(blocks=360, programs=20)
+    made = replace(made, engines=list(made.engines) * engines)
+    starts = starts_of(made, seed=1)
+    again: dict[bool, int] = {}
+    for knows in (False, True):
+        host = SimHost(
+            build_scheduler(SchedulerConfig(profile="passthrough")),
+            engines=made.engines,
+            traits=[EngineTraits(is_clairvoyant=knows)] * engines,
+        )
+        host.run(starts)
+        again[knows] = host.tally.again_tokens
+        caches = [engine.model.cache for engine in host.engines.values()]
+        assert not any(cache._claims for cache in caches if isinstance(cache, BeladyCache))
+
+    assert again[True] < again[False]
+
+
 def test_the_work_left_is_that_of_the_calls_without_an_answer() -> None:
     """Also of a program that waits for a sub-agent, and of one whose sub-agent is over."""
     made = scenario()
@@ -228,7 +250,7 @@ def test_a_knowing_cache_keeps_its_books(turns: list[tuple[int, int, bool]]) -> 
     cache = BeladyCache(blocks=12, block_size=1)
     for number, (who, length, claims) in enumerate(turns):
         key, hashes = str(who), [hash((who, index)) for index in range(length)]
-        cache.unclaim(key)
+        cache.unclaim(key, is_back=number % 2 == 0)
         hit = cache.lookup(hashes, limit=length)
         cache.touch(hit.blocks)
         fresh = cache.take(length - len(hit.blocks))
