@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 import msgspec
-import xxhash
 
 from agentsched.model import (
     CallId,
@@ -36,6 +34,14 @@ from agentsched.proxy.identity.model import (
     IdentityLimits,
     IdentityStatistics,
 )
+from agentsched.proxy.identity.naming import (
+    CACHE_KEY,
+    Names,
+    branch_of,
+    over_weak,
+    quoted,
+    without_shared,
+)
 from agentsched.proxy.identity.native import Claim, ClaimReader
 from agentsched.proxy.identity.needles import Needle, hay_of
 from agentsched.proxy.identity.place import AUXILIARY, Place, place
@@ -53,11 +59,8 @@ from agentsched.proxy.request import ParsedRequest
 
 BYTES_PER_TOKEN: Final = 4.0
 DEFAULT_TENANT: Final = TenantId("default")
-_CACHE_KEY: Final = "prompt_cache_key"
 #: A cache key under which more unrelated prompts begin is one application's, not one program's.
 _CACHE_KEY_HEADS_MAX: Final = 8
-#: Weaker than what a known agent says.
-_WEAK: Final = frozenset({Evidence.SESSION_ID, Evidence.CACHE_KEY})
 _PASSING: Final = frozenset({StepClass.TOKEN_COUNT, StepClass.PROBE})
 
 
@@ -78,7 +81,6 @@ class IdentityIndex:
     ) -> None:
         self._limits = limits if limits is not None else IdentityLimits()
         self._secret = secret & (2**64 - 1)
-        self._default = default_tenant
         self._digester = Digester(seed=self._secret, messages_max=self._limits.messages_max)
         self._matcher = Matcher(digester=self._digester, limits=self._limits)
         self._tracer = Tracer(secret=self._secret)
@@ -86,6 +88,7 @@ class IdentityIndex:
         self._reader = ClaimReader(
             extra_headers=extra_headers, id_characters_max=self._limits.id_characters_max
         )
+        self._names = Names(secret=self._secret, default=default_tenant, clean=self._reader.clean)
         self._cookies = Cookies(secret=self._secret)
         self._books: dict[TenantId, Book] = {}
         #: All programs, the idlest first.
@@ -125,11 +128,11 @@ class IdentityIndex:
         book = self._books.get(tenant)
         if book is None:
             book = Book(name=tenant, needles_max=self._limits.needles_per_tenant_max)
-        if claim is not None and _is_shared(book, claim):
-            claim = None
+        if claim is not None:
+            claim = without_shared(claim, book)
         echoed = self._echoed(tenant, headers) if TURN_STATE in headers else None
         if echoed is not None:
-            claim = _over_weak(claim, echoed)
+            claim = over_weak(claim, echoed)
         previous = self._previous(book, request)
         base = (previous.answer or previous.prompt) if previous is not None else b""
         prompt = self._digester.digest(request, base=base)
@@ -261,10 +264,7 @@ class IdentityIndex:
 
     def program_id(self, tenant: TenantId, name: str) -> ProgramId:
         """A program's id over all tenants. What we showed to a client may come back as it was."""
-        owner = "" if tenant == self._default else _quoted(tenant) + "/"
-        if owner and name.startswith(owner):
-            name = name.removeprefix(owner)
-        return ProgramId(owner + _quoted(name))
+        return self._names.program(tenant, name)
 
     def clean(self, name: str) -> str:
         """A name that came from outside, as `identify` takes it."""
@@ -272,20 +272,26 @@ class IdentityIndex:
 
     def _fresh(self, tenant: TenantId) -> ProgramId:
         self._next += 1
-        token = xxhash.xxh3_64_hexdigest(self._next.to_bytes(8), seed=self._secret ^ 0x9E3779B9)
-        return self.program_id(tenant, "p-" + token)
+        return self._names.made(tenant, self._next)
 
     def _named(self, book: Book, claim: Claim | None) -> ProgramId | None:
         """The program that the client named: outright, or as that of a parent's thread."""
         if claim is None:
             return None
         if claim.root:
-            return self.program_id(book.name, claim.root)
+            return self._shown_or_named(book.name, claim.root)
         for thread in (claim.thread, claim.parent_thread):
             if thread and thread in book.threads:
                 return book.threads[thread]
         name = claim.parent_thread or claim.thread
         return self.program_id(book.name, name) if name else None
+
+    def _shown_or_named(self, tenant: TenantId, name: str) -> ProgramId:
+        """The program that we showed under this id, else the one that its client calls so."""
+        shown = self._programs.get(ProgramId(name))
+        if shown is not None and shown.book.name == tenant:
+            return shown.id
+        return self.program_id(tenant, name)
 
     # -- finding ---------------------------------------------------------------------------------
 
@@ -353,7 +359,7 @@ class IdentityIndex:
         if at.conversation is not None:
             conversation = at.conversation.id
         else:
-            conversation = ConversationId(f"{program_id}#{_quoted(at.thread) or '0'}")
+            conversation = ConversationId(f"{program_id}#{quoted(at.thread) or '0'}")
         return self._identity(
             asked,
             at,
@@ -388,7 +394,7 @@ class IdentityIndex:
         self._touch(program, now)
         if claim is not None:
             self._note(program, conversation, claim)
-            if match is None and prompt.is_first and claim.source == _CACHE_KEY:
+            if match is None and prompt.is_first and claim.source == CACHE_KEY:
                 own = sum(not c.is_subagent for c in program.conversations.values())
                 if own > _CACHE_KEY_HEADS_MAX:
                     book.share(claim.root)
@@ -409,9 +415,10 @@ class IdentityIndex:
         program.open[self._next] = turn
         turn.handle = self._next
         self._turns += 1
+        is_named = claim is not None and claim.is_naming
         if match is None and step_class is StepClass.AUXILIARY and named is None:
             self._learner.title(turn, request, now=now)
-        if claim is None and prompt.results and step_class.is_work:
+        if not is_named and prompt.results and step_class.is_work:
             self._learner.heard(turn, request, now=now)
         self._make_room(program)
         declared_step = claim.declared.step if claim is not None else None
@@ -450,9 +457,8 @@ class IdentityIndex:
         turn: int = 0,
     ) -> Identity:
         prompt = asked.prompt
-        is_declared = claim is not None and bool(claim.root or claim.thread or claim.parent_thread)
         evidence, source = Evidence.NONE, ""
-        if claim is not None and is_declared:
+        if claim is not None and claim.is_naming:
             evidence, source = claim.evidence, claim.source
         elif match is not None:
             evidence = match.evidence
@@ -492,16 +498,10 @@ class IdentityIndex:
         return program
 
     def _branch(self, program: Program, at: Place, prompt: Prompt, *, now: Instant) -> Conversation:
-        thread = at.thread
-        if not thread or program.threads(thread):
-            name = f"{_quoted(thread)}~{program.branches}" if thread else str(program.branches)
-        else:
-            name = _quoted(thread)
-        program.branches += 1
         conversation = Conversation(
             program=program,
-            conversation=ConversationId(f"{program.id}#{name}"),
-            thread=thread,
+            conversation=branch_of(program, at.thread),
+            thread=at.thread,
             head=prompt.head,
         )
         conversation.first = prompt.points[0].chain
@@ -565,36 +565,10 @@ class IdentityIndex:
         if claim.is_subagent and conversation.thread != AUXILIARY:
             conversation.is_subagent = True
         if claim.parent_program:
-            program.parent = self.program_id(program.book.name, claim.parent_program)
+            program.parent = self._shown_or_named(program.book.name, claim.parent_program)
         if claim.thread and claim.is_exact:
             threads = program.book.threads
             threads[claim.thread] = program.id
             threads.move_to_end(claim.thread)
             if len(threads) > self._limits.programs_max:
                 threads.popitem(last=False)
-
-
-def _over_weak(claim: Claim | None, echoed: Conversation) -> Claim | None:
-    """A claim by the conversation that was echoed, where the client names none in its own way."""
-    if claim is None:
-        claim = Claim(evidence=Evidence.NATIVE)
-    elif claim.evidence not in _WEAK and (claim.root or claim.thread or claim.parent_thread):
-        return claim
-    return replace(
-        claim,
-        evidence=Evidence.NATIVE,
-        source=TURN_STATE,
-        root=echoed.program.id,
-        thread=echoed.thread,
-        is_exact=bool(echoed.thread),
-        is_subagent=echoed.is_subagent,
-    )
-
-
-def _is_shared(book: Book, claim: Claim) -> bool:
-    return claim.source == _CACHE_KEY and claim.root in book.shared
-
-
-def _quoted(name: str) -> str:
-    """A name without the signs that separate the parts of our ids."""
-    return name.replace("%", "%25").replace("/", "%2F").replace("#", "%23")

@@ -35,6 +35,7 @@ from agentsched.proxy.request import ParsedRequest
 Fields = Mapping[str, msgspec.Raw]
 Headers = Mapping[str, str]
 
+_SHOWN_CHARS_MAX: Final = 1_024
 #: The thread of a program's main agent, where its convention gives it no name of its own.
 MAIN: Final = "main"
 
@@ -60,12 +61,17 @@ class Claim:
     step_class: StepClass | None = None
     declared: Declared = NOTHING_DECLARED
 
+    @property
+    def is_naming(self) -> bool:
+        """Whether it names a program or a thread, rather than only telling of it."""
+        return bool(self.root or self.thread or self.parent_thread)
+
 
 def merge(claims: Sequence[Claim]) -> Claim | None:
     """One claim out of several, the strongest first; the first who says a thing is believed."""
     if not claims:
         return None
-    first = next((c for c in claims if c.root or c.thread or c.parent_thread), claims[0])
+    first = next((c for c in claims if c.is_naming), claims[0])
     threaded = first if first.thread else next((c for c in claims if c.thread), first)
     declared = NOTHING_DECLARED
     for claim in reversed(claims):
@@ -134,10 +140,20 @@ class ClaimReader:
 
     def clean(self, value: object) -> str:
         """An outside id, safe to keep and show: no control characters, bounded in length."""
+        return self._bounded(value, self._max)
+
+    def shown(self, value: object) -> str:
+        """Likewise an id that we may have shown, which is longer than the name in it.
+
+        Where we showed no such id, it is a name, to be cleaned as one.
+        """
+        return self._bounded(value, _SHOWN_CHARS_MAX)
+
+    def _bounded(self, value: object, characters_max: int) -> str:
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             return ""
         text = "".join(c for c in str(value) if c.isprintable()).strip()
-        if len(text) > self._max:
+        if len(text) > characters_max:
             text = "h-" + xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
         return text
 
@@ -155,9 +171,9 @@ class ClaimReader:
         return Claim(
             evidence=Evidence.OURS,
             source="agentsched",
-            root=self.clean(said.get("program")),
+            root=self.shown(said.get("program")),
             thread=self.clean(said.get("conversation")),
-            parent_program=self.clean(said.get("parent")),
+            parent_program=self.shown(said.get("parent")),
             agent=self.clean(said.get("agent")),
             is_exact=bool(said.get("conversation")),
             step_class=step_class_of(said.get("class")),

@@ -41,7 +41,7 @@ def place(
     program: Program | None,
 ) -> Place:
     """Place a request; `program` is the one that the client named, where it is known already."""
-    is_declared = claim is not None and bool(claim.root or claim.thread or claim.parent_thread)
+    is_declared = claim is not None and claim.is_naming
     thread = claim.thread if claim is not None else ""
     is_exact = claim is not None and claim.is_exact
     is_subagent = claim is not None and claim.is_subagent

@@ -19,6 +19,7 @@ from agentsched.model import Instant, ProgramId, TenantId
 from agentsched.proxy.identity.atoms import Atom, Kind
 from agentsched.proxy.identity.keeping import KeptIndex, KeptTurn, decode_turn, read_turn
 from agentsched.proxy.identity.match import Asked, Relation
+from agentsched.proxy.identity.naming import without_shared
 from agentsched.proxy.identity.prompt import Prompt
 from agentsched.proxy.identity.records import Program, Turn, TurnState
 from agentsched.proxy.request import ParsedRequest
@@ -67,12 +68,15 @@ class SharedIndex(KeptIndex):
 
         Only exact means are asked: this stands before every request of a cluster.
         """
-        if self._reader.read(request, headers) is not None:
+        book = self._books.get(tenant)
+        claim = self._reader.read(request, headers)
+        if claim is not None and book is not None:
+            claim = without_shared(claim, book)
+        if claim is not None and claim.is_naming:
             return False  # its client says whose it is
         prompt = self._digester.digest(request)
         if prompt.is_first:
             return False
-        book = self._books.get(tenant)
         if book is None:
             return True
         asked = Asked(

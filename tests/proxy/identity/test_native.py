@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from agentsched.model import Lineage, StepClass
-from agentsched.proxy.identity import Evidence
-from agentsched_bench.clients.acting import Wire, said, user
+from agentsched.proxy.identity import Evidence, Identity
+from agentsched_bench.clients.acting import Wire, result, said, system, user
 
+C1, C2 = (("call_0a1b2c3d4e5f", "bash", "{}"), ("call_1a1b2c3d4e5f", "bash", "{}"))
+DEADLINE = {"x-agentsched-deadline": "60"}
+LONG = "the tool said something long enough"
 BODY = {"model": "m", "messages": [user("hello")]}
 
 
@@ -243,6 +246,72 @@ def test_a_cache_key_of_a_whole_application_names_no_program(wire: Wire) -> None
     first = wire.chat([user("another")], **key)
     wire.answer(first, "So.")
     assert wire.chat([user("another"), said("So."), user("x")], **key).program == first.program
+
+
+def test_what_a_client_says_besides_a_shared_cache_key_holds(wire: Wire) -> None:
+    key = {"prompt_cache_key": "app"}
+    headers = {
+        "x-agentsched-deadline": "60",
+        "x-agentsched-priority": "-3",
+        "x-agentsched-agent": "reviewer",
+        "x-agentsched-parent": "boss",
+    }
+    steps = [wire.chat([user(f"task {n}")], headers=headers, **key) for n in range(12)]
+    assert [s.evidence for s in steps] == [Evidence.CACHE_KEY] * 9 + [Evidence.NONE] * 3
+    assert {(s.declared.deadline_s, s.declared.priority) for s in steps} == {(60.0, -3)}
+    assert {(s.agent, s.parent) for s in steps} == {("reviewer", "boss")}
+    titles = {**headers, "x-agentsched-class": "auxiliary"}
+    title = wire.chat([user("a title")], headers=titles, **key)
+    assert (title.step_class, title.source) == (StepClass.AUXILIARY, "")
+
+
+def test_a_client_that_names_nothing_is_known_by_what_its_tools_said(wire: Wire) -> None:
+    told = wire.chat([user("x"), said("", C1), result(C1[0], LONG)])
+    timed = wire.chat([user("y"), said("", C2), result(C2[0], LONG)], headers=DEADLINE)
+    quotes = wire.index._books[told.tenant].quotes
+    assert len(quotes) == 2
+    assert timed.declared.deadline_s == 60.0
+
+
+@pytest.mark.parametrize("tenant", ["default", "team"])
+@pytest.mark.parametrize("name", ["org/repo-1", "issue#12", "50%", "plain", "n" * 125, "n/" * 60])
+def test_the_id_that_we_show_comes_back_as_it_was(wire: Wire, tenant: str, name: str) -> None:
+    first = wire.chat([user("x")], headers={"x-agentsched-program": name}, tenant=tenant)
+    wire.answer(first, "So.")
+    again = wire.chat(
+        [user("x"), said("So."), user("y")],
+        headers={"x-agentsched-program": first.program},
+        tenant=tenant,
+    )
+    assert again.program == first.program
+    child = wire.chat(
+        [user("part")],
+        headers={"x-agentsched-program": "child", "x-agentsched-parent": first.program},
+        tenant=tenant,
+    )
+    assert child.parent == first.program
+    # Nobody else's id is one's own, and what we did not show is a name.
+    other = wire.chat([user("x")], headers={"x-agentsched-program": first.program}, tenant="x")
+    assert other.program.startswith("x/")
+    new = wire.chat([user("x")], headers={"x-agentsched-program": "a%2Fb"}, tenant=tenant)
+    assert new.program.endswith("a%252Fb")
+
+
+def test_a_thread_that_is_called_by_a_number_is_not_one_of_ours(wire: Wire) -> None:
+    def ask(text: str, thread: str = "") -> Identity:
+        headers = {"x-agentsched-program": "P"}
+        if thread:
+            headers["x-agentsched-conversation"] = thread
+        return wire.chat([system(text), user(text)], headers=headers)
+
+    seen = [ask("main"), ask("a", "0"), ask("b", "1"), ask("c", "0~1"), ask("d"), ask("e", "0~2")]
+    assert len({identity.conversation for identity in seen}) == len(seen)
+    assert seen[2].conversation == "P#1"
+    assert [ask(t, n).conversation for t, n in (("a", "0"), ("c", "0~1"))] == [
+        seen[1].conversation,
+        seen[3].conversation,
+    ]
+    assert len(wire.index._programs[seen[0].program].conversations) == len(seen)
 
 
 def test_passing_tenants_leave_nothing(wire: Wire) -> None:

@@ -214,6 +214,9 @@ def test_a_first_prompt_is_no_orphan_and_an_unknown_tenants_history_is(
     later = request("fix it", "look at the file", "done")
     assert not ask(request("fix it"), {}, tenant=TENANT, now=a.now)
     assert ask(later, {}, tenant=TENANT, now=a.now)
+    # Who says when it must be done has not said whose it is.
+    assert ask(later, {"x-agentsched-deadline": "60"}, tenant=TENANT, now=a.now)
+    assert not ask(later, {"x-agentsched-program": "p"}, tenant=TENANT, now=a.now)
     first = a.ask("fix it")
     a.answer(first, "look at the file")
     assert not ask(later, {}, tenant=TENANT, now=a.now)
