@@ -22,6 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PREFIX: Final = "x-agentsched-"
+_DEADLINE: Final = _PREFIX + "deadline"
 #: What a header may hold as it is.
 _PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F)))
 
@@ -94,7 +95,7 @@ class Program:
     ) -> None:
         outer = current_program() if isinstance(parent, EllipsisType) else parent
         # Ids of people's own are numbers and UUIDs as well, whatever the hint says.
-        self.id = str(id or "") or f"sdk-{secrets.token_hex(8)}"
+        self.id = ("" if id is None else str(id)) or f"sdk-{secrets.token_hex(8)}"
         #: Its id as it goes over the wire.
         self.name = in_header(self.id)
         is_same = outer is not None and outer.id == self.id
@@ -220,8 +221,12 @@ def current_headers() -> dict[str, str]:
     headers = {_PREFIX + "tenant": in_header(tenant)} if tenant else {}
     if step is not None:
         headers |= step.headers()
-    # The program's own deadline is the stricter promise, so it comes last.
-    return headers | program.headers() if program is not None else headers
+    if program is None:
+        return headers
+    said = program.headers()
+    # A step may be in more of a hurry than its program, and never in less.
+    deadlines = [told[_DEADLINE] for told in (headers, said) if _DEADLINE in told]
+    return headers | said | ({_DEADLINE: min(deadlines, key=float)} if deadlines else {})
 
 
 def carry(function: Callable[P, R]) -> Callable[P, R]:

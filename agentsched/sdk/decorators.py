@@ -9,6 +9,7 @@ from contextvars import ContextVar, Token
 from threading import Lock
 from types import TracebackType
 from typing import Any, TypeVar, overload
+from uuid import UUID
 
 from agentsched.sdk.context import _PROGRAM, _STEP, Program, Step, current_program, put_back
 from agentsched.sdk.reporter import reporter
@@ -383,4 +384,5 @@ def _finder(target: Any, argument: str) -> Callable[[tuple[Any, ...], dict[str, 
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    """Ids are numbers and UUIDs as well; what else may stand there is no id."""
+    return str(value) if isinstance(value, str | int | UUID) else ""

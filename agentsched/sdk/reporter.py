@@ -94,13 +94,13 @@ class Reporter:
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was queued is sent or dropped; False when that took too long."""
-        return self._thread is None or self._idle.wait(timeout_s)
+        return not self._queue if self._thread is None else self._idle.wait(timeout_s)
 
     def stop(self, timeout_s: float = _LAST_S) -> None:
         """Send what is left, for so long at most once the HTTP client is loaded."""
         self._is_stopping = True
         self._wake.set()
-        if self._thread is not None:
+        if self._thread is not None and self._thread.is_alive():
             self._loaded.wait(_LOAD_S)
             self._thread.join(timeout_s)
 
@@ -108,8 +108,13 @@ class Reporter:
         with self._lock:
             if self._thread is None and not self._is_stopping:
                 thread = threading.Thread(target=self._run, name="agentsched-reports", daemon=True)
+                # First, for a signal's handler that reports meanwhile.
                 self._thread = thread
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # none can be had; the next report tries again
+                    self._thread = None
+                    return
                 self._stop_with_a_forked_worker()
 
     def _stop_with_a_forked_worker(self) -> None:

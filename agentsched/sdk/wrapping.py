@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, Protocol
 
@@ -161,6 +162,19 @@ def _generator(target: Callable[..., Any], opens: Open) -> Callable[..., Any]:
     return wrapper
 
 
+def _begun(inner: AsyncGenerator[Any, Any], value: Any) -> Awaitable[Any]:
+    """Its first step, of which the event loop is not told: what is around it closes it.
+
+    At its end the loop closes all that it knows of at once, and this one would be closed twice.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return inner.asend(value)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
 def _async_generator(target: Callable[..., Any], opens: Open) -> Callable[..., Any]:
     @functools.wraps(target)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
@@ -169,7 +183,7 @@ def _async_generator(target: Callable[..., Any], opens: Open) -> Callable[..., A
         failed: BaseException | None = None
         scope.start()
         try:
-            resume, value = inner.asend, None
+            resume, value = functools.partial(_begun, inner), None
             while True:
                 scope.enter()
                 try:

@@ -66,6 +66,11 @@ async def test_threads_side_by_side() -> None:
     assert await asyncio.gather(work("a"), work("b")) == [("a", None), ("b", None)]
 
 
+def test_an_id_may_be_any_number() -> None:
+    assert [Program(id=number).id for number in (0, 7)] == ["0", "7"]  # type: ignore[arg-type]
+    assert Program(id="").id != Program(id="").id
+
+
 def test_a_parent_can_be_named_and_denied() -> None:
     with agentsched.program(id="outer", tenant="red") as outer:
         assert Program(id="x").parent == "outer"

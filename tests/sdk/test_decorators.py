@@ -188,6 +188,17 @@ class TestAgentStep:
             assert headers["x-agentsched-resume"] == "2"
         assert current_step() is None
 
+    @pytest.mark.parametrize(("step", "around"), [(5, 600), (600, 5), (5, None), (None, 5)])
+    def test_the_sooner_of_two_deadlines_counts(
+        self, step: float | None, around: float | None
+    ) -> None:
+        @agent_step(deadline_s=step)
+        def think() -> dict[str, str]:
+            return current_headers()
+
+        with program(deadline_s=around):
+            assert float(think()["x-agentsched-deadline"]) == pytest.approx(5, abs=1)
+
     def test_all_that_may_be_said(self) -> None:
         @agent_step(priority=-1, output_tokens=300, deadline_s=4)
         def think() -> dict[str, str]:
@@ -384,8 +395,9 @@ class TestToolCall:
             tool_call("bash", call_id="call")(Shell().run)("ls", "c1")
             tool_call("bash", call_id="call")(many)("a", "b", "c")
             tool_call("bash", call_id="call")(many)("a", call="c2")
-        started = [e.get("call_id") for e in inbox.events(7) if e["event"] == "started"]
-        assert started == ["c1", None, "c2"]
+            tool_call("bash", call_id="call")(Shell().run)("ls", 3)  # type: ignore[arg-type]
+        started = [e.get("call_id") for e in inbox.events(9) if e["event"] == "started"]
+        assert started == ["c1", None, "c2", "3"]
 
     def test_a_time_that_is_no_time_is_not_told(self, inbox: Any) -> None:
         with program(id="p"):

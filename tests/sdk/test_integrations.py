@@ -5,10 +5,18 @@ The adapters with their frameworks are run in tests/examples.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import importlib
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from uuid import UUID
+
+import pytest
 
 import agentsched
+from agentsched.sdk import context
 from agentsched.sdk.context import Program
 from agentsched.sdk.integrations import mini_swe_agent
 from agentsched.sdk.integrations.reports import _OPEN_MAX, OpenCalls
@@ -41,6 +49,51 @@ def test_without_a_proxy_nothing_is_kept() -> None:
     calls = OpenCalls()
     calls.start("k", Program(id="p"), "bash", "")
     assert not calls._calls
+
+
+@pytest.fixture
+def langgraph(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The adapter, with as much of the framework as it reads."""
+    fakes = {
+        "langchain_core.callbacks": {"BaseCallbackHandler": object},
+        "langchain_core.runnables.config": {
+            "var_child_runnable_config": ContextVar("config", default=None)
+        },
+    }
+    for name, holds in fakes.items():
+        module = ModuleType(name)
+        vars(module).update(holds)
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("langchain_core", "langchain_core.runnables"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(context, "_FINDERS", [])
+    adapter = "agentsched.sdk.integrations.langgraph"
+    monkeypatch.delitem(sys.modules, adapter, raising=False)
+    yield importlib.import_module(adapter)
+    del sys.modules[adapter]
+
+
+class TestThreadsOfLangGraph:
+    def test_closing_one_leaves_those_whose_names_begin_alike(
+        self, inbox: Any, langgraph: Any
+    ) -> None:
+        of = langgraph._programs.of
+        of({"thread_id": "chat.2"})
+        of({"thread_id": "chat"})
+        space = "plan:0123456789|node:1"
+        assert of({"thread_id": "chat", "checkpoint_ns": space}).id == "chat.plan-01234567"
+        assert langgraph.close("chat") == 2
+        closed = [event["program"] for event in inbox.events(2)]
+        assert closed == ["chat.plan-01234567", "chat"]
+        assert langgraph.close("chat.2") == 1
+
+    @pytest.mark.parametrize("thread", [7, UUID(int=7)])
+    def test_an_id_is_what_the_framework_was_told(
+        self, inbox: Any, langgraph: Any, thread: object
+    ) -> None:
+        langgraph._programs.of({"thread_id": thread})
+        assert langgraph.close(thread) == 1
+        assert inbox.events(1)[0]["program"] == str(thread)
 
 
 class Agent:

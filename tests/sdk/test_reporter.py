@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -53,6 +54,31 @@ def test_batches_with_key_and_tenant(inbox: Any) -> None:
     ]
     assert [p[1]["x-agentsched-tenant"] for p in (posts[0], posts[-1])] == ["red", "blue"]
     assert reporter().sent == 101
+
+
+def test_without_a_thread_to_be_had_the_tool_runs_all_the_same(
+    inbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a limit of processes, or of memory."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    agentsched.configure(inbox.url)
+    with agentsched.program(id="p"):
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", refused)
+            reporter().put({"event": "started", "program": "first"})
+            agentsched.tool_call(name="bash")(lambda: None)()
+            assert not reporter().flush(0)
+            other = Reporter(Settings(url=inbox.url))
+            other.put({"event": "started"})
+            other.stop()
+        reporter().put({"event": "started", "program": "last"})
+        assert reporter().flush(60)
+        told = inbox.events(reporter().sent)
+    assert [told[0]["program"], told[-1]["program"]] == ["first", "last"]
+    assert [event.get("tool") for event in told[1:-1]] == ["bash", "bash"]
 
 
 def test_too_many_push_out_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:

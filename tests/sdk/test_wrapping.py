@@ -187,6 +187,33 @@ async def test_an_async_generator_that_is_left(scoped: Any, log: list[str]) -> N
     assert log == ["start", "end"]
 
 
+def test_an_async_generator_that_outlives_its_loop_is_closed_once(
+    scoped: Any, log: list[str]
+) -> None:
+    """The loop closes at its end what is left, and says so where that fails."""
+    closed: list[str] = []
+    failed: list[dict[str, Any]] = []
+    left = []
+
+    @scoped
+    async def work() -> AsyncGenerator[int]:
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+            closed.append(SEEN.get())
+
+    async def leave() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: failed.append(told))
+        left.append(work())
+        await anext(left[0])
+
+    asyncio.run(leave())
+    assert failed == []
+    assert closed == ["inside"]
+    assert log == ["start", "end"]
+
+
 def test_methods_and_classes(scoped: Any, log: list[str]) -> None:
     class Agent:
         name = "agent"

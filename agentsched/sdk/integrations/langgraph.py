@@ -39,7 +39,8 @@ class _Programs:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._known: OrderedDict[tuple[str | None, str], Program] = OrderedDict()
+        #: Each with its thread: names alone do not tell a sub-graph from a thread called `t-1.2`.
+        self._known: OrderedDict[tuple[str | None, str], tuple[str, Program]] = OrderedDict()
 
     def at_hand(self) -> Program | None:
         """Whose node runs here."""
@@ -48,38 +49,41 @@ class _Programs:
 
     def of(self, told: Mapping[str, Any]) -> Program | None:
         """The program of a node, from what LangGraph says of it; None where there is no thread."""
-        thread = told.get("thread_id")
-        if thread is None:
+        if told.get("thread_id") is None:
             return None
+        thread = str(told["thread_id"])
         space = told.get("checkpoint_ns") or told.get("langgraph_checkpoint_ns") or ""
         outer = opened_program()
-        if outer is not None and str(thread) in (outer.id, *outer.ancestors):
+        if outer is not None and thread in (outer.id, *outer.ancestors):
             outer = None  # it was opened inside this thread
-        found = self._program(str(thread), outer)
+        found = self._program(thread, outer, thread=thread)
         # The last level is the node itself; those above are the graphs that it is in.
         for level in str(space).split(_LEVEL)[:-1]:
             name, _, task = level.partition(_TASK)
             part = f"{name}-{task[:_ID_CHARS]}" if task else name
-            found = self._program(f"{found.id}{_BELOW}{part}", found, agent=name)
+            key = f"{found.id}{_BELOW}{part}"
+            found = self._program(key, found, thread=thread, agent=name)
         return found
 
-    def _program(self, key: str, parent: Program | None, *, agent: str = "") -> Program:
+    def _program(
+        self, key: str, parent: Program | None, *, thread: str, agent: str = ""
+    ) -> Program:
         where = (parent.id if parent is not None else None, key)
         with self._lock:
-            found = self._known.get(where)
-            if found is None:
-                found = self._known[where] = Program(id=key, parent=parent, agent=agent)
+            known = self._known.get(where)
+            if known is None:
+                known = self._known[where] = thread, Program(id=key, parent=parent, agent=agent)
                 if len(self._known) > _PROGRAMS_MAX:
                     self._known.popitem(last=False)
             else:
                 self._known.move_to_end(where)
-            return found
+            return known[1]
 
-    def close(self, thread: str) -> int:
+    def close(self, thread: object) -> int:
         """Close the programs of a thread; says how many there were."""
         with self._lock:
-            keys = [k for k in self._known if k[1] == thread or k[1].startswith(thread + _BELOW)]
-            programs = [self._known.pop(key) for key in keys]
+            keys = [key for key, (owner, _) in self._known.items() if owner == str(thread)]
+            programs = [self._known.pop(key)[1] for key in keys]
         for program in reversed(programs):
             program.close()
         return len(programs)
@@ -102,8 +106,11 @@ def connection(url: str | None = None, *, api_key: str | None = None) -> dict[st
     }
 
 
-def close(thread_id: str) -> int:
-    """Say that a thread and its sub-graphs are done; the proxy lets go of their KV."""
+def close(thread_id: object) -> int:
+    """Say that a thread and its sub-graphs are done; the proxy lets go of their KV.
+
+    `thread_id` is what LangGraph was told: a text, a number or a UUID.
+    """
     return _programs.close(thread_id)
 
 
