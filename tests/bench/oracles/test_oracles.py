@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -150,21 +151,21 @@ def test_a_cache_that_knows_the_returns_computes_less_again() -> None:
     assert again["direct+belady"] < 0.8 * again["direct"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engines", [1, 2, 4])
 def test_what_goes_on_elsewhere_or_is_over_keeps_no_block_of_a_knowing_cache(engines: int) -> None:
     """What its claims kept was needed soonest of all, and for ever: worse than knowing nothing."""
     made = scenario(blocks=360, programs=20)
     made = replace(made, engines=list(made.engines) * engines)
-    starts = starts_of(made, seed=1)
-    again: dict[bool, int] = {}
-    for knows in (False, True):
+    again = {False: 0, True: 0}
+    for knows, seed in itertools.product(again, (1, 2, 3)):
         host = SimHost(
             build_scheduler(SchedulerConfig(profile="passthrough")),
             engines=made.engines,
             traits=[EngineTraits(is_clairvoyant=knows)] * engines,
         )
-        host.run(starts)
-        again[knows] = host.tally.again_tokens
+        host.run(starts_of(made, seed=seed))
+        again[knows] += host.tally.again_tokens
         caches = [engine.model.cache for engine in host.engines.values()]
         assert not any(cache._claims for cache in caches if isinstance(cache, BeladyCache))
 
