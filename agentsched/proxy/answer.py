@@ -23,7 +23,8 @@ class Answer:
     `response_id` is the id that the engine gave (`chatcmpl-…`, `resp_…`, `msg_…`). `error` is the
     message of an error that came inside a stream, `error_status` the status that it would have been
     (0: it does not say). `is_complete` means that the end was seen: a stop
-    reason or the dialect's last event; a cut stream is not complete.
+    reason or the dialect's last event; a cut stream is not complete. `breaks` are where in the text
+    a further message begins, as only the Responses API's answers have any.
     """
 
     response_id: str = ""
@@ -31,7 +32,14 @@ class Answer:
     calls: tuple[AnsweredCall, ...] = ()
     finish_reason: str = ""
     usage: Usage | None = None
+    breaks: tuple[int, ...] = ()
     is_complete: bool = False
     is_truncated: bool = False
     error: str = ""
     error_status: int = 0
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The text, message by message."""
+        ends = (*self.breaks, len(self.text))
+        return tuple(self.text[a:b] for a, b in zip((0, *self.breaks), ends, strict=True))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agentsched.model import Usage
 from agentsched.proxy.answer import Answer, AnsweredCall
+from agentsched.proxy.answers import read_answer
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.sse import SseTap
 
@@ -250,6 +251,28 @@ class TestResponses:
         assert answer.text == "Hi"
         assert answer.calls == (AnsweredCall(call_id="c", name="patch", arguments="*** Begin"),)
 
+    def test_several_messages_are_told_apart(self) -> None:
+        def delta(place: int, text: str) -> bytes:
+            return event(
+                {"type": "response.output_text.delta", "output_index": place, "delta": text}
+            )
+
+        parts = [[("One", " is"), ("it.",)], [("So",)], [("Last.",)]]
+        output: list[dict[str, object]] = [{"type": "reasoning"}]
+        for texts in parts:
+            said = [{"type": "output_text", "text": "".join(text)} for text in texts]
+            output.append({"type": "message", "content": said})
+        response = {"id": "r", "status": "completed", "output": output}
+        streamed = read(
+            Dialect.RESPONSES,
+            *(delta(n, t) for n, texts in enumerate(parts, 1) for text in texts for t in text),
+            event({"type": "response.completed", "response": response}),
+        )
+        whole = read_answer(Dialect.RESPONSES, json.dumps(response).encode())
+        assert streamed == whole
+        assert whole.messages == ("One isit.", "So", "Last.")
+        assert whole.text == "One isit.SoLast."
+
     def test_events_that_lack_their_parts_say_nothing(self) -> None:
         item = {"type": "custom_tool_call", "call_id": "c", "name": "patch", "input": ""}
         events = [
@@ -460,6 +483,25 @@ class TestFraming:
         ]
         answer = read(Dialect.CHAT, *calls)
         assert len(answer.calls) == 1024
+        assert answer.is_truncated
+
+    @pytest.mark.parametrize("size", [100, 513, 100_000])
+    def test_a_calls_id_is_whole_however_long(self, size: int) -> None:
+        call = {"index": 0, "id": "i" * size, "function": {"name": "f", "arguments": "{}"}}
+        streamed = read(Dialect.CHAT, chat({"tool_calls": [call]}), FINISH)
+        choice = {"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}
+        whole = read_answer(Dialect.CHAT, json.dumps({"choices": [choice]}).encode())
+        assert [a.calls[0].call_id for a in (streamed, whole)] == ["i" * size] * 2
+        assert not streamed.is_truncated
+
+    def test_ids_are_bounded_as_text_is(self) -> None:
+        calls = [
+            chat({"tool_calls": [{"index": n, "id": f"{n}" * 600, "function": {"name": "f"}}]})
+            for n in range(9)
+        ]
+        _, tap = tapped(Dialect.CHAT, [*calls, FINISH], answer_chars_max=1_000)
+        answer = tap.answer()
+        assert sum(len(call.call_id) for call in answer.calls) == 1_000
         assert answer.is_truncated
 
     @pytest.mark.parametrize("size", [1, 7, 1000, 10_000])

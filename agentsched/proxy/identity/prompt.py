@@ -233,10 +233,11 @@ class Digester:
             self._normaliser.call(call.call_id, call.name, call.arguments) for call in answer.calls
         ]
         if not atoms:
-            text = spoken(answer.text)
-            if not text:
-                return None
-            atoms = [self._normaliser.text(Kind.ASSISTANT, text)]
+            # A client sends each message back by itself.
+            texts = filter(None, map(spoken, answer.messages))
+            atoms = [self._normaliser.text(Kind.ASSISTANT, text) for text in texts]
+        if not atoms:
+            return None
         return self.link(chain, run_data(atoms))
 
     def said(self, text: str) -> bytes:

@@ -54,8 +54,11 @@ class AnswerDraft:
     """What is known of an answer so far. Reading it (`answer`) changes nothing."""
 
     __slots__ = (
+        "_breaks",
         "_calls",
+        "_message",
         "_room",
+        "_size",
         "_text",
         "error",
         "error_status",
@@ -87,6 +90,10 @@ class AnswerDraft:
         #: Calls by their place in the answer, in the order in which they began.
         self._calls: dict[int, CallDraft] = {}
         self._text: list[str] = []
+        #: Where in the text further messages begin, and the place of the latest one.
+        self._breaks: list[int] = []
+        self._message: int | None = None
+        self._size = 0
         #: Characters that text and arguments may still take.
         self._room = chars_max
 
@@ -109,6 +116,15 @@ class AnswerDraft:
         text = self._fit(text)
         if text:
             self._text.append(text)
+            self._size += len(text)
+
+    def add_message(self, place: int, text: str) -> None:
+        """Add text of the answer's message at `place`; an answer may hold several."""
+        if place != self._message:
+            if self._size and len(self._breaks) < _CALLS_MAX:
+                self._breaks.append(self._size)
+            self._message = place
+        self.add_text(text)
 
     def begin_call(self, place: int, *, call_id: str | None, name: str | None) -> None:
         """Note a call's id and name; each is kept as first given."""
@@ -117,7 +133,9 @@ class AnswerDraft:
         if call is None:
             return
         if call_id and not call.call_id:
-            call.call_id = call_id[:_NAME_CHARS_MAX]
+            # An id comes back as it was, so it is whole: some hold a model's signed thoughts.
+            is_short = len(call_id) <= _NAME_CHARS_MAX
+            call.call_id = call_id if is_short else self._fit(call_id)
         if name and not call.name:
             # Few tools, and each of their calls stays in a program's graph.
             call.name = sys.intern(name[:_NAME_CHARS_MAX])
@@ -158,6 +176,7 @@ class AnswerDraft:
             ),
             finish_reason=self.finish_reason,
             usage=self.usage,
+            breaks=tuple(self._breaks),
             is_complete=self.is_complete,
             is_truncated=self.is_truncated,
             error=self.error,

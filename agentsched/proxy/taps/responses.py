@@ -86,7 +86,7 @@ class ResponsesTap:
         draft = self._draft
         match event.type:
             case "response.output_text.delta":
-                draft.add_text(_TEXT(event.delta))
+                draft.add_message(event.output_index, _TEXT(event.delta))
             case "response.function_call_arguments.delta":
                 draft.add_arguments(event.output_index, _TEXT(event.delta))
             case "response.function_call_arguments.done":
@@ -149,4 +149,4 @@ def take_response(draft: AnswerDraft, response: ResponseObject) -> None:
         elif item.type == "message" and not knows_text and item.content:
             for part in _PARTS.decode(item.content):
                 if part.type == "output_text" and part.text:
-                    draft.add_text(part.text)
+                    draft.add_message(place, part.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from agentsched.model import Lineage, StepClass
 from agentsched.model.time import SECOND, Nanos
 from agentsched.proxy.answer import Answer
+from agentsched.proxy.answers import read_answer
 from agentsched.proxy.identity import Evidence, IdentityLimits
+from agentsched.proxy.request import Dialect
+from agentsched.proxy.tools import tool_call
 from agentsched_bench.clients.acting import Wire, result, said, system, user
 
 C1 = ("call_0a1b2c3d4e5f", "bash", '{"cmd" : "ls" }')
@@ -315,6 +319,40 @@ def test_a_response_id_carries_the_history(wire: Wire) -> None:
     assert third.conversation == first.conversation
     foreign = wire.send(delta, api="responses", tenant="b")
     assert foreign.program != first.program
+
+
+def response(*output: dict[str, Any]) -> Answer:
+    body = {"id": "resp_1", "status": "completed", "output": output}
+    return read_answer(Dialect.RESPONSES, json.dumps(body).encode())
+
+
+def message(text: str) -> dict[str, Any]:
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return {"type": "message", "role": "assistant", "content": [part]}
+
+
+@pytest.mark.parametrize("more", [{}, {"id": "msg_1", "status": "completed"}])
+def test_an_answer_of_several_messages_is_known_again(wire: Wire, more: dict[str, str]) -> None:
+    texts = "I shall look.", " Done: it was the sign.", " "
+    first = wire.send({"model": "m", "input": [user("fix")]}, api="responses")
+    wire.index.answered(first, response(*map(message, texts)), now=wire.now)
+    items = [user("fix"), *({**message(t), **more} for t in texts), user("more")]
+    second = wire.send({"model": "m", "input": items}, api="responses")
+    assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+    assert second.step == 2
+
+
+@pytest.mark.parametrize("size", [100, 513, 100_000])
+def test_a_call_is_answered_by_its_id_however_long(wire: Wire, size: int) -> None:
+    """Some proxies pack a model's signed thoughts into the id."""
+    call = ("call_0a1b__thought__" + "x" * size, "bash", "{}")
+    first = wire.chat(HEAD)
+    body = {"choices": [{"message": said("", call), "finish_reason": "tool_calls"}]}
+    answer = read_answer(Dialect.CHAT, json.dumps(body).encode())
+    wire.index.answered(first, answer, now=wire.now)
+    second = wire.chat([*HEAD, said("", call), result(call[0])])
+    assert (second.program, second.evidence) == (first.program, Evidence.CALL_ID)
+    assert second.answers == (tool_call(answer.calls[0]).call_id,)
 
 
 def test_an_answer_that_nobody_can_name_leaves_no_id(wire: Wire) -> None:
