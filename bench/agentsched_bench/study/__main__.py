@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -115,8 +116,11 @@ def in_time(study: Study, setup: Setup, load_name: str, arm: str, tenant: str = 
 def verdict(study: Study, setup: Setup) -> str:
     """What is to be said about a headline."""
     ratios = _ratios(study, setup, setup.profile)
-    if not ratios:
+    gave_up = _gave_up(study, setup, setup.profile)
+    if not ratios and not gave_up:
         return "not run"
+    if not ratios and capacity_ratio(study, setup, setup.profile) is None:
+        return f"cannot be said: programs gave up when {', '.join(gave_up)}"
     best = _headline(study, setup, setup.profile)
     loses = [name for name, ratio in ratios.items() if ratio < 1 - _NOISE]
     least, most = setup.ratio
@@ -131,7 +135,8 @@ def verdict(study: Study, setup: Setup) -> str:
         text = f"wins, but by less than claimed ({best:.2f}x)"
     else:
         text = f"does not reproduce here ({best:.2f}x at best)"
-    return text + (f"; loses when {', '.join(loses)}" if loses else "")
+    text += f"; loses when {', '.join(loses)}" if loses else ""
+    return text + (f"; programs gave up when {', '.join(gave_up)}" if gave_up else "")
 
 
 def capacity_ratio(study: Study, setup: Setup, arm: str) -> float | None:
@@ -141,7 +146,7 @@ def capacity_ratio(study: Study, setup: Setup, arm: str) -> float | None:
     was not.
     """
     before, after = study.carried(setup, setup.baseline), study.carried(setup, arm)
-    if before is None or after is None:
+    if before is None or after is None or not before.rate:
         return None
     return after.rate / before.rate
 
@@ -159,9 +164,17 @@ def _ratios(study: Study, setup: Setup, arm: str, *, metric: str = "") -> dict[s
     for load_name in LOADS:
         before = study.score(setup, load_name, setup.baseline, metric=metric)
         after = study.score(setup, load_name, arm, metric=metric)
-        if before is not None and after:
+        if before is not None and after and max(before, after) < inf:
             found[load_name] = before / after
     return found
+
+
+def _gave_up(study: Study, setup: Setup, arm: str) -> list[str]:
+    """The loads at which programs gave up, under this arm or the baseline: no number says more."""
+    scores = {
+        name: [study.score(setup, name, each) for each in (setup.baseline, arm)] for name in LOADS
+    }
+    return [name for name, (before, after) in scores.items() if inf in (before, after)]
 
 
 def _details(study: Study, setup: Setup, console: Console) -> None:
@@ -200,7 +213,9 @@ def print_study(study: Study, *, console: Console) -> None:
         first = True
         for arm in setup.arms[1:]:
             ratios = _ratios(study, setup, arm)
-            cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in LOADS]
+            told = dict.fromkeys(_gave_up(study, setup, arm), "gave up")
+            told |= {name: f"{ratio:.2f}" for name, ratio in ratios.items()}
+            cells = [told.get(name, "") for name in LOADS]
             cells.append(_carries(study, setup, arm))
             table.add_row(setup.system if first else "", setup.metric if first else "", arm, *cells)
             first = False
@@ -208,7 +223,7 @@ def print_study(study: Study, *, console: Console) -> None:
     for setup in study.setups:
         console.print(f"{setup.system}: {verdict(study, setup)}", highlight=False)
         console.print(f"  claim: {setup.claim}\n  here: {setup.differs}", highlight=False)
-        if setup.ablation and _ratios(study, setup, setup.profile):
+        if setup.ablation and verdict(study, setup) != "not run":
             _details(study, setup, console)
 
 

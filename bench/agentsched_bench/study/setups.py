@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,9 +108,12 @@ class Study(msgspec.Struct, kw_only=True):
     cells: list[Cell] = []
 
     def score(self, setup: Setup, load_name: str, arm: str, *, metric: str = "") -> float | None:
-        """The mean of the set-up's metric, or another, over seeds; None where it was not run."""
+        """The mean of the set-up's metric, or another, over seeds; None where it was not run.
+
+        Infinite where programs gave up: the others alone would make their arm look fast.
+        """
         found = [
-            number_of(cell.row, metric or setup.metric)
+            inf if cell.row.failed else number_of(cell.row, metric or setup.metric)
             for cell in self.cells
             if (cell.system, cell.load, cell.row.arm) == (setup.system, load_name, arm)
         ]

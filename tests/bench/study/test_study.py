@@ -128,6 +128,41 @@ def test_a_claim_of_another_kind_has_no_capacity() -> None:
     assert capacity_ratio(made, SETUP, "saga") is None
 
 
+def test_a_rate_at_which_programs_gave_up_is_not_carried() -> None:
+    """Those that did not may be as fast as they like; and where nobody did, nobody was slow."""
+    made, setup = by_rate({"passthrough": (5.0, 15.0, 30.0, 60.0), "saga": (5.0, 0.0, 4.0, 0.0)})
+    for cell in made.cells:
+        if cell.row.arm == "saga" and cell.load in ("busy", "6/s"):
+            cell.row.programs, cell.row.failed = 0, 4
+
+    assert made.carried(setup, "saga") == Carried(rate=1.0, is_limit=True)
+    assert capacity_ratio(made, setup, "saga") == pytest.approx(1 / 1.5)
+    assert verdict(made, setup).endswith("; programs gave up when busy")
+    # At the lowest rate: it carries none of them, and nothing can be said over that.
+    made.cells[0].row.failed = 1
+    assert made.carried(setup, "passthrough") == Carried(rate=0.0, is_limit=True)
+    assert capacity_ratio(made, setup, "saga") is None
+
+
+def test_who_gave_up_does_not_improve_an_arms_number() -> None:
+    made = study(baseline=10.0, theirs=2.0)
+    theirs = [cell for cell in made.cells if cell.row.arm == "saga"]
+    theirs[-1].row.failed = 1  # of one seed
+
+    console = Console(record=True, width=160)
+    print_study(made, console=console)
+
+    table = console.export_text()
+    line = next(
+        line for line in table.splitlines() if line.split()[:3] == ["saga", "jct_mean", "saga"]
+    )
+    assert line.split()[3:] == ["5.00", "5.00", "gave", "up"]
+    assert "; programs gave up when thrash" in table
+    for cell in theirs:
+        cell.row.failed = 1
+    assert verdict(made, SETUP) == "cannot be said: programs gave up when calm, busy, thrash"
+
+
 def test_what_was_not_played_has_no_verdict() -> None:
     assert verdict(study(), SETUP) == "not run"
 
