@@ -7,6 +7,8 @@ files' own. A first line may be a `TraceHeader` that says how the file came abou
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import gzip
 import hashlib
 import io
@@ -26,8 +28,19 @@ from agentsched.model import AgentschedError
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 #: Raised when a line of this version means something else than one of the version before.
 TRACE_VERSION: Final = 1
+#: What is read whole is no larger: more is refused rather than fill the memory.
+DOCUMENT_BYTES_MAX: Final = 1 << 30
 #: A start takes no more than so many characters.
 _START_DIGITS: Final = 32
+#: How packed files begin, and the endings of their names.
+_MAGIC: Final = (
+    (b"\x1f\x8b", ".gz"),
+    (b"\xfd7zXZ\x00", ".xz"),
+    (b"BZh", ".bz2"),
+    (b"\x28\xb5\x2f\xfd", ".zst"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _HEADER_BEGINS: Final = b'{"agentsched_trace":'
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -201,19 +214,44 @@ _HEADER_ENCODER: Final = msgspec.json.Encoder()
 
 
 def open_trace(path: Path) -> IO[bytes]:
-    """Open for reading, decompressing by the file's name. Raises TraceError if it cannot."""
+    """Open for reading, decompressing by what it begins with; by its name where that says nothing.
+
+    Raises:
+        TraceError: it cannot be opened.
+    """
+    return open_packed(path, default=path.suffix)
+
+
+def open_packed(path: Path, *, default: str = "") -> IO[bytes]:
+    """Open for reading: decompressed by what it begins with, and UTF-16 as UTF-8.
+
+    `default` is the ending of the packing that is taken where nothing tells it. Raises TraceError.
+    """
     try:
-        match path.suffix:
+        with path.open("rb") as raw:
+            head = raw.read(6)
+        match next((kind for begin, kind in _MAGIC if head.startswith(begin)), default):
             case ".gz":
                 return cast("IO[bytes]", gzip.open(path, "rb"))
             case ".xz":
                 return lzma.open(path, "rb")
+            case ".bz2":
+                return bz2.open(path, "rb")
             case ".zst":
                 return open_zstd(path)
+            case "utf-16":
+                return _recoded(path)
             case _:
                 return path.open("rb")
     except OSError as error:
         raise TraceError(error.strerror or str(error), path=path) from error
+
+
+def _recoded(path: Path) -> IO[bytes]:
+    """A file in UTF-16, as Windows' shells write what is sent to one, in UTF-8."""
+    if path.stat().st_size > DOCUMENT_BYTES_MAX:
+        raise TraceError("a file in UTF-16 of more than 1 GiB: write it as UTF-8", path=path)
+    return io.BytesIO(path.read_bytes().decode("utf-16", "replace").encode("utf-8", "replace"))
 
 
 def open_zstd(path: Path) -> IO[bytes]:
@@ -234,20 +272,28 @@ def decompress_errors() -> tuple[type[Exception], ...]:
     return (OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(
+    path: Path, *, on_long: Callable[[TraceError], None] | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Each line with its number, counted from 1; blank lines are left out.
 
+    A line that is too long is told to `on_long` and left out, if there is one.
+
     Raises:
-        TraceError: the file cannot be opened, is truncated or corrupt, or has too long a line.
+        TraceError: the file cannot be opened, is truncated or corrupt, or (without `on_long`) has
+            too long a line.
     """
     with open_trace(path) as file:
-        yield from lines_of(file, path=path)
+        yield from lines_of(file, path=path, on_long=on_long)
 
 
 def lines_of(
     file: IO[bytes], *, path: Path, on_long: Callable[[TraceError], None] | None = None
 ) -> Iterator[tuple[int, bytes]]:
-    """Each line of an open file with its number; one too long is the end, or told to `on_long`."""
+    """Each line of an open file with its number, without blank ones and a byte order mark.
+
+    One too long is the end, or told to `on_long`.
+    """
     number = 0
     is_rest = False
     broken = decompress_errors()
@@ -263,6 +309,7 @@ def lines_of(
             raise TraceError(message, path=path, line=number) from error
         if not line:
             return
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 and not is_rest else line
         if is_rest or len(line) > LINE_BYTES_MAX:
             if not is_rest:
                 text = f"the line is longer than {LINE_BYTES_MAX >> 20} MiB"
@@ -354,7 +401,7 @@ def read_numbered(
     Raises:
         TraceError: the file cannot be opened, or (without `on_error`) a line is bad.
     """
-    lines = read_lines(path)
+    lines = read_lines(path, on_long=on_error)
     while True:
         try:
             number, line = next(lines)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from agentsched_bench.workload.importers import detect
-from agentsched_bench.workload.importers.files import InputFile
+from agentsched_bench.workload.importers import ImportOptions, detect
+from agentsched_bench.workload.importers.files import InputFile, has_objects
 from agentsched_bench.workload.importers.native import Native
 from agentsched_bench.workload.trace import (
     Recording,
@@ -103,7 +103,15 @@ def _read(path: Path, result: Validation) -> Iterator[tuple[int, Recording]]:
     def note(error: TraceError) -> None:
         result.note(Finding(path=str(path), line=error.line, message=error.message, is_error=True))
 
-    return read_numbered(path, on_error=note)
+    file = InputFile(path=path)
+    known = detect(file)
+    if known is None or known.name != Native().name or has_objects(file):
+        yield from read_numbered(path, on_error=note)
+        return
+    # Indented, or in one list: recordings are counted instead of lines.
+    found = known.read([file], ImportOptions(keeps_text=True), on_error=note)
+    for number, imported in enumerate(found, 1):
+        yield number, imported.recording
 
 
 def check_recording(recording: Recording) -> list[str]:

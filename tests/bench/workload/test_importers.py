@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import json
 import lzma
@@ -24,6 +25,7 @@ from agentsched_bench.workload.importers import (
 )
 from agentsched_bench.workload.importers.files import InputFile, salvage
 from agentsched_bench.workload.trace import (
+    Recording,
     TraceError,
     read_header,
     read_trace,
@@ -303,6 +305,69 @@ def test_our_own_traces_are_merged(tmp_path: Path) -> None:
     assert [msgspec.structs.replace(row, start_s=None).steps for row in merged[:2]] == [
         row.steps for row in rows
     ]
+
+
+_STEP = ("input_tokens", "output_tokens")
+_OWN: list[dict[str, Any]] = [
+    {"session_id": name, "source": "test", "steps": [dict.fromkeys(_STEP, 9) | {"step": 0}]}
+    for name in ("a", "b")
+]
+_OWN_LINES = "".join(json.dumps(row) + "\n" for row in _OWN).encode()
+_OWN_INDENTED = "\n".join(json.dumps(row, indent=2) for row in _OWN).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("bom.jsonl", codecs.BOM_UTF8 + _OWN_LINES),
+        ("header.jsonl", codecs.BOM_UTF8 + b'{"agentsched_trace":1}\n' + _OWN_LINES),
+        ("windows.jsonl", _OWN_LINES.decode().replace("\n", "\r\n").encode("utf-16")),
+        ("inside.jsonl", gzip.compress(_OWN_LINES)),
+        ("T.JSONL.GZ", gzip.compress(_OWN_LINES)),
+        ("other.jsonl.gz", lzma.compress(_OWN_LINES)),
+        ("t.jsonl.bz2", bz2.compress(_OWN_LINES)),
+        ("indented.json", _OWN_INDENTED),
+        ("list.json", json.dumps(_OWN).encode()),
+        ("indented-list.json", json.dumps(_OWN, indent=2).encode()),
+        ("all.json", json.dumps([{"agentsched_trace": 1}, *_OWN]).encode()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_our_own_traces_are_read_however_they_were_written(
+    name: str, data: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    wanted = [msgspec.convert(row, Recording) for row in _OWN]
+    rows, report = imported(path, tmp_path / "out.jsonl")
+    assert (rows, report.errors_count) == (wanted, 0)
+    assert list(read_trace(path)) == wanted
+    checked = validate_trace(path)
+    assert (checked.recordings, checked.errors, checked.warnings) == (2, 0, 0)
+
+
+def test_an_indented_trace_that_was_cut_keeps_what_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_bytes(json.dumps(_OWN, indent=2).encode()[:-90])
+    rows, report = imported(path, tmp_path / "out.jsonl")
+    assert report.errors_count >= 1
+    assert [(row.session_id, row.is_cut) for row in rows][:1] == [("a", False)]
+
+
+@pytest.mark.parametrize("reader", ["import", "read"])
+def test_a_line_too_long_costs_no_other(
+    reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentsched_bench.workload.trace.LINE_BYTES_MAX", 1000)
+    path = lines(tmp_path / "t.jsonl", _OWN[0], _OWN[0] | {"agent": "x" * 2000}, _OWN[1])
+    told: list[TraceError] = []
+    if reader == "import":
+        import_trace([path], tmp_path / "out.jsonl", on_error=told.append)
+        rows = list(read_trace(tmp_path / "out.jsonl"))
+    else:
+        rows = list(read_trace(path, on_error=told.append))
+    assert [row.session_id for row in rows] == ["a", "b"]
+    assert [error.line for error in told] == [2]
 
 
 def test_a_folder_of_another_format_is_read_like_a_trace(tmp_path: Path) -> None:

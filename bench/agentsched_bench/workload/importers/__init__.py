@@ -19,7 +19,7 @@ from agentsched_bench.workload.importers.base import Importer, ImportOptions
 from agentsched_bench.workload.importers.claude_code import ClaudeCode
 from agentsched_bench.workload.importers.codex import Codex
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import InputFile, OnError, probe, values
+from agentsched_bench.workload.importers.files import InputFile, OnError, has_objects, probe, values
 from agentsched_bench.workload.importers.journal import Journal
 from agentsched_bench.workload.importers.kv_cache_tester import KvCacheTester
 from agentsched_bench.workload.importers.mini_swe_agent import MiniSweAgent
@@ -362,8 +362,9 @@ def as_trace(path: Path, *, on_error: OnError | None = None) -> Iterator[Path]:
     cannot be read is raised (TraceError); texts that are too long for a line are none.
     """
     if not path.is_dir():
-        known = detect(InputFile(path=path)) if path.exists() else None
-        if known is None or known.name == Native().name:
+        file = InputFile(path=path)
+        known = detect(file) if path.exists() else None
+        if known is None or (known.name == Native().name and has_objects(file)):
             yield path
             return
     with tempfile.TemporaryDirectory(prefix="agentsched-trace-") as folder:

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
 import io
 import json
-import lzma
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final
 
 import msgspec
 
 from agentsched_bench.workload.importers.databases import is_database, tables_of
 from agentsched_bench.workload.importers.loose import Json
-from agentsched_bench.workload.trace import TraceError, decompress_errors, lines_of, open_zstd
+from agentsched_bench.workload.trace import (
+    DOCUMENT_BYTES_MAX,
+    TraceError,
+    decompress_errors,
+    lines_of,
+    open_packed,
+)
 
-#: One JSON document is read whole; a larger one is refused rather than fill the memory.
-DOCUMENT_BYTES_MAX: Final = 1 << 30
 _PROBE_LINES: Final = 20
 _NONE: Final = object()
 _BAD: Final = object()
 _DECODER: Final = msgspec.json.Decoder()
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|,', re.DOTALL)
-_BOM: Final = b"\xef\xbb\xbf"
 _READER: Final = json.JSONDecoder()
 #: What may stand between documents in a row: space, and RFC 7464's record separator.
 _BETWEEN: Final = re.compile(r"[\s\x1e]*")
@@ -57,22 +57,7 @@ class InputFile:
 
     def open(self) -> IO[bytes]:
         """Its content, decompressed by what it begins with. Raises TraceError."""
-        try:
-            with self.path.open("rb") as raw:
-                head = raw.read(6)
-            if head.startswith(b"\x1f\x8b"):
-                return cast("IO[bytes]", gzip.open(self.path, "rb"))
-            if head.startswith(b"\xfd7zXZ\x00"):
-                return lzma.open(self.path, "rb")
-            if head.startswith(b"BZh"):
-                return bz2.open(self.path, "rb")
-            if head.startswith(b"\x28\xb5\x2f\xfd"):
-                return open_zstd(self.path)
-            if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                return _recoded(self.path)
-            return self.path.open("rb")
-        except OSError as error:
-            raise TraceError(error.strerror or str(error), path=self.path) from error
+        return open_packed(self.path)
 
 
 class Names:
@@ -86,13 +71,6 @@ class Names:
         return name if self._used[name] == 1 else f"{name}#{self._used[name]}"
 
 
-def _recoded(path: Path) -> IO[bytes]:
-    """A file in UTF-16, as Windows' shells write what is sent to one, in UTF-8."""
-    if path.stat().st_size > DOCUMENT_BYTES_MAX:
-        raise TraceError("a file in UTF-16 of more than 1 GiB: write it as UTF-8", path=path)
-    return io.BytesIO(path.read_bytes().decode("utf-16", "replace").encode("utf-8", "replace"))
-
-
 def lines(file: InputFile, *, on_error: OnError | None = None) -> Iterator[tuple[int, bytes]]:
     """Each line with its number, without blank ones and a byte order mark.
 
@@ -102,10 +80,7 @@ def lines(file: InputFile, *, on_error: OnError | None = None) -> Iterator[tuple
         TraceError: the file cannot be read on; or a line is too long, without `on_error`.
     """
     with file.open() as opened:
-        for number, line in lines_of(opened, path=file.path, on_long=on_error):
-            line = line.removeprefix(_BOM) if number == 1 else line
-            if line.strip():
-                yield number, line
+        yield from lines_of(opened, path=file.path, on_long=on_error)
 
 
 def objects(file: InputFile, *, on_error: OnError) -> Iterator[tuple[int, Json]]:
@@ -152,7 +127,7 @@ def values(file: InputFile, *, on_error: OnError) -> Iterator[Value]:
     data, problem = _read_all(file, on_error=on_error)
     if data is None:
         return
-    data = data.removeprefix(_BOM)
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         whole = decode(data, path=file.path)
     except TraceError as error:
@@ -292,6 +267,15 @@ def is_lines(file: InputFile) -> bool:
     if first is _BAD:
         return any(isinstance(value, dict) for value in found)
     return first is not _NONE and next(found, _NONE) is not _NONE
+
+
+def has_objects(file: InputFile) -> bool:
+    """Whether a file's lines are objects, be it a single one that stands on one line."""
+    found = _first_values(file)
+    first = next(found, _NONE)
+    return isinstance(first, dict) or (
+        first is _BAD and any(isinstance(value, dict) for value in found)
+    )
 
 
 def _first_values(file: InputFile) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,9 @@ import msgspec
 
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import InputFile, OnError, lines
+from agentsched_bench.workload.importers.files import InputFile, OnError, has_objects, lines, values
 from agentsched_bench.workload.importers.loose import as_object
-from agentsched_bench.workload.trace import TraceError, decode_recording, is_header
+from agentsched_bench.workload.trace import Recording, TraceError, decode_recording, is_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +26,15 @@ class Native:
     def claims(self, head: Sequence[Any]) -> bool:
         return any(
             "agentsched_trace" in value or ("session_id" in value and "steps" in value)
-            for value in map(as_object, head[:2])
+            for value in map(as_object, _flat(head[:2])[:2])
         )
 
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
         for file in files:
-            found = lines(file)
-            while True:
-                try:
-                    number, line = next(found)
-                    if is_header(line, number=number):
-                        continue
-                    recording = decode_recording(line, path=file.path, number=number)
-                except StopIteration:
-                    break
-                except TraceError as error:
-                    on_error(error)
-                    if error.line is None:
-                        break
-                    continue
+            found = _of_lines if has_objects(file) else _of_documents
+            for recording in found(file, on_error):
                 if not options.keeps_text:
                     recording = without_text(recording)
                 if options.source is not None:
@@ -53,7 +42,47 @@ class Native:
                 yield Imported(recording=recording, epoch_s=recording.start_s)
 
 
-def without_text(recording: Any) -> Any:
+def _flat(values: Sequence[Any]) -> list[Any]:
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]
+
+
+def _of_lines(file: InputFile, on_error: OnError) -> Iterator[Recording]:
+    found = lines(file, on_error=on_error)
+    while True:
+        try:
+            number, line = next(found)
+            if is_header(line, number=number):
+                continue
+            recording = decode_recording(line, path=file.path, number=number)
+        except StopIteration:
+            return
+        except TraceError as error:
+            on_error(error)
+            if error.line is None:
+                return
+            continue
+        yield recording
+
+
+def _of_documents(file: InputFile, on_error: OnError) -> Iterator[Recording]:
+    """Recordings as other programs write JSON: indented, in a row, or in one list."""
+    for found in values(file, on_error=on_error):
+        parts = _flat([found.value])
+        for index, part in enumerate(parts):
+            if "agentsched_trace" in as_object(part):
+                continue
+            line = json.dumps(part).encode()
+            try:
+                recording = decode_recording(line, path=file.path, number=found.line or 1)
+            except TraceError as error:
+                on_error(error)
+                continue
+            # What stands at the break of a document lost what came after it.
+            is_cut = recording.is_cut or (found.is_cut and index == len(parts) - 1)
+            yield msgspec.structs.replace(recording, is_cut=is_cut)
+
+
+def without_text(recording: Recording) -> Recording:
     """The recording without messages and tools' definitions."""
     if not recording.messages and not recording.tool_definitions:
         return recording
