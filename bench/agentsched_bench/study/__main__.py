@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from math import inf
 from pathlib import Path
 from typing import Annotated, Final
@@ -28,6 +29,7 @@ from agentsched_bench.sim.results import row_of
 from agentsched_bench.sim.specs import fleet_of
 from agentsched_bench.study.setups import LOADS, Cell, Setup, Study, read_setups
 from agentsched_bench.workload.shape import ShapeOptions
+from agentsched_bench.workload.trace import sha256_of
 
 #: Differences below this are called none.
 _NOISE: Final = 0.05
@@ -64,6 +66,23 @@ def scenario_of(
         wait_ns_max=seconds(setup.max_wait_s),
         tenants={name: float(share) for name, share in tenants.items()},
     )
+
+
+def go_on(study: Study, old: Study, path: Path) -> None:
+    """Take over what `old` has played. Raises ConfigError if it asked something else."""
+    is_same = (old.programs, old.steps, old.block_size) == (
+        study.programs,
+        study.steps,
+        study.block_size,
+    )
+    # Older files do not say which version and traces they are of.
+    is_same = is_same and old.version in ("", study.version)
+    known = old.traces.keys() & study.traces.keys()
+    if not is_same or any(old.traces[name] != study.traces[name] for name in known):
+        raise ConfigError(f"{path} is of another study: choose another file")
+    same = {setup.system for setup in study.setups if setup in old.setups}
+    study.cells = [cell for cell in old.cells if cell.system in same]
+    study.traces = old.traces | study.traces
 
 
 def run(study: Study, traces: Path, *, only: Sequence[str], out: Path | None) -> None:
@@ -104,11 +123,7 @@ def run(study: Study, traces: Path, *, only: Sequence[str], out: Path | None) ->
 
 def in_time(study: Study, setup: Setup, load_name: str, arm: str, tenant: str = "") -> float | None:
     """The share of programs that took at most twice their time alone, over seeds; of one tenant."""
-    rows = [
-        cell.row
-        for cell in study.cells
-        if (cell.system, cell.load, cell.row.arm) == (setup.system, load_name, arm)
-    ]
+    rows = study.rows(setup, load_name, arm)
     parts = [row.tenants[tenant] for row in rows if tenant in row.tenants] if tenant else rows
     return sum(part.in_time for part in parts) / len(parts) if parts else None
 
@@ -245,13 +260,13 @@ def main(
         block_size=block_size,
         seeds=[int(seed) for seed in seeds.split(",")],
         setups=read_setups(),
+        version=metadata.version("agentsched"),
     )
+    wanted = {setup.trace for setup in study.setups if not only or setup.system in only}
+    there = (name for name in sorted(wanted) if (traces / name).exists())
+    study.traces = {name: sha256_of(traces / name) for name in there}
     if out is not None and out.exists():
-        old = msgspec.json.decode(out.read_bytes(), type=Study)
-        if (old.programs, old.steps, old.block_size) != (programs, steps, block_size):
-            raise ConfigError(f"{out} is of another study: choose another file")
-        same = {s.system for s in study.setups if s in old.setups}
-        study.cells = [cell for cell in old.cells if cell.system in same]
+        go_on(study, msgspec.json.decode(out.read_bytes(), type=Study), out)
     run(study, traces, only=only or (), out=out)
     print_study(study, console=Console())
 

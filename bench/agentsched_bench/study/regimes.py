@@ -8,6 +8,7 @@ figures, not calls. The study goes on where it was stopped.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +22,15 @@ from agentsched.model import ConfigError
 from agentsched_bench.compare.arms import sides_of
 from agentsched_bench.compare.capacity import at_rate
 from agentsched_bench.compare.cli import new_result
+from agentsched_bench.compare.fleet import engines_of
 from agentsched_bench.compare.inference import Verdict
 from agentsched_bench.compare.load import make_load
-from agentsched_bench.compare.results import ArmFigures
+from agentsched_bench.compare.results import ArmFigures, versions
 from agentsched_bench.compare.run import Plan, Store, simulate_all
 from agentsched_bench.compare.scenario import Scenario, load_scenario
 from agentsched_bench.compare.show import Estimate, showing
 from agentsched_bench.compare.simulated import alone_seconds, simulated_sides
+from agentsched_bench.sim.specs import digest_of
 
 SCHEMA: Final = "agentsched.regimes/1"
 BASELINE: Final = "direct"
@@ -77,7 +80,10 @@ class ArmRow(msgspec.Struct, kw_only=True):
 
 
 class Regime(msgspec.Struct, kw_only=True):
-    """One scenario at one rate; `rate` is None where it is played at its own only."""
+    """One scenario at one rate; `rate` is None where it is played at its own only.
+
+    `asked` is a hash of all that decides it; older files do not have it.
+    """
 
     name: str
     rate: float | None = None
@@ -86,6 +92,7 @@ class Regime(msgspec.Struct, kw_only=True):
     calls: int
     repeats: int
     arms: list[ArmRow]
+    asked: str = ""
 
 
 class Regimes(msgspec.Struct, kw_only=True):
@@ -136,7 +143,35 @@ def play(scenario: Scenario, *, beside: Path, is_quiet: bool) -> Regime:
         calls=loads[0].calls,
         repeats=len(loads),
         arms=[row_of(figures) for figures in store.result.summary],
+        asked=asked_of(scenario, beside=beside),
     )
+
+
+def asked_of(scenario: Scenario, *, beside: Path) -> str:
+    """A hash of what decides a regime: the scenario, its traces and engines, and our version."""
+    spec = scenario.model_dump(mode="json", exclude={"question", "expects"})
+    trace = make_load(scenario.workload, seed=0, beside=beside).trace.sha256
+    version = versions()["agentsched"]
+    data = [version, trace, digest_of(engines_of(scenario.engine)), spec]
+    return hashlib.sha256(msgspec.json.encode(data, order="deterministic")).hexdigest()
+
+
+def is_done(scenario: Scenario, regimes: Sequence[Regime], *, beside: Path) -> bool:
+    """Whether the regime was played already.
+
+    Raises:
+        ConfigError: another one was, of the same name.
+    """
+    old = next((regime for regime in regimes if regime.name == scenario.name), None)
+    if old is None:
+        return False
+    sides = simulated_sides(sides_of(scenario))
+    same = [row.arm for row in old.arms] == [side.name for side in sides if not side.missing]
+    if old.asked:
+        same = old.asked == asked_of(scenario, beside=beside)
+    if not same or old.repeats != scenario.measure.repeat:
+        raise ConfigError(f"{scenario.name} was played otherwise there: choose another file")
+    return True
 
 
 def _rate_of(scenario: Scenario) -> float | None:
@@ -271,7 +306,7 @@ def main(
         for scenario in scenarios_of(
             path, variant=variant, arms=arms, repeat=repeat, rates=rate or ()
         ):
-            if any(regime.name == scenario.name for regime in found.regimes):
+            if is_done(scenario, found.regimes, beside=path.parent):
                 continue
             found.regimes.append(play(scenario, beside=path.parent, is_quiet=True))
             if out is not None:

@@ -96,7 +96,11 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Study(msgspec.Struct, kw_only=True):
-    """The whole of it, as it lies in its file."""
+    """The whole of it, as it lies in its file.
+
+    `seeds` are those of the latest call; what earlier ones played besides is kept. `version` is
+    ours, `traces` are the traces' hashes; older files have neither.
+    """
 
     schema: str = SCHEMA
     command: list[str]
@@ -106,6 +110,17 @@ class Study(msgspec.Struct, kw_only=True):
     seeds: list[int]
     setups: list[Setup]
     cells: list[Cell] = []
+    version: str = ""
+    traces: dict[str, str] = {}
+
+    def rows(self, setup: Setup, load_name: str, arm: str) -> list[SimRow]:
+        """What was played of an arm under the seeds that are asked for."""
+        return [
+            cell.row
+            for cell in self.cells
+            if (cell.system, cell.load, cell.row.arm) == (setup.system, load_name, arm)
+            and cell.row.seed in self.seeds
+        ]
 
     def score(self, setup: Setup, load_name: str, arm: str, *, metric: str = "") -> float | None:
         """The mean of the set-up's metric, or another, over seeds; None where it was not run.
@@ -113,9 +128,8 @@ class Study(msgspec.Struct, kw_only=True):
         Infinite where programs gave up: the others alone would make their arm look fast.
         """
         found = [
-            inf if cell.row.failed else number_of(cell.row, metric or setup.metric)
-            for cell in self.cells
-            if (cell.system, cell.load, cell.row.arm) == (setup.system, load_name, arm)
+            inf if row.failed else number_of(row, metric or setup.metric)
+            for row in self.rows(setup, load_name, arm)
         ]
         return sum(found) / len(found) if found else None
 

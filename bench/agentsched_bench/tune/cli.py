@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from importlib import metadata
 from math import inf
 from pathlib import Path
 from typing import Annotated, Final
@@ -39,6 +40,7 @@ from agentsched_bench.tune.sweep import (
 from agentsched_bench.whole_file import refuse_unwritable, write_whole
 
 INTERRUPTED: Final = 130
+_NOT_ALWAYS_KNOWN: Final = {"engines_sha256", "agentsched"}
 
 Sweeps = Annotated[
     list[str],
@@ -111,6 +113,7 @@ def tune(
         "max_wait": max_wait,
         "profile": profile,
         "engines_sha256": digest_of(fleet.engines),
+        "agentsched": metadata.version("agentsched"),
     }
     fresh = Tuning(
         command=["agentsched", *sys.argv[1:]],
@@ -143,9 +146,9 @@ def _resumed(fresh: Tuning, out: Path | None) -> Tuning:
         old = msgspec.json.decode(out.read_bytes(), type=Tuning)
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{out} is no tuning result: {error}") from error
-    # Older files do not say what their engines were.
+    # Older files do not say what their engines were, nor who simulated them.
     asked = {key: value for key, value in fresh.options.items() if key in old.options}
-    known = set(fresh.options) - {"engines_sha256"} <= set(old.options)
+    known = set(fresh.options) - _NOT_ALWAYS_KNOWN <= set(old.options)
     if old.schema != SCHEMA or not known or old.options != asked:
         raise ConfigError(f"{out} is of another sweep: choose another file")
     for trial in old.trials:

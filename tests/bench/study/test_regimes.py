@@ -7,13 +7,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agentsched.model import ConfigError
 from agentsched_bench.compare.inference import Verdict
+from agentsched_bench.compare.scenario import Scenario
 from agentsched_bench.study.regimes import (
     ArmRow,
     Regime,
     Regimes,
+    asked_of,
     best_of,
     carried,
+    is_done,
     main,
     markdown,
     outcomes,
@@ -133,6 +137,29 @@ def test_each_rate_is_a_regime(small: Path) -> None:
     assert [each.name for each in found] == ["small-2", "small-4"]
     assert {each.measure.repeat for each in found} == {3}
     assert {each.measure.client for each in found} == {"mini-swe-agent"}
+
+
+def test_a_regime_that_was_played_otherwise_is_no_answer(small: Path) -> None:
+    def scenario(*, arms: tuple[str, ...] = ("direct", "fcfs"), repeat: int = 1) -> Scenario:
+        (found,) = scenarios_of(small, variant=None, arms=arms, repeat=repeat, rates=[2.0])
+        return found
+
+    old = regime("small-2", row("direct", 1.0, None), row("fcfs", 1.0, None))
+    asked = asked_of(scenario(), beside=small.parent)
+
+    def is_played(now: Scenario) -> bool:
+        return is_done(now, [old], beside=small.parent)
+
+    for old.asked in ("", asked):  # an older file does not have it
+        assert is_played(scenario())
+        with pytest.raises(ConfigError, match="small-2 was played otherwise"):
+            is_played(scenario(arms=("direct", "autellix")))
+        with pytest.raises(ConfigError, match="small-2 was played otherwise"):
+            is_played(scenario(repeat=3))
+    small.write_text(SMALL.replace("blocks = 300", "blocks = 400"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="small-2 was played otherwise"):
+        is_played(scenario())
+    assert not is_done(scenario(), [], beside=small.parent)
 
 
 @pytest.mark.slow

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import msgspec
 import pytest
 from rich.console import Console
 
+from agentsched.model import ConfigError
 from agentsched_bench.sim.arms import parse_arm
 from agentsched_bench.sim.results import SimRow, TenantRow
 from agentsched_bench.sim.specs import fleet_of
-from agentsched_bench.study.__main__ import capacity_ratio, in_time, print_study, verdict
+from agentsched_bench.study.__main__ import capacity_ratio, go_on, in_time, print_study, verdict
 from agentsched_bench.study.setups import LOADS, Bound, Carried, Cell, Setup, Study, read_setups
 from agentsched_bench.workload.statistics import spread
 
@@ -161,6 +165,34 @@ def test_who_gave_up_does_not_improve_an_arms_number() -> None:
     for cell in theirs:
         cell.row.failed = 1
     assert verdict(made, SETUP) == "cannot be said: programs gave up when calm, busy, thrash"
+
+
+def test_seeds_that_are_not_asked_for_are_in_no_mean() -> None:
+    made = study(baseline=10.0, theirs=8.0)
+    for cell in made.cells:
+        if cell.row.seed == 2:
+            cell.row.jct_s = spread([100.0])
+            cell.row.in_time = 0.0
+    made.seeds = [1]
+
+    assert made.score(SETUP, "busy", "saga") == 8.0
+    assert in_time(made, SETUP, "busy", "saga") == 0.5
+
+
+@pytest.mark.parametrize(
+    "changed", [{"steps": 3}, {"version": "2"}, {"traces": {"t.jsonl.gz": "b"}}]
+)
+def test_what_another_study_has_played_is_not_taken_over(changed: dict[str, Any]) -> None:
+    old, path = study(baseline=10.0, theirs=8.0), Path("study.json")
+    now = {"version": "1", "traces": {"t.jsonl.gz": "a"}}
+    fresh = msgspec.structs.replace(study(), **now)
+    go_on(fresh, old, path)
+    assert fresh.cells == old.cells, "an older file says neither"
+    go_on(fresh, msgspec.structs.replace(old, **now), path)
+
+    other = msgspec.structs.replace(old, **(now | changed))
+    with pytest.raises(ConfigError, match=r"study\.json is of another study"):
+        go_on(fresh, other, path)
 
 
 def test_what_was_not_played_has_no_verdict() -> None:

@@ -207,6 +207,19 @@ def test_a_sweep_on_other_engines_is_another(tmp_path: Path) -> None:
             cli._resumed(fresh, out)
 
 
+def test_a_sweep_of_another_version_is_another(tmp_path: Path) -> None:
+    """A policy may be another one by now: candidates of two are not compared."""
+    out = tmp_path / "tuning.json"
+    old, fresh = tuning("a"), tuning("a")
+    old.options, fresh.options = {"agentsched": "0.1.0"}, {"agentsched": "0.2.0"}
+    cli._save(old, out)
+
+    with pytest.raises(ConfigError, match="another sweep"):
+        cli._resumed(fresh, out)
+    cli._save(tuning("a"), out)
+    assert cli._resumed(fresh, out).candidates == ["a"], "an older file does not say"
+
+
 def test_engines_are_told_apart_by_what_they_are() -> None:
     (engine,) = scenario().engines
 
