@@ -475,12 +475,13 @@ class Generation:
         self._gateway.fleet.health.succeeded(engine)
         self._keep_for_warming(in_engine)
         usage = answer.usage or Usage()
-        self._gateway.ratios.learn(
-            self._parsed.model,
-            used=self._ratio,
-            estimated=self._identity.prompt_tokens,
-            actual=usage.prompt_tokens,
-        )
+        if self._identity.is_told:
+            self._gateway.ratios.learn(
+                self._parsed.model,
+                used=self._ratio,
+                estimated=self._identity.prompt_tokens,
+                actual=usage.prompt_tokens,
+            )
         self._end(
             StepFinished(
                 step=self._step,

@@ -31,7 +31,11 @@ class TokenRatios:
         return self._ratios.get(model, BYTES_PER_TOKEN)
 
     def learn(self, model: str, *, used: float, estimated: int, actual: int) -> None:
-        """With the ratio `used` a prompt was estimated; the engine counted `actual` tokens."""
+        """With the ratio `used` a prompt was estimated; the engine counted `actual` tokens.
+
+        Of prompts whose text is all that there is: what pictures and what engines know already come
+        to, no size tells, and a model's ratio is everybody's.
+        """
         if actual < _TOKENS_MIN or estimated < 1:
             return
         seen = min(_RATIO_MAX, max(_RATIO_MIN, used * estimated / actual))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from proxy_upstream import Upstream
 
 from agentsched.proxy.identity import BYTES_PER_TOKEN
 from agentsched.proxy.ratios import TokenRatios
@@ -43,3 +47,22 @@ def test_models_are_bounded() -> None:
         ratios.learn(f"m{number}", used=4.0, estimated=1_000, actual=2_000)
     assert ratios.of("m0") == BYTES_PER_TOKEN
     assert ratios.of("m299") == 2.0
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+
+
+@pytest.mark.parametrize(("blocks", "ratio"), [([], 10.0), ([PICTURE], BYTES_PER_TOKEN)])
+async def test_pictures_teach_nothing(
+    proxy: Any, upstream: Upstream, blocks: list[Any], ratio: float
+) -> None:
+    async def script(exchange: Any) -> None:
+        choice = {"index": 0, "message": {"content": "So."}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1_000, "completion_tokens": 5}
+        await exchange.json({"id": "c", "choices": [choice], "usage": usage})
+
+    upstream.script = script
+    text = {"type": "text", "text": "word " * 2_000}
+    response = await proxy.chat(messages=[{"role": "user", "content": [text, *blocks]}])
+    assert response.status_code == 200
+    assert proxy.gateway.ratios.of("m") == pytest.approx(ratio, rel=0.05)

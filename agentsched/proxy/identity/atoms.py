@@ -42,10 +42,16 @@ class Atom(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A normalised message: its atoms, and the tell-tale phrases that its texts hold."""
+    """A normalised message: its atoms, and the tell-tale phrases that its texts hold.
+
+    `media` are the pictures and files in it, `spare` the bytes of it that are no text for all that:
+    what they hold, less what each of them counts for.
+    """
 
     atoms: tuple[Atom, ...]
     signs: int = 0
+    media: int = 0
+    spare: int = 0
 
 
 _VOLATILE: Final = frozenset(
@@ -77,6 +83,24 @@ _ROLES: Final = {
     "assistant": Kind.ASSISTANT,
     "model": Kind.ASSISTANT,
 }
+_MEDIA: Final = frozenset(
+    {
+        "audio",
+        "audio_url",
+        "computer_screenshot",
+        "document",
+        "file",
+        "image",
+        "image_url",
+        "input_audio",
+        "input_file",
+        "input_image",
+        "video",
+        "video_url",
+    }
+)
+#: What a picture or a file counts for: to most models it is about a thousand tokens.
+_MEDIUM_BYTES: Final = 4_000
 #: Blocks that are hashed together; a bound, for block n costs the text of all before it.
 _JOINED_MAX: Final = 32
 _EMPTY_ARGUMENTS: Final = frozenset({"", "{}", "null"})
@@ -174,7 +198,9 @@ class Normaliser:
             if isinstance(value, str):
                 return self._texts(Kind.USER, [value])
             if isinstance(value, dict):
-                return self._message(value)
+                media, spare = _media_of(value)
+                message = self._message(value)
+                return message._replace(media=media, spare=spare) if media else message
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             pass
         return Message((Atom(int(Kind.USER), self.digest(Kind.USER, bytes(raw))),))
@@ -194,7 +220,7 @@ class Normaliser:
     def _spoken(self, kind: Kind, item: Mapping[str, Any]) -> Message:
         content = item.get("content")
         parts = content if isinstance(content, list) else [content]
-        atoms, signs = self._texts(kind, parts)
+        atoms, signs, *_ = self._texts(kind, parts)
         calls = item.get("tool_calls")
         if isinstance(calls, list):
             atoms += tuple(self._chat_call(c) for c in calls if isinstance(c, dict))
@@ -273,6 +299,35 @@ class Normaliser:
             return None
         rest = {k: v for k, v in block.items() if k not in _VOLATILE}
         return Atom(int(kind), self.digest(kind, b"\1", canonical(rest)))
+
+
+def _media_of(item: Mapping[str, Any]) -> tuple[int, int]:
+    """How many pictures and files an item holds, and `Message.spare`."""
+    media, spare = 0, 0
+    left = [item.get("content"), item.get("output")]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left.extend(value)
+        elif isinstance(value, dict):
+            kind = value.get("type")
+            source = value.get("source")
+            is_read = isinstance(source, dict) and source.get("type") in ("text", "content")
+            if isinstance(kind, str) and kind in _MEDIA and not is_read:
+                media += 1
+                spare += _characters(value) - _MEDIUM_BYTES
+            else:
+                left.append(value.get("content"))
+    return media, spare
+
+
+def _characters(value: object) -> int:
+    """How long the texts in a value are."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_characters, value)) if isinstance(value, list) else 0
 
 
 def _is_text(part: Mapping[str, Any]) -> bool:

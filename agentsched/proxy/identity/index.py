@@ -135,7 +135,8 @@ class IdentityIndex:
             claim = over_weak(claim, echoed)
         previous = self._previous(book, request)
         base = (previous.answer or previous.prompt) if previous is not None else b""
-        prompt = self._digester.digest(request, base=base)
+        base_size = previous.size if previous is not None else 0
+        prompt = self._digester.digest(request, base=base, base_size=base_size)
         step_class = classify(request, prompt, claim)
         named = self._named(book, claim)
         if echoed is not None and claim is not None and claim.source == TURN_STATE:
@@ -190,10 +191,10 @@ class IdentityIndex:
         named = answer.response_id if can_be_named else ""
         self._learner.answer(turn, answer, self._counts, now=now, named=named)
         self._touch(turn.conversation.program, now)
+        turn.size += len(answer.text) + sum(len(c.arguments) for c in answer.calls)
         if not turn.answer:
             return None
-        size = turn.size + len(answer.text) + sum(len(c.arguments) for c in answer.calls)
-        return self._digester.prefix(turn.head, turn.answer, size, bytes_per_token)
+        return self._digester.prefix(turn.head, turn.answer, turn.size, bytes_per_token)
 
     def abandoned(self, identity: Identity, *, now: Instant) -> None:
         """Note that no complete answer reached the client: the same prompt may come again."""
@@ -481,6 +482,7 @@ class IdentityIndex:
             answers=tuple(CallId(ref) for ref in prompt.results),
             prefixes=self._digester.prefixes(prompt, marks, ratio),
             prompt_tokens=max(1, round(prompt.size / ratio)),
+            is_told=prompt.is_told,
             declared=claim.declared if claim is not None else NOTHING_DECLARED,
         )
 

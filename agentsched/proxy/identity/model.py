@@ -84,8 +84,10 @@ class Identity:
     `program` and `conversation` are unique over all tenants. `step` counts the program's working
     steps from 1; a retry has its step's number. `answers` are the tool calls whose results this
     request brings. `prefixes` name ever longer beginnings of the prompt, tools and system prompt
-    first, the whole prompt last. `turn` is the index's own handle for `answered`/`abandoned`,
-    `retries` that of the turn which a retry replaces.
+    first, the whole prompt last. `prompt_tokens` is an estimate; `is_told` means that all that it
+    counts stands in the request as text, so that engines' counts can correct it. `turn` is the
+    index's own handle for `answered`/`abandoned`, `retries` that of the turn which a retry
+    replaces.
     """
 
     program: ProgramId
@@ -103,6 +105,7 @@ class Identity:
     answers: tuple[CallId, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
     prompt_tokens: int = 0
+    is_told: bool = True
     declared: Declared = field(default=NOTHING_DECLARED)
     turn: int = 0
     retries: int = 0

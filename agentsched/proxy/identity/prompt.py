@@ -44,7 +44,8 @@ class Prompt:
 
     `refs` are the call ids in order of appearance; `results` those of the results behind the last
     answer. `is_first` means that no assistant has spoken in it yet. `text` is a completion's
-    prompt. `signs` are those of the system prompt and of the last message.
+    prompt. `signs` are those of the system prompt and of the last message. `size` is in bytes of
+    text; `is_told` means that all of it stands in the request, and as text.
     """
 
     points: list[Point]
@@ -58,6 +59,7 @@ class Prompt:
     results: tuple[str, ...]
     is_first: bool
     size: int
+    is_told: bool = True
     text: bytes | None = None
     boundaries: list[tuple[bytes, int]] = field(default_factory=list)
 
@@ -86,13 +88,13 @@ class Digester:
         """The chain, one link longer."""
         return xxhash.xxh3_128_digest(chain + data, seed=self._seed)
 
-    def digest(self, request: ParsedRequest, *, base: bytes = b"") -> Prompt:
+    def digest(self, request: ParsedRequest, *, base: bytes = b"", base_size: int = 0) -> Prompt:
         """Digest a request's prompt; `base` is the chain that it continues by response id."""
         if request.dialect is Dialect.COMPLETIONS:
             return self._completion(request)
         atoms: list[Atom] = []
         sizes: list[int] = []
-        signs = 0
+        signs, media = 0, 0
         for raw in request.messages:
             known = self._message(raw)
             if type(known) is Atom:
@@ -102,10 +104,11 @@ class Digester:
             else:
                 signs = known.signs  # type: ignore[union-attr]
                 atoms.extend(known.atoms)  # type: ignore[union-attr]
+                media += known.media  # type: ignore[union-attr]
                 count = len(atoms) - len(sizes)
                 if count:
                     sizes.extend([0] * (count - 1))
-                    sizes.append(len(raw))
+                    sizes.append(len(raw) - known.spare)  # type: ignore[union-attr]
         lead = 0
         while lead < len(atoms) and atoms[lead].kind == Kind.SYSTEM:
             lead += 1
@@ -123,7 +126,8 @@ class Digester:
             refs=[],
             results=(),
             is_first=True,
-            size=0,
+            size=base_size,
+            is_told=not base and not media,
         )
         self._chain(prompt, sizes, lead, base)
         return prompt
@@ -135,7 +139,7 @@ class Digester:
         if known is None:
             message = self._normaliser.message(raw)
             known = message
-            if len(message.atoms) == 1 and not message.signs:
+            if len(message.atoms) == 1 and not message.signs and not message.media:
                 known = message.atoms[0]
             # The memory has room for so many atoms, so no message may fill it alone.
             if len(message.atoms) <= _KEPT_ATOMS_MAX:
@@ -191,7 +195,8 @@ class Digester:
 
     def _chain(self, prompt: Prompt, sizes: list[int], lead: int, base: bytes) -> None:
         atoms, points = prompt.atoms, prompt.points
-        chain, size = base, prompt.head_size
+        # What it goes on from was sent with a head, too.
+        chain, size = base, prompt.size or prompt.head_size
         at, count, answered = lead, len(atoms), lead
         refs = prompt.refs
         digest, seed = xxhash.xxh3_128_digest, self._seed

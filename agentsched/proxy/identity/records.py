@@ -74,6 +74,7 @@ class Turn:
         self.state = TurnState.OPEN
         self.step = 0
         self.step_class = StepClass.STEP
+        #: Bytes of its prompt, and of its answer once that is known.
         self.size = 0
         self.has_tools = False
         #: The turn that this one goes on from, until this one is answered.

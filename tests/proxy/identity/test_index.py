@@ -321,6 +321,19 @@ def test_a_response_id_carries_the_history(wire: Wire) -> None:
     assert foreign.program != first.program
 
 
+def test_a_response_id_brings_the_size_of_its_history(wire: Wire) -> None:
+    ask = {"model": "m", "instructions": "be kind", "input": "x" * 8_000}
+    first = wire.send(ask, api="responses")
+    wire.answer(first, "y" * 4_000, response_id="resp_1")
+    delta = {**ask, "input": "z" * 400, "previous_response_id": "resp_1"}
+    second = wire.send(delta, api="responses")
+    assert (first.is_told, second.is_told) == (True, False)
+    assert 3_090 < second.prompt_tokens < 3_120
+    wire.answer(second, "y" * 4_000, response_id="resp_2")
+    third = wire.send({**delta, "previous_response_id": "resp_2"}, api="responses")
+    assert 4_190 < third.prompt_tokens < 4_230
+
+
 def response(*output: dict[str, Any]) -> Answer:
     body = {"id": "resp_1", "status": "completed", "output": output}
     return read_answer(Dialect.RESPONSES, json.dumps(body).encode())

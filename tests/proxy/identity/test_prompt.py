@@ -142,3 +142,74 @@ def test_a_system_prompt_that_cannot_be_read_is_hashed_as_it_is() -> None:
         return digester().digest(request).head
 
     assert head(b"1e999") == head(b"1e999") != head(b"1e998")
+
+
+PICTURE = "data:image/png;base64," + "A" * 400_000
+TEXT = {"type": "text", "text": "what is this?"}
+
+
+def sent(*blocks: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(blocks)}
+
+
+def tool(*blocks: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": "t", "content": list(blocks)}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "message"),
+    [
+        (Dialect.CHAT, sent(TEXT, {"type": "image_url", "image_url": {"url": PICTURE}})),
+        (Dialect.CHAT, sent(TEXT, {"type": "image_url", "image_url": {"url": "https://x/y"}})),
+        (Dialect.CHAT, sent({"type": "input_audio", "input_audio": {"data": PICTURE}})),
+        (
+            Dialect.CHAT,
+            {
+                "role": "tool",
+                "tool_call_id": "c",
+                "content": [TEXT, {"type": "image_url", "image_url": PICTURE}],
+            },
+        ),
+        (Dialect.MESSAGES, sent(TEXT, {"type": "image", "source": {"data": PICTURE}})),
+        (Dialect.MESSAGES, sent(tool(TEXT, {"type": "image", "source": {"data": PICTURE}}))),
+        (Dialect.RESPONSES, sent({"type": "input_image", "image_url": PICTURE})),
+        (
+            Dialect.RESPONSES,
+            {
+                "type": "computer_call_output",
+                "call_id": "c",
+                "output": {"type": "computer_screenshot", "image_url": PICTURE},
+            },
+        ),
+    ],
+)
+def test_a_picture_counts_as_one_however_large(dialect: Dialect, message: Any) -> None:
+    name = "input" if dialect is Dialect.RESPONSES else "messages"
+    found = digest(dialect, **{name: [user("a" * 1_000), message]})
+    assert 5_000 < found.size < 5_500
+    assert not found.is_told
+    assert found.points[-1].size == found.size
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "text", "text": "x" * 10_000},
+        {"type": "document", "source": {"type": "text", "data": "x" * 10_000}},
+        {"type": ["image"], "url": "x" * 10_000},
+        tool({"type": "text", "text": "x" * 10_000}),
+    ],
+)
+def test_text_counts_as_it_is(block: dict[str, Any]) -> None:
+    found = digest(Dialect.MESSAGES, messages=[sent(block)])
+    assert found.size >= 10_000
+    assert found.is_told
+
+
+def test_what_an_engine_holds_already_counts_too() -> None:
+    request = parse_request(
+        Dialect.RESPONSES, b'{"model":"m","instructions":"be kind","input":"x"}'
+    )
+    alone, later = digester().digest(request), digester().digest(request, base=b"b", base_size=900)
+    assert (alone.is_told, later.is_told) == (True, False)
+    assert later.size == 900 + alone.size - alone.head_size
