@@ -77,7 +77,7 @@ def tune(
     scale_time: options.ScaleTime = 2.0,
     gap_cap: options.GapCap = 60.0,
     max_wait: MaxWait = "15s",
-    seeds: Seeds = "1,2,3",
+    seeds: Seeds = "1,2,3,4,5",
     jobs: Jobs = 1,
     out: options.Out = None,
     as_json: options.AsJson = False,

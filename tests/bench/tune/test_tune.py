@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from agentsched_bench.tune import cli
 from agentsched_bench.tune.sweep import (
     Trial,
     Tuning,
+    Verdict,
     candidates,
     halves,
     judge,
@@ -116,6 +119,37 @@ def test_what_one_cannot_tell_apart_is_noise() -> None:
     assert not verdict.is_within_noise
     assert verdict.ratio_high < 0.51
     assert "better" in verdict.text
+
+
+def test_no_difference_is_seldom_called_one() -> None:
+    """With three seeds, too: a bootstrap of three ratios said so of one sweep in four."""
+    rng = random.Random(5)
+    rows = held(*((arm, seed, 1.0) for seed in range(5) for arm in "ab"))
+    for seeds in (3, 5):
+        sweep, wrong = tuning("a", "b"), 0
+        sweep.trials = [trial for trial in rows if trial.seed < seeds]
+        for _ in range(400):
+            for trial in sweep.trials:
+                trial.score = 10 * math.exp(rng.gauss(0, 0.1))
+            wrong += not judge(sweep, "b", "a").is_within_noise
+        assert wrong <= 0.08 * 400, f"{seeds} seeds"
+
+
+def test_how_much_ratios_differ_from_each_other_is_what_counts() -> None:
+    sweep = tuning("a", "b")
+
+    def judged(*ratios: float) -> Verdict:
+        pairs = [
+            pair for n, ratio in enumerate(ratios) for pair in (("a", n, 1.0), ("b", n, ratio))
+        ]
+        sweep.trials = held(*pairs)
+        return judge(sweep, "b", "a")
+
+    assert judged(0.80, 0.99, 0.98).is_within_noise
+    near = judged(0.97, 0.975, 0.98)
+    assert not near.is_within_noise
+    assert near.text == "b is 2.5% better than the default on programs kept aside"
+    assert (near.ratio_low, near.ratio_high) == pytest.approx((0.9626, 0.9875), abs=1e-4)
 
 
 def held(*rows: tuple[str, int, float | None], half: str = "held-out") -> list[Trial]:
