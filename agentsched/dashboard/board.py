@@ -123,8 +123,7 @@ class Dashboard:
 
     async def _overview(self, request: web.Request) -> web.Response:
         """`GET overview`: everything that the dashboard shows first, once."""
-        frame = self.feed.full(now=self._host.now())
-        return _json(self.feed.seen_by(frame, self._viewer(request)))
+        return _json(self.feed.full(now=self._host.now(), tenant=self._viewer(request)))
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """`GET feed`: frames as server-sent events.

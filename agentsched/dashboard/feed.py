@@ -20,12 +20,14 @@ from agentsched.dashboard.rows import (
     MemberView,
     by_program,
     engine_row,
+    oldest_wait_s,
     program_row,
     seconds_of,
     tenant_rows,
 )
-from agentsched.dashboard.scoping import own_part
+from agentsched.dashboard.scoping import Own, own_part
 from agentsched.dashboard.shapes import (
+    SAMPLE_TENANTS_MAX,
     Decision,
     EngineRow,
     EngineSample,
@@ -48,7 +50,6 @@ from agentsched.model import (
     Reject,
     StepArrived,
     StepId,
-    StepState,
     Unpin,
     between,
     in_seconds,
@@ -57,7 +58,6 @@ from agentsched.version import __version__
 
 PROGRAMS_MAX: Final = 2_000
 _TENANTS_MAX: Final = 50
-_TENANTS_KEPT: Final = 12
 _DECISIONS_KEPT: Final = 300
 _DECISIONS_PER_FRAME: Final = 60
 _WAITS_KEPT: Final = 512
@@ -173,7 +173,7 @@ class Feed:
 
     def sample(self, *, now: Instant) -> None:
         """Enter this moment into the history."""
-        rows = tenant_rows(self._scheduler, now=now, rows_max=_TENANTS_KEPT)
+        rows = tenant_rows(self._scheduler, now=now, rows_max=SAMPLE_TENANTS_MAX)
         statistics = self._scheduler.statistics()
         taken = Sample(
             at=seconds_of(now),
@@ -196,43 +196,54 @@ class Feed:
         owners = dict(self._shown)
         everyone_is_new = all(w.is_behind for w in self._watchers)
         changes = None if everyone_is_new else self._changes(now=now)
-        whole = self.full(now=now) if any(w.is_behind for w in self._watchers) else None
         owners.update(self._shown)
         #: Each frame is encoded once for each that sees something else of it.
         encoded: dict[tuple[bool, str | None], bytes] = {}
         for watcher in self._watchers:
-            frame = whole if watcher.is_behind else changes
-            if frame is None or (watcher.is_behind and watcher.frames.full()):
+            if watcher.is_behind and watcher.frames.full():
                 continue
-            key = frame.is_full, watcher.tenant
+            key = watcher.is_behind, watcher.tenant
             if key not in encoded:
-                encoded[key] = msgspec.json.encode(self.seen_by(frame, watcher.tenant, owners))
+                if watcher.is_behind or changes is None:
+                    frame = self.full(now=now, tenant=watcher.tenant, owners=owners)
+                else:
+                    frame = self._seen_by(changes, watcher.tenant, owners, now=now)
+                encoded[key] = msgspec.json.encode(frame)
             watcher.is_behind = False
             watcher.offer(encoded[key])
         self._forget()
 
-    def seen_by(
-        self, frame: Frame, tenant: str | None, owners: Mapping[str, str] | None = None
+    def _seen_by(
+        self, frame: Frame, tenant: str | None, owners: Mapping[str, str], *, now: Instant
     ) -> Frame:
         """The frame, or a tenant's part of it."""
         if tenant is None:
             return frame
-        return own_part(frame, tenant, owners=self._shown if owners is None else owners)
+        return own_part(frame, Own.of(self._scheduler, tenant, now=now), owners=owners)
 
     def _forget(self) -> None:
         self._touched.clear()
         self._unsent.clear()
         self._told = self._decided
 
-    def full(self, *, now: Instant) -> Frame:
-        """Everything, as of now."""
-        programs = self._scheduler.programs
+    def full(
+        self,
+        *,
+        now: Instant,
+        tenant: str | None = None,
+        owners: Mapping[str, str] | None = None,
+    ) -> Frame:
+        """Everything, as of now, or everything of a tenant's."""
         # Least recently active first in the books; people want the newest.
-        latest = list(islice(reversed(list(programs.values())), PROGRAMS_MAX))
+        newest = reversed(list(self._scheduler.programs.values()))
+        own = (r for r in newest if tenant is None or r.tenant == tenant)
+        latest = list(islice(own, PROGRAMS_MAX))
         steps = by_program(self._scheduler.steps)
         rows = [program_row(self._scheduler, r, steps.get(r.program, ())) for r in latest]
         self._shown.update({r.program: r.tenant for r in latest})
-        return self._frame(rows, (), tuple(self._decisions), tuple(self._history), now, full=True)
+        decisions, history = tuple(self._decisions), tuple(self._history)
+        frame = self._frame(rows, (), decisions, history, now, full=True)
+        return self._seen_by(frame, tenant, {**(owners or {}), **self._shown}, now=now)
 
     def _changes(self, *, now: Instant) -> Frame:
         programs = self._scheduler.programs
@@ -288,8 +299,6 @@ class Feed:
         scheduler = self._scheduler
         statistics = scheduler.statistics()
         waits = sorted(self._waits)
-        waiting = [s for s in scheduler.steps.values() if s.state is StepState.WAITING]
-        oldest = min((s.arrived_at for s in waiting), default=None)
         sensible, bound = scheduler.sensible_wait(), scheduler.limits.wait_ns_max
         accounts = scheduler.tenants.values()
         prompt = sum(a.prompt_tokens for a in accounts)
@@ -301,7 +310,7 @@ class Feed:
             waiting_steps=statistics.waiting_steps,
             running_steps=statistics.running_steps,
             pins=statistics.pins,
-            oldest_wait_s=None if oldest is None else round(in_seconds(between(oldest, now)), 3),
+            oldest_wait_s=oldest_wait_s(scheduler.steps.values(), now=now),
             wait_p50_s=_quantile(waits, 0.5),
             wait_p95_s=_quantile(waits, 0.95),
             wait_max_s=_quantile(waits, 1.0),
@@ -320,12 +329,12 @@ class Feed:
 
 
 def _engine_sample(row: EngineRow) -> EngineSample:
-    def part(tokens: int) -> float | None:
-        return round(tokens / row.kv_tokens, 4) if row.kv_tokens else None
+    def part(tokens: int | None) -> float | None:
+        return round((tokens or 0) / row.kv_tokens, 4) if row.kv_tokens else None
 
     return EngineSample(
         row.engine,
-        row.running_steps,
+        row.running_steps or 0,
         row.kv_usage,
         part(row.pinned_tokens),
         part(row.wanted_tokens),

@@ -9,7 +9,8 @@ from agentsched.dashboard.shapes import EngineRow, ProgramRow, ProgramState, Ten
 from agentsched.kernel import Scheduler
 from agentsched.kernel.holdings import pin_of, pins_on
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
-from agentsched.model import EngineId, Instant, StepId, StepState
+from agentsched.kernel.shares import TenantAccount
+from agentsched.model import EngineId, Instant, StepId, StepState, between, in_seconds
 
 
 class MemberView(Protocol):
@@ -125,24 +126,34 @@ def tenant_rows(scheduler: Scheduler, *, now: Instant, rows_max: int) -> tuple[T
     rows = []
     for account in accounts[:rows_max]:
         has_work = bool(account.waiting_steps or account.running_steps)
-        rows.append(
-            TenantRow(
-                tenant=account.tenant,
-                weight=account.weight,
-                entitled=round(account.weight / weights, 4) if has_work else None,
-                charged_tokens=round(account.charged(now=now), 1),
-                served_tokens=account.uncached_here + account.output_here,
-                prompt_tokens=account.prompt_tokens,
-                uncached_tokens=account.uncached_here,
-                output_tokens=account.output_here,
-                idle_kv_tokens=account.idle_tokens,
-                steps=account.steps,
-                programs=len(account.live),
-                waiting_steps=account.waiting_steps,
-                running_steps=account.running_steps,
-            )
-        )
+        entitled = round(account.weight / weights, 4) if has_work else None
+        rows.append(tenant_row(account, entitled=entitled, now=now))
     return tuple(rows)
+
+
+def tenant_row(account: TenantAccount, *, entitled: float | None, now: Instant) -> TenantRow:
+    """One tenant's account."""
+    return TenantRow(
+        tenant=account.tenant,
+        weight=account.weight,
+        entitled=entitled,
+        charged_tokens=round(account.charged(now=now), 1),
+        served_tokens=account.uncached_here + account.output_here,
+        prompt_tokens=account.prompt_tokens,
+        uncached_tokens=account.uncached_here,
+        output_tokens=account.output_here,
+        idle_kv_tokens=account.idle_tokens,
+        steps=account.steps,
+        programs=len(account.live),
+        waiting_steps=account.waiting_steps,
+        running_steps=account.running_steps,
+    )
+
+
+def oldest_wait_s(steps: Iterable[StepRecord], *, now: Instant) -> float | None:
+    """For how long the one that came first among those that wait has waited; None: none waits."""
+    oldest = min((s.arrived_at for s in steps if s.state is StepState.WAITING), default=None)
+    return None if oldest is None else round(in_seconds(between(oldest, now)), 3)
 
 
 def by_program(steps: Mapping[StepId, StepRecord]) -> dict[str, list[StepRecord]]:

@@ -3,26 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
-from agentsched.dashboard.shapes import Decision, EngineRow, Frame, Overview, Sample
+from agentsched.dashboard.rows import oldest_wait_s, tenant_row
+from agentsched.dashboard.shapes import Decision, EngineRow, Frame, Overview, Sample, TenantRow
+from agentsched.kernel import Scheduler
+from agentsched.kernel.holdings import pins_on
+from agentsched.model import Instant, TenantId
 
 
-def own_part(frame: Frame, tenant: str, *, owners: Mapping[str, str]) -> Frame:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """A tenant's own numbers, out of the books: a frame has changes only, and the busiest only."""
+
+    tenant: str
+    row: TenantRow | None
+    pins: int
+    oldest_wait_s: float | None
+
+    @classmethod
+    def of(cls, scheduler: Scheduler, tenant: str, *, now: Instant) -> Own:
+        """What a tenant has now; one that nobody heard of has nothing."""
+        account = scheduler.tenants.get(TenantId(tenant))
+        row = None if account is None else tenant_row(account, entitled=None, now=now)
+        programs = scheduler.programs
+        pins = [
+            programs.get(pin.program)
+            for key in scheduler.engines
+            for pin in pins_on(scheduler, key)
+        ]
+        return cls(
+            tenant=tenant,
+            row=row,
+            pins=sum(owner is not None and owner.tenant == tenant for owner in pins),
+            oldest_wait_s=oldest_wait_s(
+                (step for step in scheduler.steps.values() if step.tenant == tenant), now=now
+            ),
+        )
+
+
+def own_part(frame: Frame, own: Own, *, owners: Mapping[str, str]) -> Frame:
     """The frame as one tenant may see it; `owners` says whose programs are, also those gone."""
+    tenant = own.tenant
     return msgspec.structs.replace(
         frame,
-        overview=_overview(frame, tenant),
+        overview=_overview(frame, own),
         engines=tuple(_engine(row) for row in frame.engines),
-        tenants=tuple(
-            msgspec.structs.replace(row, entitled=None)
-            for row in frame.tenants
-            if row.tenant == tenant
-        ),
+        tenants=() if own.row is None else (own.row,),
         programs=tuple(row for row in frame.programs if row.tenant == tenant),
         gone=tuple(key for key in frame.gone if owners.get(key) == tenant),
-        programs_total=sum(row.programs for row in frame.tenants if row.tenant == tenant),
+        programs_total=0 if own.row is None else own.row.programs,
         decisions=tuple(d for d in frame.decisions if _is_own(d, tenant, owners)),
         decisions_left_out=0,
         history=tuple(_sample(sample, tenant) for sample in frame.history),
@@ -35,27 +67,27 @@ def _is_own(decision: Decision, tenant: str, owners: Mapping[str, str]) -> bool:
     return bool(decision.program) and owners.get(decision.program) == tenant
 
 
-def _overview(frame: Frame, tenant: str) -> Overview:
+def _overview(frame: Frame, own: Own) -> Overview:
     """Its own numbers; what others do to the queues is not told."""
-    own = next((row for row in frame.tenants if row.tenant == tenant), None)
+    row = own.row
     return msgspec.structs.replace(
         frame.overview,
-        waiting_steps=own.waiting_steps if own else 0,
-        running_steps=own.running_steps if own else 0,
-        pins=sum(row.pins for row in frame.programs if row.tenant == tenant),
-        oldest_wait_s=None,
+        waiting_steps=row.waiting_steps if row else 0,
+        running_steps=row.running_steps if row else 0,
+        pins=own.pins,
+        oldest_wait_s=own.oldest_wait_s,
         wait_p50_s=None,
         wait_p95_s=None,
         wait_max_s=None,
         sensible_wait_s=None,
         is_bound_too_tight=False,
-        steps_total=own.steps if own else 0,
-        rejected_total=0,
-        retried_total=0,
-        yielded_total=0,
-        policy_errors_total=0,
-        prompt_tokens_total=own.prompt_tokens if own else 0,
-        cached_tokens_total=own.prompt_tokens - own.uncached_tokens if own else 0,
+        steps_total=row.steps if row else 0,
+        rejected_total=None,
+        retried_total=None,
+        yielded_total=None,
+        policy_errors_total=None,
+        prompt_tokens_total=row.prompt_tokens if row else 0,
+        cached_tokens_total=row.prompt_tokens - row.uncached_tokens if row else 0,
         replicas=None,
     )
 
@@ -68,15 +100,15 @@ def _engine(row: EngineRow) -> EngineRow:
         is_up=row.is_up,
         is_draining=row.is_draining,
         last_error="",
-        running_steps=0,
+        running_steps=None,
         running_max=None,
         waiting=None,
         kv_usage=None,
         kv_tokens=None,
-        held_tokens=0,
-        pinned_tokens=0,
-        pins=0,
-        wanted_tokens=0,
+        held_tokens=None,
+        pinned_tokens=None,
+        pins=None,
+        wanted_tokens=None,
         is_contended=False,
         preemptions=None,
         can_pin=row.can_pin,
@@ -93,9 +125,9 @@ def _engine(row: EngineRow) -> EngineRow:
 def _sample(sample: Sample, tenant: str) -> Sample:
     return msgspec.structs.replace(
         sample,
-        waiting_steps=0,
-        running_steps=0,
-        pins=0,
+        waiting_steps=None,
+        running_steps=None,
+        pins=None,
         wait_p95_s=None,
         engines=(),
         tenants=tuple(t for t in sample.tenants if t.tenant == tenant),

@@ -6,9 +6,12 @@ be sent again for having grown older.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+#: A sample has at most so many tenants, the busiest.
+SAMPLE_TENANTS_MAX: Final = 12
 
 #: What a program as a whole is doing, by the liveliest of its conversations.
 ProgramState = Literal["running", "waiting", "pinned", "paused", "idle"]
@@ -39,22 +42,25 @@ class ProgramRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine. Tokens: what lies in its cache, is pinned there, and is wanted there."""
+    """One engine. Tokens: what lies in its cache, is pinned there, and is wanted there.
+
+    To who may not see all tenants `url` is "", and None stands for what tells of others.
+    """
 
     engine: str
     url: str
     is_up: bool
     is_draining: bool
     last_error: str
-    running_steps: int
+    running_steps: int | None
     running_max: int | None
     waiting: int | None
     kv_usage: float | None
     kv_tokens: int | None
-    held_tokens: int
-    pinned_tokens: int
-    pins: int
-    wanted_tokens: int
+    held_tokens: int | None
+    pinned_tokens: int | None
+    pins: int | None
+    wanted_tokens: int | None
     is_contended: bool
     preemptions: int | None
     can_pin: bool
@@ -108,7 +114,8 @@ class Replicas(msgspec.Struct, frozen=True, kw_only=True):
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """The proxy at one glance. Waits are of steps dispatched lately, in seconds.
 
-    `replicas` is None without a bus, and for who may not see all tenants.
+    `replicas` is None without a bus, and for who may not see all tenants: they get their own
+    numbers, and None where there is none of their own.
     """
 
     version: str
@@ -126,10 +133,10 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     sensible_wait_s: float | None
     is_bound_too_tight: bool
     steps_total: int
-    rejected_total: int
-    retried_total: int
-    yielded_total: int
-    policy_errors_total: int
+    rejected_total: int | None
+    retried_total: int | None
+    yielded_total: int | None
+    policy_errors_total: int | None
     prompt_tokens_total: int
     cached_tokens_total: int
     replicas: Replicas | None = None
@@ -168,12 +175,12 @@ class EngineSample(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One moment of the history."""
+    """One moment of the history; numbers of all tenants are None for who may not see all."""
 
     at: float
-    waiting_steps: int
-    running_steps: int
-    pins: int
+    waiting_steps: int | None
+    running_steps: int | None
+    pins: int | None
     wait_p95_s: float | None
     engines: tuple[EngineSample, ...]
     tenants: tuple[TenantSample, ...]

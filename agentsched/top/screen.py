@@ -9,6 +9,7 @@ from typing import Final, Literal
 from rich.text import Text
 
 from agentsched.dashboard.shapes import (
+    SAMPLE_TENANTS_MAX,
     EngineRow,
     Frame,
     ProgramRow,
@@ -136,7 +137,8 @@ def _head(frame: Frame, width: int) -> Iterator[Text]:
     line.append(f"  wait p50/p95 {waits}  oldest {oldest} of {span(it.max_wait_s)}")
     yield line
     line = Text(f"cached {'-' if hit is None else f'{hit:.0%}'}  pins {it.pins}")
-    line.append(f"  rejected {it.rejected_total}  retried {it.retried_total}")
+    if it.rejected_total is not None:
+        line.append(f"  rejected {it.rejected_total}  retried {it.retried_total}")
     if it.policy_errors_total:
         line.append(f"  policy errors {it.policy_errors_total}", "red")
     if it.is_bound_too_tight:
@@ -167,14 +169,18 @@ def _engine(row: EngineRow, *, now: float) -> Text:
     if not row.is_up and not row.is_draining:
         return line.append(f"down: {row.last_error or 'has not answered yet'}", "red")
     room = row.kv_tokens
-    if room:
-        line.append_text(bar(row.held_tokens / room, pinned=row.pinned_tokens / room))
-        wanted = row.wanted_tokens / room
-        line.append(f"  {row.held_tokens / room:>4.0%}")
+    if row.running_steps is None:
+        line.append("what it holds and computes is for operators", "dim")
+    elif room:
+        held, pinned = (row.held_tokens or 0) / room, (row.pinned_tokens or 0) / room
+        wanted = (row.wanted_tokens or 0) / room
+        line.append_text(bar(held, pinned=pinned))
+        line.append(f"  {held:>4.0%}")
         line.append(f"  {wanted:>6.0%}", "red" if wanted > 1 else "")
     else:
         line.append(f"{'cache of unknown size':<{_BAR + 14}}")
-    line.append(f"  {row.running_steps:>9}  {row.pins:>4}")
+    if row.running_steps is not None:
+        line.append(f"  {row.running_steps:>9}  {row.pins or 0:>4}")
     if row.silent_since is not None:
         line.append(f"  silent {span(now - row.silent_since)}", "red")
     if row.is_draining:
@@ -211,6 +217,12 @@ def shares(history: tuple[Sample, ...]) -> dict[str, float]:
     if len(recent) < 2:
         return {}
     before = {t.tenant: t.charged_tokens for t in recent[0].tenants}
+    if len(before) >= SAMPLE_TENANTS_MAX:
+        # Who is missing was not among the busiest then, and may have had much: it counts from
+        # where it is first seen.
+        for sample in recent:
+            for t in sample.tenants:
+                before.setdefault(t.tenant, t.charged_tokens)
     gained = {
         t.tenant: max(0.0, t.charged_tokens - before.get(t.tenant, 0.0)) for t in recent[-1].tenants
     }

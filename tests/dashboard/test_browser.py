@@ -20,6 +20,7 @@ from agentsched.model import (
     TenantConfigured,
     TenantId,
 )
+from agentsched.proxy.access.keys import hash_key, new_key
 from agentsched_adapters.fake import FakeSpeed
 
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(110)]
@@ -432,3 +433,54 @@ async def test_markup_in_names_is_text(board: Any, window: Any) -> None:
     await page.click(".rows .row")
     await page.wait_for_selector(".graph svg")
     assert await page.locator("main img").count() == 0
+
+
+async def test_release_says_what_becomes_of_running_steps(start: Any, window: Any) -> None:
+    """They go on to their end; whoever wants to stop them is not told otherwise."""
+    async with start(count=1) as board:
+        [engine] = board.engines
+        engine.hold()
+        asked = asyncio.create_task(board.chat("alpha", "x"))
+        await engine.until(lambda load: load.running + load.waiting == 1)
+        shown = await window(board)
+        page = await shown.open("programs/red%2Falpha", wanted="button.danger")
+        said: list[str] = []
+
+        async def confirm(dialog: Any) -> None:
+            said.append(dialog.message)
+            await dialog.accept()
+
+        page.on("dialog", confirm)
+        await page.click("button.danger")
+        await page.wait_for_selector(".tiles")
+        assert "running steps go on" in said[0]
+        assert not asked.done()
+        engine.release()
+        assert (await asked).status_code == 200
+
+
+async def test_a_tenants_page_tells_no_zeros_for_what_it_may_not_see(
+    start: Any, window: Any
+) -> None:
+    key, token = new_key()
+    held = {"id": key, "hash": f"sha256:{hash_key(token).hex()}", "tenant": "red"}
+    auth = {"mode": "keys", "keys": [held | {"scopes": ["data", "read"]}]}
+    async with start(count=1, auth=auth) as board:
+        board.client.headers["Authorization"] = f"Bearer {token}"
+        await board.chat("alpha", "x")
+        shown = await window(board)
+        page = await shown.open("overview", wanted="input[type=password]")
+        await page.fill("input[type=password]", token)
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector(".tiles")
+        text = await page.inner_text("main")
+        assert "1 so far" in text
+        assert "What lies in its cache is for operators." in text
+        assert "0 computing" not in text
+        assert "no step rejected" not in text
+
+
+async def test_an_address_that_stands_for_nothing(board: Any, window: Any) -> None:
+    shown = await window(board)
+    page = await shown.open("programs/100%")
+    await page.wait_for_selector("text=No graph of a program of this id is kept.")

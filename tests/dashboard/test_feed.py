@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from live import eventually
 
 from agentsched.dashboard.feed import Feed
 from agentsched.dashboard.shapes import Frame
@@ -26,10 +27,15 @@ from agentsched.model import (
 )
 
 BASH = [{"type": "function", "function": {"name": "bash"}}]
+FIXED = {"pin": {"name": "fixed"}}
 
 
 @pytest.fixture
 def feed(board: Any) -> Feed:
+    return feed_of(board)
+
+
+def feed_of(board: Any) -> Feed:
     made = Feed(
         board.gateway.host.scheduler,
         members=board.gateway.fleet.members.values,
@@ -122,6 +128,65 @@ async def test_a_tenant_sees_its_own(feed: Feed, board: Any) -> None:
         assert "hidden" not in text
         assert "gpu-0.test" not in text  # where engines are
         assert ("red" in text) == is_red
+
+
+async def test_a_tenants_pins_are_told_in_every_frame(start: Any) -> None:
+    async with start(count=1, blocks=30, policies=FIXED) as board:
+        feed = feed_of(board)
+        red, blue = feed.watch("red"), feed.watch("blue")
+        await board.chat("a", "hello", tools=BASH)
+        beat(feed, board)
+        beat(feed, board)
+        assert board.gateway.host.scheduler.statistics().pins == 1
+        assert [frame.overview.pins for frame in frames(red)] == [1, 1]
+        assert [frame.overview.pins for frame in frames(blue)] == [0, 0]
+
+
+async def test_a_quiet_tenant_beside_many(
+    feed: Feed, board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentsched.dashboard.feed.PROGRAMS_MAX", 2)
+    monkeypatch.setattr("agentsched.dashboard.feed._TENANTS_MAX", 2)
+    for program in ("a", "b"):
+        await board.chat(program, "x")
+    for number in range(3):
+        for step in range(3):
+            await board.chat(f"p{step}", "y", tenant=f"t{number}")
+    watcher = feed.watch("red")
+    beat(feed, board)
+    beat(feed, board)
+    first, second = frames(watcher)
+    assert {row.program for row in first.programs} == {"red/a", "red/b"}
+    for frame in (first, second):
+        assert frame.programs_total == 2
+        assert [(row.tenant, row.steps) for row in frame.tenants] == [("red", 2)]
+        assert (frame.overview.steps_total, frame.overview.prompt_tokens_total > 0) == (2, True)
+    assert feed.full(now=board.gateway.host.now()).programs_total == 11
+
+
+async def test_what_is_not_told_to_a_tenant_is_no_zero(start: Any) -> None:
+    async with start(count=1, limits={"running_steps_per_engine_max": 1}) as board:
+        feed, host, [engine] = feed_of(board), board.gateway.host, board.engines
+        watched = feed.watch("red"), feed.watch("blue")
+        engine.hold()
+        asked = [asyncio.create_task(board.chat("a", "x"))]
+        await engine.until(lambda load: load.running + load.waiting == 1)
+        asked.append(asyncio.create_task(board.chat("b", "x")))
+        await eventually(lambda: host.scheduler.statistics().waiting_steps == 1)
+        feed.sample(now=host.now())
+        beat(feed, board)
+        [own], [others] = map(frames, watched)
+        assert own.overview.oldest_wait_s is not None
+        assert others.overview.oldest_wait_s is None
+        for frame in (own, others):
+            [row], told, [moment] = frame.engines, frame.overview, frame.history
+            assert (row.running_steps, row.pins, row.held_tokens) == (None, None, None)
+            assert (row.pinned_tokens, row.wanted_tokens) == (None, None)
+            assert (told.rejected_total, told.retried_total) == (None, None)
+            assert (told.yielded_total, told.policy_errors_total) == (None, None)
+            assert (moment.waiting_steps, moment.running_steps, moment.pins) == (None, None, None)
+        engine.release()
+        await asyncio.gather(*asked)
 
 
 async def test_operators_deeds_are_told(feed: Feed, board: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
-from top_frames import ENGINE, SIX, made, program
+from top_frames import ENGINE, SIX, made, program, sample
 
 from agentsched.dashboard.shapes import Frame, GoneReplica, Replicas
 from agentsched.top.keys import press
@@ -130,6 +130,30 @@ def test_shares_need_two_samples() -> None:
     assert shares(()) == {}
     assert shares(made().history[:1]) == {}
     assert shares(made().history) == {"red": 0.75, "blue": 0.25}
+
+
+def test_who_comes_among_the_busiest_did_not_get_all_of_it_now() -> None:
+    """A sample has the twelve busiest: what another had by then is not known."""
+    old = {f"t{i:02}": 1e6 for i in range(12)}
+    grown = {name: value + 1_000 for name, value in old.items() if name != "t11"}
+    came = [sample(60, **old), sample(90, **grown, late=1e6), sample(120, **grown, late=1e6 + 1e3)]
+    got = shares(made(history=came).history)
+    assert got["late"] == got["t00"] == pytest.approx(1 / 12)
+    few = [sample(60, red=100), sample(120, red=200, new=100)]
+    assert shares(made(history=few).history) == {"red": 0.5, "new": 0.5}
+
+
+def test_who_may_not_see_all_is_shown_no_zeros_for_it() -> None:
+    names = ("running_steps", "held_tokens", "pinned_tokens", "pins", "wanted_tokens", "kv_tokens")
+    frame = made(engines=[ENGINE | {"engine": "gpu-1"} | dict.fromkeys(names)])
+    hidden = {"rejected_total": None, "retried_total": None, "policy_errors_total": None}
+    shown = text(replace(frame, overview=replace(frame.overview, **hidden)))
+    assert "rejected" not in shown
+    [line] = [line for line in shown.splitlines() if line.startswith("gpu-1")]
+    assert (
+        line.split(maxsplit=1)[1].strip()
+        == "what it holds and computes is for operators  contended"
+    )
 
 
 @pytest.mark.parametrize(

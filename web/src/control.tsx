@@ -101,7 +101,7 @@ function Engines() {
             <b>{row.engine}</b>
             <span class="note">{row.url}</span>
             <span class="spacer" />
-            <span>{row.running_steps} computing</span>
+            {row.running_steps !== null && <span>{row.running_steps} computing</span>}
             <EngineChips row={row} />
             <button type="button" class="quiet" disabled={!mayChange.value} onClick={() => act(row.engine, row.is_draining ? "undrain" : "drain")}>
               {row.is_draining ? "Undrain" : "Drain"}

@@ -134,12 +134,14 @@ function EnginePage({ row }: { row: EngineRow }) {
       <div class="engine-facts">
         <div>
           <KvBar row={row} />
-          <p class="line small">
-            <span>held <b>{tokens(row.held_tokens)}</b> of {row.kv_tokens ? tokens(row.kv_tokens) : "?"}</span>
-            <span>pinned <b>{tokens(row.pinned_tokens)}</b> ({row.pins})</span>
-            <span class={row.kv_tokens && row.wanted_tokens > row.kv_tokens ? "bad" : ""}>wanted <b>{tokens(row.wanted_tokens)}</b></span>
-            <span>engine says <b>{percent(row.kv_usage)}</b> in use</span>
-          </p>
+          {row.held_tokens !== null && row.pinned_tokens !== null && row.wanted_tokens !== null && (
+            <p class="line small">
+              <span>held <b>{tokens(row.held_tokens)}</b> of {row.kv_tokens ? tokens(row.kv_tokens) : "?"}</span>
+              <span>pinned <b>{tokens(row.pinned_tokens)}</b> ({row.pins})</span>
+              <span class={row.kv_tokens && row.wanted_tokens > row.kv_tokens ? "bad" : ""}>wanted <b>{tokens(row.wanted_tokens)}</b></span>
+              <span>engine says <b>{percent(row.kv_usage)}</b> in use</span>
+            </p>
+          )}
           <ul class="can">
             <Can is={row.has_prefix_cache} word="prefix cache" />
             <Can is={row.can_pin} word="pins" />
@@ -147,10 +149,14 @@ function EnginePage({ row }: { row: EngineRow }) {
           </ul>
         </div>
         <dl class="facts">
-          <div><dt>address</dt><dd>{row.url}</dd></div>
-          <div><dt>computing</dt><dd>{row.running_steps}{row.running_max ? ` of ${row.running_max}` : ""}{row.waiting ? `, ${row.waiting} in its own queue` : ""}</dd></div>
-          <div><dt>1k prompt tokens</dt><dd>{row.samples ? span(row.prefill_us / 1e3) : "not learnt yet"}</dd></div>
-          <div><dt>output token</dt><dd>{row.samples ? span(row.decode_ms / 1e3) : "not learnt yet"}</dd></div>
+          {row.running_steps !== null && (
+            <>
+              <div><dt>address</dt><dd>{row.url}</dd></div>
+              <div><dt>computing</dt><dd>{row.running_steps}{row.running_max ? ` of ${row.running_max}` : ""}{row.waiting ? `, ${row.waiting} in its own queue` : ""}</dd></div>
+              <div><dt>1k prompt tokens</dt><dd>{row.samples ? span(row.prefill_us / 1e3) : "not learnt yet"}</dd></div>
+              <div><dt>output token</dt><dd>{row.samples ? span(row.decode_ms / 1e3) : "not learnt yet"}</dd></div>
+            </>
+          )}
           {row.preemptions !== null && <div><dt>preemptions</dt><dd>{row.preemptions}</dd></div>}
           {row.models.length > 0 && <div><dt>models</dt><dd>{short(row.models.join(", "), 40)}</dd></div>}
         </dl>

@@ -42,13 +42,13 @@ function Tiles() {
       >
         <Spark values={past.map((s) => s.waiting_steps)} label="Steps waiting, last quarter of an hour" tone="wait" />
       </Tile>
-      <Tile label="Wait, 95th percentile" value={span(it.wait_p95_s)} note={`median ${span(it.wait_p50_s)}, most ${span(it.wait_max_s)}`}>
+      <Tile label="Wait, 95th percentile" value={span(it.wait_p95_s)} note={it.wait_p95_s === null ? undefined : `median ${span(it.wait_p50_s)}, most ${span(it.wait_max_s)}`}>
         <Spark values={past.map((s) => s.wait_p95_s)} label="Wait, 95th percentile, last quarter of an hour" tone="wait" />
       </Tile>
       <Tile label="Prompt from cache" value={percent(hit)} note={`${tokens(it.prompt_tokens_total)} prompt tokens`}>
         <Meter part={hit ?? 0} label={`${percent(hit)} of prompt tokens came from the cache`} />
       </Tile>
-      <Tile label="Pins" value={String(it.pins)} note={it.rejected_total ? `${it.rejected_total} steps rejected` : "no step rejected"}>
+      <Tile label="Pins" value={String(it.pins)} note={it.rejected_total === null ? undefined : it.rejected_total ? `${it.rejected_total} steps rejected` : "no step rejected"}>
         <Spark values={past.map((s) => s.pins)} label="Pins, last quarter of an hour" tone="pin" />
       </Tile>
     </div>
@@ -64,6 +64,7 @@ export function Meter({ part, label }: { part: number; label: string }) {
 }
 
 export function KvBar({ row }: { row: EngineRow }) {
+  if (row.held_tokens === null || row.pinned_tokens === null || row.wanted_tokens === null) return <p class="note">What lies in its cache is for operators.</p>;
   if (!row.kv_tokens) return <p class="note">Its cache's size is unknown.</p>;
   const of = (count: number) => `${Math.min(100, (count / row.kv_tokens!) * 100)}%`;
   const over = row.wanted_tokens / row.kv_tokens;
@@ -87,16 +88,18 @@ function EngineCard({ row }: { row: EngineRow }) {
         <EngineChips row={row} />
         {row.is_contended && row.is_up && <span class="chip tight" title="Programs under way want more of its cache than it has">contended</span>}
         <span class="spacer" />
-        <span class="num">{row.running_steps} computing</span>
+        {row.running_steps !== null && <span class="num">{row.running_steps} computing</span>}
       </div>
       <KvBar row={row} />
       <div class="line small">
         {row.is_up || row.is_draining ? (
-          <>
-            <span>held {tokens(row.held_tokens)} of {row.kv_tokens ? tokens(row.kv_tokens) : "?"}</span>
-            <span class={row.kv_tokens && row.wanted_tokens > row.kv_tokens ? "bad" : ""}>wanted {tokens(row.wanted_tokens)}</span>
-            {row.pins > 0 && <span>{row.pins} pins</span>}
-          </>
+          row.held_tokens !== null && row.wanted_tokens !== null && (
+            <>
+              <span>held {tokens(row.held_tokens)} of {row.kv_tokens ? tokens(row.kv_tokens) : "?"}</span>
+              <span class={row.kv_tokens && row.wanted_tokens > row.kv_tokens ? "bad" : ""}>wanted {tokens(row.wanted_tokens)}</span>
+              {row.pins !== null && row.pins > 0 && <span>{row.pins} pins</span>}
+            </>
+          )
         ) : (
           <span class="bad">{row.last_error || "has not answered yet"}</span>
         )}

@@ -153,7 +153,7 @@ export function ProgramPage({ id }: { id: string }) {
     );
   }
   const release = async () => {
-    if (!confirm("Forget this program? What is kept for it is given up; running steps are aborted.")) return;
+    if (!confirm("Forget this program? What is kept for it is given up; running steps go on to their end.")) return;
     try {
       await api.post(`${base}/release`);
       go("overview");

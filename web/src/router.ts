@@ -7,9 +7,18 @@ export interface Route {
   id: string;
 }
 
+/** An address that somebody typed may have signs that stand for nothing. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 function read(): Route {
   const [page = "", ...rest] = location.hash.replace(/^#\/?/, "").split("/");
-  return { page: page || "overview", id: decodeURIComponent(rest.join("/")) };
+  return { page: page || "overview", id: decoded(rest.join("/")) };
 }
 
 export const route = signal<Route>(read());

@@ -62,6 +62,9 @@ function Area({ names, buckets }: { names: string[]; buckets: Bucket[] }) {
   );
 }
 
+/** As agentsched/dashboard/shapes.py has it. */
+const SAMPLE_TENANTS_MAX = 12;
+
 interface Lately {
   got: number;
   /** Null where none of its work was seen to compute or wait, so that it was owed nothing. */
@@ -76,6 +79,10 @@ function lately(samples: Sample[]): Map<string, Lately> {
   const to = recent[recent.length - 1];
   if (!from || !to || from === to) return found;
   const before = new Map(from.tenants.map((t) => [t[0], t[1]]));
+  // Who is missing from a full sample was not among the busiest then, and may have had much.
+  if (before.size >= SAMPLE_TENANTS_MAX) {
+    for (const s of recent) for (const t of s.tenants) if (!before.has(t[0])) before.set(t[0], t[1]);
+  }
   const gained = to.tenants.map((t) => [t[0], Math.max(0, t[1] - (before.get(t[0]) ?? 0))] as const);
   const total = gained.reduce((sum, [, value]) => sum + value, 0);
   // Where nothing computed or waited at all, nobody was owed anything.

@@ -40,8 +40,8 @@ function clock(seconds: number, whole: number): string {
   if (whole < 2) return `${Math.round(seconds * 1000)} ms`;
   if (whole < 20) return `${seconds.toFixed(1)} s`;
   if (whole < 180) return `${Math.round(seconds)} s`;
-  const m = Math.floor(seconds / 60);
-  return `${m}:${String(Math.round(seconds - m * 60)).padStart(2, "0")}`;
+  const s = Math.round(seconds);
+  return `${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")}`;
 }
 
 interface Shape {

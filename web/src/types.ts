@@ -30,15 +30,16 @@ export interface EngineRow {
   is_up: boolean;
   is_draining: boolean;
   last_error: string;
-  running_steps: number;
+  /** null, as the other numbers, for who may not see all tenants */
+  running_steps: number | null;
   running_max: number | null;
   waiting: number | null;
   kv_usage: number | null;
   kv_tokens: number | null;
-  held_tokens: number;
-  pinned_tokens: number;
-  pins: number;
-  wanted_tokens: number;
+  held_tokens: number | null;
+  pinned_tokens: number | null;
+  pins: number | null;
+  wanted_tokens: number | null;
   is_contended: boolean;
   preemptions: number | null;
   can_pin: boolean;
@@ -90,10 +91,10 @@ export interface Overview {
   sensible_wait_s: number | null;
   is_bound_too_tight: boolean;
   steps_total: number;
-  rejected_total: number;
-  retried_total: number;
-  yielded_total: number;
-  policy_errors_total: number;
+  rejected_total: number | null;
+  retried_total: number | null;
+  yielded_total: number | null;
+  policy_errors_total: number | null;
   prompt_tokens_total: number;
   cached_tokens_total: number;
   /** null without a bus */
@@ -114,9 +115,9 @@ export interface Decision {
 
 export interface Sample {
   at: number;
-  waiting_steps: number;
-  running_steps: number;
-  pins: number;
+  waiting_steps: number | null;
+  running_steps: number | null;
+  pins: number | null;
   wait_p95_s: number | null;
   /** engine, running steps, KV in use, pinned part, wanted part */
   engines: [string, number, number | null, number | null, number | null][];
