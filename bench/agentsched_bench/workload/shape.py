@@ -281,7 +281,7 @@ def _place(
             parent_call=child.parent_step,
             joins=child.join_step is not None and child.join_step >= child.parent_step,
         )
-    offset_s = _offset_in_parent(child, parent)
+    offset_s = offset_in_parent(child, parent)
     starts = [step.t_s for step in parent.steps if step.t_s is not None]
     if offset_s is None or len(starts) != len(parent.steps):
         call, delay_s, joins = 0, 0.0, False
@@ -300,7 +300,8 @@ def _place(
     )
 
 
-def _offset_in_parent(child: Recording, parent: Recording) -> float | None:
+def offset_in_parent(child: Recording, parent: Recording) -> float | None:
+    """Seconds from the beginning of a recording to that of its sub-agent; None: it was not told."""
     if child.parent_t_s is not None:
         return child.parent_t_s
     if child.start_s is not None and parent.start_s is not None:
@@ -329,7 +330,7 @@ def _share_pauses(
                 # The source tells the pause after the join, not the time from end to beginning.
                 continue
             step = parent.steps[child.parent_call]
-            begun_s = (_offset_in_parent(recording, parent) or 0.0) - (step.t_s or 0.0)
+            begun_s = (offset_in_parent(recording, parent) or 0.0) - (step.t_s or 0.0)
             busy_s = begun_s - (step.llm_s or 0.0) + _length_s(recording)
             key = (child.parent, child.parent_call)
             waited[key] = max(waited.get(key, 0.0), busy_s)
@@ -339,14 +340,15 @@ def _share_pauses(
         for index, call in enumerate(calls):
             busy_s = waited.get((plan.conversation, index))
             if busy_s is not None:
-                gap_s = _gap_s(sources[plan.conversation].steps[index], options)
+                gap_s = pause_after_s(sources[plan.conversation].steps[index], options)
                 calls[index] = replace(call, pause_s=options.pause(gap_s - busy_s))
         return replace(plan, calls=tuple(calls))
 
     return corrected(main), tuple(corrected(child) for child in children)
 
 
-def _gap_s(step: RecordedStep, options: ShapeOptions) -> float:
+def pause_after_s(step: RecordedStep, options: ShapeOptions) -> float:
+    """The recorded pause after a step, or what tools' times or the cycle say of it."""
     if step.gap_s is not None:
         return step.gap_s
     durations = [tool.duration_s for tool in step.tools if tool.duration_s is not None]
@@ -399,7 +401,7 @@ def _plan_conversation(
                 pieces=pieces,
                 prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens,
-                pause_s=options.pause(_gap_s(step, options)),
+                pause_s=options.pause(pause_after_s(step, options)),
                 tools=tuple(tool.name for tool in step.tools),
                 prompt=step.prompt or (),
                 answer=step.answer,

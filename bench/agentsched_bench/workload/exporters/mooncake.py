@@ -7,37 +7,31 @@ are equal blocks, so an answer that comes back in the next prompt is a block of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
+from agentsched_bench.workload.exporters.clock import TRUE_SIZE, Clock
 from agentsched_bench.workload.importers.blocks import Numbers, blocks_of
 from agentsched_bench.workload.importers.kv_cache_tester import TOOLS
 from agentsched_bench.workload.shape import (
     PlannedConversation,
-    ShapeOptions,
+    PlannedProgram,
     SharedPrompts,
+    pause_after_s,
     plan_program,
 )
 from agentsched_bench.workload.text import values
-from agentsched_bench.workload.trace import RecordedProgram, RecordedStep, RecordedTool, Recording
+from agentsched_bench.workload.trace import RecordedProgram, RecordedTool, Recording
 
 #: Mooncake's published block size, and that of Dynamo's agentic traces.
 MOONCAKE_BLOCK: Final = 512
 AGENTIC_BLOCK: Final = 64
 AGENTIC_SCHEMA: Final = "dynamo.agentic_mooncake"
-_TRUE_SIZE: Final = ShapeOptions(scale_tokens=1.0, scale_time=1.0, gap_cap_s=1e12)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One request with its instant, if known, and its blocks."""
-
-    step: RecordedStep
-    at_s: float | None
-    blocks: list[int]
+#: Between two requests without any time.
+_BETWEEN_S: Final = 0.001
 
 
 class BlockMaker:
@@ -48,9 +42,12 @@ class BlockMaker:
         self._shared = shared
         self._numbers = Numbers()
 
-    def blocks(self, program: RecordedProgram) -> dict[str, list[list[int]]]:
+    def plan(self, program: RecordedProgram) -> PlannedProgram:
+        """The program at its true size."""
+        return plan_program(_unloaded(program), TRUE_SIZE, shared=self._shared)
+
+    def blocks(self, program: RecordedProgram, plan: PlannedProgram) -> dict[str, list[list[int]]]:
         """For each conversation the blocks of each of its prompts."""
-        plan = plan_program(_unloaded(program), _TRUE_SIZE, shared=self._shared)
         known = {row.session_id: row for row in (program.main, *program.children)}
         planned = {c.conversation: c for c in plan.conversations}
         return {name: self._of(row, planned.get(name)) for name, row in known.items()}
@@ -109,9 +106,12 @@ def mooncake_lines(
     maker = BlockMaker(block_size, shared=shared)
     rows: list[tuple[float, int, bytes]] = []
     for program in programs:
-        blocks = maker.blocks(program)
+        blocks = maker.blocks(program, maker.plan(program))
+        clock, start_s = Clock(program, between_s=_BETWEEN_S), program.main.start_s or 0.0
         for row in (program.main, *program.children):
-            for at_s, step, own in _timed(row, program, blocks[row.session_id]):
+            calls = zip(row.steps, clock.calls(row), blocks[row.session_id], strict=False)
+            for step, (begun_s, _), own in calls:
+                at_s = start_s + begun_s
                 line = msgspec.json.encode(
                     {
                         "timestamp": round(at_s * 1000),
@@ -126,15 +126,31 @@ def mooncake_lines(
         yield line + b"\n"
 
 
-def _timed(
-    row: Recording, program: RecordedProgram, blocks: list[list[int]]
-) -> Iterator[tuple[float, RecordedStep, list[int]]]:
-    start_s = (program.main.start_s or 0.0) + (row.parent_t_s or 0.0)
-    clock = start_s
-    for step, own in zip(row.steps, blocks, strict=False):
-        clock = max(clock, start_s + step.t_s) if step.t_s is not None else clock
-        yield clock, step, own
-        clock += (step.llm_s or 0.0) + (step.gap_s or step.cycle_s or 0.0) + 0.001
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """Which requests of a program await which: planned once."""
+
+    program: RecordedProgram
+    #: For each sub-agent the call of its parent that it begins behind.
+    begins: Mapping[str, int]
+    #: The sub-agents that the pause behind a call awaits.
+    joins: Mapping[tuple[str, int], Sequence[Recording]]
+
+    @classmethod
+    def of(cls, program: RecordedProgram, plan: PlannedProgram) -> _Links:
+        planned = {child.conversation: child for child in plan.children}
+        begins: dict[str, int] = {}
+        joins: dict[tuple[str, int], list[Recording]] = {}
+        for child in program.children:
+            found = planned.get(child.session_id)
+            call = None if found is None else found.parent_call
+            join = call if found is not None and found.joins else None
+            if child.parent_step is not None:
+                call, join = child.parent_step, child.join_step
+            begins[child.session_id] = call or 0
+            if join is not None:
+                joins.setdefault((child.parent or "", join), []).append(child)
+        return cls(program, begins, joins)
 
 
 def agentic_lines(
@@ -152,26 +168,25 @@ def agentic_lines(
         }
         yield msgspec.json.encode(header) + b"\n"
     for program in programs:
-        blocks = maker.blocks(program)
+        plan = maker.plan(program)
+        blocks, links = maker.blocks(program, plan), _Links.of(program, plan)
         make = _agentic_v2 if version == 2 else _agentic_v1
         for row in (program.main, *program.children):
-            for line in make(row, program, blocks[row.session_id]):
+            for line in make(row, links, blocks[row.session_id]):
                 yield msgspec.json.encode(line) + b"\n"
 
 
-def _agentic_v1(
-    row: Recording, program: RecordedProgram, blocks: list[list[int]]
-) -> Iterator[dict[str, Any]]:
+def _agentic_v1(row: Recording, links: _Links, blocks: list[list[int]]) -> Iterator[dict[str, Any]]:
     for index, (step, own) in enumerate(zip(row.steps, blocks, strict=False)):
-        line = _common(row, step, own)
-        waits = [wait["request_id"] for wait in _awaited(row, program, index)]
+        line = _common(row, index, own)
+        waits = [wait["request_id"] for wait in _awaited(row, links, index)]
         if waits:
             line["wait_for"] = waits
         before = row.steps[index - 1] if index else None
         if index == 0 and row.parent is None:
-            line["timestamp"] = round((program.main.start_s or 0.0) * 1000, 3)
+            line["timestamp"] = round((links.program.main.start_s or 0.0) * 1000, 3)
         if before is not None:
-            pause_ms = _pause_s(before) * 1000
+            pause_ms = pause_after_s(before, TRUE_SIZE) * 1000
             is_tool = bool(before.tools)
             line["tool_wait_ms" if is_tool else "delay"] = round(pause_ms, 3)
             if is_tool:
@@ -182,27 +197,26 @@ def _agentic_v1(
         yield line
 
 
-def _agentic_v2(
-    row: Recording, program: RecordedProgram, blocks: list[list[int]]
-) -> Iterator[dict[str, Any]]:
+def _agentic_v2(row: Recording, links: _Links, blocks: list[list[int]]) -> Iterator[dict[str, Any]]:
     for index, (step, own) in enumerate(zip(row.steps, blocks, strict=False)):
-        line = _common(row, step, own)
-        line["play_id"] = program.main.session_id
+        line = _common(row, index, own)
+        line["play_id"] = links.program.main.session_id
         line["model"] = step.model or row.model or "model"
         line["not_before_ms"] = (
-            round((program.main.start_s or 0.0) * 1000, 3)
+            round((links.program.main.start_s or 0.0) * 1000, 3)
             if index == 0 and row.parent is None
             else 0.0
         )
-        waits = _awaited(row, program, index)
+        waits = _awaited(row, links, index)
         if waits:
             line["dependencies"] = waits
         yield line
 
 
-def _common(row: Recording, step: RecordedStep, blocks: list[int]) -> dict[str, Any]:
+def _common(row: Recording, index: int, blocks: list[int]) -> dict[str, Any]:
+    step = row.steps[index]
     return {
-        "request_id": f"{row.session_id}:{step.step}",
+        "request_id": f"{row.session_id}:{index}",
         "session_id": row.session_id,
         "input_length": step.input_tokens,
         "output_length": step.output_tokens,
@@ -210,17 +224,16 @@ def _common(row: Recording, step: RecordedStep, blocks: list[int]) -> dict[str, 
     }
 
 
-def _awaited(row: Recording, program: RecordedProgram, index: int) -> list[dict[str, Any]]:
+def _awaited(row: Recording, links: _Links, index: int) -> list[dict[str, Any]]:
     """What a request waits for: the one before it, its parent, its children."""
     if index == 0:
         if row.parent is None:
             return []
-        return [_dependency(f"{row.parent}:{_parent_step(row, program)}", 0.0, "spawn")]
-    pause_ms = round(_pause_s(row.steps[index - 1]) * 1000, 3)
+        return [_dependency(f"{row.parent}:{links.begins.get(row.session_id, 0)}", 0.0, "spawn")]
+    pause_ms = round(pause_after_s(row.steps[index - 1], TRUE_SIZE) * 1000, 3)
     waits = [_dependency(f"{row.session_id}:{index - 1}", pause_ms, "sequence")]
-    for child in program.children:
-        if child.parent == row.session_id and _join_step(child, program) == index - 1:
-            waits.append(_dependency(f"{child.session_id}:{len(child.steps) - 1}", 0.0, "join"))
+    for child in links.joins.get((row.session_id, index - 1), ()):
+        waits.append(_dependency(f"{child.session_id}:{len(child.steps) - 1}", 0.0, "join"))
     return waits
 
 
@@ -233,43 +246,21 @@ def _dependency(request: str, delay_ms: float, relation: str) -> dict[str, Any]:
     }
 
 
-def _parent_step(child: Recording, program: RecordedProgram) -> int:
-    if child.parent_step is not None:
-        return child.parent_step
-    plan = plan_program(_unloaded(program), _TRUE_SIZE, shared=SharedPrompts())
-    found = next((c for c in plan.children if c.conversation == child.session_id), None)
-    return 0 if found is None or found.parent_call is None else found.parent_call
-
-
-def _join_step(child: Recording, program: RecordedProgram) -> int | None:
-    if child.parent_step is not None:
-        return child.join_step
-    plan = plan_program(_unloaded(program), _TRUE_SIZE, shared=SharedPrompts())
-    found = next((c for c in plan.children if c.conversation == child.session_id), None)
-    return found.parent_call if found is not None and found.joins else None
-
-
-def _pause_s(step: RecordedStep) -> float:
-    if step.gap_s is not None:
-        return step.gap_s
-    known = [tool.duration_s for tool in step.tools if tool.duration_s is not None]
-    return max(known, default=0.0)
-
-
 def _event(row: Recording, index: int, place: int, tool: RecordedTool) -> dict[str, Any]:
     """A tool's span; its instants count from the session's start, for the source's are unknown."""
-    if tool.name == TOOLS or tool.duration_s is None:
+    if tool.name == TOOLS:
         return {}
-    ended_ms = round(((row.steps[index].t_s or 0.0) + (row.start_s or 0.0)) * 1000)
-    took_ms = round(tool.duration_s * 1000, 3)
     event: dict[str, Any] = {
         "tool_call_id": tool.call_id or f"{row.session_id}:{index - 1}:{place}",
         "tool_class": tool.name,
-        "started_at_unix_ms": max(0, round(ended_ms - took_ms)),
-        "ended_at_unix_ms": ended_ms,
-        "duration_ms": took_ms,
         "status": "error" if tool.is_error else "succeeded",
     }
+    if tool.duration_s is not None:
+        ended_ms = round(((row.steps[index].t_s or 0.0) + (row.start_s or 0.0)) * 1000)
+        took_ms = round(tool.duration_s * 1000, 3)
+        event["started_at_unix_ms"] = max(0, round(ended_ms - took_ms))
+        event["ended_at_unix_ms"] = ended_ms
+        event["duration_ms"] = took_ms
     if tool.result_tokens is not None:
         event["output_tokens"] = tool.result_tokens
     return event

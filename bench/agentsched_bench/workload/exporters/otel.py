@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from agentsched_bench.workload.exporters.clock import TRUE_SIZE, Clock
+from agentsched_bench.workload.shape import pause_after_s
 from agentsched_bench.workload.trace import (
     RecordedMessage,
     RecordedProgram,
@@ -42,6 +44,7 @@ class _Program:
     def __init__(self, program: RecordedProgram, *, keeps_text: bool) -> None:
         self._program = program
         self._keeps_text = keeps_text
+        self._clock = Clock(program, tokens_per_s=_TOKENS_PER_S)
         self._trace = _id(program.main.session_id, size=16)
         #: For each sub-agent the tool span that it runs under.
         self._under: dict[str, str] = {}
@@ -51,18 +54,15 @@ class _Program:
             yield from self._conversation(row)
 
     def _conversation(self, row: Recording) -> Iterator[dict[str, Any]]:
-        begun_s = (self._program.main.start_s or 0.0) + self._offset_s(row)
+        start_s = self._program.main.start_s or 0.0
+        begun_s = ended_s = start_s + self._clock.begun_s(row)
         agent = _id(f"agent/{row.session_id}")
         inner: list[dict[str, Any]] = []
-        clock = begun_s
-        for index, step in enumerate(row.steps):
-            if step.t_s is not None:
-                clock = max(clock, begun_s + step.t_s)
-            took_s = step.llm_s if step.llm_s is not None else step.output_tokens / _TOKENS_PER_S
-            inner.append(self._call(row, index, clock, clock + took_s, parent=agent))
-            clock += took_s
-            inner.extend(self._tools(row, index, clock, parent=agent))
-            clock += _pause_s(step)
+        for index, call in enumerate(self._clock.calls(row)):
+            began_s, ended_s = start_s + call[0], start_s + call[1]
+            inner.append(self._call(row, index, began_s, ended_s, parent=agent))
+            inner.extend(self._tools(row, index, ended_s, parent=agent))
+            ended_s += pause_after_s(row.steps[index], TRUE_SIZE)
         facts: dict[str, Any] = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.agent.name": row.agent or "agent",
@@ -72,16 +72,9 @@ class _Program:
             _id(f"agent/{row.parent}") if row.parent is not None else ""
         )
         yield self._span(
-            agent, f"invoke_agent {row.agent or 'agent'}", begun_s, clock, facts, parent=parent
+            agent, f"invoke_agent {row.agent or 'agent'}", begun_s, ended_s, facts, parent=parent
         )
         yield from inner
-
-    def _offset_s(self, row: Recording) -> float:
-        if row.parent_t_s is None:
-            return 0.0
-        known = {r.session_id: r for r in self._program.children}
-        above = known.get(row.parent or "")
-        return row.parent_t_s + (0.0 if above is None else self._offset_s(above))
 
     def _call(
         self, row: Recording, index: int, begun_s: float, ended_s: float, *, parent: str
@@ -146,6 +139,8 @@ def _tool_facts(tool: RecordedTool) -> dict[str, Any]:
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": tool.name,
     }
+    if tool.duration_s is None:
+        facts["agentsched.tool.untimed"] = True
     if tool.call_id is not None:
         facts["gen_ai.tool.call.id"] = tool.call_id
     if tool.result_tokens is not None:
@@ -193,12 +188,6 @@ def _value(value: Any) -> dict[str, Any]:
             return {"doubleValue": value}
         case _:
             return {"stringValue": str(value)}
-
-
-def _pause_s(step: RecordedStep) -> float:
-    if step.gap_s is not None:
-        return step.gap_s
-    return max((tool.duration_s or 0.0 for tool in step.tools), default=0.0)
 
 
 def _id(name: str, *, size: int = 8) -> str:

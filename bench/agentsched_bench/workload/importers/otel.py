@@ -144,7 +144,7 @@ class _Thread:
             before[-1].tools.append(
                 RecordedTool(
                     name=span.name,
-                    duration_s=round(span.ended_s - span.begun_s, 6),
+                    duration_s=None if span.is_untimed else round(span.ended_s - span.begun_s, 6),
                     result_tokens=span.result_tokens,
                     command=span.command,
                     call_id=span.call_id or None,

@@ -75,7 +75,8 @@ _CALL_IDS: Final = ("gen_ai.tool.call.id", "ai.toolCall.id", "tool_call.id")
 class Span:
     """What matters of a span. `kind` is call, tool, agent, or empty for one in between.
 
-    `is_guess`: only its tokens say that it is a call.
+    `is_guess`: only its tokens say that it is a call. `is_untimed`: a tool that we wrote without
+    knowing how long it took.
     """
 
     key: str
@@ -95,6 +96,7 @@ class Span:
     is_error: bool = False
     call_id: str = ""
     result_tokens: int | None = None
+    is_untimed: bool = False
     command: str | None = None
     service: str = ""
     prompt: tuple[RecordedMessage, ...] = ()
@@ -258,6 +260,7 @@ def read_span(span: Object, resource: Object, *, keeps_text: bool) -> Span | Non
         is_error=status in (2, "STATUS_CODE_ERROR", "ERROR") or "error.type" in facts,
         call_id=as_name(_first_of(facts, _CALL_IDS)),
         result_tokens=as_count(facts.get("agentsched.tool.result_tokens")),
+        is_untimed=facts.get("agentsched.tool.untimed") is True,
         command=_command(facts) if kind == "tool" else None,
         service=as_name(resource.get("service.name")),
     )
