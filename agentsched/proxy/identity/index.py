@@ -203,11 +203,7 @@ class IdentityIndex:
             self._abandon(turn, now=now)
 
     def _abandon(self, turn: Turn, *, now: Instant) -> None:
-        turn.state = TurnState.ABANDONED
-        turn.at = now
-        origin = turn.origin
-        if origin is not None:
-            origin.is_continued = False  # if something else is asked instead, it goes on from there
+        turn.abandon(now=now)
         self._note_unserved(turn.conversation.program)
 
     # -- upkeep ----------------------------------------------------------------------------------

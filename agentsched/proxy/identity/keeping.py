@@ -7,6 +7,7 @@ that were given out and are looked for in later prompts (`needles`) their `trace
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -28,6 +29,8 @@ from agentsched.proxy.identity.records import (
 )
 from agentsched.proxy.request import ParsedRequest
 
+#: Handles count microseconds, a thousand each: these are a quarter of an hour.
+_APART_BITS: Final = 40
 _FLAGS: Final = (
     "has_tools",
     "is_continued",
@@ -75,6 +78,8 @@ class KeptTurn(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     places: tuple[tuple[bytes, int], ...]
     step_id: str
     needles: tuple[KeptNeedle, ...] = ()
+    #: The turn that this one goes on from, as `Turn.origin` is.
+    origin: int = 0
 
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
@@ -149,6 +154,7 @@ def encode_turn(turn: Any, *, step_id: str = "") -> tuple[int, int, bytes]:
         places=tuple(end.places) if end is not None else (),
         step_id=step_id,
         needles=turn.traces,
+        origin=turn.origin.handle if turn.origin is not None else 0,
     )
     return turn.handle, turn.at, _ENCODE(kept)
 
@@ -192,10 +198,9 @@ class KeptIndex(IdentityIndex):
         return identity
 
     def _keep_retaken(self, turn: Turn, handle: int) -> None:
-        for earlier in reversed(turn.conversation.program.turns):
-            if earlier.handle == handle:
-                self._keep(earlier)
-                return
+        earlier = turn.conversation.program.turn(handle)
+        if earlier is not None:
+            self._keep(earlier)
 
     def answered(
         self,
@@ -207,11 +212,14 @@ class KeptIndex(IdentityIndex):
         can_be_named: bool = True,
     ) -> Prefix | None:
         turn = self._open_turn(identity)
+        origin = turn.origin if turn is not None else None
         prefix = super().answered(
             identity, answer, now=now, bytes_per_token=bytes_per_token, can_be_named=can_be_named
         )
         if turn is not None:
             self._keep(turn)
+        if origin is not None and not origin.is_continued:
+            self._keep(origin)  # the answer was cut short
         return prefix
 
     def abandoned(self, identity: Identity, *, now: Instant) -> None:
@@ -238,19 +246,28 @@ class KeptIndex(IdentityIndex):
         Returns the steps of those, by handle, where they are known.
         """
         unanswered: dict[int, StepId] = {}
+        given_up: list[Turn] = []
+        greatest = 0
         for data in kept:
             told = decode_turn(data)
             if told is None:
                 continue  # of another version: its client is known by its other turns
             turn = self._turn(told)
-            self._next = max(self._next, told.handle + 1)
+            greatest = max(greatest, told.handle)
             state = turn.state
             self._look_for(turn, told.needles, now=now)
             if state is not TurnState.ANSWERED:
                 if state is TurnState.OPEN:
                     turn.state, turn.at = TurnState.ABANDONED, now
+                    given_up.append(turn)
                 if told.step_id:
                     unanswered[turn.handle] = StepId(told.step_id)
+        if greatest >= self._next:
+            # Whose clock is ahead may still be counting there: go where nobody is.
+            self._next = greatest + 1 + secrets.randbits(_APART_BITS)
+        for turn in given_up:
+            if _is_last(turn):
+                turn.free_origin()
         for program in self._programs.values():
             for conversation in program.conversations.values():
                 self._cookies.issue(program.book.name, program.id, conversation.id)
@@ -276,6 +293,7 @@ class KeptIndex(IdentityIndex):
         program = self._program(told)
         turn = read_turn(told, self._conversation(program, told))
         self._enter(turn, program.book)
+        turn.origin = program.turn(told.origin) if told.origin else None
         program.turns.append(turn)
         self._turns += 1
         self._make_room(program)
@@ -328,3 +346,9 @@ class KeptIndex(IdentityIndex):
         if told.is_exact and told.thread:
             program.book.threads[told.thread] = program.id
         return conversation
+
+
+def _is_last(turn: Turn) -> bool:
+    """Whether nothing was asked in its conversation after it: what was is asked instead of it."""
+    turns = reversed(turn.conversation.program.turns)
+    return next((t for t in turns if t.conversation is turn.conversation), None) is turn

@@ -94,6 +94,17 @@ class Turn:
         #: What is kept of its needles, where anything is.
         self.traces: tuple[KeptNeedle, ...] = ()
 
+    def abandon(self, *, now: Instant) -> None:
+        """Note that no complete answer reached the client."""
+        self.state = TurnState.ABANDONED
+        self.at = now
+        self.free_origin()
+
+    def free_origin(self) -> None:
+        """If something else is asked instead of this turn, it goes on from where this one did."""
+        if self.origin is not None:
+            self.origin.is_continued = False
+
 
 class TextEnd:
     """The open end of a completion's prompt, and the places in `Book.lengths` that it took."""
@@ -158,6 +169,10 @@ class Program:
         self.agent = ""
         self.parent: ProgramId | None = None
         self.last_at = Instant(0)
+
+    def turn(self, handle: int) -> Turn | None:
+        """The turn with this handle; most are asked for shortly after they came."""
+        return next((turn for turn in reversed(self.turns) if turn.handle == handle), None)
 
     def threads(self, thread: str) -> list[Conversation]:
         """The conversations that the client calls by this name, oldest first."""

@@ -21,7 +21,7 @@ from agentsched.proxy.identity.keeping import KeptIndex, KeptTurn, decode_turn, 
 from agentsched.proxy.identity.match import Asked, Relation
 from agentsched.proxy.identity.naming import without_shared
 from agentsched.proxy.identity.prompt import Prompt
-from agentsched.proxy.identity.records import Program, Turn, TurnState
+from agentsched.proxy.identity.records import Turn, TurnState
 from agentsched.proxy.request import ParsedRequest
 
 #: Requests that run at other replicas; of more, those that came first are forgotten.
@@ -104,7 +104,7 @@ class SharedIndex(KeptIndex):
             return None
         told = msgspec.structs.replace(told, at=at)
         program = self._programs.get(ProgramId(told.program))
-        turn = _turn_of(program, told.handle)
+        turn = program.turn(told.handle) if program is not None else None
         if turn is None:
             turn = self._turn(told)
             self._look_for(turn, told.needles, now=now)
@@ -152,6 +152,11 @@ class SharedIndex(KeptIndex):
         turn.state, turn.at = new.state, Instant(told.at)
         turn.answer, turn.said, turn.calls = new.answer, new.said, new.calls
         turn.response_id, turn.text = new.response_id, new.text
+        if turn.origin is not None:
+            # Only by this turn's end is it known that what it goes on from may be gone on from.
+            turn.origin.is_continued = turn.state is not TurnState.ABANDONED
+        if turn.state is TurnState.ANSWERED:
+            turn.origin = None
         self._enter(turn, book)
         self._look_for(turn, told.needles, now=now)
 
@@ -170,9 +175,3 @@ def _answers(atoms: Sequence[Atom]) -> int:
     """How often an assistant takes the word."""
     spoken = [atom.kind in (Kind.ASSISTANT, Kind.CALL) for atom in atoms]
     return sum(now and not before for before, now in pairwise([False, *spoken]))
-
-
-def _turn_of(program: Program | None, handle: int) -> Turn | None:
-    """The turn with this handle; most are asked for shortly after they came."""
-    turns = reversed(program.turns) if program is not None else ()
-    return next((turn for turn in turns if turn.handle == handle), None)

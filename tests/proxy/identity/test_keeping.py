@@ -12,6 +12,7 @@ import pytest
 from agentsched.model import Instant, Lineage, Nanos, StepId
 from agentsched.model.time import MINUTE
 from agentsched.proxy.identity import Evidence, IdentityLimits
+from agentsched.proxy.identity.keeping import KeptIndex
 from agentsched_bench.clients.acting import Wire, result, said, system, user
 from agentsched_bench.clients.evaluate import evaluate
 from agentsched_bench.clients.restarting import Disk
@@ -133,6 +134,19 @@ def test_names_are_never_given_twice(wire: Wire, disk: Disk) -> None:
     assert len(seen) == 4
 
 
+def test_nor_by_a_replica_that_started_with_a_clock_behind(disk: Disk) -> None:
+    ahead, behind = Wire(), Wire()
+    ahead.index = KeptIndex(secret=42, keep=disk.keep, first_handle=5_000)
+    ahead.answer(ahead.chat([user("a task")]), LONG)
+    behind.index = KeptIndex(secret=42, keep=disk.keep, first_handle=1_000)
+    behind.index.bring_back([d for _, d in sorted(disk.kept.items())], now=behind.now)
+    ahead.chat([user("named")], headers={"x-agentsched-program": "p"})  # takes one handle, not two
+    names = [wire.chat([user("a task of its own")]) for wire in (ahead, behind) for _ in range(3)]
+    assert len({name.program for name in names}) == 6
+    assert len({name.turn for name in names}) == 6
+    assert max(name.turn for name in names) < 2**62
+
+
 def test_a_request_without_an_answer_is_retried(wire: Wire, disk: Disk) -> None:
     prompt = [system(), user("fix the parser")]
     first = wire.chat(prompt)
@@ -165,6 +179,43 @@ def test_an_abandoned_turn_frees_the_one_before(wire: Wire, disk: Disk) -> None:
     third = wire.chat([*prompt, said(LONG), user("something else")])
     assert (third.program, third.conversation) == (first.program, first.conversation)
     assert third.lineage is Lineage.EXTENDS
+
+
+@pytest.mark.parametrize("end", ["gone", "cut", "unknown"])
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_what_is_asked_instead_goes_on_after_a_restart(
+    wire: Wire, disk: Disk, end: str, restarts: int
+) -> None:
+    told = [system(), user("fix"), said(LONG)]
+    first = wire.chat(told[:2])
+    wire.answer(first, LONG)
+    second = wire.chat([*told, user("no, wrong")])
+    if end == "gone":
+        wire.abandon(second)
+    elif end == "cut":
+        wire.answer(second, "I sh", is_complete=False)
+    for _ in range(restarts):
+        restart(wire, disk)
+    third = wire.chat([*told, user("something else")])
+    assert (third.conversation, third.lineage) == (first.conversation, Lineage.EXTENDS)
+    wire.answer(third, "Another answer, of more than the forty-eight signs it takes.")
+    restart(wire, disk)
+    branch = wire.chat([*told, user("a third thing")])
+    assert branch.lineage is Lineage.FORKS  # by now it went on otherwise
+
+
+def test_a_retry_after_a_restart_goes_on_from_where_the_first_try_did(
+    wire: Wire, disk: Disk
+) -> None:
+    told = [system(), user("fix"), said(LONG)]
+    wire.answer(wire.chat(told[:2]), LONG)
+    wire.abandon(wire.chat([*told, user("no, wrong")]))
+    restart(wire, disk)
+    again = wire.chat([*told, user("no, wrong")])
+    assert again.is_retry
+    assert wire.chat([*told, user("something else")]).lineage is Lineage.FORKS
+    wire.abandon(again)
+    assert wire.chat([*told, user("another thing")]).lineage is Lineage.EXTENDS
 
 
 def test_the_cookie_is_known_again(wire: Wire, disk: Disk) -> None:
@@ -221,12 +272,15 @@ def test_what_was_refused_before_a_restart_goes_first_after_it(disk: Disk) -> No
     assert (served.program in index, refused.program in index) == (True, False)
 
 
-def test_turns_that_an_earlier_version_kept_come_back(wire: Wire, disk: Disk) -> None:
+@pytest.mark.parametrize("fields_more", [1, 2])  # an origin; before that, no texts' traces
+def test_turns_that_an_earlier_version_kept_come_back(
+    wire: Wire, disk: Disk, fields_more: int
+) -> None:
     first = wire.chat([user("a")])
     wire.answer(first, LONG)
     for handle, data in disk.kept.items():
         fields = msgspec.msgpack.decode(data)
-        disk.kept[handle] = msgspec.msgpack.encode(fields[:-1])  # it kept no texts' traces
+        disk.kept[handle] = msgspec.msgpack.encode(fields[:-fields_more])
     restart(wire, disk)
     assert wire.chat([user("a"), said(LONG), user("b")]).program == first.program
 

@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from agentsched.model import SECOND, Instant, TenantId
+from agentsched.model import SECOND, Instant, Lineage, TenantId
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.identity import Evidence, Identity, IdentityLimits, sharing
 from agentsched.proxy.identity.keeping import encode_turn
@@ -278,3 +278,37 @@ def test_what_ended_before_its_replica_died_is_not_asked_for_again(
     assert b.index.gone("a", now=b.now) == 1
     assert turn.state is TurnState.ANSWERED
     assert b.ask("fix it").program != asked.program
+
+
+@pytest.mark.parametrize("end", ["gone", "cut", "dies"])
+def test_what_is_asked_instead_of_anothers_request_goes_on(
+    pair: tuple[Replica, Replica], end: str
+) -> None:
+    a, b = pair
+    first = a.ask("fix it")
+    a.answer(first, "look at the file")
+    second = a.ask("fix it", "look at the file", "no")
+    b.hear(a)
+    if end == "gone":
+        a.index.abandoned(second, now=a.now)
+    elif end == "cut":
+        a.index.answered(second, Answer(text="I sh"), now=a.now)
+    else:
+        b.index.gone("a", now=b.now)
+    if end != "dies":
+        for _ in range(2):
+            b.hear(a)
+    third = b.ask("fix it", "look at the file", "something else")
+    assert (third.conversation, third.lineage) == (first.conversation, Lineage.EXTENDS)
+
+
+def test_who_was_taken_for_dead_and_answers_went_on(pair: tuple[Replica, Replica]) -> None:
+    a, b = pair
+    a.answer(a.ask("fix it"), "look at the file")
+    second = a.ask("fix it", "look at the file", "no")
+    b.hear(a)
+    b.index.gone("a", now=b.now)
+    a.answer(second, "Then not.")
+    b.hear(a)
+    assert b.ask("fix it", "look at the file", "or else").lineage is Lineage.FORKS
+    assert b.ask("fix it", "look at the file", "no", "Then not.", "So?").lineage is Lineage.EXTENDS
