@@ -14,6 +14,8 @@ from prometheus_client.registry import Collector
 from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.kernel.records import EngineRecord
 from agentsched.model import (
+    Cancel,
+    CancelReason,
     Dispatch,
     EngineId,
     HintAnswered,
@@ -41,6 +43,10 @@ _OF_ANY: Final[Mapping[str, float]] = {"up": 0.0, "silent": 0.0}
 @dataclass(slots=True)
 class _Times:
     arrived: Instant
+    #: Since it arrived, or a try that came to nothing.
+    waiting_since: Instant
+    #: It was told to make way: that its try comes to nothing is no failure of its engine.
+    is_yielding: bool = False
     engine: str = ""
     started: Instant | None = None
 
@@ -85,7 +91,7 @@ class MeterSink:
         )
         self._wait = Times(
             "agentsched_wait_seconds",
-            "From arrival to dispatch.",
+            "From arrival, or from a try that came to nothing, to dispatch.",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -116,8 +122,12 @@ class MeterSink:
                     times = self._steps.get(command.step)
                     if times is not None:
                         times.engine = command.engine
-                        waited = in_seconds(between(times.arrived, entry.now))
+                        waited = in_seconds(between(times.waiting_since, entry.now))
                         self._wait.observe(waited)
+                case Cancel(reason=CancelReason.YIELDED):
+                    yielding = self._steps.get(command.step)
+                    if yielding is not None:
+                        yielding.is_yielding = True
                 case Reject():
                     self._rejected.add((command.reason.value,))
                     self._end(command.step, "rejected", entry.now)
@@ -150,7 +160,7 @@ class MeterSink:
         match event:
             case StepArrived():
                 self._arrived.add((event.step_class.value,))
-                self._steps[event.step] = _Times(now)
+                self._steps[event.step] = _Times(now, now)
             case StepStarted():
                 times = self._steps.get(event.step)
                 if times is not None and times.started is None:
@@ -164,13 +174,21 @@ class MeterSink:
             case StepFailed() if not event.is_retryable:
                 self._end(event.step, "failed", now)
             case StepFailed():
-                times = self._steps.get(event.step)
-                if times is not None:
-                    self._decisions.count_failure(times.engine)
+                self._put_back(event.step, now)
             case HintAnswered():
                 self._decisions.count_hint(event.outcome)
             case _:
                 pass
+
+    def _put_back(self, step: StepId, now: Instant) -> None:
+        times = self._steps.get(step)
+        if times is None:
+            return
+        times.waiting_since = now
+        if times.is_yielding:
+            times.is_yielding = False
+        else:
+            self._decisions.count_failure(times.engine)
 
     def _end(self, step: StepId, outcome: str, now: Instant) -> None:
         times = self._steps.pop(step, None)

@@ -1,7 +1,8 @@
 """The metrics of `/metrics`, sent over OTLP: one truth for those who scrape and those who are sent.
 
 Names of the semantic conventions get their dots back (`gen_ai_server_request_duration_seconds` is
-`gen_ai.server.request.duration` in seconds); all others keep the names that they have at a scrape.
+`gen_ai.server.request.duration` in seconds); all others keep those that they have at a scrape, but
+counters without `_total`.
 """
 
 from __future__ import annotations
@@ -174,8 +175,9 @@ def _histogram_points(samples: Iterable[Sample], *, began_ns: int, now_ns: int) 
                 sum=sums.get(key, 0.0),
                 bucket_counts=counts,
                 explicit_bounds=[bound for bound, _ in found[:-1]],
-                min=0.0,
-                max=0.0,
+                # A scrape does not know them; left out, they are unknown there, too.
+                min=None,  # type: ignore[arg-type]
+                max=None,  # type: ignore[arg-type]
             )
         )
     return points

@@ -23,6 +23,8 @@ from typing import Final
 from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.model import (
     CallId,
+    Cancel,
+    CancelReason,
     ConversationId,
     Dispatch,
     EngineReported,
@@ -86,6 +88,8 @@ class _Step:
     arrived: Instant
     dispatched: Instant | None = None
     started: Instant | None = None
+    #: It was told to make way for other work.
+    is_yielding: bool = False
 
 
 class SpanSink:
@@ -154,6 +158,10 @@ class SpanSink:
             match command:
                 case Dispatch():
                     self._dispatch(command, now)
+                case Cancel(reason=CancelReason.YIELDED):
+                    yielding = self._steps.get(command.step)
+                    if yielding is not None:
+                        yielding.is_yielding = True
                 case Reject():
                     self._end_step(command.step, now, error=command.reason.value)
                 case _:
@@ -377,9 +385,18 @@ class SpanSink:
         if isinstance(event, StepFailed) and event.is_retryable:
             step = self._steps.get(event.step)
             if step is not None:
-                step.span.happened("agentsched.retry", now, {"error.type": error_type(event)})
+                self._put_back(step, event, now)
             return
         self._end_step(event.step, now, error=error_type(event))
+
+    def _put_back(self, step: _Step, event: StepFailed, now: Instant) -> None:
+        """A try came to nothing; there will be another."""
+        step.span.attributes.pop("gen_ai.response.time_to_first_chunk", None)
+        if step.is_yielding:
+            step.is_yielding = False
+            step.span.happened("agentsched.yield", now, {})
+        else:
+            step.span.happened("agentsched.retry", now, {"error.type": error_type(event)})
 
     def _end_step(self, key: StepId, now: Instant, *, error: str = "") -> None:
         step = self._steps.pop(key, None)

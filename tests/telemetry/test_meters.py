@@ -10,12 +10,14 @@ from shorthand import arrived, at, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.model import (
+    Capabilities,
     EngineId,
     EngineLoad,
     EngineLost,
     EngineReported,
     Event,
     StepCancelled,
+    StepClass,
     StepFailed,
     StepId,
     StepStarted,
@@ -46,6 +48,23 @@ def bench() -> Bench:
     made = Bench()
     made.feed(report())
     return made
+
+
+def test_a_background_step_that_makes_way_is_no_failure_of_its_engine(bench: Bench) -> None:
+    one = replace(report(), capabilities=Capabilities(running_max=1))
+    bench.feed(one)
+    bench.feed(arrived("batch", "b", step_class=StepClass.BATCH))
+    bench.feed(arrived("s"), after_s=90)
+    bench.feed(StepFailed(step=StepId("batch"), reason="other work came", is_retryable=True))
+    bench.feed(finished("s", prompt=10), after_s=1)
+    assert (bench.value("yields_total"), bench.value("retries_total")) == (1, 0)
+    assert bench.value("attempt_failures_total", engine="e0") is None
+    # It waited for the second that the other took, and not while it computed.
+    assert bench.value("wait_seconds_count") == 3
+    assert bench.value("wait_seconds_sum") == 1
+    bench.feed(StepFailed(step=StepId("batch"), reason="reset", is_retryable=True), after_s=5)
+    assert bench.value("attempt_failures_total", engine="e0") == 1
+    assert bench.value("wait_seconds_sum") == 1
 
 
 def test_the_gauges_of_engines_are_the_fleets() -> None:

@@ -105,6 +105,8 @@ class TestOneProgram:
         [point] = duration.histogram.data_points
         assert point.count == sum(point.bucket_counts) == 2
         assert len(point.bucket_counts) == len(point.explicit_bounds) + 1
+        # A scrape does not know them.
+        assert (point.HasField("min"), point.HasField("max")) == (False, False)
         assert {pair.key for pair in point.attributes} >= {
             "gen_ai.operation.name",
             "gen_ai.request.model",

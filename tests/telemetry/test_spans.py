@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,6 +13,7 @@ from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.model import (
     SECOND,
     CallId,
+    Capabilities,
     ConversationId,
     EngineId,
     EngineLost,
@@ -21,6 +23,7 @@ from agentsched.model import (
     Lineage,
     ProgramClosed,
     ProgramId,
+    StepClass,
     StepFailed,
     StepId,
     StepStarted,
@@ -179,6 +182,25 @@ class TestSteps:
         events = [event.name for event in chat.events]
         assert events == ["agentsched.dispatch", "agentsched.retry", "agentsched.dispatch"]
         assert chat.error == ""
+
+    def test_one_that_makes_way_is_no_error(self, bench: Bench) -> None:
+        bench.feed(replace(reported("e0"), capabilities=Capabilities(running_max=1)))
+        bench.feed(arrived("batch", "b", step_class=StepClass.BATCH))
+        bench.feed(arrived("s", "a"), after_s=1)
+        bench.feed(StepFailed(step=StepId("batch"), reason="other work came", is_retryable=True))
+        bench.feed(finished("s"))
+        bench.feed(finished("batch"))
+        chat = bench.named("chat")[-1]
+        events = [event.name for event in chat.events]
+        assert events == ["agentsched.dispatch", "agentsched.yield", "agentsched.dispatch"]
+
+    def test_a_try_that_came_to_nothing_had_no_first_token(self, bench: Bench) -> None:
+        bench.step("a")
+        bench.feed(StepStarted(step=StepId("a")), after_s=2)
+        bench.feed(StepFailed(step=StepId("a"), reason="reset", is_retryable=True))
+        bench.finish("a", after_s=3)
+        [chat] = bench.named("chat")
+        assert "gen_ai.response.time_to_first_chunk" not in chat.attributes
 
     def test_its_times(self, bench: Bench) -> None:
         bench.step("a")
