@@ -59,7 +59,8 @@ class SimRow(msgspec.Struct, kw_only=True):
     forced: int
     rejected: int
     #: Of programs under the oracle's lower bound, of the least time for all, and of tokens computed
-    #: against those that had to be (`agentsched_bench.oracles.bound`); 1 cannot be beaten.
+    #: against those that had to be (`agentsched_bench.oracles.bound`); 1 cannot be beaten. The
+    #: latter two are 0 where programs gave up: the bounds are of all of them.
     jct_of_bound: float = 0.0
     makespan_of_bound: float = 0.0
     computed_of_bound: float = 0.0
@@ -71,7 +72,8 @@ class SimRow(msgspec.Struct, kw_only=True):
 class SimSummary(msgspec.Struct, kw_only=True):
     """One arm over all its seeds: means of the rows, and the worst wait of any.
 
-    Times are of the seeds under which a program completed; all are 0 where none did.
+    Times are of the seeds under which a program completed, `computed_of_bound` of those under which
+    all did; they are 0 where there is none.
     """
 
     arm: str
@@ -113,14 +115,16 @@ def row_of(arm: str, seed: int, outcome: Outcome, *, alone_s: Mapping[str, float
     done = [run for run in outcome.runs if run.ended_at is not None and not run.is_failed]
     jct: list[float] = []
     slow: list[float] = []
-    tenants: dict[str, list[tuple[float, float]]] = {}
+    # A tenant whose programs all gave up has a row, too.
+    tenants: dict[str, list[tuple[float, float]]] = {run.tenant: [] for run in outcome.runs}
     for run in done:
         assert run.ended_at is not None
         jct.append(in_seconds(between(run.started_at, run.ended_at)))
         slow.append(jct[-1] / alone_s[run.plan.program])
-        tenants.setdefault(run.tenant, []).append((jct[-1], slow[-1]))
+        tenants[run.tenant].append((jct[-1], slow[-1]))
     tally = outcome.tally
     bound = outcome.bound
+    is_whole = len(done) == len(outcome.runs)
     least = sum(bound.programs_s[run.plan.program] for run in done)
     return SimRow(
         arm=arm,
@@ -141,8 +145,10 @@ def row_of(arm: str, seed: int, outcome: Outcome, *, alone_s: Mapping[str, float
         forced=tally.forced,
         rejected=tally.rejected,
         jct_of_bound=sum(jct) / max(1e-9, least),
-        makespan_of_bound=in_seconds(outcome.makespan_ns) / max(1e-9, bound.makespan_s),
-        computed_of_bound=(tally.prompt_tokens - tally.cached_tokens)
+        # These bounds are of all programs: who gives up on some does less than has to be done.
+        makespan_of_bound=is_whole * in_seconds(outcome.makespan_ns) / max(1e-9, bound.makespan_s),
+        computed_of_bound=is_whole
+        * (tally.prompt_tokens - tally.cached_tokens)
         / max(1, bound.computed_tokens),
         in_time=_in_time(slow, len(outcome.runs)),
         tenants={
@@ -187,7 +193,7 @@ def _summary(arm: str, rows: Sequence[SimRow]) -> SimSummary:
         forced=_mean(row.forced for row in rows),
         failed=sum(row.failed for row in rows),
         jct_of_bound=_mean(row.jct_of_bound for row in done),
-        computed_of_bound=_mean(row.computed_of_bound for row in rows),
+        computed_of_bound=_mean(row.computed_of_bound for row in rows if not row.failed),
     )
 
 
@@ -220,7 +226,7 @@ def print_simulation(result: SimResult, *, console: Console) -> None:
             f"{arm.first_token_wait_max_s:.1f}",
             f"{arm.cached_share:.3f}",
             f"{arm.jct_of_bound:.2f}" if arm.jct_mean_s else "-",
-            f"{arm.computed_of_bound:.2f}",
+            f"{arm.computed_of_bound:.2f}" if arm.computed_of_bound else "-",
             f"{arm.busy_share:.2f}",
             f"{arm.forced:.0f}",
         )

@@ -97,6 +97,21 @@ def test_tenants_have_rows_of_their_own() -> None:
     assert row.computed_of_bound >= 1
 
 
+def test_a_tenant_whose_programs_all_gave_up_has_a_row_and_nobody_beats_the_bound() -> None:
+    made = replace(scenario(engine()), tenants={"heavy": 3.0, "light": 1.0})
+    outcome = run_arm(parse_arm("agentsched"), made, seed=1)
+    for run in outcome.runs:
+        run.is_failed = run.tenant == "light"
+
+    row = row_of("agentsched", 1, outcome, alone_s=alone(made))
+
+    assert set(row.tenants) == {"heavy", "light"}
+    light = row.tenants["light"]
+    assert (light.programs, light.jct_mean_s, light.in_time) == (0, 0.0, 0.0)
+    assert row.tenants["heavy"].programs == row.programs > 0
+    assert row.computed_of_bound == row.makespan_of_bound == 0.0
+
+
 def test_what_a_program_said_is_forgotten_when_it_is_over() -> None:
     outcome = run_arm(parse_arm("agentsched"), scenario(engine()), seed=1)
     assert not any(run.talks for run in outcome.runs)

@@ -31,6 +31,7 @@ def row(arm: str, seed: int, *jct_s: float, failed: int = 0) -> SimRow:
         forced=0,
         rejected=failed,
         jct_of_bound=sum(jct_s),
+        computed_of_bound=0.0 if failed else 1.25,
     )
 
 
@@ -42,6 +43,8 @@ def test_a_seed_under_which_nobody_completed_does_not_shorten_the_mean() -> None
     assert (some.jct_mean_s, some.jct_mean_range_s, some.slowdown_p95) == (5.0, (5.0, 5.0), 5.9)
     assert (some.jct_of_bound, some.failed) == (10.0, 2)
     assert (none.jct_mean_s, none.jct_of_bound, none.failed) == (0.0, 0.0, 2)
+    # What was computed for some is not compared with what has to be for all.
+    assert (some.computed_of_bound, none.computed_of_bound) == (1.25, 0.0)
 
 
 def test_the_table_says_which_arm_gave_up_on_programs() -> None:
@@ -62,3 +65,4 @@ def test_the_table_says_which_arm_gave_up_on_programs() -> None:
     assert "direct: 0" not in text
     dead = next(line for line in text.splitlines() if line.strip().startswith("dead "))
     assert dead.split()[1:5] == ["-", "-", "-", "-"]
+    assert dead.split()[7:9] == ["-", "-"]
