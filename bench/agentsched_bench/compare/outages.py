@@ -10,7 +10,7 @@ from typing import Final
 import aiohttp
 
 from agentsched.model import EngineError, Instant, Nanos, in_seconds
-from agentsched_bench.sim.faults import Outage
+from agentsched_bench.sim.faults import Faults, Outage, apart
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 
@@ -29,6 +29,7 @@ async def failing(
     if not outages:
         yield
         return
+    outages = apart(Faults(outages=tuple(outages))).outages
     failure: BaseException | None = None
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as client:
         try:

@@ -81,6 +81,9 @@ class CallState:
     #: The id of its try before, of which this one is the retry.
     retries: StepId | None = None
     started_at: Instant | None = None
+    #: Where the host has noted how long it was held, and how long it waited for a first token.
+    held_place: int | None = None
+    waited_place: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import xxhash
@@ -79,6 +80,35 @@ class Faults:
 
 
 NO_FAULTS: Final = Faults()
+
+
+def apart(faults: Faults) -> Faults:
+    """The same, with what overlaps on one engine, or of the proxy, as one fault: whoever is down
+    twice is back when the longer one ends. Slowdowns stay as they are, for they multiply."""
+    outages = _joined([(one.engine, one.at, one.back_at) for one in faults.outages])
+    stalls = _joined([(one.engine, one.at, one.until) for one in faults.stalls])
+    restarts = _joined([(0, one.at, one.back_at) for one in faults.restarts])
+    return replace(
+        faults,
+        outages=tuple(Outage(engine=engine, at=at, back_at=end) for engine, at, end in outages),
+        stalls=tuple(Stall(engine=engine, at=at, until=end) for engine, at, end in stalls),
+        restarts=tuple(Restart(at=at, back_at=end) for _, at, end in restarts),
+    )
+
+
+_Span = tuple[int, Instant, Instant]
+
+
+def _joined(spans: Sequence[_Span]) -> Sequence[_Span]:
+    found: list[_Span] = []
+    for engine, at, end in sorted(spans):
+        if found and found[-1][0] == engine and at < found[-1][2]:
+            found[-1] = engine, found[-1][1], max(end, found[-1][2])
+        else:
+            found.append((engine, at, end))
+    # Where nothing overlaps, they keep their order: of two deeds at one instant it decides.
+    return spans if len(found) == len(spans) else found
+
 
 #: Of a drawn misfortune: mean time between faults of a kind on one engine or proxy, and lengths.
 _LOSS_EVERY_S: Final = 600.0

@@ -14,7 +14,7 @@ import heapq
 from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, assert_never
 
@@ -55,7 +55,7 @@ from agentsched_bench.engine.requests import (
 )
 from agentsched_bench.sim.clients import CallState, Clients, Endings, ProgramRun, Start, Talk
 from agentsched_bench.sim.engines import EngineTraits, SimEngine
-from agentsched_bench.sim.faults import NO_FAULTS, Faults, Outage, Restart, Slowdown, Stall
+from agentsched_bench.sim.faults import NO_FAULTS, Faults, Outage, Restart, Slowdown, Stall, apart
 from agentsched_bench.sim.hints import HintHost, SimHints
 
 
@@ -76,9 +76,18 @@ class Tally:
     lost: int = 0
     pins: int = 0
     warmed_tokens: int = 0
-    #: Nanoseconds, one for each call.
+    #: Nanoseconds, one for each call that came so far: until its last try did.
     first_token_waits: array[int] = field(default_factory=lambda: array("q"))
     held: array[int] = field(default_factory=lambda: array("q"))
+
+
+def _noted(values: array[int], place: int | None, value: int) -> int:
+    """Note a call's value, in place of that of an earlier try; where it stands."""
+    if place is None:
+        values.append(value)
+        return len(values) - 1
+    values[place] = value
+    return place
 
 
 Deed = Callable[[Instant], None]
@@ -178,13 +187,13 @@ class SimHost:
             PolicyError: a policy failed. The kernel lets the plainest rule stand in for it, and so
                 the result would be that of another scheduler.
         """
-        self._faults = faults
+        self._faults = faults = apart(replace(faults, outages=(*outages, *faults.outages)))
         self._tenants = tenants
         self.clients.rooms = dict(pools or {})
         self._introduce()
         for start in starts:
             self.clients.start(start)
-        self._plan_faults([*outages, *faults.outages, *faults.slowdowns])
+        self._plan_faults([*faults.outages, *faults.slowdowns])
         self._plan_faults([*faults.stalls, *faults.restarts])
         if faults.stalls:  # nothing else that looks would find is to be found
             self._later(Instant(_LOOK_EVERY), self._look)
@@ -315,7 +324,8 @@ class SimHost:
         call, _ = self._in_flight[command.step]
         self._in_flight[command.step] = (call, command.engine)
         self.tally.forced += command.order == "bound"
-        self.tally.held.append(between(call.sent_at, self.now))
+        held = between(call.sent_at, self.now)
+        call.held_place = _noted(self.tally.held, call.held_place, held)
         engine = self.engines[command.engine]
         self._reach(engine, partial(self._deliver, engine, command.step, command.priority))
 
@@ -378,7 +388,8 @@ class SimHost:
     def _start(self, call: CallState, *, now: Instant) -> None:
         call.started_at = now
         waited = between(call.sent_at, now)
-        self.tally.first_token_waits.append(waited)
+        waits = self.tally.first_token_waits
+        call.waited_place = _noted(waits, call.waited_place, waited)
         run = call.talk.run
         run.first_token_wait_max = max(run.first_token_wait_max, waited)
         if self._streams and not self._faults.strikes("lost", call.step, self._faults.lost):

@@ -43,6 +43,20 @@ async def test_a_call_breaks_at_the_loss_and_another_is_answered_after_the_run(
             assert answer.status == 200
 
 
+async def test_a_loss_lasts_though_another_ends_inside(engine: RunningEngine) -> None:
+    at, soon, late = (Instant(seconds(value)) for value in (0.05, 0.051, 3600))
+    gone = [Outage(engine=0, at=at, back_at=end) for end in (late, soon)]
+    async with aiohttp.ClientSession() as client, failing([engine.url], gone, speed=1.0):
+        with pytest.raises(aiohttp.ClientError):
+            url = f"{engine.url}/v1/chat/completions"
+            async with asyncio.timeout(30), client.post(url, json=_LONG) as answer:
+                await answer.read()
+        # By the clock of the one that plays them, the shorter one is over by then.
+        for _ in range(5):
+            async with client.get(f"{engine.url}/sim/state") as answer:
+                assert (await answer.json())["crashed"]
+
+
 async def test_what_the_body_raises_is_what_is_heard(engine: RunningEngine) -> None:
     gone = Outage(engine=0, at=Instant(seconds(3600)), back_at=Instant(seconds(7200)))
     with pytest.raises(EngineError, match="of the body"):

@@ -15,7 +15,15 @@ from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario, parse_arm, run_arm, starts_of
-from agentsched_bench.sim.faults import Faults, draw_faults, restart, slowdown, stall
+from agentsched_bench.sim.faults import (
+    Faults,
+    apart,
+    draw_faults,
+    outage,
+    restart,
+    slowdown,
+    stall,
+)
 from agentsched_bench.sim.host import SimHost
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
@@ -47,6 +55,45 @@ def test_every_program_ends_whatever_goes_wrong(arm: str, seed: int) -> None:
     served = [run for run in outcome.runs if not run.is_failed]
     assert [run.calls for run in served] == [run.plan.calls for run in served]
     assert len(served) >= len(outcome.runs) - 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "whole", "parts"),
+    [
+        ("stalls", ["0@1+6"], ["0@1+6", "0@2+1"]),
+        ("outages", ["0@1+6"], ["0@1+6", "0@2+1", "0@3+4"]),
+        ("restarts", ["1+6"], ["1+3", "2+5"]),
+    ],
+)
+def test_a_fault_lasts_though_another_of_its_kind_ends_inside(
+    kind: str, whole: list[str], parts: list[str]
+) -> None:
+    read = {"stalls": stall, "outages": outage, "restarts": restart}[kind]
+    outcomes = []
+    for texts in (whole, parts):
+        faults = Faults(**{kind: tuple(read(text) for text in texts)})  # type: ignore[arg-type]
+        outcomes.append(run_arm(parse_arm("direct"), scenario(engines=1, faults=faults), seed=1))
+
+    one, two = outcomes
+    assert (two.makespan_ns, two.tally) == (one.makespan_ns, one.tally)
+    plain = run_arm(parse_arm("direct"), scenario(engines=1), seed=1)
+    assert one.makespan_ns > plain.makespan_ns
+
+
+def test_faults_that_only_touch_stay_as_they_are() -> None:
+    faults = Faults(
+        outages=(outage("1@9+1"), outage("0@4+2"), outage("0@1+3")), restarts=(restart("1+1"),)
+    )
+    assert apart(faults) == faults
+
+
+def test_a_call_that_was_tried_again_waited_once() -> None:
+    faults = Faults(outages=(outage("0@1+2"), outage("1@4+2")))
+    outcome = run_arm(parse_arm("agentsched"), scenario(faults=faults), seed=1)
+    tally = outcome.tally
+    assert tally.failed > 0
+    assert not any(run.is_failed for run in outcome.runs)
+    assert len(tally.held) == len(tally.first_token_waits) == tally.calls
 
 
 def test_a_restart_loses_what_was_under_way_and_nothing_else() -> None:
