@@ -7,8 +7,7 @@ docs/configuration.md is drawn from the classes below.
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -25,7 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
+    PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
@@ -33,6 +32,7 @@ from pydantic_settings import (
 from agentsched.compose import SchedulerConfig
 from agentsched.config_access import AuthConfig, TlsConfig
 from agentsched.config_base import Key, OurKey, Part, Secret, Span
+from agentsched.config_reading import Environment, explain, over, read_file
 from agentsched.config_telemetry import TelemetryConfig
 from agentsched.config_trust import BreakerConfig, IdempotencyConfig, RetriesConfig
 from agentsched.model import (
@@ -494,6 +494,17 @@ class Config(BaseSettings):
         default="info", description="of the log on standard error"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **others: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, then the environment."""
+        return init_settings, Environment(settings_cls)
+
     @model_validator(mode="after")
     def _engines_have_different_names(self) -> Config:
         names = [engine.name for engine in self.engines]
@@ -536,7 +547,7 @@ def load_config(path: Path | None = None, options: Mapping[str, Any] | None = No
     Raises:
         ConfigError: the file cannot be read, or a value is wrong; the text names the key.
     """
-    values: dict[str, Any] = _read_file(path) if path is not None else {}
+    values: dict[str, Any] = read_file(path) if path is not None else {}
     known = set(Config.model_fields)
     unknown = sorted(set(values) - known)
     if unknown:
@@ -545,49 +556,10 @@ def load_config(path: Path | None = None, options: Mapping[str, Any] | None = No
         )
     given = {k: v for k, v in (options or {}).items() if v is not None}
     try:
-        above = _over(EnvSettingsSource(Config)(), given)
-        return Config(**_over(values, above))
+        environment = Environment(Config)()
+        above = over(environment, given)
+        return Config(**over(values, above))
     except ValidationError as error:
-        raise ConfigError(_explain(error, path, above)) from error
+        raise ConfigError(explain(error, path, above, environment)) from error
     except SettingsError as error:
         raise ConfigError(f"environment: {error}") from error
-
-
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables merged key by key; where both have a key, `above` has the word."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            value = _over(old, value)
-        merged[key] = value
-    return merged
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-
-
-def _explain(error: ValidationError, path: Path | None, above: Mapping[str, Any]) -> str:
-    first = error.errors(include_input=False)[0]
-    where = [str(part) for part in first["loc"]]
-    # The file is not to blame for what stands in the environment or on the command line.
-    source = f"{path}: " if path and not _holds(above, where) else ""
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    said = first["msg"].removeprefix("Value error, ")
-    return f"{source}{'.'.join(where) or 'configuration'}: {said}{more}"
-
-
-def _holds(values: Any, where: Sequence[str]) -> bool:
-    """Whether the tables have this key."""
-    for part in where:
-        if isinstance(values, Mapping) and part in values:
-            values = values[part]
-        elif not isinstance(values, list):
-            return False
-    return True

@@ -142,6 +142,38 @@ class TestErrors:
         with pytest.raises(ConfigError, match=r"environment: .*engines"):
             load_config()
 
+    @pytest.mark.parametrize(
+        ("variable", "says"),
+        [
+            ("ENGINES", "engines: Input should be a valid tuple"),
+            ("WORKFLOWS", "workflows: Input should be a valid tuple"),
+            ("IDENTITY__EXTRA_HEADERS", "identity.extra_headers: Input should be a valid tuple"),
+            ("TELEMETRY__OTLP_HEADERS", "telemetry.otlp_headers: Input should be a valid dict"),
+            ("HTTP", "http: Input should be a valid dict"),
+        ],
+    )
+    def test_no_json_names_the_key_and_shows_nothing(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, says: str
+    ) -> None:
+        monkeypatch.setenv(f"AGENTSCHED_{variable}", "[s3cret")
+        with pytest.raises(ConfigError) as wrong:
+            load_config(file)
+        assert str(wrong.value).startswith(f"environment: {says}")
+        assert "JSON" in str(wrong.value)
+        assert "s3cret" not in f"{wrong.value} {wrong.value.__cause__!r}"
+
+    def test_tenants_of_the_environment_are_lower_case(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AGENTSCHED_TENANTS__ACME__WEIGHT", "3")
+        monkeypatch.setenv("AGENTSCHED_TENANTS__red__WEIGHT", "2")
+        monkeypatch.setenv("AGENTSCHED_TENANTS", '{"TeamA": {"weight": 4}}')
+        weights = {name: tenant.weight for name, tenant in load_config().tenants.items()}
+        assert weights == {"acme": 3, "red": 2, "TeamA": 4}
+        monkeypatch.setenv("AGENTSCHED_TENANTS__TeamB__WEIGHT", "5")
+        with pytest.raises(ConfigError, match=r"^environment: .*TENANTS='{\"TeamB\": {\.\.\.}}'"):
+            load_config()
+
     def test_two_engines_of_one_name(self) -> None:
         with pytest.raises(ConfigError, match=r"two engines are called 127\.0\.0\.1:8000"):
             load_config(None, {"engines": [ENGINE, ENGINE]})
@@ -264,6 +296,14 @@ class TestKeepAlive:
         found = load_config().http.keep_alive
         assert set(found) == set(get_args(ClientName))
         assert set(found.values()) == {seconds(240)}
+
+    @pytest.mark.parametrize(("value", "wanted"), [("240s", seconds(240)), ("auto", "auto")])
+    def test_one_for_all_as_it_is_written(
+        self, monkeypatch: pytest.MonkeyPatch, value: str, wanted: object
+    ) -> None:
+        monkeypatch.setenv("AGENTSCHED_HTTP__KEEP_ALIVE", value)
+        for found in (load_config().http.keep_alive, Config().http.keep_alive):
+            assert found == dict.fromkeys(get_args(ClientName), wanted)
 
     def test_by_client(self, tmp_path: Path) -> None:
         path = tmp_path / "a.toml"
