@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from agentsched.model import Event, Instant, PrefixId, StepArrived, between, seconds
 from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.hashing import rendezvous
+from agentsched_policies.models import serves
 
 _WINDOW = 512
 #: With fewer arrivals nothing is hot.
@@ -56,7 +57,8 @@ class DualMap:
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
         key = self._key(step)
-        candidates = self._candidates(key, (e for e in world.engines.values() if e.is_up))
+        up = (e for e in world.engines.values() if e.is_up)
+        candidates = self._candidates(key, (e for e in up if serves(e.capabilities, step.model)))
         if engine.engine not in candidates:
             return -1e9
         missing = world.missing_tokens(step, engine.engine)

@@ -25,7 +25,9 @@ and a slow engine that everybody's beginning lies on already would keep them all
 
 When an engine is lost its programs all look for a place at once, and by cost everyone who was let
 go elsewhere would be shuffled with them. For `settle_s` after a loss nobody leaves an engine that
-is well.
+is well and may be given work: those of one that is silent, say, go by cost.
+
+Whatever the load, a prompt goes to an engine that takes one of its length, where there is such.
 
 All that is for caches that are wanted. While everything that lives takes no more than `roomy` of
 every engine's cache, nobody is evicted, the head of a prompt is on every engine soon, and what
@@ -61,7 +63,7 @@ from agentsched_policies.affinity import Affinity
 from agentsched_policies.hashing import rendezvous
 from agentsched_policies.homes import Homes
 
-#: Worse than any cost: the prompt does not fit.
+#: Worse than any cost: the engine does not take a prompt of this length.
 _IMPOSSIBLE = 1e30
 #: Worse than any cost but that: it would leave an engine that is well.
 _AWAY = 1e29
@@ -131,8 +133,14 @@ class Rendezvous:
         self._tried |= {command.engine for command in commands if isinstance(command, Dispatch)}
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
-        if self._is_roomy(step, [e for e in world.engines.values() if e.is_up]):
+        able = _able(step, [e for e in world.engines.values() if e.is_up])
+        if not _takes(engine, step) and any(_takes(e, step) for e in able):
+            return -_IMPOSSIBLE
+        if self._is_roomy(step, able):
             return self._affinity.score(step, engine, world, now=now)
+        home = self._kept_by(step, able, world, now=now)
+        if home is not None and home is not engine:
+            return -_AWAY
         answers, usual_ns = self._answers(step, world), _usual_ns(world)
         return -self._cost(step, engine, world, answers=answers, usual_ns=usual_ns, now=now)
 
@@ -140,10 +148,14 @@ class Rendezvous:
         self, step: StepView, engines: Sequence[EngineView], world: World, *, now: Instant
     ) -> EngineView:
         """What the scores come to; what is the same for all engines is found once."""
+        engines = _able(step, engines)
         if len(engines) == 1:
             return engines[0]
         if self._is_roomy(step, engines):
             return self._affinity.best(step, engines, world, now=now)
+        home = self._kept_by(step, engines, world, now=now)
+        if home is not None:
+            return home
         answers, usual_ns = self._answers(step, world), _usual_ns(world)
 
         def key(engine: EngineView) -> tuple[float, EngineId]:
@@ -163,16 +175,11 @@ class Rendezvous:
         now: Instant,
     ) -> float:
         pool = engine.capabilities.kv_tokens
-        longest = engine.capabilities.context_max or pool
-        if longest is not None and step.prompt_tokens > longest:
-            return _IMPOSSIBLE + step.prompt_tokens - longest
         conversation = world.conversation(step)
         if engine.engine not in self._tried and _is_new(step, world):
             return self._jitter(step, engine)
         missing = world.missing_tokens(step, engine.engine)
         is_home = conversation.engine == engine.engine
-        if not is_home and self._is_settling(now) and _is_well(conversation.engine, world):
-            return _AWAY
         price = engine.reload_ns if is_home else engine.prefill_ns
         cost = missing * price + engine.cold_tokens(now=now) * engine.prefill_ns
         # Prices follow the load of the moment; small differences between like engines mean nothing.
@@ -197,8 +204,14 @@ class Rendezvous:
             for e in engines
         )
 
-    def _is_settling(self, now: Instant) -> bool:
-        return self._settled_at is not None and now < self._settled_at
+    def _kept_by(
+        self, step: StepView, engines: Sequence[EngineView], world: World, *, now: Instant
+    ) -> EngineView | None:
+        """Its home, where that is one of these and nobody leaves what is well; None else."""
+        if self._settled_at is None or now >= self._settled_at:
+            return None
+        home = world.conversation(step).engine
+        return next((engine for engine in engines if engine.engine == home), None)
 
     def _answers(self, step: StepView, world: World) -> float:
         """Output tokens of this step and those that will probably follow it."""
@@ -223,8 +236,14 @@ def _is_new(step: StepView, world: World) -> bool:
     return is_first and program.parent is None
 
 
-def _is_well(engine: EngineId | None, world: World) -> bool:
-    return engine is not None and engine in world.engines and world.engines[engine].is_up
+def _able(step: StepView, engines: Sequence[EngineView]) -> Sequence[EngineView]:
+    """Engines that take a prompt of this length; all where none does, since lengths are guesses."""
+    return [engine for engine in engines if _takes(engine, step)] or engines
+
+
+def _takes(engine: EngineView, step: StepView) -> bool:
+    longest = engine.capabilities.context_max or engine.capabilities.kv_tokens
+    return longest is None or step.prompt_tokens <= longest
 
 
 def _usual_ns(world: World) -> float:
