@@ -132,6 +132,11 @@ class Fleet:
             if member.engine is not None and member.id in records and records[member.id].is_up
         ]
 
+    def serving(self, model: str) -> int:
+        """How many of these have a model."""
+        records = self._host.scheduler.engines
+        return sum(records[engine.id].serves(model) for engine in self.up())
+
     @contextlib.contextmanager
     def using(self, engine: Engine) -> Iterator[None]:
         """While inside, a request that is no step is under way there: its adapter stays open."""

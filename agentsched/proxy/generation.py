@@ -259,7 +259,7 @@ class Generation:
         return (
             status in _NOT_ME
             and self._tries <= limits.retries_max
-            and len(self._gateway.fleet.up()) > 1
+            and self._gateway.fleet.serving(self._parsed.model) > 1
             and self._gateway.retries.would_grant()
         )
 

@@ -3,7 +3,7 @@
 Probes (see `fleet`) find engines that are gone. This finds those that answer their probes and fail
 at work: an engine whose breaker opens is drained, its peers take its work, and after the ejection
 the next good probe puts it back, where it eases in (`agentsched.kernel.slow_start`). The last
-engine that is up is never ejected, nor is more than a share of all.
+engine of a model that is up is never ejected, nor is more than a share of all.
 """
 
 from __future__ import annotations
@@ -151,8 +151,10 @@ class Health:
         known = engines.get(engine)
         if known is None or not known.is_up:
             return False
-        others = sum(e.is_up for e in engines.values() if e.engine != engine)
+        peers = [e for e in engines.values() if e.is_up and e.engine != engine]
+        # Each of its models needs another engine; one that lists none is taken to have any.
+        have = all(any(e.serves(m) for e in peers) for m in known.capabilities.models or ("",))
         # Those that were removed, or are gone, are known still and count for nothing.
         there = sum(e.is_alive for e in engines.values())
         ejected = sum(engines[e].is_alive for e in self.ejected) + 1
-        return others > 0 and ejected <= max(1, self._config.ejected_share_max * there)
+        return have and ejected <= max(1, self._config.ejected_share_max * there)

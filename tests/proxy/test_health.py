@@ -160,6 +160,24 @@ async def test_the_last_engine_is_never_ejected(start: Any, upstream: Any) -> No
         assert proxy.turns.events(EngineDrained) == []
 
 
+async def test_the_last_engine_of_a_model_is_never_ejected(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    upstream.script = broken
+    second.models = ["other"]
+    async with start(upstream.url, second.url, **QUICK) as proxy:
+        for number in range(6):
+            answer = await proxy.chat(f"program {number}")
+            assert answer.status_code == 500
+        assert proxy.turns.events(EngineDrained) == []
+        assert proxy.gateway.fleet.health.told(E0).withheld_total
+        # What the others have, too, may go.
+        second.models = ["other", "m"]
+        await proxy.turns.until(lambda: "m" in proxy.scheduler.engines[E1].capabilities.models)
+        await until_ejected(proxy)
+        assert proxy.gateway.fleet.health.ejected == [E0]
+
+
 async def test_an_operators_drain_outlasts_an_ejection(
     start: Any, upstream: Any, second: Any
 ) -> None:
@@ -251,6 +269,19 @@ async def test_where_there_is_no_other_its_own_words_reach_the_client(
         answer = await proxy.chat("hi")
         assert answer.status_code == 503
         assert json.loads(answer.content)["error"]["message"] == "starting"
+
+
+async def test_an_engine_of_another_model_is_no_other(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    upstream.script = busy
+    second.models = ["other"]
+    async with start(upstream.url, second.url, **QUICK) as proxy:
+        answer = await proxy.chat("hi")
+        assert answer.status_code == 503
+        assert json.loads(answer.content)["error"]["message"] == "starting"
+        assert len(upstream.exchanges) == 1
+        assert proxy.gateway.fleet.health.told(E0).failures_in_a_row == 1
 
 
 @pytest.mark.parametrize("burst", [0, 1])
