@@ -10,6 +10,7 @@ UNSUPPORTED, and a pin's expiry is the controller's matter.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
@@ -81,7 +82,8 @@ class LmcacheHints:
         if isinstance(hint, Unpin):
             return HintOutcome.UNSUPPORTED
         try:
-            tokens = list(await self._tokens.tokens(hint))
+            async with asyncio.timeout(_TIMEOUT_S):  # an engine's first byte may take half an hour
+                tokens = list(await self._tokens.tokens(hint))
             if not tokens:
                 return HintOutcome.REFUSED
             done = await (self._pin(tokens) if isinstance(hint, Pin) else self._fetch(tokens))

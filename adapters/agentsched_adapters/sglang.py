@@ -6,7 +6,9 @@ What its HTTP surface tells, as documented for 0.5 (read, not tried: it needs a 
   the size of its KV pool. One that answers neither is no SGLang.
 - `priority` in a body counts only with `--enable-priority-scheduling`; *greater* is sooner, unless
   `--schedule-low-priority-values-first` says otherwise. Ours is smaller is sooner, so it is turned
-  round. Without that flag a priority may be an error, so none is sent.
+  round. Without that flag a priority may be an error, so none is sent. With it, a request that
+  names none is the last of all (`_set_or_validate_priority` in its scheduler), below warm-ups; so
+  each names one, 0 as well.
 - Gauges (`sglang:num_running_reqs` and so on) are there with `--enable-metrics` only, cached tokens
   in the usage with `--enable-cache-report` only.
 - It keeps what it computed by least recent use, and pins nothing: warm-ups are ordinary requests.
@@ -123,7 +125,7 @@ class SglangEngine(OpenAiCompatibleEngine):
         tenant: str = "",
         is_kept: bool = True,
     ) -> Mapping[str, object]:
-        if not priority or not self._info.enable_priority_scheduling:
+        if not self._info.enable_priority_scheduling:
             return {}
         is_ours = self._info.schedule_low_priority_values_first
         return {"priority": priority if is_ours else -priority}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from shorthand import pin, prefetch, unpin
 
 from agentsched.model import EngineId, HintOutcome, Prefetch
 from agentsched.ports import EngineRequest
+from agentsched_adapters import lmcache
 from agentsched_adapters.lmcache import EngineTokens, LmcacheHints
 from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
 
@@ -127,6 +129,31 @@ async def test_a_controller_that_fails_fails_no_request(
     assert await nothing.hint(PIN) is HintOutcome.REFUSED
     await away.aclose()
     await nothing.aclose()
+
+
+async def test_an_engine_that_stands_still_keeps_no_hint(
+    monkeypatch: pytest.MonkeyPatch, controller: tuple[Controller, str]
+) -> None:
+    """Its own requests may take half an hour to their first byte; a hint is not worth that."""
+    asked = asyncio.Event()
+
+    async def tokenize(request: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(lmcache, "_TIMEOUT_S", 0.05)
+    application = web.Application()
+    application.router.add_post("/tokenize", tokenize)
+    async with TestServer(application, handler_cancellation=True) as server:
+        engine = OpenAiCompatibleEngine(EngineId("e"), str(server.make_url("/")))
+        tokens = EngineTokens(engine, Bodies(b'{"prompt": "x"}'))
+        sink = LmcacheHints(controller[1], instance="gpu-1", tokens=tokens)
+        async with asyncio.timeout(30):
+            assert await sink.hint(PIN) is HintOutcome.FAILED
+        assert asked.is_set()
+        await sink.aclose()
+        await engine.aclose()
 
 
 class Bodies:
