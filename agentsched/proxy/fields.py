@@ -8,6 +8,7 @@ which is where all errors come from. Both give the same fields.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -46,6 +47,13 @@ _KNOWN_NAMES: Final = (
 _ABSENT: Final = Raw()
 _ANY: Final = msgspec.json.Decoder(dict[str, Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
+
+# An escaped surrogate without its other half, as JavaScript writes a text that it cut in two.
+_LONE: Final = re.compile(
+    rb"(?<!\\)(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F])"
+)
+_AT_ESCAPES: Final = ("unexpected end of hex escape", "invalid utf-16", "Input data was truncated")
 
 # Beyond this, a list is counted before its items are told apart, and one pass is not the aim.
 _LONG_BYTES: Final = 1024 * 1024
@@ -166,10 +174,16 @@ def _decode_object(body: bytes) -> dict[str, Raw]:
     except RecursionError:
         raise WireError("The request body is nested too deeply.", code="invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        reason = str(error).removeprefix("JSON is malformed: ")
+        reason = _reason(body, str(error).removeprefix("JSON is malformed: "))
         raise WireError(
             f"The request body is not valid JSON: {reason}.", code="invalid_json"
         ) from None
+
+
+def _reason(body: bytes, said: str) -> str:
+    """What is wrong with a body, where the decoder does not say it of half a character."""
+    lone = _LONE.search(body, 0, _LONG_BYTES) if said.startswith(_AT_ESCAPES) else None
+    return said if lone is None else f"half of a character (byte {lone.start()})"
 
 
 def _check_count(name: str, raw: Raw, items_max: int) -> None:

@@ -18,14 +18,12 @@ from typing import Final
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.request import Dialect
-from agentsched.proxy.stamping import Stamp
+from agentsched.proxy.stamping import BLANK_LINE, Stamp
 from agentsched.proxy.taps import AnswerDraft, tap_for
 from agentsched.proxy.taps.draft import ANSWER_CHARS_MAX
 
 EVENT_BYTES_MAX: Final = 8 * 1024 * 1024
 
-# Two line ends. Atomic groups, lest a CRLF be taken for two of them.
-_BLANK_LINE: Final = re.compile(rb"(?>\r\n?|\n)(?>\r\n?|\n)")
 _LINE_END: Final = re.compile(rb"\r\n?|\n")
 _BLANK_LINE_BYTES_MAX: Final = 4
 _CR: Final = ord("\r")
@@ -139,7 +137,7 @@ class SseTap:
         start = 0
         while True:
             if self._has_cr:
-                match = _BLANK_LINE.search(data, search)
+                match = BLANK_LINE.search(data, search)
                 stop, end = match.span() if match is not None else (-1, 0)
             else:
                 stop = data.find(b"\n\n", search)

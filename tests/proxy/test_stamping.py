@@ -60,3 +60,19 @@ def test_only_the_end_of_the_answer_waits() -> None:
     assert tap.feed(chunk("lo") + END) == chunk("lo")
     assert tap.feed(USAGE_CHUNK).startswith(END[: END.rindex(b"}")])
     assert tap.feed(DONE) == DONE
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("between", [b"", b": beat\n\n", b"\n", b": data, or so\n\n: beat\n\n"])
+def test_it_is_there_wherever_the_network_cut_the_stream(line_end: bytes, between: bytes) -> None:
+    stream = chunk("hello") + END + between + USAGE_CHUNK + DONE
+    stream = stream.replace(b"\n", line_end)
+    whole = relayed(stream, len(stream))
+    shown = between if between != b"\n" else b""  # one more line end is the hidden event's
+    plain = (chunk("hello") + END + shown + DONE).replace(b"\n", line_end)
+    assert whole.count(b"system_fingerprint") == 1
+    assert whole.replace(b',"system_fingerprint":"fp \xc3\xa9"', b"") == plain
+    for place in range(1, len(stream)):
+        tap = SseTap(Dialect.CHAT, hide_usage=True)
+        parts = tap.feed(stream[:place]), tap.feed(stream[place:]), tap.close()
+        assert b"".join(parts) == whole

@@ -190,6 +190,17 @@ class TestRefusing:
         assert (error.status, error.code, error.param) == (400, code, param)
         assert error.message
 
+    @pytest.mark.parametrize("text", ["\\ud83d", "\\uD83D, cut", "\\ud83d\\ud83d", "x\\udc00 y"])
+    def test_half_of_a_character_is_called_so(self, text: str) -> None:
+        start = '{"model":"m","messages":[{"role":"user","content":"\\ud83d\\ude00 \\\\ud83d '
+        body = f'{start}{text}"}}]}}'.encode()
+        place = len(start) + text.index("\\")
+        assert f"half of a character (byte {place})" in refusal(body).message
+
+    @pytest.mark.parametrize("body", [b'{"a":"\\ud83d\\ude00', b'{"a":"\\u12', b'{"a":"\\\\ud83d'])
+    def test_and_what_is_cut_short_is_called_truncated(self, body: bytes) -> None:
+        assert "truncated" in refusal(body).message
+
     def test_nesting_beyond_the_decoder(self) -> None:
         for depth in (100_000, 1_000_000):
             body = b'{"model":"m","messages":[' + b"[" * depth + b"]" * depth + b"]}"
