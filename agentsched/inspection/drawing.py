@@ -86,12 +86,12 @@ def _paint(axes: Axes, shown: Snapshot, lanes: list[Lane]) -> None:
     axes.set_xlim(-0.01 * right, right * 1.02)
     axes.set_ylim(lanes[-1].bottom, 0.0)
     axes.set_yticks([(lane.top + lane.bottom) / 2 for lane in lanes])
-    axes.set_yticklabels([lane.title for lane in lanes])
+    axes.set_yticklabels([_as_it_is(lane.title) for lane in lanes])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("seconds since the program's first request")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.set_title(_headline(shown), loc="left", fontsize=10.5, color=_INK)
+    axes.set_title(_as_it_is(_headline(shown)), loc="left", fontsize=10.5, color=_INK)
 
 
 def _headline(shown: Snapshot) -> str:
@@ -130,9 +130,13 @@ def _paint_bar(axes: Axes, bar: Bar, inches_per_second: float) -> None:
 
 
 def _write(axes: Axes, x: float, y: float, text: str, *, ha: Any, color: str) -> None:
-    # `$` would begin a formula.
-    safe = text.replace("$", r"\$")
-    axes.text(x, y, safe, ha=ha, va="center", fontsize=7, color=color, zorder=5, clip_on=True)
+    shown = _as_it_is(text)
+    axes.text(x, y, shown, ha=ha, va="center", fontsize=7, color=color, zorder=5, clip_on=True)
+
+
+def _as_it_is(text: str) -> str:
+    """Words of clients, no formula: `$` would begin one."""
+    return text.replace("$", r"\$")
 
 
 def _phases(bar: Bar) -> Iterator[tuple[str, float, float]]:

@@ -30,8 +30,11 @@ class TenantCollector(Collector):
         self._configured = configured
         self._tenants_max = tenants_max
         self._shown: dict[str, None] = {}
-        #: What `other` showed last: a counter never goes back, though an account is forgotten.
+        #: What `other` shows of each total: a counter never goes back, though an account is
+        #: forgotten, so what each gained since the last look is added up.
         self._other: dict[str, float] = {}
+        #: Of each total, what each tenant had then.
+        self._had: dict[str, dict[str, float]] = {}
 
     def collect(self) -> Iterator[Metric]:
         accounts = self._scheduler.tenants
@@ -74,20 +77,23 @@ class TenantCollector(Collector):
         known = set(tenants)
         kept = [tenant for tenant in self._shown if tenant in known and tenant not in configured]
         wanted = [*configured, *kept, *tenants]
-        self._shown = dict.fromkeys(list(dict.fromkeys(wanted))[: self._tenants_max])
+        # One that is called `other` is in the sum: two series of one name would be none.
+        names = [tenant for tenant in dict.fromkeys(wanted) if tenant != OTHER]
+        self._shown = dict.fromkeys(names[: self._tenants_max])
 
     def _sums(
         self, read: Callable[[TenantAccount], float], *, is_total: str = ""
     ) -> Iterator[tuple[str, float]]:
-        other, has_other = 0.0, False
-        for tenant, account in self._scheduler.tenants.items():
-            if str(tenant) in self._shown:
-                yield str(tenant), float(read(account))
-            else:
-                other, has_other = other + read(account), True
+        has = {str(key): float(read(account)) for key, account in self._scheduler.tenants.items()}
+        yield from ((tenant, value) for tenant, value in has.items() if tenant in self._shown)
+        rest = {tenant: value for tenant, value in has.items() if tenant not in self._shown}
+        other = sum(rest.values())
         if is_total:
-            other = self._other[is_total] = max(other, self._other.get(is_total, 0.0))
-        if has_other or other:
+            had = self._had.get(is_total, {})
+            gained = sum(max(0.0, value - had.get(tenant, 0.0)) for tenant, value in rest.items())
+            self._had[is_total] = has
+            other = self._other[is_total] = self._other.get(is_total, 0.0) + gained
+        if rest or other:
             yield OTHER, other
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agentsched.inspection.drawing import draw
 from agentsched.inspection.lanes import lay_out
@@ -107,6 +109,15 @@ def test_the_same_program_gives_the_same_bytes() -> None:
     shown = snapshot(step("a", 0, 2, started=SECOND))
     for format in ("png", "svg"):
         assert draw(shown, format=format) == draw(shown, format=format)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cost $a_$", "a$b\\frac$"])
+def test_dollars_in_names_are_no_formulas(name: str) -> None:
+    shown = snapshot(step("a", 0, 2, conversation=name))
+    drawn = draw(replace(shown, program=name, agent=name), format="svg").decode()
+    written = re.findall("<!-- (.*) -->", drawn.replace(r"\$", "$"))
+    assert f"{name}: {name}   1 steps, 0 tool calls" in written
 
 
 def test_nothing_to_draw() -> None:

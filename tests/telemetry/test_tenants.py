@@ -33,6 +33,40 @@ def test_few_have_a_label_and_all_are_counted() -> None:
     assert value == 97
 
 
+def test_one_that_is_called_other_is_in_the_sum() -> None:
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    registry = CollectorRegistry()
+    registry.register(TenantCollector(scheduler, configured=lambda: iter(()), tenants_max=2))
+    serve(scheduler, [OTHER, "a", "b", "c"])
+    for family in registry.collect():
+        names = [s.labels["tenant"] for s in family.samples]
+        assert len(names) == len(set(names)), family.name
+    value = registry.get_sample_value("agentsched_tenant_steps_total", {"tenant": OTHER})
+    assert value == 2
+
+
+def test_the_sum_grows_on_after_an_account_left_it() -> None:
+    """One was forgotten, another got a label of its own: neither stops the counter."""
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    configured: list[str] = []
+    registry = CollectorRegistry()
+    registry.register(
+        TenantCollector(scheduler, configured=lambda: iter(configured), tenants_max=1)
+    )
+
+    def steps() -> float | None:
+        return registry.get_sample_value("agentsched_tenant_steps_total", {"tenant": OTHER})
+
+    serve(scheduler, ["a", *(["b"] * 9), "c", "d"])
+    assert steps() == 11
+    del scheduler.tenants[TenantId("b")]  # type: ignore[attr-defined]
+    serve(scheduler, ["c", "c"], first=100)
+    assert steps() == 13
+    configured.append("c")  # "a" is in the sum from now on, with what it gains
+    serve(scheduler, ["a", "c", "d"], first=200)
+    assert steps() == 15
+
+
 def test_a_sum_over_replicas_counts_each_token_once() -> None:
     scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
     registry = CollectorRegistry()
