@@ -153,6 +153,8 @@ def print_answer(found: Answer, *, console: Console, trust_anyway: bool = False)
             style="yellow",
             highlight=False,
         )
+    if trust.is_cut:
+        say("The journal was cut off; what was whole is taken.", highlight=False)
     if trust.unfinished:
         say(f"{trust.unfinished} calls have no answer in the journal and are left out.")
     say(_table([found.recorded, found.same, *found.others], found))
@@ -181,7 +183,7 @@ def _verdict(course: Course, found: Answer) -> str:
 def _table(courses: Sequence[Course], found: Answer) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold", min_width=12)
-    for column in ("JCT s", "p50", "p95", "first p99", "wait max", "cached", "ratio"):
+    for column in ("JCT s", "p50", "p95", "first p99", "first max", "cached", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     for course in courses:
         ratio = found.ratios.get(course.name)
@@ -191,7 +193,7 @@ def _table(courses: Sequence[Course], found: Answer) -> Table:
             f"{course.jct_s.p50:.1f}",
             f"{course.jct_s.p95:.1f}",
             f"{course.first_token_s.p99:.1f}",
-            f"{course.held_s.max:.1f}",
+            f"{course.first_token_s.max:.1f}",
             f"{course.cached_share:.3f}",
             "" if ratio is None else f"{ratio:.2f}",
         )

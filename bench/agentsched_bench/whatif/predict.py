@@ -62,6 +62,7 @@ class Course(msgspec.Struct, kw_only=True):
     cached_tokens: int
     tenants: dict[str, TenantPart]
     failed: int = 0
+    gave_up: float | None = None
 
     @property
     def cached_share(self) -> float:
@@ -70,7 +71,14 @@ class Course(msgspec.Struct, kw_only=True):
     @property
     def is_sample(self) -> bool:
         """Whether so few programs gave up (`failed`) that the times of the others mean anything."""
-        return self.failed <= _GAVE_UP_MAX * (self.programs + self.failed)
+        return self.gave_up_share <= _GAVE_UP_MAX
+
+    @property
+    def gave_up_share(self) -> float:
+        """How many of the programs gave up, of those of all plays where there were several."""
+        if self.gave_up is not None:
+            return self.gave_up
+        return self.failed / max(1, self.programs + self.failed)
 
 
 class Trust(msgspec.Struct, kw_only=True):
@@ -81,7 +89,7 @@ class Trust(msgspec.Struct, kw_only=True):
     `self_error`: predicted mean completion time under the recorded policy over the recorded one,
     less 1. `program_error`: median of |predicted - recorded| / recorded of single programs.
     `gave_up`: the share of programs that gave up in the model under the recorded policy, although
-    they did not.
+    they did not. `is_cut`: the journal broke off, and all this is of what came before.
     """
 
     entries: int
@@ -93,6 +101,7 @@ class Trust(msgspec.Struct, kw_only=True):
     cached_error: float
     unfinished: int
     gave_up: float = 0.0
+    is_cut: bool = False
 
     @property
     def noise(self) -> float:
@@ -321,14 +330,19 @@ class _Pool:
         self.cached_tokens += tally.cached_tokens
 
     def course(self, name: str) -> Course:
-        """One course of events: times of all plays, counts of one."""
+        """One course of events: times of all plays, counts of one.
+
+        A program that gave up in any of them is one that did: the share says how often.
+        """
         plays = max(1, self.plays)
+        ended = sum(map(len, self.jct_s.values()))
+        failed = -(-self.failed // plays)
         tenants = _tenant_parts(self.tenants)
         for part in tenants.values():
             part.programs //= plays
         return Course(
             name=name,
-            programs=sum(map(len, self.jct_s.values())) // plays,
+            programs=(ended + self.failed) // plays - failed,
             calls=self.calls // plays,
             jct_s=spread(took for times in self.jct_s.values() for took in times),
             first_token_s=spread(self.first_tokens),
@@ -336,7 +350,8 @@ class _Pool:
             prompt_tokens=self.prompt_tokens // plays,
             cached_tokens=self.cached_tokens // plays,
             tenants=tenants,
-            failed=self.failed // plays,
+            failed=failed,
+            gave_up=self.failed / max(1, ended + self.failed),
         )
 
 
@@ -407,7 +422,18 @@ def answer(
     return Answer(
         journal=name,
         policy=journal.header.profile,
-        trust=_trust(plans, recorded, same, jct, fit, past, entries, diverged_at, text),
+        trust=_trust(
+            plans,
+            recorded,
+            same,
+            jct,
+            fit,
+            past,
+            entries,
+            diverged_at,
+            text,
+            is_cut=journal.is_cut,
+        ),
         recorded=recorded,
         same=same,
         others=others,
@@ -447,6 +473,8 @@ def _trust(
     entries: int,
     diverged_at: int | None,
     text: str,
+    *,
+    is_cut: bool,
 ) -> Trust:
     off = [
         abs(jct[plan.start.plan.program] - plan.jct_s) / max(1e-3, plan.jct_s)
@@ -462,5 +490,6 @@ def _trust(
         program_error=median(off) if off else 0.0,
         cached_error=same.cached_share - recorded.cached_share,
         unfinished=past.unfinished,
-        gave_up=same.failed / max(1, len(plans)),
+        gave_up=same.gave_up_share,
+        is_cut=is_cut,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from dataclasses import replace
@@ -48,14 +49,17 @@ from agentsched_bench.whatif.predict import (
     Fleet,
     Sizes,
     Trust,
+    _Pool,
     answer,
     endings_of,
+    recorded_course,
 )
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
 from agentsched_bench.workload.statistics import spread
 from agentsched_bench.workload.trace import group_programs
 
+_JOURNALS = Path(__file__).parents[2] / "data" / "journals"
 LIMITS = Limits(wait_ns_max=seconds(15), bypasses_max=1_000_000)
 
 
@@ -299,6 +303,59 @@ def test_programs_that_give_up_make_no_policy_faster(
     print_answer(found, console=Console(width=200))
 
     assert said in capsys.readouterr().out
+
+
+def test_no_tenant_waits_longer_than_everybody(capsys: pytest.CaptureFixture[str]) -> None:
+    """One column is of one quantity: the wait for the first token."""
+    with open_journal(_JOURNALS / "fcfs.ndjson.gz") as opened:
+        happened = recorded_course(plans_of(read_past(opened)))
+    assert len(happened.tenants) == 3
+    assert happened.held_s.max < happened.first_token_s.max
+    fit = FitRow(calls=9, held_out=9, first_token_error=0.01, answer_error=0.01)
+    trust = Trust(
+        entries=9, diverged_at=None, divergence="", fit=fit, self_error=0.0, program_error=0.0,
+        cached_error=0.0, unfinished=0,
+    )  # fmt: skip
+    found = Answer(
+        journal="j", policy="fcfs", trust=trust, recorded=happened, same=happened, others=[],
+        ratios={},
+    )  # fmt: skip
+    print_answer(found, console=Console(width=200))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    (everybody, *_) = [float(line[5]) for line in lines if line[0] == "recorded"]
+    tenants = [float(line[2]) for line in lines if line[0] in happened.tenants]
+    assert len(tenants) == 6
+    assert max(tenants) == everybody == round(happened.first_token_s.max, 1)
+
+
+@pytest.mark.parametrize(
+    ("gave_up", "failed", "is_sample"), [(0, 0, True), (1, 1, True), (4, 1, False), (6, 2, False)]
+)
+def test_programs_that_gave_up_in_some_plays_are_not_lost(
+    gave_up: int, failed: int, is_sample: bool
+) -> None:
+    """Of five plays of ten programs."""
+    pool = _Pool(plays=5, failed=gave_up)
+    ended = 50 - gave_up
+    for number in range(ended):
+        pool.jct_s.setdefault(f"p{number % 10}", []).append(1.0)
+    made = pool.course("x")
+    assert (made.programs, made.failed) == (10 - failed, failed)
+    assert made.gave_up == gave_up / 50
+    assert made.is_sample is is_sample
+
+
+@pytest.mark.slow
+def test_a_journal_that_was_cut_off_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = gzip.decompress((_JOURNALS / "fcfs.ndjson.gz").read_bytes())
+    for name, part in (("cut.ndjson", data[:40_000]), ("whole.ndjson", data)):
+        (tmp_path / name).write_bytes(part)
+        with open_journal(tmp_path / name) as opened:
+            found = answer(name, opened, [], sizes=Sizes(kv_tokens=20_000))
+        print_answer(found, console=Console(width=200))
+        assert ("was cut off" in capsys.readouterr().out) is (name == "cut.ndjson")
 
 
 def test_a_model_in_which_programs_give_up_that_did_not_is_weak() -> None:
