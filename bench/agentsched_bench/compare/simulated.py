@@ -184,8 +184,7 @@ def _fill(run: Run, told: Told, host: SimHost, load: Load) -> None:
     _end_as_told(run, host, names)
     busy_ns = sum(engine.busy_ns for engine in host.engines.values())
     run.busy_share = busy_ns / max(1, int(host.now) * len(host.engines))
-    gauges = [engine.model.gauges(now=engine.at) for engine in host.engines.values()]
-    run.preemptions = float(sum(gauge.preemptions for gauge in gauges))
+    run.preemptions = float(sum(engine.preemptions for engine in host.engines.values()))
 
 
 def _note_known(calls: Iterable[Call], load: Load) -> None:

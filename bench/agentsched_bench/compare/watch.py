@@ -22,6 +22,7 @@ _PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
 
 class _SimGauges(msgspec.Struct):
     busy_ns: int
+    preemptions: int
 
 
 class _SimState(msgspec.Struct):
@@ -108,17 +109,27 @@ class _Counters:
 
 
 async def _counters(client: aiohttp.ClientSession, urls: Sequence[str]) -> _Counters:
-    pages = [page for url in urls if (page := await _get(client, url + "/metrics"))]
-    known = [value for page in pages if (value := total(page, *_PREEMPTIONS)) is not None]
-    found = _Counters(preemptions=sum(known) if known else None)
+    found = _Counters(preemptions=None)
     for url in urls:
-        state = await _get(client, url + "/sim/state")
-        with contextlib.suppress(msgspec.MsgspecError):
-            if state is not None:
-                decoded = msgspec.json.decode(state, type=_SimState)
-                found.busy_ns += decoded.gauges.busy_ns
-                found.model_ns += decoded.model_time_ns
+        state = await _state(client, url)
+        if state is not None:
+            found.busy_ns += state.gauges.busy_ns
+            found.model_ns += state.model_time_ns
+            preemptions: float | None = state.gauges.preemptions
+        else:
+            page = await _get(client, url + "/metrics")
+            preemptions = total(page, *_PREEMPTIONS) if page else None
+        if preemptions is not None:
+            found.preemptions = (found.preemptions or 0.0) + preemptions
     return found
+
+
+async def _state(client: aiohttp.ClientSession, url: str) -> _SimState | None:
+    """What an embedded engine says of itself, also of what it did before it was lost."""
+    page = await _get(client, url + "/sim/state")
+    with contextlib.suppress(msgspec.MsgspecError):
+        return msgspec.json.decode(page, type=_SimState) if page is not None else None
+    return None
 
 
 async def policy_failures(url: str) -> float:

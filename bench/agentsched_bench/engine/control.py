@@ -78,6 +78,8 @@ class ControlRoutes:
                 "crashed": self._state.crashed,
                 "requests": self._state.load,
                 "model_time_ns": driver.now(),
-                "gauges": asdict(driver.gauges()),
+                # A process that was started anew counts from 0, as `/metrics` does; whoever
+                # measures wants to know what it did before, too.
+                "gauges": asdict(driver.gauges_of_all_lives()),
             }
         )

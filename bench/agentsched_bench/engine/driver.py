@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import Final
 
 from agentsched.model.errors import AgentschedError
@@ -82,6 +83,8 @@ class Driver:
         self._runs.set()
         #: Grows when the engine crashes: a step in flight then belongs to nobody.
         self._life = 0
+        self._past_busy_ns = 0
+        self._past_preemptions = 0
         #: When the last step ended, in model time.
         self._ended_at = Instant(0)
         #: Whether the last thing that happened was a step, and not a wait for work.
@@ -147,6 +150,15 @@ class Driver:
         """The engine in numbers."""
         return self.model.gauges(now=self.now())
 
+    def gauges_of_all_lives(self) -> Gauges:
+        """As `gauges`; what past lives computed and preempted counts as well."""
+        own = self.gauges()
+        return replace(
+            own,
+            busy_ns=self._past_busy_ns + own.busy_ns,
+            preemptions=self._past_preemptions + own.preemptions,
+        )
+
     def hang(self) -> None:
         """Stop stepping, and keep everything as it is."""
         self._runs.clear()
@@ -159,6 +171,8 @@ class Driver:
     def crash(self) -> None:
         """Lose everything: what was running, what was waiting, what was cached."""
         self._life += 1
+        past = self.gauges_of_all_lives()
+        self._past_busy_ns, self._past_preemptions = past.busy_ns, past.preemptions
         self.model = EngineModel(self.config)
         progress = list(self._progress.values())
         self._progress.clear()

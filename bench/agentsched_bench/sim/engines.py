@@ -55,12 +55,18 @@ class SimEngine:
         #: It stands still: what is in it stays where it is.
         self.is_stalled = False
         self._busy_before = 0
+        self._preemptions_before = 0
         self._slowness = 1.0
 
     @property
     def busy_ns(self) -> int:
         """How long it computed, over all of its lives."""
         return self._busy_before + self.model.gauges(now=self.at).busy_ns
+
+    @property
+    def preemptions(self) -> int:
+        """How often it preempted, over all of its lives."""
+        return self._preemptions_before + self.model.gauges(now=self.at).preemptions
 
     @property
     def request_ns(self) -> Nanos:
@@ -125,7 +131,7 @@ class SimEngine:
     def lose(self) -> tuple[str, ...]:
         """It dies: everything in it is gone. The ids of what it was doing."""
         live = self.model.live()
-        self._busy_before = self.busy_ns
+        self._busy_before, self._preemptions_before = self.busy_ns, self.preemptions
         self.model = self._fresh()
         self.slow(1.0)
         self.is_lost = True

@@ -11,6 +11,7 @@ import pytest
 
 from agentsched.model import EngineError, Instant, seconds
 from agentsched_bench.compare.outages import failing
+from agentsched_bench.compare.watch import watching
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import RunningEngine, ServerConfig, running_engine
@@ -47,14 +48,36 @@ async def test_a_loss_lasts_though_another_ends_inside(engine: RunningEngine) ->
     at, soon, late = (Instant(seconds(value)) for value in (0.05, 0.051, 3600))
     gone = [Outage(engine=0, at=at, back_at=end) for end in (late, soon)]
     async with aiohttp.ClientSession() as client, failing([engine.url], gone, speed=1.0):
+        url = f"{engine.url}/v1/chat/completions"
         with pytest.raises(aiohttp.ClientError):
-            url = f"{engine.url}/v1/chat/completions"
             async with asyncio.timeout(30), client.post(url, json=_LONG) as answer:
                 await answer.read()
         # By the clock of the one that plays them, the shorter one is over by then.
         for _ in range(5):
             async with client.get(f"{engine.url}/sim/state") as answer:
                 assert (await answer.json())["crashed"]
+
+
+async def test_what_an_engine_did_before_a_loss_is_in_the_share_of_time_that_it_was_busy(
+    engine: RunningEngine,
+) -> None:
+    """Engines are kept from run to run: what an earlier one counted is taken off."""
+    ask = {**_LONG, "max_tokens": 4, "min_tokens": 4}
+    async with aiohttp.ClientSession() as client:
+
+        async def post(path: str, body: object = None) -> None:
+            async with client.post(f"{engine.url}{path}", json=body) as answer:
+                assert answer.status == 200
+
+        await post("/v1/chat/completions", ask)
+        async with watching([engine.url], every_s=60) as seen:
+            await post("/v1/chat/completions", ask)
+            await post("/sim/crash")
+            await post("/sim/resume")
+
+    assert seen.busy_share is not None
+    assert 0 < seen.busy_share < 1
+    assert seen.preemptions == 0
 
 
 async def test_what_the_body_raises_is_what_is_heard(engine: RunningEngine) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agentsched.model import Instant
+from agentsched.model import EngineId, Instant
 from agentsched_bench.engine.cost import CPU_2CORE, preset
 from agentsched_bench.engine.model import EngineModel
 from agentsched_bench.engine.requests import EngineConfig, Generation
 from agentsched_bench.engine.tokens import Run, RunChain
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario, alone, parse_arm, run_arm
-from agentsched_bench.sim.engines import EngineTraits
+from agentsched_bench.sim.engines import EngineTraits, SimEngine
 from agentsched_bench.sim.results import row_of
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
@@ -84,6 +84,23 @@ def test_a_program_is_served_by_engines_of_its_model() -> None:
     outcome = run_arm(parse_arm("agentsched"), scenario(engine(), engine(), traits=traits), seed=1)
     assert {run.model for run in outcome.runs} == {"small", "large"}
     assert not any(run.is_failed for run in outcome.runs)
+
+
+def test_an_engine_that_was_lost_has_preempted_and_computed_what_it_had() -> None:
+    config = engine(blocks=21)
+    one = SimEngine(EngineId("e0"), config)
+    for number in range(3):
+        chain = RunChain([Run(content=number, tokens=600)], block_size=config.block_size)
+        one.add(generation(f"g{number}", chain, output=400), now=Instant(0))
+    while one.advance(until=Instant(10**15)) is not None:
+        pass
+    before = one.preemptions, one.busy_ns
+    assert min(before) > 0
+
+    one.lose()
+
+    assert (one.preemptions, one.busy_ns) == before
+    assert one.look().load.preemptions == 0, "what the proxy is told begins anew, as in vLLM"
 
 
 def test_tenants_have_rows_of_their_own() -> None:
