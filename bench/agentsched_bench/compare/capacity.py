@@ -21,7 +21,8 @@ _BOUND_SLACK: Final = 1.1
 
 class Carried(msgspec.Struct, frozen=True, kw_only=True):
     """One arm. `rate` is the highest of the tried rates up to which all were carried, None: not
-    even the lowest. `is_limit` says that the next one was tried and was too much.
+    even the lowest. `is_limit` says that the next one was tried and was too much; without it,
+    what is beyond is not known.
     """
 
     arm: str
@@ -45,14 +46,15 @@ def at_rate(scenario: Scenario, rate: float) -> Scenario:
     return scenario.model_copy(update={"workload": workload, "name": name})
 
 
-def carries(arm: ArmFigures, *, slowdown_max: float, max_wait_s: float) -> bool:
+def carries(arm: ArmFigures, *, slowdown_max: float, max_wait_s: float) -> bool | None:
     """Whether p95 slowdown and every wait are within their bounds and all programs completed.
 
-    A wait is what the proxy itself held; that of an engine's own queue shows in the slowdown.
+    A wait is what the proxy itself held; that of an engine's own queue shows in the slowdown. None
+    where nobody knows how long programs take alone: all else being well, it may carry them or not.
     """
-    if arm.failed or arm.slowdown is None or arm.slowdown.p95 > slowdown_max:
+    if arm.failed or (arm.held_s is not None and arm.held_s.max > _BOUND_SLACK * max_wait_s):
         return False
-    return arm.held_s is None or arm.held_s.max <= _BOUND_SLACK * max_wait_s
+    return arm.slowdown.p95 <= slowdown_max if arm.slowdown is not None else None
 
 
 def capacity(results: Mapping[float, CompareResult], scenario: Scenario) -> list[Carried]:
@@ -73,7 +75,7 @@ def capacity(results: Mapping[float, CompareResult], scenario: Scenario) -> list
             slow[f"{rate:g}"] = arm.slowdown.p95 if arm.slowdown is not None else None
             fits = carries(arm, slowdown_max=scenario.measure.slowdown_max, max_wait_s=max_wait_s)
             if is_known and not fits:
-                is_limit, is_known = True, False
+                is_limit, is_known = fits is False, False
             elif is_known:
                 best = rate
         rows.append(Carried(arm=name, rate=best, is_limit=is_limit, slowdown_p95=slow))

@@ -233,16 +233,20 @@ def carried(regimes: Sequence[Regime]) -> dict[str, str]:
     tried.sort(key=lambda pair: pair[0])
     found: dict[str, str] = {}
     for arm in dict.fromkeys(row.arm for _, regime in tried for row in regime.arms):
-        best, is_limit = "none of them", False
+        best, is_limit = "", False
         for rate, regime in tried:
             row = next((row for row in regime.arms if row.arm == arm), None)
             if row is None:
                 continue
-            is_limit = row.slowdown_p95 is None or row.slowdown_p95 > SLOWDOWN_MAX or row.failed > 0
-            if is_limit:
+            slowdown = row.slowdown_p95
+            is_limit = row.failed > 0 or (slowdown is not None and slowdown > SLOWDOWN_MAX)
+            if is_limit or slowdown is None:
                 break
             best = f"{rate:g}/s"
-        found[arm] = best if is_limit else f"{best} or more"
+        if is_limit:
+            found[arm] = best or "none of them"
+        else:
+            found[arm] = f"{best} or more" if best else "not known"
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agentsched.model import ConfigError
@@ -54,6 +55,27 @@ def test_beyond_a_rate_without_a_result_nothing_is_claimed(comparison: Make, sma
 
     assert said(row) == "0.1/s or more"
     assert said(later) == "not known"
+
+
+def test_without_times_alone_nothing_is_claimed(comparison: Make, small: Path) -> None:
+    """With `measure.alone = "none"`, or a real agent as the client."""
+    scenario = load_scenario(small)
+
+    def blind(*, failed: int = 0) -> CompareResult:
+        made = _at(comparison, 1.2)
+        made.alone_s = {}
+        made.summary = [msgspec.structs.replace(arm, failed=failed) for arm in summarise(made)]
+        return made
+
+    (row,) = capacity({0.1: blind(), 0.2: blind()}, scenario)
+    (lost,) = capacity({0.1: blind(failed=1)}, scenario)
+    (later,) = capacity(
+        {0.1: _at(comparison, 1.2), 0.2: blind(), 0.3: _at(comparison, 1)}, scenario
+    )
+
+    assert (row.rate, row.is_limit, said(row)) == (None, False, "not known")
+    assert said(lost) == "none of them", "who gives up is not carried, however fast others are"
+    assert said(later) == "0.1/s or more"
 
 
 def test_only_arrivals_with_a_rate_have_one(small: Path) -> None:

@@ -123,6 +123,9 @@ def test_what_an_arm_carries_is_the_rate_before_the_first_that_it_misses() -> No
         "saga": "2/s",
         "dlpm": "none of them",
     }
+    for one in tried:
+        one.arms[1].slowdown_p95 = None  # of fcfs: nobody knows how long programs take alone
+    assert carried(tried)["fcfs"] == "not known"
     table = markdown(Regimes(command=[], variant=None, regimes=[*tried, *FOUND.regimes]))
     assert "| open | carries (p95 slowdown 3) |" in table
     assert "| saga | 2/s |" in table
