@@ -31,7 +31,7 @@ from pydantic_settings import (
 
 from agentsched.compose import SchedulerConfig
 from agentsched.config_access import AuthConfig, TlsConfig
-from agentsched.config_base import Key, OurKey, Part, Secret, Span
+from agentsched.config_base import HeaderName, Key, OurKey, Part, Secret, Span
 from agentsched.config_reading import Environment, explain, over, read_file
 from agentsched.config_telemetry import TelemetryConfig
 from agentsched.config_trust import BreakerConfig, IdempotencyConfig, RetriesConfig
@@ -204,10 +204,10 @@ class UpstreamConfig(Part):
 class IdentityConfig(Part):
     """How programs are recognised."""
 
-    extra_headers: tuple[str, ...] = Field(
+    extra_headers: tuple[HeaderName, ...] = Field(
         default=(), description="further headers that name a program, first match wins"
     )
-    tenant_header: str = Field(
+    tenant_header: HeaderName = Field(
         default="x-agentsched-tenant", description="who pays; else a hash of the API key"
     )
     secret: Secret | None = Field(

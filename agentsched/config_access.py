@@ -42,6 +42,13 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _place(text: str) -> str:
+    # What is no network is a pattern of names, and no name has a slash.
+    if "/" in text:
+        ipaddress.ip_network(text, strict=False)
+    return text
+
+
 class KeyConfig(Part):
     """One API key, as `[[auth.keys]]`: what `agentsched keys create` prints. Never the key."""
 
@@ -109,7 +116,7 @@ class AuthConfig(Part):
     reports_per_s: Annotated[int, Field(ge=1)] = Field(
         default=1_000, description="reports of tools that one tenant may send; else 429"
     )
-    engine_hosts: tuple[str, ...] = Field(
+    engine_hosts: tuple[Annotated[str, AfterValidator(_place)], ...] = Field(
         default=(),
         description="hosts (`gpu-*.internal`) and networks (`10.0.0.0/8`) that engines added at"
         " run time may be on; any but link-local and metadata addresses where none is named",

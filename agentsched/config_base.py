@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     SecretStr,
 )
@@ -74,6 +75,11 @@ Secret = Annotated[SecretStr, AfterValidator(_given)]
 Key = Annotated[Secret, AfterValidator(_sendable)]
 #: One that headers are compared with. What comes out of a file ends in a line break, theirs do not.
 OurKey = Annotated[Secret, AfterValidator(_stripped), AfterValidator(_sendable)]
+
+#: What a header of somebody else's wants beside our requests.
+HeaderValue = Annotated[SecretStr, AfterValidator(_stripped), AfterValidator(_sendable)]
+#: A header's name as HTTP has it; an empty one is no request's.
+HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$")]
 
 
 class Part(BaseModel):

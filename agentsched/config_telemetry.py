@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AnyHttpUrl, Field, SecretStr
+from pydantic import AfterValidator, AnyHttpUrl, Field
 
-from agentsched.config_base import Part, Span
+from agentsched.config_base import HeaderName, HeaderValue, Part, Span
 from agentsched.model import SECOND, Nanos
 
 
@@ -24,7 +24,7 @@ class TelemetryConfig(Part):
         description="base URL of an OTLP/HTTP receiver, as `http://collector:4318`; off where it is"
         " not set",
     )
-    otlp_headers: dict[str, SecretStr] = Field(
+    otlp_headers: dict[HeaderName, HeaderValue] = Field(
         default_factory=dict, description="sent with each export, such as a key"
     )
     otlp_timeout: Span = Field(

@@ -118,6 +118,14 @@ class TestErrors:
                 (f"[bus]\nurl = 'mqtt://{place}'", "bus.url: write mqtt://HOST:PORT")
                 for place in ("", "h:99999", "h:x", "h:0", "broker..internal", "[::1", "h/x")
             ),
+            ("[identity]\ntenant_header = 'x y'", "identity.tenant_header"),
+            ("[identity]\nextra_headers = ['x-a', 'x:']", "identity.extra_headers.1"),
+            ("[telemetry.otlp_headers]\n'x y' = 'v'", "telemetry.otlp_headers.x y"),
+            ('[telemetry.otlp_headers]\nx = "a\\nb"', "telemetry.otlp_headers.x: a key has no"),
+            (
+                "[auth]\nengine_hosts = ['gpu-*', '10.0.0.0/99']",
+                "auth.engine_hosts.1: '10.0.0.0/99'",
+            ),
             ("[http]\nbodies_bytes_max = 5000", "bodies_bytes_max is less than a single body"),
         ],
     )
