@@ -15,13 +15,18 @@ from typing import Final
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 log = logging.getLogger(__name__)
 
 _OUT_MAX: Final = 4_096
 _IN_MAX: Final = 4_096
 _BACK_OFF_S: Final = (0.2, 30.0)
+#: A connection that held for so long forgets the failures before it.
+_SETTLED_S: Final = 10.0
 _TIMEOUT_S: Final = 5.0
+#: Reason codes from here on are failures.
+_REFUSED: Final = 0x80
 _KEEPALIVE_S: Final = 15
 
 
@@ -78,6 +83,7 @@ class Connection:
         self._letters: OrderedDict[str, Letter] = OrderedDict()
         self._has_letters = asyncio.Event()
         self._is_empty = asyncio.Event()
+        self._failures = 0
         #: Set while the broker is there.
         self.is_up = asyncio.Event()
         #: Messages by what became of them, and connections.
@@ -95,14 +101,15 @@ class Connection:
 
     async def run(self) -> None:
         """Until it is cancelled; no failure of the broker ends it."""
-        failures = 0
+        clock = asyncio.get_running_loop().time
         while True:
+            began = clock()
             try:
                 await self._live()
-                failures = 0
             except (aiomqtt.MqttError, OSError, TimeoutError) as error:
-                was_up = self.is_up.is_set()
-                failures = 0 if was_up else failures + 1
+                # One that takes a connection and drops it must not be knocked at for ever.
+                has_held = self.is_up.is_set() and clock() - began >= _SETTLED_S
+                self._failures = 0 if has_held else self._failures + 1
                 self.counts["away"] += 1
                 log.warning("the bus is away (%s); this replica decides alone", error)
             finally:
@@ -111,7 +118,7 @@ class Connection:
                     self._on_down()
             low, high = _BACK_OFF_S
             # Replicas that lost one broker must not all knock at once.
-            wait = min(high, low * 2 ** min(failures, 10)) * (0.5 + self._random.random())
+            wait = min(high, low * 2 ** min(self._failures, 10)) * (0.5 + self._random.random())
             await asyncio.sleep(wait)
 
     async def _live(self) -> None:
@@ -130,7 +137,10 @@ class Connection:
         )
         async with client:
             self.counts["connected"] += 1
-            await client.subscribe(list(self._subscriptions.items()))
+            answers = await client.subscribe(list(self._subscriptions.items()))
+            if any(_is_refusal(answer) for answer in answers):
+                # Deaf, it would be up and decide alone, and nobody would know.
+                raise aiomqtt.MqttError(f"no subscription: {', '.join(map(str, answers))}")
             for letter in self._on_up():
                 self.publish(letter)
             self.is_up.set()
@@ -175,6 +185,11 @@ class Connection:
                         retain=letter.is_retained,
                         properties=_properties(letter),
                     )
+                except ValueError as error:
+                    # No broker would ever take it.
+                    self.counts["dropped"] += 1
+                    log.warning("a message cannot be sent (%s): %s", error, topic[:128])
+                    continue
                 except BaseException:
                     self._letters.setdefault(topic, letter)
                     self._letters.move_to_end(topic, last=False)
@@ -191,6 +206,10 @@ class Connection:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._is_empty.wait()
+
+
+def _is_refusal(answer: ReasonCode | int) -> bool:
+    return (answer if isinstance(answer, int) else answer.value) >= _REFUSED
 
 
 def _properties(letter: Letter) -> Properties:
