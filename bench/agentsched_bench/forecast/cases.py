@@ -14,7 +14,13 @@ import msgspec
 
 from agentsched.model import SECOND, Nanos, ToolName
 from agentsched.proxy.tools import tool_name
-from agentsched_bench.workload.trace import RecordedStep, Recording, read_lines, read_trace
+from agentsched_bench.workload.trace import (
+    RecordedStep,
+    Recording,
+    group_programs,
+    read_lines,
+    read_trace,
+)
 from agentsched_graphs.templates import END
 
 #: Of ten programs, so many are learnt from; the others are held out.
@@ -54,7 +60,14 @@ def read_cases(path: Path) -> list[Case]:
     texts = read_texts(path)
     if texts is not None:
         return texts
-    return [case for recording in read_trace(path) if (case := _of(recording)).tools]
+    rows = list(read_trace(path))
+    # A sub-agent's own sub-agents are of its program; one whose parent is missing, of that one's.
+    programs = {
+        row.session_id: program.main.parent or program.main.session_id
+        for program in group_programs(rows)
+        for row in (program.main, *program.children)
+    }
+    return [case for row in rows if (case := _of(row, programs[row.session_id])).tools]
 
 
 def read_texts(path: Path) -> list[Case] | None:
@@ -65,10 +78,10 @@ def read_texts(path: Path) -> list[Case] | None:
     return None
 
 
-def _of(recording: Recording) -> Case:
+def _of(recording: Recording, program: str) -> Case:
     steps = [step for step in recording.steps if step.tools or step is recording.steps[-1]]
     return Case(
-        program=recording.parent or recording.session_id,
+        program=program,
         agent=recording.agent or "",
         tools=tuple(_tool(step) for step in steps),
         gaps=tuple(_gap(step) for step in steps),

@@ -8,7 +8,6 @@ every command that takes a trace heeds it.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from agentsched.model import ConfigError
 from agentsched_bench.workload.arrivals import starts
 from agentsched_bench.workload.generate import LogNormal, sample_path
 from agentsched_bench.workload.importers.native import without_text
-from agentsched_bench.workload.sample import sample_programs
+from agentsched_bench.workload.sample import parts_by_load, sample_programs
 from agentsched_bench.workload.shape import (
     PlannedProgram,
     ShapeOptions,
@@ -196,6 +195,9 @@ class _Drawn:
     tenant: Tenant | None
 
 
+_Stream = tuple[ArrivalProcess, str, list[Tenant]]
+
+
 class _Composer:
     """One composition."""
 
@@ -205,6 +207,8 @@ class _Composer:
         self._pools: dict[str, int] = {}
         self._traces: dict[str, TraceUse] = {}
         self._decks: list[_Deck] = []
+        #: Where sources have counts: the sources of all programs, in the order of their drawing.
+        self._order: list[_Deck] | None = None
         self._names: set[str] = set()
 
     def compose(self) -> Composition:
@@ -216,8 +220,11 @@ class _Composer:
             name = source.name or f"source-{index + 1}"
             self._decks.append(_Deck(source, name, programs, rng, in_order))
         made: list[tuple[float, RecordedProgram]] = []
-        for process, pool, tenants in self._streams():
-            made.extend(self._stream(process, pool, tenants))
+        streams = list(self._streams())
+        drawn = 0
+        for (process, pool, tenants), wanted in zip(streams, self._counts(streams), strict=True):
+            made.extend(self._stream(process, pool, tenants, wanted=wanted, begin=drawn))
+            drawn += wanted or 0
         for index, background in enumerate(spec.background):
             made.extend(self._background(background, index))
         # Stable: equal starts keep the order in which they were made.
@@ -268,7 +275,7 @@ class _Composer:
             found.append(program if number == 1 else _renamed(program, f"~{number}"))
         return found
 
-    def _streams(self) -> Iterator[tuple[ArrivalProcess, str, list[Tenant]]]:
+    def _streams(self) -> Iterator[_Stream]:
         """Arrival processes with the tenants whose programs they bring; none: nobody's."""
         common = [tenant for tenant in self._spec.tenants if tenant.arrivals is None]
         if common or not self._spec.tenants:
@@ -278,20 +285,26 @@ class _Composer:
                 yield tenant.arrivals, tenant.name, [tenant]
 
     def _stream(
-        self, process: ArrivalProcess, pool: str, tenants: list[Tenant]
+        self,
+        process: ArrivalProcess,
+        pool: str,
+        tenants: list[Tenant],
+        *,
+        wanted: int | None,
+        begin: int,
     ) -> list[tuple[float, RecordedProgram]]:
+        """`wanted` programs (None: as many as come in the time), after `begin` of other streams."""
         rng = self._rng(f"arrivals/{pool}")
-        wanted = self._count(tenants)
         if isinstance(process, RecordedArrivals):
-            drawn = self._draw(wanted if wanted is not None else self._available(), tenants, pool)
-            return self._recorded(process, drawn)
+            count = wanted if wanted is not None else self._available()
+            return self._recorded(process, self._draw(count, tenants, pool, begin=begin))
         if isinstance(process, Closed):
             assert wanted is not None  # the specification says so
             self._pools[pool] = process.concurrency
-            drawn = self._draw(wanted, tenants, pool)
+            drawn = self._draw(wanted, tenants, pool, begin=begin)
             return [(0.0, self._loaded(one, start_s=None, pool=pool)) for one in drawn]
         times = self._times(process, wanted, rng=rng)
-        drawn = self._draw(len(times), tenants, pool)
+        drawn = self._draw(len(times), tenants, pool, begin=begin)
         return [
             (at, self._loaded(one, start_s=at, pool=None))
             for at, one in zip(times, drawn, strict=True)
@@ -306,24 +319,26 @@ class _Composer:
             times = takewhile(lambda at: at < limit_s, times)
         return list(islice(times, _PROGRAMS_MAX if wanted is None else wanted))
 
-    def _count(self, tenants: Sequence[Tenant]) -> int | None:
-        """How many programs a stream brings; None: as many as come in the time."""
+    def _counts(self, streams: Sequence[_Stream]) -> list[int | None]:
+        """How many programs each stream brings; None: as many as come in the time."""
         spec = self._spec
         counts = [source.programs for source in spec.sources]
         known = [count for count in counts if count is not None]
         total = sum(known) if len(known) == len(counts) else spec.programs
-        if total is None or not spec.tenants:
-            return total
-        whole = sum(tenant.load for tenant in spec.tenants)
-        return math.ceil(total * sum(tenant.load for tenant in tenants) / whole - 1e-9)
+        if total is None:
+            return [None] * len(streams)
+        loads = [sum(tenant.load for tenant in tenants) for _, _, tenants in streams]
+        return list(parts_by_load(loads if spec.tenants else [1.0], total))
 
     def _available(self) -> int:
         return sum(len(deck.programs) for deck in self._decks)
 
-    def _draw(self, count: int, tenants: Sequence[Tenant], stream: str) -> list[_Drawn]:
+    def _draw(
+        self, count: int, tenants: Sequence[Tenant], stream: str, *, begin: int
+    ) -> list[_Drawn]:
         """`count` programs from the sources by their weights, each with its tenant."""
         rng = self._rng(f"draw/{stream}")
-        order = self._deck_order(count, rng)
+        order = self._deck_order(count, rng, begin=begin)
         owners = _shares(tenants, count)
         rng.shuffle(owners)
         by_name = {tenant.name: tenant for tenant in self._spec.tenants}
@@ -335,13 +350,15 @@ class _Composer:
             drawn.append(_Drawn(program=deck.deal(), source=deck.source, tenant=owner))
         return drawn
 
-    def _deck_order(self, count: int, rng: random.Random) -> list[_Deck]:
+    def _deck_order(self, count: int, rng: random.Random, *, begin: int) -> list[_Deck]:
         counted = [deck for deck in self._decks if deck.source.programs is not None]
         if len(counted) == len(self._decks):
-            order = [deck for deck in counted for _ in range(deck.source.programs or 0)]
-            rng.shuffle(order)
+            if self._order is None:
+                order = [deck for deck in counted for _ in range(deck.source.programs or 0)]
+                rng.shuffle(order)
+                self._order = order
             # Tenants with arrivals of their own take their share of the same counts.
-            return [order[index % len(order)] for index in range(count)]
+            return self._order[begin : begin + count]
         if isinstance(self._spec.arrivals, RecordedArrivals):
             whole = [deck for deck in self._decks for _ in deck.programs]
             return [whole[index % len(whole)] for index in range(count)]
@@ -457,12 +474,7 @@ def _shares(tenants: Sequence[Tenant], count: int) -> list[Tenant]:
     """`count` tenants by their loads: the largest remainders get what rounding leaves."""
     if not tenants:
         return []
-    whole = sum(tenant.load for tenant in tenants)
-    exact = [count * tenant.load / whole for tenant in tenants]
-    parts = [int(share) for share in exact]
-    order = sorted(range(len(tenants)), key=lambda i: (parts[i] - exact[i], i))
-    for index in order[: count - sum(parts)]:
-        parts[index] += 1
+    parts = parts_by_load([tenant.load for tenant in tenants], count)
     return [tenant for tenant, part in zip(tenants, parts, strict=True) for _ in range(part)]
 
 

@@ -45,3 +45,14 @@ def _parse(text: str) -> tuple[str, str]:
     if not found or name not in FIELDS:
         raise ConfigError(f"not a filter: {text!r} (write FIELD=PATTERN; {', '.join(FIELDS)})")
     return name, pattern
+
+
+def parts_by_load(loads: Sequence[float], count: int) -> list[int]:
+    """`count` in parts by their loads: the largest remainders get what rounding leaves."""
+    whole = sum(loads)
+    exact = [count * load / whole for load in loads]
+    parts = [int(share) for share in exact]
+    order = sorted(range(len(loads)), key=lambda i: (parts[i] - exact[i], i))
+    for index in order[: count - sum(parts)]:
+        parts[index] += 1
+    return parts

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from agentsched_bench.forecast.cases import is_held_out
+from agentsched_bench.forecast.cases import is_held_out, read_cases
 from agentsched_bench.forecast.remaining import (
     USED,
     Life,
@@ -16,7 +16,13 @@ from agentsched_bench.forecast.remaining import (
     read_lives,
 )
 from agentsched_bench.workload.generate import generate
-from agentsched_bench.workload.trace import group_programs, write_trace
+from agentsched_bench.workload.trace import (
+    RecordedStep,
+    RecordedTool,
+    Recording,
+    group_programs,
+    write_trace,
+)
 
 
 def lives(lengths: dict[str, int], *, count: int = 60) -> list[Life]:
@@ -84,3 +90,26 @@ def test_a_recording_that_was_cut_off_has_no_known_length(tmp_path: Path) -> Non
     path = tmp_path / "trace.jsonl.gz"
     write_trace([replace(r, is_cut=True) if r is first else r for r in rows], path)
     assert first.session_id not in {life.program for life in read_lives(path)}
+
+
+def test_a_program_with_all_its_sub_agents_is_on_one_side(tmp_path: Path) -> None:
+    """Also those of sub-agents; and siblings whose parent is missing."""
+    steps = (
+        RecordedStep(step=0, input_tokens=9, output_tokens=1, tools=(RecordedTool(name="x"),)),
+        RecordedStep(step=1, input_tokens=19, output_tokens=1),
+    )
+    rows = [
+        Recording(session_id=f"{name}{number}", source="test", parent=above, steps=steps)
+        for number in range(20)
+        for name, above in (
+            ("inner", f"child{number}"),
+            ("main", None),
+            ("child", f"main{number}"),
+            ("stray", f"gone{number}"),
+            ("other", f"gone{number}"),
+        )
+    ]
+    write_trace(rows, tmp_path / "t.jsonl")
+    cases = read_cases(tmp_path / "t.jsonl")
+    assert [case.program for case in cases[:5]] == ["main0", "main0", "main0", "gone0", "gone0"]
+    assert len({case.program for case in cases}) == 40

@@ -98,6 +98,34 @@ def test_exact_numbers_go_before_weights(tmp_path: Path) -> None:
     assert agents == {"shell-agent": 5, "coding-agent": 2}
 
 
+@pytest.mark.parametrize("tenants", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_numbers_are_kept_where_tenants_have_arrivals_of_their_own(
+    tenants: int, seed: int, tmp_path: Path
+) -> None:
+    """All together, whatever the shares are; a tenant with less than half a program has none."""
+    arrivals = [POISSON, {"process": "closed", "concurrency": 2}]
+    people: list[dict[str, Any]] = [
+        {"name": f"t{number}", "load": 1 + number % 3, "arrivals": arrivals[number % 2]}
+        for number in range(tenants)
+    ]
+    people[-1].pop("arrivals")
+    counts = {"shell-agent": 9, "coding-agent": 1}
+    sources: list[dict[str, Any]] = [
+        {"trace": "sample", "only": [f"agent={agent}"], "programs": count}
+        for agent, count in counts.items()
+    ]
+    table = {"tenants": people, "arrivals": POISSON, "seed": seed}
+    found = composed(tmp_path, sources=sources, **table)
+    assert Counter(program.main.agent for program in found.programs) == counts
+    assert len(composed(tmp_path, programs=10, **table).programs) == 10
+    # A duration cuts what it cuts, and leaves the others their programs.
+    sources = [source | {"programs": 40} for source in sources]
+    open_ended = [person | {"arrivals": POISSON} for person in people]
+    cut = composed(tmp_path, sources=sources, duration_s=20, **(table | {"tenants": open_ended}))
+    assert max(Counter(program.main.agent for program in cut.programs).values()) <= 40
+
+
 def test_tenants_get_their_loads_and_their_own_arrivals(tmp_path: Path) -> None:
     tenants = [
         {"name": "heavy", "load": 3, "weight": 2},
