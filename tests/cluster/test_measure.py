@@ -59,6 +59,21 @@ def test_silence_and_the_first_answer_after_a_fault() -> None:
     assert round(first_answer(calls, after=2.0), 3) == 2.5
 
 
+def test_silence_that_lasts_to_the_end_is_the_longest() -> None:
+    """Everybody's calls fail from some moment on, for good."""
+    fine = [call(1, n, began=float(n)) for n in range(10)]
+    lost = [call(1, n, began=float(n), ended=n + 5.0, error="HTTP 503") for n in range(10, 60)]
+    assert longest_silence([*fine, *lost], since=10.0) == 54.0
+    assert longest_silence([*fine, call(1, 10, began=11.0), *lost], since=10.0) == 52.5
+    assert longest_silence([*fine, *lost], since=70.0) == 0.0
+
+
+def test_quantiles_of_latencies_lie_between_values() -> None:
+    calls = [call(1, n, began=0.0, ended=ended) for n, ended in enumerate((1.0, 9.0))]
+    found = figures(Seen(calls=calls), faults=[], knows_programs=False)
+    assert found["latency_s"]["all"] == {"p50": 5.0, "p95": 8.6, "max": 9.0}
+
+
 def test_shares_are_of_tokens_in_the_span() -> None:
     calls = [call(1, 0, tokens=30), call(2, 0, tenant="blue"), call(3, 9, tokens=99)]
     assert shares(calls, begin=0.0, end=5.0) == {"blue": 0.25, "red": 0.75}

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from agentsched_bench.cluster.load import HUNG_S, Call, Seen
+from agentsched_bench.workload.statistics import quantile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +92,13 @@ def merged(calls: Iterable[Call]) -> int:
 
 
 def longest_silence(calls: Iterable[Call], *, since: float) -> float:
-    """The longest time after `since` in which no call of anybody got its answer."""
-    ends = sorted(c.ended for c in calls if not c.error and c.ended >= since)
-    gaps = (after - before for before, after in zip([since, *ends], ends, strict=False))
-    return max(gaps, default=0.0)
+    """The longest time after `since`, until the load's end, in which no call of anybody got its
+    answer."""
+    known = [call for call in calls if call.ended >= since]
+    answered = sorted(call.ended for call in known if not call.error)
+    # Where nobody has an answer any more, the last to give up says how long that went on.
+    marks = [since, *answered, max((call.ended for call in known), default=since)]
+    return max(after - before for before, after in pairwise(marks))
 
 
 def first_answer(calls: Iterable[Call], *, after: float) -> float:
@@ -125,7 +129,7 @@ def _quantiles(values: Iterable[float]) -> dict[str, float]:
     if not ordered:
         return {}
     return {
-        name: round(ordered[min(len(ordered) - 1, int(part * len(ordered)))], 2)
+        name: round(quantile(ordered, part), 2)
         for name, part in (("p50", 0.5), ("p95", 0.95), ("max", 1.0))
     }
 
