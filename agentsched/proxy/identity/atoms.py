@@ -44,12 +44,14 @@ class Atom(NamedTuple):
 class Message(NamedTuple):
     """A normalised message: its atoms, and the tell-tale phrases that its texts hold.
 
+    `joined` has a bit for each atom that holds the text of the one before it, and stands for both.
     `media` are the pictures and files in it, `spare` the bytes of it that are no text for all that:
     what they hold, less what each of them counts for.
     """
 
     atoms: tuple[Atom, ...]
     signs: int = 0
+    joined: int = 0
     media: int = 0
     spare: int = 0
 
@@ -220,7 +222,7 @@ class Normaliser:
     def _spoken(self, kind: Kind, item: Mapping[str, Any]) -> Message:
         content = item.get("content")
         parts = content if isinstance(content, list) else [content]
-        atoms, signs, *_ = self._texts(kind, parts)
+        atoms, signs, joined, *_ = self._texts(kind, parts)
         calls = item.get("tool_calls")
         if isinstance(calls, list):
             atoms += tuple(self._chat_call(c) for c in calls if isinstance(c, dict))
@@ -231,7 +233,7 @@ class Normaliser:
             # Text beside calls does not count (see `prompt`), so it need not be remembered.
             said = tuple(atom for atom in atoms if atom.kind != Kind.ASSISTANT)
             atoms = said or atoms
-        return Message(atoms, signs)
+        return Message(atoms, signs, joined)
 
     def _chat_call(self, call: Mapping[str, Any]) -> Atom:
         detail = call.get("function") or call.get("custom") or {}
@@ -257,10 +259,11 @@ class Normaliser:
         """Text blocks are taken together, yet each end of a block is a place to match.
 
         A client may append a block to a message that it sent before, or join two blocks to one:
-        so block n hashes the text of blocks 1 to n.
+        so block n hashes the text of blocks 1 to n, and stands for all of them.
         """
         atoms: list[Atom] = []
-        text, signs, blocks = "", 0, 0
+        text, signs, blocks, joined = "", 0, 0, 0
+        is_begun = False
         for part in parts:
             if isinstance(part, str):
                 block: str | None = part
@@ -274,18 +277,20 @@ class Normaliser:
                 text += block
                 trimmed = spoken(text) if kind is Kind.ASSISTANT else text.strip()
                 if block.strip() and trimmed:
+                    joined |= is_begun << len(atoms)
+                    is_begun = True
                     atoms.append(self.text(kind, trimmed))
                 blocks += 1
                 if blocks == _JOINED_MAX:
-                    text, blocks = "", 0
+                    text, blocks, is_begun = "", 0, False
             elif isinstance(part, dict):
                 atom = self._block(kind, part)
                 if atom is not None:
                     atoms.append(atom)
-                    text = ""
-        if kind is Kind.ASSISTANT and len(atoms) > 1:
-            atoms = _last_text(atoms)
-        return Message(tuple(atoms), signs)
+                    text, is_begun = "", False
+        if kind is Kind.ASSISTANT:
+            atoms, joined = _last_text(atoms), 0
+        return Message(tuple(atoms), signs, joined)
 
     def _block(self, kind: Kind, block: Mapping[str, Any]) -> Atom | None:
         name = block.get("type")

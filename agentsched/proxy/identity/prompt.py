@@ -1,14 +1,15 @@
 """A prompt as a chain of hashes: every place at which an earlier prompt or answer may end.
 
-A rolling hash runs over the atoms. Runs of results are hashed in one go and sorted (clients send
-them in order of completion or of call), runs of the assistant's atoms likewise, where its text
-counts only if it called nothing (some clients drop text beside calls). System prompt and tools
-stand outside the chain, in `head`: a change of them with the same chain is a handoff.
+A rolling hash runs over the atoms. A text in several blocks counts as one; the ends of its blocks
+are places, too. Runs of results are hashed in one go and sorted (clients send them in order of
+completion or of call), runs of the assistant's atoms likewise, where its text counts only if it
+called nothing (some clients drop text beside calls). System prompt and tools stand outside the
+chain, in `head`: a change of them with the same chain is a handoff.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -94,6 +95,8 @@ class Digester:
             return self._completion(request)
         atoms: list[Atom] = []
         sizes: list[int] = []
+        #: Atoms that hold the text of the one before.
+        joined: set[int] = set()
         signs, media = 0, 0
         for raw in request.messages:
             known = self._message(raw)
@@ -103,6 +106,8 @@ class Digester:
                 signs = 0
             else:
                 signs = known.signs  # type: ignore[union-attr]
+                if known.joined:  # type: ignore[union-attr]
+                    joined.update(_places(known.joined, len(atoms)))  # type: ignore[union-attr]
                 atoms.extend(known.atoms)  # type: ignore[union-attr]
                 media += known.media  # type: ignore[union-attr]
                 count = len(atoms) - len(sizes)
@@ -114,7 +119,8 @@ class Digester:
             lead += 1
         if lead == len(atoms):
             lead = 0  # a prompt of system messages only: they are what it says
-        head, system_signs, tools = self._head(request, atoms[:lead])
+        said = [atoms[at] for at in range(lead) if at + 1 not in joined]
+        head, system_signs, tools = self._head(request, said)
         prompt = Prompt(
             points=[],
             atoms=atoms,
@@ -129,7 +135,7 @@ class Digester:
             size=base_size,
             is_told=not base and not media,
         )
-        self._chain(prompt, sizes, lead, base)
+        self._chain(prompt, sizes, lead, base, joined)
         return prompt
 
     def _message(self, raw: msgspec.Raw) -> Atom | Message:
@@ -193,16 +199,22 @@ class Digester:
         said = "".join(texts).strip().encode("utf-8", "surrogatepass")
         return self._normaliser.digest(Kind.SYSTEM, said), signs
 
-    def _chain(self, prompt: Prompt, sizes: list[int], lead: int, base: bytes) -> None:
+    def _chain(
+        self, prompt: Prompt, sizes: list[int], lead: int, base: bytes, joined: Set[int]
+    ) -> None:
         atoms, points = prompt.atoms, prompt.points
         # What it goes on from was sent with a head, too.
         chain, size = base, prompt.size or prompt.head_size
         at, count, answered = lead, len(atoms), lead
+        before = chain  # behind which the text of several blocks begins
         refs = prompt.refs
         digest, seed = xxhash.xxh3_128_digest, self._seed
         while at < count:
             kind, data, ref = atoms[at]
             size += sizes[at]
+            if at in joined:
+                chain = before
+            before = chain
             at += 1
             if kind >= Kind.ASSISTANT:
                 start = at - 1
@@ -322,6 +334,11 @@ def _weight(known: Atom | Message) -> int:
     """How many short messages' room a message takes that is remembered."""
     atoms = (known,) if isinstance(known, Atom) else known.atoms
     return max(1, sum(1 + len(atom.ref) // _REFS_PER_ATOM for atom in atoms))
+
+
+def _places(bits: int, start: int) -> Iterator[int]:
+    """The places, counted from `start`, of the bits that are set."""
+    return (start + at for at in range(bits.bit_length()) if bits >> at & 1)
 
 
 def run_data(run: Sequence[Atom]) -> bytes:

@@ -56,6 +56,18 @@ def test_a_text_answer_is_known_again(wire: Wire) -> None:
     assert (second.program, second.evidence) == (first.program, Evidence.PREFIX)
 
 
+@pytest.mark.parametrize("is_first_whole", [False, True])
+def test_blocks_may_be_joined_and_parted(wire: Wire, is_first_whole: bool) -> None:
+    blocks = [{"type": "text", "text": text} for text in ("Fix the ", "bug, please")]
+    forms = [blocks, "Fix the bug, please"]
+    asked, again = reversed(forms) if is_first_whole else forms
+    first = wire.chat([system(), {"role": "user", "content": asked}])
+    wire.answer(first, "Ok.")
+    told = [system(), {"role": "user", "content": again}, said("Ok."), user("more")]
+    second = wire.chat(told)
+    assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+
+
 def test_equal_heads_are_two_programs(wire: Wire) -> None:
     one, other = wire.chat(HEAD), wire.chat(HEAD)
     wire.answer(one, "", [C1])

@@ -213,3 +213,38 @@ def test_what_an_engine_holds_already_counts_too() -> None:
     alone, later = digester().digest(request), digester().digest(request, base=b"b", base_size=900)
     assert (alone.is_told, later.is_told) == (True, False)
     assert later.size == 900 + alone.size - alone.head_size
+
+
+def block(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def test_blocks_end_where_their_text_would() -> None:
+    image = {"type": "image", "source": {"data": "x"}}
+    in_blocks = [sent(block("Fix "), block("the "), block("bug"), image, block("now"), block("!"))]
+    in_one = [sent(block("Fix the bug"), image, block("now!"))]
+    parts, whole = (digest(Dialect.CHAT, messages=m) for m in (in_blocks, in_one))
+    assert parts.end == whole.end
+    chains = [point.chain for point in parts.points]
+    assert len(set(chains)) == 6
+    assert [point.chain for point in whole.points] == [chains[2], chains[3], chains[5]]
+    # Where a block ended before is still a place to go on from.
+    for count in (1, 2):
+        asked = digest(Dialect.CHAT, messages=[sent(*in_blocks[0]["content"][:count])])
+        assert asked.end == chains[count - 1]
+    # Two messages are two, though, and so are texts that a picture parts.
+    for other in ([user("Fix the "), user("bug")], [sent(block("Fix the bugnow!"), image)]):
+        assert digest(Dialect.CHAT, messages=other).end not in chains
+
+
+def test_a_system_message_in_blocks_is_the_same_head() -> None:
+    parts = {"role": "system", "content": [block("You are "), block("an agent.")]}
+    whole = {"role": "system", "content": "You are an agent."}
+    heads = {digest(Dialect.CHAT, messages=[m, user("a")]).head for m in (parts, whole)}
+    assert len(heads) == 1
+
+
+def test_very_many_blocks_are_joined_in_parts() -> None:
+    """The text of all blocks before would be hashed for each block."""
+    found = digest(Dialect.CHAT, messages=[sent(*(block(f"{n} ") for n in range(100)))])
+    assert len({point.chain for point in found.points}) == 100
