@@ -137,11 +137,13 @@ def _times(runs: Iterable[Run]) -> dict[Pair, float]:
 
 
 def _first_tokens(runs: Iterable[Run]) -> dict[Pair, float]:
-    """The mean time to a first token of each program."""
+    """The mean time to a first token of each program that completed: of one that gave up, calls are
+    missing, and its first ones are not like the others."""
     found: dict[Pair, list[float]] = {}
     for run in runs:
+        done = _by_program(run)
         for call in run.calls:
-            if call.ttft_s and not call.error:
+            if call.ttft_s and not call.error and call.program in done:
                 found.setdefault((run.repeat, call.program), []).append(call.ttft_s)
     return {key: _mean(values) for key, values in found.items()}
 

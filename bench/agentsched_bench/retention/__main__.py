@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tune", action="store_true", help="judge on programs of the learnt part")
     chosen = parser.parse_args(arguments)
     known = SPLIT if chosen.split else ARMS
+    unknown = sorted(set(chosen.arms or ()) - {arm.name for arm in known})
+    if unknown:
+        names = ", ".join(arm.name for arm in known)
+        parser.error(f"no arm {', '.join(unknown)} (there are: {names})")
     arms = [arm for arm in known if not chosen.arms or arm.name in (*chosen.arms, BELADY)]
     if chosen.param:
         given = {k: float(v) for k, v in (pair.split("=") for pair in chosen.param)}
@@ -75,16 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = {
             "schema": _SCHEMA,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": "python -m agentsched_bench.retention "
-            + " ".join(f"../shared/traces/{path.name}" for path in chosen.traces)
-            + f" --programs {chosen.programs} --learnt {chosen.learnt} --seeds {chosen.seeds}"
-            + " --live "
-            + " ".join(f"{live:g}" for live in chosen.live)
-            + " --pools "
-            + " ".join(f"{share:g}" for share in chosen.pools)
-            + (" --split" if chosen.split else "")
-            + (f" --arms {' '.join(chosen.arms)}" if chosen.arms else "")
-            + (" --tune" if chosen.tune else ""),
+            "command": _command(chosen),
             "agentsched": __version__,
             "python": platform.python_version(),
             "rows": rows,
@@ -92,6 +88,21 @@ def main(arguments: list[str] | None = None) -> int:
         encoded = msgspec.json.encode(result)
         chosen.out.write_bytes(msgspec.json.format(encoded, indent=1) + b"\n")
     return 0
+
+
+def _command(chosen: argparse.Namespace) -> str:
+    """All that decides the numbers, as one would write it."""
+    parts = ["python -m agentsched_bench.retention"]
+    parts += [f"../shared/traces/{path.name}" for path in chosen.traces]
+    parts += [f"--programs {chosen.programs} --learnt {chosen.learnt} --seeds {chosen.seeds}"]
+    parts += ["--live", *(f"{live:g}" for live in chosen.live)]
+    parts += ["--pools", *(f"{share:g}" for share in chosen.pools)]
+    parts += [f"--gap-cap {chosen.gap_cap:g}"]
+    parts += ["--split"] if chosen.split else []
+    parts += ["--arms", *map(shlex.quote, chosen.arms)] if chosen.arms else []
+    parts += ["--param", *chosen.param] if chosen.param else []
+    parts += ["--tune"] if chosen.tune else []
+    return " ".join(parts)
 
 
 def _trace(path: Path, chosen: argparse.Namespace, arms: Sequence[Arm]) -> list[dict[str, Any]]:

@@ -101,6 +101,21 @@ def test_nothing_is_concluded_from_stalled_runs_alone(comparison: Make) -> None:
     assert (direct.stalled, ours.stalled) == (1, 1)
 
 
+def test_first_tokens_of_programs_that_gave_up_are_compared_with_none(comparison: Make) -> None:
+    """Their first calls are quick, as everybody's are; the later ones are missing."""
+    rows = {f"p{n}": 10.0 for n in range(8)}
+    made = comparison({"direct": [rows] * 3, "ours": [rows] * 3})
+    for run in made.runs[3:]:
+        for program, call in zip(run.programs[:4], run.calls, strict=False):
+            program.jct_s, program.outcome, call.ttft_s = None, "failed", 0.1
+
+    _, ours = summarise(made)
+
+    assert ours.ttft is not None
+    assert (ours.ttft.value, ours.ttft.pairs, ours.ttft.lost) == (1.0, 12, 12)
+    assert ours.ttft.verdict is Verdict.UNKNOWN
+
+
 def test_slowdown_is_over_the_time_alone(comparison: Make) -> None:
     made = comparison({"direct": [{"a": 3.0, "b": 8.0}]})
     made.alone_s = {"a": 1.0, "b": 2.0}
