@@ -14,7 +14,7 @@ import hashlib
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -422,29 +422,34 @@ def group_programs(recordings: Iterable[Recording]) -> list[RecordedProgram]:
     """Join sub-agents to their programs, in the order of the main recordings.
 
     A sub-agent of a sub-agent belongs to the same program; one whose parent is not in the file is
-    a program of its own.
+    a program of its own. Of recordings that name each other the first is the main one, and of two
+    with one name the last has the sub-agents.
     """
     rows = list(recordings)
     by_id = {row.session_id: row for row in rows}
-    children: dict[str, list[Recording]] = {}
+    order = {name: place for place, name in enumerate(by_id)}
+    children: dict[int, list[Recording]] = {}
     mains: list[Recording] = []
     for row in rows:
-        root = _root_of(row, by_id)
+        root = _root_of(row, by_id, order)
         if root is row:
             mains.append(row)
         else:
-            children.setdefault(root.session_id, []).append(row)
+            children.setdefault(id(root), []).append(row)
     return [
-        RecordedProgram(main=main, children=tuple(children.get(main.session_id, ())))
-        for main in mains
+        RecordedProgram(main=main, children=tuple(children.get(id(main), ()))) for main in mains
     ]
 
 
-def _root_of(row: Recording, by_id: dict[str, Recording]) -> Recording:
-    seen = {row.session_id}
-    while row.parent is not None and row.parent in by_id and row.parent not in seen:
-        seen.add(row.parent)
+def _root_of(row: Recording, by_id: Mapping[str, Recording], order: Mapping[str, int]) -> Recording:
+    above = {row.session_id: row}
+    while row.parent is not None and row.parent in by_id:
+        if row.parent in above:
+            names = list(above)
+            ring = names[names.index(row.parent) :]
+            return above[min(ring, key=order.__getitem__)]
         row = by_id[row.parent]
+        above[row.session_id] = row
     return row
 
 

@@ -169,6 +169,16 @@ def test_sub_agents_told_by_their_calls_come_back(format_: Format, tmp_path: Pat
     assert _links(mine)[0][4] == [2.0, 3.0]
 
 
+@pytest.mark.parametrize(
+    "format_", [Format.AGENTIC_MOONCAKE, Format.AGENTIC_MOONCAKE_2, Format.OTEL]
+)
+def test_a_sub_agent_without_its_program_awaits_nothing(format_: Format, tmp_path: Path) -> None:
+    out = tmp_path / "e.jsonl"
+    (back,) = exported([_row("a", 0.0, 9.0, parent="gone", start_s=4.0)], out, format_)
+    assert (back.parent, back.start_s, len(back.steps)) == (None, 0.0, 2)
+    assert "gone" not in out.read_text()
+
+
 def _cycles(first: int) -> list[Recording]:
     tools = (RecordedTool(name="bash", command="ls", result_tokens=7), RecordedTool(name="read"))
     steps = tuple(

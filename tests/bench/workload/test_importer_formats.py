@@ -278,6 +278,21 @@ def test_kv_cache_tester_sub_agents_in_both_conventions(relative: bool, tmp_path
     assert parent.steps[1].hash_ids == ((1, 4),)
 
 
+def test_kv_cache_tester_sub_agents_of_one_without_calls_are_kept(tmp_path: Path) -> None:
+    def marker(own: str, at: float, *inside: dict[str, Any]) -> dict[str, Any]:
+        return {"t": at, "type": "subagent", "agent_id": own, "requests": list(inside)}
+
+    call = {"type": "n", "in": 128, "out": 10, "hash_ids": [1, 2]}
+    inner = marker("y", 25.0, call | {"t": 26.0})
+    requests = [call | {"t": 10.0}, marker("x", 20.0, inner), call | {"t": 40.0}]
+    value = {"id": "tr", "block_size": 64, "requests": requests}
+    rows, _ = imported(written(tmp_path / "x.json", value), tmp_path / "t.jsonl")
+    assert [(row.session_id, row.parent, row.parent_t_s) for row in rows] == [
+        ("tr", None, None),
+        ("tr/y", "tr", 16.0),
+    ]
+
+
 @pytest.mark.parametrize("named", ["64-bit", "hex", "decimal", "nothing"])
 def test_kv_cache_tester_blocks_are_hashes_of_any_kind(named: str, tmp_path: Path) -> None:
     def name(block: int) -> object:

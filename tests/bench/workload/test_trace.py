@@ -149,6 +149,23 @@ def test_sub_agents_join_their_programs(recording: Callable[..., Recording]) -> 
     assert programs[0].calls == 3
 
 
+def test_no_recording_is_lost_or_doubled_by_its_parents(
+    recording: Callable[..., Recording],
+) -> None:
+    def row(name: str, parent: str | None = None) -> Recording:
+        return recording((10, 1, None), name=name, parent=parent)
+
+    ring = [row("below", "b"), row("a", "c"), row("b", "a"), row("c", "b")]
+    twice = [row("p"), row("p"), row("k", "p")]
+
+    programs = group_programs([*ring, *twice])
+
+    assert [
+        (program.main.session_id, [child.session_id for child in program.children])
+        for program in programs
+    ] == [("a", ["below", "b", "c"]), ("p", []), ("p", ["k"])]
+
+
 def test_a_null_counts_as_left_out(tmp_path: Path) -> None:
     """Other tools write every field; what must be there must be there."""
     step = {"step": 0, "input_tokens": 9, "output_tokens": 3.0, "tools": None, "gap_kind": None}

@@ -183,7 +183,7 @@ def _agentic_v1(row: Recording, links: _Links, blocks: list[list[int]]) -> Itera
         if waits:
             line["wait_for"] = waits
         before = row.steps[index - 1] if index else None
-        if index == 0 and row.parent is None:
+        if index == 0 and row is links.program.main:
             line["timestamp"] = round((links.program.main.start_s or 0.0) * 1000, 3)
         if before is not None:
             pause_ms = pause_after_s(before, TRUE_SIZE) * 1000
@@ -204,7 +204,7 @@ def _agentic_v2(row: Recording, links: _Links, blocks: list[list[int]]) -> Itera
         line["model"] = step.model or row.model or "model"
         line["not_before_ms"] = (
             round((links.program.main.start_s or 0.0) * 1000, 3)
-            if index == 0 and row.parent is None
+            if index == 0 and row is links.program.main
             else 0.0
         )
         waits = _awaited(row, links, index)
@@ -227,7 +227,7 @@ def _common(row: Recording, index: int, blocks: list[int]) -> dict[str, Any]:
 def _awaited(row: Recording, links: _Links, index: int) -> list[dict[str, Any]]:
     """What a request waits for: the one before it, its parent, its children."""
     if index == 0:
-        if row.parent is None:
+        if row is links.program.main:
             return []
         return [_dependency(f"{row.parent}:{links.begins.get(row.session_id, 0)}", 0.0, "spawn")]
     pause_ms = round(pause_after_s(row.steps[index - 1], TRUE_SIZE) * 1000, 3)

@@ -69,7 +69,7 @@ class _Program:
             "gen_ai.conversation.id": self._program.main.session_id,
         }
         parent = self._under.get(row.session_id) or (
-            _id(f"agent/{row.parent}") if row.parent is not None else ""
+            "" if row is self._program.main else _id(f"agent/{row.parent}")
         )
         yield self._span(
             agent, f"invoke_agent {row.agent or 'agent'}", begun_s, ended_s, facts, parent=parent

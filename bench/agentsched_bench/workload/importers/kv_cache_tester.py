@@ -159,18 +159,19 @@ def _sub_agent(
         parent_t_s=round(max(0.0, begun_s - owner_start_s), 6) if has_owner else None,
         **fields,
     )
-    if child is None:
-        return
-    yield Imported(recording=child)
+    if child is not None:
+        yield Imported(recording=child)
+        owner, owner_start_s, has_owner = name, first_s, True
+    # What one without calls has started hangs on the next above.
     for index, inner in enumerate(
         r for r in as_objects(marker.get("requests")) if r.get("type") == "subagent"
     ):
         yield from _sub_agent(
             inner,
             number=index,
-            owner=name,
-            owner_start_s=first_s,
-            has_owner=True,
+            owner=owner,
+            owner_start_s=owner_start_s,
+            has_owner=has_owner,
             taken=taken,
             fields=fields,
         )
