@@ -152,7 +152,10 @@ class ClaimReader:
     def _bounded(self, value: object, characters_max: int) -> str:
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             return ""
-        text = "".join(c for c in str(value) if c.isprintable()).strip()
+        text = str(value)
+        if not text.isprintable():
+            text = "".join(c for c in text if c.isprintable())
+        text = text.strip()
         if len(text) > characters_max:
             text = "h-" + xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
         return text
