@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import openapi_spec_validator
 import pytest
@@ -15,7 +16,12 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from agentsched.bus.messages import schemas
 from agentsched.config import Config
+from agentsched.model import EngineId, EngineLost
 from agentsched.proxy.app import build_app, build_gateway
+from agentsched.proxy.serve import running
+from agentsched_bench.engine.cost import preset
+from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.engine.server import ServerConfig, running_engine
 from agentsched_bench.reference import commands, http, metrics
 from agentsched_bench.reference.__main__ import PACKAGED, pages, served
 from agentsched_bench.reference.operations import BASE, OPERATIONS
@@ -149,6 +155,45 @@ class TestAnswersFitTheSchemaMadeOfThem:
         jsonschema.validate(["b", 2], schema)
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate([{}], schema)
+
+
+@pytest.mark.slow
+async def test_a_proxy_with_a_past_that_no_recording_had_answers_as_described() -> None:
+    """A streamed step, a reported tool that failed, an engine that was lost, one never there."""
+    described = json.loads(PACKAGED.read_text(encoding="utf-8"))
+    sizes = EngineConfig.from_preset(preset("cpu-2core"))
+    async with running_engine(ServerConfig(engine=sizes, models=("sim",), speed=1_000)) as sim:
+        engines = [{"url": sim.url, "id": "e0"}, {"url": "http://127.0.0.1:9", "id": "e1"}]
+        config = Config.model_validate({"port": 0, "engines": engines})
+        async with (
+            running(config) as (gateway, url),
+            httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+        ):
+            said = {"model": "sim", "messages": [{"role": "user", "content": "go"}]}
+            of_p = {"x-agentsched-program": "p"}
+            body = said | {"stream": True, "max_tokens": 4}
+            answer = await client.post("/v1/chat/completions", json=body, headers=of_p)
+            assert answer.status_code == 200
+            tool = {"program": "p", "tool": "bash"}
+            ended = {"event": "finished", "took_s": 1.5, "is_error": True}
+            for report in ({"event": "started", "expected_s": 3.0}, ended):
+                taken = await client.post(f"{BASE}/tools", json=tool | report)
+                assert taken.json()["accepted"] == 1
+            gateway.host.feed(EngineLost(engine=EngineId("e0"), reason="reset"))
+            for method, path in OPERATIONS:
+                if method != "GET" or path in ("/feed", "/decisions", "/openapi.json"):
+                    continue
+                filled = path.replace("{program}", "p").replace("{engine}", "e0")
+                shown = await client.get(BASE + filled)
+                responses = described["paths"][BASE + path]["get"]["responses"]
+                schema = responses[str(shown.status_code)]["content"]["application/json"]["schema"]
+                whole = schema | {"components": described["components"]}
+                jsonschema.validate(shown.json(), whole)
+                assert shown.status_code == 200, path
+            for path, status in (("/programs?limit=x", 400), ("/engines/e9/kv", 404)):
+                assert (await client.get(BASE + path)).status_code == status
+    for path, status in (("/programs", "400"), ("/engines/{engine}/kv", "403"), ("/feed", "503")):
+        assert status in described["paths"][BASE + path]["get"]["responses"]
 
 
 @pytest.mark.slow

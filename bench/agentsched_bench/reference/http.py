@@ -9,7 +9,7 @@ from typing import Any, Final
 from agentsched.version import __version__
 from agentsched_bench.reference.operations import BASE, OPERATIONS, Operation
 from agentsched_bench.reference.recording import Answers
-from agentsched_bench.reference.shapes import answer_of, bodies
+from agentsched_bench.reference.shapes import ANSWERS, answer_of, bodies
 
 _PLACE: Final = re.compile(r"{(\w+)}")
 _PLACES: Final = {
@@ -86,7 +86,9 @@ def _operation(
             for name, text in operation.query.items()
         ],
         "responses": {
-            str(status): _response(status, text, operation, recorded)
+            str(status): _response(
+                status, text, operation, recorded, made_of=ANSWERS.get((method, path))
+            )
             for status, text in operation.answers.items()
         },
     }
@@ -98,10 +100,17 @@ def _operation(
 
 
 def _response(
-    status: int, text: str, operation: Operation, recorded: list[tuple[int, Any]]
+    status: int,
+    text: str,
+    operation: Operation,
+    recorded: list[tuple[int, Any]],
+    *,
+    made_of: type | None,
 ) -> dict[str, Any]:
     schema: dict[str, Any] = {"$ref": "#/components/schemas/Error"}
-    if status < 300:
+    if status < 300 and made_of is not None:
+        schema = {"$ref": f"#/components/schemas/{made_of.__name__}"}
+    elif status < 300:
         seen = [answer for given, answer in recorded if given == status]
         schema = answer_of(seen) if seen else {}
     media = operation.media if status < 300 else "application/json"
@@ -148,7 +157,11 @@ def _entry(method: str, path: str, described: Mapping[str, Any]) -> Iterator[str
 def _fields(response: Mapping[str, Any]) -> str:
     """The fields of an answer, where it is an object."""
     for content in response["content"].values():
-        fields = content["schema"].get("properties")
+        schema = content["schema"]
+        name = schema.get("$ref", "").rpartition("/")[2]
+        if name and name != "Error":
+            return f" It is a [{name}](#{name.lower()})."
+        fields = schema.get("properties")
         if fields:
             return " Fields: " + ", ".join(f"`{name}`" for name in fields) + "."
     return ""

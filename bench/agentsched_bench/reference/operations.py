@@ -37,6 +37,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
             "offset": "so many are left out",
             "tenant": "only this tenant's",
         },
+        answers={200: "Done.", 400: "No such limit or offset."},
     ),
     ("GET", "/programs/{program}"): Operation(
         tag="Programs",
@@ -61,7 +62,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ),
     ("POST", "/programs/{program}/release"): Operation(
         tag="Programs",
-        says="End a program: its pins are released, its KV may go.",
+        says="End a program: its pins are released, its KV may go; running steps go on to their "
+        "end.",
         answers=_UNKNOWN_PROGRAM,
         scope="data",
     ),
@@ -82,7 +84,12 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         says="Dry run: what would happen to this request now. `path` is the data plane's "
         "(`/v1/chat/completions`, ...), headers and body the request's own. Changes nothing.",
         body="Request",
-        answers={200: "What would be decided.", 404: "No such path is scheduled."},
+        answers={
+            200: "What would be decided.",
+            400: "No request that could be sent.",
+            404: "No such path is scheduled.",
+            413: "It is too large.",
+        },
         scope="data",
     ),
     ("GET", "/engines"): Operation(tag="Engines", says="All engines with their state."),
@@ -92,7 +99,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("GET", "/engines/{engine}/kv"): Operation(
         tag="Engines",
         says="Who holds how much of its cache, shared prefixes once. For the dashboard.",
-        answers=_UNKNOWN_ENGINE,
+        answers=_UNKNOWN_ENGINE | {403: "It tells of all tenants, so it is for operators."},
     ),
     ("POST", "/engines"): Operation(
         tag="Engines",
@@ -179,6 +186,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("GET", "/feed"): Operation(
         tag="Operation",
         says="Changes of what the dashboard shows: server-sent events.",
+        answers={200: "Done.", 503: "As many watch as may."},
         media="text/event-stream",
     ),
     ("GET", "/session"): Operation(

@@ -51,8 +51,10 @@ async def record() -> Answers:
     script = Script(answers=(_LOOK, ScriptedAnswer(text="Done.")))
     server = ServerConfig(engine=engine, models=("sim",), speed=200, playback=Playback((script,)))
     async with running_engine(server) as sim, running_engine(server) as spare:
+        # Of one that never answered less is known.
+        away = {"url": "http://127.0.0.1:9", "id": "e9"}
         config = Config.model_validate(
-            {"port": 0, "engines": [{"url": sim.url, "id": "e0"}], "tenants": {"red": {}}}
+            {"port": 0, "engines": [{"url": sim.url, "id": "e0"}, away], "tenants": {"red": {}}}
         )
         async with (
             running(config, reread=lambda: config) as (_, url),

@@ -1,15 +1,19 @@
-"""JSON Schemas: of what is sent, out of the code's types; of answers, out of answers."""
+"""JSON Schemas, out of the code's types; of answers that are none, out of answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from agentsched.config import EngineConfig, TenantConfig
+from agentsched.dashboard.shapes import Frame
+from agentsched.dashboard.timeline import Timeline
+from agentsched.model import Capabilities, EngineLoad
 from agentsched.proxy.tool_reports import ToolReport
 from agentsched.proxy.verbs import _Wanted
+from agentsched_graphs.snapshot import Snapshot
 from agentsched_graphs.workflow import _File
 
 #: Objects that are maps: their keys are names, not fields. By the path of keys that leads there.
@@ -20,13 +24,29 @@ MAPS: Final = frozenset(
         "lineages", "rejects", "classes", "config", "waits_for",
     }
 )  # fmt: skip
+#: Answers that are of one type: a recording would lack what it happened not to hear.
+ANSWERS: Final[Mapping[tuple[str, str], type[msgspec.Struct]]] = {
+    ("GET", "/overview"): Frame,
+    ("GET", "/programs/{program}/graph"): Snapshot,
+    ("GET", "/programs/{program}/timeline"): Timeline,
+}
+_SAID: Final = {"type": "array", "prefixItems": [{"type": "string"}, {"type": "object"}]}
+#: The same of parts of answers, by their field: types, and turns as the journal has them, which
+#: say their kind first.
+_PARTS: Final[Mapping[str, Any]] = {
+    "capabilities": {"$ref": "#/components/schemas/Capabilities"},
+    "load": {"$ref": "#/components/schemas/EngineLoad"},
+    "event": _SAID,
+    "commands": {"type": "array", "items": _SAID},
+}
 _JSON: Final = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def bodies() -> dict[str, Any]:
-    """Schemas of what is sent, by the names that operations use."""
+    """Schemas of what is sent, and of answers that are types, by the names that are used here."""
     _, found = msgspec.json.schema_components(
-        [ToolReport, _Wanted, _File], ref_template="#/components/schemas/{name}"
+        [ToolReport, _Wanted, _File, *ANSWERS.values(), Capabilities, EngineLoad],
+        ref_template="#/components/schemas/{name}",
     )
     report = {"$ref": "#/components/schemas/ToolReport"}
     many = {"type": "array", "items": report, "maxItems": 1_000}
@@ -48,7 +68,9 @@ def bodies() -> dict[str, Any]:
     named["Error"] = answer_of(
         [{"error": {"message": "", "type": "", "param": None, "code": "unknown_program"}}]
     )
-    return named
+    # As it is read again: lists, no tuples.
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(named))
+    return plain
 
 
 def _renamed(schema: Any) -> Any:
@@ -90,7 +112,8 @@ def answer_of(values: Iterable[Any], *, is_map: bool = False) -> dict[str, Any]:
     elif objects:
         keys = sorted({key for value in objects for key in value})
         schema["properties"] = {
-            key: answer_of(_known(key, objects), is_map=key in MAPS) for key in keys
+            key: _PARTS.get(key) or answer_of(_known(key, objects), is_map=key in MAPS)
+            for key in keys
         }
         schema["required"] = [key for key in keys if all(key in value for value in objects)]
         schema["additionalProperties"] = False
