@@ -238,6 +238,8 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     """`Expect: 100-continue`: say at once when the body would be refused anyway."""
+    if request.version < HttpVersion11:
+        return None  # what HTTP/1.0 says there means nothing (RFC 9110, 10.1.1)
     if request.headers.get("Expect", "").lower() != "100-continue":
         no = WireError("only 100-continue can be expected", status=417, code="bad_expectation")
         return refusal.of_wire_error(no).response(_dialect(request), {})

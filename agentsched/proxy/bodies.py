@@ -40,6 +40,11 @@ class Bodies:
         self.held += size
         request[_HELD] = request.get(_HELD, 0) + size
 
+    def hand_over(self, request: web.BaseRequest, to: web.BaseRequest) -> None:
+        """What a request brought is held for this one from now on, and released with it."""
+        to[_HELD] = request.get(_HELD, 0)
+        request[_HELD] = 0
+
     def release(self, request: web.BaseRequest) -> None:
         """The request is over. May be called for any request, more than once."""
         size = request.get(_HELD, 0)

@@ -123,6 +123,11 @@ class Fleet:
         assert adapter is not None
         return adapter
 
+    def has(self, engine: Engine) -> bool:
+        """Whether an adapter is in use still."""
+        member = self._members.get(engine.id)
+        return member is not None and member.engine is engine
+
     def up(self) -> list[Engine]:
         """Engines that answer and take new work, in the order of the configuration."""
         records = self._host.scheduler.engines

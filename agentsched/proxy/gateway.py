@@ -33,6 +33,7 @@ from agentsched.proxy.host import LiveHost
 from agentsched.proxy.idempotency import SharedAnswers
 from agentsched.proxy.identity import Identity, IdentityIndex
 from agentsched.proxy.ratios import TokenRatios
+from agentsched.proxy.receive import Received, receive
 from agentsched.proxy.request import ParsedRequest
 from agentsched.proxy.resends import Resends
 from agentsched.proxy.salting import isolated
@@ -97,6 +98,8 @@ class Gateway:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     #: Requests that are being relayed beside the scheduler.
     plain_requests: int = 0
+    #: Requests whose body is still coming.
+    arriving: int = 0
     #: Says who may do what.
     gate: Gate = field(init=False)
 
@@ -127,13 +130,26 @@ class Gateway:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no client waits for anything that an engine does."""
-        return not self.host.live_steps and not self.plain_requests
+        """Whether no client waits for anything that an engine does, or is about to."""
+        return not (self.host.live_steps or self.plain_requests or self.arriving)
 
     @property
     def may_pin(self) -> bool:
         """Whether the policy in force ever asks an engine to keep a prompt."""
         return self.host.scheduler.policies.names["pin"] != "never"
+
+    async def receive(self, request: web.Request) -> Received | None:
+        """Take a request in; None where this proxy was about to end when all of it was there.
+
+        Raises:
+            WireError: as `receive` does.
+        """
+        self.arriving += 1
+        try:
+            received = await receive(request, self.config.http)
+        finally:
+            self.arriving -= 1
+        return None if self.is_draining else received
 
     def forwards_credentials(self, engine: EngineId, principal: Principal = ANYBODY) -> bool:
         """Whether this engine gets the client's keys: not those that were meant for us, and not

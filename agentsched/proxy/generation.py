@@ -51,7 +51,7 @@ from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.host import Interrupted, Stop, Ticket
 from agentsched.proxy.identity import Evidence, Identity
 from agentsched.proxy.identity.cookie import TURN_STATE, takes_cookies
-from agentsched.proxy.receive import Received, receive, request_id
+from agentsched.proxy.receive import Received, request_id
 from agentsched.proxy.request import Dialect, ParsedRequest
 from agentsched.proxy.resends import Sent
 from agentsched.proxy.salting import cache_salt
@@ -80,9 +80,9 @@ async def serve_generation(
     Raises:
         WireError: it cannot be understood, or breaks a limit.
     """
-    if gateway.is_draining:
+    received = None if gateway.is_draining else await gateway.receive(request)  # 1. arrive
+    if received is None:
         return refusal.DRAINING.response(dialect, {"x-request-id": request_id(request)})
-    received = await receive(request, gateway.config.http)  # 1. arrive
     parsed = parse_request(dialect, received.body, gateway.wire_limits)
     gateway.clients[family_of(received.headers)] += 1
     tenant = gateway.tenant(received.headers, principal_of(request))

@@ -22,6 +22,7 @@ from aiohttp import web
 from agentsched.config import HttpConfig
 from agentsched.config_trust import IdempotencyConfig
 from agentsched.model import TenantId, WireError, in_seconds
+from agentsched.proxy.bodies import BODIES
 from agentsched.proxy.receive import Received
 from agentsched.proxy.recording import Recording, recorded_request
 from agentsched.proxy.sending import send
@@ -134,10 +135,13 @@ class SharedAnswers:
         entry = _Entry(key, digest, Recording(bytes_max=bound, hold=self._hold))
         self._drop(self._entries.get(key))
         self._entries[key] = entry
+        asked, bodies = recorded_request(request, entry.recording), request.app[BODIES]
         task = entry.task = asyncio.get_running_loop().create_task(
-            self._work(entry, recorded_request(request, entry.recording), work),
-            name=f"shared {key[2][:32]}",
+            self._work(entry, asked, work), name=f"shared {key[2][:32]}"
         )
+        # Its body is held for as long as the work goes on, whether or not its client stays.
+        bodies.hand_over(request, asked)
+        task.add_done_callback(lambda _: bodies.release(asked))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         while len(self._entries) > _ENTRIES_MAX:

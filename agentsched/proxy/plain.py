@@ -67,9 +67,9 @@ class PlainRelay:
         if request.method not in _METHODS:
             raise web.HTTPMethodNotAllowed(request.method, _METHODS)
         ids = {"x-request-id": request_id(request)}
-        if self._gateway.is_draining:
+        received = None if self._gateway.is_draining else await self._gateway.receive(request)
+        if received is None:
             return refusal.DRAINING.response(dialect, ids)
-        received = await receive(request, self._gateway.config.http)
         if "response" in request.match_info:
             tenant = self._gateway.tenant(received.headers, principal_of(request))
             check_response(self._gateway, request.match_info["response"], tenant)
@@ -88,6 +88,8 @@ class PlainRelay:
             return no.response(dialect, ids)
         failure: EngineError = EngineUnreachable("no engine")
         for engine in engines:
+            if not self._gateway.fleet.has(engine):
+                continue  # it was removed, or replaced, while another one was asked
             with self._gateway.fleet.using(engine):
                 try:
                     answer = await engine.send(self._outgoing(request, received, engine))

@@ -239,6 +239,13 @@ class TestExpect:
         assert (status, body["error"]["code"]) == (413, "body_too_large")
         writer.close()
 
+    @pytest.mark.parametrize("expected", [b"100-continue", b"miracles"])
+    async def test_of_http_1_0_it_means_nothing(self, proxy: Any, expected: bytes) -> None:
+        """An interim answer would be taken for the answer."""
+        said = post(b"/v1/chat/completions", b"expect: " + expected).replace(b"/1.1", b"/1.0", 1)
+        answer = await proxy.say(said)
+        assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+
     async def test_anything_else(self, proxy: Any) -> None:
         said = await proxy.say(post(b"/v1/chat/completions", b"expect: miracles"))
         status, _, body = parsed(said)

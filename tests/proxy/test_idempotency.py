@@ -91,6 +91,26 @@ async def test_work_that_nobody_comes_back_for_is_stopped(start: Any, upstream: 
         assert not len(proxy.gateway.shared)
 
 
+async def test_its_body_counts_for_as_long_as_the_work_goes_on(proxy: Any, upstream: Any) -> None:
+    gate = upstream.script = Gate(is_stream=False)
+    bodies, text = proxy.gateway.bodies, "x" * 5_000
+    first = asyncio.ensure_future(chat(proxy, KEY, text=text))
+    await gate.begun.wait()
+    held = bodies.held
+    second = asyncio.ensure_future(chat(proxy, KEY, text=text))
+    await eventually(lambda: proxy.gateway.shared.joined_total == 1)
+    assert bodies.held == 2 * held > 10_000
+    [entry] = proxy.gateway.shared._entries.values()
+    for client, left in ((second, 1), (first, 0)):
+        client.cancel()
+        await eventually(lambda left=left: entry.clients == left)  # type: ignore[misc]
+        assert (await proxy.client.get("/healthz")).status_code == 200
+        assert bodies.held == held
+    gate.open.set()
+    await eventually(lambda: entry.recording.is_over)
+    await eventually(lambda: not bodies.held)
+
+
 async def test_a_key_is_for_one_body(proxy: Any) -> None:
     await chat(proxy, KEY)
     answer = await chat(proxy, KEY, text="something else")

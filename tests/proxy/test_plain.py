@@ -90,6 +90,29 @@ async def test_the_next_engine_is_tried(start: Any, upstream: Upstream, second: 
             assert response.headers["x-agentsched-engine"] == "e1"
 
 
+async def test_one_that_went_meanwhile_is_not_tried(
+    start: Any, upstream: Upstream, second: Upstream
+) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def late(exchange: Exchange) -> None:
+        asked.set()
+        await go.wait()
+        exchange.cut()
+
+    upstream.script = second.script = late
+    async with start(upstream.url, second.url) as proxy:
+        body = b'{"model": "m"}'
+        answer = asyncio.create_task(proxy.client.post("/v1/embeddings", content=body))
+        await asked.wait()
+        other = "e1" if upstream.exchanges else "e0"
+        assert (await proxy.client.delete(f"/agentsched/v1/engines/{other}")).status_code == 202
+        await eventually(lambda: other not in proxy.gateway.fleet.members)
+        go.set()
+        assert (await answer).status_code == 502
+        assert len(upstream.exchanges) + len(second.exchanges) == 1
+
+
 async def test_failures_between_answers_do_not_add_up(
     start: Any, upstream: Upstream, second: Upstream
 ) -> None:

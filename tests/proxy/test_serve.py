@@ -181,6 +181,24 @@ class TestDrain:
             assert (await asked).status_code == 200
             await draining
 
+    @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+    async def test_a_request_that_still_comes_is_told(
+        self, start: Any, upstream: Upstream, path: str
+    ) -> None:
+        async with start(upstream.url, http={"drain_notice": "10ms"}) as proxy:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{"
+            reader, writer = await proxy.raw(head.encode())
+            await eventually(lambda: proxy.gateway.bodies.held == 1)
+            draining = asyncio.create_task(drain(proxy.gateway))
+            await eventually(lambda: proxy.gateway.is_draining)
+            assert not proxy.gateway.is_idle
+            writer.write(b"}")
+            await draining
+            async with asyncio.timeout(60):
+                assert b" 503 " in (await reader.readuntil(b"}}"))[:15]
+            writer.close()
+            assert upstream.exchanges == []
+
 
 async def test_the_journal_of_a_live_run_replays(
     start: Any, upstream: Upstream, second: Upstream, tmp_path: Path
