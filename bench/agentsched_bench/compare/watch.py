@@ -81,7 +81,11 @@ async def _keep_looking(
     begun: float,
     every_s: float,
 ) -> None:
-    while len(seen.readings) < _READINGS_MAX:
+    while True:
+        if len(seen.readings) == _READINGS_MAX:
+            # Half as often from here on: what was seen is of the whole run, not of its beginning.
+            del seen.readings[1::2]
+            every_s *= 2
         pages = [page for url in urls if (page := await _get(client, url + "/metrics"))]
         if pages:
             usage = [u for p in pages if (u := total(p, "vllm:kv_cache_usage_perc")) is not None]
