@@ -171,8 +171,8 @@ class ControlPlane:
 
     def _set_draining(self, request: web.Request, *, is_draining: bool) -> web.Response:
         key = EngineId(request.match_info["engine"])
-        if key not in self._gateway.host.scheduler.engines:
-            return _error(404, "unknown_engine", "No engine of this name has reported.")
+        if key not in self._gateway.fleet.members:
+            return _error(404, "unknown_engine", "No engine of this name is known.")
         if not is_draining and self._gateway.fleet.is_leaving(key):
             return _error(409, "engine_leaves", "This engine is about to be removed.")
         self._gateway.fleet.health.drained(key, is_draining=is_draining)

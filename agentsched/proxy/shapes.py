@@ -10,7 +10,7 @@ from agentsched.kernel import JournalEntry, Scheduler, encode
 from agentsched.kernel.costs import EngineCost
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.shares import TenantAccount
-from agentsched.model import Instant, between, in_seconds
+from agentsched.model import Capabilities, Instant, between, in_seconds
 from agentsched.proxy.fleet import Member
 
 
@@ -86,7 +86,8 @@ def engine(
         "last_error": member.last_error,
         "health": health or {},
     }
-    if record is not None:
+    # A record alone says nothing: others may have spoken of it, or it was drained before it came.
+    if record is not None and (record.is_alive or record.capabilities != Capabilities()):
         shown |= {
             "capabilities": msgspec.to_builtins(record.capabilities),
             "load": msgspec.to_builtins(record.load),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -15,13 +16,17 @@ from prometheus_client.registry import Collector
 from agentsched.version import __version__
 
 _LOOK_EVERY_S: Final = 0.5
+_WINDOW_S: Final = 60.0
 
 
 class LoopLag(Collector):
-    """How much later than asked the event loop woke a task: the worst since the last scrape."""
+    """How much later than asked the event loop woke a task: the worst of the last minute.
+
+    Whoever reads it takes nothing away from others: several may scrape, or be sent it.
+    """
 
     def __init__(self) -> None:
-        self._worst = 0.0
+        self._late: deque[float] = deque(maxlen=round(_WINDOW_S / _LOOK_EVERY_S))
 
     async def watch(self) -> None:
         """Look twice a second, for ever."""
@@ -29,12 +34,13 @@ class LoopLag(Collector):
         while True:
             wanted = loop.time() + _LOOK_EVERY_S
             await asyncio.sleep(_LOOK_EVERY_S)
-            self._worst = max(self._worst, loop.time() - wanted)
+            self._late.append(loop.time() - wanted)
 
     def collect(self) -> Iterator[Metric]:
-        worst, self._worst = self._worst, 0.0
-        text = "The longest that the event loop kept a task waiting since the last scrape."
-        yield GaugeMetricFamily("agentsched_loop_lag_seconds", text, value=worst)
+        text = "The longest that the event loop kept a task waiting in the last minute."
+        # A copy: any thread may collect it.
+        worst = max(self._late.copy(), default=0.0)
+        yield GaugeMetricFamily("agentsched_loop_lag_seconds", text, value=max(0.0, worst))
 
 
 class Tasks(Collector):

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 from proxy_upstream import Gate, Upstream
+from shorthand import reported
 
 from agentsched.model import Dispatch
 
@@ -137,6 +138,18 @@ class TestEngines:
             await proxy.client.post(f"{BASE}/engines/e0/undrain")
             await open_programs(proxy, *"efgh")
             assert {d.engine for d in proxy.turns.commands(Dispatch)} == {"e0", "e1"}
+
+    async def test_one_that_never_answered_is_drained_before_it_comes(self, start: Any) -> None:
+        async with start("http://127.0.0.1:9") as proxy:
+            drained = await proxy.client.post(f"{BASE}/engines/e0/drain")
+            assert drained.json() == {"engine": "e0", "is_draining": True}
+            [shown] = (await get(proxy, "/engines"))["engines"]
+            assert (shown["is_draining"], shown["is_up"]) == (True, False)
+            assert "capabilities" not in shown  # nobody knows what it can do
+            proxy.gateway.host.feed(reported("e0"))
+            [shown] = (await get(proxy, "/engines"))["engines"]
+            assert (shown["is_draining"], shown["is_up"]) == (True, False)
+            assert "capabilities" in shown
 
     async def test_unknown(self, proxy: Any) -> None:
         response = await proxy.client.post(f"{BASE}/engines/none/drain")
