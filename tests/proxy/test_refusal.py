@@ -44,6 +44,17 @@ def test_every_reason_has_an_answer(reason: RejectReason, after: Nanos | None) -
         assert body.get("request_id") == ("r" if dialect.is_anthropic else None)
 
 
+def test_the_statuses_are_those_that_clients_know() -> None:
+    """SDKs come back after 429, 502 and 503; a model that nobody serves is not asked for again."""
+    others = {
+        RejectReason.NO_ENGINE: 503,
+        RejectReason.UNKNOWN_MODEL: 404,
+        RejectReason.ENGINE_FAILED: 502,
+    }
+    said = {reason: reject(reason).status for reason in RejectReason}
+    assert said == {reason: others.get(reason, 429) for reason in RejectReason}
+
+
 def test_the_model_is_named() -> None:
     no = reject(RejectReason.UNKNOWN_MODEL, detail="gpt-9")
     assert (no.status, no.code) == (404, "model_not_found")
