@@ -2,7 +2,8 @@
 
 What is followed is the bytes of the body as they come, after the status and headers. A follower
 that comes late begins at the beginning. A recording beyond its bound takes no new followers, waits
-for those that it has, and forgets what all of them have read.
+until those that it has are near its end, and forgets what all of them have read. How long it waits
+is not bounded here: each follower is given so long for each part, and leaves when it takes longer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from multidict import CIMultiDict
 
 #: Of one connection, or made anew for each answer.
 _NOT_RECORDED: Final = frozenset({"transfer-encoding", "connection", "date", "server"})
+#: The part of the bound by which the slowest may be behind: others need not wait for each part.
+_NEAR: Final = 128
 
 
 class Recording:
@@ -43,8 +46,9 @@ class Recording:
         self._parts: list[bytes] = []
         #: Parts that were forgotten.
         self._forgotten = 0
-        #: How many parts each follower has read.
+        #: How many parts each follower has read, and how many bytes these have.
         self._read: dict[int, int] = {}
+        self._bytes_read: dict[int, int] = {}
         self._followers_total = 0
         self._changed: asyncio.Future[None] | None = None
 
@@ -70,6 +74,7 @@ class Recording:
         self._tell()
         while self._is_full and self._is_behind() and not self.is_over:
             await self._wait()
+            self._forget()
         if self._is_full:
             self._forget()
 
@@ -99,20 +104,22 @@ class Recording:
         """Begin to follow from the beginning; a name for `parts` and `leave`."""
         assert self.is_joinable
         self._followers_total += 1
-        self._read[self._followers_total] = 0
+        self._read[self._followers_total] = self._bytes_read[self._followers_total] = 0
         return self._followers_total
 
     def leave(self, follower: int) -> None:
         """Follow no longer."""
-        del self._read[follower]
+        del self._read[follower], self._bytes_read[follower]
         self._tell()
 
     async def parts(self, follower: int) -> AsyncIterator[bytes]:
         """The body, from where this follower is."""
         while True:
             while (place := self._read[follower]) < self._forgotten + len(self._parts):
-                yield self._parts[place - self._forgotten]
+                part = self._parts[place - self._forgotten]
+                yield part
                 self._read[follower] = place + 1
+                self._bytes_read[follower] += len(part)
                 if self._is_full:
                     self._tell()
             if self.is_over:
@@ -127,12 +134,14 @@ class Recording:
             self._is_full = True
 
     def _is_behind(self) -> bool:
-        end = self._forgotten + len(self._parts)
-        return any(place < end for place in self._read.values())
+        near = self.size - self._bytes_max // _NEAR
+        return any(size < near for size in self._bytes_read.values())
 
     def _forget(self) -> None:
         """Drop what every follower has read; with none left, everything."""
         kept = min(self._read.values(), default=self._forgotten + len(self._parts))
+        if kept == self._forgotten:
+            return
         gone = sum(map(len, self._parts[: kept - self._forgotten]))
         del self._parts[: kept - self._forgotten]
         self._forgotten = kept

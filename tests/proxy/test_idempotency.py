@@ -79,6 +79,23 @@ async def test_work_goes_on_for_a_client_that_is_about_to_ask_again(
     assert proxy.turns.events(StepCancelled) == []
 
 
+async def test_who_comes_back_in_time_is_waited_for_no_more(start: Any, upstream: Any) -> None:
+    gate = upstream.script = Gate(is_stream=False)
+    async with start(upstream.url, idempotency={"patience": "80ms"}) as proxy:
+        first = asyncio.ensure_future(chat(proxy, KEY))
+        await gate.begun.wait()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        (entry,) = proxy.gateway.shared._entries.values()
+        await eventually(lambda: entry.timer is not None)
+        again = asyncio.ensure_future(chat(proxy, KEY))
+        await eventually(lambda: proxy.gateway.shared.joined_total == 1)
+        await asyncio.sleep(0.09)
+        gate.open.set()
+        assert (await again).content == ANSWER
+        assert proxy.turns.events(StepCancelled) == []
+
+
 async def test_work_that_nobody_comes_back_for_is_stopped(start: Any, upstream: Any) -> None:
     gate = upstream.script = Gate(is_stream=False)
     async with start(upstream.url, idempotency={"patience": "50ms"}) as proxy:
@@ -123,6 +140,14 @@ async def test_a_request_id_is_a_key_together_with_the_body(proxy: Any, upstream
     await chat(proxy, headers)
     await chat(proxy, headers)
     await chat(proxy, headers, text="something else")
+    assert len(upstream.exchanges) == 2
+
+
+async def test_an_id_that_we_do_not_take_is_no_key(proxy: Any, upstream: Any) -> None:
+    """Whoever sends such ones gets ids of ours, a new one each time."""
+    headers = {"x-request-id": "r" * 1_000}
+    one, two = await chat(proxy, headers), await chat(proxy, headers)
+    assert one.headers["x-request-id"] != two.headers["x-request-id"]
     assert len(upstream.exchanges) == 2
 
 
@@ -210,6 +235,35 @@ async def test_streams_under_way_are_bounded_together(start: Any, upstream: Any)
 def _in_memory(shared: Any) -> int:
     entries = shared._entries.values()
     return sum(len(part) for entry in entries for part in entry.recording._parts)
+
+
+async def test_one_that_reads_slowly_takes_the_answer_from_nobody(
+    start: Any, upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads all the time, though what it is behind takes it longer than the write timeout."""
+    monkeypatch.setattr(idempotency, "_ANSWER_BYTES_MAX", 20_000)
+    send = idempotency.send
+
+    async def slowly(request: Any, response: Any, part: bytes, http: Any) -> None:
+        if "x-slow" in request.headers:
+            for _ in range(1 + len(part) // 400):
+                await asyncio.sleep(0.002)
+        await send(request, response, part, http)
+
+    monkeypatch.setattr(idempotency, "send", slowly)
+
+    async def long(exchange: Any) -> None:
+        parts = [chunk("y" * 300)] * 100
+        await exchange.stream(*parts, chunk(finish="stop"), DONE)
+
+    upstream.script = long
+    async with start(upstream.url, http={"write_timeout": "50ms"}) as proxy:
+        first = chat(proxy, KEY, stream=True)
+        one, two = await asyncio.gather(first, chat(proxy, KEY | {"x-slow": "1"}, stream=True))
+        assert one.content == two.content
+        assert one.content.endswith(DONE)
+        assert len(upstream.exchanges) == 1
+        assert proxy.turns.events(StepCancelled) == []
 
 
 async def test_the_number_of_keys_is_bounded(

@@ -49,6 +49,27 @@ async def test_beyond_the_bound_it_waits_for_the_slowest_and_forgets() -> None:
     assert await reading == b"x" * 10 + b"yz"
 
 
+async def test_the_slowest_need_not_have_read_all() -> None:
+    """Others go on while it is near the end; what all have read is let go meanwhile."""
+    recording = Recording(bytes_max=1_280)  # 10 bytes are near
+    recording.begin(200, [], is_stream=True)
+    slow = recording.parts(recording.follow())
+    for _ in range(4):
+        await recording.add(b"x" * 320)
+    writing = asyncio.ensure_future(recording.add(b"y" * 5))
+    assert recording.held == 4 * 320
+    for left in (4, 3, 2, 1):
+        await anext(slow)  # what was read before is read when the next is asked for
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (recording.held, writing.done()) == (320 * left + 5, False)
+    assert await anext(slow) == b"y" * 5
+    await writing
+    await recording.add(b"z" * 5)
+    recording.end()
+    assert [part async for part in slow] == [b"z" * 5]
+
+
 async def test_a_follower_that_leaves_holds_nothing_up() -> None:
     recording = Recording(bytes_max=1)
     follower = recording.follow()
