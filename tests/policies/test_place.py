@@ -13,10 +13,8 @@ from shorthand import arrived, prefix
 
 from agentsched.model import (
     SECOND,
-    EngineDrained,
     EngineId,
     EngineLost,
-    EngineUnanswered,
     Instant,
     PolicyError,
     StepCancelled,
@@ -201,20 +199,6 @@ class TestDualMap:
         keys = {policy._key(f.scheduler.steps[f"t{number}"]) for number in range(8)}
         assert keys == {"pa"}
 
-    def test_engines_of_other_models_are_no_candidates(self, floor: Floors) -> None:
-        """Else a beginning that maps to two of them goes to whoever is called first."""
-
-        def homes(*others: str) -> list[str]:
-            f = floor(engines=0, place=place("dualmap"))
-            for name in ("e1", "e2", "e3", "e4"):
-                f.report(name, kv_tokens=100_000, models=("m",))
-            for name in others:
-                f.report(name, kv_tokens=100_000, models=("other",))
-            asked = [f.ask(f"s{n}", f"p{n}", head=f"h{n}", model="m")[f"s{n}"] for n in range(20)]
-            return asked
-
-        assert homes(*(f"z{n}" for n in range(12))) == homes()
-
     def test_only_the_latest_arrivals_make_hot(self, floor: Floors) -> None:
         policy: Any = load("place", "dualmap", {})
         for number in range(512 + 40):
@@ -329,21 +313,6 @@ class TestDlpm:
         for name, prompt in (("a", 2_500), ("b", 1_200)):
             f.answer(name, prompt=prompt, output=0)
         assert f.ask("a2", "pa", 2_600, head="a") == {"a2": "e2"}
-
-    @pytest.mark.parametrize("other", ["of another model", "drained"])
-    def test_quanta_where_it_cannot_go_are_not_waited_for(self, floor: Floors, other: str) -> None:
-        f = floor(engines=1, place=place("dlpm", quantum=1_000), capabilities={"models": ("m",)})
-        f.report("e2", models=("m",) if other == "drained" else ("another",))
-        if other == "drained":
-            f.feed(EngineDrained(engine=EngineId("e2"), is_draining=True))
-        used = f.scheduler.policies.place._used
-        assert f.ask("a", "pa", 2_500, model="m") == {"a": "e1"}
-        assert used.get("t") == {"e1": 500.0}
-        if other == "drained":
-            # It is back, and "everywhere" are both again.
-            f.feed(EngineDrained(engine=EngineId("e2"), is_draining=False))
-            assert f.ask("b", "pb", 2_500, head="b", model="m") == {"b": "e2"}
-            assert used.get("t") == {"e1": 500.0, "e2": 2_500.0}
 
     def test_a_lost_engines_quantum_is_not_waited_for(self, floor: Floors) -> None:
         f = floor(engines=2, place=place("dlpm", quantum=1_000))
@@ -544,42 +513,6 @@ class TestRendezvous:
             if rng.random() < 0.7:
                 f.answer(f"s{number}", is_last=rng.random() < 0.2)
         assert len(chosen) == 4
-
-    def test_those_of_a_silent_engine_spread_also_after_a_loss(self, floor: Floors) -> None:
-        """Nobody is kept by an engine that may be given nothing."""
-        f = self.build(floor, 5)
-        homes: dict[str, str] = {}
-        while list(homes.values()).count("e2") < 13:
-            name = f"p{len(homes)}"
-            homes |= {name: f.ask(name, name)[name]}
-            f.answer(name)
-        f.lose("e5", at=1)
-        inside, *others = [program for program, home in homes.items() if home == "e2"]
-        assert f.ask("inside", inside) == {"inside": "e2"}
-        silent = EngineUnanswered(engine=EngineId("e2"), since=f.instant, reason="x", heard_at=None)
-        f.feed(silent, at=10)
-        assert f.scheduler.engines["e2"].silent_since is not None
-        spread = Counter(f.ask(f"{p}/2", p, 1_300)[f"{p}/2"] for p in others)
-        assert set(spread) == {"e1", "e3", "e4"}
-        # Whose engine is well stays there.
-        [well] = [p for p, home in homes.items() if home == "e3"][:1]
-        assert f.ask("well", well, 1_300) == {"well": "e3"}
-
-    @pytest.mark.parametrize("roomy", [0.0, 0.8])
-    def test_a_prompt_goes_to_an_engine_that_takes_its_length(
-        self, floor: Floors, roomy: float
-    ) -> None:
-        f = self.build(floor, 0, spread=0.0, roomy=roomy)
-        f.report("e1", kv_tokens=400_000, context_max=8_192)
-        f.report("e2", kv_tokens=400_000, context_max=131_072)
-        assert f.ask("a", "pa", 8_000) == {"a": "e1"}
-        f.answer("a", prompt=8_000)
-        # It has grown out of the engine where it is at home.
-        assert f.ask("a2", "pa", 9_000) == {"a2": "e2"}
-        assert f.ask("b", "pb", 20_000) == {"b": "e2"}
-        assert f.score("b", "e1") < f.score("b", "e2")
-        # Which takes what none does is a guess: least runs there.
-        assert f.ask("c", "pc", 200_000, head="c") == {"c": "e1"}
 
     def test_a_prompt_that_cannot_fit_goes_elsewhere(self, floor: Floors) -> None:
         f = floor(engines=0, place=place("rendezvous"))
