@@ -351,11 +351,9 @@ class Books:
         """More than the cache holds cannot be resident: the engine evicts what was used longest ago
         of what does not run, so that is what is gone for us, too."""
         capacity = engine.capabilities.kv_tokens
-        if capacity is None:
-            return
-        while self.residency.tokens(engine.engine) > capacity:
-            # A conversation that is placed anew goes to the end, so the oldest use comes first. The
-            # rest is not looked at: a full cache evicts at every step, and may hold thousands.
+        while capacity is not None and self.residency.tokens(engine.engine) > capacity:
+            # The oldest use comes first. The rest, perhaps thousands, is not looked at: a full
+            # cache evicts at every step.
             rests = self.residency.resting(engine.engine)
             oldest = next((key for key in rests if self.pins.of_conversation(key) is None), None)
             if oldest is None:
