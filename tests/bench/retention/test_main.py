@@ -13,9 +13,9 @@ from agentsched_bench.workload.generate import sample_path
 
 def test_an_arm_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([str(sample_path()), "--arms", "lru", "valeu"])
+        main([str(sample_path()), "--arms", "lru", "no-such-arm"])
 
-    assert "no arm valeu (there are: belady, lru, " in capsys.readouterr().err
+    assert "no arm no-such-arm (there are: belady, lru, " in capsys.readouterr().err
 
 
 def test_the_command_that_is_kept_gives_the_same_numbers(tmp_path: Path) -> None:
