@@ -143,6 +143,25 @@ async def test_a_request_id_is_a_key_together_with_the_body(proxy: Any, upstream
     assert len(upstream.exchanges) == 2
 
 
+async def test_whose_beginning_is_not_kept_is_asked_for_anew(
+    start: Any, upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes late could only have the rest of it."""
+    monkeypatch.setattr(idempotency, "_ANSWER_BYTES_MAX", 1_000)
+    gate = upstream.script = Gate(chunk("x" * 2_000), chunk("y"))
+    async with start(upstream.url) as proxy:
+        first = asyncio.ensure_future(chat(proxy, KEY, stream=True))
+        await gate.begun.wait()
+        (entry,) = proxy.gateway.shared._entries.values()
+        await eventually(lambda: not entry.recording.is_joinable)
+        again = asyncio.ensure_future(chat(proxy, KEY, stream=True))
+        await eventually(lambda: len(upstream.exchanges) == 2)
+        gate.open.set()
+        one, two = await first, await again
+        assert one.content == two.content
+        assert "x-agentsched-joined" not in two.headers
+
+
 async def test_an_id_that_we_do_not_take_is_no_key(proxy: Any, upstream: Any) -> None:
     """Whoever sends such ones gets ids of ours, a new one each time."""
     headers = {"x-request-id": "r" * 1_000}
