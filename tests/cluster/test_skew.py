@@ -89,9 +89,13 @@ def test_turns_of_another_version() -> None:
         *(7, 1, "t", "p", False, "", None, 1, 0, 0, "p#0", "", False, b"h", False, "", b"f"),
         *(b"prompt", b"head", b"answer", (), b"", "", 1, 1, "step", 10, 0, b"", 0, (), (), ""),
     ]
-    old = msgspec.msgpack.encode(fields)  # before needles were kept
-    new = msgspec.msgpack.encode([*fields, (), "of tomorrow"])
-    for data in (old, new):
+    kept = [
+        fields,  # before needles were kept
+        [*fields, ()],  # before the turn was that it goes on from
+        [*fields, (), 6],
+        [*fields, (), 6, "of tomorrow"],
+    ]
+    for data in map(msgspec.msgpack.encode, kept):
         turn = decode_turn(data)
         assert isinstance(turn, KeptTurn)
         assert (turn.program, turn.answer) == ("p", b"answer")
