@@ -82,3 +82,26 @@ def test_line_ends_that_a_client_writes_anew_change_no_answer(wire: Wire) -> Non
     wire.answer(first, "Sure.\r\n\r\nIt is done.")
     again = [system(), user("fix the bug"), said("Sure.\n\nIt is done."), user("thanks")]
     assert wire.chat(again, tools=()).conversation == first.conversation
+
+
+def test_a_call_of_the_clients_own_beside_ours_hides_nothing(wire: Wire) -> None:
+    """Some answer more than they were asked: one call that we handed out says whose it is."""
+    prompt = [system(), user("fix the bug")]
+    first = wire.chat(prompt)
+    wire.answer(first, "so", [CALLS[0]])
+    told = [said("so, and so", CALLS[0], CALLS[1]), result(CALLS[0][0]), result(CALLS[1][0])]
+    second = wire.chat([*prompt, *told])
+    assert (second.program, second.conversation) == (first.program, first.conversation)
+    assert (second.lineage, second.evidence) == (Lineage.EXTENDS, Evidence.CALL_ID)
+
+
+def test_of_equal_beginnings_the_latest_that_waits_is_gone_on_from(wire: Wire) -> None:
+    """Two samples of one prompt, whose answers the client wrote anew, without ids or texts of ours."""
+    headers = {"x-agentsched-program": "p"}
+    prompt = [system(), user("fix the bug")]
+    begun = wire.chat(prompt, headers=headers)
+    wire.answer(begun, "I looked at the parser and at its tests, one by one.")
+    other = wire.chat(prompt, headers=headers)
+    wire.answer(other, "I have not looked at anything at all so far, sorry.")
+    told = [*prompt, said("Shortened."), user("go on")]
+    assert wire.chat(told, headers=headers).conversation == other.conversation
