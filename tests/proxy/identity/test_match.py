@@ -96,7 +96,7 @@ def test_a_call_of_the_clients_own_beside_ours_hides_nothing(wire: Wire) -> None
 
 
 def test_of_equal_beginnings_the_latest_that_waits_is_gone_on_from(wire: Wire) -> None:
-    """Two samples of one prompt, whose answers the client wrote anew, without ids or texts of ours."""
+    """Two samples of one prompt, and what comes back is neither of their texts."""
     headers = {"x-agentsched-program": "p"}
     prompt = [system(), user("fix the bug")]
     begun = wire.chat(prompt, headers=headers)
