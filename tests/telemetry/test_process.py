@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from live import eventually
@@ -23,10 +22,13 @@ async def test_a_late_loop_is_told_to_whoever_asks(monkeypatch: pytest.MonkeyPat
     def told() -> float:
         return registry.get_sample_value("agentsched_loop_lag_seconds") or 0.0
 
+    loop, late_by = asyncio.get_running_loop(), 0.0
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + late_by)
     watching = asyncio.create_task(lag.watch())
     await asyncio.sleep(0)
-    time.sleep(0.05)  # noqa: ASYNC251  # the loop stands still
-    await eventually(lambda: told() > 0.03)
-    assert told() > 0.03
+    late_by = 5.0  # the loop stood still
+    await eventually(lambda: told() > 4)
+    assert told() > 4
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
