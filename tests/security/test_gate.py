@@ -68,6 +68,10 @@ ADMIN_OPENS = {
     ("GET", "/agentsched/v1/engines/none/kv"),
     ("POST", "/v1/load_lora_adapter"),
     ("POST", "/v1/unload_lora_adapter"),
+    ("GET", "/v1/agentsched/state"),
+    ("POST", "/v1/agentsched/pin"),
+    ("POST", "/v1/agentsched/extend"),
+    ("POST", "/v1/agentsched/release"),
     ("GET", "/v1/files"),
     ("POST", "/v1/files"),
     ("POST", "/v1/batches"),
@@ -308,9 +312,49 @@ class TestOpen:
         self, proxy: Any, headers: dict[str, str]
     ) -> None:
         for method, path in sorted(READ_OPENS | ADMIN_OPENS):
-            if path.startswith("/agentsched") or "lora" in path:
+            if "agentsched" in path or "lora" in path:
                 response = await proxy.client.request(method, path, headers=headers)
                 assert response.status_code == 403, (method, path)
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/v1/agentsched/state"),
+            ("GET", "/v1/agentsched/state?brief=1"),
+            ("GET", "/v1/%61gentsched/state"),
+            ("POST", "/v1/agentsched/pin"),
+            ("POST", "/v1/AgentSched/extend"),
+            ("POST", "/v1/agentsched/release/"),
+            ("PUT", "/v1/agentsched"),
+        ],
+    )
+    async def test_what_the_plugin_obeys_is_for_operators(
+        self, start: Any, upstream: Any, method: str, path: str
+    ) -> None:
+        """The key of the engine guards nothing here: its adapter adds it to what is relayed."""
+        engine = {"url": upstream.url, "id": "e0", "kind": "openai", "api_key": "the-engines-own"}
+        far = {"Host": "proxy.example", "Authorization": "Bearer mine"}
+        for more, refused in (({}, 403), ({"admin_key": ADMIN["Authorization"][7:]}, 401)):
+            async with start(engines=[engine], **more) as proxy:
+                answer = await proxy.client.request(
+                    method, path, headers=far, json={"everything": True}
+                )
+                assert answer.status_code == refused
+                assert not upstream.exchanges
+                near = ADMIN if more else None
+                assert not is_closed(
+                    (await proxy.client.request(method, path, headers=near)).status_code
+                )
+            upstream.exchanges.clear()
+
+    async def test_this_machine_needs_a_key_only_where_there_is_an_admin_key(
+        self, start: Any, upstream: Any, keys: Any
+    ) -> None:
+        auth = {"mode": "open", "keys": keys.config["keys"]}
+        for more, wanted in (({}, 200), ({"admin_key": ADMIN["Authorization"][7:]}, 401)):
+            async with start(upstream.url, auth=auth, **more) as proxy:
+                shown = await proxy.client.get("/agentsched/v1/programs")
+                assert shown.status_code == wanted
 
     async def test_keys_open_the_control_plane(self, start: Any, upstream: Any, keys: Any) -> None:
         far = {"Host": "proxy.example"}

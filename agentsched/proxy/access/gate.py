@@ -61,6 +61,9 @@ _OWN_VIEWS: Final = (
 )
 #: Paths of the data plane by which engines are changed.
 _ENGINE_VERBS: Final = frozenset({"v1/load_lora_adapter", "v1/unload_lora_adapter"})
+#: Below it lie the control endpoints of our plugin, at which an engine would take us for whoever
+#: asks: the adapter adds the key of the engine.
+_PLUGIN: Final = "v1/agentsched"
 #: What engines answer out of the request alone.
 _STATELESS: Final = frozenset(
     f"v1/{name}"
@@ -140,7 +143,7 @@ def _need_of_relay(request: web.Request, *, is_open: bool) -> Need:
     to what leaves nothing behind.
     """
     path = request.path.strip("/").lower()
-    if path in _ENGINE_VERBS:
+    if path in _ENGINE_VERBS or path.startswith(_PLUGIN):
         return Need.ADMIN
     is_known = path in _STATELESS if request.method == "POST" else path.startswith("v1/models/")
     return Need.DATA if is_open or (is_known and request.method in _ASKS) else Need.ADMIN
