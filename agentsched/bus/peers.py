@@ -30,15 +30,19 @@ _ENGINES_PER_PEER_MAX: Final = 1_024
 #: How long it is told that a peer is gone, and of how many at most.
 _MISSED_FOR: Final = seconds(600)
 _MISSED_MAX: Final = 16
+_NOTHING: Final = EngineMessage(running_steps=0, resident_tokens=0)
 
 
 @dataclass(slots=True)
 class _Peer:
     met_at: Instant
     heard_at: Instant
-    engines: dict[EngineId, EngineMessage] = field(default_factory=dict)
-    #: What was said last of each tenant, which was counted.
-    served: OrderedDict[TenantId, TenantMessage] = field(default_factory=OrderedDict)
+    #: What was said last of each engine, and when.
+    engines: dict[EngineId, tuple[EngineMessage, Instant]] = field(default_factory=dict)
+    #: What was said last of each tenant, which was counted, and when.
+    served: OrderedDict[TenantId, tuple[TenantMessage, Instant]] = field(
+        default_factory=OrderedDict
+    )
     #: Tenants that have a step waiting there, and when that was said.
     waiting: dict[TenantId, Instant] = field(default_factory=dict)
 
@@ -69,12 +73,14 @@ class Peers:
     ) -> Iterator[Event]:
         """A peer says what it has on an engine."""
         peer = self.meet(replica, now=now)
-        if peer is None or peer.engines.get(engine) == said:
+        if peer is None:
             return
-        if engine not in peer.engines and len(peer.engines) >= _ENGINES_PER_PEER_MAX:
+        before = peer.engines.get(engine)
+        if before is None and len(peer.engines) >= _ENGINES_PER_PEER_MAX:
             return
-        peer.engines[engine] = said
-        yield _report(replica, engine, said)
+        peer.engines[engine] = said, now
+        if before is None or before[0] != said:
+            yield _report(replica, engine, said)
 
     def tenant(
         self, replica: str, tenant: TenantId, said: TenantMessage, *, now: Instant
@@ -86,13 +92,17 @@ class Peers:
         peer = self.meet(replica, now=now)
         if peer is None:
             return
-        before = peer.served.get(tenant)
+        before, said_at = peer.served.get(tenant, (None, now))
         if before is None or before.epoch != said.epoch:
             before = _beginning(said, met_at=peer.met_at, now=now)
         new = [after - was for was, after in zip(_totals(before), _totals(said), strict=True)]
         if min(new) < 0:
-            return  # it was overtaken, and tells less than we know
-        peer.served[tenant] = said
+            # It was overtaken, and tells less than we know; or its account was forgotten there and
+            # began anew, so late that what was said before is under way no more.
+            if not _is_new(said, since=Instant(said_at + self._silence), now=now):
+                return
+            new = list(_totals(said))
+        peer.served[tenant] = said, now
         peer.served.move_to_end(tenant)
         if len(peer.served) > _TENANTS_PER_PEER_MAX:
             forgotten, _ = peer.served.popitem(last=False)
@@ -125,7 +135,7 @@ class Peers:
         if peer is None:
             return
         for engine in peer.engines:
-            yield _report(replica, engine, EngineMessage(running_steps=0, resident_tokens=0))
+            yield _report(replica, engine, _NOTHING)
         for tenant in tuple(peer.waiting):
             yield from self._stops_waiting(peer, tenant)
 
@@ -136,7 +146,11 @@ class Peers:
         ]
         for name in silent:
             yield from self.gone(name, now=now)
-        for peer in self._peers.values():
+        for name, peer in self._peers.items():
+            for engine, (_, at) in tuple(peer.engines.items()):
+                if between(at, now) > self._silence:
+                    del peer.engines[engine]
+                    yield _report(name, engine, _NOTHING)
             for tenant, at in tuple(peer.waiting.items()):
                 if between(at, now) > self._silence:
                     yield from self._stops_waiting(peer, tenant)
@@ -181,10 +195,14 @@ def _totals(said: TenantMessage) -> tuple[int, int, int]:
 
 def _beginning(said: TenantMessage, *, met_at: Instant, now: Instant) -> TenantMessage:
     """From where a tenant is counted: from nothing, if we knew the peer before it was served."""
-    is_new = said.age_s is not None and now - seconds(said.age_s) >= met_at
-    if not is_new:
+    if not _is_new(said, since=met_at, now=now):
         return said
     return TenantMessage(epoch=said.epoch, uncached_tokens=0, output_tokens=0)
+
+
+def _is_new(said: TenantMessage, *, since: Instant, now: Instant) -> bool:
+    """Whether a tenant had been served nothing there at that instant yet."""
+    return said.age_s is not None and now - seconds(said.age_s) >= since
 
 
 def _report(replica: str, engine: EngineId, said: EngineMessage) -> PeerReported:

@@ -90,6 +90,31 @@ def test_silence_and_a_lost_broker() -> None:
     assert not len(known)
 
 
+def test_what_is_not_said_again_of_an_engine_is_so_no_more() -> None:
+    """A replica that lost an engine says nothing of it any more, and lives."""
+    known = peers()
+    list(known.engine("r", E, engine(1, 100), now=Instant(0)))
+    assert not list(known.engine("r", E, engine(1, 100), now=Instant(seconds(5))))  # said again
+    list(known.tenant("r", T, tenant(0), now=Instant(seconds(14))))
+    assert not list(known.expire(now=Instant(seconds(14.5))))
+    [gone] = known.expire(now=Instant(seconds(15.5)))
+    assert gone == PeerReported(engine=E, peer="r", running_steps=0, resident_tokens=0)
+    assert known.names == ("r",)
+    [back] = known.engine("r", E, engine(1, 100), now=Instant(seconds(16)))
+    assert back == PeerReported(engine=E, peer="r", running_steps=1, resident_tokens=100)
+
+
+def test_engines_that_come_and_go_leave_room_for_others() -> None:
+    known = peers()
+    for number in range(1_024):
+        list(known.engine("r", EngineId(f"e{number}"), engine(1, 1), now=Instant(0)))
+    late = Instant(seconds(11))
+    known.meet("r", now=late)
+    assert not list(known.engine("r", E, engine(1, 100), now=late))
+    assert len(list(known.expire(now=late))) == 1_024
+    assert len(list(known.engine("r", E, engine(1, 100), now=late))) == 1
+
+
 def test_service_begins_level_and_survives_a_new_life() -> None:
     known = peers()
     assert not list(known.tenant("r", T, tenant(1_000), now=Instant(0)))
@@ -112,6 +137,22 @@ def test_a_tenant_that_comes_after_we_met_is_charged_from_its_first_step() -> No
     assert event == ServedElsewhere(
         tenant=TenantId("new"), uncached_tokens=500, output_tokens=20, idle_token_s=9
     )
+
+
+def test_who_was_forgotten_there_and_comes_back_is_charged_from_nothing() -> None:
+    known = peers()
+    list(known.tenant("r", T, tenant(0), now=Instant(0)))
+    list(known.tenant("r", T, tenant(1_000), now=Instant(seconds(1))))
+    anew = tenant(40, age_s=1.0, waits=True)  # it began a second ago, long after that
+    events = list(known.tenant("r", T, anew, now=Instant(seconds(60))))
+    assert served(events) == (40, 0)
+    [event] = events
+    assert isinstance(event, ServedElsewhere)
+    assert event.waits
+    # An earlier word that was overtaken is still none, also one that was long under way.
+    assert not list(known.tenant("r", T, tenant(30, age_s=60.0), now=Instant(seconds(61))))
+    assert not list(known.tenant("r", T, tenant(30, age_s=0.5), now=Instant(seconds(69))))
+    assert served(list(known.tenant("r", T, tenant(50), now=Instant(seconds(70))))) == (10, 0)
 
 
 def test_who_waits_elsewhere_is_told_once_and_ends_with_the_last_that_says_so() -> None:
