@@ -9,12 +9,13 @@ that is not known here, or not the reporter's own, is counted and changes nothin
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
 from aiohttp import web
 
-from agentsched.kernel.records import ProgramRecord
+from agentsched.kernel.records import ConversationRecord, ProgramRecord
 from agentsched.model import (
     CallId,
     ConversationId,
@@ -48,8 +49,9 @@ class ToolReport(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One thing that happened to a tool call, or to its program.
 
     `program` is the id that the agent sends, or that `x-agentsched-program` of an answer showed.
-    `call_id` is the model's; without it the oldest open call of that tool is meant. `expected_s`
-    is how long the tool will still take, `took_s` how long it took. `closed` ends the program.
+    `call_id` is the model's; without it the oldest open call of that tool is meant, in the
+    `conversation` of that id (`x-agentsched-conversation`) where one is named. `expected_s` is how
+    long the tool will still take, `took_s` how long it took. `closed` ends the program.
     """
 
     event: Literal["started", "progress", "finished", "closed"]
@@ -154,14 +156,18 @@ class ToolReports:
 def _event(report: ToolReport, program: ProgramRecord) -> Event | None:
     call = CallId(call_ref(report.call_id)) if report.call_id else None
     named = ToolName(clean_name(report.tool))
-    found = _open_call(program, call, named)
+    talks = program.conversations
+    talk = talks.get(ConversationId(report.conversation))
+    conversation: ConversationId | None
+    # An id says by itself which call is meant.
+    found = _open_call(talks.values() if call or talk is None else (talk,), call, named)
     if found is None and call is not None:
         found = _answered_call(program, call)
     if found is not None:
         call, tool, conversation = found
     elif named:
-        tool, conversation = named, None
-        call = call or CallId(f"report:{tool}")
+        tool, conversation = named, _busy_last(program) if talk is None else talk.conversation
+        call = call or _made_up(tool, program, talk)
     else:
         return None
     if report.event == "finished":
@@ -182,11 +188,32 @@ def _event(report: ToolReport, program: ProgramRecord) -> Event | None:
     )
 
 
+def _made_up(tool: ToolName, program: ProgramRecord, talk: ConversationRecord | None) -> CallId:
+    """The id of a call that came without one and that no answer showed.
+
+    After each answer another one, since a known call begins and ends but once; its start and its
+    end get the same.
+    """
+    whose = f":{talk.conversation}" if talk is not None else ""
+    answers = (talk or program).steps_done
+    return CallId(f"report:{tool}{whose}" + (f"~{answers}" if answers > 1 else ""))
+
+
+def _busy_last(program: ProgramRecord) -> ConversationId | None:
+    """Whose a call is that nobody named: it paused for it last, or has gone on since it did.
+
+    A quick tool's report is overtaken by its own next step. Who was done before waits for neither.
+    """
+    talks = program.conversations.values()
+    last = max(talks, key=lambda talk: (talk.last_at, talk.conversation), default=None)
+    return last.conversation if last is not None else None
+
+
 def _open_call(
-    program: ProgramRecord, call: CallId | None, tool: str
+    talks: Iterable[ConversationRecord], call: CallId | None, tool: str
 ) -> tuple[CallId, ToolName, ConversationId] | None:
     """The call that is meant among those that the program waits for; the model named the tool."""
-    for conversation in program.conversations.values():
+    for conversation in talks:
         for key, name in conversation.tools.items():
             is_meant = key == call if call else name == tool or name.startswith(tool + " ")
             if is_meant:

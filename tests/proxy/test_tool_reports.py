@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
-from proxy_upstream import Upstream
+from proxy_upstream import Upstream, answer
 
-from agentsched.model import ProgramClosed, ToolFinished, ToolStarted
+from agentsched.model import ProgramClosed, StepArrived, ToolFinished, ToolStarted
 from agentsched_graphs.export import from_json
 
 TOOLS = "/agentsched/v1/tools"
@@ -193,3 +194,83 @@ async def test_a_list_is_known_by_its_field_and_by_nothing_else(proxy: Any, said
         202,
         {"accepted": 0, "ignored": {"unknown_program": 1}},
     )
+
+
+async def test_calls_in_prose_are_each_a_call_of_their_own(proxy: Any, upstream: Upstream) -> None:
+    """No answer shows a call, no report has an id: each step's command is another one."""
+    headers, messages = {"x-agentsched-program": "p1"}, [{"role": "user", "content": "hi"}]
+    for number in range(3):
+        response = await proxy.chat(headers=headers, messages=messages)
+        program = str(response.headers["x-agentsched-program"])
+        said = {"program": program, "tool": "bash"}
+        await report(proxy, said | {"event": "started"})
+        [thread] = proxy.scheduler.world.graph(program).graph.threads.values()
+        assert thread.paused_for == "bash", number
+        await report(proxy, said | {"event": "finished"})
+        text = response.json()["choices"][0]["message"]["content"]
+        messages += [
+            {"role": "assistant", "content": text},
+            {"role": "user", "content": f"out {number}"},
+        ]
+    shown = await proxy.client.get(f"/agentsched/v1/programs/{program}/graph?format=json")
+    tools = [n for n in from_json(shown.content).nodes if n.kind == "tool"]
+    assert [n.is_measured for n in tools] == [True] * 3
+    told = [[e.call_id for e in proxy.turns.events(kind)] for kind in (ToolStarted, ToolFinished)]
+    assert told[0] == told[1]
+    assert len(set(told[0])) == 3
+
+
+@pytest.mark.parametrize("calls", [True, False], ids=["calls", "prose"])
+async def test_a_report_goes_to_the_conversation_that_it_names(
+    proxy: Any, upstream: Upstream, *, calls: bool
+) -> None:
+    if calls:
+        upstream.script = calling("bash")
+    talks = []
+    for name in ("one", "two"):
+        headers = {"x-agentsched-program": "p1", "x-agentsched-conversation": name}
+        response = await proxy.chat(name, headers=headers)
+        talks.append(str(response.headers["x-agentsched-conversation"]))
+    program = str(response.headers["x-agentsched-program"])
+    assert len(proxy.scheduler.programs[program].conversations) == 2
+    said = {"program": program, "tool": "bash", "event": "started"}
+    for talk in reversed(talks):
+        await report(proxy, said | {"conversation": talk})
+    await report(proxy, said | {"conversation": "unheard-of"})
+    told = proxy.turns.events(ToolStarted)
+    # One that nobody knows is as good as none: the first open call of that tool.
+    assert [e.conversation for e in told] == [talks[1], talks[0], talks[0]]
+    open_calls = [proxy.scheduler.programs[program].conversations[t].tools for t in talks]
+    assert [len(tools) for tools in open_calls] == [1, 1]
+
+
+async def test_a_report_that_its_own_step_overtook_wakes_nobody_else(
+    proxy: Any, upstream: Upstream
+) -> None:
+    """A quick tool's, without a call id: the next request was here first."""
+    headers = {"x-agentsched-program": "p1"}
+    done = await proxy.chat(headers=headers | {"x-agentsched-conversation": "done"})
+    program, talk = (done.headers[f"x-agentsched-{n}"] for n in ("program", "conversation"))
+    may_answer = asyncio.Event()
+
+    async def hold(exchange: Any) -> None:
+        await may_answer.wait()
+        await answer(exchange)
+
+    upstream.script = hold
+    headers["x-agentsched-conversation"] = "main"
+    async with asyncio.TaskGroup() as tasks:
+        main = tasks.create_task(proxy.chat(headers=headers))
+        await proxy.turns.until(lambda: len(proxy.turns.events(StepArrived)) == 2)
+        await report(proxy, {"event": "started", "program": program, "tool": "bash"})
+        record = proxy.scheduler.programs[program].conversations[talk]
+        assert record.is_over
+        assert not record.tools
+        thread = proxy.scheduler.world.graph(program).graph.threads[talk]
+        assert thread.paused_for == "(end)"
+        may_answer.set()
+    assert main.result().status_code == 200
+    # Now it pauses itself, and last.
+    await report(proxy, {"event": "started", "program": program, "tool": "make"})
+    assert proxy.turns.events(ToolStarted)[-1].conversation != talk
+    assert not record.tools
