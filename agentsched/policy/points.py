@@ -130,7 +130,13 @@ class PinPolicy(Policy, Protocol):
 
 
 class PrefetchPolicy(Policy, Protocol):
-    """When to warm a paused conversation's prefix for its next step."""
+    """When to warm a paused conversation's prefix for its next step.
+
+    Asked while the pressure gate is open: as a pause begins; as the gate opens, of what is resident
+    then; as a tool of the pause ends by a report, or one begins that no answer called; and as an
+    engine says that it has the conversation no more (our plugin does). That something is evicted
+    while it pauses, as far as we know, is by itself no reason to ask.
+    """
 
     def warm_at(self, pause: PauseView, world: World, *, now: Instant) -> Instant | None:
         """The instant to warm it (in the past: now), None for never."""

@@ -32,6 +32,7 @@ from agentsched.model import (
     TimerFired,
     ToolFinished,
     ToolName,
+    ToolStarted,
     Unpin,
     seconds,
 )
@@ -182,6 +183,16 @@ def test_value_warms_at_once_when_every_tool_has_ended() -> None:
     back = arrived("s", PROGRAM, conversation=TALK, answers=(CallId("k"), CallId("m")))
     policy.observe(back, now=NOW)
     assert at(policy, World(), pause) is None
+
+
+def test_a_call_that_begins_again_has_not_ended() -> None:
+    """By whatever name it was told before."""
+    policy = Value()
+    policy.observe(ended("k"), now=NOW)
+    assert at(policy, World()) == 0
+    begun = ToolStarted(program=PROGRAM, call_id=CallId("k"), tool=ToolName("bash"))
+    policy.observe(begun, now=NOW)
+    assert at(policy, World()) is None
 
 
 def test_value_warms_a_reload_before_the_middle_of_a_skilled_forecast() -> None:

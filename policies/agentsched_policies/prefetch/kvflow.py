@@ -3,7 +3,8 @@
 Paper: "KVFlow: Efficient Prefix Caching for Accelerating LLM-Based Multi-Agent Workflows", arXiv
 2507.07400 (NeurIPS 2025), section 3. Published: load the fixed prompts of all possible next agents
 from the host's memory in the background, within the memory that can be evicted. Here, where a
-conversation pauses with one step to its next execution, its prompt is asked for at once.
+conversation pauses with one step to its next execution and lies in the cache no more, its prompt is
+asked for at once, when a report of its tools, or the engine's plugin, has it asked about.
 
 When it fails: without a tier below, a load is a prefill, and one that comes long before its use
 pushes out what is needed sooner; time does not enter.

@@ -4,6 +4,9 @@ Paper: "SAGA: Workflow-Atomic Scheduling for AI Agent Inference on GPU Clusters"
 (v2), section 4.3: u = argmax P(v -> u); u's prefix is brought in if it is not resident. Edges below
 a confidence of 0.7 are not followed; a chain of tool calls is its own successor.
 
+Asked at the pause's beginning, when it has just been computed, and again at reports of its tools or
+when the engine's plugin says that it is gone.
+
 When it fails: it does so at the start of the tool, however long that takes, so that what it brought
 in may be gone again at its end.
 """

@@ -12,8 +12,9 @@ waits, no prompt is being computed there), few at a time, and never in the way o
 pay, the product falls under the price and they stop; only the certain ones go on trying, as long as
 `paid` is above `paid_min`.
 
-When it fails: a client that reports no tools gives no certainty, and a forecast without skill no
-time: then nothing is warmed.
+When it fails: a client that reports no tools gives no certainty, and without such reports nobody
+asks about what is evicted during its pause, unless its engine says so (the plugin does): then
+nothing is warmed. A forecast without skill gives no time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from agentsched.model import (
     ProgramId,
     StepArrived,
     ToolFinished,
+    ToolStarted,
 )
 from agentsched.policy import EngineView, PauseView, World
 
@@ -64,6 +66,9 @@ class Value:
                 self._finished[event.program, event.call_id] = None
                 if len(self._finished) > _FINISHED_MAX:
                     self._finished.popitem(last=False)
+            case ToolStarted():
+                # It runs: what had ended was an earlier call of that id.
+                self._finished.pop((event.program, event.call_id), None)
             case StepArrived():
                 for call in event.answers:
                     self._finished.pop((event.program, call), None)
