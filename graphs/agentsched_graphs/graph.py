@@ -229,8 +229,10 @@ class ExecutionGraph:
             return
         tool.finished_at = now
         tool.is_error = event.is_error
-        if tool.started_at is None and event.took is not None:
-            tool.started_at = max(tool.asked_at, Instant(now - max(0, event.took)))
+        if event.took is not None:
+            # What was measured counts more than when a start was told, which may have been late.
+            began = max(tool.asked_at, Instant(now - max(0, event.took)))
+            tool.started_at = min(tool.started_at or began, began)
         if tool.state is not ToolState.ANSWERED:
             tool.state = ToolState.FAILED if event.is_error else ToolState.FINISHED
 
@@ -469,8 +471,8 @@ class ExecutionGraph:
         steps = self._steps
         if len(links) == 1:
             node = steps.get(links[0][0])
-            return node.depth if node is not None else self.depth
-        return max((steps[step].depth for step, _ in links if step in steps), default=0)
+            return node.reach if node is not None else self.depth
+        return max((steps[step].reach for step, _ in links if step in steps), default=0)
 
     def _set_over(self, thread: Thread, *, is_over: bool) -> None:
         if thread.is_over is is_over:

@@ -92,6 +92,13 @@ class StepNode:
     tools: list[ToolNode] = field(default_factory=list)
     tools_left_out: int = 0
 
+    @property
+    def reach(self) -> int:
+        """Working steps on the longest chain up to its end: an attempt that came to nothing is no
+        step of it, and what is asked instead comes in its place."""
+        is_vain = self.state.is_final and self.state is not StepState.FINISHED
+        return self.depth - (self.is_work and is_vain)
+
 
 @dataclass(slots=True)
 class ChildNode:

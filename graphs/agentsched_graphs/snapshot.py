@@ -128,13 +128,16 @@ class _Maker:
     def tool(self, tool: ToolNode, step: StepNode) -> Node:
         is_measured = tool.finished_at is not None
         ends = tool.finished_at if is_measured else tool.answered_at
+        begins = tool.started_at or tool.asked_at
+        if ends is not None and begins > ends:
+            begins = tool.asked_at  # its start was told after all else
         return Node(
             node=f"tool:{tool.call_id}",
             kind="tool",
             conversation=step.conversation,
             label=tool.tool,
             state=_tool_state(tool),
-            begins=(tool.started_at or tool.asked_at) - self._opened_at,
+            begins=begins - self._opened_at,
             ends=self.since(ends),
             is_measured=is_measured,
             is_error=tool.is_error,

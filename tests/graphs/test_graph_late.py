@@ -28,6 +28,7 @@ from agentsched_graphs import builder as builders
 from agentsched_graphs.builder import GraphBuilder
 from agentsched_graphs.graph import GraphLimits
 from agentsched_graphs.nodes import ToolState
+from agentsched_graphs.snapshot import snapshot
 
 SECOND = 1_000_000_000
 MAIN, PROGRAM = ConversationId("c"), ProgramId("p")
@@ -104,6 +105,39 @@ class TestLate:
         found = course.graph().tools[CallId("a")]
         assert found.state is ToolState.ANSWERED
         assert (found.started_at, found.finished_at) == (6 * SECOND, 6 * SECOND)
+
+    def test_what_its_runner_measured_counts_more_than_when_it_was_told(self, course: Any) -> None:
+        course.step("s1", "a:Bash")
+        course.pass_time(30)
+        course.feed(tool(ToolStarted, "a"))
+        course.feed(tool(ToolFinished, "a", took=Nanos(25 * SECOND)))
+        found = course.graph().tools[CallId("a")]
+        assert (found.started_at, found.finished_at) == (8 * SECOND, 33 * SECOND)
+
+    @pytest.mark.parametrize("is_finished", [False, True])
+    def test_a_start_that_is_told_last_makes_no_negative_time(
+        self, course: Any, *, is_finished: bool
+    ) -> None:
+        course.step("s1", "a:Bash")
+        course.pass_time(1)
+        if is_finished:
+            course.feed(tool(ToolFinished, "a"))
+        course.step("s2", answers=["a"])
+        course.feed(tool(ToolStarted, "a"))
+        [node] = [n for n in snapshot(course.graph(), now=course.now).nodes if n.kind == "tool"]
+        assert (node.begins, node.ends) == (3 * SECOND, 4 * SECOND)
+
+    def test_attempts_that_came_to_nothing_are_no_steps_of_the_chain(self, course: Any) -> None:
+        course.step("s1", "a:Bash")
+        for number in range(3):
+            course.arrive(f"r{number}", answers=["a"])
+            course.reject(f"r{number}")
+        course.step("s2", answers=["a"])
+        graph = course.graph()
+        assert graph.depth == 2
+        # Each is drawn as what it was: an attempt at the second step.
+        assert [graph.steps[StepId(f"r{number}")].depth for number in range(3)] == [2, 2, 2]
+        assert graph.steps[StepId("s2")].depth == 2
 
     def test_ends_of_steps_that_nobody_knows(self, course: Any) -> None:
         course.arrive("s1")
