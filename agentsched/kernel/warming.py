@@ -2,7 +2,8 @@
 
 A warm-up is issued once and ends once: done (its engine said so), failed, or stopped because real
 work needs the engine. One that is done is a hit when the next step of its conversation finds at
-least half of it in the engine's cache, and waste otherwise.
+least half of it in the engine's cache, and waste otherwise. Where that engine does not say what it
+found, nobody knows.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class WarmAccount:
     issued: int = 0
     hit: int = 0
     wasted: int = 0
+    #: Used, or not: its engine does not tell cached tokens.
+    unknown: int = 0
     cancelled: int = 0
     failed: int = 0
     #: Fading sums behind `paid`.
@@ -166,7 +169,11 @@ class WarmLedger:
         warm = self._awaited.pop(conversation, None)
         if warm is None:
             return
-        is_hit = warm.engine == engine and cached is not None and 2 * cached >= warm.tokens
+        is_there = warm.engine == engine
+        if is_there and cached is None:
+            self.account(engine).unknown += warm.tokens
+            return
+        is_hit = is_there and cached is not None and 2 * cached >= warm.tokens
         self.account(warm.engine).judge(warm.tokens, is_hit=is_hit)
 
     def forget(self, conversation: ConversationId) -> None:
@@ -200,7 +207,8 @@ class WarmLedger:
         waiting = [*self._open.values(), *self._awaited.values()]
         for engine, account in self.accounts.items():
             still = sum(warm.tokens for warm in waiting if warm.engine == engine)
-            over = account.hit + account.wasted + account.cancelled + account.failed
+            over = account.hit + account.wasted + account.unknown
+            over += account.cancelled + account.failed
             assert account.issued == over + still
         talks = [warm.conversation for warm in self._open.values()]
         assert len(talks) == len(set(talks))

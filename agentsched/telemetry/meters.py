@@ -249,7 +249,7 @@ class _Gauges(Collector):
             account = accounts.get(engine)
             if account is None:
                 continue
-            for outcome in ("issued", "hit", "wasted", "cancelled", "failed"):
+            for outcome in ("issued", "hit", "wasted", "unknown", "cancelled", "failed"):
                 family.add_metric([engine, outcome], getattr(account, outcome))
         yield family
 

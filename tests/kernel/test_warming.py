@@ -55,7 +55,7 @@ def account(rig: Any) -> tuple[int, int, int, int, int]:
     return a.issued, a.hit, a.wasted, a.cancelled, a.failed
 
 
-def come_back(rig: Any, name: str, *, cached: int) -> None:
+def come_back(rig: Any, name: str, *, cached: int | None) -> None:
     rig.arrive(f"{name}2", program=name, tokens=600)
     usage = Usage(prompt_tokens=600, cached_tokens=cached, output_tokens=5)
     rig.push(StepFinished(step=StepId(f"{name}2"), usage=usage, finish_reason="stop"))
@@ -103,6 +103,23 @@ def test_whether_it_paid_is_seen_with_the_next_step(warm: Any, cached: int, hit:
     come_back(warm, "a", cached=cached)
     assert account(warm) == (510, hit, 510 - hit, 0, 0)
     assert (warm.scheduler.engines[EngineId("e1")].warm_paid == 1.0) == bool(hit)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_an_engine_that_tells_no_cached_tokens_says_nothing_of_what_was_warmed(
+    warm: Any, *, moves: bool
+) -> None:
+    """vLLM without --enable-prompt-tokens-details. What another engine serves was wasted still."""
+    [begun] = pause(warm, "a")
+    answer(warm, begun)
+    warm.policy.warm = lambda pause: None
+    if moves:
+        warm.engine("e2", pins=False)
+        warm.policy.score_of = lambda step, engine: float(engine.engine == "e2")
+    come_back(warm, "a", cached=None)
+    known = warm.scheduler.warm_accounts[EngineId("e1")]
+    assert (known.unknown, known.wasted) == ((0, 510) if moves else (510, 0))
+    assert (known.paid == 1.0) is not moves
 
 
 def tool_done(name: str) -> ToolFinished:
