@@ -136,6 +136,11 @@ class ConversationRecord:
     #: Tokens of KV that its tenant is charged for while it pauses.
     kept_tokens: int = 0
 
+    @property
+    def may_go_on(self) -> bool:
+        """It neither said its last word nor goes on under another id, as far as anyone can tell."""
+        return not (self.is_over or self.is_replaced)
+
     def grow(self, *, context_tokens: int) -> None:
         """Take in the context after a step; keeps the mean growth per step."""
         if self.steps_done:
@@ -153,6 +158,15 @@ class ConversationRecord:
             self.answered[call] = tool
             if len(self.answered) > _ANSWERED_KEPT:
                 del self.answered[next(iter(self.answered))]
+
+    def go_on(self, step: StepArrived) -> None:
+        """A step of it is here, and not counted yet: what it waits for from now on.
+
+        Where nothing else of it is under way it waits for nothing that was called before: what the
+        prompt leaves out is of an answer that was lost and asked for again, or was taken back.
+        """
+        is_alone = step.step_class.is_work and not self.active_steps
+        self.answer((*step.answers, *self.tools) if is_alone else step.answers)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -190,6 +204,8 @@ class EngineRecord:
     #: Whether it reported and was not lost since.
     is_alive: bool = False
     is_draining: bool = False
+    #: Whether that holds over restarts, for an operator said so.
+    is_drain_lasting: bool = False
     #: Steps that we sent and that have not ended, in the order of dispatch.
     running: dict[StepId, StepRecord] = field(default_factory=dict)
     #: Those of them whose prefill may still be under way.

@@ -32,6 +32,7 @@ from agentsched.kernel.story import pack, unpack
 from agentsched.kernel.transitions import next_state
 from agentsched.kernel.warming import WarmAccount
 from agentsched.model import (
+    FOR_ROOM,
     Choice,
     Command,
     ContinuedElsewhere,
@@ -382,7 +383,7 @@ class Scheduler:
             commands += self._retention.forget(child.conversation, UnpinReason.SUPERSEDED)
             books.evict(child)
         self._retention.resume(event.conversation)
-        conversation.answer(event.answers)
+        conversation.go_on(event)
         record = StepRecord(
             arrived=event,
             tenant=program.tenant,
@@ -555,15 +556,13 @@ class Scheduler:
             idlest = books.idlest()
             if idlest is None:
                 return commands if number else None
-            commands += self._forget(idlest, "forgotten for room")
+            commands += self._forget(idlest, FOR_ROOM)
         return commands
 
     def _expire_programs(self, *, now: Instant) -> list[Command]:
         limit = self._books.limits.program_idle_ns_max
-        commands: list[Command] = []
-        for program in self._books.idle_since(Instant(now - limit)):
-            commands += self._forget(program, "idle")
-        return commands
+        idle = self._books.idle_since(Instant(now - limit))
+        return [c for program in idle for c in self._forget(program, "idle")]
 
     def _forget(self, program: ProgramRecord, reason: str) -> list[Command]:
         commands = self._retention.forget_program(program, UnpinReason.CLOSED)

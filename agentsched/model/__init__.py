@@ -26,6 +26,7 @@ from agentsched.model.errors import (
     WireError,
 )
 from agentsched.model.events import (
+    FOR_ROOM,
     ContinuedElsewhere,
     EngineDrained,
     EngineLost,
@@ -87,6 +88,7 @@ from agentsched.model.time import (
 )
 
 __all__ = [
+    "FOR_ROOM",
     "MILLISECOND",
     "MINUTE",
     "SECOND",

@@ -31,6 +31,8 @@ from agentsched.model.program import (
 from agentsched.model.tenant_limits import TenantLimits
 from agentsched.model.time import Instant, Nanos
 
+#: Why a program was forgotten that nobody ended: a new one came, and there were as many as may be.
+FOR_ROOM: Final = "forgotten for room"
 #: Finish reasons of an answer that ends a turn by itself, in the three dialects.
 _LAST_WORDS: Final = frozenset({"stop", "end_turn", "completed"})
 
@@ -152,10 +154,15 @@ class ToolFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramClosed:
-    """A program said its last word, was released, or was forgotten for its age."""
+    """A program said its last word, was released, or was forgotten: for its age, or for room."""
 
     program: ProgramId
     reason: str
+
+    @property
+    def is_end(self) -> bool:
+        """Nobody expects more of it; one that others needed the room of may well go on."""
+        return self.reason != FOR_ROOM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,10 +198,15 @@ class EngineLost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDrained:
-    """An operator takes an engine out of (or back into) placement; running steps go on."""
+    """An engine is taken out of (or back into) placement; running steps go on.
+
+    `is_lasting`: an operator said so, and it holds over restarts. The end of any other drain, of an
+    ejection for failures say, is known to the process that began it alone.
+    """
 
     engine: EngineId
     is_draining: bool
+    is_lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from agentsched.model import (
+    FOR_ROOM,
     Command,
     ConfigError,
     ContinuedElsewhere,
@@ -223,11 +224,11 @@ class GraphBuilder:
             outlook.graph.parent = parent
             self._live[parent].graph.add_child(program, now=now)
         if len(self._live) > self._live_max:
-            self._close(next(iter(self._live)), "forgotten for room", now=now)
+            self._close(next(iter(self._live)), FOR_ROOM, now=now)
         if self._live_max > self._limits.programs_max:
             first = next(iter(self._live.values())).graph
             if _is_refused(first) and first.program != program:
-                self._close(first.program, "forgotten for room", now=now)
+                self._close(first.program, FOR_ROOM, now=now)
             self._bound_live(len(self._live))
         return outlook
 
@@ -413,14 +414,17 @@ class GraphBuilder:
         kept = self._closed.get(graph.program)
         return kept is None or kept.graph is not graph
 
-    def _learn_end(self, graph: ExecutionGraph, thread: Thread, *, now: Instant) -> None:
-        """A conversation that pauses will not come back: its program is over."""
+    def _learn_end(
+        self, graph: ExecutionGraph, thread: Thread, *, is_end: bool, now: Instant
+    ) -> None:
+        """A conversation that pauses is forgotten; at its program's end it will not come back."""
         assert thread.paused_at is not None
         assert thread.paused_for is not None
         if self._away.pop((graph.program, thread.conversation), None) is not None:
             gap = Nanos(max(0, now - thread.paused_at))
             agent, tool = thread.agent, thread.paused_for
-            self._learn_final(thread, is_last=True)
+            if is_end:
+                self._learn_final(thread, is_last=True)
             self._learnt.gaps.gave_up(agent=agent, tool=tool, gap=gap, age=thread.age)
         thread.paused_at = thread.paused_for = thread.given_up_after = None
 
@@ -432,7 +436,7 @@ class GraphBuilder:
         outlook.remaining = None
         for thread in graph.threads.values():
             if thread.paused_at is not None and thread.paused_for is not None:
-                self._learn_end(graph, thread, now=now)
+                self._learn_end(graph, thread, is_end=reason != FOR_ROOM, now=now)
         graph.close(reason, now=now)
         parent = self._parent_of(graph)
         if parent is not None:

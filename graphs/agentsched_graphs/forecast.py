@@ -39,6 +39,8 @@ class _Progress:
     steps_done: int = 0
     active: int = 0
     last_at: Instant
+    #: Its latest step was answered: it pauses, and does not wait to ask again.
+    was_answered: bool = False
     #: The step count under which it was counted as over; None while it is not.
     counted: int | None = None
     #: Another replica serves it: its silence here says nothing.
@@ -76,6 +78,7 @@ class Forecasts:
                 if progress is not None:
                     # A last word that was said beside this step was not the program's.
                     self._take_back(progress)
+                    progress.was_answered = True
                     progress.steps_done += 1
                     if event.is_last_word:
                         self._count(progress)
@@ -86,7 +89,7 @@ class Forecasts:
             case ProgramClosed():
                 progress = self._programs.pop(event.program, None)
                 self._open.pop(event.program, None)
-                if progress is not None and not progress.is_elsewhere:
+                if progress is not None and event.is_end and not progress.is_elsewhere:
                     self._count(progress)
             case ContinuedElsewhere():
                 progress = self._programs.get(event.program)
@@ -130,7 +133,7 @@ class Forecasts:
             if len(self._programs) > self._programs_max:
                 forgotten, _ = self._programs.popitem(last=False)
                 self._open.pop(forgotten, None)
-        elif not progress.active and not progress.is_elsewhere:
+        elif progress.was_answered and not progress.active and not progress.is_elsewhere:
             self._silences.ended(between(progress.last_at, now))
         self._take_back(progress)
         progress.is_elsewhere = False
@@ -147,6 +150,7 @@ class Forecasts:
             return None
         # One that was forgotten meanwhile has a step of before.
         progress.active = max(0, progress.active - 1)
+        progress.was_answered = False
         progress.last_at = now
         self._touch(program, progress)
         return progress

@@ -223,7 +223,7 @@ class LivePrograms:
                     self._unlearn(live)
                     self._forget(event.program)  # that replica counts it now
             case ProgramClosed():
-                self._close(event.program)
+                self._close(event, now=now)
             case _:
                 pass
 
@@ -490,7 +490,8 @@ class LivePrograms:
             self._end(program, live)
             self._learn(live)
 
-    def _close(self, program: ProgramId) -> None:
+    def _close(self, event: ProgramClosed, *, now: Instant) -> None:
+        program = event.program
         if self._under_way.pop(program, 0):
             # It goes when these have ended, which is no second program's end.
             gone = [key for key, asked in self._steps.items() if asked.program == program]
@@ -498,7 +499,8 @@ class LivePrograms:
                 del self._steps[key]
         live = self._find(program)
         if live is not None:
-            self._learn(live)
+            if event.is_end or not _is_heard(live, now=now):
+                self._learn(live)
             self._forget(program)
 
     def _end(self, program: ProgramId, live: _Live) -> None:

@@ -9,10 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsched.model import (
+    SECOND,
     CallId,
     ContinuedElsewhere,
     ConversationId,
+    ProgramClosed,
     ProgramId,
+    StepCancelled,
+    StepFailed,
+    StepId,
     ToolName,
     ToolStarted,
 )
@@ -223,6 +228,45 @@ def test_time_at_another_replica_is_no_silence(course: Any) -> None:
         course.feed(moved)
         course.pass_time(1)
     assert course.builder._forecasts._silences._seen == 0
+
+
+@pytest.mark.parametrize("end", ["reject", "cancel", "fail"])
+def test_the_wait_of_who_got_no_answer_is_no_silence(course: Any, end: str) -> None:
+    """It asks again when it was told to; how long others pause is not to be learnt from that."""
+    course.step("s", "k:bash")
+    course.pass_time(50)
+    for number in range(80):
+        step = StepId(f"r{number}")
+        course.arrive(step)
+        if end == "reject":
+            course.reject(step)
+        else:
+            kind = StepCancelled if end == "cancel" else StepFailed
+            course.feed(kind(step=step, reason="test"))
+        course.pass_time(2)
+    forecasts = course.builder._forecasts
+    assert forecasts._silences._seen == 1
+    assert forecasts.silence == 60 * SECOND
+    course.step("t", "l:bash")
+    course.pass_time(5)
+    course.arrive("u")
+    assert forecasts._silences._seen == 2
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_who_goes_for_room_has_not_ended(course: Any, *, is_silent: bool) -> None:
+    """Unless it had been silent for so long that it counted as over before."""
+    for name in ("look", "edit"):
+        course.step(name, f"{name}:bash")
+    if is_silent:
+        course.pass_time(100)
+        course.start("nobody")
+    builder = course.builder
+    known, steps = chance_of(builder), expected(builder)
+    course.feed(ProgramClosed(program=ProgramId("p"), reason="forgotten for room"))
+    assert builder.view(ProgramId("p")) is None
+    assert (chance_of(builder), expected(builder)) == (known, steps)
+    assert (steps == 10.0) is not is_silent
 
 
 def chance_of(builder: Any) -> float:

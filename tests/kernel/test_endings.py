@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentsched.kernel.records import EngineRecord
-from agentsched.model import EngineId
+from agentsched.model import CallId, EngineId, StepClass, StepId
 
 #: A cache that holds one of two conversations: whoever comes back was evicted by the other.
 CACHE = 4_000
@@ -48,3 +48,35 @@ def test_what_comes_back_over_a_tier_is_priced_without_the_prompts_own_new_token
     assert engine.cost.reload_ns_per_token == pytest.approx(
         0.5 * engine.cost.prefill_ns_per_token, rel=0.02
     )
+
+
+def tools(rig: Any) -> list[str]:
+    return list(rig.scheduler.programs["p1"].conversations["p1/main"].tools)
+
+
+def test_whoever_goes_on_waits_for_no_call_of_an_answer_that_was_lost(rig: Any) -> None:
+    """Its last bytes were: the client asks again, gets another answer and goes on from that."""
+    rig.engine()
+    rig.arrive("s1", at=1)
+    rig.finish("s1", at=2, tools={"k1": "bash"})
+    rig.arrive("s1b", at=3, retries=StepId("s1"))
+    rig.finish("s1b", at=4, tools={"k2": "bash"})
+    assert tools(rig) == ["k2"]
+    rig.arrive("s2", at=5, answers=(CallId("k2"),))
+    assert tools(rig) == []
+    # Each may still be reported, and is told by its name.
+    answered = rig.scheduler.programs["p1"].conversations["p1/main"].answered
+    assert answered == {"k1": "bash", "k2": "bash"}
+
+
+def test_what_is_asked_beside_it_takes_no_call_from_a_conversation(rig: Any) -> None:
+    rig.engine()
+    rig.arrive("s1", at=1)
+    rig.arrive("s2", at=1)
+    rig.finish("s1", at=2, tools={"k1": "bash"})
+    rig.arrive("s3", at=3)  # s2 is under way still
+    assert tools(rig) == ["k1"]
+    for step in ("s2", "s3"):
+        rig.finish(step, at=4, tools={step: "bash"})
+    rig.arrive("title", at=5, step_class=StepClass.AUXILIARY)
+    assert tools(rig) == ["k1", "s2", "s3"]

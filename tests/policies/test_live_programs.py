@@ -148,6 +148,19 @@ def test_a_mean_over_those_that_ended() -> None:
     assert town.usual() == 4_000
 
 
+@pytest.mark.parametrize(("second", "is_over"), [(61, False), (62, True)])
+def test_who_goes_for_room_has_not_ended_unless_it_was_silent(
+    second: float, *, is_over: bool
+) -> None:
+    """Where more agents live than programs may, the idlest pauses for a tool."""
+    town = taught(4_000)
+    town.turn("a", "a", 1_000, at=1)
+    town.turn("a2", "a", 2_000, at=2)
+    town.see(ProgramClosed(program=ProgramId("a"), reason="forgotten for room"), at=second)
+    assert town.usual() == (3_000 if is_over else 4_000)
+    assert ProgramId("a") not in town.live
+
+
 def test_who_goes_on_after_its_last_word_had_not_ended() -> None:
     """Agents whose tools are called in plain text say a last word with every answer."""
     town = taught(4_000)
