@@ -55,7 +55,7 @@ def program_row(
         live=record.active_steps,
         conversations=len(conversations),
         pins=len(pinned),
-        context_tokens=sum(c.context_tokens for c in conversations if not c.is_over or c.tools),
+        context_tokens=sum(c.context_tokens for c in conversations if c.may_go_on or c.tools),
         prompt_tokens=record.prompt_tokens,
         cached_tokens=record.cached_tokens,
         output_tokens=record.output_tokens,
@@ -79,7 +79,7 @@ def _state(
         return "waiting", eldest.arrived_at, eldest.held_for
     if is_pinned:
         return "pinned", record.last_at, ""
-    if any(c.tools or not c.is_over for c in conversations):
+    if any(c.tools or c.may_go_on for c in conversations):
         return "paused", record.last_at, ""
     return "idle", record.last_at, ""
 

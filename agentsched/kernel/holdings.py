@@ -120,7 +120,7 @@ def wanted_tokens(scheduler: Scheduler, engine: EngineId) -> int:
 def _is_wanted(record: ConversationRecord, scheduler: Scheduler) -> bool:
     if record.active_steps or pin_of(scheduler, record.conversation) is not None:
         return True
-    if record.is_over:
+    if not record.may_go_on:
         return False
     graph = scheduler.world.graph(record.program)
     return graph is None or graph.last_pause_chance(record.conversation) <= _PROBABLY

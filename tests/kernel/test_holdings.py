@@ -11,7 +11,15 @@ from shorthand import prefix
 
 from agentsched.kernel.holdings import _blocks, holdings, wanted_tokens
 from agentsched.kernel.residency import Residency
-from agentsched.model import SECOND, ConversationId, EngineId, Nanos, Prefix, ProgramId
+from agentsched.model import (
+    SECOND,
+    ConversationId,
+    EngineId,
+    Lineage,
+    Nanos,
+    Prefix,
+    ProgramId,
+)
 from agentsched.policy import Retention
 
 ENGINE = EngineId("e")
@@ -164,3 +172,22 @@ def test_after_a_last_word_only_what_others_share_is_wanted(rig: Any) -> None:
     rig.finish("goes-on", tools={"k": "bash"})
     assert wanted_tokens(rig.scheduler, ENGINE) == 40 + 70
     assert wanted_tokens(rig.scheduler, EngineId("unknown")) == 0
+
+
+def test_what_goes_on_under_another_id_is_not_wanted_twice(rig: Any) -> None:
+    rig.engine("e", kv_tokens=1_000)
+    head = prefix("head", 40)
+    rig.arrive("s1", conversation="old", prefixes=(head, prefix("old", 100)))
+    rig.finish("s1", tools={"k": "bash"})
+    rig.arrive(
+        "s2",
+        conversation="new",
+        prefixes=(head, prefix("new", 100)),
+        lineage=Lineage.COMPACTS,
+        parent_conversation=ConversationId("old"),
+    )
+    rig.finish("s2", tools={"l": "bash"})
+    assert holdings(rig.scheduler, ENGINE).held_tokens == 40 + 70 + 70
+    assert wanted_tokens(rig.scheduler, ENGINE) == 40 + 70
+    rig.arrive("s3", conversation="old", prefixes=(head, prefix("old", 100)))
+    assert wanted_tokens(rig.scheduler, ENGINE) == 40 + 70 + 70
