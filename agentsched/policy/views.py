@@ -168,6 +168,11 @@ class EngineView(Protocol):
         ...
 
     @property
+    def peer_tokens(self) -> int:
+        """Tokens that those replicas keep there."""
+        ...
+
+    @property
     def running_tokens(self) -> int:
         """Prompt tokens of those steps."""
         ...

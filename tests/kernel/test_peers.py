@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from shorthand import arrived, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
@@ -121,3 +122,25 @@ def test_a_home_that_nobody_knows_is_no_home() -> None:
     assert [c.engine for c in commands if isinstance(c, Dispatch)] == [ENGINE]
     assert scheduler.steps[StepId("a")].missing_tokens == 1_500
     scheduler.check()
+
+
+def test_a_new_program_goes_where_the_others_left_room() -> None:
+    scheduler = made("a", "b")
+    full = PeerReported(engine=EngineId("a"), peer="other", running_steps=2, resident_tokens=3_900)
+    scheduler.handle(full, now=Instant(1))
+    for number in range(2):
+        commands = scheduler.handle(first(f"n{number}"), now=Instant(2 + number))
+        assert [c.engine for c in commands if isinstance(c, Dispatch)] == ["b"]
+    scheduler.check()
+
+
+@pytest.mark.parametrize(("theirs", "engine"), [(2_000, "b"), (2_400, "a")])
+def test_an_engine_of_others_is_tried_once_where_they_left_room(theirs: int, engine: str) -> None:
+    """Of 4,000 tokens 3,800 may be used; a prompt of 1,500 beside them finds its place, or not."""
+    scheduler = made("a", "b")
+    scheduler.handle(first("n0"), now=Instant(1))
+    scheduler.handle(finished("n0", prompt=1_500, cached=0, output=20), now=Instant(2))
+    said = PeerReported(engine=EngineId("b"), peer="other", running_steps=1, resident_tokens=theirs)
+    scheduler.handle(said, now=Instant(3))
+    commands = scheduler.handle(first("n1"), now=Instant(4))
+    assert [c.engine for c in commands if isinstance(c, Dispatch)] == [engine]

@@ -9,10 +9,11 @@
 `steps` is this one and those that are expected to follow, at most `horizon`: a faster engine pays
 off over several. All prices are learnt per engine, so fast and slow, large and small engines and
 those with a tier need no configuration. How full an engine is counts the live conversations that
-are at home there, whether they compute or pause: they will all be back. What would be evicted is
-another question, of what lies there now: a conversation that was let go is at home there still, but
-takes no room, and who waits for memory must see the room that another engine has. Whoever is thrown
-out waits for its turn before it is reloaded, and throws out others: hence `evict` times the price.
+are at home there, whether they compute or pause, since they will all be back, and what other
+replicas keep there. What would be evicted is another question, of what lies there now: a
+conversation that was let go is at home there still, but takes no room, and who waits for memory
+must see the room that another engine has. Whoever is thrown out waits for its turn before it is
+reloaded, and throws out others: hence `evict` times the price.
 
 A conversation moves at turn boundaries only, and only where that saves `margin` more than the
 prefix that it loses. Conversations that lost their KV anyway are free to go wherever is best, and a
@@ -21,7 +22,8 @@ turn out to be the wrong one. Siblings and programs with one system prompt come 
 themselves, since what is there already need not be computed, until the queue costs more than that.
 
 An engine that had no step yet is given the next new program: what it costs there is only a guess,
-and a slow engine that everybody's beginning lies on already would keep them all.
+and a slow engine that everybody's beginning lies on already would keep them all. Not so where other
+replicas left no room for it: it would wait there and teach nobody what that engine costs.
 
 When an engine is lost its programs all look for a place at once, and by cost everyone who was let
 go elsewhere would be shuffled with them. For `settle_s` after a loss nobody leaves an engine that
@@ -29,11 +31,11 @@ is well and may be given work: those of one that is silent, say, go by cost.
 
 Whatever the load, a prompt goes to an engine that takes one of its length, where there is such.
 
-All that is for caches that are wanted. While everything that lives takes no more than `roomy` of
-every engine's cache, nobody is evicted, the head of a prompt is on every engine soon, and what
-costs time is company: then each stays where it is, and who is new goes where least runs, as
-`place.session-affinity` has it. By cost alone newcomers would follow a common beginning to an
-engine that is busy already.
+All that is for caches that are wanted. While everything that lives, other replicas' included, takes
+no more than `roomy` of every engine's cache, nobody is evicted, the head of a prompt is on every
+engine soon, and what costs time is company: then each stays where it is, and who is new goes where
+least runs, as `place.session-affinity` has it. By cost alone newcomers would follow a common
+beginning to an engine that is busy already.
 
 The hash makes replicas of the proxy agree without asking while loads are alike, and keeps those
 that see old loads from all running to one engine. It is weighted by capacity; an engine that is
@@ -174,35 +176,39 @@ class Rendezvous:
         usual_ns: float,
         now: Instant,
     ) -> float:
-        pool = engine.capabilities.kv_tokens
         conversation = world.conversation(step)
-        if engine.engine not in self._tried and _is_new(step, world):
-            return self._jitter(step, engine)
         missing = world.missing_tokens(step, engine.engine)
+        over = _evicted_tokens(engine, world, missing)
+        is_taken = over > 0 and engine.peer_tokens > 0
+        if engine.engine not in self._tried and not is_taken and _is_new(step, world):
+            return self._jitter(step, engine)
         is_home = conversation.engine == engine.engine
         price = engine.reload_ns if is_home else engine.prefill_ns
         cost = missing * price + engine.cold_tokens(now=now) * engine.prefill_ns
         # Prices follow the load of the moment; small differences between like engines mean nothing.
         is_alike = abs(engine.decode_ns - usual_ns) <= _ALIKE * usual_ns
         decode = answers * (usual_ns if is_alike else engine.decode_ns)
-        if pool is not None and not (is_home and conversation.is_resident):
-            over = world.resident_tokens(engine.engine) + missing - _FULL * pool
-            cost += self._evict * max(0.0, over) * engine.reload_ns
+        if not (is_home and conversation.is_resident):
+            cost += self._evict * over * engine.reload_ns
         if conversation.is_resident:
             # It moves for what waits there now, not for what may come.
             lost = 0.0 if is_home else self._margin * missing * engine.prefill_ns
             return cost + decode + lost
-        full = self._homes.tokens(engine.engine) / (pool or _POOL)
+        full = self._living_tokens(engine) / (engine.capabilities.kv_tokens or _POOL)
         return cost + decode * (1.0 + self._crowd * full) + self._jitter(step, engine)
 
     def _is_roomy(self, step: StepView, engines: Sequence[EngineView]) -> bool:
         """Whether all that lives, and this, takes a small part of every engine's cache."""
         most = self._roomy
         return all(
-            self._homes.tokens(e.engine) + step.prompt_tokens
+            self._living_tokens(e) + step.prompt_tokens
             <= most * (e.capabilities.kv_tokens or _POOL)
             for e in engines
         )
+
+    def _living_tokens(self, engine: EngineView) -> int:
+        """Tokens of our live conversations there, and of what other replicas keep there."""
+        return self._homes.tokens(engine.engine) + engine.peer_tokens
 
     def _kept_by(
         self, step: StepView, engines: Sequence[EngineView], world: World, *, now: Instant
@@ -234,6 +240,14 @@ def _is_new(step: StepView, world: World) -> bool:
     program = world.programs[step.program]
     is_first = world.conversation(step).engine is None and len(program.conversations) == 1
     return is_first and program.parent is None
+
+
+def _evicted_tokens(engine: EngineView, world: World, missing: int) -> float:
+    """Tokens there that would have to go for so many more."""
+    pool = engine.capabilities.kv_tokens
+    if pool is None:
+        return 0.0
+    return max(0.0, world.resident_tokens(engine.engine) + missing - _FULL * pool)
 
 
 def _able(step: StepView, engines: Sequence[EngineView]) -> Sequence[EngineView]:
