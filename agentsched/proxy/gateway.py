@@ -188,10 +188,10 @@ class Gateway:
         now: Instant,
         retries: StepId | None = None,
     ) -> StepArrived:
-        """The event that enters a request into the scheduler."""
+        """The event that enters a request into the scheduler. Changes nothing."""
         declared = identity.declared
         deadline = declared.deadline_s
-        home = self.sharing.home(identity.conversation) if self.sharing is not None else None
+        home = self.sharing.look(identity.conversation) if self.sharing is not None else None
         arrived = StepArrived(
             step=step,
             program=identity.program,

@@ -193,12 +193,21 @@ class Generation:
         self._early = self._early_stream()
         return await self._carry_out(self._ticket)
 
+        self._take_over()
     def _replace(self, old: Sent) -> None:
         """This step is a retry of an older one, which may still be alive."""
         is_certain = old.give_way is not None and self._is_certain_retry()
         outcome = "gave_way" if is_certain else "went_on" if old.give_way else "ended"
         self._gateway.resends.retried[outcome] += 1
         if is_certain and old.give_way is not None:
+    def _take_over(self) -> None:
+        """The conversation is ours now, wherever it was. Not where the step was turned away at the
+        door: whoever asks again needs to know where it is.
+        """
+        sharing = self._gateway.sharing
+        if sharing is not None and self._step in self._host.scheduler.steps:
+            sharing.home(self._identity.conversation)
+
             # Only now, so that the place on the engine that this frees goes to whoever is next.
             old.give_way()
 

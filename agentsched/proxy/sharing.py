@@ -205,8 +205,12 @@ class TurnSharing(Collector):
 
     # -- asking ------------------------------------------------------------------------------------
 
+    def look(self, conversation: ConversationId) -> Home | None:
+        """Where another replica left this conversation."""
+        return self._homes.get(conversation)
+
     def home(self, conversation: ConversationId) -> Home | None:
-        """Where another replica left this conversation, which is ours from now on."""
+        """As `look`, for the last time: the conversation is ours from now on."""
         return self._homes.pop(conversation, None)
 
     async def settle(

@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from proxy_upstream import Gate, Upstream, answer, chunk
 from shorthand import arrived, finished, reported
 
 from agentsched.bus.service import Bus
@@ -17,9 +18,11 @@ from agentsched.kernel import JournalEntry
 from agentsched.model import (
     AgentschedError,
     ContinuedElsewhere,
+    ConversationId,
     EngineId,
     EngineLost,
     Instant,
+    StepArrived,
     StepId,
     StepStarted,
     TenantId,
@@ -241,6 +244,66 @@ async def test_who_served_it_last_has_its_cache() -> None:
     left = [e.event for e in a.entries if isinstance(e.event, ContinuedElsewhere)]
     assert {event.conversation for event in left} == {first.conversation}
     assert a.sharing.home(first.conversation) == Home(ENGINE, 100)
+
+
+async def test_looking_at_a_home_does_not_take_it() -> None:
+    a, b = linked()
+    first = a.ask("fix it")
+    a.run(first, "s1")
+    a.answer(first, "look at the file")
+    await turned()
+    home = Home(ENGINE, 100)
+    assert [b.sharing.look(first.conversation) for _ in range(2)] == [home, home]
+    assert b.sharing.home(first.conversation) == home
+    assert b.sharing.look(first.conversation) is None
+
+
+class TestInAProxy:
+    """A conversation that was answered here and, as far as anybody told, elsewhere since."""
+
+    async def left_elsewhere(self, proxy: Any) -> Any:
+        """The body of its next request."""
+        index = SharedIndex(keep=lambda _: None, first_handle=0, secret=7)
+        proxy.gateway.sharing = TurnSharing(
+            index=index, host=proxy.gateway.host, follower=None, settle_s=0.0
+        )
+        answered = await proxy.chat("fix it")
+        conversation = ConversationId(answered.headers["x-agentsched-conversation"])
+        proxy.gateway.sharing._homes[conversation] = Home(ENGINE, 7)
+        said = answered.json()["choices"][0]["message"]
+        messages = [{"role": "user", "content": "fix it"}, said, {"role": "user", "content": "go"}]
+        return {"model": "m", "messages": messages}
+
+    async def test_a_plan_takes_nothing(self, proxy: Any) -> None:
+        body = await self.left_elsewhere(proxy)
+        sharing = proxy.gateway.sharing
+        plan = "/agentsched/v1/plan/v1/chat/completions"
+        shown = [(await proxy.client.post(plan, json=body)).json() for _ in range(2)]
+        assert shown[0] == shown[1]
+        assert sharing.look(ConversationId(shown[0]["conversation"])) == Home(ENGINE, 7)
+        assert (await proxy.client.post("/v1/chat/completions", json=body)).status_code == 200
+        arrived = proxy.turns.events(StepArrived)[-1]
+        assert (arrived.home, arrived.home_tokens) == (ENGINE, 7)
+        assert sharing.look(arrived.conversation) is None
+
+    async def test_nor_does_a_no_at_the_door(self, upstream: Upstream, start: Any) -> None:
+        depth = {"admit": {"name": "depth", "params": {"depth": 1}}}
+        limits = {"ready_steps_max": 1}
+        async with start(upstream.url, profile="fcfs", policies=depth, limits=limits) as proxy:
+            body = await self.left_elsewhere(proxy)
+            gate = upstream.script = Gate(chunk("hel"))
+            others = [asyncio.create_task(proxy.chat(str(n), stream=True)) for n in range(2)]
+            await proxy.turns.until(lambda: proxy.scheduler.statistics().waiting_steps == 1)
+            refused = await proxy.client.post("/v1/chat/completions", json=body)
+            assert refused.status_code == 429
+            gate.open.set()
+            await asyncio.gather(*others)
+            upstream.script = answer
+            again = await proxy.client.post("/v1/chat/completions", json=body)
+            assert again.status_code == 200
+            homes = [(e.home, e.home_tokens) for e in proxy.turns.events(StepArrived)[-2:]]
+            assert homes == [(ENGINE, 7), (ENGINE, 7)]
+            assert not proxy.gateway.sharing._homes
 
 
 async def test_whoever_goes_on_elsewhere_is_awaited_here_no_more_though_its_cache_is_gone() -> None:
