@@ -31,6 +31,7 @@ from agentsched.model import (
     ProgramId,
     StepArrived,
     StepFinished,
+    StepId,
     after,
     seconds,
 )
@@ -77,13 +78,17 @@ class ActivePrograms:
         """A program that is known."""
         return self._programs.get(program)
 
+    def has(self, step: StepId) -> bool:
+        """Whether a step arrived and has not ended."""
+        return self._log.get(step) is not None
+
     def room(self, engine: EngineId) -> float:
         """Tokens that would still fit, by their count."""
         return self._capacity.get(engine, 0) - self._used(engine)
 
     def is_queue_empty_but_for(self, program: ProgramId) -> bool:
         """Whether no other program is paused or waits to be begun."""
-        return not any(p.is_paused and key != program for key, p in self._programs.items())
+        return all(p.program == program for p in self._paused())
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Learn, and tick when it is time."""
@@ -109,6 +114,9 @@ class ActivePrograms:
                 program.waiting += is_back
             if ended is not None and isinstance(event, StepFinished):
                 self._finish(program, event)
+            if not program.steps and not program.is_reasoning:
+                # Its client left before it was served: it has no room, and waits for none.
+                program.is_paused, program.is_marked = True, False
         if now >= self.next_tick:
             self._run_tick()
             self.next_tick = after(now, self._tick)
@@ -184,7 +192,8 @@ class ActivePrograms:
             program.engine, program.is_paused = engine, False
 
     def _paused(self) -> Iterable[ActiveProgram]:
-        return (p for _, p in self._programs.items() if p.is_paused)
+        programs = (p for _, p in self._programs.items())
+        return (p for p in programs if p.is_paused and (p.steps or p.is_reasoning))
 
     def _pause_until_safe(self, engine: EngineId) -> None:
         over = -self.room(engine)

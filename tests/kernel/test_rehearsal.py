@@ -58,7 +58,9 @@ ACTIONS = st.lists(
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
-@given(profile=st.sampled_from(["passthrough", "fcfs", "agentsched"]), actions=ACTIONS)
+@given(
+    profile=st.sampled_from(["passthrough", "fcfs", "agentsched", "thunderagent"]), actions=ACTIONS
+)
 def test_the_turn_is_as_it_was_planned(profile: str, actions: list[tuple[str, int, int]]) -> None:
     scheduler, twin = made(profile), made(profile)
     now = Instant(0)
@@ -186,3 +188,27 @@ def test_what_a_dry_run_would_do_is_no_part_of_any_story() -> None:
     assert scheduler.story(ProgramId("p1")) == before
     scheduler.handle(asked(2, 1, 120), now=Instant(4))
     assert len(scheduler.story(ProgramId("p1"))) == len(before) + 1
+
+
+def test_a_policy_that_is_told_of_newcomers_plans_as_if_it_had_been() -> None:
+    scheduler = made("thunderagent")
+    assert isinstance(scheduler.plan(asked(0, 0, 1_500), now=Instant(1)).verdict, Dispatch)
+    for number in range(4):  # two on each engine: by its count there is no room
+        assert scheduler.handle(asked(number, number, 1_500), now=Instant(1 + number))
+    newcomer = asked(4, 4, 1_500)
+    plan = scheduler.plan(newcomer, now=Instant(5))
+    assert (plan.verdict, plan.held_for) == (None, "paused")
+    assert scheduler.handle(newcomer, now=Instant(5)) == ()
+
+
+def test_a_program_that_is_to_pause_at_its_next_step_is_planned_to() -> None:
+    scheduler = made("thunderagent")
+    for number in range(4):
+        scheduler.handle(asked(number, number, 1_500), now=Instant(1 + number))
+    # Two are one too many on each engine: so the tick finds, and marks the first.
+    scheduler.handle(StepStarted(step=StepId("s0")), now=Instant(seconds(5)))
+    scheduler.handle(answered("s0", prompt=1_500), now=Instant(seconds(6)))
+    step = asked(5, 0, 1_550)
+    plan = scheduler.plan(step, now=Instant(seconds(7)))
+    assert (plan.verdict, plan.held_for) == (None, "paused")
+    assert scheduler.handle(step, now=Instant(seconds(7))) == ()

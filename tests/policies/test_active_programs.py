@@ -136,6 +136,26 @@ def test_a_step_that_ends_otherwise_is_neither_waiting_nor_running(is_sent: bool
     assert not count.of("a").is_reasoning
 
 
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_whose_client_left_before_it_was_served_takes_no_room_and_no_place_in_the_queue(
+    is_sent: bool,
+) -> None:
+    count = Count(e1=2_000)
+    count.arrive("a1", "a", 1_500)
+    if is_sent:
+        count.send("a1")
+    count.see(StepCancelled(step=StepId("a1"), reason="left"))
+    assert count.programs.is_queue_empty_but_for(ProgramId("b"))
+    count.tick()
+    assert count.programs.room(E1) == 2_000
+    # When it asks again it is as new.
+    count.arrive("a2", "a", 1_500)
+    assert not count.programs.is_queue_empty_but_for(ProgramId("b"))
+    count.tick()
+    assert not count.of("a").is_paused
+    assert count.programs.room(E1) == 2_000 - (1_500 + EXTRA)
+
+
 def test_a_step_that_may_be_sent_again_waits_again() -> None:
     count = Count(e1=2_000)
     count.arrive("a1", "a", 500)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from agentsched.model import Command, Event, Instant, after, seconds
 from agentsched.policy import Admission, Admitted, EngineView, Held, StepView, World
-from agentsched_policies.active_programs import ActivePrograms
+from agentsched_policies.active_programs import ActiveProgram, ActivePrograms
 
 
 class ThunderAgent:
@@ -39,14 +39,20 @@ class ThunderAgent:
     def admit(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> Admission:
         program = self._active.get(step.program)
         forced_at = after(step.arrived_at, self._resume_after)
-        if program is None or not program.is_paused or forced_at <= now:
+        if not self._is_paused(step, program) or forced_at <= now:
             return Admitted()
-        is_new = not program.steps and not program.running
+        is_new = program is None or not (program.steps or program.running)
         is_first = is_new and self._active.is_queue_empty_but_for(step.program)
         if is_first and self._active.room(engine.engine) > 0:
             return Admitted()
         until = min(self._active.next_tick, forced_at)
         return Held(reason="paused", until=until, blocks_others=False)
+
+    def _is_paused(self, step: StepView, program: ActiveProgram | None) -> bool:
+        """Whether it waits for a tick, or would: of a step in a dry run nobody told us."""
+        if self._active.has(step.step):
+            return program is not None and program.is_paused
+        return program is None or program.is_paused or program.is_marked
 
     def has_room(self, engine: EngineView, world: World, *, now: Instant) -> bool:
         return True
