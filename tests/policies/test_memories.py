@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shorthand import arrived as arrives
-from shorthand import at, pin, prefetch, prefix, tool_call, unpin
+from shorthand import at, pin, prefetch, prefix, reported, tool_call, unpin
 from shorthand import finished as finishes
 
 from agentsched.model import (
@@ -35,6 +35,7 @@ from agentsched.model import (
     ToolName,
 )
 from agentsched_policies.bounded import Bounded
+from agentsched_policies.gone import GoneEngines
 from agentsched_policies.homes import Homes
 from agentsched_policies.order.continuum import Continuum
 from agentsched_policies.order.dlpm import Dlpm
@@ -43,7 +44,9 @@ from agentsched_policies.order.kvflow import Kvflow
 from agentsched_policies.order.saga import Saga as OrderSaga
 from agentsched_policies.pauses import MULTI_TOOL, USER_TURN, PauseWatch
 from agentsched_policies.pin.continuum import Turns
+from agentsched_policies.place.dlpm import Dlpm as PlaceDlpm
 from agentsched_policies.place.hexgen import Hexgen as PlaceHexgen
+from agentsched_policies.place.saga import Saga as PlaceSaga
 from agentsched_policies.samples import Samples, SamplesByKey
 from agentsched_policies.step_log import StepLog
 from agentsched_policies.uncached import UncachedLog
@@ -319,6 +322,22 @@ class TestHomes:
         assert homes.tokens(E1) == 0
 
 
+class TestGoneEngines:
+    def lost(self, gone: GoneEngines, names: str) -> list[str | None]:
+        return [gone.observe(EngineLost(engine=EngineId(name), reason="x")) for name in names]
+
+    def test_of_too_many_the_one_lost_longest_ago_is_forgotten(self) -> None:
+        gone = GoneEngines(engines_max=2)
+        assert self.lost(gone, "abcd") == [None, None, "a", "b"]
+
+    def test_one_that_is_lost_twice_counts_once_and_one_that_is_back_not_at_all(self) -> None:
+        gone = GoneEngines(engines_max=2)
+        assert self.lost(gone, "aba") == [None, None, None]
+        assert gone.observe(reported("b")) is None
+        assert gone.observe(failed("other")) is None
+        assert self.lost(gone, "cd") == [None, "a"]
+
+
 class TestPauseWatch:
     @pytest.mark.parametrize(
         ("tools", "counted"),
@@ -458,6 +477,27 @@ def test_times_are_kept_of_so_many_agents(make: Any, key: Any) -> None:
     assert len(times) == 256
     assert key("agent 256") not in times
     assert times[key("agent 0")] == pytest.approx(3.0 * SECOND)  # 2 s and a tenth of the way to 12
+
+
+@pytest.mark.parametrize(
+    ("make", "known"),
+    [
+        (PlaceHexgen, lambda policy: policy._times),
+        (PlaceDlpm, lambda policy: policy._used.get(TenantId("tenant of p"))),
+        (PlaceSaga, lambda policy: policy._busy | policy._idle_since),
+    ],
+)
+def test_what_was_learnt_of_engines_that_went_is_forgotten(make: Any, known: Any) -> None:
+    """Each engine has a name of its own; the last 256 may come back."""
+    policy = make()
+    for number in range(300):
+        engine, step = EngineId(f"e{number}"), f"s{number}"
+        policy.observe(reported(engine), now=at(number))
+        policy.observe(arrived(step), now=at(number))
+        policy.decided([sent(step, engine)], now=at(number))
+        policy.observe(finished(step, "bash"), now=at(number + 0.5))
+        policy.observe(EngineLost(engine=engine, reason="scaled in"), now=at(number + 0.6))
+    assert len(known(policy)) == 256
 
 
 def test_memoryfulness_is_one_for_programs_of_one_length_and_none_for_geometric_ones() -> None:

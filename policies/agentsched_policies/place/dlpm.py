@@ -29,6 +29,7 @@ from agentsched.model import (
 )
 from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.bounded import Bounded
+from agentsched_policies.gone import GoneEngines
 from agentsched_policies.models import share_one
 from agentsched_policies.uncached import UncachedLog
 
@@ -46,6 +47,7 @@ class Dlpm:
         #: What each engine can do that is there.
         self._engines: dict[EngineId, Capabilities] = {}
         self._drained: dict[EngineId, None] = {}
+        self._gone = GoneEngines()
 
     def observe(self, event: Event, *, now: Instant) -> None:
         charge = self._log.observe(event, now=now)
@@ -59,6 +61,11 @@ class Dlpm:
                 self._drained[event.engine] = None
         elif isinstance(event, EngineLost):
             self._engines.pop(event.engine, None)
+        forgotten = self._gone.observe(event)
+        if forgotten is not None:
+            self._drained.pop(forgotten, None)
+            for _, used in self._used.items():
+                used.pop(forgotten, None)
 
     def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
         for charge in self._log.decided(commands, now=now):

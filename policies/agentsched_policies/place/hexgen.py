@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from agentsched.model import Command, EngineId, Event, Instant, StepFinished
 from agentsched.policy import EngineView, StepView, World
+from agentsched_policies.gone import GoneEngines
 from agentsched_policies.step_log import StepLog
 
 _RATE = 0.1
@@ -32,8 +33,12 @@ class Hexgen:
         #: Mean nanoseconds of a step, by engine and agent.
         self._times: dict[tuple[EngineId, str], float] = {}
         self._agents: dict[str, None] = {}
+        self._gone = GoneEngines()
 
     def observe(self, event: Event, *, now: Instant) -> None:
+        forgotten = self._gone.observe(event)
+        if forgotten is not None:
+            self._times = {key: t for key, t in self._times.items() if key[0] != forgotten}
         step = self._log.observe(event, now=now)
         if step is None or step.engine is None or not isinstance(event, StepFinished):
             return

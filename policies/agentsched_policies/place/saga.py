@@ -29,6 +29,7 @@ from agentsched.model import (
 )
 from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.bounded import Bounded
+from agentsched_policies.gone import GoneEngines
 from agentsched_policies.step_log import StepLog
 
 
@@ -46,12 +47,17 @@ class Saga:
         #: Steps on each engine, and since when there are none.
         self._busy: dict[EngineId, int] = {}
         self._idle_since: dict[EngineId, Instant] = {}
+        self._gone = GoneEngines()
 
     def observe(self, event: Event, *, now: Instant) -> None:
         if isinstance(event, EngineReported):
             self._idle_since.setdefault(event.engine, now)
         elif isinstance(event, ProgramClosed):
             self._moved.pop(event.program)
+        forgotten = self._gone.observe(event)
+        if forgotten is not None and not self._busy.get(forgotten):
+            self._busy.pop(forgotten, None)
+            self._idle_since.pop(forgotten, None)
         known = self._log.get(event.step) if hasattr(event, "step") else None
         engine = known.engine if known is not None else None
         self._log.observe(event, now=now)
