@@ -14,17 +14,14 @@ from dataclasses import dataclass, field
 from functools import wraps
 from types import EllipsisType
 from typing import Any, Final, ParamSpec, TypeVar
-from urllib.parse import quote
 
-from agentsched.sdk.reporter import reporter
+from agentsched.sdk.reporter import in_header, reporter
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _PREFIX: Final = "x-agentsched-"
 _DEADLINE: Final = _PREFIX + "deadline"
-#: What a header may hold as it is.
-_PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,18 +144,6 @@ class Program:
 
     def __repr__(self) -> str:
         return f"Program({self.id!r})"
-
-
-def in_header(value: object) -> str:
-    """A name of the user's as any HTTP client can send it, and as the proxy would clean it.
-
-    What is beyond ASCII is percent-encoded: most clients refuse a request with anything else.
-    """
-    text = str(value)
-    if not (text.isascii() and text.isprintable()):
-        kept = "".join(c for c in text if c.isprintable() or not c.isascii())
-        text = quote(kept, safe=_PRINTABLE, errors="surrogatepass")
-    return text.strip()
 
 
 def put_back(variable: ContextVar[Any], token: Token[Any]) -> None:

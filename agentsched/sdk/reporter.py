@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
     import http.client
@@ -35,6 +35,20 @@ _LAST_S: Final = 0.5
 #: For the HTTP client to be imported by then: a slow machine is no proxy that is away.
 _LOAD_S: Final = 10.0
 _PATH: Final = "/agentsched/v1/tools"
+#: What a header may hold as it is.
+_PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F)))
+
+
+def in_header(value: object) -> str:
+    """A name of the user's as any HTTP client can send it, and as the proxy would clean it.
+
+    What is beyond ASCII is percent-encoded: most clients refuse a request with anything else.
+    """
+    text = str(value)
+    if not (text.isascii() and text.isprintable()):
+        kept = "".join(c for c in text if c.isprintable() or not c.isascii())
+        text = quote(kept, safe=_PRINTABLE, errors="surrogatepass")
+    return text.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +235,7 @@ class Reporter:
         if self.settings.api_key:
             headers["authorization"] = f"Bearer {self.settings.api_key}"
         if self.settings.tenant:
-            headers["x-agentsched-tenant"] = self.settings.tenant
+            headers["x-agentsched-tenant"] = in_header(self.settings.tenant)
         return headers | dict(sender)
 
     def _post(self, body: str, headers: Mapping[str, str]) -> int:

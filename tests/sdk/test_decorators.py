@@ -159,6 +159,16 @@ class TestProgram:
         said = [inbox.posts.get(timeout=60)[1]["x-agentsched-tenant"] for _ in range(2)]
         assert said == ["red", "blue"]
 
+    @pytest.mark.parametrize(("given", "told"), [("größe", "gr%C3%B6%C3%9Fe"), ("東", "%E6%9D%B1")])
+    def test_a_tenant_beyond_ascii_is_the_same_for_calls_and_reports(
+        self, inbox: Any, given: str, told: str
+    ) -> None:
+        agentsched.configure(inbox.url, tenant=given)
+        assert current_headers() == {"x-agentsched-tenant": told}
+        with program(id="p"):
+            pass
+        assert inbox.posts.get(timeout=60)[1]["x-agentsched-tenant"] == told
+
     def test_one_scope_is_not_two_programs(self) -> None:
         scope = program()
         with scope, pytest.raises(RuntimeError), scope:
