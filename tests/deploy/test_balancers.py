@@ -207,3 +207,8 @@ async def test_a_replica_that_is_gone_is_gone_round(balanced: Balanced) -> None:
 async def test_operators_paths_are_not_for_the_outside(balanced: Balanced) -> None:
     for path in ("/metrics", "/agentsched/v1/programs", "/agentsched/"):
         assert (await balanced.client.get(path)).status_code == 404
+
+
+async def test_tools_report_from_the_outside(balanced: Balanced) -> None:
+    told = await balanced.client.post("/agentsched/v1/tools", json={"events": []})
+    assert told.status_code == 202
