@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     SecretStr,
+    WithJsonSchema,
 )
 
 from agentsched.model import MILLISECOND, ConfigError, Nanos, in_seconds, parse_span, seconds
@@ -49,6 +50,7 @@ Span = Annotated[
     BeforeValidator(_read_span),
     AfterValidator(_long_enough),
     PlainSerializer(lambda span: f"{in_seconds(span):g}s", return_type=str),
+    WithJsonSchema({"type": "string"}),
 ]
 
 

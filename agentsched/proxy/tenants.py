@@ -42,6 +42,8 @@ class TenantVerbs:
         try:
             received = await receive(request, self._gateway.config.http)
             given = msgspec.json.decode(received.body or b"{}", type=dict[str, Any])
+            if isinstance(given.get("deadline"), int):  # nanoseconds, as nobody means them
+                return _error(400, "bad_tenant", "deadline: write 250ms, 15s, 2m or 1h")
             event = TenantConfig(**given).configured(name)
         except BROKEN as error:
             return _error(400, "bad_tenant", f"The body is not a JSON object: {error}")

@@ -223,7 +223,10 @@ class TestTenants:
 
     @pytest.mark.parametrize(
         "body",
-        [b"[]", b"{", b'{"weight":0}', b'{"heavy":1}', b'{"priority_min":9,"priority_max":1}'],
+        [
+            *(b"[]", b"{", b'{"weight":0}', b'{"heavy":1}', b'{"priority_min":9,"priority_max":1}'),
+            b'{"deadline":1800000}',  # nanoseconds, milliseconds, seconds?
+        ],
     )
     async def test_what_is_wrong_changes_nothing(self, proxy: Any, body: bytes) -> None:
         put = await proxy.client.put(f"{BASE}/tenants/team-a", content=body)
