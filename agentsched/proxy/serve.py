@@ -152,7 +152,9 @@ async def drain(gateway: Gateway, *, hurry: asyncio.Event | None = None) -> None
     while hurry is None or not hurry.is_set():
         spent = clock.time() - began
         is_noticed = spent >= in_seconds(http.drain_notice)
-        if (is_noticed and gateway.is_idle) or spent >= in_seconds(http.drain_timeout):
+        # A step ends before its last bytes are written, and there are clients that read slowly.
+        is_done = gateway.is_idle and not gateway.answering
+        if is_noticed and (is_done or spent >= in_seconds(http.drain_timeout)):
             break
         await asyncio.sleep(_LOOK_EVERY_S)
     if not gateway.is_idle:

@@ -169,6 +169,15 @@ class TestDrain:
                 assert response.status_code == 503
                 assert response.json()["error"]["code"] == "draining"
 
+    async def test_the_notice_is_given_also_where_the_timeout_is_shorter(
+        self, start: Any, upstream: Upstream
+    ) -> None:
+        short = {"drain_notice": "80ms", "drain_timeout": "1ms"}
+        async with start(upstream.url, http=short) as proxy:
+            began = asyncio.get_running_loop().time()
+            await drain(proxy.gateway)
+            assert asyncio.get_running_loop().time() - began >= 0.08
+
     async def test_plain_requests_count(self, start: Any, upstream: Upstream) -> None:
         gate = upstream.script = Gate()
         async with start(upstream.url, http={"drain_notice": "10ms"}) as proxy:
