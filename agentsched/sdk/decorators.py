@@ -149,9 +149,11 @@ def agent_step(
 
     All of it is optional knowledge. `tools`: what the answer may call; `expects`: seconds that each
     of them takes; `next`: names of the steps that may follow; `output_tokens`: how long the answer
-    will be; `priority`, `deadline_s` as in product headers. Functions of any kind, methods and
-    classes with `__call__` (above `staticmethod` and `classmethod` or below). The step's
-    declaration is found at `__agentsched_step__`.
+    will be; `priority`: smaller is sooner, among your own steps; `deadline_s`: seconds until the
+    step should be done, of which and of the program's the sooner is sent. `name` is what `next`
+    goes by, else the function's own. Functions of any kind, methods and classes with `__call__`
+    (above `staticmethod` and `classmethod` or below). The step's declaration is found at
+    `__agentsched_step__`.
     """
 
     times = _checked(expects or {})

@@ -18,6 +18,7 @@ from agentsched.bus.messages import schemas
 from agentsched.config import Config
 from agentsched.model import EngineId, EngineLost
 from agentsched.proxy.app import build_app, build_gateway
+from agentsched.proxy.identity import native
 from agentsched.proxy.serve import running
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
@@ -66,6 +67,23 @@ class TestPages:
 
     def test_http(self) -> None:
         assert (FOLDER / "http.md").read_text() == http.to_page(stored()), AGAIN
+
+    def test_the_command_line_says_what_help_says(self) -> None:
+        page = (FOLDER / "cli.md").read_text()
+        assert "agentsched report [OPTIONS] [RESULT...]" in page
+        assert "| `--seed` | `0` |" in page
+        for variable in ("OPENAI_API_KEY", "AGENTSCHED_URL", "AGENTSCHED_ADMIN_KEY"):
+            assert f"(environment: `{variable}`)" in page
+
+    def test_a_length_of_time_is_text(self) -> None:
+        described = json.loads((FOLDER / "openapi.json").read_text())
+        deadline = described["components"]["schemas"]["Tenant"]["properties"]["deadline"]
+        assert deadline["anyOf"][0] == {"type": "string"}
+
+    def test_every_header_of_ours_is_explained(self) -> None:
+        page = (FOLDER.parent / "concepts.md").read_text()
+        for name in native._OURS:
+            assert f"`x-agentsched-{name}`" in page or f"`-{name}`" in page
 
     def test_all_are_drawn_by_one_command(self) -> None:
         drawn = set(pages((FOLDER / "openapi.json").read_text()))

@@ -16,8 +16,9 @@ _HEAD: Final = """\
 # Command line
 
 Drawn from the commands (`python -m agentsched_bench.reference`). `agentsched COMMAND --help` says
-the same. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Errors are one line;
-`--debug` (or `AGENTSCHED_DEBUG=1`) shows the traceback.
+the same. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, and 3 where `whatif` finds
+that a journal does not replay. Errors are one line; `--debug` (or `AGENTSCHED_DEBUG=1`) shows the
+traceback.
 """
 _ALWAYS: Final = frozenset({"help", "install_completion", "show_completion"})
 
@@ -91,7 +92,7 @@ def _is_hidden(parameter: Any) -> bool:
 
 def _usage(argument: Any) -> str:
     word = (argument.metavar or argument.name or "").upper()
-    word = word.strip("[]")
+    word = word.removesuffix("...").strip("[]")
     word = f"{word}..." if argument.nargs == -1 and not word.endswith("...") else word
     return word if argument.required else f"[{word}]"
 
@@ -106,7 +107,7 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "required"
     value = parameter.default
-    if callable(value) or value is None or value in ((), [], "", False):
+    if callable(value) or value is None or value is False or value in ((), [], ""):
         return ""
     if isinstance(value, list | tuple):
         value = ",".join(str(part) for part in value)
@@ -114,7 +115,9 @@ def _default(parameter: Any) -> str:
 
 
 def _help(parameter: Any) -> str:
-    return str(getattr(parameter, "help", "") or "")
+    text = str(getattr(parameter, "help", "") or "")
+    variable = getattr(parameter, "envvar", None)
+    return f"{text} (environment: `{variable}`)" if variable else text
 
 
 def _cell(text: str) -> str:

@@ -32,10 +32,11 @@ The control plane is JSON under `/agentsched/v1`, which goes before every path b
 the routes, the types and recorded answers (`python -m agentsched_bench.reference`); as OpenAPI 3.1:
 [openapi.json](openapi.json), which every proxy also serves: `GET /openapi.json`.
 
-Without keys the control plane answers clients on the same machine only. With an `admin_key` or
-`[[auth.keys]]` (see [configuration](../configuration.md)) it wants `Authorization: Bearer KEY`, and
-the key needs the scope that is said below; a tenant's key sees its own programs. Errors are
-OpenAI's error object.
+In mode `open` the control plane answers programs on the same machine as the operator, as long as
+no `admin_key` is set. Everybody else needs `Authorization: Bearer KEY`: the `admin_key`, or one of
+`[[auth.keys]]` (see [configuration](../configuration.md)) with the scope that is said below; a
+tenant's key sees its own programs. `POST /tools` is as open as LLM calls are. Errors are OpenAI's
+error object.
 """
 
 
