@@ -58,20 +58,16 @@ _DECLARED = frozenset(
 class Declared:
     """What the client said about its program besides its name. None: it said nothing.
 
-    `deadline_s` and `ttl_s` are seconds from now; `priority` is in the client's own terms except
-    that smaller is sooner; `tool_ms` are (tool, milliseconds) of the tools run since the last
-    answer; `action` is `open` or `close` where the client manages its program's life.
+    `deadline_s` is seconds from now; `priority` is in the client's own terms except that smaller is
+    sooner; `tool_ms` are (tool, milliseconds) of the tools run since the last answer.
     """
 
     is_last: bool = False
     deadline_s: float | None = None
     priority: int | None = None
     output_tokens: int | None = None
-    ttl_s: float | None = None
-    expected_resume_s: float | None = None
     step: int | None = None
     tool_ms: tuple[tuple[str, float], ...] = ()
-    action: str = ""
 
 
 NOTHING_DECLARED = Declared()

@@ -23,10 +23,8 @@ from agentsched.proxy.identity.values import (
     flag_of,
     inner_of,
     integer_of,
-    milliseconds_of,
     number_of,
     object_of,
-    span_of,
     step_class_of,
     value_of,
 )
@@ -38,6 +36,8 @@ Headers = Mapping[str, str]
 _SHOWN_CHARS_MAX: Final = 1_024
 #: The thread of a program's main agent, where its convention gives it no name of its own.
 MAIN: Final = "main"
+#: vLLM believes it before it looks for the field `priority`.
+_VLLM_PRIORITY: Final = "x-vllm-priority"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,20 @@ def _over(strong: Declared, weak: Declared) -> Declared:
     return replace(weak, **changes)
 
 
+def _with_priority(claim: Claim | None, headers: Headers, fields: Fields) -> Claim | None:
+    """A claim with the priority that vLLM would read, where the client says none to a scheduler.
+
+    It names nobody, so it is no claim beside others.
+    """
+    said = integer_of(headers.get(_VLLM_PRIORITY))
+    if said is None:
+        said = integer_of(value_of(fields.get("priority")))
+    if said is None or (claim is not None and claim.declared.priority is not None):
+        return claim
+    claim = claim or Claim(evidence=Evidence.NONE)
+    return replace(claim, declared=replace(claim.declared, priority=said))
+
+
 class ClaimReader:
     """Reads claims. `extra_headers` are the operator's own session headers, lower-case."""
 
@@ -136,7 +150,7 @@ class ClaimReader:
             claim = reader(headers, request.fields)
             if claim is not None:
                 claims.append(claim)
-        return merge(claims)
+        return _with_priority(merge(claims), headers, request.fields)
 
     def clean(self, value: object) -> str:
         """An outside id, safe to keep and show: no control characters, bounded in length."""
@@ -185,8 +199,6 @@ class ClaimReader:
                 deadline_s=number_of(said.get("deadline")),
                 priority=integer_of(said.get("priority")),
                 output_tokens=integer_of(said.get("expected_output", said.get("output_tokens"))),
-                ttl_s=number_of(said.get("ttl")),
-                expected_resume_s=number_of(said.get("resume")),
                 step=integer_of(said.get("step")),
             ),
         )
@@ -214,8 +226,6 @@ class ClaimReader:
                 deadline_s=number_of(said.get("deadline_seconds")),
                 priority=integer_of(said.get("priority")),
                 output_tokens=integer_of(said.get("expected_output_length")),
-                ttl_s=number_of(said.get("kv_retention_ttl_seconds")),
-                expected_resume_s=number_of(said.get("expected_resume")),
                 step=integer_of(said.get("step_id")),
             ),
         )
@@ -225,7 +235,7 @@ class ClaimReader:
         if not nvext:
             return None
         hints, context = object_of(nvext, "agent_hints"), object_of(nvext, "agent_context")
-        control, cache = object_of(nvext, "session_control"), object_of(nvext, "cache_control")
+        control = object_of(nvext, "session_control")
         trajectory = self.clean(context.get("trajectory_id"))
         parent = self.clean(context.get("parent_trajectory_id"))
         program = self.clean(context.get("session_id")) or self.clean(control.get("session_id"))
@@ -243,9 +253,6 @@ class ClaimReader:
                 is_last=flag_of(context.get("trajectory_final")) and not parent,
                 priority=None if priority is None else -priority,  # theirs: greater is sooner
                 output_tokens=integer_of(hints.get("osl")),
-                ttl_s=span_of(cache.get("ttl")) or number_of(control.get("timeout")),
-                expected_resume_s=milliseconds_of(hints.get("iat")),
-                action=self.clean(control.get("action")),
             ),
         )
 
@@ -477,6 +484,7 @@ _TELLING_HEADERS: Final = frozenset(
         "x-session-affinity",
         "x-opencode-session",
         "x-litellm-session-id",
+        _VLLM_PRIORITY,
         *_SESSION_HEADERS,
     }
 )
@@ -492,6 +500,7 @@ _TELLING_FIELDS: Final = frozenset(
         "client_metadata",
         "conversation",
         "prompt_cache_key",
+        "priority",
         *(outer or name for outer, name in _SESSION_FIELDS),
     }
 )

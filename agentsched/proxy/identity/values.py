@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,8 +9,6 @@ import msgspec
 
 from agentsched.model import StepClass
 
-_TTL: Final = re.compile(r"(\d{1,6})\s*([smh]?)")
-_TTL_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0}
 _SMALL_FIELD: Final = 65_536
 
 
@@ -73,17 +70,6 @@ def integer_of(value: object) -> int | None:
     except (ValueError, OverflowError):
         return None
     return number if abs(number) < 2**31 else None
-
-
-def milliseconds_of(value: object) -> float | None:
-    number = number_of(value)
-    return None if number is None else number / 1_000
-
-
-def span_of(value: object) -> float | None:
-    """`5m`, `1h`, `30` as seconds."""
-    match = _TTL.fullmatch(value.strip()) if isinstance(value, str) else None
-    return float(match[1]) * _TTL_UNITS[match[2]] if match else number_of(value)
 
 
 def durations_of(text: str) -> tuple[tuple[str, float], ...]:

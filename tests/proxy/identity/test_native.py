@@ -167,11 +167,10 @@ def test_what_is_declared(wire: Wire) -> None:
     assert ours.declared.deadline_s == 30.0
     assert ours.step == 7
     assert ours.parent == "q"
-    nvext = {"agent_hints": {"priority": 5, "osl": 100}, "cache_control": {"ttl": "5m"}}
+    nvext = {"agent_hints": {"priority": 5, "osl": 100}}
     dynamo = wire.send({**BODY, "nvext": nvext})
     assert dynamo.declared.priority == -5
     assert dynamo.declared.output_tokens == 100
-    assert dynamo.declared.ttl_s == 300.0
     context = {"program_id": "p9", "deadline_seconds": "x", "priority": 3}
     router = wire.send({**BODY, "vllm_xargs": {"agentic_context": context}})
     assert router.declared.deadline_s is None
