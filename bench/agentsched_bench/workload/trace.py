@@ -326,20 +326,21 @@ def is_header(line: bytes, *, number: int) -> bool:
     return number == 1 and line.startswith(_HEADER_BEGINS)
 
 
-def read_header(path: Path) -> TraceHeader | None:
-    """The header of a trace, if it has one. Raises TraceError if the file cannot be read."""
-    for number, line in read_lines(path):
-        if not is_header(line, number=number):
-            return None
-        try:
-            header = _HEADERS.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise TraceError(str(error), path=path, line=number) from error
-        if header.agentsched_trace != TRACE_VERSION:
-            text = f"trace version {header.agentsched_trace}; this reads {TRACE_VERSION}"
-            raise TraceError(text, path=path, line=number)
-        return header
-    return None
+def header_of(line: bytes, *, path: Path | str) -> TraceHeader:
+    """The header in a trace's first line.
+
+    Raises:
+        TraceError: it is none (and names the line, what follows may be read), or it is that of
+            another version (and names none, for nothing of it can be read).
+    """
+    try:
+        header = _HEADERS.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise TraceError(str(error), path=path, line=1) from error
+    if header.agentsched_trace != TRACE_VERSION:
+        text = f"trace version {header.agentsched_trace}; this reads {TRACE_VERSION}"
+        raise TraceError(text, path=path)
+    return header
 
 
 def decode_recording(line: bytes, *, path: Path | str, number: int) -> Recording:
@@ -406,6 +407,7 @@ def read_numbered(
         try:
             number, line = next(lines)
             if is_header(line, number=number):
+                header_of(line, path=path)
                 continue
             recording = decode_recording(line, path=path, number=number)
         except StopIteration:

@@ -23,7 +23,7 @@ from agentsched_bench.workload.trace import (
     RecordedStep,
     Recording,
     group_programs,
-    read_header,
+    header_of,
     read_trace,
     write_trace,
 )
@@ -211,8 +211,8 @@ def test_the_whole_specification_is_written_into_the_trace(tmp_path: Path) -> No
     found = composed(tmp_path, programs=4, seed=9)
     path = tmp_path / "w.jsonl"
     write_trace(found.recordings(), path, header=found.header())
-    header = read_header(path)
-    assert header is not None
+    [first, *_] = path.read_bytes().splitlines()
+    header = header_of(first, path=path)
     assert header.workload is not None
     assert parse_workload(header.workload["spec"], where="header") == found.spec
     assert header.workload["traces"][0]["is_synthetic"] is True

@@ -181,3 +181,20 @@ def test_a_null_counts_as_left_out(tmp_path: Path) -> None:
     assert (row.steps[0].output_tokens, row.steps[0].gap_kind) == (3, "unknown")
     assert [error.line for error in told] == [2]
     assert "output_tokens" in str(told[0])
+
+
+def test_a_trace_of_another_version_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"agentsched_trace":2}\n' + json.dumps(_LINE) + "\n")
+    told: list[TraceError] = []
+    with pytest.raises(TraceError, match=r"t\.jsonl: trace version 2; this reads 1"):
+        list(read_trace(path, on_error=told.append))
+    assert told == []
+
+
+def test_a_header_that_is_none_is_a_bad_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"agentsched_trace":"one"}\n' + json.dumps(_LINE) + "\n")
+    told: list[TraceError] = []
+    assert len(list(read_trace(path, on_error=told.append))) == 1
+    assert [error.line for error in told] == [1]

@@ -30,6 +30,7 @@ from agentsched_bench.workload.importers.loose import (
     as_object,
     as_objects,
     first,
+    flat,
 )
 from agentsched_bench.workload.trace import RecordedToolCall, TraceError
 
@@ -48,7 +49,7 @@ class ClaudeCode:
     title: str = "Claude Code transcripts (.jsonl)"
 
     def claims(self, head: Sequence[Any]) -> bool:
-        return any(_is_line(as_object(value)) for value in _flat(head))
+        return any(_is_line(as_object(value)) for value in flat(head))
 
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
@@ -58,7 +59,7 @@ class ClaudeCode:
             sessions = Sessions(partial(_Session, told))
             for file in group:
                 for found in values(file, on_error=on_error):
-                    for value in _flat([found.value]):
+                    for value in flat([found.value]):
                         line = as_object(value)
                         sessions.of(line).line(line, file)
             is_heard = False
@@ -71,11 +72,6 @@ class ClaudeCode:
             # Folders of sessions hold some in which nothing was asked, and copies of others.
             if group[0].is_named and not is_heard:
                 on_error(TraceError("no answer of a model in it", path=group[0].path))
-
-
-def _flat(found: Sequence[Any]) -> list[Any]:
-    """Lines, also where all of them are one list (`claude -p --output-format json --verbose`)."""
-    return [line for value in found for line in (value if isinstance(value, list) else [value])]
 
 
 def _is_line(line: Object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import re
 from collections import Counter
@@ -295,8 +294,3 @@ def _first_values(file: InputFile) -> Iterator[Any]:
                 yield _BAD
     except TraceError:
         return
-
-
-def as_stream(data: bytes) -> IO[bytes]:
-    """Bytes as an open file, for tests and for what is already in memory."""
-    return io.BytesIO(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,6 +28,11 @@ def as_list(value: Json) -> list[Any]:
 
 def as_objects(value: Json) -> list[Object]:
     return [item for item in as_list(value) if isinstance(item, dict)]
+
+
+def flat(values: Sequence[Any]) -> list[Any]:
+    """The values, those of lists among them one by one (`claude -p --output-format json`)."""
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]
 
 
 def as_text(value: Json) -> str:

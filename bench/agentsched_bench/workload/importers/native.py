@@ -12,8 +12,14 @@ import msgspec
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.draft import Imported
 from agentsched_bench.workload.importers.files import InputFile, OnError, has_objects, lines, values
-from agentsched_bench.workload.importers.loose import as_object
-from agentsched_bench.workload.trace import Recording, TraceError, decode_recording, is_header
+from agentsched_bench.workload.importers.loose import as_object, flat
+from agentsched_bench.workload.trace import (
+    Recording,
+    TraceError,
+    decode_recording,
+    header_of,
+    is_header,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +32,7 @@ class Native:
     def claims(self, head: Sequence[Any]) -> bool:
         return any(
             "agentsched_trace" in value or ("session_id" in value and "steps" in value)
-            for value in map(as_object, _flat(head[:2])[:2])
+            for value in map(as_object, flat(head[:2])[:2])
         )
 
     def read(
@@ -42,16 +48,13 @@ class Native:
                 yield Imported(recording=recording, epoch_s=recording.start_s)
 
 
-def _flat(values: Sequence[Any]) -> list[Any]:
-    return [item for value in values for item in (value if isinstance(value, list) else [value])]
-
-
 def _of_lines(file: InputFile, on_error: OnError) -> Iterator[Recording]:
     found = lines(file, on_error=on_error)
     while True:
         try:
             number, line = next(found)
             if is_header(line, number=number):
+                header_of(line, path=file.path)
                 continue
             recording = decode_recording(line, path=file.path, number=number)
         except StopIteration:
@@ -67,7 +70,7 @@ def _of_lines(file: InputFile, on_error: OnError) -> Iterator[Recording]:
 def _of_documents(file: InputFile, on_error: OnError) -> Iterator[Recording]:
     """Recordings as other programs write JSON: indented, in a row, or in one list."""
     for found in values(file, on_error=on_error):
-        parts = _flat([found.value])
+        parts = flat([found.value])
         for index, part in enumerate(parts):
             if "agentsched_trace" in as_object(part):
                 continue

@@ -19,6 +19,7 @@ from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.chat import read_definitions
 from agentsched_bench.workload.importers.draft import Call, Chain, Conversation, Imported
 from agentsched_bench.workload.importers.files import InputFile, OnError, values
+from agentsched_bench.workload.importers.loose import flat
 from agentsched_bench.workload.importers.otel_spans import Span, is_spans, read_span, spans_in
 from agentsched_bench.workload.trace import RecordedTool, TraceError
 
@@ -31,7 +32,7 @@ class Otel:
     title: str = "OpenTelemetry GenAI spans (OTLP JSON)"
 
     def claims(self, head: Sequence[Any]) -> bool:
-        return any(map(is_spans, _flat(head)[:5]))
+        return any(map(is_spans, flat(head)[:5]))
 
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
@@ -54,10 +55,6 @@ class Otel:
             on_error(TraceError("no span of an LLM call with its tokens in it", path=path))
         for thread in threads:
             yield from thread.imported(options)
-
-
-def _flat(head: Sequence[Any]) -> list[Any]:
-    return [part for value in head for part in (value if isinstance(value, list) else [value])]
 
 
 def _keep_innermost(spans: dict[str, Span]) -> None:
