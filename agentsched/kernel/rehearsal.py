@@ -20,7 +20,6 @@ from agentsched.model import (
     Lineage,
     Reject,
     StepArrived,
-    StepId,
 )
 
 if TYPE_CHECKING:
@@ -80,10 +79,6 @@ def rehearse(scheduler: Scheduler, event: StepArrived, *, now: Instant) -> Plan:
         engines=engines,
         commands=commands,
     )
-
-
-def _is_about(command: Command, step: StepId) -> bool:
-    return isinstance(command, Dispatch | Reject) and command.step == step
 
 
 def _twin(scheduler: Scheduler, event: StepArrived) -> Scheduler:

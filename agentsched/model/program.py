@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agentsched.model.ids import CallId, ConversationId, EngineId, PrefixId, ToolName
+from agentsched.model.ids import CallId, ConversationId, PrefixId, ToolName
 
 
 class StepState(StrEnum):
@@ -119,11 +119,3 @@ class EngineLoad:
     computed_tokens: int | None = None
     #: Conversations of whose latest step it has nothing in its cache any more, as of this reading.
     gone: tuple[ConversationId, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Residence:
-    """Where a conversation's KV was last computed, and how much of it."""
-
-    engine: EngineId
-    prefix: Prefix

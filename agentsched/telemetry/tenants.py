@@ -95,7 +95,3 @@ class TenantCollector(Collector):
             other = self._other[is_total] = self._other.get(is_total, 0.0) + gained
         if rest or other:
             yield OTHER, other
-
-
-def _uncached(account: TenantAccount) -> float:
-    return account.uncached_here

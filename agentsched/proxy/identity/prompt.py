@@ -81,10 +81,6 @@ class Digester:
     def __len__(self) -> int:
         return len(self._memo)
 
-    @property
-    def normaliser(self) -> Normaliser:
-        return self._normaliser
-
     def link(self, chain: bytes, data: bytes) -> bytes:
         """The chain, one link longer."""
         return xxhash.xxh3_128_digest(chain + data, seed=self._seed)

@@ -42,10 +42,6 @@ if events_max := int(os.environ["EVENTS_MAX"]):
     own = llm.model_copy(update={"usage_id": "condenser"})
     condenser = LLMSummarizingCondenser(llm=own, max_size=events_max, keep_first=2)
 tools = [Tool(name=TerminalTool.name)]
-if os.environ["WITH_HELPERS"]:
-    from openhands.tools.task import TaskToolSet
-
-    tools.append(Tool(name=TaskToolSet.name))
 agent = Agent(llm=llm, tools=tools, condenser=condenser)
 conversation = Conversation(agent=agent, workspace=os.getcwd())
 conversation.send_message(sys.argv[1])
@@ -216,13 +212,10 @@ exporter = "none"
         """Whether there was a Python that OpenHands runs on."""
         return self._openhands.exists()
 
-    def openhands(
-        self, url: str, home: Path, *, events_max: int = 0, with_helpers: bool = False
-    ) -> CommandLine:
+    def openhands(self, url: str, home: Path, *, events_max: int = 0) -> CommandLine:
         """OpenHands by its SDK; the further argument is the task.
 
-        After `events_max` events it condenses its history (0: never); `with_helpers` gives it the
-        tool that starts sub-agents.
+        After `events_max` events it condenses its history (0: never).
         """
         script = home / "openhands_task.py"
         return CommandLine(
@@ -234,7 +227,6 @@ exporter = "none"
                 "LLM_MODEL": f"openai/{MODEL}",
                 "LLM_API_KEY": "no-key",
                 "EVENTS_MAX": str(events_max),
-                "WITH_HELPERS": "1" if with_helpers else "",
                 "LITELLM_LOCAL_MODEL_COST_MAP": "True",
                 "OPENHANDS_SUPPRESS_BANNER": "1",
             },

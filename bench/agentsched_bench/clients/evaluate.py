@@ -99,9 +99,9 @@ def replay(
     pending: list[tuple[float, Recorded, Identity]] = []
     for request in requests:
         if request.case != case:
-            _answer(pending, index, until=float("inf"), base=now)
+            _answer(pending, index, base=now)
             now, case = now + gap_s, request.case
-        _answer(pending, index, until=request.at, base=now)
+        _answer(pending, index, base=now)
         identity = index.identify(
             request.parsed(with_ids=with_ids),
             request.sent_headers(with_ids=with_ids),
@@ -111,18 +111,14 @@ def replay(
         _count(tally, request, identity)
         # The mock answered within a few milliseconds, before the client's next request.
         pending.append((request.at, request, identity))
-    _answer(pending, index, until=float("inf"), base=now)
+    _answer(pending, index, base=now)
     return score
 
 
 def _answer(
-    pending: list[tuple[float, Recorded, Identity]],
-    index: IdentityIndex,
-    *,
-    until: float,
-    base: float,
+    pending: list[tuple[float, Recorded, Identity]], index: IdentityIndex, *, base: float
 ) -> None:
-    """Give the answers that came before the next request."""
+    """Give the answers that are out."""
     for at, request, identity in pending:
         if request.answer is not None:
             index.answered(identity, request.answer, now=_instant(base + at))

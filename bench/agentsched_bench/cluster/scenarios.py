@@ -61,7 +61,7 @@ class Scenario:
     is_common: bool = False
 
 
-async def _nothing(stage: Stage) -> None:
+async def nothing(stage: Stage) -> None:
     return
 
 
@@ -209,7 +209,7 @@ _BUS: Final = frozenset({"broker"})
 SCENARIOS: Final[dict[str, Scenario]] = {
     scenario.name: scenario
     for scenario in (
-        Scenario(name="calm", about="nothing happens", deed=_nothing, is_common=True),
+        Scenario(name="calm", about="nothing happens", deed=nothing, is_common=True),
         Scenario(
             name="replica-kill",
             about="kill -9 one replica, back after 4 s",

@@ -21,7 +21,7 @@ from agentsched.model import AgentschedError
 from agentsched_bench.cluster.load import HUNG_S, Load, LoadOptions, Seen
 from agentsched_bench.cluster.processes import Member
 from agentsched_bench.cluster.run import Cluster, ClusterOptions, cluster, plans
-from agentsched_bench.cluster.scenarios import Scenario
+from agentsched_bench.cluster.scenarios import Scenario, nothing
 
 #: How long whatever is stopped or killed is away.
 _AWAY_S: Final = 3.0
@@ -64,7 +64,7 @@ async def soak(
         AgentschedError: something is not installed, does not start, or never becomes quiet.
     """
     options = replace(options, settings={**_FORGETFUL, **options.settings})
-    scenario = Scenario(name="soak", about=__doc__.splitlines()[0], deed=_nothing)
+    scenario = Scenario(name="soak", about=__doc__.splitlines()[0], deed=nothing)
     loop = asyncio.get_running_loop()
     until = loop.time() + 60 * minutes
     readings: list[Reading] = []
@@ -80,10 +80,6 @@ async def soak(
             readings.append(await _read(watched))
         is_same = watched.is_running and watched.pid == number
     return _verdict(rounds, readings, bounds or Bounds(), is_same=is_same, stage=stage)
-
-
-async def _nothing(stage: Any) -> None:
-    """Its faults come round by round."""
 
 
 Fault = tuple[str, Callable[[], Awaitable[None]]]

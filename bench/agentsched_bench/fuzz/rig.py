@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from agentsched.config import Config
@@ -45,7 +45,6 @@ class Rig:
     host: str
     port: int
     _defects: _Defects
-    _tasks: frozenset[asyncio.Task[Any]] = frozenset()
     _stirred: asyncio.Event = field(default_factory=asyncio.Event)
     _plain: int = 0
 
@@ -95,14 +94,6 @@ class Rig:
         assert first.header(name) == second.header(name) != ""
         assert second.header("x-agentsched-step") == "2"
 
-    def strangers(self) -> list[str]:
-        """Tasks that were not there when the proxy had just started, connections' own left out."""
-        return [
-            task.get_name()
-            for task in asyncio.all_tasks()
-            if task not in self._tasks and task is not asyncio.current_task()
-        ]
-
 
 @contextlib.asynccontextmanager
 async def rigged(config: Config) -> AsyncIterator[Rig]:
@@ -118,7 +109,6 @@ async def rigged(config: Config) -> AsyncIterator[Rig]:
                 host=str(parts.hostname),
                 port=int(parts.port or 0),
                 _defects=defects,
-                _tasks=frozenset(asyncio.all_tasks()),
             )
             gateway.host.watch(rig)
             yield rig

@@ -281,7 +281,7 @@ class LocalVllm:
         return f"{what}; its last lines:\n{self.log_tail()}"
 
 
-async def serve_until_signal(config: LocalVllmConfig, *, announce: bool = True) -> None:
+async def serve_until_signal(config: LocalVllmConfig) -> None:
     """Run an engine in the foreground until SIGINT or SIGTERM.
 
     Raises:
@@ -299,12 +299,11 @@ async def serve_until_signal(config: LocalVllmConfig, *, announce: bool = True) 
         if not starting.done():
             return
         await starting
-        if announce:
-            sys.stdout.write(
-                f"vLLM is ready at {engine.url} (model {config.model_name}, "
-                f"{config.blocks} blocks of {config.block_size} tokens, {config.scheduling})\n"
-            )
-            sys.stdout.flush()
+        sys.stdout.write(
+            f"vLLM is ready at {engine.url} (model {config.model_name}, "
+            f"{config.blocks} blocks of {config.block_size} tokens, {config.scheduling})\n"
+        )
+        sys.stdout.flush()
         ended = asyncio.ensure_future(engine.wait())
         await asyncio.wait((asked, ended), return_when=asyncio.FIRST_COMPLETED)
         if ended.done() and not asked.done():

@@ -56,17 +56,3 @@ def _bursty(process: Bursty, rng: random.Random) -> Iterator[float]:
                 break
             yield at
         begun, is_burst = begun + length, not is_burst
-
-
-def mean_rate(process: ArrivalProcess) -> float | None:
-    """Programs per second in the long run; None where the programs decide."""
-    match process:
-        case Poisson() | Regular():
-            return process.rate
-        case Bursty():
-            weighted = process.rate * process.calm_s + process.burst_rate * process.burst_s
-            return weighted / (process.calm_s + process.burst_s)
-        case Closed() | RecordedArrivals():
-            return None
-        case _:
-            assert_never(process)

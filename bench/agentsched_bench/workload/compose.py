@@ -37,7 +37,6 @@ from agentsched_bench.workload.spec import (
     RecordedArrivals,
     Source,
     Tenant,
-    Traffic,
     Workload,
 )
 from agentsched_bench.workload.trace import (
@@ -587,8 +586,3 @@ def _distinct(programs: Sequence[RecordedProgram]) -> list[RecordedProgram]:
         used[name] = used.get(name, 0) + 1
         found.append(program if used[name] == 1 else _renamed(program, f"~{used[name]}"))
     return found
-
-
-def traffic_of(plan: PlannedProgram) -> Traffic:
-    """What a planned program is."""
-    return Traffic(plan.traffic)

@@ -50,15 +50,13 @@ def values(stream: str, *, start: int, count: int) -> list[int]:
     return drawn
 
 
-def token_ids(
-    pieces: Iterable[Piece], *, salt: str, first_id: int = 1000, ids: int = 3000
-) -> list[int]:
-    """Token ids for `pieces`, each from `first_id` up to `first_id + ids`; one per token, exactly.
+def token_ids(pieces: Iterable[Piece], *, salt: str) -> list[int]:
+    """Token ids for `pieces`, each from 1,000 up to 4,000; one per token, exactly.
 
     `salt` makes another content with the same structure: what was shared stays shared.
     """
     return [
-        first_id + value % ids
+        1_000 + value % 3_000
         for piece in pieces
         for value in values(f"{salt}/{piece.stream}", start=piece.start, count=piece.tokens)
     ]
