@@ -51,7 +51,10 @@ def attach() -> None:
 
 
 def serve(host: EngineHost, scheduler: Any, operation: str, body: str) -> str:
-    """Perform one operation. What the client did wrong comes back as an error, not an exception."""
+    """Perform one operation. What is wrong comes back as an error, not an exception.
+
+    `is_ours` in it says that it is no fault of the request.
+    """
     act = _OPERATIONS.get(operation)
     if act is None:
         return _error(f"no such operation: {operation}")
@@ -64,7 +67,7 @@ def serve(host: EngineHost, scheduler: Any, operation: str, body: str) -> str:
     except Exception:
         # Not the host's affair: the engine's state is as it was, or the ledger is at fault.
         host.fail(f"control.{operation}")
-        return _error("internal error: the engine runs as stock")
+        return _error("internal error: the engine runs as stock", is_ours=True)
     return msgspec.json.encode(answer).decode()
 
 
@@ -72,8 +75,8 @@ class _Unfit(Exception):
     """A request that makes no sense."""
 
 
-def _error(message: str) -> str:
-    return msgspec.json.encode({"error": message}).decode()
+def _error(message: str, *, is_ours: bool = False) -> str:
+    return msgspec.json.encode({"error": message, "is_ours": is_ours}).decode()
 
 
 def _pin(host: EngineHost, scheduler: Any, body: bytes) -> PinAnswer:
@@ -110,7 +113,9 @@ def _release(host: EngineHost, scheduler: Any, body: bytes) -> ReleaseAnswer:
     if not host.is_active:
         return ReleaseAnswer(released=0)
     if request.everything:
-        return ReleaseAnswer(released=host.pins.release_all(UnpinReason.RELEASED))
+        # What is cached is still remembered: who was told of it has to hear when it goes.
+        released = host.pins.release_where(lambda pin: True, UnpinReason.RELEASED)
+        return ReleaseAnswer(released=released)
     if is_one_pin:
         reason, pin = UnpinReason.RELEASED, request.pin
         is_ended = host.pins.release(request.conversation, reason, pin=pin)

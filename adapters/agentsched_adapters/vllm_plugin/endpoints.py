@@ -84,7 +84,7 @@ class Endpoints:
 def _merge(operation: str, answers: list[dict[str, Any]]) -> Response:
     for answer in answers:
         if "error" in answer:
-            return _say(400, answer["error"])
+            return _say(500 if answer.get("is_ours") else 400, answer["error"])
     if operation == "state":
         return _json(200, {"engines": answers})
     if operation == "release":

@@ -206,7 +206,7 @@ class FakePlugin:
             body = b"brief" if request.query.get("brief") == "1" else b""
         answer = msgspec.json.decode(serve(self.host, self, operation, body.decode()))
         if "error" in answer:
-            return _say(400, answer["error"])
+            return _say(500 if answer.get("is_ours") else 400, answer["error"])
         return web.json_response({"engines": [answer]} if operation == "state" else answer)
 
     async def _completions(self, request: web.Request) -> web.Response:

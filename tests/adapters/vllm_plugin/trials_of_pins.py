@@ -144,3 +144,48 @@ def a_state_tells_also_of_old_conversations_that_are_gone() -> None:
     assert told()["old"] == 0
     assert set(told().values()) == {0}
     lab.check_quiet()
+
+
+@trial
+def who_was_told_of_hears_that_the_cache_was_emptied() -> None:
+    lab = Lab(LONG)
+
+    def told() -> dict[str, int]:
+        state = json.loads(serve(lab.host, lab.scheduler, "state", ""))
+        return {c: t for p in state["programs"] for c, t in p["conversations"].items()}
+
+    lab.add("r", words(1, 8), tokens=1, xargs=of("a"))
+    lab.run()
+    assert told() == {"a": 8 * BLOCK_SIZE}
+    assert lab.scheduler.reset_prefix_cache()
+    assert told() == {"a": 0}, told()
+    # A reset that vLLM refuses takes no memory along: what is cached can be pinned late.
+    lab.add("s", words(2, 8), tokens=1, xargs=of("b"))
+    lab.run()
+    lab.add("busy", words(3, 8), tokens=9)
+    lab.step()
+    assert not lab.scheduler.reset_prefix_cache()
+    assert told()["b"] == 8 * BLOCK_SIZE, told()
+    outcome, _, tokens = lab.host.refine(Keeper(pin="p", conversation="b"), ttl=seconds(60))
+    assert (outcome, tokens) == (HintOutcome.ACCEPTED, 8 * BLOCK_SIZE)
+    lab.check()
+    lab.check_quiet()
+
+
+@trial
+def a_fault_of_ours_is_not_told_as_the_clients() -> None:
+    from agentsched_adapters.vllm_plugin.endpoints import _merge
+
+    lab = Lab(LONG)
+
+    def status(body: str) -> int:
+        answer = json.loads(serve(lab.host, lab.scheduler, "release", body))
+        return int(_merge("release", [answer]).status_code)
+
+    def broken(*_: object) -> int:
+        raise ZeroDivisionError("surprise")
+
+    assert status('{"pin":"p","program":"q"}') == 400
+    lab.host.pins.release_where = broken
+    assert status('{"program":"q"}') == 500
+    assert not lab.host.is_active
