@@ -62,9 +62,11 @@ def _parse(line: bytes) -> Sample | None:
         rest = line[at + 1 :]
     words = rest.split()
     try:
-        return Sample(value=float(words[0]), labels=labels)
+        value = float(words[0])
     except (IndexError, ValueError):
         return None
+    # `NaN` and `+Inf` are legal there, and no reading of what is counted here.
+    return Sample(value=value, labels=labels) if math.isfinite(value) else None
 
 
 def _unescape(match: re.Match[str]) -> str:

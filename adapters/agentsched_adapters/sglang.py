@@ -25,7 +25,7 @@ import msgspec
 from agentsched.model import Capabilities, EngineError, EngineLoad, EngineRefused
 from agentsched_adapters.openai_compatible import PROBE_TIMEOUT_S, OpenAiCompatibleEngine, decoded
 from agentsched_adapters.openai_http import OpenAiHttp
-from agentsched_adapters.prometheus import total
+from agentsched_adapters.prometheus import samples, total
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,9 @@ class SglangEngine(OpenAiCompatibleEngine):
             return EngineLoad()
         page = await self._get("/metrics")
         running, waiting = total(page, _RUNNING), total(page, _WAITING)
-        usage = total(page, _KV_USAGE)
+        # One line for each data parallel rank: counts add up, shares do not.
+        shares = [sample.value for sample in samples(page, _KV_USAGE)]
+        usage = sum(shares) / len(shares) if shares else None
         return EngineLoad(
             running=None if running is None else round(running),
             waiting=None if waiting is None else round(waiting),

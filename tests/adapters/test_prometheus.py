@@ -13,6 +13,8 @@ vllm:num_requests_running_created{engine="0"} 1.7e+09
 other_vllm:num_requests_running 99
 plain 4.5
 nan NaN
+inf +Inf
+less{engine="0"} -Inf
 broken{engine="0" 1.0
 worse{engine="0"} many
 """
@@ -30,7 +32,7 @@ def test_a_page_may_begin_with_it_and_end_without_a_line_end() -> None:
     assert samples(b"x 1\ny 2", "y") == (Sample(value=2.0),)
 
 
-@pytest.mark.parametrize("name", ["broken", "worse", "absent", "plai"])
+@pytest.mark.parametrize("name", ["broken", "worse", "absent", "plai", "nan", "inf", "less"])
 def test_what_cannot_be_read_is_left_out(name: str) -> None:
     assert samples(PAGE, name) == ()
 

@@ -32,13 +32,13 @@ sglang:token_usage{model_name="m"} 0.28
 """
 
 
-def app(info: Any, *, at: str = "/server_info") -> web.Application:
+def app(info: Any, *, at: str = "/server_info", metrics: str = METRICS) -> web.Application:
     async def get(request: web.Request) -> web.Response:
         match request.path:
             case "/v1/models":
                 return web.json_response({"data": [{"id": "m", "owned_by": "sglang"}]})
             case "/metrics":
-                return web.Response(text=METRICS)
+                return web.Response(text=metrics)
             case path if path == at:
                 return web.json_response(info)
         return web.Response(status=404)
@@ -83,6 +83,19 @@ async def test_greater_is_sooner_there(settings: dict[str, bool], sent: int | No
         # One that names none would be the last of all there, behind every warm-up.
         ordinary = {} if sent is None else {"priority": 0}
         assert engine.admission_fields(priority=0, session="s") == ordinary
+        await engine.aclose()
+
+
+async def test_counts_of_ranks_add_up_and_their_shares_do_not() -> None:
+    ranks = "\n".join(
+        f'sglang:num_running_reqs{{dp_rank="{rank}"}} {running}\n'
+        f'sglang:token_usage{{dp_rank="{rank}"}} {usage}'
+        for rank, running, usage in ((0, 3, 0.5), (1, 1, 0.25))
+    )
+    async with TestServer(app(INFO, metrics=f"# x\n{ranks}\n")) as server:
+        engine = SglangEngine(ID, str(server.make_url("/")))
+        await engine.probe()
+        assert await engine.load() == EngineLoad(running=4, kv_usage=0.375)
         await engine.aclose()
 
 
