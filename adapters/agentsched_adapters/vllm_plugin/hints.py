@@ -34,10 +34,22 @@ from agentsched_adapters.vllm_plugin.wire import (
     State,
 )
 
-_TIMEOUT_S: Final = 5.0
+#: Above what the endpoint itself waits for an engine step, so that it is the one that gives up.
+_TIMEOUT_S: Final = 12.0
+#: Answers after which the engine may still do what it was asked, when its step is over.
+_PERHAPS_LATER: Final = (0, HTTPStatus.GATEWAY_TIMEOUT)
+#: A server's words for its engine having said nothing, which do not tell what is in it.
+_NO_ANSWER: Final = frozenset(
+    {
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
 _REMEMBERED_MAX: Final = 20_000
 _OUTCOMES: Final = {outcome.value: outcome for outcome in HintOutcome}
-#: The engine ends these by itself, at the same moment or before.
+#: The engine ends these by itself, at the same moment or before, if it has said what it has.
 _ENDED_THERE: Final = frozenset({UnpinReason.RESUMED, UnpinReason.EXPIRED, UnpinReason.REFUSED})
 
 
@@ -66,6 +78,12 @@ class PluginHints:
         self._clock = clock or MonotonicClock()
         #: Whose each pin is, of those that were sent and not ended; the oldest is forgotten.
         self._of: OrderedDict[PinId, ConversationId] = OrderedDict()
+        #: Those of them that the engine may have got without an answer of its coming back.
+        self._unsure: set[PinId] = set()
+
+    def take_over(self, older: PluginHints) -> None:
+        """Know whose those pins are that another one sent to this engine."""
+        self._of, self._unsure = older._of, older._unsure
 
     async def hint(self, hint: Pin | Unpin | Prefetch) -> HintOutcome:
         """Perform a pin or an unpin. FAILED where the engine did not answer as it should."""
@@ -85,7 +103,9 @@ class PluginHints:
         """
         target = f"{PATH}/state?brief={int(is_brief)}"
         status, body = await self._http.fetch("GET", target, timeout_s=timeout_s)
-        if status != 200:
+        if status in _NO_ANSWER:
+            raise EngineError(f"{self._http.url}{target} answered {status}")
+        if status != HTTPStatus.OK:
             return None
         try:
             return msgspec.json.decode(body, type=State)
@@ -106,8 +126,10 @@ class PluginHints:
         )
         self._of[hint.pin] = hint.conversation
         if len(self._of) > _REMEMBERED_MAX:
-            self._of.popitem(last=False)
+            self._unsure.discard(self._of.popitem(last=False)[0])
         status, body = await self._post("pin", request)
+        if status in _PERHAPS_LATER and hint.pin in self._of:
+            self._unsure.add(hint.pin)
         if status != HTTPStatus.OK:
             return HintOutcome.FAILED
         try:
@@ -118,7 +140,9 @@ class PluginHints:
 
     async def _unpin(self, hint: Unpin) -> HintOutcome:
         conversation = self._of.pop(hint.pin, ConversationId(""))
-        if hint.reason in _ENDED_THERE:
+        is_unsure = hint.pin in self._unsure
+        self._unsure.discard(hint.pin)
+        if hint.reason in _ENDED_THERE and not is_unsure:
             return HintOutcome.ACCEPTED
         request = ReleaseRequest(pin=hint.pin, conversation=conversation)
         status, _ = await self._post("release", request)

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from plugin_state import plugin_state
 from shorthand import Still, pin, prefetch, unpin
 
-from agentsched.model import HintOutcome, Instant, Pin, UnpinReason, seconds
+from agentsched.model import EngineError, HintOutcome, Instant, Pin, UnpinReason, seconds
 from agentsched_adapters.openai_http import OpenAiHttp
 from agentsched_adapters.vllm_plugin.hints import PluginHints, engine_arguments
 
@@ -205,3 +205,47 @@ async def test_a_pin_that_was_sent_is_released_with_its_conversation(
     assert engine.asked[-1][1]["conversation"] == "c"
     await hints.hint(over)  # as after a restart: all that is known is its name
     assert engine.asked[-1][1]["conversation"] == ""
+
+
+@pytest.mark.parametrize("reason", [UnpinReason.REFUSED, UnpinReason.EXPIRED])
+async def test_a_pin_that_may_come_late_is_taken_back(
+    engine: Engine, hints: PluginHints, reason: UnpinReason
+) -> None:
+    """It was not answered in time, and will be performed when the engine's step is over."""
+    engine.status = 504
+    assert await hints.hint(given()) is HintOutcome.FAILED
+    engine.status, engine.answer = 200, {"released": 1}
+    assert await hints.hint(unpin("pin-1", reason=reason)) is HintOutcome.ACCEPTED
+    assert [path for path, _, _ in engine.asked] == ["/v1/agentsched/pin", "/v1/agentsched/release"]
+    assert engine.asked[-1][1]["conversation"] == "c"
+    # Once: nothing is left to be unsure of.
+    assert await hints.hint(unpin("pin-1", reason=reason)) is HintOutcome.ACCEPTED
+    assert len(engine.asked) == 2
+
+
+async def test_a_pin_that_was_refused_needs_no_end(engine: Engine, hints: PluginHints) -> None:
+    for status, answer in ((200, {"outcome": "refused"}), (501, {})):
+        engine.status, engine.answer = status, answer
+        engine.asked.clear()
+        await hints.hint(given())
+        assert await hints.hint(unpin("pin-1", reason=UnpinReason.REFUSED)) is HintOutcome.ACCEPTED
+        assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_server_that_heard_nothing_says_nothing_of_a_plugin(
+    engine: Engine, hints: PluginHints, status: int
+) -> None:
+    engine.status = status
+    with pytest.raises(EngineError, match=f"answered {status}"):
+        await hints.state()
+
+
+async def test_who_takes_over_knows_whose_the_pins_are(engine: Engine, hints: PluginHints) -> None:
+    """As with a new key: another proxy at the same engine may have a pin of this name."""
+    await hints.hint(given())
+    newer = PluginHints(hints._http, clock=Still(NOW))
+    newer.take_over(hints)
+    engine.answer = {"released": 1}
+    assert await newer.hint(unpin("pin-1", reason=UnpinReason.BUDGET)) is HintOutcome.ACCEPTED
+    assert engine.asked[-1][1]["conversation"] == "c"
