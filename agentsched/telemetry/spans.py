@@ -54,6 +54,8 @@ from agentsched.telemetry.span import Span, Value
 _TEXT_MAX: Final = 256
 _TOOLS_MAX: Final = 256
 _SUB_AGENTS_MAX: Final = 128
+#: Calls whose tools have ended, of one program: a report about one of them may still come.
+_ENDED_KEPT: Final = 64
 #: Programs that are looked at in one turn to find those that are over.
 _SWEEP: Final = 32
 
@@ -73,6 +75,8 @@ class _Program:
     #: Sub-agents inside the program, by conversation.
     subs: dict[ConversationId, Span] = field(default_factory=dict)
     tools: dict[CallId, _Tool] = field(default_factory=dict)
+    #: Calls whose tools have ended, the latest last: each is one tool.
+    ended: dict[CallId, None] = field(default_factory=dict)
     live_steps: int = 0
     is_over: bool = False
     inference_calls: int = 0
@@ -120,7 +124,7 @@ class SpanSink:
         self._sample = sample
         self._programs_max = programs_max
         self._random = random or Random()
-        #: The one idle for longest first.
+        #: The one idle for longest first; those at work may stand anywhere.
         self._programs: OrderedDict[ProgramId, _Program] = OrderedDict()
         self._steps: dict[StepId, _Step] = {}
 
@@ -261,9 +265,12 @@ class SpanSink:
         """End programs that the scheduler has forgotten without an event of its own."""
         live = self._scheduler.programs
         for key in [k for _, k in zip(range(_SWEEP), self._programs, strict=False)]:
-            if key in live:
+            if key not in live:
+                self._end_program(key, now)
+            elif self._programs[key].live_steps:
+                self._programs.move_to_end(key)  # it is at work, and keeps nobody back
+            else:
                 break  # forgotten programs are idle for longer than any that is not
-            self._end_program(key, now)
 
     def _end_program(self, key: ProgramId, now: Instant) -> None:
         program = self._programs.pop(key)
@@ -390,8 +397,10 @@ class SpanSink:
         self._end_step(event.step, now, error=error_type(event))
 
     def _put_back(self, step: _Step, event: StepFailed, now: Instant) -> None:
-        """A try came to nothing; there will be another."""
-        step.span.attributes.pop("gen_ai.response.time_to_first_chunk", None)
+        """A try came to nothing; until there is another, it is at no engine."""
+        step.dispatched = None
+        for name in ("gen_ai.response.time_to_first_chunk", "agentsched.wait"):
+            step.span.attributes.pop(name, None)
         if step.is_yielding:
             step.is_yielding = False
             step.span.happened("agentsched.yield", now, {})
@@ -420,6 +429,7 @@ class SpanSink:
     ) -> _Tool:
         if len(program.tools) >= _TOOLS_MAX:
             self._end_tool(program, next(iter(program.tools)), now, error="abandoned")
+        program.ended.pop(call, None)  # some engines number the calls of each answer anew
         opened = program.tools[call] = _Tool(tool=tool, agent=agent, begin=now)
         return opened
 
@@ -427,8 +437,11 @@ class SpanSink:
         program = self._programs.get(event.program)
         if program is None:
             return
+        self._programs.move_to_end(event.program)  # as the scheduler counts who is idle
         tool = program.tools.get(event.call_id)
         if tool is None:
+            if event.call_id in program.ended:
+                return
             tool = self._open_tool(program, event.call_id, event.tool, program.agent, now)
         elif not tool.is_reported:
             tool.begin = now
@@ -438,20 +451,26 @@ class SpanSink:
         program = self._programs.get(event.program)
         if program is None:
             return
+        self._programs.move_to_end(event.program)
         tool = program.tools.get(event.call_id)
         if tool is None:
+            if event.call_id in program.ended:
+                return  # its result came first, or it was told twice: it is no second tool
             tool = self._open_tool(program, event.call_id, event.tool, program.agent, now)
         if event.took is not None:
             tool.begin = Instant(max(0, now - event.took))
             tool.is_reported = True
         error = "tool_error" if event.is_error else ""
         program.last_at = now
-        self._programs.move_to_end(event.program)
         self._end_tool(program, event.call_id, now, error=error)
 
     def _end_tool(self, program: _Program, key: CallId, now: Instant, *, error: str = "") -> None:
         tool = program.tools.pop(key)
         program.tool_calls += 1
+        if not key.startswith("report:"):  # that is a tool without a call, which may run again
+            program.ended[key] = None
+            if len(program.ended) > _ENDED_KEPT:
+                del program.ended[next(iter(program.ended))]
         name = tool.tool.partition(" ")[0][:_TEXT_MAX]
         context = tool.agent.context
         span = Span(

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from shorthand import arrived, at, finished, reported, tool_call
 
 from agentsched.compose import SchedulerConfig, build_scheduler
@@ -23,6 +24,7 @@ from agentsched.model import (
     Lineage,
     ProgramClosed,
     ProgramId,
+    StepCancelled,
     StepClass,
     StepFailed,
     StepId,
@@ -34,6 +36,7 @@ from agentsched.model import (
     seconds,
 )
 from agentsched.telemetry.context import is_chosen, read_traceparent, trace_of
+from agentsched.telemetry.gen_ai import GenAiMeters
 from agentsched.telemetry.notes import CURRENT, Notes
 from agentsched.telemetry.span import Span
 from agentsched.telemetry.spans import SpanSink
@@ -124,6 +127,45 @@ class TestTools:
         assert (first.error, second.error) == ("tool_error", "")
         assert first.attributes["agentsched.tool.is_reported"] is True
 
+    def test_a_late_or_repeated_report_is_no_second_tool(self, bench: Bench) -> None:
+        names = {"program": ProgramId("p"), "tool": ToolName("Bash ls")}
+        bench.step("a")
+        bench.finish("a", "c1", "c2")
+        for _ in range(2):
+            bench.feed(ToolFinished(call_id=CallId("c2"), took=seconds(0.5), **names), after_s=1)
+        bench.step("b", answers=(CallId("c1"), CallId("c2")))
+        bench.feed(ToolStarted(call_id=CallId("c1"), **names), after_s=0.1)
+        bench.feed(ToolFinished(call_id=CallId("c1"), took=seconds(1), **names))
+        bench.finish("b")
+        bench.close()
+        assert len(bench.named("execute_tool")) == 2
+        [agent] = bench.named("invoke_agent")
+        assert agent.attributes["agentsched.tool_calls"] == 2
+
+    def test_a_call_that_the_next_answer_numbers_alike_is_another_tool(self, bench: Bench) -> None:
+        for name, answers in (("a", ()), ("b", (CallId("c"),)), ("c", (CallId("c"),))):
+            bench.step(name, answers=answers)
+            bench.finish(name, "c")
+        bench.close()
+        errors = [tool.error for tool in bench.named("execute_tool")]
+        assert errors == ["", "", "abandoned"]
+
+    def test_a_tool_without_a_call_may_run_again(self, bench: Bench) -> None:
+        names = {"program": ProgramId("p"), "tool": ToolName("index")}
+        bench.step("a")
+        bench.finish("a")
+        for _ in range(2):
+            bench.feed(ToolFinished(call_id=CallId("report:index"), **names), after_s=1)
+        assert len(bench.named("execute_tool")) == 2
+
+    def test_few_calls_that_ended_are_remembered(self, bench: Bench) -> None:
+        names = {"program": ProgramId("p"), "tool": ToolName("Bash ls")}
+        bench.step("a")
+        bench.finish("a")
+        for number in (*range(1_000), 999, 0):
+            bench.feed(ToolFinished(call_id=CallId(f"c{number}"), **names))
+        assert len(bench.named("execute_tool")) == 1_001  # the first of them is as a new one
+
     def test_one_that_never_comes_back_ends_with_its_program(self, bench: Bench) -> None:
         bench.step("a")
         bench.finish("a", "c1")
@@ -201,6 +243,18 @@ class TestSteps:
         bench.finish("a", after_s=3)
         [chat] = bench.named("chat")
         assert "gen_ai.response.time_to_first_chunk" not in chat.attributes
+
+    def test_what_is_held_again_is_at_no_engine(self, bench: Bench) -> None:
+        bench.step("a")
+        bench.feed(EngineLost(engine=EngineId("e0"), reason="gone"), after_s=1)
+        bench.feed(StepFailed(step=StepId("a"), reason="e0 was lost", is_retryable=True))
+        bench.feed(StepCancelled(step=StepId("a"), reason="client"), after_s=30)
+        [chat] = bench.named("chat")
+        registry = CollectorRegistry()
+        GenAiMeters(registry, provider="vllm").observe(chat)
+        told = generate_latest(registry).decode()
+        assert "server_request_duration_seconds_count{" in told
+        assert "client_operation_duration_seconds_count{" not in told
 
     def test_its_times(self, bench: Bench) -> None:
         bench.step("a")
@@ -298,6 +352,22 @@ class TestMemory:
             bench.feed(TimerFired())
         assert bench.sink.open_programs == 0
         assert took(bench.named("invoke_agent")[0]) == 1  # to its last answer
+
+    @pytest.mark.parametrize("is_at_work", [False, True], ids=["reports", "is at work"])
+    def test_one_that_lives_on_keeps_nobody_back(self, bench: Bench, is_at_work: bool) -> None:
+        names = {"program": ProgramId("long"), "call_id": CallId("c"), "tool": ToolName("make")}
+        bench.step("a", "long")
+        if not is_at_work:
+            bench.finish("a", "c")
+        bench.step("b", "short")
+        bench.finish("b")
+        for _ in range(4):
+            bench.feed(TimerFired() if is_at_work else ToolStarted(**names), after_s=50)
+        for _ in range(2):
+            bench.feed(TimerFired())
+        assert ProgramId("short") not in bench.scheduler.programs
+        assert ProgramId("long") in bench.scheduler.programs
+        assert [s.attributes["gen_ai.agent.id"] for s in bench.named("invoke_agent")] == ["short"]
 
     def test_notes_end_with_their_requests(self, bench: Bench) -> None:
         bench.step("a")
