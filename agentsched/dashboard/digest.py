@@ -20,12 +20,14 @@ from agentsched.model import (
     Pin,
     PinId,
     Prefetch,
+    ProgramId,
     Reconfigured,
     Reject,
     StepArrived,
     StepId,
     StepState,
     TenantConfigured,
+    TenantId,
     Unpin,
     between,
     in_seconds,
@@ -33,9 +35,15 @@ from agentsched.model import (
 
 
 def digest(
-    entry: JournalEntry, steps: Mapping[StepId, StepRecord], pins: Mapping[PinId, Pin | Prefetch]
+    entry: JournalEntry,
+    steps: Mapping[StepId, StepRecord],
+    pins: Mapping[PinId, Pin | Prefetch],
+    owners: Mapping[StepId, tuple[ProgramId, TenantId]],
 ) -> Iterator[Decision]:
-    """What an entry decided; `steps` are live ones after its turn, `pins` those before it."""
+    """What an entry decided; `steps` are live ones after its turn, `pins` those before it.
+
+    `owners` says whose steps are, also of those that it turned away.
+    """
     seq, at = entry.seq, seconds_of(entry.now)
     event = entry.event
     match event:
@@ -45,7 +53,8 @@ def digest(
             yield Decision(seq=seq, at=at, kind="unheard", engine=event.engine, reason=event.reason)
         case EngineDrained():
             kind = "drain" if event.is_draining else "undrain"
-            yield Decision(seq=seq, at=at, kind=kind, engine=event.engine, reason="by an operator")
+            reason = "by an operator, or by its breaker"
+            yield Decision(seq=seq, at=at, kind=kind, engine=event.engine, reason=reason)
         case Reconfigured():
             named = ", ".join(f"{point}={c.name}" for point, c in event.choices.items())
             reason = f"profile={event.profile} {named}".strip()
@@ -60,16 +69,16 @@ def digest(
         case _:
             pass
     for command in entry.commands:
-        yield _decided(seq, entry.now, command, event, steps, pins)
+        yield _decided(seq, entry.now, command, steps, pins, owners)
 
 
 def _decided(
     seq: int,
     now: Instant,
     command: Command,
-    event: object,
     steps: Mapping[StepId, StepRecord],
     pins: Mapping[PinId, Pin | Prefetch],
+    owners: Mapping[StepId, tuple[ProgramId, TenantId]],
 ) -> Decision:
     at = seconds_of(now)
     match command:
@@ -83,9 +92,9 @@ def _decided(
             return _of_step(seq, at, "dispatch", step, reason, engine=command.engine, wait_s=wait)
         case Reject():
             reason = f"{command.reason.value} {command.detail}".strip()
-            # Turned away at the door it was never a live step; later on, it is one no more.
-            program = event.program if isinstance(event, StepArrived) else ""
-            tenant = event.tenant if isinstance(event, StepArrived) else ""
+            # Turned away at the door it was never a live step; later on, it is one no more. And
+            # who is turned away need not be who arrived.
+            program, tenant = owners.get(command.step, ("", ""))
             return Decision(
                 seq=seq,
                 at=at,

@@ -47,9 +47,9 @@ from agentsched.model import (
     PinId,
     Prefetch,
     ProgramId,
-    Reject,
     StepArrived,
     StepId,
+    TenantId,
     Unpin,
     between,
     in_seconds,
@@ -100,7 +100,8 @@ class Feed:
         self._watchers: list[Watcher] = []
         #: Programs that a turn was about since the latest frame; bounded by the live ones.
         self._touched: dict[ProgramId, None] = {}
-        self._program_of: dict[StepId, ProgramId] = {}
+        #: Whose the live steps are.
+        self._owners: dict[StepId, tuple[ProgramId, TenantId]] = {}
         self._pins: dict[PinId, Pin | Prefetch] = {}
         self._waits: deque[float] = deque(maxlen=_WAITS_KEPT)
         self._decisions: deque[Decision] = deque(maxlen=_DECISIONS_KEPT)
@@ -110,13 +111,13 @@ class Feed:
         #: Programs that watchers know of, and whose they are.
         self._shown: dict[str, str] = {}
         for step in scheduler.steps.values():
-            self._program_of[step.step] = step.program
+            self._owners[step.step] = step.program, step.tenant
 
     def write(self, entry: JournalEntry) -> None:
         """Take in a turn: mark its programs, keep its decisions."""
         event = entry.event
         if isinstance(event, StepArrived):
-            self._program_of[event.step] = event.program
+            self._owners[event.step] = event.program, event.tenant
         self._touch(event)
         steps = self._scheduler.steps
         for command in entry.commands:
@@ -124,21 +125,20 @@ class Feed:
             if isinstance(command, Dispatch):
                 step = steps[command.step]
                 self._waits.append(in_seconds(between(step.arrived_at, entry.now)))
-            elif isinstance(command, Reject):
-                self._program_of.pop(command.step, None)
-        for decision in digest(entry, steps, self._pins):
+        for decision in digest(entry, steps, self._pins, self._owners):
             self._decisions.append(decision)
             self._decided += 1
         self._remember_pins(entry)
-        ended = getattr(event, "step", None)
-        if ended is not None and ended not in steps:
-            self._program_of.pop(ended, None)
+        for part in (event, *entry.commands):
+            ended = getattr(part, "step", None)
+            if ended is not None and ended not in steps:
+                self._owners.pop(ended, None)
 
     def _touch(self, part: object) -> None:
         step = getattr(part, "step", None)
         program = getattr(part, "program", None)
         if program is None and step is not None:
-            program = self._program_of.get(step)
+            program = self._owners[step][0] if step in self._owners else None
         if program is None and isinstance(part, Unpin):
             pin = self._pins.get(part.pin)
             program = pin.program if pin is not None else None

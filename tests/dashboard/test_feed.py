@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 from live import eventually
+from shorthand import arrived, at, reported
 
+from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.dashboard.feed import Feed
 from agentsched.dashboard.shapes import Frame
 from agentsched.model import (
@@ -18,12 +20,16 @@ from agentsched.model import (
     EngineId,
     EngineLost,
     EngineUnanswered,
+    Event,
+    Limits,
     ProgramClosed,
     ProgramId,
     ProgramOpened,
     ServedElsewhere,
     TenantConfigured,
     TenantId,
+    TimerFired,
+    seconds,
 )
 
 BASH = [{"type": "function", "function": {"name": "bash"}}]
@@ -187,6 +193,42 @@ async def test_what_is_not_told_to_a_tenant_is_no_zero(start: Any) -> None:
             assert (moment.waiting_steps, moment.running_steps, moment.pins) == (None, None, None)
         engine.release()
         await asyncio.gather(*asked)
+
+
+@pytest.mark.parametrize("turn", ["an arrival", "a timer"])
+def test_a_rejection_is_its_own_programs(turn: str) -> None:
+    """Whoever waits too long is told no in any turn, also in that of another one's arrival."""
+    limits = Limits(running_steps_per_engine_max=1, wait_ns_max=seconds(10))
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs", limits=limits))
+    made = Feed(scheduler, members=lambda: (), is_draining=lambda: False)
+
+    def take(event: Event, time_s: float) -> None:
+        scheduler.handle(event, now=at(time_s))
+        assert scheduler.latest is not None
+        made.write(scheduler.latest)
+
+    take(reported("e0"), 0)
+    take(arrived("r1", "red/a", tenant="red"), 0)  # runs
+    take(arrived("b1", "blue/a", tenant="blue"), 1)  # is held
+    is_timer = turn == "a timer"
+    take(TimerFired() if is_timer else arrived("r2", "red/b", tenant="red"), 12)
+    [no] = [d for d in made.full(now=at(12)).decisions if d.kind == "reject"]
+    assert (no.step, no.program, no.tenant) == ("b1", "blue/a", "blue")
+    for tenant, is_told in (("red", False), ("blue", True)):
+        shown = made.full(now=at(12), tenant=tenant).decisions
+        assert (no in shown) is is_told
+
+
+async def test_an_ejection_is_no_operators_deed(feed: Feed, board: Any) -> None:
+    health, engine = board.gateway.fleet.health, EngineId("gpu-0")
+    engines = board.gateway.host.scheduler.engines
+    await eventually(lambda: sum(known.is_up for known in engines.values()) == 2)
+    for _ in range(20):
+        health.failed(engine, "status 500")
+    assert health.ejected == [engine]
+    now = board.gateway.host.now()
+    [told] = [d for d in feed.full(now=now).decisions if d.kind == "drain"]
+    assert (told.engine, told.reason) == ("gpu-0", "by an operator, or by its breaker")
 
 
 async def test_operators_deeds_are_told(feed: Feed, board: Any) -> None:
