@@ -214,7 +214,8 @@ def _tenant(row: TenantRow, got: float | None) -> Text:
 def shares(history: tuple[Sample, ...]) -> dict[str, float]:
     """Each tenant's part of what was charged in the last minute."""
     recent = history[-_MINUTE_OF_SAMPLES:]
-    if len(recent) < 2:
+    # Who may not see all tenants has samples of its own charges: they are no part of a whole.
+    if len(recent) < 2 or recent[-1].running_steps is None:
         return {}
     before = {t.tenant: t.charged_tokens for t in recent[0].tenants}
     if len(before) >= SAMPLE_TENANTS_MAX:

@@ -478,6 +478,9 @@ async def test_a_tenants_page_tells_no_zeros_for_what_it_may_not_see(
         assert "What lies in its cache is for operators." in text
         assert "0 computing" not in text
         assert "no step rejected" not in text
+        await page.keyboard.press("3")
+        await page.wait_for_selector("text=What part of the engines a tenant got is for operators.")
+        assert "used 100" not in await page.inner_text("main")
 
 
 async def test_an_address_that_stands_for_nothing(board: Any, window: Any) -> None:

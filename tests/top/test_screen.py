@@ -143,6 +143,13 @@ def test_who_comes_among_the_busiest_did_not_get_all_of_it_now() -> None:
     assert shares(made(history=few).history) == {"red": 0.5, "new": 0.5}
 
 
+def test_who_sees_itself_alone_is_not_told_that_it_got_all() -> None:
+    hidden = {"running_steps": None, "waiting_steps": None}
+    own = [sample(at, red=at) | hidden for at in (60, 120)]
+    assert shares(made(history=own).history) == {}
+    assert "100%" not in text(made(history=own))
+
+
 def test_who_may_not_see_all_is_shown_no_zeros_for_it() -> None:
     names = ("running_steps", "held_tokens", "pinned_tokens", "pins", "wanted_tokens", "kv_tokens")
     frame = made(engines=[ENGINE | {"engine": "gpu-1"} | dict.fromkeys(names)])

@@ -105,14 +105,16 @@ function verdict({ got, entitled }: Lately): string {
 }
 
 export function TenantsPage() {
-  const past = history.value;
+  // Who may not see all tenants has samples of its own charges: they are no part of a whole.
+  const past = history.value.filter((s) => s.running_steps !== null);
+  const isHidden = past.length < history.value.length;
   const { names, buckets } = shares(past);
   const recent = lately(past);
   return (
     <>
       <Card title="Share of the engines" aside={<span class="note">charged tokens, the last quarter of an hour</span>}>
         <ul class="legend">{names.map((name) => <li key={name}><Tenant name={name} /></li>)}</ul>
-        <Area names={names} buckets={buckets} />
+        {isHidden ? <Empty>What part of the engines a tenant got is for operators.</Empty> : <Area names={names} buckets={buckets} />}
       </Card>
       <Card title="Tenants" aside={<span class="note">the last minute; the mark is the fair share by weight</span>}>
         <div class="table-wrap">
