@@ -93,9 +93,11 @@ def export(
     url: Url = None,
     config: ConfigFile = None,
 ) -> None:
-    """Write a stream's journal as a journal file: what `whatif`, `replay` and `trace` read.
+    """Write a stream's journal as a journal file: what `report`, `trace` and `whatif` read.
 
-    Without `--from` it begins with the stream, and replays exactly.
+    Without `--from` it begins with what is kept of the stream. `whatif` replays it, for which it
+    needs the first entry: that goes after store.journal_retention, and a stream that began with an
+    image never had it.
     """
     bounds = (_read_time(since), _read_time(until))
 

@@ -15,7 +15,10 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from agentsched.model import ConfigError
+from agentsched.compose import SchedulerConfig, choices_of, config_of
+from agentsched.kernel import JournalHeader
+from agentsched.model import ConfigError, PolicyError
+from agentsched.policy import Choice
 from agentsched.policy.registry import POINTS
 from agentsched_bench.live import options
 from agentsched_bench.replay.journal_file import open_journal
@@ -35,9 +38,7 @@ Policies = Annotated[
         help="PROFILE[,POINT=POLICY][,POINT.PARAMETER=VALUE]. Repeatable.",
     ),
 ]
-Orders = Annotated[
-    str | None, typer.Option("--order", help="The recorded profile's, but ordered so.")
-]
+Orders = Annotated[str | None, typer.Option("--order", help="As recorded, but ordered so.")]
 Admits = Annotated[str | None, typer.Option("--admit", help="Likewise, with this admission.")]
 Places = Annotated[str | None, typer.Option("--place", help="Likewise, with this placement.")]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Tokens in each engine's cache.")]
@@ -79,7 +80,7 @@ def whatif(
     refuse_unwritable(out)
     try:
         with open_journal(journal) as opened:
-            arms = _arms(profile or (), opened.header.profile, order, admit, place)
+            arms = _arms(profile or (), opened.header, order, admit, place)
             fleet = Fleet(engines=engines, pool_tokens=pool)
             if not arms and fleet == AS_RECORDED:
                 raise ConfigError(
@@ -93,7 +94,13 @@ def whatif(
             )
             with _progress(is_quiet=as_json) as show:
                 found = answer(
-                    journal.name, opened, arms, sizes=sizes, fleet=fleet, on_progress=show
+                    journal.name,
+                    opened,
+                    arms,
+                    sizes=sizes,
+                    fleet=fleet,
+                    trust_anyway=trust_anyway,
+                    on_progress=show,
                 )
     except OSError as error:
         raise ConfigError(f"cannot read {journal}: {error.strerror}") from error
@@ -109,14 +116,38 @@ def whatif(
 
 
 def _arms(
-    texts: Sequence[str], recorded: str, order: str | None, admit: str | None, place: str | None
+    texts: Sequence[str],
+    header: JournalHeader,
+    order: str | None,
+    admit: str | None,
+    place: str | None,
 ) -> list[Arm]:
     changed = {"order": order, "admit": admit, "place": place}
-    changes = [f"{point}={name}" for point in POINTS if (name := changed.get(point))]
+    named = {point: name for point in POINTS if (name := changed.get(point))}
     arms = [parse_arm(text) for text in texts]
-    if changes:
-        arms.append(parse_arm(",".join([recorded, *changes])))
+    if named:
+        changes = [f"{point}={name}" for point, name in named.items()]
+        choices = {point: Choice(name=name) for point, name in named.items()}
+        arms.append(
+            Arm(
+                text=",".join([_name_of(header), *changes]),
+                profile=header.profile,
+                # All else stays as it was: the operator's choices, and the profile's of then.
+                choices={**config_of(header).choices, **choices},
+            )
+        )
     return arms
+
+
+def _name_of(header: JournalHeader) -> str:
+    """The recorded policies' profile, where they are what that profile is here."""
+    try:
+        is_plain = choices_of(config_of(header)) == choices_of(
+            SchedulerConfig(profile=header.profile)
+        )
+    except PolicyError:  # of a stranger
+        is_plain = False
+    return header.profile if is_plain else "recorded"
 
 
 def print_answer(found: Answer, *, console: Console, trust_anyway: bool = False) -> None:

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from agentsched.compose import SchedulerConfig, build_scheduler, config_of
-from agentsched.kernel import JournalHeader
+from agentsched.kernel import JournalError, JournalHeader
 from agentsched.model import Capabilities, ConfigError, Nanos, between, in_seconds
 from agentsched_bench.calibrate.fit import SPEEDS, Fit, Served, fit_costs
 from agentsched_bench.calibrate.model_file import FitRow
@@ -118,12 +118,15 @@ class Trust(msgspec.Struct, kw_only=True):
 class Answer(msgspec.Struct, kw_only=True):
     """What a journal says about other policies, as it lies in the file.
 
-    `ratios` are mean completion times over that of the recorded policy, both by the model.
+    `ratios` are mean completion times over that of the recorded policy, both by the model. Of a
+    journal that does not replay nothing is predicted: `others` and `ratios` are empty. `believe`
+    is what of it deserves it (in answers of before it says nothing).
     """
 
     schema: str = SCHEMA
     journal: str
     policy: str
+    believe: Literal["", "figures", "directions", "nothing"] = ""
     trust: Trust
     recorded: Course
     same: Course
@@ -181,15 +184,29 @@ class Fleet:
 AS_RECORDED: Final = Fleet()
 
 
-def read_and_replay(journal: JournalReader) -> tuple[Past, int, int | None, str]:
+def read_and_replay(
+    journal: JournalReader, *, trust_anyway: bool = False
+) -> tuple[Past, int, int | None, str]:
     """Replay an open journal while reading it: the past, turns, first divergence and its text.
 
-    After a divergence the rest is read but not replayed: it could not but differ.
+    After a divergence the rest is read but not replayed: it could not but differ. So is a journal
+    that begins in the middle, where it is trusted anyway.
+
+    Raises:
+        JournalError: it begins in the middle.
     """
     host: ReplayHost | None = ReplayHost(build_scheduler(config_of(journal.header)))
     reader = PastReader()
     entries, diverged_at, text = 0, None, ""
     for entry in journal:
+        if not entries and entry.seq:
+            text = (
+                f"the journal begins at entry {entry.seq}: what came before is not in it, so it "
+                "cannot be replayed"
+            )
+            if not trust_anyway:
+                raise JournalError(f"{text} (--trust-anyway asks it all the same)")
+            host, diverged_at = None, entry.seq
         reader.feed(entry)
         entries += 1
         if host is None:
@@ -389,16 +406,20 @@ def answer(
     *,
     sizes: Sizes,
     fleet: Fleet = AS_RECORDED,
+    trust_anyway: bool = False,
     on_progress: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Answer:
     """What the journal says about these arms on that fleet; no arms: about its own policy there.
+
+    Of others nothing, where it does not replay and is not trusted anyway.
 
     Raises:
         ConfigError: the journal holds too little, or not what its engines are.
         JournalError: it cannot be read, or begins in the middle.
     """
     on_progress("replaying", 0.0)
-    past, entries, diverged_at, text = read_and_replay(journal)
+    past, entries, diverged_at, text = read_and_replay(journal, trust_anyway=trust_anyway)
+    is_refused = diverged_at is not None and not trust_anyway
     plans = plans_of(past)
     if not plans:
         raise ConfigError("no call in the journal was answered")
@@ -414,26 +435,21 @@ def answer(
     other_engines = fleet.of(engines, longest=_longest(plans))
     other_traits = [traits[number % len(traits)] for number in range(len(other_engines))]
     wanted = [(arm.text, other_config(arm, journal.header)) for arm in arms]
+    asked = [] if is_refused else wanted or [("same policy", own)]
     others: list[Course] = []
-    for number, (text_of_arm, config) in enumerate(wanted or [("same policy", own)]):
+    for number, (text_of_arm, config) in enumerate(asked):
         on_progress("predicting", (number + 1) / (len(wanted) + 1))
         course = f"{text_of_arm}, {fleet}" if fleet != AS_RECORDED else text_of_arm
         others.append(predict(course, config, plans, other_engines, traits=other_traits)[0])
+    trust = _trust(
+        plans, recorded, same, jct, fit, past, entries, diverged_at, text, is_cut=journal.is_cut
+    )
+    is_sound = diverged_at is None and not trust.is_weak
     return Answer(
         journal=name,
         policy=journal.header.profile,
-        trust=_trust(
-            plans,
-            recorded,
-            same,
-            jct,
-            fit,
-            past,
-            entries,
-            diverged_at,
-            text,
-            is_cut=journal.is_cut,
-        ),
+        believe="nothing" if is_refused else "figures" if is_sound else "directions",
+        trust=trust,
         recorded=recorded,
         same=same,
         others=others,

@@ -15,7 +15,7 @@ from shorthand import arrived, finished
 from typer.testing import CliRunner
 
 from agentsched.cli.root import app
-from agentsched.compose import SchedulerConfig, build_scheduler, journal_header
+from agentsched.compose import SchedulerConfig, build_policies, build_scheduler, journal_header
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
     Command,
@@ -32,6 +32,7 @@ from agentsched.model import (
     StepId,
     seconds,
 )
+from agentsched.policy import Choice
 from agentsched_bench.calibrate.model_file import FitRow
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
@@ -40,7 +41,7 @@ from agentsched_bench.replay.journal_file import JournalWriter, open_journal
 from agentsched_bench.sim.arms import Scenario, parse_arm, starts_of
 from agentsched_bench.sim.clients import Endings
 from agentsched_bench.sim.host import SimHost
-from agentsched_bench.whatif.cli import print_answer
+from agentsched_bench.whatif.cli import _arms, print_answer
 from agentsched_bench.whatif.past import read_past
 from agentsched_bench.whatif.plans import plans_of
 from agentsched_bench.whatif.predict import (
@@ -52,6 +53,7 @@ from agentsched_bench.whatif.predict import (
     _Pool,
     answer,
     endings_of,
+    other_config,
     recorded_course,
 )
 from agentsched_bench.workload.generate import generate
@@ -176,7 +178,7 @@ def test_a_program_may_be_declared_over_afterwards(reason: str, is_declared: boo
 
 
 def test_a_journal_that_does_not_replay_is_not_trusted(tmp_path: Path) -> None:
-    path = tmp_path / "j.ndjson"
+    path, out = tmp_path / "j.ndjson", tmp_path / "answer.json"
     journal(path, "agentsched")
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines[1:], start=1):
@@ -187,10 +189,55 @@ def test_a_journal_that_does_not_replay_is_not_trusted(tmp_path: Path) -> None:
             diverges = entry["seq"]
             break
     path.write_bytes(b"".join(lines))
-    done = CliRunner().invoke(app, ["whatif", str(path), "--policy", "fcfs"])
+    done = CliRunner().invoke(app, ["whatif", str(path), "--policy", "fcfs", "--out", str(out)])
     assert done.exit_code == 3, done.output
     assert f"diverged at entry {diverges}" in done.output
     assert "no prediction is given" in done.output
+    told = msgspec.json.decode(out.read_bytes())
+    assert (told["believe"], told["others"], told["ratios"]) == ("nothing", [], {})
+
+
+def test_a_journal_from_the_middle_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "j.ndjson"
+    journal(path, "fcfs")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], *lines[9:]]))
+    arguments = ["whatif", str(path), "--policy", "agentsched"]
+    done = CliRunner().invoke(app, arguments)
+    assert "the journal begins at entry 8" in str(done.exception)
+    assert "--trust-anyway" in str(done.exception)
+
+
+@pytest.mark.slow
+def test_a_journal_from_the_middle_may_be_asked_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "j.ndjson"
+    journal(path, "fcfs")
+    lines = path.read_bytes().splitlines(keepends=True)
+    cut = len(lines) // 3
+    report = msgspec.json.decode(lines[1]) | {"seq": cut - 2}  # as a live engine says it again
+    path.write_bytes(b"".join([lines[0], msgspec.json.encode(report) + b"\n", *lines[cut:]]))
+    arguments = ["whatif", str(path), "--policy", "fcfs", "--trust-anyway", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = msgspec.json.decode(done.stdout, type=Answer)
+    assert "the journal begins at entry" in found.trust.divergence
+    assert found.believe == "directions"
+    assert list(found.ratios) == ["fcfs"]
+
+
+def test_what_is_not_asked_for_stays_as_recorded() -> None:
+    own = SchedulerConfig(
+        profile="agentsched", choices={"admit": Choice(name="open")}, limits=LIMITS
+    )
+    header = journal_header(own)
+    [arm] = _arms((), header, "fcfs", None, None)
+    config = other_config(arm, header)
+    assert config.choices == {**header.choices, "order": Choice(name="fcfs")}
+    assert arm.text == "recorded,order=fcfs"
+    # Not even the profile has to be here, whose policies are all named.
+    [arm] = _arms((), replace(header, profile="of-a-stranger"), None, None, "rendezvous")
+    assert build_policies(other_config(arm, header)).names["place"] == "rendezvous"
+    assert arm.text == "recorded,place=rendezvous"
 
 
 def test_the_command_answers_in_json_and_in_a_file(tmp_path: Path) -> None:
@@ -202,6 +249,7 @@ def test_the_command_answers_in_json_and_in_a_file(tmp_path: Path) -> None:
     found = msgspec.json.decode(out.read_bytes(), type=Answer)
     assert [course.name for course in found.others] == ["fcfs,order=program-fcfs"]
     assert found.trust.diverged_at is None
+    assert found.believe in ("figures", "directions")
     assert msgspec.json.decode(done.stdout)["policy"] == "fcfs"
 
 
