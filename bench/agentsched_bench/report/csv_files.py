@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from agentsched_bench.compare.results import ArmFigures, CompareResult
+
+#: What a spreadsheet takes for the beginning of a formula. Names and errors are clients' words.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_csv(results: Sequence[CompareResult], folder: Path) -> list[Path]:
@@ -37,7 +40,12 @@ def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+
+
+def _plain(value: Any) -> Any:
+    """The value, marked as a text where a spreadsheet would compute it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _flat(arm: ArmFigures) -> dict[str, Any]:

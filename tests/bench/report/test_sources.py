@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import subprocess
@@ -227,6 +228,21 @@ def test_tables_hold_every_program_and_call(comparison: CompareResult, tmp_path:
     assert len(rows["programs.csv"]) == 1 + 4 * 2
     assert len(rows["calls.csv"]) == 1 + 4 * 7
     assert "jct_s.p95" in rows["summary.csv"][0]
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t"])
+def test_a_name_in_a_table_is_no_formula(
+    comparison: CompareResult, tmp_path: Path, sign: str
+) -> None:
+    name = f'{sign}HYPERLINK("http://x")'
+    comparison.runs[0].programs[0].program = comparison.runs[0].calls[0].error = name
+    write_csv([comparison], tmp_path / "csv")
+
+    for table, column in (("programs.csv", "program"), ("calls.csv", "error")):
+        with (tmp_path / "csv" / table).open(newline="", encoding="utf-8") as file:
+            shown = [row[column] for row in csv.DictReader(file)]
+        assert f"'{name}" in shown
+        assert name not in shown
 
 
 @pytest.mark.slow
