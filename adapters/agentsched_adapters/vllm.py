@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -32,6 +32,7 @@ from agentsched.model import (
     EngineId,
     EngineLoad,
     EngineTimeout,
+    EngineUnreachable,
     HintOutcome,
     Pin,
     Prefetch,
@@ -56,6 +57,8 @@ _BLOCK_SIZE_MAX: Final = 2_048
 # Collecting its environment makes the first answer of this route slow.
 _SERVER_INFO_TIMEOUT_S: Final = 30.0
 
+_PRIORITY_HEADER: Final = "X-Vllm-Priority"
+
 #: The plugin is asked no more often than this what is in the cache, and waited for no longer.
 _STATE_EVERY_S: Final = 2.0
 _STATE_TIMEOUT_S: Final = 2.0
@@ -77,6 +80,10 @@ _COMPUTED: Final = (
     ("vllm:generation_tokens_total", "vllm:generation_tokens"),
 )
 _PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
+#: When its process began, in seconds.
+_BEGAN: Final = "process_start_time_seconds"
+
+_GAVE_UP: Final = "is there but gave up: this engine runs as stock"
 
 
 class PriorityAnswer(StrEnum):
@@ -156,9 +163,13 @@ class VllmEngine(OpenAiCompatibleEngine):
         self._server = _SchedulerConfig()
         #: The process that `_trials` and `_server` are true of; None: nothing to rely on.
         self._process: tuple[str, float] | None = None
+        #: When the process began that answered the looks so far; None: nothing to compare with.
+        self._began: float | None = None
         self._warned: set[str] = set()
         self._plugin = PluginHints(self._http)
         self._has_plugin = False
+        #: Whether the engine said so or the opposite, when it was probed.
+        self._is_plugin_known = True
         #: Conversations that were in the cache when the plugin told of them last, which is longest
         #: ago for the first; and when it was asked.
         self._cached: dict[str, None] = {}
@@ -180,6 +191,15 @@ class VllmEngine(OpenAiCompatibleEngine):
             case _:
                 return self._trials.priority
 
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the engine left something open that it was probed for: worth another probe."""
+        return not (self._trials.is_complete and self._is_plugin_known)
+
+    @property
+    def _takes_priority(self) -> bool:
+        return self.priority_answer in (PriorityAnswer.TAKEN, PriorityAnswer.CONFIRMED)
+
     async def probe(self) -> Capabilities:
         """Ask for version, models and KV pool; try the rest once per engine process."""
         where = f"{self.url}/version"
@@ -188,11 +208,12 @@ class VllmEngine(OpenAiCompatibleEngine):
         page = await self._get("/metrics")
         cache = self._cache_info(page)
         process = self._process_of(page)
-        if models and (process is None or process != self._process):
+        is_same = process is not None and process == self._process
+        if models and not (is_same and self._trials.is_complete):
             self._server = await self._ask_server_info()
             self._trials = await self._try(models[0], cache)
-            self._process = process if self._trials.is_complete else None
-        self._has_plugin = await self._find_plugin()
+            self._process = process
+        self._has_plugin = await self._find_plugin(was_there=is_same and self._has_plugin)
         self._capabilities = Capabilities(
             prefix_cache=cache.prefix_cache,
             pins=self._has_plugin,
@@ -210,7 +231,12 @@ class VllmEngine(OpenAiCompatibleEngine):
         return self._capabilities
 
     async def load(self) -> EngineLoad:
-        page = await self._get("/metrics")
+        """Its gauges, and its models.
+
+        Raises:
+            EngineUnreachable: also where another process answers than at the looks before.
+        """
+        page = await self._look()
         self._capabilities = replace(self._capabilities, tier=self._has_tier(page))
         # It has answered: without this list the one before stands.
         with suppress(EngineError):
@@ -238,7 +264,7 @@ class VllmEngine(OpenAiCompatibleEngine):
         is_kept: bool = True,
     ) -> Mapping[str, object]:
         fields: dict[str, object] = {}
-        if priority and self.priority_answer in (PriorityAnswer.TAKEN, PriorityAnswer.CONFIRMED):
+        if priority and self._takes_priority:
             fields["priority"] = priority
         if session and self._trials.session_id:
             fields["session_id"] = session
@@ -248,11 +274,21 @@ class VllmEngine(OpenAiCompatibleEngine):
             )
         return fields
 
+    def admission_headers(self, *, priority: int) -> Sequence[tuple[str, str]]:
+        # Its Messages API knows no such field. Where it knows the header, that is what it believes.
+        return ((_PRIORITY_HEADER, str(priority)),) if priority and self._takes_priority else ()
+
     async def hint(self, hint: Pin | Unpin | Prefetch) -> HintOutcome:
         """Retain for real where our plugin is in the engine; else UNSUPPORTED."""
         if not self._has_plugin:
             return HintOutcome.UNSUPPORTED
         return await self._plugin.hint(hint)
+
+    def take_over(self, older: object) -> None:
+        """Go on for an adapter of this engine that it replaces: pins that one sent end by name."""
+        if isinstance(older, VllmEngine):
+            self._plugin.take_over(older._plugin)
+            self._cached = older._cached
 
     async def retained(self) -> State | None:
         """What the plugin says of blocks, pins and what is cached; None where there is none.
@@ -261,6 +297,22 @@ class VllmEngine(OpenAiCompatibleEngine):
             EngineError: the engine did not answer.
         """
         return await self._plugin.state() if self._has_plugin else None
+
+    async def _look(self) -> bytes:
+        """The page of gauges, of the process that gave the one before."""
+        try:
+            page = await self._get("/metrics")
+        except EngineUnreachable:
+            # Whoever looks takes it for gone, and probes what comes back.
+            self._began = None
+            raise
+        began, before = total(page, _BEGAN), self._began
+        if began is not None:
+            # Where several servers share an address, each is news once: only a later one counts.
+            self._began = began if before is None else max(began, before)
+            if before is not None and began > before:
+                raise EngineUnreachable(f"{self.url} is another process than it was")
+        return page
 
     async def _gone(self) -> tuple[ConversationId, ...]:
         """Conversations that left the cache since the plugin was asked last; the first time none.
@@ -280,6 +332,8 @@ class VllmEngine(OpenAiCompatibleEngine):
             return ()
         if state is None:
             return ()
+        if not all(one.is_active for one in state.engines):
+            return self._give_up_plugin()
         listed = [t for one in state.engines for p in one.programs for t in p.conversations.items()]
         told = {name for name, _ in listed}
         # One that several processes know is there as long as one of them has it.
@@ -292,20 +346,33 @@ class VllmEngine(OpenAiCompatibleEngine):
             del self._cached[name]
         return tuple(ConversationId(name) for name in gone)
 
-    async def _find_plugin(self) -> bool:
-        """Whether our plugin is in the engine, and works in each of its processes."""
+    def _give_up_plugin(self) -> tuple[ConversationId, ...]:
+        """It gave everything back, and tells of nothing any more: all that it told of is gone."""
+        self._warn_once("agentsched plugin", _GAVE_UP)
+        self._has_plugin = False
+        self._capabilities = replace(self._capabilities, pins=False)
+        gone, self._cached = sorted(self._cached), {}
+        return tuple(ConversationId(name) for name in gone)
+
+    async def _find_plugin(self, *, was_there: bool) -> bool:
+        """Whether our plugin is in the engine, and works in each of its processes.
+
+        `was_there` says that it was found in this process before, which a silence does not change.
+        """
         try:
             state = await self._plugin.state(is_brief=True)
         except EngineError as error:
             _log.info("engine %s: no word from a plugin (%s)", self.id, error)
-            return False
+            self._is_plugin_known = was_there
+            return was_there
+        self._is_plugin_known = True
         is_active = state is not None and all(one.is_active for one in state.engines)
         if state is not None and not is_active:
-            self._warn_once("agentsched plugin", "is there but gave up: this engine runs as stock")
+            self._warn_once("agentsched plugin", _GAVE_UP)
         return is_active
 
     def _process_of(self, page: bytes) -> tuple[str, float] | None:
-        started = total(page, "process_start_time_seconds")
+        started = total(page, _BEGAN)
         return None if started is None else (self._version, started)
 
     def _cache_info(self, page: bytes) -> _CacheInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -12,7 +13,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from plugin_state import plugin_state
 
-from agentsched.model import Capabilities, EngineError, EngineId, EngineLoad, EngineRefused
+from agentsched.model import (
+    Capabilities,
+    EngineError,
+    EngineId,
+    EngineLoad,
+    EngineRefused,
+    EngineUnreachable,
+)
 from agentsched_adapters import vllm
 from agentsched_adapters.vllm import PriorityAnswer, VllmEngine
 from agentsched_adapters.vllm_plugin.wire import ProgramState
@@ -43,7 +51,9 @@ class Script:
         self.completions: list[dict[str, Any]] = []
         #: What the plugin has in the cache, by conversation; None where there is no plugin.
         self.cached: dict[str, int] | None = None
+        self.is_active = True
         self.state_status = 200
+        self.brief_status = 200
         self.states = 0
         self.models = [{"id": "m", "max_model_len": 4096}, {"id": "lora", "max_model_len": 2048}]
         self.models_status = 200
@@ -80,9 +90,10 @@ class Script:
         if self.cached is None:
             return web.json_response({}, status=404)
         programs = (ProgramState(program="p", conversations=self.cached),)
-        state = plugin_state(programs=() if is_brief else programs)
+        state = plugin_state(programs=() if is_brief else programs, is_active=self.is_active)
         return web.json_response(
-            body=msgspec.json.encode(state), status=200 if is_brief else self.state_status
+            body=msgspec.json.encode(state),
+            status=self.brief_status if is_brief else self.state_status,
         )
 
     async def _completions(self, request: web.Request) -> web.Response:
@@ -199,6 +210,77 @@ async def test_tried_again_while_nothing_could_be_concluded(script: Script, make
     assert engine.priority_answer is PriorityAnswer.UNKNOWN
     script.completion_status = 200
     assert (await engine.probe()).cached_tokens
+
+
+@pytest.mark.parametrize("status", [200, 503])
+async def test_it_says_what_it_left_open(script: Script, make: Any, status: int) -> None:
+    script.completion_status = status
+    engine = make()
+    assert not engine.is_unsure
+    await engine.probe()
+    assert engine.is_unsure is (status == 503)
+    script.completion_status = 200
+    await engine.probe()
+    assert not engine.is_unsure
+
+
+class TestAnotherProcess:
+    def begin(self, script: Script, seconds: float) -> None:
+        head = f"# start\nprocess_start_time_seconds {seconds}\n"
+        script.metrics = head + CACHE_INFO + GAUGES
+
+    async def test_it_is_noticed_once(self, script: Script, make: Any) -> None:
+        """No look was refused in between: the address outlives the process."""
+        engine = make()
+        await engine.load()
+        await engine.probe()
+        assert (await engine.load()).running == 4
+        self.begin(script, 2.0)
+        with pytest.raises(EngineUnreachable, match="another process"):
+            await engine.load()
+        assert (await engine.load()).running == 4
+
+    async def test_several_at_one_address_are_not_taken_for_new_ones_for_ever(
+        self, script: Script, make: Any
+    ) -> None:
+        engine = make()
+        for began in (1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 1.0):
+            self.begin(script, began)
+            with suppress(EngineUnreachable):
+                await engine.load()
+        for began in (1.0, 2.0, 3.0):
+            self.begin(script, began)
+            assert (await engine.load()).running == 4
+
+    async def test_one_that_was_away_is_probed_in_any_case(self, script: Script) -> None:
+        """The look that finds it again is not lost to it."""
+        server = TestServer(script.app())
+        await server.start_server()
+        engine = VllmEngine(EngineId("e"), str(server.make_url("/")))
+        port = server.port
+        await engine.load()
+        await server.close()
+        with pytest.raises(EngineUnreachable):
+            await engine.load()
+        self.begin(script, 2.0)
+        async with TestServer(script.app(), port=port):
+            assert (await engine.load()).running == 4
+            await engine.aclose()
+
+    async def test_where_no_page_says_when_it_began_nothing_is_concluded(
+        self, script: Script, make: Any
+    ) -> None:
+        engine = make()
+        await engine.load()
+        script.metrics = "\n" + CACHE_INFO + GAUGES
+        assert (await engine.load()).running == 4
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
+async def test_a_gauge_without_a_value_is_unknown(script: Script, make: Any, value: str) -> None:
+    script.metrics = f"\nvllm:num_requests_running {value}\nvllm:num_requests_waiting 2\n"
+    load = await make().load()
+    assert (load.running, load.waiting) == (None, 2)
 
 
 async def test_pools_of_several_processes_add_up(script: Script, make: Any) -> None:
@@ -334,11 +416,62 @@ class TestWhatThePluginHasNoMore:
         script.state_status = 200
         assert (await engine.load()).gone == ("a",)
 
+    async def test_one_that_gives_up_is_used_no_more(
+        self, script: Script, make: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        script.cached = {"a": 64, "b": 32}
+        engine = make()
+        assert (await engine.probe()).pins
+        await engine.load()
+        script.cached, script.is_active = {}, False  # it gave everything back and forgot
+        assert (await engine.load()).gone == ("a", "b")
+        assert not engine.capabilities.pins
+        assert "vllm_xargs" not in engine.admission_fields(priority=0, session="a")
+        assert "gave up" in caplog.text
+        states = script.states
+        assert (await engine.load()).gone == ()
+        assert script.states == states
+        assert not engine.is_unsure  # it said so
+
     async def test_an_engine_without_it_is_not_asked(self, script: Script, make: Any) -> None:
         engine = make()
         await engine.probe()
         await engine.load()
         assert script.states == 0
+
+
+class TestAPluginThatIsNotHeard:
+    """Its engine may only have been busy."""
+
+    @pytest.mark.parametrize("status", [500, 502, 503, 504])
+    async def test_nothing_is_concluded(self, script: Script, make: Any, status: int) -> None:
+        script.cached, script.brief_status = {}, status
+        engine = make()
+        assert not (await engine.probe()).pins
+        assert engine.is_unsure
+        script.brief_status = 200
+        assert (await engine.probe()).pins
+        assert not engine.is_unsure
+
+    async def test_one_that_was_found_is_there_as_long_as_its_process(
+        self, script: Script, make: Any
+    ) -> None:
+        script.cached = {}
+        engine = make()
+        await engine.probe()
+        script.brief_status = 504
+        assert (await engine.probe()).pins
+        assert not engine.is_unsure
+        script.metrics = script.metrics.replace("seconds 1.0", "seconds 2.0")
+        assert not (await engine.probe()).pins
+        assert engine.is_unsure
+
+    @pytest.mark.parametrize("status", [404, 501])
+    async def test_a_no_is_an_answer(self, script: Script, make: Any, status: int) -> None:
+        script.cached, script.brief_status = {}, status
+        engine = make()
+        assert not (await engine.probe()).pins
+        assert not engine.is_unsure
 
 
 async def test_the_plugin_is_asked_seldom(script: Script, make: Any) -> None:
