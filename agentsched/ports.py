@@ -109,6 +109,10 @@ class Engine(Protocol):
         """
         ...
 
+    def admission_headers(self, *, priority: int) -> Sequence[tuple[str, str]]:
+        """Headers that tell it about order, beside the fields: some APIs have no such field."""
+        ...
+
     async def aclose(self) -> None: ...
 
 

@@ -31,10 +31,12 @@ from agentsched.model import (
 from agentsched.ports import EngineRequest
 from agentsched_adapters.fake_pool import FakePool, Grant
 from agentsched_adapters.fake_wire import (
+    PRIORITY_HEADER,
     FakeReply,
     FakeRequest,
     encode,
     noise,
+    priority_of,
     stream_body,
     tokens,
     whole_body,
@@ -225,6 +227,9 @@ class FakeEngine:
             fields["session_id"] = session
         return fields
 
+    def admission_headers(self, *, priority: int) -> Sequence[tuple[str, str]]:
+        return ((PRIORITY_HEADER, str(priority)),) if priority and self._can.priority else ()
+
     async def send(self, request: EngineRequest) -> FakeAnswer:
         self._check_up()
         self.received.append(request)
@@ -233,7 +238,7 @@ class FakeEngine:
             return self._get(path)
         if request.method != "POST" or path not in _PATHS:
             return _refusal(404, "Not Found")
-        work = self._parse(request.body, is_chat=path == _PATHS[0])
+        work = self._parse(request, is_chat=path == _PATHS[0])
         if isinstance(work, FakeAnswer):
             return work
         if work.fault is Fault.UNREACHABLE:
@@ -291,12 +296,13 @@ class FakeEngine:
             return FakeAnswer(200, (_JSON,), _once(encode({"object": "list", "data": data})))
         return _refusal(404, "Not Found")
 
-    def _parse(self, body: bytes, *, is_chat: bool) -> _Work | FakeAnswer:
+    def _parse(self, asked: EngineRequest, *, is_chat: bool) -> _Work | FakeAnswer:
         try:
-            fields = json.loads(body)
+            fields = json.loads(asked.body)
             prompt = fields["messages" if is_chat else "prompt"]
             wanted = int(fields.get("max_tokens") or fields.get("max_completion_tokens") or 16)
             model = fields["model"]
+            priority = priority_of(asked.headers, fields)
         except (ValueError, KeyError, TypeError, AttributeError):
             return _refusal(400, "the body is not a request")
         if model not in self._can.models:
@@ -312,6 +318,7 @@ class FakeEngine:
             tokens=prompt_tokens,
             output_tokens=max(1, wanted),
             number=next(self._numbers),
+            priority=priority,
         )
         return _Work(request=request, fault=self._faults.popleft() if self._faults else None)
 

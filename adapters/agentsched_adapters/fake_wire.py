@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+PRIORITY_HEADER: Final = "X-Vllm-Priority"
 _TOKEN_BYTES: Final = 4
 
 
@@ -19,14 +21,11 @@ class FakeRequest:
     tokens: tuple[bytes, ...]
     output_tokens: int
     number: int
+    priority: int
 
     @property
     def is_stream(self) -> bool:
         return bool(self.fields.get("stream"))
-
-    @property
-    def priority(self) -> int:
-        return int(self.fields.get("priority") or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +34,15 @@ class FakeReply:
 
     text: str = ""
     calls: tuple[tuple[str, str], ...] = ()
+
+
+def priority_of(headers: Iterable[tuple[str, str]], fields: Mapping[str, Any]) -> int:
+    """Where a request stands in the queue: vLLM believes the header before the body."""
+    for name, value in headers:
+        if name.lower() == PRIORITY_HEADER.lower():
+            with suppress(ValueError):
+                return int(value)
+    return int(fields.get("priority") or 0)
 
 
 def tokens(prompt: object) -> tuple[bytes, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -82,6 +82,9 @@ class OpenAiCompatibleEngine:
         is_kept: bool = True,
     ) -> Mapping[str, object]:
         return {}
+
+    def admission_headers(self, *, priority: int) -> Sequence[tuple[str, str]]:
+        return ()
 
     async def aclose(self) -> None:
         await self._http.aclose()

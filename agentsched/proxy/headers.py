@@ -6,8 +6,9 @@ what one side must not learn of the other.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -18,20 +19,29 @@ _PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F)))
 #: Claude Code fails its run when it is told to wait longer.
 RETRY_AFTER_S_MAX: Final = 60
 
-#: A tap needs plain bytes, so no encoding is asked for, and the body was decoded on its way in. A
-#: cookie was set by whoever answers at our address, not by the engine.
-_NOT_TO_ENGINE: Final = frozenset(
+#: Whose turn it is in an engine, and which of its parts serves it, is not the client's to say. vLLM
+#: believes the first of these before it looks into the body.
+_TURN: Final = frozenset(
     {
-        "host",
-        "connection",
-        "content-length",
-        "content-encoding",
-        "accept-encoding",
-        "expect",
-        "cookie",
-        "x-request-id",  # always set anew, to the id that the client gets back
+        "x-vllm-priority",
+        "x-data-parallel-rank",
+        "x-dp-rank",
+        "x-worker-instance-id",
+        "x-prefill-instance-id",
     }
 )
+#: A tap needs plain bytes, so no encoding is asked for, and the body was decoded on its way in. A
+#: cookie was set by whoever answers at our address, not by the engine.
+_NOT_TO_ENGINE: Final = _TURN | {
+    "host",
+    "connection",
+    "content-length",
+    "content-encoding",
+    "accept-encoding",
+    "expect",
+    "cookie",
+    "x-request-id",  # always set anew, to the id that the client gets back
+}
 #: A cookie of an engine's is between it and us, and would never come back to it.
 _NOT_TO_CLIENT: Final = frozenset(
     {
@@ -54,6 +64,8 @@ _CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key", "x-goo
 
 #: Too many requests, unavailable, and Anthropic's overloaded.
 _ASKS_FOR_LATER: Final = frozenset({429, 503, 529})
+#: How long to wait, and how many of its unit are a second; SDKs look for the finer one first.
+_WAITS: Final = {"retry-after-ms": 1_000, "retry-after": 1}
 
 OURS: Final = "x-agentsched-"
 
@@ -66,6 +78,8 @@ EARLY: Final = (
 
 #: Carriers of a request id, in the order in which we believe them (as vllm-router does).
 _REQUEST_IDS: Final = ("x-request-id", "x-correlation-id", "x-trace-id", "request-id")
+#: Those of them that all requests of a run may share.
+_RUN_IDS: Final = ("x-correlation-id", "x-trace-id")
 
 
 def lower(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -102,6 +116,13 @@ def to_engine(
     return [*kept, ("Accept-Encoding", "identity"), ("x-request-id", request_id)]
 
 
+def with_turn(
+    headers: Iterable[tuple[str, str]], said: Iterable[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Headers for an engine with `said`, its adapter's word, in place of earlier words on turns."""
+    return [*(pair for pair in headers if pair[0].lower() not in _TURN), *said]
+
+
 def to_client(
     headers: Sequence[tuple[str, str]], *, status: int, engine_url: str = ""
 ) -> list[tuple[str, str]]:
@@ -122,11 +143,21 @@ def to_client(
     ]
     if status not in _ASKS_FOR_LATER:
         return kept
-    said = next((value for name, value in kept if name.lower() == "retry-after"), "1").strip()
-    # A date is not worth reading: who writes one means some time.
-    wait = min(int(said), RETRY_AFTER_S_MAX) if said.isdecimal() and len(said) < 10 else None
-    rest = [pair for pair in kept if pair[0].lower() != "retry-after"]
-    return [*rest, ("Retry-After", str(RETRY_AFTER_S_MAX if wait is None else wait))]
+    rest = [pair for pair in kept if pair[0].lower() not in _WAITS]
+    return [*rest, ("Retry-After", str(_wait_s(lower(kept))))]
+
+
+def _wait_s(headers: Mapping[str, str]) -> int:
+    """The seconds that an engine asks to wait, a minute at most; one where it does not say."""
+    said = [(headers[name], units) for name, units in _WAITS.items() if name in headers]
+    for text, units in said:
+        try:
+            wait = float(text) / units
+        except ValueError:
+            continue  # a date is not worth reading: who writes one means some time
+        if wait >= 0:  # NaN is not
+            return math.ceil(min(wait, RETRY_AFTER_S_MAX))
+    return RETRY_AFTER_S_MAX if said else 1
 
 
 def _at_ours(place: str, engine_url: str) -> str:
@@ -156,3 +187,9 @@ def request_id(headers: dict[str, str]) -> str | None:
         if value and len(value) <= 256 and value.isascii() and value.isprintable():
             return value
     return None
+
+
+def is_of_a_run(request_id: str, headers: dict[str, str]) -> bool:
+    """Whether the client gave this id, and perhaps to other requests, too."""
+    given = [name for name in _REQUEST_IDS if headers.get(name) == request_id]
+    return bool(given) and given[0] in _RUN_IDS

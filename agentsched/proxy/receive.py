@@ -24,7 +24,8 @@ _REQUEST_ID: Final = web.RequestKey("agentsched.request_id", str)
 class Received:
     """One request: its headers as sent and by lower-case name, its body, its id.
 
-    `target` is path and query as the client spelled them.
+    `target` is path and query as the client spelled them. `engine_request_id` is for engines:
+    some name their answer by it, and older ones refuse a second request of that name.
     """
 
     pairs: list[tuple[str, str]]
@@ -32,6 +33,7 @@ class Received:
     body: bytes
     target: str
     request_id: str
+    engine_request_id: str
 
 
 def request_id(request: web.BaseRequest, headers: dict[str, str] | None = None) -> str:
@@ -69,12 +71,15 @@ async def receive(request: web.Request, config: HttpConfig) -> Received:
             "the body's encoding is not known here", status=415, code="unsupported_encoding"
         )
     body = await _body(request, config) if request.can_read_body else b""
+    known = request_id(request, headers)
+    is_shared = header_rules.is_of_a_run(known, headers)
     return Received(
         pairs=pairs,
         headers=headers,
         body=body,
         target=_target(request),
-        request_id=request_id(request, headers),
+        request_id=known,
+        engine_request_id=f"{known}-{secrets.token_hex(4)}" if is_shared else known,
     )
 
 

@@ -9,6 +9,8 @@ What is taken out before an engine sees it, unless the caller keeps it:
   (`nvext`, `program_id`, `job_id`, `is_last_step`, `session_params`, `litellm_session_id`). Stock
   vLLM only ignores them, other engines refuse what they do not know, and they have been read by
   then;
+- `priority`, which was read likewise: it counts as far as its tenant may set it, and engines are
+  told theirs by the proxy alone;
 - values in `vllm_xargs` that stock vLLM answers with 400: objects (`agentic_context`), null, and
   lists that hold such or lists;
 - names in `vllm_xargs` by which our plugin knows whose a request is and how long to keep it
@@ -40,6 +42,7 @@ SCHEDULER_FIELDS: Final = (
     "is_last_step",
     "session_params",
     "litellm_session_id",
+    "priority",
 )
 
 #: The plugin's own names in `vllm_xargs`; engines are told them by the proxy alone.
@@ -111,17 +114,21 @@ def _rewrite(request: ParsedRequest, changed: Mapping[str, bytes], dropped: set[
 
 
 def forward_body(
-    request: ParsedRequest, *, fields: Mapping[str, object], keep: Collection[str] = ()
+    request: ParsedRequest,
+    *,
+    fields: Mapping[str, object],
+    keep: Collection[str] = (),
+    drop: Collection[str] = (),
 ) -> bytes:
     """The body that an engine gets.
 
     `fields` are the engine's own (`priority`, `session_id`, `cache_salt`, `vllm_xargs`): they win
     over the client's, and in `vllm_xargs` name by name. A streamed chat or completion is asked for
     its usage where the client did not (then `wants_usage` is false, and the tap must hide it).
-    Fields for schedulers are removed (see the module) but for those that `keep` names.
+    Removed are fields for schedulers (see the module) but for those in `keep`, and those in `drop`.
     """
     put = dict(fields)
-    drop = [name for name in SCHEDULER_FIELDS if name not in keep]
+    dropped = {*SCHEDULER_FIELDS}.difference(keep).union(drop)
     if not request.wants_usage:
         put["stream_options"] = _usage_options(request)
     arguments = _engine_arguments(request.fields.get("vllm_xargs"), put.pop("vllm_xargs", None))
@@ -129,8 +136,8 @@ def forward_body(
         if arguments:
             put["vllm_xargs"] = arguments
         else:
-            drop.append("vllm_xargs")
-    return splice(request, put=put, drop=drop)
+            dropped.add("vllm_xargs")
+    return splice(request, put=put, drop=dropped)
 
 
 def _usage_options(request: ParsedRequest) -> dict[str, object]:

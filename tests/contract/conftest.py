@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -28,6 +28,9 @@ CONTEXT_MAX = 4_096
 _DEADLINE_S = 30.0
 _READ_EVERY_S = 0.01
 _HEADERS = (("content-type", "application/json"),)
+Headers = Sequence[tuple[str, str]]
+#: Asks for something under a name, with a priority.
+Ask = Callable[[str, int], Awaitable[None]]
 Prompt = Callable[[str, int], list[int]]
 T = TypeVar("T")
 
@@ -43,26 +46,29 @@ class Client:
     engine: Engine
     model: str
 
-    async def open(self, target: str, body: bytes | None) -> EngineAnswer:
+    async def open(self, target: str, body: bytes | None, headers: Headers = ()) -> EngineAnswer:
         method = "GET" if body is None else "POST"
         return await self.engine.send(
             EngineRequest(
                 method=method,
                 target=target,
-                headers=_HEADERS if body is not None else (),
+                headers=(*_HEADERS, *headers) if body is not None else (),
                 body=body or b"",
             )
         )
 
-    async def raw(self, target: str, body: bytes | None = None) -> tuple[int, bytes]:
-        answer = await self.open(target, body)
+    async def raw(
+        self, target: str, body: bytes | None = None, headers: Headers = ()
+    ) -> tuple[int, bytes]:
+        answer = await self.open(target, body, headers)
         try:
             return answer.status, await answer.read()
         finally:
             await answer.aclose()
 
-    async def post(self, target: str, **fields: Any) -> tuple[int, Any]:
-        status, body = await self.raw(target, msgspec.json.encode({"model": self.model} | fields))
+    async def post(self, target: str, headers: Headers = (), **fields: Any) -> tuple[int, Any]:
+        asked = msgspec.json.encode({"model": self.model} | fields)
+        status, body = await self.raw(target, asked, headers)
         return status, msgspec.json.decode(body)
 
     async def events(self, target: str, **fields: Any) -> list[Any]:
@@ -141,17 +147,24 @@ class Client:
                 await stream.aclose()
             await self.until(lambda load: load.running == 0 and load.waiting == 0)
 
-    async def served_order(self, prompt: Prompt) -> list[str]:
-        """A less urgent request, a more urgent one, and then one free slot: who goes first?"""
-        return await self.in_time(lambda: self._served_order(prompt))
+    async def served_order(self, prompt: Prompt, ask: Ask | None = None) -> list[str]:
+        """A less urgent request, a more urgent one, and then one free slot: who goes first?
 
-    async def _served_order(self, prompt: Prompt) -> list[str]:
+        `ask` is how each is asked, by its name and priority; by itself, as the proxy does it.
+        """
+
+        async def usual(name: str, priority: int) -> None:
+            # An engine that would refuse a priority is not sent one.
+            fields = self.engine.admission_fields(priority=priority, session=name)
+            await self.generate(prompt(name, 8), tokens=4, **fields)
+
+        return await self.in_time(lambda: self._served_order(prompt, ask or usual))
+
+    async def _served_order(self, prompt: Prompt, ask_one: Ask) -> list[str]:
         order: list[str] = []
 
         async def ask(name: str, priority: int) -> None:
-            # As the proxy does it: an engine that would refuse a priority is not sent one.
-            fields = self.engine.admission_fields(priority=priority, session=name)
-            await self.generate(prompt(name, 8), tokens=4, **fields)
+            await ask_one(name, priority)
             order.append(name)
 
         async with self.all_slots_taken(prompt) as streams:

@@ -133,6 +133,7 @@ async def test_admission_fields_are_taken(client: Any, prompt: Prompt) -> None:
     assert ("session_id" in fields) is client.engine.capabilities.session_id
     await client.generate(prompt("a", 8), **fields)
     assert client.engine.admission_fields(priority=0, session="") == {}
+    assert list(client.engine.admission_headers(priority=0)) == []
 
 
 async def test_hanging_up_frees_the_engine(client: Any, prompt: Prompt) -> None:

@@ -18,6 +18,16 @@ def test_order_and_spelling_stay() -> None:
     assert sent[3:] == [("Accept-Encoding", "identity"), ("x-request-id", "r")]
 
 
+def test_whose_turn_it_is_is_not_the_clients_to_say() -> None:
+    pairs = [("X-Vllm-Priority", "-9"), ("x-data-parallel-rank", "1"), ("x-other", "y")]
+    sent = headers.to_engine(pairs, request_id="r", with_credentials=True)
+    assert [name for name, _ in sent] == ["x-other", "Accept-Encoding", "x-request-id"]
+    assert headers.with_turn(pairs, [("X-Vllm-Priority", "3")]) == [
+        ("x-other", "y"),
+        ("X-Vllm-Priority", "3"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [
@@ -35,6 +45,14 @@ def test_request_ids(given: dict[str, str], found: str | None) -> None:
     assert headers.request_id(given) == found
 
 
+def test_ids_that_requests_may_share() -> None:
+    assert headers.is_of_a_run("t", {"x-trace-id": "t"})
+    assert headers.is_of_a_run("c", {"x-correlation-id": "c", "request-id": "r"})
+    assert not headers.is_of_a_run("r", {"request-id": "r", "traceparent": "r"})
+    assert not headers.is_of_a_run("a", {"x-request-id": "a", "x-trace-id": "a"})
+    assert not headers.is_of_a_run("ours", {"x-trace-id": "\xe9"})
+
+
 @pytest.mark.parametrize("status", [429, 503, 529])
 def test_retry_after_is_there_and_bounded(status: int) -> None:
     def said(*values: str) -> list[str]:
@@ -49,6 +67,25 @@ def test_retry_after_is_there_and_bounded(status: int) -> None:
     assert said("5", "9") == ["5"]
     assert said("9" * 40) == ["60"]
     assert said("tomorrow") == ["60"]
+    assert said("0.5") == ["1"]
+    assert said("0.0") == ["0"]
+    assert said("61.5") == ["60"]
+    for odd in ("-1", "nan", "-inf", "inf", "", "1e400"):
+        assert said(odd) == ["60"]
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+def test_milliseconds_are_told_in_seconds(status: int) -> None:
+    """Some SDKs believe them first, and what follows them must not be longer than a minute."""
+
+    def said(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
+        return headers.to_client(pairs, status=status)
+
+    assert said(("retry-after-ms", "1500")) == [("Retry-After", "2")]
+    assert said(("Retry-After-Ms", "600000")) == [("Retry-After", "60")]
+    assert said(("retry-after", "7"), ("retry-after-ms", "2500")) == [("Retry-After", "3")]
+    assert said(("retry-after", "7"), ("retry-after-ms", "soon")) == [("Retry-After", "7")]
+    assert headers.to_client([("retry-after-ms", "9")], status=500) == [("retry-after-ms", "9")]
 
 
 def test_elsewhere_retry_after_is_the_engines() -> None:
