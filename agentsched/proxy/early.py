@@ -28,6 +28,8 @@ HEADER: Final = "x-agentsched-keep-alive"
 
 #: Between two no-ops at most: what stands between us and a client has limits too.
 _INTERVAL_MAX: Final = Nanos(30 * SECOND)
+#: At least: each costs the event loop a turn, and a client may ask for as many as it likes.
+_INTERVAL_MIN: Final = Nanos(1 * SECOND)
 
 
 def keep_alive_after(
@@ -99,7 +101,7 @@ class EarlyStream:
         self._beat = keep_alive(parsed.dialect, model=parsed.model)
         self._headers = headers
         self._config = config
-        self._interval_s = in_seconds(min(delay, _INTERVAL_MAX))
+        self._interval_s = in_seconds(max(_INTERVAL_MIN, min(delay, _INTERVAL_MAX)))
         self._taken = asyncio.Event()
         self._response: web.StreamResponse | None = None
         self._failure: Exception | None = None

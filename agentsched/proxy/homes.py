@@ -18,7 +18,10 @@ class Homes:
         self._homes: OrderedDict[str, tuple[EngineId, TenantId]] = OrderedDict()
 
     def remember(self, response_id: str, engine: EngineId, tenant: TenantId) -> None:
-        """An engine answered a tenant with this response id."""
+        """An engine answered a tenant with this response id; whose it is already, that stays so."""
+        known = self._homes.get(response_id)
+        if known is not None and known[1] != tenant:
+            return
         self._homes[response_id] = engine, tenant
         self._homes.move_to_end(response_id)
         if len(self._homes) > _HOMES_MAX:

@@ -116,6 +116,24 @@ async def test_while_an_engine_is_silent(proxy: Any, upstream: Upstream, path: s
     assert len(proxy.turns.events(StepFinished)) == 1
 
 
+async def test_while_an_answer_is_announced_only(proxy: Any, upstream: Upstream) -> None:
+    go = asyncio.Event()
+
+    async def announces(exchange: Exchange) -> None:
+        await exchange.head(content_type="text/event-stream")
+        await exchange.chunk(RESPONSE_STREAM[0])
+        await go.wait()
+        for part in RESPONSE_STREAM[1:]:
+            await exchange.chunk(part)
+        await exchange.end()
+
+    upstream.script = announces
+    early = Early(proxy, "/v1/responses")
+    await early.until_begun()
+    go.set()
+    assert await early.end() == b"".join(RESPONSE_STREAM)
+
+
 async def test_while_held(start: Any, upstream: Upstream) -> None:
     gate = upstream.script = Gate()
     async with start(upstream.url, limits=ONE) as proxy:
@@ -147,6 +165,18 @@ async def test_nothing_early_without_being_asked(start: Any, upstream: Upstream)
         await qwen.end()
         assert await other.task == b"".join(CHAT_STREAM)
         assert (await whole).json()["object"] == "chat.completion"
+
+
+async def test_no_ops_are_not_as_close_as_a_client_likes(proxy: Any, upstream: Upstream) -> None:
+    script = upstream.script = Waiting(*CHAT_STREAM)
+    early = Early(proxy, **{HEADER: "0.001"})
+    await early.until_begun()
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.05, later.set)
+    await later.wait()
+    assert early.content.count(b"data: ") <= 3
+    script.open.set()
+    assert await early.end() == b"".join(CHAT_STREAM)
 
 
 async def test_another_engine_takes_over(start: Any, upstream: Upstream, second: Upstream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -289,6 +290,28 @@ class TestGuessing:
         body = {"model": "m", "input": "on", "previous_response_id": "resp_1"}
         again = await keyed.client.post("/v1/responses", json=body, headers=keys.red.headers)
         assert again.headers["x-agentsched-program"] == made.headers["x-agentsched-program"]
+
+    async def test_nobody_names_its_response_as_anothers_is_named(
+        self, keyed: Any, keys: Any, upstream: Any
+    ) -> None:
+        numbers = itertools.count(1)
+
+        async def responds(exchange: Any) -> None:
+            # As vLLM: the caller's `request_id` is the response's id.
+            fields = json.loads(exchange.body) if exchange.body else {}
+            name = fields.get("request_id") or f"resp_{next(numbers)}"
+            await exchange.json({"id": name, "status": "completed", "output": []})
+
+        upstream.script = responds
+        body = {"model": "m", "input": SECRET}
+        await keyed.client.post("/v1/responses", json=body, headers=keys.red.headers)
+        claim = {"model": "m", "input": "x", "store": False, "request_id": "resp_1"}
+        made = await keyed.client.post("/v1/responses", json=claim, headers=keys.blue.headers)
+        assert made.json()["id"] == "resp_2"
+        theirs = await keyed.client.get("/v1/responses/resp_1", headers=keys.blue.headers)
+        assert theirs.status_code == 404
+        own = await keyed.client.get("/v1/responses/resp_1", headers=keys.red.headers)
+        assert own.status_code == 200
 
     async def test_what_names_no_response_by_a_string_gets_none(
         self, keyed: Any, keys: Any, upstream: Any

@@ -6,6 +6,7 @@ they are. What we do not remember (made before a restart, at another replica) is
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -15,7 +16,7 @@ from agentsched.model import EngineId, TenantId, WireError
 from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.refusal import Refusal
-from agentsched.proxy.request import ParsedRequest
+from agentsched.proxy.request import Dialect, ParsedRequest
 
 _FIELD: Final = "previous_response_id"
 
@@ -53,6 +54,15 @@ def check_previous(gateway: Gateway, request: ParsedRequest, tenant: TenantId) -
         code="previous_response_not_found",
         param=_FIELD,
     )
+
+
+def own_names(gateway: Gateway, request: ParsedRequest) -> Collection[str]:
+    """Fields by which a client would name its stored response: with keys, no engine gets them.
+
+    vLLM looks for nobody else's of that name, and whoever made one here is taken for its owner.
+    """
+    is_told_apart = gateway.config.auth.mode != "open" and request.dialect is Dialect.RESPONSES
+    return ("request_id",) if is_told_apart else ()
 
 
 def _string(raw: Raw) -> str | None:
