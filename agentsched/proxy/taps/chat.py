@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from agentsched.proxy.taps.draft import AnswerDraft
+from agentsched.proxy.taps.draft import AnswerDraft, is_error
 from agentsched.proxy.taps.usage import ChatUsage
 
 _FINGERPRINT_CHARS_MAX: Final = 512
@@ -79,7 +79,7 @@ class ChatTap:
             for choice in chunk.choices:
                 self._choose(choice)
             return False
-        if chunk.error:
+        if is_error(chunk.error):
             draft.fail(chunk.error)
             return False
         holds_usage_alone = chunk.choices is not None and chunk.usage is not None

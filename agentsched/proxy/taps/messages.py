@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from agentsched.proxy.taps.draft import AnswerDraft
+from agentsched.proxy.taps.draft import AnswerDraft, is_error
 from agentsched.proxy.taps.usage import MessagesUsage
 
 
@@ -85,7 +85,7 @@ class MessagesTap:
             case "message_stop":
                 self._draft.is_complete = self._draft.is_over = True
             case _:
-                if event.error or event.type == "error":
+                if is_error(event.error) or event.type == "error":
                     self._draft.fail(event.error or None)
         return False
 
