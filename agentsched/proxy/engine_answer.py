@@ -1,16 +1,21 @@
-"""An engine's answer as it comes: whether it is a stream, and its whole body, bounded."""
+"""An engine's answer as it comes: a stream and how it begins, or a whole body, bounded."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
 
-from agentsched.model import EngineError
+from agentsched.model import EngineError, EngineUnreachable
 from agentsched.ports import EngineAnswer
+from agentsched.proxy.sse import SseTap
 
 #: An answer that is not streamed is read whole, so it needs a ceiling.
 _BYTES_MAX: Final = 64 << 20
+#: Announcements repeat what was asked; an engine that goes on announcing is relayed all the same.
+_ANNOUNCED_BYTES_MAX: Final = 16 << 20
 
 
 def is_event_stream(answer: EngineAnswer) -> bool:
@@ -21,15 +26,53 @@ def is_event_stream(answer: EngineAnswer) -> bool:
     )
 
 
-def is_broken(body: bytes) -> bool:
-    """Whether a body that should be JSON is none, as when an engine dies in the middle of it."""
+def strict_json(body: bytes) -> bytes | None:
+    """A body in JSON that any reader takes; None where it is none, as when an engine dies in it.
+
+    Python's own writer says NaN and -Infinity, of logprobs for example, and halves of characters.
+    """
     try:
         msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return True
     except RecursionError:
-        return False  # deeper than we read, which is not the engine's fault
-    return False
+        return body  # deeper than we read, which is not the engine's fault
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            value = json.loads(body, parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+            return None
+        return json.dumps(value, ensure_ascii=False).encode(errors="replace")
+    return body
+
+
+async def beginning(
+    chunks: AsyncIterator[bytes],
+    tap: SseTap,
+    *,
+    heard: Callable[[], None],
+    is_background: bool,
+) -> bytes:
+    """What is to be relayed of a stream when its answer begins.
+
+    In the Responses API an answer is announced before its engine has even queued it. That is held
+    until more comes: until then another engine can answer, and an error can be a status. Only work
+    in the background is announced at once, since its client may come back for it by its id.
+
+    Raises:
+        EngineError: it ended, or the connection broke, before it began.
+    """
+    held: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        heard()
+        held.append(tap.feed(chunk))
+        size += len(held[-1])
+        is_known = is_background and bool(tap.response_id)
+        if is_known or not tap.is_announced_only or size > _ANNOUNCED_BYTES_MAX:
+            return b"".join(held)
+    held.append(tap.close())
+    if not tap.is_over:
+        raise EngineUnreachable("the answer ended before it began")
+    return b"".join(held)
 
 
 async def read_whole(answer: EngineAnswer) -> bytes:

@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -36,7 +37,12 @@ from agentsched.model import (
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
-from agentsched.proxy.access.ownership import ENGINE_REFUSES_US, check_previous, is_about_our_key
+from agentsched.proxy.access.ownership import (
+    ENGINE_REFUSES_US,
+    check_previous,
+    is_about_our_key,
+    own_names,
+)
 from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.access.redact import redact
 from agentsched.proxy.answer import Answer
@@ -44,7 +50,7 @@ from agentsched.proxy.answers import read_answer
 from agentsched.proxy.call_ids import CallIdMarker
 from agentsched.proxy.clients import client_of
 from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
-from agentsched.proxy.engine_answer import is_broken, is_event_stream, read_whole
+from agentsched.proxy.engine_answer import beginning, is_event_stream, read_whole, strict_json
 from agentsched.proxy.errors import stream_error
 from agentsched.proxy.families import family_of
 from agentsched.proxy.gateway import Gateway
@@ -187,19 +193,13 @@ class Generation:
             headers=self._received.headers,
         )
         self._ticket = self._host.submit(arrived)  # 3. submit
+        self._take_over()
         resends.begin(turn, self._step, self._give_way)
         if old is not None:
             self._replace(old)
         self._early = self._early_stream()
         return await self._carry_out(self._ticket)
 
-        self._take_over()
-    def _replace(self, old: Sent) -> None:
-        """This step is a retry of an older one, which may still be alive."""
-        is_certain = old.give_way is not None and self._is_certain_retry()
-        outcome = "gave_way" if is_certain else "went_on" if old.give_way else "ended"
-        self._gateway.resends.retried[outcome] += 1
-        if is_certain and old.give_way is not None:
     def _take_over(self) -> None:
         """The conversation is ours now, wherever it was. Not where the step was turned away at the
         door: whoever asks again needs to know where it is.
@@ -208,6 +208,12 @@ class Generation:
         if sharing is not None and self._step in self._host.scheduler.steps:
             sharing.home(self._identity.conversation)
 
+    def _replace(self, old: Sent) -> None:
+        """This step is a retry of an older one, which may still be alive."""
+        is_certain = old.give_way is not None and self._is_certain_retry()
+        outcome = "gave_way" if is_certain else "went_on" if old.give_way else "ended"
+        self._gateway.resends.retried[outcome] += 1
+        if is_certain and old.give_way is not None:
             # Only now, so that the place on the engine that this frees goes to whoever is next.
             old.give_way()
 
@@ -325,13 +331,15 @@ class Generation:
             fields = {**fields, **cache_salt(self._gateway.config, identity.tenant, own=own)}
         headers = header_rules.to_engine(
             self._received.pairs,
-            request_id=self._received.request_id,
+            request_id=self._received.engine_request_id,
             with_credentials=self._gateway.forwards_credentials(
                 engine.id, principal_of(self._request)
             ),
         )
-        headers = self._gateway.notes.sign(self._step, headers)
-        body = self._call_ids.request(forward_body(self._parsed, fields=fields))
+        turn = engine.admission_headers(priority=verdict.priority)
+        headers = header_rules.with_turn(self._gateway.notes.sign(self._step, headers), turn)
+        unnamed = own_names(self._gateway, self._parsed)
+        body = self._call_ids.request(forward_body(self._parsed, fields=fields, drop=unnamed))
         target = self._received.target
         idles: Mapping[str, Nanos] = self._gateway.config.upstream.idle_timeouts  # type: ignore[assignment]  # keys are words
         idle = idles.get(self._parsed.dialect.value)
@@ -350,28 +358,35 @@ class Generation:
         body = await read_whole(answer)
         seen = read_answer(self._parsed.dialect, body)
         if not (seen.is_complete or seen.error):
-            if is_broken(body):
+            strict = strict_json(body)
+            if strict is None:
                 # SDKs fail on it with their parser's error, which nobody takes for worth a retry.
                 raise EngineUnreachable("the answer is not whole JSON")
+            seen = read_answer(self._parsed.dialect, strict)
             # Work in the background: this was all of the answer, and its engine has the rest.
-            seen = replace(seen, is_complete=seen.finish_reason in _ACCEPTED)
+            is_accepted = seen.finish_reason in _ACCEPTED
+            seen = replace(seen, is_complete=seen.is_complete or is_accepted)
         self._finish(seen, verdict.engine)
         body = self._call_ids.whole(body)
         return web.Response(status=answer.status, body=body, headers=self._headers(answer, verdict))
 
     async def _stream(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
         hides = not self._parsed.wants_usage
-        tap = self._tap = SseTap(self._parsed.dialect, hide_usage=hides)
+        tap = SseTap(self._parsed.dialect, hide_usage=hides)
         chunks = answer.chunks()
-        # Nothing goes to the client before the first bytes are there: until then the step can
-        # still be sent elsewhere, and an error can still be a status.
-        first = await anext(chunks, b"")
-        if not first:
-            raise EngineUnreachable("the answer ended before it began")
+        # Nothing goes to the client before its answer begins: until then the step can still be
+        # sent elsewhere, and an error can still be a status.
+        first = await beginning(
+            chunks,
+            tap,
+            heard=partial(self._gateway.fleet.heard, verdict.engine),
+            is_background=self._parsed.is_background,
+        )
         response = await self._opened()
-        self._is_committed = True
+        self._tap, self._is_committed = tap, True
         if self._ticket is not None:
             self._ticket.is_firm = True
+        self._settle_home(tap.response_id, verdict.engine)
         if response is None:
             response = self._response = web.StreamResponse(
                 status=answer.status, headers=self._headers(answer, verdict)
@@ -380,7 +395,8 @@ class Generation:
         try:
             await self._relay(tap, first, verdict.engine)
             async for chunk in chunks:  # 9. stream back
-                await self._relay(tap, chunk, verdict.engine)
+                self._gateway.fleet.heard(verdict.engine)
+                await self._relay(tap, tap.feed(chunk), verdict.engine)
         except EngineError:
             if not self._has_ended:
                 raise
@@ -416,9 +432,8 @@ class Generation:
         await self._response.write_eof()
         return self._response
 
-    async def _relay(self, tap: SseTap, chunk: bytes, engine: EngineId) -> None:
-        self._gateway.fleet.heard(engine)
-        out = tap.feed(chunk)
+    async def _relay(self, tap: SseTap, out: bytes, engine: EngineId) -> None:
+        """Send on what a tap gave for the bytes that it was fed."""
         if tap.first_token_seen:
             self._start()
         if tap.is_over and not self._has_ended:
@@ -476,13 +491,12 @@ class Generation:
             can_be_named=self._parsed.dialect is Dialect.RESPONSES,
         )
         if not answer.is_complete:
-            reason = answer.error or "the answer was cut short"
-            self._judge(engine, answer.error_status or 502, reason[:256])
-            self._end(StepFailed(step=self._step, reason=reason[:256]))
+            kind = _kind_of(answer)
+            self._judge(engine, answer.error_status or 502, kind)
+            self._end(StepFailed(step=self._step, reason=(answer.error or kind)[:256]))
             return
         self.is_answered = True
         self._gateway.fleet.health.succeeded(engine)
-        self._keep_for_warming(in_engine)
         usage = answer.usage or Usage()
         if self._identity.is_told:
             self._gateway.ratios.learn(
@@ -491,19 +505,22 @@ class Generation:
                 estimated=self._identity.prompt_tokens,
                 actual=usage.prompt_tokens,
             )
-        self._end(
-            StepFinished(
-                step=self._step,
-                usage=usage,
-                tool_calls=tuple(tool_call(call) for call in answer.calls),
-                finish_reason=answer.finish_reason,
-                prefix=prefix,
-            )
+        ended = StepFinished(
+            step=self._step,
+            usage=usage,
+            tool_calls=tuple(tool_call(call) for call in answer.calls),
+            finish_reason=answer.finish_reason,
+            prefix=prefix,
         )
-        if self._parsed.dialect is Dialect.RESPONSES and answer.response_id:
-            self._gateway.homes.remember(answer.response_id, engine, self._identity.tenant)
+        self._keep_for_warming(in_engine, is_last_word=ended.is_last_word)
+        self._end(ended)
+        self._settle_home(answer.response_id, engine)
 
-    def _keep_for_warming(self, answer: Answer) -> None:
+    def _settle_home(self, response_id: str, engine: EngineId) -> None:
+        if self._parsed.dialect is Dialect.RESPONSES and response_id:
+            self._gateway.homes.remember(response_id, engine, self._identity.tenant)
+
+    def _keep_for_warming(self, answer: Answer, *, is_last_word: bool) -> None:
         """Its conversation will probably come back for what it was sent and answered."""
         identity = self._identity
         if self._sent is not None and identity.step_class.is_work:
@@ -514,6 +531,7 @@ class Generation:
                 dialect=self._parsed.dialect,
                 program=str(identity.program),
                 tenant=str(identity.tenant),
+                is_last_word=is_last_word,
             )
 
     def _end(self, event: StepFinished | StepFailed | StepCancelled) -> None:
@@ -571,3 +589,10 @@ class Generation:
             # The status is out; all that is left is an event that clients understand.
             return await self._close_with_error(no)
         return no.response(self._parsed.dialect, dict(self._explanation(verdict)))
+
+
+def _kind_of(answer: Answer) -> str:
+    """What is wrong with it, for the log: the engine's own words may repeat what it was asked."""
+    if answer.error_status:
+        return f"status {answer.error_status}"
+    return "the engine reported an error" if answer.error else "the answer was cut short"

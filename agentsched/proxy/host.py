@@ -291,7 +291,8 @@ class LiveHost:
         """Steps that the lost engine has not begun to answer can still go elsewhere."""
         for step in list(self.scheduler.engines[engine].running.values()):
             ticket = self._tickets.get(step.step)
-            if ticket is not None and step.state is StepState.DISPATCHED:
+            is_unstarted = step.state is StepState.DISPATCHED
+            if is_unstarted and ticket is not None and not ticket.is_firm:
                 ticket.interrupt(Interrupted(Stop.ENGINE_LOST, f"{engine} was lost"))
 
     def _arm(self) -> None:

@@ -47,6 +47,7 @@ class ParsedRequest:
     body: bytes
     model: str = ""
     is_stream: bool = False
+    is_background: bool = False  # its engine goes on without its client (Responses)
     wants_usage: bool = True  # the client asked for usage, or it is always sent
     output_tokens_max: int | None = None
     messages: tuple[msgspec.Raw, ...] = ()

@@ -7,7 +7,7 @@ alone, never on how the network cut it.
 
 An event ends at a blank line; a line ends in LF, CR or CRLF (WHATWG, "server-sent events"). What
 cannot be read is relayed and otherwise ignored; from an event of more than `event_bytes_max` on,
-the tap relays blindly.
+the tap relays blindly, and takes the end of the stream for that of the answer.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class SseTap:
         "_has_cr",
         "_hides",
         "_hides_lf",
+        "_is_blind",
         "_stamp",
         "_tail",
         "_tap",
@@ -60,6 +61,8 @@ class SseTap:
         self._draft = AnswerDraft(answer_chars_max)
         #: None where nothing is read: the tap is blind.
         self._tap = tap_for(dialect, self._draft)
+        #: It went blind: what came of the answer since is not known.
+        self._is_blind = False
         self._hides = hide_usage
         self._stamp = Stamp() if hide_usage else None
         self._event_bytes_max = event_bytes_max
@@ -76,6 +79,20 @@ class SseTap:
     def first_token_seen(self) -> bool:
         """Whether content, reasoning or a tool call has come; a role alone does not count."""
         return self._draft.is_started
+
+    @property
+    def is_announced_only(self) -> bool:
+        """Whether all that has come is the word that an answer will, if anything has.
+
+        Only the Responses API gives one. What cannot be read may be more than that.
+        """
+        is_read = self._tap is not None and not self.malformed_events
+        return is_read and self._draft.is_announced_only
+
+    @property
+    def response_id(self) -> str:
+        """What the engine calls the answer; empty as long as that is not known."""
+        return self._draft.response_id
 
     @property
     def is_over(self) -> bool:
@@ -119,13 +136,16 @@ class SseTap:
         return relayed
 
     def close(self) -> bytes:
-        """The stream has ended: the bytes that are left, to be relayed like all others.
+        """The stream has ended well: the bytes that are left, to be relayed like all others.
 
         There are some if the stream ended within an event. Whoever is going to send an error event
         after it should leave them out.
         """
         rest = bytes(self._tail)
         self._tail = bytearray()
+        if self._is_blind:
+            # Nobody saw how the answer ended, and a connection that breaks says so itself.
+            self._draft.is_complete = True
         # Some servers leave out the last blank line; clients differ in whether they mind.
         is_hidden = self._observe(rest.rstrip(b"\r\n")) if rest else False
         held = b"" if self._stamp is None else self._stamp.close()
@@ -144,6 +164,7 @@ class SseTap:
                 end = stop + 2
             if (stop if stop >= 0 else _content_end(data)) - start > self._event_bytes_max:
                 self._tap = None
+                self._is_blind = self._draft.is_truncated = True
                 return len(data), hidden
             if stop < 0:
                 return start, hidden
@@ -159,6 +180,9 @@ class SseTap:
         """Read an event; whether it is to be hidden."""
         data = _data(block)
         if not data or self._tap is None:
+            if block.startswith(b":"):
+                # A comment: a sign of life, which is for the client.
+                self._draft.is_announced_only = False
             return False
         try:
             return self._tap.observe(data) and self._hides

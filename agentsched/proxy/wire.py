@@ -112,6 +112,7 @@ def parse_request(
         body=body,
         model=model,
         is_stream=is_stream,
+        is_background=dialect is Dialect.RESPONSES and _is_true(fields.get("background")),
         wants_usage=_wants_usage(dialect, fields, is_stream=is_stream),
         output_tokens_max=_output_tokens_max(dialect, fields),
         messages=_prompt(dialect, fields) if items is None else items,

@@ -348,9 +348,23 @@ RESPONSE_STREAM = (
         {"sequence_number": 0, "response": RESPONSE | {"output": [], "status": "in_progress"}},
     ),
     event(
-        "response.output_text.delta",
+        "response.output_item.added",
         {
             "sequence_number": 1,
+            "output_index": 0,
+            "item": {
+                "id": "msg_1",
+                "type": "message",
+                "role": "assistant",
+                "status": "in_progress",
+                "content": [],
+            },
+        },
+    ),
+    event(
+        "response.output_text.delta",
+        {
+            "sequence_number": 2,
             "item_id": "msg_1",
             "output_index": 0,
             "content_index": 0,
@@ -358,7 +372,7 @@ RESPONSE_STREAM = (
             "logprobs": [],
         },
     ),
-    event("response.completed", {"sequence_number": 2, "response": RESPONSE}),
+    event("response.completed", {"sequence_number": 3, "response": RESPONSE}),
 )
 COMPLETION_STREAM = (
     data({"id": "cmpl-1", "choices": [{"index": 0, "text": "hello", "finish_reason": None}]}),

@@ -147,6 +147,29 @@ class TestFailingEngines:
             assert response.headers["x-agentsched-engine"] == "e1"
             assert len(proxy.turns.events(StepFinished)) == 1
 
+    @pytest.mark.parametrize(
+        ("plain", "odd"),
+        [
+            (b'"index": 0', b'"index": 0, "logprobs": {"x": -Infinity}'),
+            (b'"index": 0', b'"index": 0, "logprobs": {"x": NaN}'),
+            (b'"hello"', b'"hello \\ud83d"'),
+        ],
+    )
+    async def test_json_as_python_writes_it_is_whole(
+        self, proxy: Any, upstream: Upstream, plain: bytes, odd: bytes
+    ) -> None:
+        body = ANSWER.replace(plain, odd)
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.whole(200, body, content_type="application/json")
+
+        upstream.script = script
+        response = await proxy.chat()
+        assert (response.status_code, response.content) == (200, body)
+        assert len(upstream.exchanges) == 1
+        [ended] = proxy.turns.events(StepFinished)
+        assert (ended.usage.prompt_tokens, ended.finish_reason) == (7, "stop")
+
     async def test_official_clients_try_again_what_no_engine_could_finish(
         self, proxy: Any, upstream: Upstream
     ) -> None:

@@ -286,6 +286,14 @@ class TestTickets:
             await asyncio.sleep(0)
         host.feed(finished("s1"))
 
+    async def test_one_whose_client_has_bytes_is_left_alone(self, host: LiveHost) -> None:
+        ticket = await sent(host)
+        ticket.is_firm = True  # a role, or the word that an answer will come, and no token yet
+        with ticket.attempt():
+            host.feed(EngineLost(engine=ENGINE, reason="probe failed"))
+            await asyncio.sleep(0)
+        host.feed(finished("s1"))
+
     async def test_a_clients_hang_up_passes_as_it_is(self, host: LiveHost) -> None:
         task = await begun(await sent(host))
         task.cancel()

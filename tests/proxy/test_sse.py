@@ -81,6 +81,14 @@ class TestChat:
         assert read(Dialect.CHAT, data({"error": {"code": 5}})).error
         assert read(Dialect.CHAT, data({"error": [1]})).error == "[1]"
 
+    def test_an_error_that_is_none(self) -> None:
+        usage = data({"choices": [], "usage": USAGE, "error": None})
+        answer = read(Dialect.CHAT, chat({"content": "a"}), FINISH, usage, DONE)
+        assert (answer.error, answer.is_complete) == ("", True)
+        assert answer.usage is not None
+        relayed, _ = tapped(Dialect.CHAT, [FINISH, usage, DONE], hide_usage=True)
+        assert relayed == FINISH + DONE
+
     def test_a_cut_stream_is_not_complete(self) -> None:
         answer = read(Dialect.CHAT, chat({"content": "a"}), FINISH[:-20])
         assert not answer.is_complete
@@ -254,6 +262,30 @@ class TestResponses:
         answer = read(Dialect.RESPONSES, event({"type": "error", "code": "x", "message": "bang"}))
         assert answer.error == "bang"
         assert not answer.is_complete
+
+    def test_an_error_that_is_none(self) -> None:
+        said = {"type": "error", "code": "x", "message": "bang", "error": None}
+        assert read(Dialect.RESPONSES, event(said)).error == "bang"
+        other = {"type": "response.something.new", "error": None}
+        assert not read(Dialect.RESPONSES, event(other)).error
+
+    def test_an_announcement_is_no_answer_yet(self) -> None:
+        tap = SseTap(Dialect.RESPONSES, hide_usage=False)
+        assert tap.is_announced_only
+        for kind in ("response.created", "response.queued", "response.in_progress"):
+            announced = event({"type": kind, "response": {"id": "r"}})
+            assert tap.feed(announced[:40]) + tap.feed(announced[40:]) == announced
+            assert tap.is_announced_only
+        assert tap.response_id == "r"
+        tap.feed(event({"type": "response.output_item.added"}))
+        assert not tap.is_announced_only
+
+    @pytest.mark.parametrize("other", [b": ping\n\n", b"data: {oops\n\n"])
+    def test_what_is_no_announcement_is_for_the_client(self, other: bytes) -> None:
+        _, tap = tapped(Dialect.RESPONSES, [event({"type": "response.created"}), other])
+        assert not tap.is_announced_only
+        assert not tapped(Dialect.CHAT, [other])[1].is_announced_only
+        assert not SseTap(Dialect.CHAT, hide_usage=False).is_announced_only
 
     @pytest.mark.parametrize(
         "kind", ["response.reasoning_text.delta", "response.custom_tool_call_input.delta"]

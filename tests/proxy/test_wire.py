@@ -106,6 +106,9 @@ class TestReading:
     )
     def test_stream_is_read_as_engines_read_it(self, value: object, is_stream: bool) -> None:
         assert parse(stream=value).is_stream is is_stream
+        responses = parse(Dialect.RESPONSES, stream=True, background=value)
+        assert responses.is_background is is_stream
+        assert not parse(background=value).is_background
 
     @pytest.mark.parametrize(
         ("value", "tokens"),

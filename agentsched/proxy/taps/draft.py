@@ -64,6 +64,7 @@ class AnswerDraft:
         "error_status",
         "fingerprint",
         "finish_reason",
+        "is_announced_only",
         "is_complete",
         "is_over",
         "is_started",
@@ -81,6 +82,8 @@ class AnswerDraft:
         #: What the error would have been as a status; 0 where it does not say.
         self.error_status = 0
         self.usage: Usage | None = None
+        #: Nothing has come yet but the word that an answer will (Responses).
+        self.is_announced_only = False
         #: The first content, reasoning or tool call was seen.
         self.is_started = False
         self.is_complete = False
@@ -198,6 +201,11 @@ class AnswerDraft:
             text = text[: self._room]
         self._room -= len(text)
         return text
+
+
+def is_error(raw: msgspec.Raw) -> bool:
+    """Whether an event's `error` is one; some engines spell out that there is none."""
+    return bool(raw) and bytes(raw) != b"null"
 
 
 def _read_error(raw: msgspec.Raw) -> tuple[str, int]:

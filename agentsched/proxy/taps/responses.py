@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from agentsched.proxy.taps.draft import AnswerDraft
+from agentsched.proxy.taps.draft import AnswerDraft, is_error
 from agentsched.proxy.taps.usage import ResponsesUsage
 
 
@@ -54,6 +54,7 @@ _DECODE: Final = msgspec.json.Decoder(_Event).decode
 _TEXT: Final = msgspec.json.Decoder(str).decode
 _PARTS: Final = msgspec.json.Decoder(list[_Part])
 
+_ANNOUNCEMENTS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 _TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 _STARTS: Final = frozenset(
@@ -73,6 +74,7 @@ class ResponsesTap:
 
     def __init__(self, draft: AnswerDraft) -> None:
         self._draft = draft
+        draft.is_announced_only = True
 
     def observe(self, data: bytes) -> bool:
         """Take in one event. Never usage alone, so always False.
@@ -84,6 +86,8 @@ class ResponsesTap:
             return False
         event = _DECODE(data)
         draft = self._draft
+        if event.type not in _ANNOUNCEMENTS:
+            draft.is_announced_only = False
         match event.type:
             case "response.output_text.delta":
                 draft.add_message(event.output_index, _TEXT(event.delta))
@@ -95,7 +99,7 @@ class ResponsesTap:
             case "response.output_item.added" | "response.output_item.done":
                 if event.item is not None and event.item.type in _CALLS:
                     take_call(draft, event.output_index, event.item)
-            case "response.created" | "response.in_progress" | "response.queued":
+            case kind if kind in _ANNOUNCEMENTS:
                 if event.response is not None:
                     draft.name_response(event.response.id)
             case kind if kind in _TERMINAL:
@@ -103,8 +107,8 @@ class ResponsesTap:
             case kind if kind in _STARTS:
                 draft.is_started = True
             case _:
-                if event.error or event.type == "error":
-                    draft.fail(event.error or event.message)
+                if is_error(event.error) or event.type == "error":
+                    draft.fail(event.error if is_error(event.error) else event.message)
         return False
 
     def _end(self, kind: str, event: _Event) -> None:
@@ -140,7 +144,7 @@ def take_response(draft: AnswerDraft, response: ResponseObject) -> None:
     if status == "incomplete" and response.incomplete_details is not None:
         draft.finish_reason = response.incomplete_details.reason or status
     draft.is_complete = status in ("completed", "incomplete", "failed", "cancelled")
-    if status == "failed" or (response.error and bytes(response.error) != b"null"):
+    if status == "failed" or is_error(response.error):
         draft.fail(response.error or None)
     knows_text = draft.has_text
     for place, item in enumerate(response.output or ()):
