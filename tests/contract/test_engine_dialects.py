@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentsched_adapters import VllmEngine
@@ -59,6 +60,29 @@ async def test_responses_usage(client: Any) -> None:
     last = events[-1]["response"]["usage"]
     assert last["input_tokens"] == usage["input_tokens"]
     assert last["input_tokens_details"]["cached_tokens"] > 0
+
+
+async def test_a_response_is_announced_before_it_is_computed(client: Any, prompt: Any) -> None:
+    """So the first events of such a stream say nothing of how its answer comes along."""
+    fields = {"model": client.model, "input": TEXT, "max_output_tokens": 7, "stream": True}
+
+    async def attempt() -> bytes:
+        async with client.all_slots_taken(prompt):
+            answer = await client.open("/v1/responses", msgspec.json.encode(fields))
+            said = b""
+            try:
+                async for chunk in answer.chunks():
+                    said += chunk
+                    if said.count(b"\n\n") == 2:
+                        break
+                await client.while_taken(lambda load: load.waiting == 1)
+            finally:
+                await answer.aclose()
+        return said
+
+    said = await client.in_time(attempt)
+    lines = [line for line in said.split(b"\n") if line.startswith(b"event: ")]
+    assert lines == [b"event: response.created", b"event: response.in_progress"]
 
 
 def _input_tokens(usage: Any) -> int:

@@ -45,6 +45,9 @@ class MessagesWriter:
         self._open: int | None = None
         self._blocks = 0
 
+    def announcement(self) -> bytes:
+        return b""
+
     def opening(self, counts: Counts) -> bytes:
         message: dict[str, Any] = {
             "id": self._id,

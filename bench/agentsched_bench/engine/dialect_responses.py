@@ -37,6 +37,10 @@ class ResponsesWriter:
         self._arguments = ""
 
     def opening(self, counts: Counts) -> bytes:
+        return b""
+
+    def announcement(self) -> bytes:
+        # As vLLM, which says this before it queues anything.
         response = self._response("in_progress", [], usage=None)
         return self._event("response.created", response=response) + self._event(
             "response.in_progress", response=response

@@ -1,7 +1,7 @@
 """Answers in the wire formats of vLLM's four text APIs: whole, and as server-sent events.
 
-One writer serves one request. A stream is `opening`, then `token` for every token, then `closing`;
-an unstreamed answer is `whole`. Nothing here waits or knows of time.
+One writer serves one request. A stream is `announcement`, `opening`, then `token` for every token,
+then `closing`; an unstreamed answer is `whole`. Nothing here waits or knows of time.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ class Counts:
 class Writer(Protocol):
     """Turns one answer into bytes."""
 
+    def announcement(self) -> bytes:
+        """What a stream begins with before anything is computed; empty in most dialects."""
+        ...
+
     def opening(self, counts: Counts) -> bytes:
-        """What a stream begins with, sent with the first token."""
+        """What is sent ahead of the first token, together with it."""
         ...
 
     def token(self, token: Token, counts: Counts, *, last: bool, answer: Answer) -> bytes:
@@ -91,6 +95,9 @@ class ChatWriter:
     def __init__(self, ask: Ask, *, key: str, created: int) -> None:
         self._ask = ask
         self._head = {"id": f"chatcmpl-{key}", "created": created, "model": ask.model}
+
+    def announcement(self) -> bytes:
+        return b""
 
     def opening(self, counts: Counts) -> bytes:
         delta = {"role": "assistant", "content": ""}
@@ -203,6 +210,9 @@ class CompletionWriter:
             "created": created,
             "model": ask.model,
         }
+
+    def announcement(self) -> bytes:
+        return b""
 
     def opening(self, counts: Counts) -> bytes:
         return b""

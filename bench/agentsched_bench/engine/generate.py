@@ -158,18 +158,10 @@ class GenerateRoutes:
             raise WireError(str(error), param="x-sim-answer") from error
 
     def _priority(self, request: web.Request, ask: Ask) -> int:
-        """The body's priority, else the header's; without effect under FCFS."""
+        """The header's priority, else the body's, as vLLM reads it; without effect under FCFS."""
         priority = ask.priority
-        header = request.headers.get("x-vllm-priority")
-        if header is not None and priority == 0:
-            try:
-                priority = int(header)
-            except ValueError:
-                raise WireError(
-                    "X-Vllm-Priority must be an integer",
-                    code="BadRequestError",
-                    param="priority",
-                ) from None
+        with contextlib.suppress(ValueError):
+            priority = int(request.headers.get("x-vllm-priority", priority))
         fcfs = self._state.driver.config.scheduling is Scheduling.FCFS
         if priority and fcfs and self._state.refuse_priority:
             raise WireError(
@@ -257,17 +249,8 @@ class GenerateRoutes:
         total = len(answer.tokens)
         chunks = 0
         counts = self._counts(ask, progress, output=0)
-        while pace.sent < total:
-            start = pace.sent
-            await pace.more()
-            batch: list[bytes] = []
-            for index in range(start, pace.sent):
-                counts = self._counts(ask, progress, output=index + 1)
-                if index == 0:
-                    batch.append(writer.opening(counts))
-                token = answer.tokens[index]
-                last = index + 1 == total
-                batch.append(writer.token(token, counts, last=last, answer=answer))
+        batch = [writer.announcement()]
+        while True:
             for chunk in filter(None, batch):
                 if chunks == fault.cut_after:
                     break_off(request)
@@ -279,6 +262,18 @@ class GenerateRoutes:
                     return
                 await response.write(chunk)
                 chunks += 1
+            if pace.sent >= total:
+                break
+            start = pace.sent
+            await pace.more()
+            batch = []
+            for index in range(start, pace.sent):
+                counts = self._counts(ask, progress, output=index + 1)
+                if index == 0:
+                    batch.append(writer.opening(counts))
+                token = answer.tokens[index]
+                last = index + 1 == total
+                batch.append(writer.token(token, counts, last=last, answer=answer))
         await response.write(writer.closing(answer, counts))
 
     def _counts(self, ask: Ask, progress: Progress, *, output: int) -> Counts:
