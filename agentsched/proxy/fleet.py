@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 #: How often an engine that goes is looked at for running steps.
 _LOOK_EVERY_S: Final = 0.02
-#: An engine of unknown make is asked again what it is at each of so many looks.
+#: An engine of unknown make is asked again what it is at each of so many looks, and any that left
+#: something open what it can do.
 _LOOKS_PER_DETECTION: Final = 30
 
 #: Finds out what answers at an engine's address, and makes the adapter for it.
@@ -137,8 +138,15 @@ class Fleet:
             if member.engine is not None and member.id in records and records[member.id].is_up
         ]
 
+    def alive(self, engine: EngineId) -> Engine | None:
+        """The adapter of one that answers, whether or not it takes new work."""
+        member = self._members.get(engine)
+        record = self._host.scheduler.engines.get(engine)
+        is_alive = record is not None and record.is_alive
+        return member.engine if member is not None and is_alive else None
+
     def serving(self, model: str) -> int:
-        """How many of these have a model."""
+        """How many of those that are up have a model."""
         records = self._host.scheduler.engines
         return sum(records[engine.id].serves(model) for engine in self.up())
 
@@ -206,7 +214,7 @@ class Fleet:
         member = self._members[engine]
         assert engine in self._leaving
         # Also where it is ejected: the end of that must not bring it back.
-        self.health.drained(engine, is_draining=True)
+        self.health.drained(engine, is_draining=True, is_lasting=False)
         await self._until_idle(engine, member.engine, patience=patience)
         await self._end(member)
         if self._members.get(engine) is member:
@@ -241,6 +249,9 @@ class Fleet:
                 await self._close(member.engine)
             return
         old = self._members[member.id]
+        take_over = getattr(member.engine, "take_over", None)
+        if take_over is not None and old.engine is not None:
+            take_over(old.engine)
         watcher = self._watchers.pop(member.id, None)
         if watcher is not None:
             watcher.cancel()
@@ -364,6 +375,18 @@ class Fleet:
         )
         self._say_whether_silent(member)
         self.health.probed(member.id)
+        is_due = member.looks % _LOOKS_PER_DETECTION == 0
+        # What waits its turn in an engine would keep this from looking.
+        if is_due and not load.waiting and getattr(engine, "is_unsure", False):
+            await self._ask_again(member, engine)
+
+    async def _ask_again(self, member: Member, engine: Engine) -> None:
+        """Probe one that is up: it was too busy to answer all of that; the next look tells."""
+        try:
+            async with asyncio.timeout(in_seconds(self._config.trial_timeout)):
+                await engine.probe()
+        except (EngineError, TimeoutError) as error:
+            log.info("engine %s is asked later what it can do: %s", member.id, error)
 
     def _unanswered(self, member: Member, *, since: Instant) -> None:
         self._host.feed(

@@ -112,7 +112,8 @@ class PlainRelay:
     async def models(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/models`: one engine's list as it is, or the union where lists differ."""
         up = self._gateway.fleet.up()
-        if len({engine.capabilities.models for engine in up}) <= 1:
+        is_one_list = len({engine.capabilities.models for engine in up}) <= 1
+        if is_one_list or self._gateway.is_draining:
             return await self.serve(request, Dialect.OTHER)
         received = await receive(request, self._gateway.config.http)
         lists = await asyncio.gather(*(self._list(e, request, received) for e in up))
@@ -144,10 +145,12 @@ class PlainRelay:
         )
 
     def _candidates(self, request: web.Request, received: Received) -> list[Engine]:
-        up = self._gateway.fleet.up()
         home = self._gateway.homes.of(request.match_info.get("response", ""))
         if home is not None:
-            return [engine for engine in up if engine.id == home]
+            # To look at an answer, or to end it, is no new work: also where it is drained.
+            engine = self._gateway.fleet.alive(home)
+            return [] if engine is None else [engine]
+        up = self._gateway.fleet.up()
         model = _named(request) or _model(received)
         serving = [e for e in up if not e.capabilities.models or model in e.capabilities.models]
         # With an unknown model any engine will do: it knows best how to say no.
@@ -158,7 +161,7 @@ class PlainRelay:
     def _outgoing(self, request: web.Request, received: Received, engine: Engine) -> EngineRequest:
         headers = header_rules.to_engine(
             received.pairs,
-            request_id=received.request_id,
+            request_id=received.engine_request_id,
             with_credentials=self._gateway.forwards_credentials(engine.id, principal_of(request)),
         )
         return EngineRequest(

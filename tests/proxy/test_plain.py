@@ -12,7 +12,7 @@ import pytest
 from live import eventually
 from proxy_upstream import Exchange, Gate, Upstream, drop
 
-from agentsched.model import StepFinished
+from agentsched.model import EngineId, StepFinished
 from agentsched.proxy.plain import _model_of_form
 
 
@@ -313,6 +313,10 @@ async def test_a_response_in_the_background_is_at_its_engine(
             got = await proxy.client.get("/v1/responses/resp_7")
             assert got.headers["x-agentsched-engine"] == home
         assert proxy.gateway.fleet.health.told(home).failures_total == 0
+        # Drained, or ejected, it has the answer still, and to look at that is no new work.
+        proxy.gateway.fleet.health.drained(EngineId(home), is_draining=True)
+        got = await proxy.client.get("/v1/responses/resp_7")
+        assert got.headers["x-agentsched-engine"] == home
         [ended] = proxy.turns.events(StepFinished)
         assert ended.finish_reason == "queued"
 
@@ -361,6 +365,15 @@ async def test_while_we_drain_nothing_new_is_relayed(proxy: Any, upstream: Upstr
     said = await proxy.client.post("/v1/embeddings", json={"model": "m", "input": "x"})
     assert said.status_code == 503
     assert upstream.exchanges == []
+
+
+async def test_nor_are_lists_put_together(start: Any, upstream: Upstream, second: Upstream) -> None:
+    second.models = ["other"]
+    upstream.script, second.script = upstream.list_models, second.list_models
+    async with start(upstream.url, second.url) as proxy:
+        proxy.gateway.draining.set()
+        said = await proxy.client.get("/v1/models")
+        assert (said.status_code, said.json()["error"]["code"]) == (503, "draining")
 
 
 async def test_only_an_answer_that_is_one_ends_a_row_of_failures(
