@@ -111,3 +111,29 @@ def test_batch_work_that_was_overtaken_too_often_runs_on(make_rig: Any) -> None:
     assert (forced.step, forced.order) == ("b1", "bound")
     assert rig.arrive("s2", program="p2", at=3) == ()
     assert sent(rig.finish("b1", at=4)) == ["s2"]
+
+
+def test_nobody_makes_way_for_work_that_could_not_use_his_engine(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=1)
+    rig.engine("e1", models=("x",))
+    rig.engine("e2", models=("y",))
+    rig.arrive("b1", program="b1", step_class=BATCH, model="x")
+    rig.arrive("y1", program="y1", model="y")
+    assert rig.arrive("y2", program="y2", model="y") == ()
+    assert rig.timer(at=1) == ()
+    [cancel] = rig.arrive("x1", program="x1", model="x")
+    assert cancel == Cancel(step=StepId("b1"), reason=CancelReason.YIELDED)
+
+
+def test_as_many_make_way_on_an_engine_as_could_use_it(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=3)
+    rig.engine("e1", models=("x", "z"))
+    rig.engine("e2", models=("y",))
+    for number in range(3):
+        rig.arrive(f"b{number}", program=f"b{number}", step_class=BATCH, model="x")
+        rig.arrive(f"y{number}", program=f"y{number}", model="y")
+    for name in ("y8", "y9"):
+        assert rig.arrive(name, program=name, model="y") == ()
+    assert [c.step for c in rig.arrive("x1", program="x1", model="x")] == ["b2"]
+    assert [c.step for c in rig.arrive("z1", program="z1", model="z")] == ["b1"]
+    assert rig.timer(at=1) == ()  # both are asked already
