@@ -206,7 +206,9 @@ class Filler:
         while (step := self._books.ready.next_due(now=now, passing=passing)) is not None:
             commands += self._force(step, now=now)
             if step.state is StepState.WAITING:
+                # No engine that it could use has room, or there is none: that holds for its model.
                 passing.add(step.step)
+                self._books.ready.tell_overtaken(step.model, step.held_for)
         return commands
 
     def _force(self, step: StepRecord, *, now: Instant) -> list[Command]:
@@ -219,6 +221,7 @@ class Filler:
             room = [e for e in self._fitting(step.model) if not self._is_full(e)]
             if not room:
                 return self._without_room(step, now=now)
+            room = [e for e in room if e.engine not in step.failed_on] or room
             engine = min(room, key=lambda e: (e.running_steps, e.engine))
         # The admission policy can no longer hold it. It may say who makes room, or turn it away.
         admission = self._policies.admit(step, engine, now=now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 
@@ -25,8 +26,9 @@ class ReadySteps:
         #: All and only steps in state WAITING, by arrival. All wait equally long at most, so this
         #: is also the order in which they become due.
         self._steps: OrderedDict[StepId, StepRecord] = OrderedDict()
-        #: Steps at their bypass bound, which are due before their time.
-        self._overtaken: dict[StepId, StepRecord] = {}
+        #: Steps at their bypass bound, which are due before their time: of each model by arrival
+        #: and id. A burst reaches its bound as one, so none of them may cost a look at the others.
+        self._overtaken: dict[str, list[tuple[Instant, StepId]]] = {}
         #: Those of them whose program was sent nothing so far, and all the others.
         self.newcomers = Newcomers()
         self._begun: dict[StepId, StepRecord] = {}
@@ -42,7 +44,10 @@ class ReadySteps:
         """Another promise from now on, also to those that wait already."""
         self._wait_ns_max = wait_ns_max
         self._bypasses_max = bypasses_max
-        self._overtaken = {s.step: s for s in self if s.bypassed >= bypasses_max}
+        self._overtaken.clear()
+        for step in self:
+            if step.bypassed >= bypasses_max:
+                self._overtake(step)
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -77,7 +82,7 @@ class ReadySteps:
         self.batch_steps += step.step_class is StepClass.BATCH
         self._prioritised += step.priority != 0
         if step.bypassed >= self._bypasses_max:
-            self._overtaken[step.step] = step
+            self._overtake(step)
 
     def remove(self, step: StepRecord) -> None:
         """Take a waiting step out."""
@@ -89,7 +94,11 @@ class ReadySteps:
             del self.models[step.model]
         self.batch_steps -= step.step_class is StepClass.BATCH
         self._prioritised -= step.priority != 0
-        self._overtaken.pop(step.step, None)
+        if step.bypassed >= self._bypasses_max:
+            overtaken = self._overtaken[step.model]
+            del overtaken[bisect_left(overtaken, (step.arrived_at, step.step))]
+            if not overtaken:
+                del self._overtaken[step.model]
 
     def begin(self, program: ProgramId) -> None:
         """More is under way than this program's first step: that is no newcomer any more."""
@@ -115,14 +124,31 @@ class ReadySteps:
         return self.due_at(next(iter(self._steps.values()))) if self._steps else None
 
     def next_due(self, *, now: Instant, passing: Collection[StepId]) -> StepRecord | None:
-        """The oldest step whose bound is reached, leaving out those in `passing`."""
+        """The oldest step whose bound is reached, leaving out those in `passing`.
+
+        And those overtaken ones that ask for the model of one in `passing`: what it waits for, they
+        wait for as well.
+        """
         for step in self._steps.values():
             if not self.is_late(step, now=now):
                 break
             if step.step not in passing:
                 return step
-        overtaken = [s for s in self._overtaken.values() if s.step not in passing]
-        return min(overtaken, key=lambda s: (s.arrived_at, s.step), default=None)
+        if not self._overtaken:
+            return None
+        held = {self._steps[key].model for key in passing if key in self._steps}
+        oldest = (steps[0] for model, steps in self._overtaken.items() if model not in held)
+        first = min(oldest, default=None)
+        return self._steps[first[1]] if first is not None else None
+
+    def tell_overtaken(self, model: str, reason: str) -> None:
+        """All steps of a model that are at their bypass bound wait on for this reason."""
+        for _, key in self._overtaken.get(model, ()):
+            self._steps[key].held_for = reason
+
+    def _overtake(self, step: StepRecord) -> None:
+        """A waiting step reaches its bypass bound."""
+        insort(self._overtaken.setdefault(step.model, []), (step.arrived_at, step.step))
 
     def in_order(
         self, rank: Callable[[StepRecord], SortKey], *, newcomers: bool = True
@@ -154,8 +180,8 @@ class ReadySteps:
                 is_served = engine.serves(model)
             if is_served:
                 step.bypassed += 1
-                if step.bypassed >= most:
-                    self._overtaken[step.step] = step
+                if step.bypassed == most:
+                    self._overtake(step)
 
     def check(self) -> None:
         """Assert that the indexes say what the steps do."""
@@ -166,5 +192,10 @@ class ReadySteps:
         assert self.models == Counter(s.model for s in self)
         assert self.batch_steps == sum(s.step_class is StepClass.BATCH for s in self)
         assert self._prioritised == sum(s.priority != 0 for s in self)
+        overtaken = [(s.arrived_at, s.step) for s in self if s.bypassed >= self._bypasses_max]
+        assert sorted(overtaken) == sorted(e for steps in self._overtaken.values() for e in steps)
+        for model, steps in self._overtaken.items():
+            assert steps == sorted(steps)
+            assert all(self._steps[key].model == model for _, key in steps)
         arrivals = [s.arrived_at for s in self]
         assert arrivals == sorted(arrivals)

@@ -77,6 +77,40 @@ def test_a_due_step_leaves_its_favourite_engine_for_one_with_room(make_rig: Any)
     assert rig.timer()[0].engine == "e1"
 
 
+def test_a_due_step_that_leaves_its_favourite_engine_prefers_one_that_did_not_fail_it(
+    make_rig: Any,
+) -> None:
+    rig = make_rig(running_steps_per_engine_max=2, wait_ns_max=Nanos(SECOND))
+    favourite = {"a": "e2", "b": "e2", "c": "e3", "s": "e1"}
+    rig.policy.score_of = lambda step, engine: float(engine.engine == favourite[step.step])
+    for name in ("e1", "e2", "e3"):
+        rig.engine(name)
+    for name in favourite:
+        rig.arrive(name, program=name)
+    favourite["s"] = "e2"
+    assert rig.push(StepFailed(step=StepId("s"), reason="reset", is_retryable=True)) == ()
+    [dispatch] = rig.timer()
+    assert (dispatch.step, dispatch.engine, dispatch.order) == ("s", "e3", "bound")
+
+
+def test_a_full_house_asks_for_one_of_those_at_their_bound_however_many_they_are(
+    make_rig: Any,
+) -> None:
+    rig = make_rig(running_steps_per_engine_max=1, bypasses_max=0)
+    asked: list[str] = []
+    rig.policy.score_of = lambda step, engine: asked.append(step.step) or 0.0
+    rig.engine("e1")
+    rig.engine("e2")
+    for number in range(12):
+        rig.arrive(f"s{number}", program=f"p{number}", at=number / 10)
+    asked.clear()
+    assert rig.timer(at=2) == ()
+    assert set(asked) == {"s2"}
+    waiting = [s for s in rig.scheduler.steps.values() if s.engine is None]
+    assert [s.held_for for s in waiting] == ["engine full"] * 10
+    assert dispatched(rig.finish("s0")) == ["s2"]
+
+
 def test_no_step_is_bypassed_beyond_its_bound_even_within_one_turn(make_rig: Any) -> None:
     rig = make_rig(bypasses_max=2)
     rig.policy.admission = hold
