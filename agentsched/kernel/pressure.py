@@ -41,15 +41,20 @@ class Pressure:
         self._wanted.place(conversation, engine.engine, prefixes=prefixes, context_tokens=tokens)
         return self.look(engine)
 
+    def home(self, conversation: ConversationId) -> EngineId | None:
+        """The engine that a conversation's context is wanted on, if any."""
+        return self._wanted.home(conversation)
+
     def forget(self, conversation: ConversationId) -> EngineId | None:
         """Nobody comes back for its context; the engine that it was wanted on, if any."""
         home = self._wanted.home(conversation)
         self._wanted.remove(conversation)
         return home
 
-    def lose(self, engine: EngineId) -> None:
-        """The engine's conversations will be computed elsewhere."""
-        self._wanted.lose(engine)
+    def lose(self, engine: EngineRecord) -> None:
+        """The engine's conversations will be computed elsewhere: nothing is wanted of it."""
+        self._wanted.lose(engine.engine)
+        engine.is_contended, engine.wanted_tokens = False, 0
 
     def look(self, engine: EngineRecord) -> bool:
         """Set the engine's gate; whether it has opened. Of unknown capacity: always open."""

@@ -73,7 +73,7 @@ class Retention:
         engine = self._books.engines[pause.engine]
         if conversation.is_over:
             self._unwant(pause.conversation)
-        elif self.pressure.want(
+        elif self._want(
             pause.conversation,
             engine,
             prefixes=conversation.prefixes,
@@ -149,7 +149,9 @@ class Retention:
         if program is None:
             return []
         talks = program.conversations.values()
-        if any(event.call_id in talk.tools for talk in talks):
+        call = event.call_id
+        # Or its answer was seen: a report that comes twice, or late, wakes nobody.
+        if any(call in talk.tools or call in talk.answered for talk in talks):
             return []
         named = program.conversations.get(event.conversation) if event.conversation else None
         paused = [talk for talk in talks if talk.paused_at is not None]
@@ -172,7 +174,7 @@ class Retention:
         """
         commands: list[Command] = []
         context = self._books.conversation(step).context_tokens
-        if step.step_class.is_work and self.pressure.want(
+        if step.step_class.is_work and self._want(
             step.conversation,
             engine,
             prefixes=step.prefixes,
@@ -251,7 +253,7 @@ class Retention:
         ended += [
             self._stop(warm, UnpinReason.ENGINE_LOST) for warm in self.warm_ups.on_engine(engine)
         ]
-        self.pressure.lose(engine)
+        self.pressure.lose(self._books.engines[engine])
         for program in self._books.programs.values():
             for conversation in program.conversations.values():
                 if conversation.engine == engine:
@@ -432,6 +434,22 @@ class Retention:
     def _stop(self, warm: WarmUp, reason: UnpinReason) -> Unpin:
         self.warm_ups.stop(warm)
         return Unpin(pin=warm.pin, engine=warm.engine, reason=reason)
+
+    def _want(
+        self,
+        conversation: ConversationId,
+        engine: EngineRecord,
+        *,
+        prefixes: Sequence[Prefix],
+        tokens: int,
+    ) -> bool:
+        """Its context is wanted here, and where it was no more; whether this opened the gate."""
+        home = self.pressure.home(conversation)
+        has_opened = self.pressure.want(conversation, engine, prefixes=prefixes, tokens=tokens)
+        if home is not None and home != engine.engine:
+            # The gate there is looked at when somebody next pauses or is sent there.
+            self._books.engines[home].wanted_tokens = self.pressure.tokens(home)
+        return has_opened
 
     def _unwant(self, conversation: ConversationId) -> None:
         home = self.pressure.forget(conversation)

@@ -10,6 +10,7 @@ from shorthand import finished, prefix
 from agentsched.model import (
     SECOND,
     EngineId,
+    EngineLost,
     Instant,
     Nanos,
     Pin,
@@ -95,3 +96,26 @@ def test_without_a_known_capacity_the_policies_are_asked(rig: Any) -> None:
     rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND))
     rig.engine()
     assert [type(c) for c in turn(rig, "a", tokens=100)] == [Pin]
+
+
+def test_nothing_is_wanted_of_an_engine_that_was_lost(keen: Any) -> None:
+    for name, tokens in (("a", 400), ("b", 400), ("c", 150)):
+        turn(keen, name, tokens=tokens)
+    assert gate(keen) == (True, 950)
+    keen.push(EngineLost(engine=EngineId("e1"), reason="crash"))
+    assert gate(keen) == (False, 0)
+    keen.engine(kv_tokens=1_000)
+    assert gate(keen) == (False, 0)
+
+
+def test_nothing_is_wanted_any_more_where_a_conversation_went_away(rig: Any) -> None:
+    home = {"a": "e1"}
+    rig.policy.score_of = lambda step, engine: float(engine.engine == home[step.program])
+    rig.engine("e1", kv_tokens=1_000)
+    rig.engine("e2", kv_tokens=10_000)
+    turn(rig, "a", tokens=950)
+    assert gate(rig) == (True, 950)
+    home["a"] = "e2"
+    turn(rig, "a2", program="a", tokens=960)
+    engines = rig.scheduler.engines
+    assert [engines[EngineId(name)].wanted_tokens for name in ("e1", "e2")] == [0, 960]

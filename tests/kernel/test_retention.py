@@ -433,6 +433,22 @@ class TestToolsThatOnlyTheirRunnerSpokeOf:
         self.tell(talked, "k1")  # told again: known
         assert len(talked.asked) == 1
 
+    def test_one_that_was_answered_already_wakes_nobody(self, rig: Any) -> None:
+        """A report that comes twice, or late."""
+        rig.engine()
+        rig.arrive("s1", at=1)
+        rig.finish("s1", at=2, tools={"k1": "bash"})
+        rig.arrive("s2", at=3, answers=(CallId("k1"),))
+        rig.finish("s2", at=4, finish_reason="stop")
+        asked: list[Any] = []
+        rig.policy.retention = lambda pause: asked.append(pause)
+        self.tell(rig, "k1", talk="p1/main")
+        self.tell(rig, "k1")
+        talk = rig.scheduler.programs[ProgramId("p1")].conversations["p1/main"]
+        assert talk.is_over
+        assert not talk.tools
+        assert asked == []
+
     def test_of_more_than_may_be_the_oldest_is_forgotten(self, make_rig: Any) -> None:
         rig = make_rig(tools_per_program_max=2)
         rig.engine()
