@@ -117,10 +117,17 @@ class PinLedger:
         return self._make_room(pin, prefixes, victims)
 
     def one_too_many(self, engine: EngineId) -> Pin | None:
-        """The pin of least value, where the engine's budget has no room for all; release it."""
+        """The pin of least value where a budget, the engine's or its tenant's there, has no room
+        for all; release it."""
         pins = self._by_engine.get(engine, {})
-        fits = len(pins) <= self._pins_max and self.tokens(engine) <= self._tokens_max
-        return None if fits else next(self._cheapest_on(engine))
+        if len(pins) > self._pins_max or self.tokens(engine) > self._tokens_max:
+            return next(self._cheapest_on(engine))
+        for pin in self._cheapest_on(engine):
+            tenant = self._tenant_of[pin.pin]
+            cap = self._caps.get(tenant, self._tenant_max)
+            if cap is not None and self.tenant_tokens(engine, tenant) > cap:
+                return pin
+        return None
 
     def _cheapest_on(self, engine: EngineId) -> Iterator[Pin]:
         return iter(self._cheapest.get(engine, ()))
