@@ -22,6 +22,7 @@ from agentsched.model import (
     StepFinished,
     StepId,
     StepStarted,
+    ToolCall,
     Usage,
 )
 
@@ -88,6 +89,9 @@ def _conversation(
             lineage=Lineage.EXTENDS if conversation.steps_done > 1 else Lineage.NEW,
         ),
     )
+    # What it waits for; whoever came back brought the answers, and a last word asked for nothing.
+    is_away = not (conversation.active_steps or conversation.is_over)
+    calls = conversation.tools.items() if is_away else ()
     prefix: Prefix | None = conversation.prefixes[-1] if conversation.prefixes else None
     yield (
         at,
@@ -95,6 +99,7 @@ def _conversation(
             step=step,
             usage=Usage(prompt_tokens=conversation.context_tokens),
             prefix=prefix,
+            tool_calls=tuple(ToolCall(call_id=call, tool=tool) for call, tool in calls),
             finish_reason="stop" if conversation.is_over else "tool_calls",
         ),
     )

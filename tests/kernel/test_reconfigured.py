@@ -34,6 +34,7 @@ from agentsched.model import (
     seconds,
 )
 from agentsched_policies.live_programs import LivePrograms
+from agentsched_policies.pauses import PauseWatch
 from agentsched_policies.usual_ends import Kind
 
 ONE_AT_A_TIME = {"admit": Choice(name="depth", params={"depth": 1})}
@@ -123,6 +124,26 @@ def test_the_briefing_retells_the_present(scheduler: Scheduler) -> None:
         other.handle(event, now=at)
     assert set(other.programs) == {"a", "b"}
     other.check()
+
+
+def test_the_briefing_tells_which_tools_are_waited_for(scheduler: Scheduler) -> None:
+    scheduler.handle(first("a1", "a"), now=Instant(1))
+    scheduler.handle(answered("a1", prompt=100), now=Instant(2))
+    scheduler.handle(first("b1", "b"), now=Instant(3))
+    scheduler.handle(answered("b1", prompt=100, is_last=True), now=Instant(4))
+    scheduler.handle(first("c1", "c"), now=Instant(5))
+    scheduler.handle(answered("c1", prompt=100), now=Instant(6))
+    scheduler.handle(first("c2", "c"), now=Instant(7))
+    told = list(briefing(scheduler._books))
+    calls = {e.step: e.tool_calls for e, _ in told if isinstance(e, StepFinished)}
+    assert calls == {"briefing-a": (tool_call("a1"),), "briefing-b": (), "briefing-c": ()}
+    # So its return is a return from that tool to whoever was told.
+    watch = PauseWatch()
+    for event, at in told:
+        watch.observe(event, now=at)
+    gap = watch.observe(first("a2", "a"), now=Instant(9))
+    assert gap is not None
+    assert (gap.tool, gap.span) == ("bash", 7)
 
 
 def test_the_briefing_tells_what_runs_and_leaves_out_engines_that_are_gone(
