@@ -123,9 +123,8 @@ class Steering:
         new, needs_restart = _in_force(old, self._reread())
         self._check_engines(old, new)
         different = {key for key in Config.model_fields if getattr(old, key) != getattr(new, key)}
-        scheduler = new.scheduler()
         if different & {"profile", "policies", "limits"}:
-            self.choose(scheduler, limits=scheduler.limits)
+            self._choose_anew(new, different)
         self._gateway.follow(new)
         apply_tenants(self._gateway, old.tenants, new.tenants)
         if "engines" in different:
@@ -135,6 +134,19 @@ class Steering:
         reloaded = Reloaded(changed=tuple(sorted(different)), needs_restart=needs_restart)
         log.info("configuration read again: %s", reloaded)
         return reloaded
+
+    def _choose_anew(self, new: Config, different: set[str]) -> None:
+        """Take policies and limits from a reread file, each where the file says something new.
+
+        Raises:
+            PolicyError: it names policies that there are not.
+        """
+        scheduler = new.scheduler()
+        limits = scheduler.limits if "limits" in different else None
+        if not different & {"profile", "policies"}:
+            active = self._gateway.host.scheduler.policies
+            scheduler = SchedulerConfig(profile=active.profile, choices=active.choices)
+        self.choose(scheduler, limits=limits)
 
     def _check_engines(self, old: Config, new: Config) -> None:
         """Some engine stays: without one every request would fail.

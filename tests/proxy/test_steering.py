@@ -14,7 +14,14 @@ from live import eventually
 from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk, running_upstream
 
 from agentsched.config import Config, EngineConfig
-from agentsched.model import ConfigError, EngineId, EngineLost, EngineReported, PolicyError
+from agentsched.model import (
+    SECOND,
+    ConfigError,
+    EngineId,
+    EngineLost,
+    EngineReported,
+    PolicyError,
+)
 from agentsched.proxy.app import _member
 from agentsched.proxy.steering import Steering
 
@@ -176,6 +183,25 @@ async def test_many_reloads_under_load(start: Any, upstream: Upstream, steer: An
         weights = {str(name): account.weight for name, account in proxy.scheduler.tenants.items()}
         assert (weights["t1"], weights["t0"]) == (20.0, 1.0)  # who is left out is as all others
         assert logging.getLogger().level == logging.WARNING
+
+
+async def test_what_was_chosen_at_run_time_stays_until_the_file_says_something_new_of_it(
+    start: Any, upstream: Upstream, steer: Any
+) -> None:
+    async with start(upstream.url, profile="passthrough") as proxy:
+
+        async def choose(**wanted: str) -> None:
+            answer = await proxy.client.post("/agentsched/v1/policies", json=wanted)
+            assert answer.status_code == 200
+
+        await choose(profile="fcfs")
+        assert steer(proxy, limits={"max_wait": "7s"}).reload().changed == ("limits",)
+        assert proxy.scheduler.policies.profile == "fcfs"
+        assert proxy.scheduler.limits.wait_ns_max == 7 * SECOND
+        await choose(max_wait="9s")
+        assert steer(proxy, profile="agentsched").reload().changed == ("profile",)
+        assert proxy.scheduler.policies.profile == "agentsched"
+        assert proxy.scheduler.limits.wait_ns_max == 9 * SECOND
 
 
 async def test_one_that_was_taken_out_by_mistake_comes_back(
