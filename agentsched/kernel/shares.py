@@ -67,6 +67,8 @@ class TenantAccount:
     lift: float = 0.0
     #: Live programs, the one opened first coming first.
     live: dict[ProgramId, None] = field(default_factory=dict)
+    #: Whether a step of it waits on another replica, as far as was heard.
+    waits_elsewhere: bool = False
 
     @property
     def programs(self) -> Iterable[ProgramId]:
@@ -234,6 +236,7 @@ class ShareLedger:
             self._run_on(now=now)
         if not event.waits:
             self._waiting_elsewhere.pop(event.tenant, None)
+        account.waits_elsewhere = event.waits
         account.uncached_tokens += uncached
         account.output_tokens += output
         account.idle_token_ns += idle * SECOND
@@ -375,6 +378,8 @@ class ShareLedger:
         background = {key for key, account in self._accounts.items() if account.waiting_batch}
         assert background == set(self._background)
         assert all(self._accounts[t] is a for t, a in self._waiting_elsewhere.items())
+        elsewhere = {key for key, account in self._accounts.items() if account.waits_elsewhere}
+        assert elsewhere == set(self._waiting_elsewhere)
         for account in self._accounts.values():
             assert account.weight > 0
             idle = (account.running_steps, account.pending_uncached, account.pending_output)

@@ -19,6 +19,7 @@ def drain(engine: EngineRecord, event: EngineDrained, *, now: Instant) -> None:
     if engine.is_draining and not event.is_draining:
         engine.returned_at = now
     engine.is_draining = event.is_draining
+    engine.is_drain_lasting = event.is_draining and event.is_lasting
 
 
 def is_easing(engine: EngineRecord, limits: Limits, *, now: Instant) -> bool:

@@ -94,8 +94,11 @@ class Health:
         if breaker is not None and breaker.is_due(now=now):
             self._readmit(engine, breaker, now=now)
 
-    def drained(self, engine: EngineId, *, is_draining: bool) -> None:
-        """An operator drains an engine or puts it back: that is the last word."""
+    def drained(self, engine: EngineId, *, is_draining: bool, is_lasting: bool = True) -> None:
+        """An operator drains an engine or puts it back: that is the last word.
+
+        `is_lasting`: also of later processes. Not of one that goes: that may be configured again.
+        """
         breaker = self._breakers.get(engine)
         if is_draining:
             self._drained.add(engine)
@@ -103,7 +106,11 @@ class Health:
             self._drained.discard(engine)
             if breaker is not None and breaker.is_open:
                 breaker.close(now=self._host.now())
-        self._host.feed(EngineDrained(engine=engine, is_draining=is_draining))
+        self._host.feed(
+            EngineDrained(
+                engine=engine, is_draining=is_draining, is_lasting=is_draining and is_lasting
+            )
+        )
 
     def forget(self, engine: EngineId) -> None:
         """The engine was removed."""

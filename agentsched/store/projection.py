@@ -24,34 +24,37 @@ _NEXT_TOLD: Final = 5
 
 
 async def project(database: Database, fold: Fold, *, stream: str, epoch_ns: int) -> int:
-    """Write what the fold knows of the programs that it saw; returns how many these were.
+    """Write what the fold knows of programs that changed; returns how many these were.
 
     Raises:
         StoreError: as `Database.writing`.
     """
-    seen = list(fold.seen.values())
-    for start in range(0, len(seen), _BATCH):
-        batch = seen[start : start + _BATCH]
+    changed = fold.changed()
+    for start in range(0, len(changed), _BATCH):
+        batch = changed[start : start + _BATCH]
         programs = [_program(p, fold.scheduler, stream, epoch_ns) for p in batch]
         graphs = [row for p in batch if (row := _graph(p, fold)) is not None]
-        await _put(database, "programs", programs)
+        # Another replica may have gone on with a program that is forgotten here.
+        await _put(database, "programs", programs, by="last_at")
         await _put(database, "graphs", graphs)
     taken_at = datetime.now(UTC)
     usage = _usage(fold.scheduler, stream, taken_at)
     for start in range(0, len(usage), _BATCH):
         await _put(database, "tenant_usage", usage[start : start + _BATCH])
     await _put(database, "learned", list(_learned(fold.scheduler, stream, taken_at)))
-    return len(seen)
+    return len(changed)
 
 
-async def _put(database: Database, name: str, rows: list[dict[str, Any]]) -> None:
+async def _put(
+    database: Database, name: str, rows: list[dict[str, Any]], *, by: str | None = None
+) -> None:
     if not rows:
         return
     into = table(name)
     keys = {column.name for column in into.primary_key}
     columns = [column.name for column in into.columns if column.name not in keys]
     async with database.writing() as connection:
-        await connection.execute(upsert(database, name, update_columns=columns), rows)
+        await connection.execute(upsert(database, name, update_columns=columns, by=by), rows)
 
 
 def _program(
@@ -76,6 +79,8 @@ def _program(
 
 
 def _graph(program: ProgramRecord, fold: Fold) -> dict[str, Any] | None:
+    if program.program not in fold.seen:
+        return None  # as it was told before
     builder = fold.scheduler.graphs
     graph = builder.graph(program.program) if isinstance(builder, GraphBuilder) else None
     if graph is None:

@@ -31,15 +31,21 @@ def table(name: str) -> Table:
     return METADATA.tables[name]
 
 
-def upsert(database: Database, name: str, *, update_columns: Sequence[str] = ()) -> Any:
-    """An insert of rows that may be there already: they stay, or these columns are replaced."""
+def upsert(
+    database: Database, name: str, *, update_columns: Sequence[str] = (), by: str | None = None
+) -> Any:
+    """An insert of rows that may be there already: they stay, or these columns are replaced.
+
+    `by`: a row that is later by this column stays as it is.
+    """
     into = table(name)
     statement: Any = (insert_postgres if database.is_postgres else insert_sqlite)(into)
     keys = [column.name for column in into.primary_key]
     if not update_columns:
         return statement.on_conflict_do_nothing(index_elements=keys)
     changed = {column: statement.excluded[column] for column in update_columns}
-    return statement.on_conflict_do_update(index_elements=keys, set_=changed)
+    is_due = into.c[by] <= statement.excluded[by] if by is not None else None
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed, where=is_due)
 
 
 class StreamTaken(StoreError):

@@ -57,6 +57,33 @@ def test_engines_that_are_gone_let_no_more_be_ejected() -> None:
     assert health.told(E1).withheld_total == 1
 
 
+def test_an_operators_drain_lasts_and_an_ejection_does_not() -> None:
+    records = {e: EngineRecord(engine=e, is_alive=True) for e in (E0, E1)}
+    fed: list[EngineDrained] = []
+    host: Any = SimpleNamespace(
+        now=lambda: Instant(1), feed=fed.append, scheduler=SimpleNamespace(engines=records)
+    )
+    health = Health(host, BreakerConfig(failures=1))
+    health.failed(E0, "broken")
+    health.drained(E0, is_draining=True)
+    health.drained(E0, is_draining=False)
+    told = [(event.is_draining, event.is_lasting) for event in fed]
+    assert told == [(True, False), (True, True), (False, False)]
+
+
+async def test_the_drain_of_an_engine_that_is_taken_out_does_not_last(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    async with start(upstream.url, second.url) as proxy:
+        for engine in ("e0", "e1"):
+            await proxy.client.post(f"/agentsched/v1/engines/{engine}/drain")
+        assert (await proxy.client.delete("/agentsched/v1/engines/e1")).status_code == 202
+        await eventually(lambda: set(proxy.gateway.fleet.members) == {E0})
+        engines = proxy.scheduler.engines
+        assert (engines[E0].is_draining, engines[E0].is_drain_lasting) == (True, True)
+        assert (engines[E1].is_draining, engines[E1].is_drain_lasting) == (True, False)
+
+
 async def broken(exchange: Any) -> None:
     await exchange.json({"error": {"message": "no", "code": 500}}, 500)
 

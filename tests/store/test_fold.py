@@ -9,23 +9,31 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from shorthand import NEVER, arrived, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler, journal_header
 from agentsched.kernel import JournalEntry, Scheduler, decode, encode
 from agentsched.model import (
     Capabilities,
+    EngineDrained,
     EngineId,
     EngineLoad,
+    EngineLost,
     EngineReported,
     Event,
     Instant,
     Limits,
+    PeerReported,
+    ProgramClosed,
+    ProgramId,
     Reconfigured,
+    ServedElsewhere,
     StepArrived,
     StepCancelled,
     StepId,
     TenantConfigured,
     TenantId,
+    TimerFired,
 )
 from agentsched.store.database import StoreError
 from agentsched.store.fold import Fold, end_steps, fresh, settle
@@ -166,6 +174,103 @@ def test_another_configuration_is_an_event() -> None:
     again = fresh(journal_header(SchedulerConfig(profile="fcfs")))
     Fold(again).feed(decode(encode(entry)))
     assert again.policies.profile == "passthrough"
+
+
+def restarted(events: list[Event], *, engines: list[str]) -> Scheduler:
+    """A scheduler that took these in, in the next process: settled, and journalled exactly."""
+    config = SchedulerConfig(profile="fcfs")
+    scheduler = build_scheduler(config)
+    entries = []
+    for number, event in enumerate(events):
+        scheduler.handle(event, now=Instant(number))
+        assert scheduler.latest is not None
+        entries.append(scheduler.latest)
+    copy = read_image(take_image(scheduler))
+    known = [EngineId(engine) for engine in engines]
+    entries += settle(copy, wanted=config, engines=known, now=Instant(len(events)))
+    assert settle(copy, wanted=config, engines=known, now=Instant(len(events))) == []
+    again = Fold(fresh(journal_header(config)))
+    again.feed_all([decode(encode(entry)) for entry in entries], until=float("inf"))
+    assert state(again.scheduler) == state(copy)
+    assert again.report.unlike == 0
+    copy.check()
+    return copy
+
+
+def drained(*, is_lasting: bool = False) -> EngineDrained:
+    return EngineDrained(engine=EngineId("e"), is_draining=True, is_lasting=is_lasting)
+
+
+REMOVED = EngineLost(engine=EngineId("e"), reason="removed")
+
+
+@pytest.mark.parametrize("more", [[], [REMOVED]], ids=["ejected", "removed"])
+def test_an_ejection_or_a_removal_ends_with_its_process(more: list[Event]) -> None:
+    scheduler = restarted([reported("e"), drained(), *more], engines=["e"])
+    scheduler.handle(reported("e"), now=Instant(9))  # the new process's first look
+    assert scheduler.engines[EngineId("e")].is_up
+
+
+def test_an_operators_drain_outlasts_its_process() -> None:
+    scheduler = restarted([reported("e"), drained(is_lasting=True)], engines=["e"])
+    scheduler.handle(reported("e"), now=Instant(9))
+    assert scheduler.engines[EngineId("e")].is_draining
+    back = EngineDrained(engine=EngineId("e"), is_draining=False)
+    scheduler.handle(back, now=Instant(10))
+    assert scheduler.engines[EngineId("e")].is_up
+    scheduler.handle(drained(), now=Instant(11))
+    assert not scheduler.engines[EngineId("e")].is_drain_lasting
+
+
+@pytest.mark.parametrize("last", [drained(), REMOVED], ids=["drained", "lost"])
+def test_an_engine_that_went_comes_back_undrained(last: Event) -> None:
+    """Where an operator drained it before he took it away."""
+    events = [reported("e"), drained(is_lasting=True), last]
+    scheduler = restarted(events, engines=[] if last is REMOVED else ["e"])
+    assert not scheduler.engines[EngineId("e")].is_draining
+
+
+def test_what_others_said_to_a_process_is_not_believed_by_the_next() -> None:
+    e, t = EngineId("e"), TenantId("t")
+    heard: list[Event] = [
+        reported("e", kv_tokens=4_000),
+        PeerReported(engine=e, peer="gone", running_steps=2, resident_tokens=3_900),
+        ServedElsewhere(tenant=t, uncached_tokens=5, output_tokens=0, waits=True),
+        ServedElsewhere(tenant=TenantId("u"), uncached_tokens=7, output_tokens=0),
+    ]
+    scheduler = restarted(heard, engines=["e"])
+    assert scheduler.engines[e].peer_steps == 0
+    assert scheduler.world.resident_tokens(e) == 0
+    assert not any(account.waits_elsewhere for account in scheduler.tenants.values())
+    assert scheduler.tenants[t].uncached_tokens == 5  # what was served stays served
+
+
+def test_the_ends_of_steps_and_programs_are_news_of_these_programs() -> None:
+    """Also where their beginnings were folded before."""
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    p, q = ProgramId("p"), ProgramId("q")
+    began: list[Event] = [reported("e"), arrived("s", "p"), arrived("r", "q")]
+    for event in began:
+        scheduler.handle(event, now=Instant(1))
+
+    def folded(*events: Event, at: int) -> Fold:
+        copy = read_image(take_image(scheduler))
+        fold = Fold(copy)
+        for one in events:
+            scheduler.handle(one, now=Instant(at))
+            assert scheduler.latest is not None
+            fold.feed(scheduler.latest)
+        return fold
+
+    [told] = folded(finished("s"), at=2).changed()
+    assert (told.program, told.steps_done) == (p, 1)
+    fold = folded(ProgramClosed(program=p, reason="said so"), finished("r"), at=3)
+    assert {one.program: one.steps_done for one in fold.changed()} == {p: 1, q: 1}
+    assert set(fold.scheduler.programs) == {q}
+    assert folded(TimerFired(), at=4).changed() == []
+    fold = folded(TimerFired(), at=NEVER)  # it is forgotten for its age, without a word
+    assert [one.program for one in fold.changed()] == [q]
+    assert not fold.scheduler.programs
 
 
 def test_there_is_an_end_to_the_time() -> None:

@@ -409,7 +409,8 @@ class Swarm:
         """An engine goes away with all that runs on it, and comes back; or it is drained, or it
         answers nothing for a while."""
         if self._chance(0.3):
-            self._soon(EngineDrained(engine=engine, is_draining=True), ms_max=0)
+            drained = EngineDrained(engine=engine, is_draining=True, is_lasting=True)
+            self._soon(drained, ms_max=0)
             self._soon(EngineDrained(engine=engine, is_draining=False), ms_max=20_000)
         elif self._chance(0.2):
             since = Instant(self._now)

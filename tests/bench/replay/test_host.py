@@ -12,7 +12,7 @@ import pytest
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import JournalEntry, JournalError, JournalHeader
-from agentsched.model import Dispatch, Event, Limits, PolicyError
+from agentsched.model import Dispatch, EngineDrained, Event, Limits, PolicyError
 from agentsched.policy import Choice
 from agentsched_bench.replay import ReplayHost, open_journal, replay, replay_file
 
@@ -34,6 +34,12 @@ def test_golden_journals_replay_to_identical_commands(path: Path) -> None:
 def test_golden_journals_know_every_event() -> None:
     events = Counter(type(entry.event) for path in JOURNALS for entry in load(path.name)[1])
     assert set(events) == set(get_args(Event))
+
+
+def test_golden_journals_know_drains_that_last_and_others() -> None:
+    events = [entry.event for path in JOURNALS for entry in load(path.name)[1]]
+    drains = [e for e in events if isinstance(e, EngineDrained) and e.is_draining]
+    assert {event.is_lasting for event in drains} == {True, False}
 
 
 def test_a_changed_decision_is_found_and_told() -> None:

@@ -61,6 +61,12 @@ JOURNALS: Final = {
         SwarmShape(programs=12, arrival_ms_max=8_000, fault_rate=0.15),
         6,
     ),
+    # Drains that hold over restarts.
+    "drained.ndjson": (
+        SchedulerConfig(profile="fcfs"),
+        SwarmShape(programs=5, steps_per_program=3, arrival_ms_max=4_000, fault_rate=0.1),
+        9,
+    ),
 }
 
 
