@@ -14,16 +14,24 @@ from sqlalchemy import text, update
 
 from agentsched.compose import SchedulerConfig, build_scheduler, journal_header
 from agentsched.kernel import JournalEntry, Scheduler, decode, encode_header
-from agentsched.model import EngineId, Reconfigured, ServedElsewhere, StepCancelled
+from agentsched.model import (
+    EngineId,
+    Instant,
+    Reconfigured,
+    ServedElsewhere,
+    StepCancelled,
+    TimerFired,
+)
 from agentsched.model.time import MINUTE
 from agentsched.store.database import Database, StoreError
+from agentsched.store.fold import Fold, end_steps, fresh
 from agentsched.store.image import take_image
 from agentsched.store.keeper import KeeperSettings, keep, run
 from agentsched.store.pruning import partitions, prune
 from agentsched.store.reader import Image, read_images, read_lines, read_streams, save_image
 from agentsched.store.records import Record, StreamRecord, journal_record
 from agentsched.store.restore import RestoreConfig, Restored, restore
-from agentsched.store.tables import ImageRow, StreamRow
+from agentsched.store.tables import ImageRow, ProgramRow, StreamRow
 from agentsched.store.writing import Rows, renew_lease
 from agentsched_bench.replay.swarm import Swarm, SwarmShape
 
@@ -291,6 +299,58 @@ async def test_the_keeper_draws_what_people_ask_for(database: Database, past: Pa
     [again] = await run(settings)
     assert again.entries == 0
     assert await count("programs") == len(opened)
+
+
+def kept(database: Database, past: Past) -> KeeperSettings:
+    return KeeperSettings(
+        url=database.url.render_as_string(hide_password=False).replace("+aiosqlite", ""),
+        stream=past.stream,
+        keep_ns=7 * 24 * 60 * MINUTE,
+        turns_keep_ns=60 * MINUTE,
+    )
+
+
+async def test_rows_follow_programs_over_several_runs(database: Database, past: Past) -> None:
+    """A program's last step ends, and the program itself, runs after it was heard of last."""
+    size = len(past.entries) // 12
+    for start in range(0, len(past.entries), size):
+        await past.store(database, past.entries[start : start + size])
+        await run(kept(database, past))
+    whole = Fold(fresh(journal_header(CONFIG)))
+    whole.feed_all(past.entries, until=float("inf"))
+    async with database.reading() as connection:
+        asked = text("SELECT program, steps_done, output_tokens, closed_at FROM programs")
+        found = await connection.execute(asked)
+        rows = {p: (steps, tokens, closed is None) for p, steps, tokens, closed in found}
+    assert rows == {
+        key: (p.steps_done, p.output_tokens, key in whole.scheduler.programs)
+        for key, p in whole.seen.items()
+    }
+
+
+async def test_who_is_forgotten_without_a_word_is_closed_unless_another_replica_went_on(
+    database: Database, past: Past
+) -> None:
+    half = past.entries[: len(past.entries) // 2]
+    fold = Fold(fresh(journal_header(CONFIG)))
+    fold.feed_all(half, until=float("inf"))
+    await past.store(database, [*half, *end_steps(fold.scheduler, now=fold.now)])
+    await run(kept(database, past))
+    idle = sorted(fold.scheduler.programs)
+    assert len(idle) > 1
+    async with database.writing() as connection:
+        later = datetime.now(UTC) + timedelta(hours=1)
+        row = update(ProgramRow).where(ProgramRow.program == idle[0])
+        await connection.execute(row.values(last_at=later))
+    fold.scheduler.handle(TimerFired(), now=Instant(fold.now + 120 * MINUTE))
+    assert fold.scheduler.latest is not None
+    await past.store(database, [fold.scheduler.latest])
+    await run(kept(database, past))
+    async with database.reading() as connection:
+        asked = text("SELECT program FROM programs WHERE closed_at IS NULL")
+        still = set((await connection.execute(asked)).scalars())
+    assert not fold.scheduler.programs
+    assert still == {idle[0]}
 
 
 async def test_where_no_image_can_be_made_the_rest_is_kept_up(
