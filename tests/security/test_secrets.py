@@ -110,6 +110,28 @@ async def test_nothing_keeps_them(
         assert leaks(str(exchange.pairs), all_of_them) == ["engine"]
 
 
+async def test_the_log_does_not_say_what_an_engine_says_in_mid_stream(
+    start_keyed: Any, keys: Any, upstream: Any
+) -> None:
+    """What an engine's parser failed on is a piece of an answer, or of a prompt."""
+    hidden = planted()
+    words = f"cannot parse {hidden['answer']} near {hidden['prompt']}"
+
+    async def answers(exchange: Any) -> None:
+        error = f'data: {{"error": {{"message": "{words}", "code": 500}}}}\n\n'
+        await exchange.head(content_type="text/event-stream")
+        await exchange.chunk(error.encode())
+        await exchange.end()
+
+    upstream.script = answers
+    with logged() as log:
+        async with start_keyed(upstream.url) as proxy:
+            answer = await proxy.chat(hidden["prompt"], headers=keys.red.headers, stream=True)
+    assert words in answer.text  # its client is told
+    assert leaks(log.getvalue(), hidden) == []
+    assert "engine e0 is suspected: status 500" in log.getvalue()
+
+
 async def test_no_refusal_repeats_a_key(keyed: Any, keys: Any) -> None:
     wrong = keys.red.token[:-1] + ("a" if keys.red.token[-1] != "a" else "b")
     with logged() as log:
