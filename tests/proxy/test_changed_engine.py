@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from plugin_state import plugin_state
+from shorthand import pin, unpin
+
+from agentsched.clock import MonotonicClock
 from agentsched.config import Config, EngineConfig
-from agentsched.model import EngineId, EngineLost, EngineReported, Nanos
+from agentsched.model import (
+    EngineId,
+    EngineLost,
+    EngineReported,
+    Nanos,
+    UnpinReason,
+    after,
+    seconds,
+)
 from agentsched.proxy.app import _member
 from agentsched.proxy.fleet import Member
 from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
@@ -66,3 +79,48 @@ async def test_one_that_moves_to_where_every_look_is_refused_is_lost(
         await proxy.turns.until(lambda: bool(proxy.turns.events(EngineLost)))
         assert "401" in moved.last_error
         assert moved.failures == proxy.gateway.config.upstream.failures_until_lost
+
+
+def pages(*, began: int = 1, blocks: int = 1_000) -> dict[str, bytes]:
+    """What one process of vLLM says of itself."""
+    info = f'vllm:cache_config_info{{block_size="16",num_gpu_blocks="{blocks}"}} 1'
+    metrics = f"# x\nprocess_start_time_seconds {began}\nvllm:num_requests_running 0\n{info}\n"
+    return {"/metrics": metrics.encode(), "/version": b'{"version": "0.32.0"}'}
+
+
+async def test_another_process_behind_the_same_address_is_a_new_engine(
+    start: Any, upstream: Any
+) -> None:
+    """A rolling update behind one name: no look is refused in between."""
+    upstream.pages = pages()
+    engines = [{"url": upstream.url, "id": "e0", "kind": "vllm"}]
+    async with start(engines=engines) as proxy:
+        assert proxy.scheduler.engines[E0].capabilities.kv_tokens == 16_000
+        upstream.pages = pages(began=2, blocks=500)
+        await proxy.turns.until(lambda: bool(proxy.turns.events(EngineLost)))
+        await proxy.turns.until(lambda: proxy.scheduler.engines[E0].is_up)
+        assert proxy.scheduler.engines[E0].capabilities.kv_tokens == 8_000
+        assert len(proxy.turns.events(EngineLost)) == 1
+        assert (await proxy.chat("hi")).status_code == 200
+
+
+async def test_with_another_key_it_ends_its_pins_and_no_other_proxys(
+    start: Any, upstream: Any
+) -> None:
+    state = msgspec.json.encode(plugin_state())
+    upstream.pages = pages() | {f"/v1/agentsched/state?brief={n}": state for n in (0, 1)}
+    engine = {"url": upstream.url, "id": "e0", "kind": "vllm"}
+    async with start(engines=[engine]) as proxy:
+        fleet = proxy.gateway.fleet
+        until = after(MonotonicClock().now(), seconds(60))
+        await fleet.engine(E0).hint(pin("pin-1", conversation="c", tokens=64, until=until))
+        changed = described(upstream.url, kind="vllm", api_key="another")
+        await fleet.replace(changed, patience=Nanos(0))
+        await proxy.turns.until(lambda: changed.is_up)
+        assert fleet.engine(E0) is changed.engine
+        upstream.exchanges.clear()
+        await fleet.engine(E0).hint(unpin("pin-1", reason=UnpinReason.BUDGET))
+        [asked] = upstream.exchanges
+        assert asked.target == "/v1/agentsched/release"
+        assert asked.headers["authorization"] == "Bearer another"
+        assert asked.fields["conversation"] == "c"
