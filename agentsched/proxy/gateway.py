@@ -100,6 +100,8 @@ class Gateway:
     plain_requests: int = 0
     #: Requests whose body is still coming.
     arriving: int = 0
+    #: Requests of clients, to engines, whose answer is not all out; some read slowly.
+    answering: int = 0
     #: Says who may do what.
     gate: Gate = field(init=False)
 

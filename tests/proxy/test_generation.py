@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -28,12 +29,14 @@ from proxy_upstream import (
 )
 
 from agentsched.model import (
+    EngineId,
     StepFailed,
     StepFinished,
     StepStarted,
     after,
     seconds,
 )
+from agentsched.proxy.sse import SseTap
 
 
 class TestBytes:
@@ -80,6 +83,22 @@ class TestBytes:
         assert spliced == body
         assert (seen.body == body) == (path not in ("/v1/chat/completions", "/v1/completions"))
         assert len(proxy.turns.events(StepStarted)) == len(proxy.turns.events(StepFinished)) == 1
+
+    async def test_a_stream_with_an_event_too_large_to_read(
+        self, proxy: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        small = partial(SseTap, event_bytes_max=1_000)
+        monkeypatch.setattr("agentsched.proxy.generation.SseTap", small)
+        parts = (chunk("x" * 5_000), chunk(finish="stop"), DONE)
+
+        async def script(exchange: Exchange) -> None:
+            await exchange.stream(*parts)
+
+        upstream.script = script
+        response = await proxy.chat(stream=True, stream_options={"include_usage": True})
+        assert response.content == b"".join(parts)
+        assert proxy.gateway.fleet.health.told(EngineId("e0")).failures_total == 0
+        assert len(proxy.turns.events(StepFinished)) == 1
 
     async def test_usage_is_asked_for_and_hidden(self, proxy: Any, upstream: Upstream) -> None:
         response = await proxy.chat(stream=True)
@@ -183,6 +202,18 @@ class TestHeaders:
         assert "keep-alive" not in response.headers
         assert response.headers.get_list("x-request-id") == ["my-id"]
         assert (await upstream.exchange()).headers["x-request-id"] == "my-id"
+
+    @pytest.mark.parametrize("name", ["x-trace-id", "x-correlation-id"])
+    async def test_an_id_of_a_run_names_none_of_its_requests(
+        self, proxy: Any, upstream: Upstream, name: str
+    ) -> None:
+        """vLLM names its answers by what it is told."""
+        for _ in range(2):
+            response = await proxy.chat(headers={name: "run-7"})
+            assert response.headers["x-request-id"] == "run-7"
+        told = [exchange.headers["x-request-id"] for exchange in upstream.exchanges]
+        assert len(set(told)) == 2
+        assert all(one.startswith("run-7-") for one in told)
 
     async def test_keys_stay_here_where_that_is_wanted(
         self, start: Any, upstream: Upstream

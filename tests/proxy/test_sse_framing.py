@@ -15,6 +15,7 @@ from sse_events import (
     USAGE_CHUNK,
     chat,
     cut,
+    data,
     dialect_of,
     read,
     tapped,
@@ -112,6 +113,23 @@ class TestFraming:
         assert relayed == stream
         assert tap.answer().text == "a"
         assert tap.answer().usage is None
+
+    def test_a_blind_tap_takes_a_good_end_for_the_answers(self) -> None:
+        huge = chat({"content": "x" * 5_000})
+        tap = SseTap(Dialect.CHAT, hide_usage=False, event_bytes_max=1_000)
+        assert tap.feed(chat({"content": "a"}) + huge) == chat({"content": "a"}) + huge
+        assert not tap.answer().is_complete
+        tap.feed(FINISH + DONE)
+        assert not tap.is_over
+        tap.close()
+        answer = tap.answer()
+        assert (answer.text, answer.is_complete, answer.is_truncated) == ("a", True, True)
+
+    def test_nor_does_it_hide_an_error_that_came_before(self) -> None:
+        error = data({"error": {"message": "died", "code": 500}})
+        huge = chat({"content": "x" * 5_000})
+        _, tap = tapped(Dialect.CHAT, [error, huge], event_bytes_max=1_000)
+        assert tap.answer().error == "died"
 
     @pytest.mark.parametrize("dialect", [Dialect.EMBEDDINGS, Dialect.OTHER, Dialect.COUNT_TOKENS])
     def test_what_generates_nothing_is_relayed(self, dialect: Dialect) -> None:

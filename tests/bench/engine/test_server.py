@@ -166,6 +166,31 @@ async def test_priority_orders_the_queue(http: aiohttp.ClientSession) -> None:
     assert order == ["soon", "middle", "late"]
 
 
+@pytest.mark.parametrize(("header", "first"), [("9", "b"), ("soon", "a")])
+async def test_the_header_goes_before_the_body(
+    http: aiohttp.ClientSession, header: str, first: str
+) -> None:
+    """One that is no number is passed over."""
+    config = replace(SMALL, max_num_seqs=1, scheduling=Scheduling.PRIORITY)
+    order: list[str] = []
+    async with running_engine(ServerConfig(engine=config, speed=50)) as served:
+        served.driver.hang()
+
+        async def ask(name: str, *, priority: int, **headers: str) -> None:
+            url = f"{served.url}/v1/chat/completions"
+            status, _ = await post(http, url, exact(20, name, priority=priority), **headers)
+            assert status == 200
+            order.append(name)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask("a", priority=1, x_vllm_priority=header))
+            await live(served, 1)
+            group.create_task(ask("b", priority=2))
+            await live(served, 2)
+            served.driver.resume()
+    assert order[0] == first
+
+
 async def test_a_hang_up_frees_the_engine_at_once(
     http: aiohttp.ClientSession, engine: RunningEngine
 ) -> None:
