@@ -53,7 +53,7 @@ def digest(
             yield Decision(seq=seq, at=at, kind="unheard", engine=event.engine, reason=event.reason)
         case EngineDrained():
             kind = "drain" if event.is_draining else "undrain"
-            reason = "by an operator, or by its breaker"
+            reason = _why_drained(event)
             yield Decision(seq=seq, at=at, kind=kind, engine=event.engine, reason=reason)
         case Reconfigured():
             named = ", ".join(f"{point}={c.name}" for point, c in event.choices.items())
@@ -70,6 +70,14 @@ def digest(
             pass
     for command in entry.commands:
         yield _decided(seq, entry.now, command, steps, pins, owners)
+
+
+def _why_drained(event: EngineDrained) -> str:
+    if event.is_lasting:
+        return "by an operator"
+    if event.is_draining:
+        return "by its breaker, or to be removed"
+    return "by an operator, or by its breaker"  # nothing tells whose the end of a drain is
 
 
 def _decided(

@@ -226,9 +226,12 @@ async def test_an_ejection_is_no_operators_deed(feed: Feed, board: Any) -> None:
     for _ in range(20):
         health.failed(engine, "status 500")
     assert health.ejected == [engine]
-    now = board.gateway.host.now()
-    [told] = [d for d in feed.full(now=now).decisions if d.kind == "drain"]
-    assert (told.engine, told.reason) == ("gpu-0", "by an operator, or by its breaker")
+    health.drained(EngineId("gpu-1"), is_draining=True)
+    decisions = feed.full(now=board.gateway.host.now()).decisions
+    assert [(d.engine, d.reason) for d in decisions if d.kind == "drain"] == [
+        ("gpu-0", "by its breaker, or to be removed"),
+        ("gpu-1", "by an operator"),
+    ]
 
 
 async def test_operators_deeds_are_told(feed: Feed, board: Any) -> None:
