@@ -18,7 +18,9 @@ from agentsched.config import Config, EngineConfig
 from agentsched.dashboard.board import Dashboard
 from agentsched.dashboard.rows import seconds_of
 from agentsched.dashboard.shapes import GoneReplica, Replicas
-from agentsched.model import EngineId, ProgramClosed, WireError, in_seconds
+from agentsched.kernel import Scheduler
+from agentsched.kernel.holdings import conversation_of
+from agentsched.model import ConversationId, EngineId, ProgramClosed, WireError, in_seconds
 from agentsched.ports import Engine, EventSink
 from agentsched.proxy import refusal, shapes
 from agentsched.proxy.access.browser import protect
@@ -98,8 +100,10 @@ def build_gateway(
             scheduler.policies.names["prefetch"] != "never"
             or (scheduler.policies.names["pin"] != "never" and fleet.has_tiers)
         ),
+        lives=partial(_may_go_on, scheduler),
     )
     hints.warm_with(warm_bodies)
+    host.watch(warm_bodies)
     meters.registry.register(warm_bodies)
     if memory is not None:
         meters.registry.register(memory.collector)
@@ -125,6 +129,12 @@ def build_gateway(
     gateway.sharing = sharing_of(memory, index=gateway.index, host=host, config=config)
     _measured(gateway)
     return gateway
+
+
+def _may_go_on(scheduler: Scheduler, conversation: ConversationId) -> bool:
+    """Whether its program lives, and nobody goes on with it under another id."""
+    talk = conversation_of(scheduler, conversation)
+    return talk is not None and not talk.is_replaced
 
 
 def _measured(gateway: Gateway) -> None:
@@ -358,9 +368,13 @@ def _secret(config: Config, memory: Memory | None) -> int:
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The last resort: any failure becomes an answer in the client's error shape, in time."""
+    gateway = request.app[GATEWAY]
+    is_for_engine = request.path.startswith("/v1/")
+    gateway.answering += is_for_engine
     try:
         return await _answered(request, handler)
     finally:
+        gateway.answering -= is_for_engine
         request.app[BODIES].release(request)
 
 

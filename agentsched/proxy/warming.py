@@ -1,8 +1,9 @@
 """What warm-ups send: the last request of a paused conversation with its answer, for one token.
 
-The bodies are kept only while a prefetch policy is chosen, in bounded memory; the one that was kept
-first is dropped for a new one. A body goes to no other engine than a real request would, with that
-request's headers, its client's key included, and is forgotten when its conversation goes on.
+The bodies are kept only while a prefetch policy is chosen, in bounded memory. For a new one goes
+the one that was kept first, those whose conversation seems to be over before all others. A body
+goes to no other engine than a real request would, with that request's headers, its client's key
+included. It is forgotten when its conversation goes on, and soon after its program has ended.
 """
 
 from __future__ import annotations
@@ -18,10 +19,21 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from agentsched.model import ConversationId, Prefetch, WireError
+from agentsched.kernel import JournalEntry
+from agentsched.model import (
+    MINUTE,
+    ConversationId,
+    Instant,
+    Prefetch,
+    Reconfigured,
+    ToolStarted,
+    WireError,
+    between,
+)
 from agentsched.ports import Engine, EngineRequest
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.fields import BROKEN, first_byte
+from agentsched.proxy.headers import with_turn
 from agentsched.proxy.request import Dialect, ParsedRequest
 from agentsched.proxy.splicing import splice
 from agentsched.proxy.wire import WireLimits, parse_request
@@ -60,21 +72,29 @@ class _Kept:
 
 
 class WarmBodies(Collector):
-    """The last request of each paused conversation. Implements `WarmSource`.
+    """The last request of each paused conversation. Implements `WarmSource`, and `EventSink`.
 
-    Nothing is kept while `is_on` says no.
+    Nothing is kept while `is_on` says no, nor of whom `lives` says no.
     """
 
     def __init__(
-        self, *, limits: WireLimits, is_on: Callable[[], bool], bytes_max: int = _BYTES_MAX
+        self,
+        *,
+        limits: WireLimits,
+        is_on: Callable[[], bool],
+        lives: Callable[[ConversationId], bool] = lambda _: True,
+        bytes_max: int = _BYTES_MAX,
     ) -> None:
         self.limits = limits
         self._bytes_max = bytes_max
         #: The one kept first comes first.
         self._kept: OrderedDict[ConversationId, _Kept] = OrderedDict()
+        #: Those of them that said their last word as far as anyone can tell, in the same order.
+        self._over: OrderedDict[ConversationId, None] = OrderedDict()
         self.bytes = 0
         self.dropped = 0
-        self._is_on = is_on
+        self._is_on, self._lives = is_on, lives
+        self._looked_at = Instant(0)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -88,8 +108,9 @@ class WarmBodies(Collector):
         dialect: Dialect,
         program: str,
         tenant: str,
+        is_last_word: bool = False,
     ) -> None:
-        """A conversation pauses; `request` is what its engine was sent."""
+        """A conversation pauses, or is over; `request` is what its engine was sent."""
         self.forget(conversation)
         if not self._is_on():
             return
@@ -102,14 +123,28 @@ class WarmBodies(Collector):
         self._kept[conversation] = kept
         self.bytes += kept.size
         while self.bytes > self._bytes_max:
-            self.forget(next(iter(self._kept)))
+            self.forget(next(iter(self._over or self._kept)))
             self.dropped += 1
+        if is_last_word:
+            self._over[conversation] = None
 
     def forget(self, conversation: ConversationId) -> None:
-        """It goes on, or is over; idempotent."""
+        """Nobody will ask for it to be warmed any more; idempotent."""
+        self._over.pop(conversation, None)
         kept = self._kept.pop(conversation, None)
         if kept is not None:
             self.bytes -= kept.size
+
+    def write(self, entry: JournalEntry) -> None:
+        """What may be sent no more goes within a minute; at once, where the policies are others."""
+        event = entry.event
+        if isinstance(event, ToolStarted) and event.conversation is not None:
+            self._over.pop(event.conversation, None)  # what seemed its last word was none
+        if isinstance(event, Reconfigured) or between(self._looked_at, entry.now) >= MINUTE:
+            self._looked_at = entry.now
+            is_on = self._is_on()
+            for key in [key for key in self._kept if not (is_on and self._lives(key))]:
+                self.forget(key)
 
     def warm_requests(self, hint: Prefetch, engine: Engine) -> Sequence[EngineRequest]:
         """With the answer first; without it where the engine will not take it back."""
@@ -123,15 +158,15 @@ class WarmBodies(Collector):
             tenant=kept.tenant,
             is_kept=False,
         )
+        turn = engine.admission_headers(priority=LOWEST_PRIORITY)
+        headers = with_turn(kept.request.headers, turn)
         try:
             parsed = parse_request(kept.dialect, kept.request.body, self.limits)
         except WireError:
             return ()
         bodies = [warm_body(parsed, answer, fields) for answer in (kept.answer, None)]
         return [
-            EngineRequest(
-                method="POST", target=kept.request.target, headers=kept.request.headers, body=body
-            )
+            EngineRequest(method="POST", target=kept.request.target, headers=headers, body=body)
             for body in dict.fromkeys(bodies)
         ]
 
@@ -156,6 +191,8 @@ def warm_body(request: ParsedRequest, answer: Answer | None, fields: Any) -> byt
         if "background" in request.fields:
             put["background"] = False
     drop = [name for name in _DROPPED if name in request.fields]
+    # The engine that had this request may have taken one, and this one may not.
+    drop.append("priority")
     choice = request.fields.get("tool_choice")
     if choice is not None and bytes(choice).replace(b" ", b"") not in _NO_CHOICE:
         drop.append("tool_choice")

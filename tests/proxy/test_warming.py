@@ -6,9 +6,23 @@ import json
 from typing import Any
 
 import pytest
-from shorthand import prefetch
+from shorthand import at, prefetch
 
-from agentsched.model import ConversationId, EngineId
+from agentsched.kernel import JournalEntry
+from agentsched.model import (
+    MINUTE,
+    CallId,
+    ConversationId,
+    EngineId,
+    Event,
+    Instant,
+    ProgramClosed,
+    ProgramId,
+    Reconfigured,
+    TimerFired,
+    ToolName,
+    ToolStarted,
+)
 from agentsched.ports import EngineRequest
 from agentsched.proxy.answer import Answer, AnsweredCall
 from agentsched.proxy.request import Dialect
@@ -101,11 +115,17 @@ def test_without_the_answer_the_prompt_is_as_it_was() -> None:
 # What is kept.
 
 
-def keep(bodies: WarmBodies, name: str, *, size: int = 100) -> None:
+def keep(bodies: WarmBodies, name: str, *, size: int = 100, is_last_word: bool = False) -> None:
     text = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * size}]})
     request = EngineRequest(method="POST", target="/t", headers=(), body=text.encode())
     bodies.keep(
-        ConversationId(name), request, ANSWER, dialect=Dialect.CHAT, program="p", tenant="t"
+        ConversationId(name),
+        request,
+        ANSWER,
+        dialect=Dialect.CHAT,
+        program="p",
+        tenant="t",
+        is_last_word=is_last_word,
     )
 
 
@@ -144,3 +164,70 @@ def test_first_with_the_answer_then_without() -> None:
     assert len(json.loads(first.body)["messages"]) == 2
     assert len(json.loads(second.body)["messages"]) == 1
     assert json.loads(first.body)["priority"] > 1_000
+
+
+def turn(event: Event, *, second: float = 0) -> JournalEntry:
+    return JournalEntry(seq=0, now=at(second), event=event, commands=())
+
+
+def test_whoever_said_its_last_word_goes_before_those_that_pause() -> None:
+    bodies = WarmBodies(limits=LIMITS, is_on=lambda: True, bytes_max=2_600)
+    keep(bodies, "a", size=500)
+    keep(bodies, "b", size=500, is_last_word=True)
+    keep(bodies, "c", size=500, is_last_word=True)
+    assert [bool(ask(bodies, name)) for name in "abc"] == [True, False, True]
+    # A tool that only its runner spoke of: it pauses after all.
+    told = ToolStarted(
+        program=ProgramId("p"),
+        call_id=CallId("t"),
+        tool=ToolName("make"),
+        conversation=ConversationId("c"),
+    )
+    bodies.write(turn(told))
+    keep(bodies, "d", size=500)
+    assert [bool(ask(bodies, name)) for name in "acd"] == [False, True, True]
+
+
+def test_what_was_kept_goes_at_once_when_warming_is_turned_off() -> None:
+    is_on = True
+    bodies = WarmBodies(limits=LIMITS, is_on=lambda: is_on)
+    keep(bodies, "a")
+    keep(bodies, "b", is_last_word=True)
+    other = turn(Reconfigured(profile="fcfs", choices={}))
+    bodies.write(other)
+    assert len(bodies) == 2
+    is_on = False
+    bodies.write(other)
+    assert (len(bodies), bodies.bytes) == (0, 0)
+
+
+def test_what_is_kept_of_a_program_that_is_gone_goes_within_a_minute() -> None:
+    alive = {"a", "b"}
+    bodies = WarmBodies(limits=LIMITS, is_on=lambda: True, lives=alive.__contains__)
+    bodies.write(turn(TimerFired(), second=100))
+    keep(bodies, "a")
+    keep(bodies, "b")
+    alive.remove("a")
+    bodies.write(turn(TimerFired(), second=159))
+    assert len(bodies) == 2
+    bodies.write(turn(TimerFired(), second=160))
+    assert [bool(ask(bodies, name)) for name in "ab"] == [False, True]
+
+
+async def test_a_proxy_keeps_no_keys_of_programs_that_are_over(start: Any, upstream: Any) -> None:
+    async with start(upstream.url, policies={"prefetch": {"name": "value"}}) as proxy:
+        bodies = proxy.gateway.warm_bodies
+        headers = {"authorization": "Bearer secret"}
+        for name in ("one", "two"):
+            response = await proxy.chat(headers=headers | {"x-agentsched-program": name})
+            assert response.status_code == 200
+        assert len(bodies) == 2
+        program = response.headers["x-agentsched-program"]
+        proxy.gateway.host.feed(ProgramClosed(program=program, reason="done"))
+        later = Instant(proxy.gateway.host.now() + MINUTE)
+        proxy.gateway.host.feed(TimerFired(), now=later)
+        assert len(bodies) == 1
+        never = {"prefetch": {"name": "never"}}
+        said = await proxy.client.post("/agentsched/v1/policies", json={"policies": never})
+        assert said.status_code == 200, said.text
+        assert (len(bodies), bodies.bytes) == (0, 0)
