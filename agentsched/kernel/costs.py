@@ -82,6 +82,10 @@ class CostLaw:
         features = _prefill(uncached_tokens, prompt_tokens, ahead_tokens)
         return max(0.0, self._first.predict(features))
 
+    def token_s(self, *, running_steps: int = 1, context_tokens: int = 0) -> float:
+        """Seconds for one more output token."""
+        return max(0.0, self._token.predict(_decode(running_steps, context_tokens)))
+
     @property
     def prefill_confidence(self) -> float:
         """From 0, a guess, to 1."""
