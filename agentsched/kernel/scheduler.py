@@ -32,7 +32,6 @@ from agentsched.kernel.story import pack, unpack
 from agentsched.kernel.transitions import next_state
 from agentsched.kernel.warming import WarmAccount
 from agentsched.model import (
-    FOR_ROOM,
     Choice,
     Command,
     ContinuedElsewhere,
@@ -71,6 +70,7 @@ from agentsched.model import (
     UnpinReason,
     WorkflowDeclared,
 )
+from agentsched.model.events import FOR_ROOM
 from agentsched.policy import PolicySet, World
 
 #: Makes the policies of a profile and its choices; takes over those of the old set that stay.

@@ -26,7 +26,6 @@ from agentsched.model.errors import (
     WireError,
 )
 from agentsched.model.events import (
-    FOR_ROOM,
     ContinuedElsewhere,
     EngineDrained,
     EngineLost,
@@ -88,7 +87,6 @@ from agentsched.model.time import (
 )
 
 __all__ = [
-    "FOR_ROOM",
     "MILLISECOND",
     "MINUTE",
     "SECOND",

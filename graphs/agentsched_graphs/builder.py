@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from agentsched.model import (
-    FOR_ROOM,
     Command,
     ConfigError,
     ContinuedElsewhere,
@@ -39,6 +38,7 @@ from agentsched.model import (
     ToolStarted,
     WorkflowDeclared,
 )
+from agentsched.model.events import FOR_ROOM
 from agentsched_graphs.forecast import Forecasts
 from agentsched_graphs.gaps import age_of
 from agentsched_graphs.graph import ExecutionGraph, GraphLimits
