@@ -493,7 +493,7 @@ class Generation:
         if not answer.is_complete:
             kind = _kind_of(answer)
             self._judge(engine, answer.error_status or 502, kind)
-            self._end(StepFailed(step=self._step, reason=(answer.error or kind)[:256]))
+            self._end(StepFailed(step=self._step, reason=kind))
             return
         self.is_answered = True
         self._gateway.fleet.health.succeeded(engine)
@@ -592,7 +592,7 @@ class Generation:
 
 
 def _kind_of(answer: Answer) -> str:
-    """What is wrong with it, for the log: the engine's own words may repeat what it was asked."""
+    """What is wrong with it, in our words: the engine's own words may repeat what it was asked."""
     if answer.error_status:
         return f"status {answer.error_status}"
     return "the engine reported an error" if answer.error else "the answer was cut short"

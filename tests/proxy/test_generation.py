@@ -285,7 +285,7 @@ class TestUpstreamErrors:
         upstream.script = script
         response = await proxy.chat(stream=True)
         assert response.content == chunk("hel") + error + DONE
-        assert [e.reason for e in proxy.turns.events(StepFailed)] == ["died"]
+        assert [e.reason for e in proxy.turns.events(StepFailed)] == ["status 500"]
 
     async def test_clients_understand_our_own(self, start: Any) -> None:
         async with start("http://127.0.0.1:1") as proxy:

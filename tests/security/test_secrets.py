@@ -80,7 +80,8 @@ async def test_nothing_keeps_them(
             exchange.cut()
         elif fails == "in mid-stream":
             await exchange.head(content_type="text/event-stream")
-            await exchange.chunk(b'data: {"error": {"message": "%b"}}\n\n' % said.encode())
+            text = f"{said}; near {hidden['prompt']} and {hidden['answer']}"
+            await exchange.chunk(b'data: {"error": {"message": "%b"}}\n\n' % text.encode())
             await exchange.end()
         else:
             choices = [{"message": {"content": hidden["answer"]}, "finish_reason": "stop"}]
