@@ -257,7 +257,7 @@ class BlockPins:
         return len(found)
 
     def release_all(self, reason: UnpinReason) -> int:
-        """End every pin and forget the past: nobody asks any more."""
+        """End every pin and forget the past: nobody will come back to it."""
         self._past.clear()
         self._owners.clear()
         self._past_blocks = 0

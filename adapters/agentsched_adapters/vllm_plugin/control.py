@@ -113,9 +113,7 @@ def _release(host: EngineHost, scheduler: Any, body: bytes) -> ReleaseAnswer:
     if not host.is_active:
         return ReleaseAnswer(released=0)
     if request.everything:
-        # What is cached is still remembered: who was told of it has to hear when it goes.
-        released = host.pins.release_where(lambda pin: True, UnpinReason.RELEASED)
-        return ReleaseAnswer(released=released)
+        return ReleaseAnswer(released=host.pins.release_all(UnpinReason.RELEASED))
     if is_one_pin:
         reason, pin = UnpinReason.RELEASED, request.pin
         is_ended = host.pins.release(request.conversation, reason, pin=pin)
