@@ -6,7 +6,7 @@ other; they decide nothing.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
@@ -201,7 +201,6 @@ class Books:
                 opened_at=now,
                 last_at=now,
                 parent=parent,
-                story=deque(maxlen=self.limits.story_entries_max),
             )
             self.programs_opened += 1
             self._programs[program] = record

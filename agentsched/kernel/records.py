@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -191,7 +190,13 @@ class ProgramRecord:
     #: Live programs that named it as their parent, the one opened first coming first.
     children: dict[ProgramId, None] = field(default_factory=dict)
     #: Its latest journal entries, packed: a small part of the size of the objects.
-    story: deque[bytes]
+    story: list[bytes] = field(default_factory=list)
+
+    def tell(self, packed: bytes, *, entries_max: int) -> None:
+        """One entry more; the oldest ones fall out."""
+        self.story.append(packed)
+        if len(self.story) > entries_max:
+            del self.story[: len(self.story) - entries_max]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -589,7 +589,7 @@ class Scheduler:
             record = programs.get(key)
             if record is not None:
                 packed = packed or pack(entry)
-                record.story.append(packed)
+                record.tell(packed, entries_max=self._books.limits.story_entries_max)
 
 
 def _program_of(event: Event, books: Books) -> ProgramId | None:

@@ -55,7 +55,7 @@ _TEXT_MAX: Final = 256
 _TOOLS_MAX: Final = 256
 _SUB_AGENTS_MAX: Final = 128
 #: Calls whose tools have ended, of one program: a report about one of them may still come.
-_ENDED_KEPT: Final = 64
+_ENDED_KEPT: Final = 16
 #: Programs that are looked at in one turn to find those that are over.
 _SWEEP: Final = 32
 

@@ -10,7 +10,7 @@ which they ended; what is folded is a source in the graph, and edges into it are
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -105,7 +105,8 @@ class ExecutionGraph:
         self._tools_most = limits.tools_per_step_max
         self._steps: dict[StepId, StepNode] = {}
         #: Steps in a final state, in the order in which they ended: the next to be folded first.
-        self._ended: deque[StepNode] = deque()
+        #: Few, and a deque takes three times the bytes of a list, for each program.
+        self._ended: list[StepNode] = []
         #: Tool calls of the steps above.
         self._calls: dict[CallId, ToolNode] = {}
         #: Answers that came with a prompt before the step that asked for them was seen to end.
@@ -293,7 +294,7 @@ class ExecutionGraph:
 
     def fold(self) -> StepNode:
         """Fold the step that ended first into its conversation's sum."""
-        node = self._ended.popleft()
+        node = self._ended.pop(0)
         del self._steps[node.step]
         for tool in node.tools:
             del self._calls[tool.call_id]

@@ -62,6 +62,7 @@ PINNED = pin("pin-1", "p1", conversation="p1#0", of=HASH, tokens=12, until=9, va
         (ARRIVED, (Dispatch(step=STEP, engine=EngineId("e"), order="fcfs"),)),
         (ARRIVED, (Reject(step=STEP, reason=RejectReason.QUEUE_FULL, retry_after=None),)),
         (FINISHED, (PINNED,)),
+        (finished(STEP), ()),
         (EngineLost(engine=EngineId("e"), reason="gone"), ()),
         (HintAnswered(pin=PinId("pin-1"), outcome=HintOutcome.ACCEPTED), ()),
         (TimerFired(), ()),
@@ -77,3 +78,8 @@ def test_all_but_the_prefixes_comes_back(event: Event, commands: tuple[Command, 
 def test_it_is_small() -> None:
     entry = JournalEntry(seq=5, now=Instant(2**62), event=ARRIVED, commands=())
     assert len(pack(entry)) < len(encode(entry)) / 4
+
+
+def test_an_end_is_small() -> None:
+    entry = JournalEntry(seq=5, now=Instant(2**62), event=FINISHED, commands=(PINNED,))
+    assert len(pack(entry)) < len(encode(entry)) / 3

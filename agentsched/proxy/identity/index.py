@@ -532,7 +532,7 @@ class IdentityIndex:
 
     def _make_room(self, program: Program) -> None:
         while len(program.turns) > self._limits.turns_per_program_max:
-            self._drop_turn(program, program.turns.popleft())
+            self._drop_turn(program, program.turns.pop(0))
         while self._turns > self._limits.turns_max and len(self._programs) > 1:
             self.forget(self._first_to_go())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
@@ -160,7 +160,7 @@ class Program:
         self.book = book
         self.is_declared = is_declared
         self.conversations: dict[ConversationId, Conversation] = {}
-        self.turns: deque[Turn] = deque()
+        self.turns: list[Turn] = []  # few: a deque would take three times the bytes
         #: Handle -> turn that has no answer yet.
         self.open: dict[int, Turn] = {}
         self.steps = 0
