@@ -22,7 +22,6 @@ from agentsched.model import (
     Instant,
     Limits,
     Lineage,
-    PrefixId,
     ProgramId,
     StepArrived,
     StepClass,
@@ -115,8 +114,6 @@ class ExecutionGraph:
         self._threads: OrderedDict[ConversationId, Thread] = OrderedDict()
         self._children: OrderedDict[ProgramId, ChildNode] = OrderedDict()
         self._folded: dict[ConversationId, Folded] = {}
-        #: Where forks start: the step whose prompt or answer ends with a prefix.
-        self._by_prefix: dict[PrefixId, StepId] = {}
 
     # What happened.
 
@@ -159,8 +156,6 @@ class ExecutionGraph:
         self.active_steps += 1
         if node.depth > self.depth:
             self.depth = node.depth
-        if node.prefix is not None:
-            self._by_prefix[node.prefix] = node.step
         return node
 
     def dispatch(self, node: StepNode, engine: EngineId, *, now: Instant) -> None:
@@ -186,10 +181,7 @@ class ExecutionGraph:
         node.finish_reason = event.finish_reason
         if event.prefix is not None:
             # The answer's end tells more than the prompt's: forks start there.
-            if node.prefix is not None and self._by_prefix.get(node.prefix) == node.step:
-                del self._by_prefix[node.prefix]
             node.prefix = event.prefix.prefix
-            self._by_prefix[node.prefix] = node.step
         for call in event.tool_calls:
             self._ask(node, call, now=now)
         self.steps_done += node.is_work
@@ -298,8 +290,6 @@ class ExecutionGraph:
         del self._steps[node.step]
         for tool in node.tools:
             del self._calls[tool.call_id]
-        if node.prefix is not None and self._by_prefix.get(node.prefix) == node.step:
-            del self._by_prefix[node.prefix]
         self._folded_in(node.conversation, since=node.arrived_at).take(node)
         return node
 
@@ -372,7 +362,6 @@ class ExecutionGraph:
         assert {tool.call_id for tool in kept} == set(self._calls)
         assert len(kept) == len(self._calls)
         assert all(len(n.tools) <= self._tools_most for n in self._steps.values())
-        assert set(self._by_prefix.values()) <= set(self._steps)
         threads = self._threads.values()
         awaited = Counter(t.parent for t in threads if t.is_awaited and not t.is_over)
         assert all(thread.open_children == awaited[thread.conversation] for thread in threads)
@@ -428,7 +417,9 @@ class ExecutionGraph:
 
     def _forked_at(self, event: StepArrived) -> StepId | None:
         """The step whose prompt or answer is the longest beginning of this one's prompt."""
-        known = (self._by_prefix.get(prefix.prefix) for prefix in reversed(event.prefixes))
+        # Forks are few, and an index of all ends would be as large as that of the steps.
+        ends = {node.prefix: node.step for node in self._steps.values()}
+        known = (ends.get(prefix.prefix) for prefix in reversed(event.prefixes))
         return next((step for step in known if step is not None), None)
 
     def _follow(self, thread: Thread, event: StepArrived) -> tuple[tuple[StepId, EdgeKind], ...]:
