@@ -26,6 +26,8 @@ from agentsched_adapters.fake import FakeSpeed
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(110)]
 
 BASH = [{"type": "function", "function": {"name": "bash"}}]
+#: How long anything that is waited for may take on a busy machine.
+PATIENCE_MS = 30_000
 PAGES = ("overview", "engines", "tenants", "decisions", "control")
 
 
@@ -61,7 +63,7 @@ async def window(browser: Any) -> AsyncIterator[Any]:
         context = await browser.new_context(
             **{"viewport": {"width": 1280, "height": 800}} | settings
         )
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(PATIENCE_MS)
         shown = Window(await context.new_page(), board.url)
         made.append((context, shown))
         return shown
@@ -76,7 +78,14 @@ async def until_count(locator: Any, count: int) -> None:
     """Without evaluating anything in the page: its policy forbids that."""
     from playwright.async_api import expect
 
-    await expect(locator).to_have_count(count)
+    await expect(locator).to_have_count(count, timeout=PATIENCE_MS)
+
+
+async def until_reads(locator: Any, text: str) -> None:
+    """Until somebody who looks at it can read that there."""
+    from playwright.async_api import expect
+
+    await expect(locator).to_contain_text(text, use_inner_text=True, timeout=PATIENCE_MS)
 
 
 async def work(board: Any) -> None:
@@ -96,7 +105,7 @@ async def test_programs_are_listed_searched_and_opened(board: Any, window: Any) 
     await page.keyboard.press("/")
     await page.keyboard.type("alpha")
     await until_count(rows, 1)
-    assert "for bash" in await rows.inner_text()
+    await until_reads(rows, "for bash")
     await page.keyboard.press("Escape")  # leaves the search, which stays in force
     await until_count(rows, 1)
     await page.fill("#search", "")
@@ -135,14 +144,13 @@ async def test_a_program_page(board: Any, window: Any) -> None:
     assert await page.locator(".node-step").count() == 1
     assert await page.locator(".node-tool").count() == 1
     await page.hover(".span-compute rect", force=True)
-    assert "cached" in await page.inner_text(".timeline .details")
+    await until_reads(page.locator(".timeline .details"), "cached")
     await page.focus(".chart")
     await page.keyboard.press("ArrowRight")
     await page.wait_for_selector(".span.is-picked")
-    await page.wait_for_selector(".story li")
-    assert "Dispatch" in await page.inner_text(".story")
+    await until_reads(page.locator(".story"), "Dispatch")
     await page.click("button[aria-label='Zoom in']")
-    assert "red/alpha" in await page.inner_text("h1")
+    await until_reads(page.locator("h1"), "red/alpha")
 
 
 async def test_maps_shares_and_decisions(start: Any, window: Any) -> None:
@@ -156,8 +164,9 @@ async def test_maps_shares_and_decisions(start: Any, window: Any) -> None:
         await page.keyboard.press("3")
         await page.wait_for_selector("td:has-text('blue')")
         await page.keyboard.press("4")
-        await page.wait_for_selector(".decision")
-        assert "place" in await page.inner_text(".decision >> nth=0")
+        # A line that was just put in place has its height before it has its words: what is out
+        # of sight is not drawn (`content-visibility`), and that is found out a frame later.
+        await until_reads(page.locator(".decision >> nth=0"), "place")
         await page.keyboard.press("p")
         await page.wait_for_selector("button:has-text('Go on')")
 
@@ -429,7 +438,7 @@ async def test_markup_in_names_is_text(board: Any, window: Any) -> None:
     page = await shown.open()
     await page.wait_for_selector(".rows .row")
     assert await page.locator(".rows img, .rows i >> text=red").count() == 0
-    assert re.search(r"<i>red", await page.inner_text(".rows"))
+    await until_reads(page.locator(".rows"), "<i>red")
     await page.click(".rows .row")
     await page.wait_for_selector(".graph svg")
     assert await page.locator("main img").count() == 0
@@ -473,8 +482,8 @@ async def test_a_tenants_page_tells_no_zeros_for_what_it_may_not_see(
         await page.fill("input[type=password]", token)
         await page.keyboard.press("Enter")
         await page.wait_for_selector(".tiles")
+        await until_reads(page.locator("main"), "1 so far")
         text = await page.inner_text("main")
-        assert "1 so far" in text
         assert "What lies in its cache is for operators." in text
         assert "0 computing" not in text
         assert "no step rejected" not in text
