@@ -76,7 +76,7 @@ class TestOverview:
             first = asyncio.create_task(board.chat("a", "x"))
             await engine.until(lambda load: load.running + load.waiting == 1)
             second = asyncio.create_task(board.chat("b", "x"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 shown = await board.get("/overview")
                 while shown["overview"]["waiting_steps"] != 1:
                     shown = await board.get("/overview")
@@ -97,6 +97,14 @@ class TestOverview:
             life = await board.get("/programs/red%2Fa/timeline")
             kinds = {span["kind"] for lane in life["lanes"] for span in lane["spans"]}
             assert kinds == {"wait", "compute", "tool", "pause", "pin"}
+            told = await board.get("/programs/red%2Fa")
+            [conversation] = told["conversations"]
+            assert told["state"] == "pinned"
+            assert conversation["pin"]["engine"] == "gpu-0"
+            assert conversation["pin"]["tokens"] == shown["engines"][0]["pinned_tokens"]
+            assert 0 < conversation["pin"]["expires_in_s"] <= 600
+            [row] = (await board.get("/programs?state=pinned"))["programs"]
+            assert row["program"] == "red/a"
 
 
 class TestMap:
@@ -137,7 +145,7 @@ class TestFeed:
         assert first["is_full"]
         assert len(first["programs"]) == 1
         await board.chat("b", "hello")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for frame in told:
                 assert not frame["is_full"]
                 if frame["programs"]:
@@ -145,7 +153,7 @@ class TestFeed:
         assert [row["program"] for row in frame["programs"]] == ["red/b"]
         assert [d["kind"] for d in frame["decisions"]] == ["dispatch"]
         await board.client.post("/agentsched/v1/programs/red%2Fa/release")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for frame in told:
                 if frame["gone"]:
                     break
@@ -156,7 +164,7 @@ class TestFeed:
         told = frames(board)
         await anext(told)
         board.gateway.draining.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert [frame async for frame in told if frame["is_full"]] == []
 
     async def test_no_more_than_so_many(self, board: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,7 +155,7 @@ def test_live(url: str) -> None:
         assert Proxy.asked_again.wait(30)
         screen.press("q")
         screen.until("\x1b[?1049l")
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.slow
@@ -168,4 +168,4 @@ def test_a_proxy_that_goes_is_told(url: str) -> None:
         finally:
             Proxy.do_GET = kept  # type: ignore[method-assign]
         screen.press("q")
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
