@@ -24,8 +24,12 @@ from agentsched.proxy.serve import running
 SETTINGS: dict[str, Any] = {
     "port": 0,
     "upstream": {"probe_interval": "50ms", "probe_timeout": "2s", "connect_timeout": "2s"},
-    "limits": {"engine_wait_max": "300ms"},
+    "limits": {"engine_wait_max": "20s"},
 }
+
+
+#: For tests of what is said when no engine comes up in time.
+HURRIES: dict[str, Any] = {"engine_wait_max": "300ms"}
 
 
 def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

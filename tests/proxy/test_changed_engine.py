@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from plugin_state import plugin_state
+from proxy_rig import HURRIES
 from shorthand import pin, unpin
 
 from agentsched.clock import MonotonicClock
@@ -23,6 +24,7 @@ from agentsched.proxy.app import _member
 from agentsched.proxy.fleet import Member
 from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
 from agentsched_adapters.vllm import VllmEngine
+from agentsched_bench.ports import free_port
 
 E0 = EngineId("e0")
 
@@ -34,6 +36,9 @@ async def test_a_detected_engine_is_detected_anew_when_it_returns(
         "/metrics": b"# x\nvllm:num_requests_running 0\n",
         "/version": b'{"version": "0.32.0"}',
     }
+    await upstream.stop()
+    upstream.port = free_port()  # nobody else takes it when it is away
+    await upstream.start()
     engines = [{"url": upstream.url, "id": "e0", "kind": "auto"}]
     async with start(engines=engines) as proxy:
         fleet = proxy.gateway.fleet
@@ -56,7 +61,7 @@ def described(url: str, **more: str) -> Member:
 
 async def test_one_that_moves_to_where_nobody_is_is_lost(start: Any, upstream: Any) -> None:
     """What the old address said keeps no dead engine alive."""
-    async with start(upstream.url) as proxy:
+    async with start(upstream.url, limits=HURRIES) as proxy:
         await proxy.gateway.fleet.replace(described("http://127.0.0.1:1"), patience=Nanos(0))
         await proxy.turns.until(lambda: bool(proxy.turns.events(EngineLost)))
         assert (await proxy.client.get("/readyz")).status_code == 503

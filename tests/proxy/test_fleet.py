@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from live import eventually
+from proxy_rig import HURRIES
 from proxy_upstream import ANSWER, DONE, Exchange, Gate, Upstream, chunk
 
 from agentsched.model import EngineLost, EngineReported, StepFailed
+from agentsched_bench.ports import free_port
 
 #: A look fails of an engine that hangs, and never of a loop that had much else to do.
 HANGS = {"probe_timeout": "400ms", "failures_until_lost": 2}
@@ -17,7 +19,8 @@ HANGS = {"probe_timeout": "400ms", "failures_until_lost": 2}
 
 async def test_an_engine_that_comes_up_later(start: Any, upstream: Upstream) -> None:
     await upstream.stop()
-    async with start(upstream.url, limits={"engine_wait_max": "10s"}) as proxy:
+    upstream.port = free_port()  # nobody else takes it meanwhile
+    async with start(upstream.url, limits={"engine_wait_max": "60s"}) as proxy:
         assert (await proxy.client.get("/readyz")).status_code == 503
         held = asyncio.create_task(proxy.chat())
         await proxy.turns.until(lambda: proxy.scheduler.statistics().waiting_steps == 1)
@@ -39,7 +42,7 @@ async def test_a_model_that_is_loaded_later_is_served(proxy: Any, upstream: Upst
 
 
 async def test_all_are_down(start: Any) -> None:
-    async with start("http://127.0.0.1:1", "http://127.0.0.1:2") as proxy:
+    async with start("http://127.0.0.1:1", "http://127.0.0.1:2", limits=HURRIES) as proxy:
         began = asyncio.get_running_loop().time()
         response = await proxy.chat()
         assert asyncio.get_running_loop().time() - began >= 0.25
@@ -52,6 +55,9 @@ async def test_all_are_down(start: Any) -> None:
 async def test_one_that_dies_is_lost_at_once_and_comes_back(
     start: Any, upstream: Upstream, second: Upstream
 ) -> None:
+    await upstream.stop()
+    upstream.port = free_port()  # nobody else takes it when it is away
+    await upstream.start()
     async with start(upstream.url, second.url) as proxy:
         await upstream.stop()
         for name in "abcd":
@@ -77,7 +83,8 @@ async def test_one_that_hangs_gives_its_unanswered_steps_back(
         await (half if exchange.fields.get("stream") else silent)(exchange)
 
     upstream.script = script
-    async with start(upstream.url, upstream=HANGS) as proxy:
+    waits = {"engine_wait_max": "60s"}
+    async with start(upstream.url, upstream=HANGS, limits=waits) as proxy:
         async with proxy.streaming() as streamed:
             parts = streamed.aiter_raw()
             assert await anext(parts) == chunk("hel")
@@ -141,7 +148,8 @@ async def test_one_that_is_slow_at_first_does_not_keep_the_others(
     start: Any, upstream: Upstream, second: Upstream
 ) -> None:
     upstream.is_well.clear()
-    async with start(upstream.url, second.url, upstream={"probe_timeout": "200ms"}) as proxy:
+    settings = {"upstream": {"probe_timeout": "200ms"}, "limits": {"engine_wait_max": "60s"}}
+    async with start(upstream.url, second.url, **settings) as proxy:
         for name in "ab":
             response = await proxy.chat(agentsched={"program": name})
             assert response.headers["x-agentsched-engine"] == "e1"

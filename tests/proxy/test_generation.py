@@ -10,6 +10,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from proxy_rig import HURRIES
 from proxy_upstream import (
     CHAT,
     DIALECTS,
@@ -288,7 +289,7 @@ class TestUpstreamErrors:
         assert [e.reason for e in proxy.turns.events(StepFailed)] == ["status 500"]
 
     async def test_clients_understand_our_own(self, start: Any) -> None:
-        async with start("http://127.0.0.1:1") as proxy:
+        async with start("http://127.0.0.1:1", limits=HURRIES) as proxy:
             with pytest.raises(openai.InternalServerError) as refused:
                 async with openai.AsyncOpenAI(
                     base_url=f"{proxy.url}/v1", api_key="k", max_retries=0

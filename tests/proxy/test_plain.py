@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 from live import eventually
+from proxy_rig import HURRIES
 from proxy_upstream import Exchange, Gate, Upstream, drop
 
 from agentsched.model import EngineId, StepFinished
@@ -144,7 +145,7 @@ async def test_nobody_answers(proxy: Any, upstream: Upstream) -> None:
 
 
 async def test_no_engine(start: Any) -> None:
-    async with start("http://127.0.0.1:1") as proxy:
+    async with start("http://127.0.0.1:1", limits=HURRIES) as proxy:
         response = await proxy.client.post("/v1/messages/count_tokens", content=b"{}")
         assert response.status_code == 503
         assert response.json()["error"]["type"] == "overloaded_error"
@@ -222,7 +223,7 @@ class TestModels:
 
         second.models = ["other"]
         upstream.script, second.script = upstream.list_models, silent
-        quick = {"probe_timeout": "500ms", "failures_until_lost": 1_000}
+        quick = {"probe_timeout": "2s", "failures_until_lost": 1_000}
         async with start(upstream.url, second.url, upstream=quick) as proxy:
             listed = (await proxy.client.get("/v1/models")).json()
         assert [entry["id"] for entry in listed["data"]] == ["m"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from live import eventually
+from proxy_rig import HURRIES
 from proxy_upstream import DONE, Exchange, Gate, Upstream, chunk, running_upstream
 
 from agentsched.config import Config, EngineConfig
@@ -121,7 +122,7 @@ async def test_while_the_new_address_is_asked_what_it_is_the_old_one_serves(
 async def test_an_address_where_nobody_answers_is_no_engine_and_no_defect(
     start: Any, upstream: Upstream, steer: Any
 ) -> None:
-    async with start(upstream.url) as proxy:
+    async with start(upstream.url, limits=HURRIES) as proxy:
         gone = engine(upstream, "e0") | {"url": "http://127.0.0.1:1", "kind": "auto"}
         steer(proxy, engines=[gone]).reload()
         await proxy.turns.until(lambda: not proxy.scheduler.engines["e0"].is_up)
