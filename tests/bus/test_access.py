@@ -52,7 +52,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
     passwords.touch(mode=0o600)
     for user, password in PASSWORDS.items():
         command = ["mosquitto_passwd", "-b", str(passwords), user, password]
-        subprocess.run(command, check=True, capture_output=True, timeout=20)
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
     settings = (
         f"certfile {server.certificate}",
         f"keyfile {server.key}",

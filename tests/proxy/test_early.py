@@ -180,9 +180,10 @@ async def test_no_ops_are_not_as_close_as_a_client_likes(proxy: Any, upstream: U
 
 
 async def test_another_engine_takes_over(start: Any, upstream: Upstream, second: Upstream) -> None:
-    broken = asyncio.Event()
+    asked, broken = asyncio.Event(), asyncio.Event()
 
     async def breaks(exchange: Exchange) -> None:
+        asked.set()
         await broken.wait()
         await drop(exchange)
 
@@ -190,6 +191,8 @@ async def test_another_engine_takes_over(start: Any, upstream: Upstream, second:
         upstream.script = second.script = breaks
         early = Early(proxy)
         await early.until_begun()
+        async with asyncio.timeout(60):
+            await asked.wait()  # a no-op goes out whether or not the engine has heard of it
         chosen, other = (upstream, second) if upstream.exchanges else (second, upstream)
         other.script = Waiting(*CHAT_STREAM)
         other.script.open.set()
@@ -274,8 +277,9 @@ async def test_a_client_that_leaves_is_noticed(proxy: Any, upstream: Upstream) -
     upstream.script = Gate()
     early = Early(proxy)
     await early.until_begun()
+    exchange = await upstream.exchange()
     early.task.cancel()
-    await (await upstream.exchange()).until_gone()
+    await exchange.until_gone()
     await proxy.until_idle()
     assert len(proxy.turns.events(StepCancelled)) == 1
 

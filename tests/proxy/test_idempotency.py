@@ -270,11 +270,12 @@ async def test_one_that_reads_slowly_takes_the_answer_from_nobody(
     monkeypatch.setattr(idempotency, "send", slowly)
 
     async def long(exchange: Any) -> None:
+        await eventually(lambda: proxy.gateway.shared.joined_total == 1)
         parts = [chunk("y" * 300)] * 100
         await exchange.stream(*parts, chunk(finish="stop"), DONE)
 
-    upstream.script = long
     async with start(upstream.url, http={"write_timeout": "50ms"}) as proxy:
+        upstream.script = long
         first = chat(proxy, KEY, stream=True)
         one, two = await asyncio.gather(first, chat(proxy, KEY | {"x-slow": "1"}, stream=True))
         assert one.content == two.content

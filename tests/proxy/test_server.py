@@ -73,7 +73,7 @@ async def test_what_is_gone_is_forgotten(proxy: Any) -> None:
 
 
 async def test_slow_headers_on_a_real_socket(start: Any, upstream: Upstream) -> None:
-    async with start(upstream.url, http={"header_timeout": "100ms"}) as proxy:
+    async with start(upstream.url, http={"header_timeout": "1s"}) as proxy:
         _, kept = await proxy.raw(b"")
         reader, writer = await proxy.raw(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
         async with asyncio.timeout(60):

@@ -73,7 +73,8 @@ async def test_bytes_of_an_answer_say_that_an_engine_works_though_looks_get_none
         await upstream.exchanges[0].chunk(chunk("y"))
         await over.wait()
 
-    async with start(upstream.url, upstream=STANDS) as proxy, proxy.streaming() as streamed:
+    patient = STANDS | {"probe_timeout": "3s"}
+    async with start(upstream.url, upstream=patient) as proxy, proxy.streaming() as streamed:
         parts = streamed.aiter_raw()
         await anext(parts)
         upstream.look = look
@@ -131,5 +132,5 @@ async def test_a_process_that_is_stopped_gets_nothing_new_and_goes_on_where_it_w
                 os.kill(pids[stopped], signal.SIGCONT)
             # Nothing that had begun was taken away: the same answer comes to its end.
             assert (await _rest(parts)).rstrip().endswith(b"data: [DONE]")
-            assert not silent(proxy, stopped)
+            await proxy.turns.until(lambda: not silent(proxy, stopped))
         assert proxy.turns.events(EngineLost) == proxy.turns.events(StepFailed) == []

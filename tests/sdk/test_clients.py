@@ -28,8 +28,10 @@ class Turns:
 
 
 @pytest.fixture
-async def turns() -> AsyncIterator[Turns]:
+async def turns(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Turns]:
     """A proxy with an engine behind it; the SDK is told of it."""
+    # It is on this test's own loop: slow at most, never away.
+    monkeypatch.setattr(agentsched.sdk.reporter, "_TIMEOUT_S", 60.0)
     heard = Turns()
     engine = ServerConfig(engine=small_engine(max_model_len=2_048), models=("sim",), speed=100)
     async with running_engine(engine) as sim:
@@ -37,8 +39,13 @@ async def turns() -> AsyncIterator[Turns]:
         async with running(config, sinks=[heard]) as (gateway, proxy):
             agentsched.configure(proxy)
             yield heard
-            await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush)
+            await flushed()
             assert not gateway.host.scheduler.steps
+
+
+async def flushed() -> bool:
+    """All reports have gone out."""
+    return await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush, 60)
 
 
 async def test_async_openai_is_one_program(turns: Turns) -> None:
@@ -86,7 +93,7 @@ async def test_async_anthropic_and_tools(turns: Turns) -> None:
         assert message.usage.output_tokens == 4
         with agentsched.tool_call("bash", expects_s=3):
             pass
-        assert await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush)
+        assert await flushed()
     started = [e for e in turns.events if isinstance(e, ToolStarted)]
     finished = [e for e in turns.events if isinstance(e, ToolFinished)]
     assert [(e.tool, e.expected) for e in started] == [("bash", 3_000_000_000)]
@@ -134,8 +141,8 @@ async def test_a_programs_name_in_any_script(turns: Turns) -> None:
     async with agentsched.async_openai() as client, agentsched.program(id="gr\u00f6\u00dfe/\u6771"):
         with agentsched.tool_call("bash"):
             await client.chat.completions.create(model="sim", messages=ASK, max_tokens=4)
-        assert await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush)
-    assert await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush)
+        assert await flushed()
+    assert await flushed()
     arrived, *_ = [e for e in turns.events if isinstance(e, StepArrived)]
     finished = [e.program for e in turns.events if isinstance(e, ToolFinished | ProgramClosed)]
     assert finished == [arrived.program] * 2

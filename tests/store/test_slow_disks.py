@@ -143,6 +143,12 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def holds(pipe: int, least: int) -> bool:
+    """Whether more than so many bytes lie in a pipe."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return bool(count > least)
+
+
 def answered(file: Path) -> int:
     """Calls that a journal without gaps says were answered."""
     with open_journal(file) as entries:
@@ -258,7 +264,7 @@ async def test_no_call_waits_for_whoever_reads_the_log(tmp_path: Path) -> None:
         async with Proxy(tmp_path, tmp_path, store=store, more=more) as proxy:
             for _ in range(3):
                 await proxy.calls()
-            assert struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0] > 2_048
+            await until(lambda: holds(reader, 2_048))
             await proxy.is_written()
             await proxy.end()
             assert answered(proxy.journal) == 3 * CALLS
