@@ -26,6 +26,12 @@ settings.register_profile("steady", deadline=None, suppress_health_check=[Health
 settings.load_profile("steady")
 
 
+# What runs here is asked without a proxy, whatever fetches packages.
+for _name in ("no_proxy", "NO_PROXY"):
+    _others = os.environ.get(_name)
+    os.environ[_name] = ",".join(filter(None, (_others, "127.0.0.1", "localhost")))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with an engine of their own come last: each costs the shared engine its place."""
 
@@ -33,6 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = getattr(item, "fixturenames", ())
         return "vllm_slot" in names and "vllm_url" not in names
 
+    for item in items:
+        if item.get_closest_marker("vllm") and not item.get_closest_marker("timeout"):
+            # An engine may have to be started first, on a machine that does much else.
+            item.add_marker(pytest.mark.timeout(400))
     # Among equals, what is quick comes first, so that a mistake shows early.
     items.sort(key=lambda i: (wants_own(i), i.get_closest_marker("slow") is not None))
 
@@ -85,9 +95,10 @@ class VllmSlot:
         if engine is not None:
             group = engine.pid
             self._runner.run(engine.stop())
-            deadline = time.monotonic() + 10.0  # killed is not yet gone
+            deadline = time.monotonic() + 60.0  # killed is not yet gone
             while left := living(group):
                 assert time.monotonic() < deadline, f"an engine left processes behind: {left}"
+                time.sleep(0.02)  # leaves the CPU to the engine, which has a pool to give back
 
     def close(self) -> None:
         self.close_engine()

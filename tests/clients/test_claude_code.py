@@ -92,7 +92,7 @@ async def test_a_program_is_one_over_helpers_resume_and_compaction(
 async def test_a_helper_in_the_background_wakes_its_program(
     installed: Installed, stand: Callable[..., AbstractAsyncContextManager[Stand]]
 ) -> None:
-    slow = Script(match=HELP, answers=(say("Slow.", claude_bash("sleep 1")), say("Twelve hens.")))
+    slow = Script(match=HELP, answers=(say("Slow.", claude_bash("sleep 3")), say("Twelve hens.")))
     main = Script(
         match="Look at the barn",
         answers=(

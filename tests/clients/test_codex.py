@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -13,7 +14,7 @@ from agentsched_bench.clients.command_lines import Installed, run, texts
 from agentsched_bench.clients.stand import Stand
 from agentsched_bench.engine.playback import Script, ScriptedCall
 
-pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
 
 LIMIT_S = 120.0
 #: Codex measures its history by what the engine reports; its first prompt alone is longer.
@@ -24,12 +25,14 @@ def spawn(task: str) -> ScriptedCall:
     return ScriptedCall(name="spawn_agent", arguments={"message": task})
 
 
+#: Until the helpers had their last answers, and a moment to take them in.
+UNTIL_GO = "while [ ! -e go ]; do sleep 0.1; done; sleep 1"
 MAIN = (
     say("Let me look. \n", codex_exec("echo hello")),
     say("Twice at once.", codex_exec("sleep 0.3; echo slow"), codex_exec("echo fast")),
     say("Two helpers.", spawn("Count the hens, please"), spawn("Count the cows, please")),
     # They run meanwhile; a parent that ends takes its helpers with it.
-    say("They need a moment.", codex_exec("sleep 4")),
+    say("They need a moment.", codex_exec(UNTIL_GO)),
     say("The barn is fine."),
 )
 SCRIPTS = (
@@ -78,7 +81,9 @@ async def test_a_program_is_one_over_helpers_resume_and_compaction(
             events = done.events()
             return str(events[0]["thread_id"]), texts(events, "agent_message")[-1]
 
-        thread, said = await ask(*CODEX_OPTIONS, "Look at the barn")
+        async with asyncio.TaskGroup() as helpers:
+            helpers.create_task(here.let_go("Twelve.", "Three."))
+            thread, said = await ask(*CODEX_OPTIONS, "Look at the barn")
         assert said == "The barn is fine."
         assert await ask("resume", thread, *CODEX_OPTIONS, "And now?") == (thread, "It still is.")
         assert await ask("resume", thread, *CODEX_OPTIONS, *COMPACT, "Go on") == (

@@ -132,7 +132,7 @@ async def test_refused_and_cut_steps_are_tried_again_as_themselves(
     # Slowly, so that the client's connection breaks while the engine still speaks. An answer that
     # is not streamed has left the proxy whole by then.
     is_cut = agent.streams and not agent.continues_cut
-    cut = Trouble(fault="slow=50", cut_after_bytes=1_500) if is_cut else None
+    cut = Trouble(fault="slow=500", cut_after_bytes=1_500) if is_cut else None
     async with stand(scripts) as here:
         here.relay.spoil(refused, broken, None, cut, model=MODEL)
         done = await carry_out(agent, installed, here)

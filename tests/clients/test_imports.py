@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -70,7 +71,8 @@ async def test_codex_keeps_its_helper_its_fork_and_its_compaction(
     installed: Installed, stand: Callable[..., AbstractAsyncContextManager[Stand]]
 ) -> None:
     helper = ScriptedCall(name="spawn_agent", arguments={"message": "Count the hens"})
-    looks = (say("A helper.", helper), say("It needs a moment.", codex_exec("sleep 4")), say(DONE))
+    until_go = codex_exec("while [ ! -e go ]; do sleep 0.1; done; sleep 1")
+    looks = (say("A helper.", helper), say("It needs a moment.", until_go), say(DONE))
     summary = say("The barn was looked at, and all of the hens were counted.")
     scripts = (
         Script(last="CONTEXT CHECKPOINT COMPACTION", answers=(summary,)),
@@ -90,7 +92,9 @@ async def test_codex_keeps_its_helper_its_fork_and_its_compaction(
             assert done.status == 0, (done.output, done.errors)
             return str(done.events()[0]["thread_id"])
 
-        thread = await ask(*CODEX_OPTIONS, TASK)
+        async with asyncio.TaskGroup() as helpers:
+            helpers.create_task(here.let_go("Twelve."))
+            thread = await ask(*CODEX_OPTIONS, TASK)
         fork = await ask("fork", *CODEX_OPTIONS, thread, "And elsewhere?")
         assert await ask("resume", thread, *CODEX_OPTIONS, *compacts, "Go on") == thread
 

@@ -147,6 +147,16 @@ class Client:
                 await stream.aclose()
             await self.until(lambda load: load.running == 0 and load.waiting == 0)
 
+    async def one_left(self) -> None:
+        """One of those that took all slots is gone, and the others still run.
+
+        Raises:
+            SlotsFreed: others came to their end meanwhile, so nothing can be said.
+        """
+        load = await self.until(lambda load: (load.running or 0) < SLOTS)
+        if load.running != SLOTS - 1:
+            raise SlotsFreed(f"{load.running} are left of {SLOTS}")
+
     async def served_order(self, prompt: Prompt, ask: Ask | None = None) -> list[str]:
         """A less urgent request, a more urgent one, and then one free slot: who goes first?
 

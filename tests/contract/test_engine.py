@@ -147,7 +147,7 @@ async def test_hanging_up_frees_the_engine(client: Any, prompt: Prompt) -> None:
             # One that waits and one that runs: both leave, and nobody takes their place.
             await client.while_taken(lambda load: load.waiting == 0)
             await streams[0].aclose()
-            await client.until(lambda load: load.running == 3)
+            await client.one_left()
 
     await client.in_time(hang_up)
 

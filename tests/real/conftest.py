@@ -20,7 +20,7 @@ import openai
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from agentsched.config import Config, EngineConfig
+from agentsched.config import Config
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.serve import running
 from agentsched_adapters.prometheus import total
@@ -72,9 +72,16 @@ class Target:
             await asyncio.sleep(0.01)  # an engine has no event for it, and is not to be flooded
 
 
+#: A model on a busy CPU takes its time to say what it can do.
+PATIENT: dict[str, Any] = {
+    "limits": {"engine_wait_max": "90s"},
+    "upstream": {"probe_timeout": "20s", "trial_timeout": "60s"},
+}
+
+
 @asynccontextmanager
 async def _proxied(url: str, *, model: str, is_real: bool) -> AsyncIterator[Target]:
-    config = Config(engines=(EngineConfig.model_validate({"url": url}),), port=0)
+    config = Config.model_validate({"engines": [{"url": url}], "port": 0} | PATIENT)
     async with running(config) as (gateway, proxied):
         yield Target(direct=url, proxied=proxied, model=model, gateway=gateway, is_real=is_real)
 

@@ -99,6 +99,9 @@ async def proxied(
         "engines": [{"url": url, "id": "e"}],
         "profile": "passthrough",
         "policies": {"prefetch": {"name": "value"}},
+        # A model on a busy CPU takes its time to say what it can do.
+        "limits": {"engine_wait_max": "90s"},
+        "upstream": {"probe_timeout": "20s", "trial_timeout": "60s"},
     }
     if broker is not None:
         settings["bus"] = {"url": broker}

@@ -134,6 +134,13 @@ class Stand:
             while not any(map(wanted, self.relay.exchanges)):  # noqa: ASYNC110 -- nobody tells us
                 await asyncio.sleep(_LOOK_S)
 
+    async def let_go(self, *answers: str) -> None:
+        """Wait until the agent has been told all of these, and then make its tools' file `go`."""
+        for text in answers:
+            words = text.encode()
+            await self.until_told(lambda e, words=words: e.is_whole and words in e.answer)
+        (self.folder / "go").touch()
+
     async def until_stored(self) -> None:
         """Wait until all that the proxy was told is in its store."""
         async with asyncio.timeout(_UNTIL_S):

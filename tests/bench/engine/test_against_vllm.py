@@ -114,6 +114,7 @@ def one_step(model: EngineModel, *, now: Instant, names: dict[int, str]) -> dict
 
 @pytest.mark.vllm
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_equals_vllm_step_by_step() -> None:
     if not PYTHON.exists():
         pytest.skip("no vLLM in .venv-vllm: scripts/test installs it")
@@ -123,7 +124,7 @@ def test_equals_vllm_step_by_step() -> None:
         input=json.dumps(scenarios),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=380,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -58,7 +58,7 @@ def rendered(client: httpx.Client, messages: list[dict[str, Any]], **fields: Any
 
 
 def test_a_longer_conversation_begins_with_the_shorter(vllm_url: str) -> None:
-    with httpx.Client(base_url=vllm_url) as client:
+    with httpx.Client(base_url=vllm_url, timeout=120) as client:
         texts = [
             rendered(client, CONVERSATION[:end], add_generation_prompt=False)
             for end in range(1, len(CONVERSATION) + 1)
@@ -78,7 +78,7 @@ def test_a_longer_conversation_begins_with_the_shorter(vllm_url: str) -> None:
 
 def test_tools_are_part_of_the_prompt(vllm_url: str) -> None:
     tool = {"type": "function", "function": {"name": "edit_file", "parameters": {}}}
-    with httpx.Client(base_url=vllm_url) as client:
+    with httpx.Client(base_url=vllm_url, timeout=120) as client:
         text = rendered(client, CONVERSATION, tools=[tool])
         body = {"model": "tiny", "messages": CONVERSATION, "tools": [tool], "max_tokens": 3}
         answer = client.post("/v1/chat/completions", json=body | {"tool_choice": "auto"})
