@@ -11,7 +11,7 @@ from agentsched.model import MILLISECOND, MINUTE, Instant, Nanos, ProgramId
 from agentsched.proxy.identity.atoms import Kind
 from agentsched.proxy.identity.model import Evidence, IdentityLimits
 from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind
-from agentsched.proxy.identity.prompt import Digester, Prompt
+from agentsched.proxy.identity.prompt import Digester, Prompt, run_data
 from agentsched.proxy.identity.records import Book, Program, Turn, TurnState, is_weak
 
 #: Fewer texts of one program may stand in a summary of another's.
@@ -235,7 +235,7 @@ class Matcher:
         Such a prompt leaves the known one where the first of them stands, as a branch would, but
         it answers what was asked last.
         """
-        found = self._answered_last(asked)
+        found = self._answered_last(asked) or self._said_last(asked, forked)
         if found is None or found.turn.is_continued or found.turn.at <= forked.at:
             return None
         is_same = found.turn.conversation is forked.conversation
@@ -252,6 +252,29 @@ class Matcher:
                 turn = asked.book.said.get(atom.digest)
                 return None if turn is None else Match(turn, Relation.REWRITES, Evidence.TEXT)
         return None
+
+    def _said_last(self, asked: Asked, forked: Turn) -> Match | None:
+        """The latest turn of a conversation, if its answer, however short, is the prompt's last.
+
+        It must stand behind what is known of the prompt, else it is an earlier one in equal words.
+        """
+        prompt = asked.prompt
+        ends = {forked.prompt, forked.answer} - {b""}
+        known = next((p.atom for p in reversed(prompt.points) if p.chain in ends), None)
+        end = len(prompt.atoms)
+        while end and prompt.atoms[end - 1].kind < Kind.ASSISTANT:
+            end -= 1
+        start = end
+        while start and prompt.atoms[start - 1].kind == Kind.ASSISTANT:
+            start -= 1
+        if known is None or not known <= start < end:
+            return None
+        turns = reversed(forked.conversation.program.turns)
+        turn = next((t for t in turns if t.conversation is forked.conversation), forked)
+        if not turn.prompt or turn.state is not TurnState.ANSWERED:
+            return None
+        said = self._digester.link(turn.prompt, run_data(prompt.atoms[start:end]))
+        return Match(turn, Relation.REWRITES, Evidence.TEXT) if said == turn.answer else None
 
     # -- ids and texts ----------------------------------------------------------------------------
 
@@ -332,6 +355,8 @@ class Matcher:
 
         def may_hand(needle: Needle) -> bool:
             turn = needle.turn
+            if not (prompt.is_first and hay.is_retold):
+                return False  # many begin with the same words
             return prompt.head != turn.head and not (turn.is_continued or turn.is_handed)
 
         def may_join(needle: Needle) -> bool:

@@ -144,6 +144,8 @@ _NAMED: Final = re.compile(
     re.IGNORECASE,
 )
 _HANDOFF: Final = re.compile(r"transfer|hand_?off", re.IGNORECASE)
+#: How Google ADK begins each message in which it tells what another agent did.
+_RETOLD: Final = "For context:"
 _SUMMARY: Final = re.compile(r"<(?:summary|state_snapshot)>(.*?)(?:</|$)", re.DOTALL)
 #: A tag's name ends in one place only, lest a long one be tried at each of its lengths.
 _WRAPPED: Final = re.compile(r"<([\w-]{1,64})(?![\w-])[^>]*>(.+?)</\1>", re.DOTALL)
@@ -203,6 +205,8 @@ class Hay:
         self._all = "\n".join(t for _, t in blocks)[:_HAY_MAX]
         self._assistant = "\n".join(t for role, t in blocks if role == "assistant")
         self._later_users = "\n".join(users[1:])[:_HAY_MAX]
+        #: Who takes over is told what went before, behind the first words.
+        self.is_retold = any(text.lstrip().startswith(_RETOLD) for text in users[1:])
         self.last_user = users[-1].strip() if users else ""
         self._titles = {self.last_user.strip(_QUOTES)[:_TEXT_MAX]}
         self._words: dict[str, set[str]] = {}

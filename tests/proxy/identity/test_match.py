@@ -105,3 +105,46 @@ def test_of_equal_beginnings_the_latest_that_waits_is_gone_on_from(wire: Wire) -
     wire.answer(other, "I have not looked at anything at all so far, sorry.")
     told = [*prompt, said("Shortened."), user("go on")]
     assert wire.chat(told, headers=headers).conversation == other.conversation
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-session-id": "s1", "x-session-affinity": "s1"}])
+def test_a_short_answer_last_does_not_make_a_branch(wire: Wire, headers: dict[str, str]) -> None:
+    """As OpenCode and others clear old results before they send what the user says next."""
+    prompt = [system(), user("fix the bug")]
+    first = wire.chat(prompt, headers=headers)
+    wire.answer(first, "", CALLS[:1])
+    told = [*prompt, said("", CALLS[0])]
+    wire.answer(wire.chat([*told, result(CALLS[0][0], "long")], headers=headers), "Done.")
+    cleared = [*told, result(CALLS[0][0], ELIDED), said("Done."), user("thanks")]
+    third = wire.chat(cleared, headers=headers)
+    assert (third.conversation, third.lineage) == (first.conversation, Lineage.COMPACTS)
+    # It went on from there: who says the same with other words behind it is a branch.
+    wire.answer(third, "Welcome.")
+    branch = wire.chat([*told, result(CALLS[0][0], "b"), said("Done."), user("x")], headers=headers)
+    assert branch.lineage is Lineage.FORKS
+    assert (branch.program, branch.conversation == first.conversation) == (first.program, False)
+
+
+def test_a_branch_behind_equal_words_is_a_branch(wire: Wire) -> None:
+    """What was said last may have been said before, in the part that is known."""
+    prompt: list[dict[str, Any]] = [system(), user("fix the bug")]
+    for _ in range(2):
+        last = wire.chat(prompt)
+        wire.answer(last, "Done.")
+        prompt += [said("Done."), user("and the next one")]
+    branch = wire.chat([*prompt[:3], user("no, otherwise")])
+    assert (branch.lineage, branch.conversation == last.conversation) == (Lineage.FORKS, False)
+    main = wire.chat(prompt)
+    assert (main.lineage, main.conversation) == (Lineage.EXTENDS, last.conversation)
+
+
+@pytest.mark.parametrize("greeting", [[], [said("Hi! How can I help you today?")]])
+@pytest.mark.parametrize("more", [[], [user("Are you there?")]])
+def test_who_says_hello_after_a_transfer_is_somebody_else(
+    wire: Wire, greeting: list[dict[str, Any]], more: list[dict[str, Any]]
+) -> None:
+    """As tau-bench ends its runs, and the next one begins with the same words."""
+    one = wire.chat([system("It is 10:01."), *greeting, user("Hello")])
+    wire.answer(one, "", [("call_77aa02bb03cc", "transfer_to_human_agents", "{}")])
+    other = wire.chat([system("It is 10:02."), *greeting, user("Hello"), *more])
+    assert other.program != one.program
