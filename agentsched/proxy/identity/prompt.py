@@ -44,7 +44,7 @@ class Prompt:
     """One digested prompt. `points` are in order, the last one is the whole prompt.
 
     `refs` are the call ids in order of appearance; `results` those of the results behind the last
-    answer. `is_first` means that no assistant has spoken in it yet. `text` is a completion's
+    answer. `is_first` means that no assistant has answered in it yet. `text` is a completion's
     prompt. `signs` are those of the system prompt and of the last message. `size` is in bytes of
     text; `is_told` means that all of it stands in the request, and as text.
     """
@@ -229,7 +229,9 @@ class Digester:
                     refs.extend(ref.split())
                 if not is_result:
                     answered = at
-                    prompt.is_first = False
+                    # What is said before anybody asked is a greeting, and answers nothing.
+                    if start > lead or any(atom.kind != Kind.ASSISTANT for atom in atoms[lead:at]):
+                        prompt.is_first = False
             chain = digest(chain + data, seed=seed)
             points.append(Point(chain, at, size))
         if not points:

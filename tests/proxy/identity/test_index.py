@@ -86,6 +86,14 @@ def test_a_shared_beginning_joins_nobody(wire: Wire) -> None:
     assert len({first.program, longer.program, foreign.program}) == 3
 
 
+def test_a_greeting_before_the_first_words_makes_no_history(wire: Wire) -> None:
+    """As of a service agent, whose application has one cache key for all its users."""
+    key, hello = {"prompt_cache_key": "app"}, said("Hi! How can I help you today?")
+    steps = [wire.chat([system(), hello, user(f"task {n}")], **key) for n in range(20)]
+    assert len({step.conversation for step in steps}) == 20
+    assert len({step.program for step in steps[9:]}) == 11
+
+
 def test_tenants_never_share_history(wire: Wire) -> None:
     first = wire.chat(HEAD, tenant="a")
     wire.answer(first, "", [C1])

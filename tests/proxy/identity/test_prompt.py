@@ -13,7 +13,7 @@ from agentsched.proxy.identity.prompt import Digester, Prompt, run_data
 from agentsched.proxy.identity.signs import Sign
 from agentsched.proxy.request import Dialect, ParsedRequest
 from agentsched.proxy.wire import parse_request
-from agentsched_bench.clients.acting import said, user
+from agentsched_bench.clients.acting import result, said, user
 
 
 def digester() -> Digester:
@@ -248,3 +248,18 @@ def test_very_many_blocks_are_joined_in_parts() -> None:
     """The text of all blocks before would be hashed for each block."""
     found = digest(Dialect.CHAT, messages=[sent(*(block(f"{n} ") for n in range(100)))])
     assert len({point.chain for point in found.points}) == 100
+
+
+@pytest.mark.parametrize(
+    ("told", "is_first"),
+    [
+        ([{"role": "system", "content": "x"}, said("Hi!"), user("fix it")], True),
+        ([said("Hi!"), said("How can I help?"), user("fix it")], True),
+        ([said("Hi!"), user("fix it"), said("So."), user("more")], False),
+        ([user("fix it"), said("So."), user("more")], False),
+        ([said("", ("c1", "ls", "{}")), result("c1"), user("more")], False),
+        ([said("Hi!"), said("", ("c1", "ls", "{}")), result("c1")], False),
+    ],
+)
+def test_a_greeting_before_the_first_words_answers_nothing(told: list[Any], is_first: bool) -> None:
+    assert digest(Dialect.CHAT, messages=told).is_first is is_first
