@@ -1,6 +1,6 @@
 """Tool-call ids that some engines give twice (`call_1`), made unique on their way to the client.
 
-Every id in an answer gets a suffix that names the turn (`call_1~s0123456789ab`); in later requests
+Every id in an answer gets a suffix that names the turn (`call_1-s0123456789ab`); in later requests
 the suffix is cut off again, so the engine sees its own ids and no table is needed. Only the ids'
 bytes change. Ids stand at known places; what a model wrote, such as a call's arguments, is never
 looked into.
@@ -18,7 +18,8 @@ from agentsched.proxy.request import Dialect
 
 #: How much of a turn's name goes into a suffix: 48 bits do not meet again within a conversation.
 _NAME_CHARS: Final = 12
-_SUFFIX: Final = re.compile(rb'~s[0-9a-f]{12}(?=")')
+#: Some clients keep only letters, digits, `-` and `_` of an id. Older versions put a `~` there.
+_SUFFIX: Final = re.compile(rb'[-~]s[0-9a-f]{12}(?=")')
 
 #: A place in a document: keys from the top down, None for any item of a list.
 _Place = tuple[bytes | None, ...]
@@ -83,7 +84,7 @@ class CallIdMarker:
         """`turn` is lower-case hexadecimal, unlike that of any other turn."""
         self._dialect = dialect
         self._places = _ANSWERS.get(dialect) if is_on else None
-        self._suffix = f"~s{turn[:_NAME_CHARS]:0<{_NAME_CHARS}}"
+        self._suffix = f"-s{turn[:_NAME_CHARS]:0<{_NAME_CHARS}}"
 
     def request(self, body: bytes) -> bytes:
         """The turn's request with the engine's own ids."""

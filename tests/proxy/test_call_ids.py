@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import anthropic
@@ -27,12 +28,14 @@ from agentsched.proxy.call_ids import CallIdMarker, cut
 from agentsched.proxy.request import Dialect
 
 TURN = "0123456789abcdef"
-MARK = "~s0123456789ab"
+MARK = "-s0123456789ab"
+#: What ids had before; conversations live that began with it.
+OLD_MARK = "~s0123456789ab"
 ON = {"unique_call_ids": True}
 
 #: As engines number them; and what looks like a suffix but is not ours to cut.
 IDS = st.one_of(
-    st.sampled_from(["call_1", "functions.x:0", "call_1" + MARK, "~", "~s", 'q"uote', "ü\\"]),
+    st.sampled_from(["call_1", "functions.x:0", "call_1" + MARK, "-", "-s", 'q"uote', "ü\\"]),
     st.text(min_size=1, max_size=20),
 )
 #: What stands elsewhere must stay, whatever it looks like.
@@ -112,7 +115,7 @@ def test_there_and_back(
     )
 
 
-@given(body=st.one_of(st.binary(max_size=60), st.text('{}[]:,"\\ id~s0a', max_size=60)))
+@given(body=st.one_of(st.binary(max_size=60), st.text('{}[]:,"\\ id-~s0a', max_size=60)))
 def test_whatever_the_bytes(body: bytes | str) -> None:
     raw = body.encode() if isinstance(body, str) else body
     for dialect in Dialect:
@@ -124,6 +127,21 @@ def test_whatever_the_bytes(body: bytes | str) -> None:
 def test_a_body_without_suffixes_is_the_very_same() -> None:
     body = b'{"messages": [{"tool_call_id": "call_1"}]}'
     assert cut(Dialect.CHAT, body) is body
+
+
+@pytest.mark.parametrize("dialect", [Dialect.CHAT, Dialect.MESSAGES, Dialect.RESPONSES])
+def test_ids_that_were_marked_by_an_older_version_are_cut_too(dialect: Dialect) -> None:
+    old = json.dumps(request_of(dialect, ["call_1" + OLD_MARK], None)).encode()
+    assert cut(dialect, old) == json.dumps(request_of(dialect, ["call_1"], None)).encode()
+
+
+def test_clients_that_keep_letters_digits_and_lines_only_leave_a_mark_whole() -> None:
+    """As Roo Code, Kilo Code and OpenCode do, and as Anthropic's pattern for ids demands."""
+    answer = json.dumps(answer_of(Dialect.MESSAGES, ["call_1"], None)).encode()
+    [told] = ids_in(
+        Dialect.MESSAGES, json.loads(CallIdMarker(Dialect.MESSAGES, TURN).whole(answer))
+    )
+    assert told == re.sub(r"[^a-zA-Z0-9_-]", "_", told) != "call_1"
 
 
 def test_ids_that_are_not_there() -> None:
@@ -196,7 +214,7 @@ class TestThroughTheProxy:
             ids = [call_id_of(answer) for answer in answers]
             assert len(set(ids)) == 2
             for answer, call_id in zip(answers, ids, strict=True):
-                assert call_id.startswith("call_1~s")
+                assert call_id.startswith("call_1-s")
                 plain = answer.replace(call_id.encode(), b"call_1")
                 assert plain == (
                     b"".join(CHAT_PARTS) if is_stream else json.dumps(CHAT_CALL).encode()
@@ -241,7 +259,7 @@ class TestThroughTheProxy:
             asked: Any = [{"role": "user", "content": "hi"}]
             async with client.messages.stream(model="m", max_tokens=5, messages=asked) as stream:
                 found: Any = (await stream.get_final_message()).content[0]
-            assert found.id.startswith("toolu_1~s")
+            assert found.id.startswith("toolu_1-s")
             result = {"type": "tool_result", "tool_use_id": found.id, "content": "r"}
             asked += [
                 {"role": "assistant", "content": [block | {"id": found.id}]},
@@ -282,7 +300,7 @@ class TestThroughTheProxy:
         ):
             async with client.responses.stream(model="m", input="hi") as stream:
                 found: Any = (await stream.get_final_response()).output[0]
-            assert found.call_id.startswith("call_1~s")
+            assert found.call_id.startswith("call_1-s")
             result: Any = {"type": "function_call_output", "output": "r", "call_id": found.call_id}
             again = await client.responses.create(
                 model="m", input=[call | {"call_id": found.call_id}, result], stream=True
