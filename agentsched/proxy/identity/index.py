@@ -14,7 +14,6 @@ from typing import Final
 import msgspec
 
 from agentsched.model import (
-    CallId,
     ConversationId,
     Instant,
     Prefix,
@@ -44,7 +43,7 @@ from agentsched.proxy.identity.naming import (
 )
 from agentsched.proxy.identity.native import Claim, ClaimReader
 from agentsched.proxy.identity.needles import Needle, hay_of
-from agentsched.proxy.identity.place import AUXILIARY, Place, place
+from agentsched.proxy.identity.place import AUXILIARY, Place, answers_of, place
 from agentsched.proxy.identity.prompt import Digester, Prompt
 from agentsched.proxy.identity.records import (
     Book,
@@ -154,6 +153,8 @@ class IdentityIndex:
         )
         match = self._match(asked, request, step_class, previous, named)
         at = place(prompt=prompt, step_class=step_class, claim=claim, match=match, program=program)
+        if at.is_aside:
+            step_class = StepClass.AUXILIARY
         if is_dry or step_class in _PASSING:
             return self._passing(asked, at, step_class, claim, match, named, bytes_per_token)
         return self._settle(asked, at, step_class, claim, match, named, bytes_per_token, request)
@@ -475,7 +476,7 @@ class IdentityIndex:
             turn=turn,
             is_retry=at.is_retry,
             retries=match.turn.handle if at.is_retry and match is not None else 0,
-            answers=tuple(CallId(ref) for ref in prompt.results),
+            answers=answers_of(asked, at, match),
             prefixes=self._digester.prefixes(prompt, marks, ratio),
             prompt_tokens=max(1, round(prompt.size / ratio)),
             is_told=prompt.is_told,

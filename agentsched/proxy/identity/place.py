@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from agentsched.model import ConversationId, Lineage, StepClass
-from agentsched.proxy.identity.match import Match, Relation
+from agentsched.model import CallId, ConversationId, Lineage, StepClass
+from agentsched.proxy.identity.match import Asked, Match, Relation
 from agentsched.proxy.identity.native import Claim
 from agentsched.proxy.identity.prompt import Prompt
 from agentsched.proxy.identity.records import Conversation, Program
@@ -13,13 +13,16 @@ from agentsched.proxy.identity.records import Conversation, Program
 #: A program whose system prompt or tools changed this often without a handoff changes them always.
 _HEADS_MAX = 4
 AUXILIARY = "auxiliary"
+#: Whose client asks small models by the way, under the ids of the agent that waits meanwhile.
+_ASKING_ASIDE = "x-claude-code-session-id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """A place for a request. `conversation` is None where a new one begins, `program` likewise.
 
-    `thread` names the new conversation, `kin` is the conversation that it sprang from.
+    `thread` names the new conversation, `kin` is the conversation that it sprang from. `is_aside`
+    means that the request is no step after all: its agent asks something by the way.
     """
 
     program: Program | None
@@ -30,6 +33,7 @@ class Place:
     is_retry: bool = False
     is_subagent: bool = False
     is_handed: bool = False
+    is_aside: bool = False
 
 
 def place(
@@ -143,10 +147,11 @@ def _handed(prompt: Prompt, found: Conversation) -> Place:
 def _other_thread(found: Conversation, thread: str, *, is_subagent: bool) -> Place:
     """A thread that begins with, or took over, what another thread of its program said."""
     known = found.program.threads(thread)
+    new = Lineage.SPAWNED if is_subagent else Lineage.FORKS
     return Place(
         program=found.program,
         conversation=known[-1] if known else None,
-        lineage=Lineage.COMPACTS if known else Lineage.FORKS,
+        lineage=Lineage.COMPACTS if known else new,
         thread=thread,
         kin=found.id,
         is_subagent=is_subagent,
@@ -176,6 +181,8 @@ def _unmatched(
     kin = None
     if program is not None and claim is not None:
         known = _known(prompt, step_class, claim, program)
+        if known is not None and _is_aside(prompt, step_class, claim, known):
+            return replace(_auxiliary(program, known), is_aside=True)
         if known is not None:
             return Place(program=program, conversation=known, lineage=Lineage.COMPACTS)
         if claim.parent_thread:
@@ -209,6 +216,31 @@ def _known(
     return same[-1] if same else None
 
 
+def _is_aside(prompt: Prompt, step_class: StepClass, claim: Claim, known: Conversation) -> bool:
+    """Whether an agent that works with tools asks something by the way: anew, and without any."""
+    if claim.source != _ASKING_ASIDE or claim.step_class is not None or not step_class.is_work:
+        return False
+    turns = reversed(known.program.turns)
+    last = next((turn for turn in turns if turn.conversation is known), None)
+    return last is not None and last.has_tools and prompt.is_first and not prompt.tools
+
+
 def _main(program: Program) -> Conversation | None:
     """The oldest conversation that is work."""
     return next((c for c in program.conversations.values() if c.thread != AUXILIARY), None)
+
+
+def answers_of(asked: Asked, at: Place, match: Match | None) -> tuple[CallId, ...]:
+    """The tool calls whose results a request brings.
+
+    A sub-agent that begins with all that its parent said holds stand-ins for the results of its
+    parent's calls. These are still awaited, by its parent.
+    """
+    results = asked.prompt.results
+    if match is not None and at.lineage is Lineage.SPAWNED:
+        return ()
+    own = at.conversation
+    if at.is_retry and own is not None and own.is_subagent:
+        turns = {ref: asked.book.calls.get(ref) for ref in results}
+        results = tuple(r for r, turn in turns.items() if turn is None or turn.conversation is own)
+    return tuple(CallId(ref) for ref in results)

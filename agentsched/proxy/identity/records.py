@@ -83,9 +83,9 @@ class Turn:
         self.is_continued = False
         #: Likewise, with another system prompt or other tools.
         self.is_handed = False
-        #: No assistant speaks in the prompt: equal prompts may be different programs.
+        #: No assistant answers in the prompt: equal prompts may be different programs.
         self.is_first = True
-        #: The prompt holds a tool-call id that only we can have handed out.
+        #: The prompt holds a tool-call id that we handed out, and only we can have.
         self.is_solid = False
         #: A retry of this turn has come.
         self.retaken = False

@@ -24,7 +24,9 @@ def add_turn(
     turn.is_first = prompt.is_first and not (
         match is not None and match.relation in (Relation.EXTENDS, Relation.FORKS)
     )
-    turn.is_solid = any(not is_weak(ref) for ref in prompt.refs)
+    turn.is_solid = any(
+        not is_weak(ref) and asked.book.calls.get(ref) is not None for ref in prompt.refs
+    )
     turn.step_class = step_class
     turn.has_tools = bool(prompt.tools)
     turn.size = prompt.size
@@ -54,9 +56,13 @@ def _link(turn: Turn, at: Place, match: Match, step_class: StepClass) -> None:
         turn.origin, known.origin = known.origin, None
         if turn.origin is not None:
             turn.origin.is_continued = True
+    elif at.lineage is Lineage.SPAWNED:
+        pass  # a sub-agent may begin with all that was said: its parent goes on from there still
     elif step_class.is_work and turn.conversation.program is known.conversation.program:
         if match.relation in (Relation.EXTENDS, Relation.REWRITES):
-            if known.head == turn.head or at.lineage is Lineage.COMPACTS:
+            if turn.conversation.thread != known.conversation.thread:
+                known.is_handed = True  # its own thread will go on from it still
+            elif known.head == turn.head or at.lineage is Lineage.COMPACTS:
                 if not known.is_continued:
                     turn.origin = known
                 known.is_continued = True

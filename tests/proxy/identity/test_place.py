@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,6 +13,7 @@ from agentsched.proxy.identity.match import Match, Relation
 from agentsched.proxy.identity.native import Claim
 from agentsched.proxy.identity.place import AUXILIARY, Place, place
 from agentsched.proxy.identity.records import Book, Conversation, Program, Turn
+from agentsched_bench.clients.acting import Wire, result, said, system, user
 
 OLD, NEW = b"old head", b"new head"
 
@@ -205,3 +206,53 @@ class TestAuxiliary:
         mine = program("")
         at = put(step_class=StepClass.AUXILIARY, found=match(talk(mine), Relation.HANDS))
         assert (at.program, at.thread, at.kin) == (mine, AUXILIARY, "p#0")
+
+
+class TestAside:
+    SESSION: ClassVar = {"x-claude-code-session-id": "s"}
+    CALL = ("toolu_0a1b2c3d4e5f", "WebFetch", "{}")
+    PAGE = user("Web page content:\n---\nTwelve hens.\n---\n\nWhat is it about?")
+
+    @pytest.mark.parametrize("agent", [{}, {"x-claude-code-agent-id": "a1"}])
+    def test_what_a_named_agent_asks_without_its_tools_is_no_step(
+        self, wire: Wire, agent: dict[str, str]
+    ) -> None:
+        """As Claude Code reads a page: under the session's id, while its agent waits for it."""
+        headers = self.SESSION | agent
+        prompt = [system(), user("read it")]
+        first = wire.chat(prompt, headers=headers)
+        wire.answer(first, "", [self.CALL])
+        for _ in range(2):
+            aside = wire.chat([self.PAGE], tools=(), headers=headers)
+            wire.answer(aside, "It is about hens.")
+            assert aside.step_class is StepClass.AUXILIARY
+            assert (aside.program, aside.parent_conversation) == ("s", first.conversation)
+            assert aside.conversation != first.conversation
+        told = [*prompt, said("", self.CALL), result(self.CALL[0], "hens")]
+        second = wire.chat(told, headers=headers)
+        assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+        assert second.step == 2
+
+    def test_of_an_agent_without_tools_it_is_the_next_step(self, wire: Wire) -> None:
+        first = wire.chat([system(), user("read it")], tools=(), headers=self.SESSION)
+        wire.answer(first, "I have.")
+        other = wire.chat([self.PAGE], tools=(), headers=self.SESSION)
+        assert (other.conversation, other.lineage) == (first.conversation, Lineage.COMPACTS)
+        assert other.step_class is StepClass.STEP
+
+    @pytest.mark.parametrize("said_so", ["main", "compaction"])
+    def test_a_client_that_says_what_it_asks_for_is_believed(
+        self, wire: Wire, said_so: str
+    ) -> None:
+        first = wire.chat([system(), user("read it")], headers=self.SESSION)
+        wire.answer(first, "", [self.CALL])
+        headers = self.SESSION | {"x-claude-code-request-class": said_so}
+        told = wire.chat([self.PAGE], tools=(), headers=headers)
+        assert (told.conversation, told.lineage) == (first.conversation, Lineage.COMPACTS)
+
+    def test_under_our_own_names_it_is_a_step(self, wire: Wire) -> None:
+        """As a planning call of smolagents."""
+        ours = {"x-agentsched-program": "p", "x-agentsched-conversation": "c"}
+        wire.answer(wire.chat([system(), user("read it")], headers=ours), "", [self.CALL])
+        plan = wire.chat([self.PAGE], tools=(), headers=ours)
+        assert (plan.step_class, plan.step) == (StepClass.STEP, 2)
