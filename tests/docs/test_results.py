@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,3 +60,25 @@ def test_numbers_in_short_are_on_the_pages_that_they_link_to(row: str) -> None:
     question, *answer, _ = row.strip("| ").split(" | ")
     assert len(answer) == 3, question
     assert numbers(LINK.sub("]", " ".join(answer))) - told == set[str]()
+
+
+def test_latency_that_was_measured_is_in_the_table_of_overhead() -> None:
+    """Each figure is the result's median in milliseconds; a "-" has no number there."""
+    result = json.loads((RESULTS / "overhead-2026-11-21.json").read_text(encoding="utf-8"))
+    measured = {
+        (c["shape"], c["is_stream"], str(c["concurrency"]), row["arm"]): row
+        for row in result["rows"]
+        for c in (row["cell"],)
+    }
+    page = (MEASURED / "overhead.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+ KB), (whole|stream), (\d+) \|(.*)\|$", page, re.M)
+    assert len(rows) == 8
+    for shape, kind, concurrency, cells in rows:
+        for name, cell in zip(("p50", "p99"), cells.split(" | ")[-2:], strict=True):
+            for arm, told in zip(
+                ("agentsched", "vllm-router-programs"), cell.strip().split(" / "), strict=True
+            ):
+                key = (shape.replace(" ", ""), kind == "stream", concurrency, arm)
+                figure = measured[key][f"added_{name}_us"]
+                digits = len(told.partition(".")[2])
+                assert told == (f"{figure['median'] / 1e3:.{digits}f}" if figure else "-"), key
