@@ -61,7 +61,7 @@ class TenantMessage(_Message):
 class ReplicaMessage(_Message):
     """Retained: whether a replica is there. Its last will says `gone`."""
 
-    state: Literal["up", "draining", "gone"]
+    state: Literal["up", "gone"]
     epoch: str = Field(min_length=1, max_length=64)
     url: str = Field(default="", max_length=512)
     version: str = Field(default="", max_length=64)
