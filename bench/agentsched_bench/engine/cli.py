@@ -47,8 +47,10 @@ def sim(
         typer.Option("--refuse-priority", help="400 for a priority under fcfs, as older vLLM."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides answers and ids.")] = 0,
-    playback: Annotated[Path | None, typer.Option(help="Scripted answers, JSON Lines.")] = None,
-    cost: Annotated[Path | None, typer.Option(help="Cost model, JSON.")] = None,
+    playback: Annotated[
+        Path | None, typer.Option(help="Scripted answers, JSON Lines (docs/simulator.md).")
+    ] = None,
+    cost: Annotated[Path | None, typer.Option(help="Cost model, JSON (docs/simulator.md).")] = None,
     tier: Annotated[
         str | None,
         typer.Option(metavar="BLOCKS@TOKENS/S", help="A host tier below the engine's memory."),
