@@ -410,6 +410,111 @@ def test_agentic_mooncake_2_has_a_header_and_dependencies(tmp_path: Path) -> Non
     assert (child.parent_step, child.join_step) == (0, 0)
 
 
+def _agentic_2(
+    name: str, session: str, prompt: int, *waits: tuple[str, float, str], **more: Any
+) -> dict[str, Any]:
+    """A row of agentic Mooncake 2 that awaits the ends of others."""
+    base: dict[str, Any] = {"request_id": name, "play_id": "p", "session_id": session, "model": "m"}
+    base |= {"input_length": prompt, "output_length": 10, "hash_ids": [1], "not_before_ms": 0.0}
+    base["dependencies"] = [
+        {"request_id": r, "trigger": "completion", "delay_ms": d, "relation": k}
+        for r, d, k in waits
+    ]
+    return base | more
+
+
+_AGENTIC_2: dict[str, Any] = {
+    "schema": "dynamo.agentic_mooncake",
+    "version": 2,
+    "block_size": 64,
+    "hash_id_scope": "local",
+    "source": {"format": "x", "digest": ""},
+}
+
+
+def test_agentic_mooncake_2_may_have_its_rows_in_any_order(tmp_path: Path) -> None:
+    """Dynamo sorts them by name, ten before two."""
+    name = "w:request:outer:{}".format
+    rows = []
+    for n in range(12):
+        waits = [(name(n - 1), 100.0 * n, "sequence")] if n else []
+        more = {"hash_ids": list(range(n + 1)), "recorded_api_time_ms": 250.0 * n}
+        rows.append(_agentic_2(name(n), "w:session:root", 64 * (n + 1), *waits, **more))
+    # A worker that the third of them started, beside the next two.
+    rows.append(_agentic_2("w:request:outer:5:inner", "kid", 64, (name(2), 0.0, "spawn")))
+    rows[5]["dependencies"] += [
+        {"request_id": rows[-1]["request_id"], "trigger": "completion", "relation": "join"}
+    ]
+    rows.sort(key=lambda row: row["request_id"])
+    assert rows[2]["request_id"] == name(10)
+    path = lines(tmp_path / "a.jsonl", _AGENTIC_2, *rows)
+    (found, kid), _ = imported(path, tmp_path / "t.jsonl")
+    assert [step.input_tokens for step in found.steps] == [64 * (n + 1) for n in range(12)]
+    assert [step.gap_s for step in found.steps] == [*(n / 10 for n in range(1, 12)), None]
+    assert [step.llm_s for step in found.steps] == [n / 4 for n in range(12)]
+    assert [step.prefix_tokens for step in found.steps[1:]] == [64 * n for n in range(1, 12)]
+    assert (kid.parent_step, kid.join_step) == (2, 4)
+
+
+def test_agentic_mooncake_2_goes_on_from_rows_that_stand_behind(tmp_path: Path) -> None:
+    """A row without a session is of the one that it awaits; a circle ends somewhere."""
+    rows = [
+        _agentic_2("b", "", 200, ("a", 0.0, "sequence")),
+        _agentic_2("a", "", 100),
+        _agentic_2("x", "round", 10, ("y", 0.0, "sequence")),
+        _agentic_2("y", "round", 20, ("x", 0.0, "sequence"), ("y", 0.0, "sequence")),
+    ]
+    found, report = imported(lines(tmp_path / "a.jsonl", _AGENTIC_2, *rows), tmp_path / "t.jsonl")
+    assert report.errors_count == 0
+    assert [[step.input_tokens for step in row.steps] for row in found] == [[100, 200], [20, 10]]
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_agentic_mooncake_2_waits_for_joins_and_not_for_barriers(
+    joins: bool, tmp_path: Path
+) -> None:
+    """A replay barrier says that one was over when the other began, not that it was awaited."""
+    last = [("c3", 0.0, "join")] if joins else [("c3", 0.0, "replay_barrier")]
+    path = lines(
+        tmp_path / "a.jsonl",
+        _AGENTIC_2,
+        _agentic_2("other", "other", 10),
+        _agentic_2("r1", "main", 20),
+        _agentic_2("c1", "kid", 30, ("other", 0.0, "replay_barrier"), ("r1", 0.0, "spawn")),
+        _agentic_2("c2", "kid", 40, ("c1", 0.0, "sequence")),
+        _agentic_2("c3", "kid", 50, ("c2", 0.0, "sequence")),
+        _agentic_2("r2", "main", 60, ("r1", 0.0, "sequence"), ("c1", 0.0, "replay_barrier")),
+        _agentic_2("r3", "main", 90, ("r2", 0.0, "sequence"), *last),
+    )
+    rows, _ = imported(path, tmp_path / "t.jsonl")
+    kid = next(row for row in rows if row.session_id == "kid")
+    assert (kid.parent, kid.parent_step) == ("main", 0)
+    assert kid.join_step == (1 if joins else None)
+
+
+@pytest.mark.parametrize("made_by", ["agentsched", "weka"])
+def test_agentic_mooncake_2_keeps_plays_apart(made_by: str, tmp_path: Path) -> None:
+    """They may call their conversations alike, and their blocks: ours are the same in all plays."""
+    rows = []
+    for play in ("a", "b"):
+        rows.append(_agentic_2(f"{play}-r1", "main", 64, play_id=play))
+        waits = (f"{play}-r1", 0.0, "spawn")
+        rows.append(_agentic_2(f"{play}-c1", "left", 64, waits, play_id=play))
+    rows.append(_agentic_2("b-x", "alone", 64, play_id="b"))
+    header = _AGENTIC_2 | {"source": {"format": made_by, "digest": ""}}
+    found, _ = imported(lines(tmp_path / "a.jsonl", header, *rows), tmp_path / "t.jsonl")
+    assert [(row.session_id, row.parent, len(row.steps)) for row in found] == [
+        ("a/main", None, 1),
+        ("a/left", "a/main", 1),
+        ("b/main", None, 1),
+        ("b/left", "b/main", 1),
+        ("alone", None, 1),
+    ]
+    scopes = [row.hash_scope for row in found]
+    assert scopes == [scopes[0]] * 2 + [scopes[2]] * 3
+    assert (scopes[0] == scopes[2]) == (made_by == "agentsched")
+
+
 def _span(own: str, parent: str, begun: float, ended: float, **facts: Any) -> dict[str, Any]:
     def value(given: Any) -> dict[str, Any]:
         return {"intValue": str(given)} if isinstance(given, int) else {"stringValue": given}

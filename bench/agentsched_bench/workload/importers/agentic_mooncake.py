@@ -3,13 +3,16 @@
 Version 1 rows say `wait_for` (requests whose end they await), then wait `delay` and `tool_wait_ms`;
 `tool_events` are the tools that ran meanwhile. Version 2 begins with a header (`schema`,
 `block_size`) and has `dependencies` with a trigger (dispatch or completion), a delay and a relation
-(sequence, spawn, join). A `session_id` is one conversation; one whose first request awaits another
-conversation's is that one's sub-agent, and a later request of the parent that awaits its last
-request joins it. All rows of a file are held until it ends: any may wait for any.
+(sequence, spawn, join; a replay barrier repeats the order of the recording and says no more). A
+`session_id` of a play is one conversation, its requests in the order in which they await each
+other; one whose first request awaits another conversation's is that one's sub-agent, and a later
+request of the parent that awaits its last request joins it. All rows of a file are held until it
+ends: any may wait for any, and Dynamo sorts them by name (ten before two).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -41,6 +44,11 @@ SCHEMA: Final = "dynamo.agentic_mooncake"
 #: What the converter of version 1 uses where nothing says otherwise.
 _BLOCK_SIZE: Final = 64
 _ROWS_MAX: Final = 5_000_000
+#: What our own exporter calls itself in the header: its blocks are the same in all plays.
+_OWN_FORMAT: Final = "agentsched"
+#: Which of the relations of a first request names its parent, the best first; others are between.
+_PARENTHOOD: Final = {"spawn": 0, "": 0, "replay_barrier": 2}
+_JOINS: Final = ("join", "")
 _OWN: Final = frozenset(
     {
         "wait_for",
@@ -93,6 +101,7 @@ class _Wait:
 @dataclass(slots=True, kw_only=True)
 class _Row:
     request: str
+    play: str
     session: str
     line: int
     input_tokens: int
@@ -102,6 +111,7 @@ class _Row:
     at_s: float | None
     delay_s: float
     tool_s: float | None
+    took_s: float | None
     waits: tuple[_Wait, ...]
     tools: tuple[RecordedTool, ...]
     is_reset: bool
@@ -112,7 +122,8 @@ class _Row:
 class _Thread:
     """One conversation; `parent` is the request after which it began, of another one."""
 
-    session: str
+    name: str
+    play: str
     rows: list[_Row] = field(default_factory=list)
     parent: _Row | None = None
 
@@ -138,6 +149,9 @@ class _File:
         self._numbers = Numbers()
         self._rows: dict[str, _Row] = {}
         self._is_told = False
+        self._is_ours = False
+        #: Whether blocks are equal within a play alone.
+        self._is_by_play = False
 
     def read(self) -> Iterator[Imported]:
         for number, value in objects(self._file, on_error=self._on_error):
@@ -146,15 +160,17 @@ class _File:
                 told = as_count(row.get("block_size"))
                 self._is_told = bool(told)
                 self._block_size = told or self._block_size
+                source = as_object(row.get("source"))
+                self._is_ours = source.get("format") == _OWN_FORMAT
                 continue
             self._take(row, number)
         if not self._is_told:
             sizes = [(row.input_tokens, len(row.blocks)) for row in self._rows.values()]
             self._block_size = block_size_of(sizes, default=self._block_size)
         threads = self._threads()
-        order = {row.request: thread for thread in threads.values() for row in thread.rows}
-        for thread in threads.values():
-            yield self._recording(thread, threads=threads, owners=order)
+        owners = {row.request: thread for thread in threads for row in thread.rows}
+        for thread in threads:
+            yield self._recording(thread, owners=owners)
 
     def _take(self, value: Object, number: int) -> None:
         prompt, output = lengths(value)
@@ -174,9 +190,11 @@ class _File:
             first(value.get("timestamp"), value.get("created_time"), value.get("not_before_ms"))
         )
         tool_ms = as_seconds(value.get("tool_wait_ms"))
+        took_ms = as_seconds(value.get("recorded_api_time_ms"))
         blocks = value.get("hash_ids")
         self._rows[request] = _Row(
             request=request,
+            play=as_name(value.get("play_id")),
             session=as_name(value.get("session_id"), default=""),
             line=number,
             input_tokens=prompt,
@@ -186,34 +204,49 @@ class _File:
             at_s=None if at_ms is None else at_ms / 1000,
             delay_s=(as_seconds(first(value.get("delay"), value.get("delay_ms"))) or 0.0) / 1000,
             tool_s=None if tool_ms is None else tool_ms / 1000,
+            took_s=None if took_ms is None else took_ms / 1000,
             waits=_waits(value),
             tools=tuple(_tool(event) for event in as_objects(value.get("tool_events"))),
             is_reset=value.get("prefix_reset") is True,
             model=as_name(value.get("model")) or None,
         )
 
-    def _threads(self) -> dict[str, _Thread]:
-        """Conversations by name; a row without one goes on from the single row that it awaits."""
-        threads: dict[str, _Thread] = {}
-        for row in self._rows.values():
+    def _threads(self) -> list[_Thread]:
+        """Conversations by play and name, each with its rows in order.
+
+        A row without a conversation's name goes on from the single row that it awaits.
+        """
+        ordered = list(_in_order(self._rows))
+        for row in ordered:
             if not row.session:
                 known = [w.request for w in row.waits if w.request in self._rows]
                 before = self._rows[known[0]] if len(known) == 1 else None
-                row.session = before.session if before is not None else row.request
-            thread = threads.setdefault(row.session, _Thread(row.session))
+                row.session = row.request
+                if before is not None and before.session:
+                    row.play, row.session = before.play, before.session
+        names = Counter(name for _, name in {(row.play, row.session) for row in ordered})
+        threads: dict[tuple[str, str], _Thread] = {}
+        for row in self._rows.values():
+            name = row.session if names[row.session] == 1 else f"{row.play}/{row.session}"
+            threads.setdefault((row.play, row.session), _Thread(name, row.play))
+        for row in ordered:
+            thread = threads[row.play, row.session]
             if not thread.rows:
-                others = [
-                    self._rows[w.request]
-                    for w in row.waits
-                    if w.request in self._rows and self._rows[w.request].session != row.session
-                ]
-                thread.parent = others[0] if others else None
+                thread.parent = self._begun_by(row)
             thread.rows.append(row)
-        return threads
+        plays = {thread.play for thread in threads.values()}
+        self._is_by_play = len(plays) > 1 and not self._is_ours
+        return list(threads.values())
 
-    def _recording(
-        self, thread: _Thread, *, threads: Mapping[str, _Thread], owners: Mapping[str, _Thread]
-    ) -> Imported:
+    def _begun_by(self, row: _Row) -> _Row | None:
+        """The request of another conversation after which a first one began, if there is one."""
+        known = [wait for wait in row.waits if wait.request in self._rows]
+        awaited = [(_PARENTHOOD.get(w.relation, 1), self._rows[w.request]) for w in known]
+        own = (row.play, row.session)
+        others = [one for one in awaited if (one[1].play, one[1].session) != own]
+        return min(others, key=lambda one: one[0])[1] if others else None
+
+    def _recording(self, thread: _Thread, *, owners: Mapping[str, _Thread]) -> Imported:
         rows = thread.rows
         parent = None if thread.parent is None else owners.get(thread.parent.request)
         if parent is not None and (parent is thread or _is_below(parent, thread, owners)):
@@ -221,21 +254,22 @@ class _File:
         begun = rows[0].at_s
         fields: dict[str, Any] = {}
         if parent is not None and thread.parent is not None:
-            fields["parent"] = parent.session
+            fields["parent"] = parent.name
             fields["parent_step"] = parent.rows.index(thread.parent)
             fields["join_step"] = _join_step(thread, parent)
             zero = parent.rows[0].at_s
             if begun is not None and zero is not None and begun >= zero:
                 fields["parent_t_s"] = round(begun - zero, 6)
         has_blocks = any(row.has_blocks for row in rows)
+        scope = f"{self._scope}/{thread.play}" if self._is_by_play else self._scope
         recording = Recording(
-            session_id=thread.session[:1000],
+            session_id=thread.name[:1000],
             source=self._options.source or "agentic-mooncake",
             steps=tuple(self._step(rows, index) for index in range(len(rows))),
             model=rows[0].model,
             token_source={"input": "recorded", "output": "recorded", "result": "recorded"},
             block_size=self._block_size if has_blocks else None,
-            hash_scope=self._scope if has_blocks else None,
+            hash_scope=scope if has_blocks else None,
             **fields,
         )
         return Imported(recording=recording, epoch_s=begun)
@@ -264,6 +298,7 @@ class _File:
             output_tokens=row.output_tokens,
             new_input_tokens=new,
             prefix_tokens=self._seen(row, before, common),
+            llm_s=row.took_s,
             gap_s=gap_s,
             gap_kind="tool" if tools else "unknown",
             tools=tools,
@@ -277,6 +312,26 @@ class _File:
         if row.blocks and before.blocks:
             return min(common * self._block_size, row.input_tokens)
         return 0 if row.is_reset else min(before.input_tokens, row.input_tokens)
+
+
+def _in_order(rows: Mapping[str, _Row]) -> Iterator[_Row]:
+    """Each row behind those that it awaits, else as the file has them; a circle is cut open."""
+    seen: set[str] = set()
+    for row in rows.values():
+        if row.request in seen:
+            continue
+        seen.add(row.request)
+        path = [(row, iter(row.waits))]
+        while path:
+            current, waits = path[-1]
+            names = (wait.request for wait in waits)
+            name = next((name for name in names if name in rows and name not in seen), None)
+            if name is None:
+                path.pop()
+                yield current
+                continue
+            seen.add(name)
+            path.append((rows[name], iter(rows[name].waits)))
 
 
 def _waits(value: Object) -> tuple[_Wait, ...]:
@@ -316,9 +371,10 @@ def _pause_s(row: _Row) -> float:
 
 def _join_step(child: _Thread, parent: _Thread) -> int | None:
     """The parent's step whose pause waits for the sub-agent: the one before the row that does."""
-    own = {row.request for row in child.rows}
+    last = child.rows[-1].request
     for index, row in enumerate(parent.rows):
-        if index and any(wait.request in own and wait.at_end for wait in row.waits):
+        joins = (w.request == last and w.at_end and w.relation in _JOINS for w in row.waits)
+        if index and any(joins):
             return index - 1
     return None
 
@@ -327,9 +383,9 @@ def _is_below(one: _Thread, other: _Thread, owners: Mapping[str, _Thread]) -> bo
     """Whether `one` descends from `other`, so that nothing becomes its own ancestor."""
     seen: set[str] = set()
     current: _Thread | None = one
-    while current is not None and current.session not in seen:
+    while current is not None and current.name not in seen:
         if current is other:
             return True
-        seen.add(current.session)
+        seen.add(current.name)
         current = None if current.parent is None else owners.get(current.parent.request)
     return False
