@@ -3,9 +3,11 @@
 Three shapes are in use. Before 1.0 an action is a text in a code block, and nothing is timed. From
 1.0 an action is a tool call with its `execution_time`, and each step has `messages` (the history up
 to its observation). From 1.1 a step has `query` instead: the very messages that were sent, with old
-observations elided. `query` is taken as the prompt where it is there; else a prompt is the history
-before the answer. An agent that tries several times has `attempts`, each a trajectory of its own.
-Tokens are estimated, and scaled to the run's recorded totals where they count the same calls.
+observations elided; what an answer called is in the next of them. Answers of a wrong form, which
+were asked for again, are steps but no part of the history. `query` is taken as the prompt where it
+is there; else a prompt is the history before the answer. An agent that tries several times has
+`attempts`, each a trajectory of its own. Tokens are estimated, and scaled to the run's recorded
+totals where they count the same calls.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, Final
 
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.chat import (
+    Usage,
     command_of,
     fenced_command,
     read_tool_calls,
@@ -147,7 +150,8 @@ class _Trajectory:
     value: Object
     conversation: Conversation = field(default_factory=Conversation)
     is_scaled: bool = False
-    is_recorded: bool = False
+    #: Calls whose tokens were recorded.
+    counted: int = 0
 
     @property
     def info(self) -> Object:
@@ -155,6 +159,9 @@ class _Trajectory:
 
     def token_source(self) -> dict[str, str | None]:
         counted = "estimated, scaled to recorded totals" if self.is_scaled else "estimated"
+        if self.counted:
+            is_whole = self.counted == len(self.conversation.calls)
+            counted = "recorded" if is_whole else "recorded, partly"
         return {"input": counted, "output": counted, "result": "estimated"}
 
     def read(self) -> None:
@@ -164,20 +171,21 @@ class _Trajectory:
             # Cut off before the history: a step's messages begin as the history did.
             history = _beginning(as_objects(steps[0].get("messages")))
         if any(as_list(step.get("query")) for step in steps):
-            self._read_queries(steps)
+            self._read_queries(steps, history)
         else:
             self._read_history(history, steps)
         stats = as_object(self.info.get("model_stats"))
         sent, received = as_count(stats.get("tokens_sent")), as_count(stats.get("tokens_received"))
         calls = as_count(stats.get("api_calls"))
-        if sent and received and calls == len(self.conversation.calls):
+        is_whole = calls == len(self.conversation.calls)
+        if sent and received and is_whole and not self.counted:
             self.is_scaled = self.conversation.scale_to(prompt_tokens=sent, output_tokens=received)
 
-    def _read_queries(self, steps: Sequence[Object]) -> None:
+    def _read_queries(self, steps: Sequence[Object], history: Sequence[Object]) -> None:
         """Prompts as they were sent. Equal messages are kept once, so cuts show by themselves."""
-        for step in steps:
+        for step, following in zip(steps, [*steps[1:], {}], strict=True):
             query = [message for message in as_objects(step.get("query")) if message]
-            calls = _calls_of(step)
+            calls = _calls_of(step) or _repeated_calls(step, following, history)
             answer = _message("assistant", _answer_text(step), tool_calls=tuple(calls))
             if not query and (_is_own(answer.text or "") or not (answer.text or calls)):
                 continue
@@ -189,13 +197,18 @@ class _Trajectory:
     def _read_history(self, history: Sequence[Object], steps: Sequence[Object]) -> None:
         """Each answer in the history is a call, and what stands before it is its prompt."""
         chain = Chain()
-        done = iter(steps)
+        at = 0
+        spare = len(steps) - sum(map(_is_answer, history))
         for message in history:
-            role = as_name(message.get("role"), default="user")
-            if role != "assistant" or message.get("is_demo"):
-                chain.append(self._add(message, role))
+            if not _is_answer(message):
+                chain.append(self._add(message, as_name(message.get("role"), default="user")))
                 continue
-            step = next(done, {})
+            found = _step_of(message, steps, at, spare=spare)
+            for failed in steps[at:found]:
+                self._read_failed(failed, chain)
+            spare -= found - at
+            step: Object = steps[found] if found < len(steps) else {}
+            at = found + 1
             calls = read_tool_calls(message) or _calls_of(step)
             prompt = chain.snapshot()
             # Text-only versions put the command in the answer; its action repeats it.
@@ -206,9 +219,16 @@ class _Trajectory:
             chain.append(answer)
             step = step or {"action": message.get("action")}
             self._call(prompt, answer, step, calls)
-        self._read_rest(done, chain)
+        self._read_rest(steps[at:], chain)
 
-    def _read_rest(self, steps: Iterator[Object], chain: Chain) -> None:
+    def _read_failed(self, step: Object, chain: Chain) -> None:
+        """A call whose answer was of a wrong form: it was asked for again, and told to no other."""
+        text = _answer_text(step)
+        if (text or as_text(step.get("action"))) and not _is_own(text):
+            answer = self.conversation.add("assistant", text)
+            self._call(chain.snapshot(), answer, step, [])
+
+    def _read_rest(self, steps: Sequence[Object], chain: Chain) -> None:
         """Steps that the history does not reach, because the file was cut off in it."""
         for step in steps:
             text, calls = _answer_text(step), _calls_of(step)
@@ -232,8 +252,21 @@ class _Trajectory:
         result = step.get("observation")
         tokens = estimate_tokens(as_text(result)) if isinstance(result, str) else None
         tools = _tools(step, calls, duration_s=duration_s, result_tokens=tokens)
+        usage = _usage(step)
+        self.counted += usage.input_tokens is not None
+        took_ms = as_seconds(as_object(step.get("turn_statistics")).get("inference_time"))
         self.conversation.calls.append(
-            Call(prompt=prompt, answer=answer, tools=tools, gap_s=duration_s if tools else None)
+            Call(
+                prompt=prompt,
+                answer=answer,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_tokens=usage.cached_tokens,
+                reasoning_tokens=usage.reasoning_tokens,
+                llm_s=None if took_ms is None else took_ms / 1000,
+                tools=tools,
+                gap_s=duration_s if tools else None,
+            )
         )
 
 
@@ -241,7 +274,7 @@ def _beginning(messages: Sequence[Object]) -> list[Object]:
     """What stands before the first answer."""
     found: list[Object] = []
     for message in messages:
-        if message.get("role") == "assistant" and not message.get("is_demo"):
+        if _is_answer(message):
             break
         found.append(message)
     return found
@@ -252,8 +285,51 @@ def _is_own(answer: str) -> bool:
     return answer.lower().startswith(("exit due to ", "exiting due to "))
 
 
+def _is_answer(message: Object) -> bool:
+    return as_name(message.get("role")) == "assistant" and not message.get("is_demo")
+
+
+def _step_of(answer: Object, steps: Sequence[Object], at: int, *, spare: int) -> int:
+    """Which step gave an answer of the history: the one at `at`, where none is known to be it.
+
+    `spare` of the steps are not in the history. Versions differ in what a step says of its answer.
+    """
+    near = range(at, min(at + max(0, spare) + 1, len(steps)))
+    same = [n for n in near if _answer_text(steps[n]) == said(answer)]
+    exact = [n for n in same if steps[n].get("action") == answer.get("action")]
+    return (exact or same or [at])[0]
+
+
+def _repeated_calls(
+    step: Object, following: Object, history: Sequence[Object]
+) -> list[RecordedToolCall]:
+    """The tool calls of an answer, which the next prompt repeats; of the last one, the history."""
+    for messages in (as_objects(following.get("query")), history):
+        answers = (message for message in reversed(messages) if _is_answer(message))
+        last = next((one for one in answers if not _is_own(said(one))), None)
+        if last is not None:
+            is_same = last.get("action") in (None, step.get("action"))
+            return read_tool_calls(last) if is_same and said(last) == _answer_text(step) else []
+    return []
+
+
 def _answer_text(step: Object) -> str:
     return as_text(first(step.get("response"), step.get("thought"), ""))
+
+
+def _usage(step: Object) -> Usage:
+    """What was counted of a step's call: in a fork of 1.0 (The Complexity Trap), nowhere else."""
+    tokens = as_object(as_object(step.get("turn_statistics")).get("tokens"))
+    cached = as_count(tokens.get("cached_input"))
+    prompt = (as_count(tokens.get("raw_input")) or 0) + (cached or 0)
+    if not prompt:
+        return Usage()
+    return Usage(
+        input_tokens=prompt,
+        output_tokens=as_count(tokens.get("output")),
+        cached_tokens=cached,
+        reasoning_tokens=as_count(tokens.get("internal_reasoning")) or 0,
+    )
 
 
 def _message(role: str, text: str, *, tool_calls: tuple[RecordedToolCall, ...]) -> RecordedMessage:
