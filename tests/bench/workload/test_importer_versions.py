@@ -135,19 +135,183 @@ def test_swe_agents_demonstrations_may_be_a_history_alone(tmp_path: Path) -> Non
     assert [tool.name for tool in rows[0].steps[0].tools] == ["submit"]
 
 
+def test_swe_agents_tool_calls_are_told_by_the_next_prompt(tmp_path: Path) -> None:
+    """From 1.1 on a step has none; of the last one the history tells."""
+
+    def answer(name: str, text: str) -> dict[str, Any]:
+        function = {"name": name, "arguments": '{"command": "view"}'}
+        call = {"id": f"{name}-1", "type": "function", "function": function}
+        own = {"thought": text, "action": f"{name} view", "message_type": "action"}
+        return {"role": "assistant", "content": text, "tool_calls": [call], **own}
+
+    def seen(name: str) -> dict[str, Any]:
+        return {"role": "tool", "content": "a b", "tool_call_ids": [f"{name}-1"]}
+
+    def step(text: str, action: str, *query: dict[str, Any]) -> dict[str, Any]:
+        return _swe_step(0, query=list(query), response=text, action=action)
+
+    task = _swe_step(0)["query"][0]
+    first, last = answer("str_replace_editor", ""), answer("submit", "so")
+    wrong = {"role": "assistant", "content": "well"}
+    complaint = {"role": "user", "content": "call a tool"}
+    told = [task, first, seen("str_replace_editor")]
+    steps = [
+        step("", "str_replace_editor view", task),
+        step("well", "", *told),
+        step("so", "submit view", *told, wrong, complaint),
+        {"query": [{}], "response": "Exit due to cost limit", "action": "", "observation": ""},
+    ]
+    history = [*told, last, seen("submit"), {"role": "assistant", "content": "Exit due to cost"}]
+    value = {"trajectory": steps, "history": history, "environment": "e"}
+    path = written(tmp_path / "x.traj", value)
+    (row,), _ = imported(path, tmp_path / "t.jsonl", text=True)
+    tools = [[(tool.name, tool.call_id) for tool in step.tools] for step in row.steps]
+    assert tools == [[("str_replace_editor", "str_replace_editor-1")], [], [("submit", "submit-1")]]
+    assert [step.new_input_tokens is None for step in row.steps] == [True, False, False]
+    said = [message for message in row.messages if message.role == "assistant"]
+    assert [len(message.tool_calls) for message in said] == [1, 0, 1]
+
+
+def _answered_again() -> dict[str, Any]:
+    """A run of 1.0 whose second and third answer were refused: the history has neither."""
+
+    def step(text: str, took: float) -> dict[str, Any]:
+        own = {"action": text, "observation": "o", "response": text, "thought": text}
+        return own | {"execution_time": took, "messages": []}
+
+    told = [{"role": "user", "content": "task"}]
+    for text in ("one", "two"):
+        told += [{"role": "assistant", "content": text, "message_type": "action"}]
+        told += [{"role": "user", "content": "o"}]
+    steps = [step("one", 1.0), step("bad", 0.0), step("worse", 0.5), step("two", 2.0)]
+    return {"trajectory": steps, "history": told, "environment": "e"}
+
+
+def test_swe_agents_answers_that_were_asked_for_again_are_calls(tmp_path: Path) -> None:
+    value = _answered_again()
+    (row,), _ = imported(written(tmp_path / "x.traj", value), tmp_path / "t.jsonl", text=True)
+    assert [step.tools[0].duration_s for step in row.steps] == [1.0, 0.0, 0.5, 2.0]
+    answers = [row.messages[step.answer or 0].text for step in row.steps]
+    assert answers == ["one", "bad", "worse", "two"]
+    assert row.steps[1].prompt == row.steps[2].prompt == row.steps[3].prompt
+    # Cut off in the history: what is not in it stands behind.
+    value["history"] = value["history"][:3]
+    (row,), _ = imported(written(tmp_path / "x.traj", value), tmp_path / "t.jsonl", text=True)
+    assert len(row.steps) == 4
+
+
+def test_swe_agents_fork_counts_each_call(tmp_path: Path) -> None:
+    """The Complexity Trap's, which is of 1.0: tokens, and the time in milliseconds."""
+    value = _answered_again()
+    for number, step in enumerate(value["trajectory"]):
+        tokens: dict[str, Any] = {"raw_input": 100 + number, "cached_input": 900, "output": 20}
+        tokens["internal_reasoning"] = None if number else 15
+        step["turn_statistics"] = {"cost": 0.1, "tokens": tokens, "inference_time": 2500.0}
+    (row,), _ = imported(written(tmp_path / "x.traj", value), tmp_path / "t.jsonl")
+    assert [step.input_tokens for step in row.steps] == [1000, 1001, 1002, 1003]
+    assert {step.prefix_tokens for step in row.steps} == {900}
+    assert [step.reasoning_tokens for step in row.steps] == [15, 0, 0, 0]
+    assert {(step.output_tokens, step.llm_s) for step in row.steps} == {(20, 2.5)}
+    assert row.token_source["input"] == "recorded"
+    value["trajectory"][1]["turn_statistics"] = None
+    (row,), _ = imported(written(tmp_path / "x.traj", value), tmp_path / "t.jsonl")
+    assert row.token_source["input"] == "recorded, partly"
+
+
 # -- data sets of messages --------------------------------------------------------------------
 
 
 def test_messages_are_found_where_data_sets_put_them(tmp_path: Path) -> None:
-    told = [{"role": "user", "text": "do it"}, {"role": "ai", "text": "```\nls\n```"}]
+    system = {"role": "system", "system_prompt": "be good", "text": None, "mask": False}
+    told = [system, {"role": "user", "text": "do it"}, {"role": "ai", "text": "```\nls\n```"}]
     rows = [
         {"instance_id": "i", "trajectory_id": "one", "trajectory": told},
         {"traj_id": "two", "messages": json.dumps(_chat("")["messages"])},
     ]
     found, report = imported(lines(tmp_path / "rows.jsonl", *rows), tmp_path / "t.jsonl", text=True)
     assert (_names(found), report.errors_count) == (["one", "two"], 0)
-    assert found[0].messages[0].text == "do it"
+    assert [message.text for message in found[0].messages[:2]] == ["be good", "do it"]
     assert found[0].steps[0].tools[0].command == "ls"
+
+
+@pytest.mark.parametrize("tells", ["chat", "responses", "no created"])
+def test_mini_swe_agents_answers_of_a_wrong_form_are_calls(tells: str, tmp_path: Path) -> None:
+    """They are beside the complaint, which has no time of its own; nobody is sent them."""
+
+    def response(created: float, prompt: int, text: str) -> dict[str, Any]:
+        told: dict[str, Any] = {"usage": {"prompt_tokens": prompt, "completion_tokens": 9}}
+        told |= {"created": created, "choices": [{"message": {"content": text}}]}
+        if tells == "responses":
+            usage = {"input_tokens": prompt, "output_tokens": 9}
+            output = [{"type": "message", "content": [{"type": "output_text", "text": text}]}]
+            told = {"object": "response", "created_at": created, "usage": usage, "output": output}
+        if tells == "no created":
+            del told["created"]
+        return told
+
+    def answer(text: str, at: float, told: dict[str, Any]) -> dict[str, Any]:
+        function = {"name": "bash", "arguments": '{"command": "ls"}'}
+        calls = [{"id": "c1", "type": "function", "function": function}]
+        extra = {"timestamp": at, "response": told}
+        return {"role": "assistant", "content": text, "tool_calls": calls, "extra": extra}
+
+    def complaint(told: dict[str, Any]) -> dict[str, Any]:
+        extra = {"interrupt_type": "FormatError", "cost": 0.1, "response": told}
+        return {"role": "user", "content": "wrong form", "extra": extra}
+
+    messages = [
+        {"role": "user", "content": "t", "extra": {"timestamp": 1000.0}},
+        answer("look", 1002.5, response(1002, 100, "look")),
+        {"role": "tool", "tool_call_id": "c1", "content": "ok", "extra": {"timestamp": 1003.25}},
+        complaint(response(1004, 140, "oops")),
+        complaint(response(1006, 145, "again")),
+        answer("done", 1010.0, response(1008, 150, "done")),
+        {"role": "tool", "tool_call_id": "c1", "content": "ok", "extra": {"timestamp": 1011.5}},
+        {"role": "exit", "content": "", "extra": {"exit_status": "Submitted"}},
+    ]
+    value = {"messages": messages, "info": {"mini_version": "2.4.6"}}
+    (row,), _ = imported(written(tmp_path / "x.traj.json", value), tmp_path / "t.jsonl", text=True)
+    assert [step.input_tokens for step in row.steps] == [100, 140, 145, 150]
+    assert row.token_source["input"] == "recorded"
+    answers = [row.messages[step.answer or 0].text for step in row.steps]
+    assert answers == ["look", "oops", "again", "done"]
+    assert [step.new_input_tokens for step in row.steps[2:]] == [None, None]
+    assert row.steps[0].gap_s == 0.75
+    assert [step.llm_s for step in row.steps[:3]] == [2.5, None, None]
+    if tells == "no created":
+        # Nothing tells the three apart: together they took as long as that.
+        assert (row.steps[1].t_s, row.steps[3].t_s) == (3.25, 10.0)
+        assert row.steps[3].llm_s is None
+        return
+    assert [step.cycle_s for step in row.steps[1:3]] == [2.75, 2.0]
+    assert row.steps[3].llm_s == 2.0
+    assert [tool.duration_s for tool in row.steps[3].tools] == [1.5]
+
+
+def test_mini_swe_agents_first_releases_kept_the_text_of_what_was_wrong(tmp_path: Path) -> None:
+    extra = {"interrupt_type": "FormatError", "n_actions": 0, "model_response": "oops " * 40}
+    messages = [
+        {"role": "user", "content": "t"},
+        {"role": "user", "content": "wrong form", "extra": extra},
+        {"role": "assistant", "content": "done"},
+    ]
+    value = {"messages": messages, "info": {"mini_version": "2.0.0"}}
+    (row,), _ = imported(written(tmp_path / "x.traj.json", value), tmp_path / "t.jsonl")
+    assert len(row.steps) == 2
+    assert row.steps[0].output_tokens > row.steps[1].output_tokens
+
+
+def test_results_in_parts_are_no_answers(tmp_path: Path) -> None:
+    """The Responses API's items in a list of messages: a result may be a list, too."""
+    asked = {"type": "function_call", "call_id": "c", "name": "bash", "arguments": "{}"}
+    usage = {"input_tokens": 100, "output_tokens": 40}
+    response = {"object": "response", "usage": usage, "output": [asked]}
+    result: dict[str, Any] = {"type": "function_call_output", "call_id": "c"}
+    result["output"] = [{"type": "input_text", "text": "a b " * 100}]
+    messages = [{"role": "user", "content": "t"}, response, result, response]
+    (row,), _ = imported(written(tmp_path / "x.json", {"messages": messages}), tmp_path / "t.jsonl")
+    assert len(row.steps) == 2
+    assert (row.steps[0].tools[0].result_tokens or 0) > 90
 
 
 # -- OpenHands --------------------------------------------------------------------------------

@@ -119,7 +119,8 @@ def arguments_text(value: Json) -> str:
 
 def said(message: Object) -> str:
     """The text of a message, without the tool calls in it."""
-    content = first(message.get("content"), message.get("text"))
+    # In SWE-agent runs as Nebius publishes them a system message has its words elsewhere.
+    content = first(message.get("content"), message.get("text")) or message.get("system_prompt")
     if not isinstance(content, list):
         return as_text(content)
     spoken = [

@@ -2,8 +2,9 @@
 
 Version 1 has text answers with one command in a code block, and the provider's whole response with
 whole-second `created` times. Version 2 has tool calls, and `extra.timestamp` on every message (in
-fractions of a second: calls and tools are told apart), or items of the Responses API in the list. A
-line or a document with nothing but `messages` (and perhaps `usage`) is read in the same way.
+fractions of a second: calls and tools are told apart), or items of the Responses API in the list;
+an answer of a wrong form is in what complains about it. A line or a document with nothing but
+`messages` (and perhaps `usage`) is read in the same way.
 """
 
 from __future__ import annotations
@@ -131,8 +132,10 @@ class _Messages:
     _chain: Chain = field(default_factory=Chain)
     #: Tool calls of the last answer that still wait for their results, by id.
     _open: dict[str, int] = field(default_factory=dict)
-    #: When what was last said to the model was there, and whether times are finer than a second.
+    #: When what was last said to the model was there.
     _said_at: float | None = None
+    #: Whether that is not known because of an answer without a time, of a wrong form.
+    _is_unsure: bool = False
     _usages: Sequence[Json] = ()
     _counted: int = 0
 
@@ -146,20 +149,24 @@ class _Messages:
         self.conversation.tool_definitions = read_definitions(as_json(value.get("tools")))
         for message in _messages_of(value):
             role = as_name(message.get("role"))
-            if message.get("object") == "response" or isinstance(message.get("output"), list):
+            if _is_response(message):
                 self._answer(_from_response(message), response=message)
             elif role in ("assistant", "model", "ai"):
                 extra = as_object(message.get("extra"))
                 self._answer(message, response=as_object(extra.get("response")))
-            elif role not in _NOT_SENT:
-                self._hear(message, role)
+            else:
+                failed = _failed_response(message)
+                if failed:
+                    self._fail(message, failed)
+                if role not in _NOT_SENT:
+                    self._hear(message, role)
         self._finish()
 
     def _hear(self, message: Object, role: str) -> None:
         """Something from outside the model: a task, a tool's result, an observation."""
         extra = as_object(message.get("extra"))
         at = as_instant(first(extra.get("timestamp"), message.get("timestamp")))
-        if message.get("type") == "function_call_output":
+        if as_name(message.get("type")).endswith("_output"):
             role = "tool"
         text = as_text(message.get("output")) if "output" in message else said(message)
         call_id = as_name(first(message.get("tool_call_id"), message.get("call_id"))) or None
@@ -191,28 +198,55 @@ class _Messages:
 
     def _answer(self, message: Object, *, response: Object) -> None:
         extra = as_object(message.get("extra"))
-        usage = self._usage(message, response)
-        text = said(message)
-        calls = read_tool_calls(message)
-        prompt = self._chain.snapshot()
-        number = self.conversation.add("assistant", text, tool_calls=calls)
-        self._chain.append(number)
-        created = as_instant(
-            first(response.get("created"), response.get("created_at"), message.get("created"))
-        )
+        created = _created(message, response)
         at = as_instant(first(extra.get("timestamp"), message.get("timestamp")))
         begun, ended = (self._said_at, at) if at is not None else (created, None)
         if at is not None and begun is None:
-            # Nothing before the first answer has a time; `created` is as near as one gets.
-            begun = created if created is not None and created <= at else at
+            # Nothing tells when it was asked; `created` is as near as one gets.
+            is_near = created is not None and created <= at
+            begun = created if is_near else at
+            ended = at if is_near or not self._is_unsure else None
         completed = as_instant(response.get("completed_at"))
         if at is None and created is not None and completed is not None:
             ended = max(created, completed)
-        self.model = self.model or as_name(response.get("model"))
         self._open = {}
+        tools = self._tools(read_tool_calls(message), said(message), extra)
+        number = self._call(message, response, begun=begun, ended=ended, tools=tools)
+        self._chain.append(number)
+        if at is not None:
+            self._said_at, self._is_unsure = at, False
+
+    def _fail(self, message: Object, response: Object) -> None:
+        """A call whose answer was of a wrong form: it is kept beside what was said of that.
+
+        It is sent to no later call, and nothing tells when it was there.
+        """
+        choices = as_objects(response.get("choices"))
+        answer = as_object(choices[0].get("message")) if choices else _from_response(response)
+        begun = first(self._said_at, _created(message, response))
+        ended = as_instant(as_object(message.get("extra")).get("timestamp"))
+        self._open = {}
+        self._call(answer, response, begun=begun, ended=ended, tools=[])
+        self._said_at, self._is_unsure = None, True
+
+    def _call(
+        self,
+        message: Object,
+        response: Object,
+        *,
+        begun: float | None,
+        ended: float | None,
+        tools: list[RecordedTool],
+    ) -> int:
+        """Keep an answer and its call; the number of the answer."""
+        usage = self._usage(message, response)
+        number = self.conversation.add(
+            "assistant", said(message), tool_calls=read_tool_calls(message)
+        )
+        self.model = self.model or as_name(response.get("model"))
         self.conversation.calls.append(
             Call(
-                prompt=prompt,
+                prompt=self._chain.snapshot(),
                 answer=number,
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
@@ -220,11 +254,10 @@ class _Messages:
                 reasoning_tokens=usage.reasoning_tokens,
                 begun_s=begun,
                 ended_s=ended,
-                tools=self._tools(calls, text, extra),
+                tools=tools,
             )
         )
-        if at is not None:
-            self._said_at = at
+        return number
 
     def _tools(
         self, calls: Sequence[RecordedToolCall], text: str, extra: Object
@@ -263,6 +296,30 @@ class _Messages:
         for call, following in pairwise(calls):
             if call.begun_s is not None and call.ended_s is None and following.begun_s is not None:
                 call.cycle_s = max(0.0, following.begun_s - call.begun_s)
+
+
+def _is_response(message: Object) -> bool:
+    """Whether it is a whole answer of the Responses API; results of tools have an `output`, too."""
+    is_result = as_name(message.get("type")).endswith("_output")
+    has_items = isinstance(message.get("output"), list)
+    return message.get("object") == "response" or (has_items and not is_result)
+
+
+def _failed_response(message: Object) -> Object:
+    """The response that this message is the complaint about, as mini-swe-agent 2 keeps it."""
+    extra = as_object(message.get("extra"))
+    response = as_object(extra.get("response"))
+    if any(key in response for key in ("usage", "choices", "output")):
+        return response
+    # Its first releases kept the text alone.
+    text = extra.get("model_response")
+    return {"choices": [{"message": {"content": text}}]} if isinstance(text, str) else {}
+
+
+def _created(message: Object, response: Object) -> float | None:
+    return as_instant(
+        first(response.get("created"), response.get("created_at"), message.get("created"))
+    )
 
 
 def _from_response(response: Object) -> Object:
