@@ -446,6 +446,7 @@ _SESSION_HEADERS: Final = (
     "x-amp-thread-id",
     "x-grok-conv-id",
     "x-goose-session-id",
+    "agent-session-id",  # Goose's own name for it
     "x-client-session-id",
     "x-roo-task-id",
     "x-kilocode-taskid",

@@ -64,6 +64,7 @@ BODY = {"model": "m", "messages": [user("hello")]}
         ({"x-smg-routing-key": "p1"}, {}, "p1", Evidence.SESSION_ID),
         ({"modal-session-id": "p1"}, {}, "p1", Evidence.SESSION_ID),
         ({"x-goose-session-id": "p1"}, {}, "p1", Evidence.SESSION_ID),
+        ({"agent-session-id": "p1"}, {}, "p1", Evidence.SESSION_ID),
         ({"x-client-session-id": "p1"}, {}, "p1", Evidence.SESSION_ID),
         ({"x-roo-task-id": "p1"}, {}, "p1", Evidence.SESSION_ID),
         ({"x-kilocode-taskid": "p1"}, {}, "p1", Evidence.SESSION_ID),
