@@ -30,7 +30,6 @@ from agentsched.model import (
     StepFinished,
     StepId,
     StepStarted,
-    Usage,
     between,
     in_seconds,
 )
@@ -64,7 +63,7 @@ from agentsched.proxy.salting import cache_salt
 from agentsched.proxy.sending import send
 from agentsched.proxy.splicing import forward_body
 from agentsched.proxy.sse import SseTap
-from agentsched.proxy.tools import finished_tools, tool_call
+from agentsched.proxy.tools import finished_step, finished_tools
 from agentsched.proxy.wire import parse_request
 
 #: What a response in the background says first.
@@ -497,21 +496,14 @@ class Generation:
             return
         self.is_answered = True
         self._gateway.fleet.health.succeeded(engine)
-        usage = answer.usage or Usage()
+        ended = finished_step(self._step, self._identity, answer, prefix=prefix)
         if self._identity.is_told:
             self._gateway.ratios.learn(
                 self._parsed.model,
                 used=self._ratio,
                 estimated=self._identity.prompt_tokens,
-                actual=usage.prompt_tokens,
+                actual=ended.usage.prompt_tokens,
             )
-        ended = StepFinished(
-            step=self._step,
-            usage=usage,
-            tool_calls=tuple(tool_call(call) for call in answer.calls),
-            finish_reason=answer.finish_reason,
-            prefix=prefix,
-        )
         self._keep_for_warming(in_engine, is_last_word=ended.is_last_word)
         self._end(ended)
         self._settle_home(answer.response_id, engine)

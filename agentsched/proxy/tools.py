@@ -8,12 +8,23 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
-from agentsched.model import CallId, ToolCall, ToolFinished, ToolName, seconds
-from agentsched.proxy.answer import AnsweredCall
+from agentsched.model import (
+    CallId,
+    Prefix,
+    StepFinished,
+    StepId,
+    ToolCall,
+    ToolFinished,
+    ToolName,
+    Usage,
+    seconds,
+)
+from agentsched.proxy.answer import Answer, AnsweredCall
 from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.identity import Identity
 from agentsched.proxy.identity.atoms import call_ref
@@ -87,3 +98,22 @@ def finished_tools(identity: Identity) -> Iterator[ToolFinished]:
             conversation=identity.conversation,
             took=seconds(milliseconds / 1e3),
         )
+
+
+def finished_step(
+    step: StepId, identity: Identity, answer: Answer, *, prefix: Prefix | None
+) -> StepFinished:
+    """A step's end as the scheduler knows it.
+
+    Who says that nothing follows in a conversation waits for no tool, whatever the answer asks for.
+    """
+    ended = StepFinished(
+        step=step,
+        usage=answer.usage or Usage(),
+        tool_calls=tuple(map(tool_call, answer.calls)),
+        finish_reason=answer.finish_reason,
+        prefix=prefix,
+    )
+    if identity.declared.is_last_word and not ended.is_last_word:
+        return replace(ended, tool_calls=(), finish_reason="stop")
+    return ended

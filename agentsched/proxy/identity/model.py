@@ -58,11 +58,13 @@ _DECLARED = frozenset(
 class Declared:
     """What the client said about its program besides its name. None: it said nothing.
 
+    With `is_last` the program is over, with `is_last_word` this conversation of it alone.
     `deadline_s` is seconds from now; `priority` is in the client's own terms except that smaller is
     sooner; `tool_ms` are (tool, milliseconds) of the tools run since the last answer.
     """
 
     is_last: bool = False
+    is_last_word: bool = False
     deadline_s: float | None = None
     priority: int | None = None
     output_tokens: int | None = None

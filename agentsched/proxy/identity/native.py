@@ -238,7 +238,12 @@ class ClaimReader:
         control = object_of(nvext, "session_control")
         trajectory = self.clean(context.get("trajectory_id"))
         parent = self.clean(context.get("parent_trajectory_id"))
-        program = self.clean(context.get("session_id")) or self.clean(control.get("session_id"))
+        session = self.clean(control.get("session_id"))
+        program = self.clean(context.get("session_id")) or session
+        is_closed = bool(session) and control.get("action") == "close"
+        is_final = flag_of(context.get("trajectory_final"))
+        # What is closed may be a part of the program alone, as a sub-agent is.
+        is_last = not parent and (is_final or (is_closed and session == program))
         priority = integer_of(hints.get("priority"))
         return Claim(
             evidence=Evidence.NVEXT,
@@ -250,7 +255,8 @@ class ClaimReader:
             is_exact=bool(trajectory),
             is_subagent=bool(parent),
             declared=Declared(
-                is_last=flag_of(context.get("trajectory_final")) and not parent,
+                is_last=is_last,
+                is_last_word=(is_final or is_closed) and not is_last,
                 priority=None if priority is None else -priority,  # theirs: greater is sooner
                 output_tokens=integer_of(hints.get("osl")),
             ),
@@ -280,7 +286,7 @@ class ClaimReader:
             if thread:
                 kind = stem.removeprefix("x-dynamo-")
                 parent = self.clean(headers.get(f"x-dynamo-parent-{kind}-id"))
-                final = headers.get(stem + "-final")
+                is_over = flag_of(headers.get(stem + "-final"))
                 return Claim(
                     evidence=Evidence.NATIVE,
                     source=stem + "-id",
@@ -289,7 +295,9 @@ class ClaimReader:
                     parent_thread=parent,
                     is_exact=True,
                     is_subagent=bool(parent),
-                    declared=Declared(is_last=flag_of(final) and not parent),
+                    declared=Declared(
+                        is_last=is_over and not parent, is_last_word=is_over and bool(parent)
+                    ),
                 )
         return None
 
@@ -331,18 +339,23 @@ class ClaimReader:
     def _codex(self, headers: Headers, fields: Fields) -> Claim | None:
         thread = self.clean(headers.get("thread-id") or headers.get("conversation_id"))
         session = self.clean(headers.get("session-id") or headers.get("session_id"))
+        # The body says the same, also where a gateway keeps the headers for itself.
+        body = inner_of(fields, "client_metadata")
         source = "session-id"
         if not thread and "client_metadata" in fields:
-            body = inner_of(fields, "client_metadata")
             thread = self.clean(value_of(body.get("thread_id")))
             session = session or self.clean(value_of(body.get("session_id")))
             source = "client_metadata"
         if not session and not thread:
             return None
-        parent = self.clean(headers.get("x-codex-parent-thread-id"))
-        kind = self.clean(headers.get("x-openai-subagent"))
-        turn = headers.get("x-codex-turn-metadata", "")
-        is_compaction = '"request_kind":"compaction"' in turn.replace(" ", "")
+        parent, kind, turn = (
+            headers.get(name) or value_of(body.get(name))
+            for name in ("x-codex-parent-thread-id", "x-openai-subagent", "x-codex-turn-metadata")
+        )
+        parent, kind = self.clean(parent), self.clean(kind)
+        is_compaction = isinstance(turn, str) and (
+            '"request_kind":"compaction"' in turn.replace(" ", "")
+        )
         return Claim(
             evidence=Evidence.NATIVE,
             source=source,
