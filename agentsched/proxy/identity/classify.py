@@ -30,6 +30,8 @@ def classify(request: ParsedRequest, prompt: Prompt, claim: Claim | None) -> Ste
         return claim.step_class
     if (prompt.last_signs | prompt.system_signs) & Sign.COMPACTION:
         return StepClass.COMPACTION
+    if prompt.last_signs & Sign.GUESS and not prompt.is_first:
+        return StepClass.AUXILIARY
     if not prompt.tools and _is_auxiliary(request, prompt):
         return StepClass.AUXILIARY
     if _is_probe(request, prompt):

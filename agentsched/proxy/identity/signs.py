@@ -15,6 +15,8 @@ class Sign(IntFlag):
     SUBAGENT = 4
     #: A question about the chat itself, where it is the last message.
     ASIDE = 8
+    #: A guess at what the user says next, asked with all the tools, where it is the last message.
+    GUESS = 32
 
 
 #: In lower case, as the texts are when they are searched.
@@ -31,6 +33,15 @@ _PHRASES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
             "context-aware state summary",
             "summarizing a conversation to preserve context",
             "an llm context limit was reached",
+            "a helpful ai assistant tasked with summarizing conversations",
+            "anchored context summarization",
+            "create a new anchored summary from the conversation",
+            "update the anchored summary below",
+            "the <prior-summary> summarizes everything",
+            "summarize the older portion of the preceding conversation",
+            "distilling chat history into a structured",
+            "given a task to compact this conversation context",
+            "extract the highest quality/most relevant context",
         ),
     ),
     (
@@ -45,9 +56,11 @@ _PHRASES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
             "generate a one-line commit message",
             "generates concise, one-line git commit messages",
             "write a concise commit message",
+            "reply with only a description in four words or less",
         ),
     ),
     (int(Sign.SUBAGENT), ("cc_is_subagent=true",)),
+    (int(Sign.GUESS), ("[suggestion mode: suggest what the user might naturally type next",)),
     (
         int(Sign.ASIDE),
         (

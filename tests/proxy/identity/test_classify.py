@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentsched.model import StepClass, TenantId
+from agentsched.model import Lineage, StepClass, TenantId
 from agentsched_bench.clients.acting import PATHS, Wire, said, system, user
 from agentsched_bench.clients.readers import parse
 
@@ -157,3 +157,61 @@ def test_a_question_about_the_chat_itself_is_auxiliary(wire: Wire, phrase: str) 
 )
 def test_work_on_titles_is_work(wire: Wire, text: str) -> None:
     assert wire.chat([user(text)], tools=()).step_class is StepClass.STEP
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        (
+            "You help.",
+            "<role>\nContext Extraction Assistant\n</role>\n\n<primary_objective>\nYour sole"
+            " objective in this task is to extract the highest quality/most relevant context from"
+            " the conversation history below.\n</primary_objective>",
+        ),
+        (
+            "You are a specialized system component responsible for distilling chat history into a"
+            " structured XML <state_snapshot>.",
+            "First, reason in your scratchpad.",
+        ),
+        ("You are an anchored context summarization assistant for coding sessions.", "Here it is."),
+        ("You help.", "Create a new anchored summary from the conversation history above."),
+        ("You help.", "The <prior-summary> summarizes everything that happened before."),
+        ("You help.", "Summarize the older portion of the preceding conversation. This is a task."),
+        ("You are a helpful AI assistant tasked with summarizing conversations.", "Summarize it."),
+        ("You help.", "You are now given a task to compact this conversation context by rules."),
+    ],
+)
+def test_what_clients_say_when_they_compact(wire: Wire, told: str, asked: str) -> None:
+    found = wire.chat([system(told), user(asked)], tools=())
+    assert found.step_class is StepClass.COMPACTION
+
+
+def test_goose_names_its_session(wire: Wire) -> None:
+    prompt = [
+        system("Reply with only a description in four words or less"),
+        user("Here are the first few user messages:\nfix the bug"),
+    ]
+    assert wire.chat(prompt, tools=()).step_class is StepClass.AUXILIARY
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-claude-code-session-id": "s"}])
+def test_a_guess_at_what_the_user_says_next_is_an_aside(
+    wire: Wire, headers: dict[str, str]
+) -> None:
+    """As Claude Code makes it after each answer, over the whole history and with all its tools."""
+    told = [system("You help."), user("fix the bug"), said("The bug is fixed: a sign was lost.")]
+    first = wire.chat(told[:2], headers=headers)
+    wire.answer(first, str(told[2]["content"]))
+    asked = "[SUGGESTION MODE: Suggest what the user might naturally type next into Claude Code.]"
+    guess = wire.chat([*told, user(f"{asked}\n\nFIRST: Look at it.")], headers=headers)
+    wire.answer(guess, "run the tests")
+    second = wire.chat([*told, user("now the tests")], headers=headers)
+    assert (guess.step_class, guess.program) == (StepClass.AUXILIARY, first.program)
+    assert guess.conversation != first.conversation
+    assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+    assert second.step == 2
+
+
+def test_a_task_about_guesses_is_work(wire: Wire) -> None:
+    asked = "Why does it send [SUGGESTION MODE: Suggest what the user might naturally type next?"
+    assert wire.chat([user(asked)]).step_class is StepClass.STEP

@@ -154,3 +154,16 @@ def test_titles_and_summaries_under_one_id_are_not_the_conversation(
     assert title.conversation != first.conversation
     assert {title.program, first.program, second.program} == {first.program}
     assert (first.conversation, second.step) == (second.conversation, 2)
+
+
+def test_a_summary_that_langchain_asks_for_belongs_to_the_agent(wire: Wire) -> None:
+    """Its only message tells the history again; deepagents do it of themselves."""
+    _, one = program(wire, "look at the barn", HEARD, mark="a")
+    told = "\n".join(["Human: look at the barn", *(f"Tool: {text}" for text in HEARD)])
+    objective = (
+        "Your sole objective in this task is to extract the highest quality/most relevant context"
+        " from the conversation history below."
+    )
+    found = wire.chat([user(f"<role>\nx\n</role>\n\n{objective}\n\n<messages>\n{told}")], tools=())
+    assert found.step_class is StepClass.COMPACTION
+    assert (found.program, found.conversation) == (one.program, one.conversation)
