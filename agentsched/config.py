@@ -210,6 +210,11 @@ class IdentityConfig(Part):
     tenant_header: HeaderName = Field(
         default="x-agentsched-tenant", description="who pays; else a hash of the API key"
     )
+    tenant_headers: tuple[HeaderName, ...] = Field(
+        default=(),
+        description="further headers that say who pays, first match wins: those of gateways that"
+        " let no client write them, such as `x-smg-tenant-id` or `x-llm-d-inference-fairness-id`",
+    )
     secret: Secret | None = Field(
         default=None, description="keys the hashes of prompts; replicas share it"
     )

@@ -164,16 +164,18 @@ class Gateway:
         return is_on and not has_key and not principal.uses_header
 
     def tenant(self, headers: dict[str, str], principal: Principal = ANYBODY) -> TenantId:
-        """Who pays: the tenant of our API key; else, or where the key may say so, the tenant
-        header, a short hash of the client's key, nobody.
+        """Who pays: the tenant of our API key; else, or where the key may say so, the first tenant
+        header that names one, a short hash of the client's key, nobody.
         """
         if principal.tenant is not None and TENANTS not in principal.scopes:
             return principal.tenant
         if principal is ANYBODY and self.config.auth.mode == "keys":
             raise WireError("nobody asked for a key", status=401, code="invalid_api_key")
-        named = headers.get(self.config.identity.tenant_header.lower(), "")
-        if named and len(named) <= _TENANT_CHARS_MAX and named.isascii() and named.isprintable():
-            return TenantId(named)
+        identity = self.config.identity
+        for header in (identity.tenant_header, *identity.tenant_headers):
+            named = headers.get(header.lower(), "")
+            if 0 < len(named) <= _TENANT_CHARS_MAX and named.isascii() and named.isprintable():
+                return TenantId(named)
         if principal.tenant is not None or principal.uses_header:
             return principal.tenant or ANONYMOUS
         key = headers.get("authorization") or headers.get("x-api-key")

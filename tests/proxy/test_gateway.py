@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from proxy_upstream import Upstream
 
 from agentsched.model import EngineId, TenantId
 from agentsched.proxy import homes
+from agentsched.proxy.access.principal import DATA, TENANTS, Principal
 from agentsched.proxy.gateway import ANONYMOUS
 
 
@@ -34,6 +36,24 @@ async def test_the_header_is_configured(start: Any, upstream: Upstream) -> None:
     async with start(upstream.url, identity={"tenant_header": "X-Team"}) as proxy:
         await proxy.chat(headers={"x-team": "blue", "x-agentsched-tenant": "red"})
         assert list(proxy.scheduler.tenants) == ["blue"]
+
+
+async def test_further_headers_name_a_tenant_where_they_are_configured(
+    start: Any, upstream: Upstream
+) -> None:
+    smg, llm_d = "x-smg-tenant-id", "x-llm-d-inference-fairness-id"
+    async with start(upstream.url) as proxy:
+        assert proxy.gateway.tenant({smg: "red", llm_d: "blue"}) == ANONYMOUS
+    further = {"tenant_headers": ["X-SMG-Tenant-Id", llm_d]}
+    async with start(upstream.url, identity=further) as proxy:
+        tenant = proxy.gateway.tenant
+        assert tenant({llm_d: "blue", smg: "red"}) == "red"
+        assert tenant({llm_d: "blue", smg: "é"}) == "blue"
+        assert tenant({smg: "red", "x-agentsched-tenant": "green"}) == "green"
+        # A key's own tenant is none of theirs to say, but where it is a gateway's.
+        key = Principal(name="k", scopes=frozenset({DATA}), tenant=TenantId("own"))
+        assert tenant({smg: "red"}, key) == "own"
+        assert tenant({smg: "red"}, replace(key, scopes=frozenset({DATA, TENANTS}))) == "red"
 
 
 def test_homes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
