@@ -76,9 +76,10 @@ class ControlPlane:
             "/workflows": self._workflows.declare,
         }
         # For agents and tool runners, who are no operators: as open as the data plane.
-        reports = web.post(base + "/tools", ToolReports(self._gateway).post)
+        reports = ToolReports(self._gateway)
         return [
-            reports,
+            web.post(base + "/tools", reports.post),
+            web.post("/finish_session", reports.finish_session),
             web.put(base + "/tenants/{tenant:.+}", self._shares.put),
             web.delete(base + "/engines/{engine}", verbs.remove_engine),
             *(web.get(base + path, handler) for path, handler in gets.items()),

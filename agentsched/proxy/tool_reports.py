@@ -34,7 +34,7 @@ from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.access.quota import HintQuota
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.identity.atoms import call_ref
-from agentsched.proxy.receive import receive
+from agentsched.proxy.receive import Received, receive
 from agentsched.proxy.refusal import Refusal
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.tools import clean_name
@@ -108,18 +108,42 @@ class ToolReports:
         received = await receive(request, self._gateway.config.http)
         reports = decode_reports(received.body)
         tenant = self._gateway.tenant(received.headers, principal_of(request))
-        rate, now = self._gateway.config.auth.reports_per_s, self._gateway.host.now()
-        wait = self._quota.take(tenant, len(reports), rate=rate, now=now)
-        if wait:
-            self.counts["over_quota"] += len(reports)
-            text = "You report more tools than your share. Try again later."
-            seconds_left = max(1, round(wait))
-            return Refusal(
-                status=429, code="report_quota", message=text, retry_after_s=seconds_left
-            ).response(Dialect.OTHER, {"x-request-id": received.request_id})
+        refused = self._over_quota(tenant, len(reports), received)
+        if refused is not None:
+            return refused
         became = Counter(self.take(report, tenant=tenant) for report in reports)
         body = msgspec.json.encode({"accepted": became.pop("accepted", 0), "ignored": became})
         return web.Response(status=202, body=body, content_type="application/json")
+
+    async def finish_session(self, request: web.Request) -> web.Response:
+        """`POST /finish_session?session_id=ID`, by which clients of vllm-router end a session.
+
+        One that is not known, or over already, is no error: the client need not know who is asked.
+        """
+        received = await receive(request, self._gateway.config.http)
+        session = request.query.get("session_id", "")
+        if not session:
+            text = "The query lacks session_id: which one is over."
+            raise WireError(text, code="missing_required_parameter", param="session_id")
+        tenant = self._gateway.tenant(received.headers, principal_of(request))
+        refused = self._over_quota(tenant, 1, received)
+        if refused is not None:
+            return refused
+        became = self.take(ToolReport(event="closed", program=session), tenant=tenant)
+        body = msgspec.json.encode({"finished": became == "accepted"})
+        return web.Response(body=body, content_type="application/json")
+
+    def _over_quota(self, tenant: TenantId, count: int, received: Received) -> web.Response | None:
+        """The answer to who reports more than may be; None: it counts."""
+        rate, now = self._gateway.config.auth.reports_per_s, self._gateway.host.now()
+        wait = self._quota.take(tenant, count, rate=rate, now=now)
+        if not wait:
+            return None
+        self.counts["over_quota"] += count
+        text = "You report more tools than your share. Try again later."
+        return Refusal(
+            status=429, code="report_quota", message=text, retry_after_s=max(1, round(wait))
+        ).response(Dialect.OTHER, {"x-request-id": received.request_id})
 
     def take(self, report: ToolReport, *, tenant: TenantId | None) -> str:
         """Feed one report; says what became of it. `tenant` None trusts the reporter."""

@@ -274,3 +274,57 @@ async def test_a_report_that_its_own_step_overtook_wakes_nobody_else(
     await report(proxy, {"event": "started", "program": program, "tool": "make"})
     assert proxy.turns.events(ToolStarted)[-1].conversation != talk
     assert not record.tools
+
+
+async def test_a_session_is_over_as_clients_of_vllm_router_say_it(
+    proxy: Any, upstream: Upstream
+) -> None:
+    async def finish(query: str, **headers: str) -> tuple[int, Any]:
+        response = await proxy.client.post(f"/finish_session{query}", headers=headers)
+        return response.status_code, response.json()
+
+    response = await proxy.chat(session_params={"session_id": "s1"})
+    shown = response.headers["x-agentsched-program"]
+    team = {"x-agentsched-tenant": "other"}
+    assert await finish("?session_id=s1", **team) == (200, {"finished": False})
+    assert shown in proxy.scheduler.programs
+    assert await finish("?session_id=s1") == (200, {"finished": True})
+    assert shown not in proxy.scheduler.programs
+    # Told twice, or in signs that no id has, it is no error.
+    for session in ("s1", "%ff", "x" * 2_000, "a%2Fb%00"):
+        assert await finish(f"?session_id={session}") == (200, {"finished": False})
+    for query in ("", "?session_id=", "?session=s1"):
+        status, body = await finish(query)
+        assert (status, body["error"]["param"]) == (400, "session_id")
+    assert not upstream.exchanges[1:]
+
+
+async def test_ends_of_sessions_are_reports_like_others(start: Any, upstream: Upstream) -> None:
+    async with start(upstream.url, auth={"reports_per_s": 1}) as proxy:
+        for _ in range(100):
+            response = await proxy.client.post("/finish_session?session_id=s")
+            if response.status_code != 200:
+                break
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
+
+
+async def test_a_sub_agent_that_said_that_it_is_over_waits_for_no_tool(
+    proxy: Any, upstream: Upstream
+) -> None:
+    upstream.script = calling("bash")
+    main = await proxy.chat(headers={"x-dynamo-session-id": "main"})
+    child = await proxy.chat(
+        headers={
+            "x-dynamo-session-id": "kid",
+            "x-dynamo-parent-session-id": "main",
+            "x-dynamo-session-final": "true",
+        }
+    )
+    [program] = proxy.scheduler.programs.values()
+    talks = [
+        program.conversations[answer.headers["x-agentsched-conversation"]]
+        for answer in (main, child)
+    ]
+    assert [talk.is_over for talk in talks] == [False, True]
+    assert [list(talk.tools) for talk in talks] == [["call-0"], []]

@@ -45,6 +45,7 @@ DATA_OPENS = {
             "/v1/audio/transcriptions",
             "/tokenize",
             "/detokenize",
+            "/finish_session",
             "/agentsched/v1/tools",
             "/agentsched/v1/plan",
             "/agentsched/v1/plan/v1/messages",

@@ -27,6 +27,8 @@ The data plane is the engines' own API: `POST /v1/chat/completions`, `/v1/comple
 `/v1/responses`, `/v1/messages` are scheduled, everything else under `/v1/` is relayed as it is.
 What the proxy adds to requests and answers is in [concepts](../concepts.md#what-an-answer-tells).
 `GET /healthz`, `GET /readyz` and `GET /metrics` ([metrics](metrics.md)) are for probes.
+`POST /finish_session?session_id=NAME` is vllm-router's: the program of this name is over, where it
+is the caller's tenant's.
 
 The control plane is JSON under `/agentsched/v1`, which goes before every path below. Drawn from
 the routes, the types and recorded answers (`python -m agentsched_bench.reference`); as OpenAPI 3.1:
