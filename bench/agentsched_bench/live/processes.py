@@ -19,6 +19,9 @@ from agentsched.model import EngineTimeout, EngineUnreachable
 _URL: Final = re.compile(r"https?://[^\s/()]+:\d+")
 _TAIL_LINES: Final = 15
 _STOP_S: Final = 10.0
+#: How often we look at what is left of a group without its first process, before it is killed.
+_LOOKS: Final = 40
+_LOOK_S: Final = 0.05
 #: The command line, ended by the kernel (Linux) when the process that started it is killed.
 _BOOT: Final = """
 import ctypes, os, sys
@@ -105,15 +108,40 @@ async def _ready(
 
 
 async def stop_group(process: Process) -> None:
-    """End a process and all of its group: politely, and then not. Does nothing when it has ended.
+    """End a process and all of its group: politely, and then not, also what is left of the group
+    when the process itself has ended.
 
     It is told to before anything is awaited, so also where this is cancelled.
     """
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            # Shielded: a second Ctrl-C must not leave the process behind.
-            await asyncio.shield(asyncio.wait_for(process.wait(), _STOP_S))
+    _signal_group(process, signal.SIGTERM)
+    with contextlib.suppress(TimeoutError):
+        # Shielded: a second Ctrl-C must not leave the process behind.
+        await asyncio.shield(asyncio.wait_for(process.wait(), _STOP_S))
+    for _ in range(_LOOKS):
+        if process.returncode is None or not _signal_group(process, 0):
+            break
+        await asyncio.sleep(_LOOK_S)
+    _signal_group(process, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.shield(asyncio.wait_for(process.wait(), _STOP_S))
+
+
+def _signal_group(process: Process, number: int) -> bool:
+    """Whether there was anyone to be told."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.returncode is not None and _is_there(process.pid):
+            # It has ended, and its number is given away only once nothing is left of the group.
+            return False
+        os.killpg(process.pid, number)
+        return True
+    return False
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
