@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -119,12 +119,19 @@ async def run_agents(
     *,
     show: Callable[..., None],
 ) -> None:
-    """Run one agent for each program. `run_` gets what was measured, also when cancelled."""
+    """Run one agent for each program. `run_` gets what was measured, also when cancelled.
+
+    An agent that gives up is a failed program of the arm.
+
+    Raises:
+        EngineError: agents gave up, and none made a single call.
+    """
     run_.started_at = datetime.now(tz=UTC).isoformat(timespec="seconds")
     load = agents.load
     planned = sum(len(plan.main.calls) for plan in load.plans)
     async with watching(engines.urls, every_s=scenario.measure.sample_s) as watched:
         seen = 0
+        gave_up: dict[int, str] = {}
 
         def count() -> None:
             nonlocal seen
@@ -134,15 +141,20 @@ async def run_agents(
         async with witnessing(endpoint.url, on_call=count) as witness:
             try:
                 with tempfile.TemporaryDirectory(prefix="agentsched-agents-") as folder:
-                    await _run_each(agents, witness, Path(folder))
+                    await _run_each(agents, witness, Path(folder), gave_up)
+                if gave_up and not witness.calls:
+                    raise EngineError(gave_up[min(gave_up)])
                 run_.is_complete = True
             finally:
-                _take(run_, witness, load)
+                _take(run_, witness, load, gave_up)
     run_.readings = watched.readings
     run_.preemptions, run_.busy_share = watched.preemptions, watched.busy_share
 
 
-async def _run_each(agents: AgentLoad, witness: Witness, folder: Path) -> None:
+async def _run_each(
+    agents: AgentLoad, witness: Witness, folder: Path, gave_up: dict[int, str]
+) -> None:
+    """`gave_up` gets the last words of each agent that failed, by the number of its program."""
     load, installed = agents.load, Installed(FOLDER.absolute())
     # Starting an agent is Python's work on the cores that everyone shares: few at a time.
     slots = asyncio.Semaphore(load.concurrency or len(load.plans))
@@ -157,36 +169,40 @@ async def _run_each(agents: AgentLoad, witness: Witness, folder: Path) -> None:
             home.mkdir()
             project.mkdir()
             line = installed.mini_swe_agent(f"{witness.url}/p{number}", home)
-            done = await run(
-                line, "-t", task_of(agents.repeat, number), folder=project, limit_s=_LIMIT_S
-            )
+            task = task_of(agents.repeat, number)
+            try:
+                done = await run(line, "-t", task, folder=project, limit_s=_LIMIT_S)
+            except TimeoutError as error:
+                gave_up[number] = str(error)
+                return
             if done.status:
                 tail = " ".join((done.errors or done.output).split())[-300:]
-                raise EngineError(f"mini-swe-agent ended with status {done.status}: {tail}")
+                gave_up[number] = f"mini-swe-agent ended with status {done.status}: {tail}"
 
     async with asyncio.TaskGroup() as tasks:
         for number, start_s in enumerate(load.starts_s):
             tasks.create_task(one(number, start_s or 0.0), name=f"agent {number}")
 
 
-def _take(run_: Run, witness: Witness, load: Load) -> None:
+def _take(run_: Run, witness: Witness, load: Load, gave_up: Mapping[int, str]) -> None:
     """Rows of what was seen, under the names of the load."""
-    names = {f"p{number}": plan for number, plan in enumerate(load.plans)}
     run_.calls = witness.calls
     run_.duration_s = max((c.sent_s + c.latency_s for c in witness.calls), default=0.0)
-    for key, plan in names.items():
-        own = [call for call in witness.calls if call.program == key]
-        if not own:
+    if gave_up:
+        run_.note = f"{len(gave_up)} agents gave up; one of them: {gave_up[min(gave_up)]}"
+    for number, plan in enumerate(load.plans):
+        own = [call for call in witness.calls if call.program == f"p{number}"]
+        if not own and number not in gave_up:
             continue
-        is_done = run_.is_complete and len(own) >= len(plan.main.calls) and not own[-1].error
-        started_s = own[0].sent_s
-        ended_s = own[-1].sent_s + own[-1].latency_s
+        is_done = run_.is_complete and number not in gave_up
+        is_done = is_done and len(own) >= len(plan.main.calls) and not own[-1].error
+        started_s = own[0].sent_s if own else load.starts_s[number] or 0.0
         run_.programs.append(
             Program(
                 program=plan.program,
                 started_s=started_s,
                 # From its first call: what an agent takes to start is not the engine's matter.
-                jct_s=ended_s - started_s if is_done else None,
+                jct_s=own[-1].sent_s + own[-1].latency_s - started_s if is_done else None,
                 outcome="completed" if is_done else "failed",
             )
         )

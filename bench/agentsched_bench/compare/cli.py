@@ -125,7 +125,8 @@ def compare(
     for number, each in enumerate(wanted):
         path = _path(out, each, options, is_one=len(wanted) == 1)
         paths.append(path)
-        result, was_stopped = _compare(each, path, logs or _logs(path), options)
+        folder = _logs(path, logs, each, is_one=len(wanted) == 1)
+        result, was_stopped = _compare(each, path, folder, options)
         found.append(result)
         if was_stopped:
             break
@@ -167,7 +168,10 @@ def _path(out: Path | None, scenario: Scenario, options: _Options, *, is_one: bo
     return out if is_one else out.with_name(f"{scenario.name}.{out.name}")
 
 
-def _logs(path: Path) -> Path:
+def _logs(path: Path, logs: Path | None, scenario: Scenario, *, is_one: bool) -> Path:
+    """Each rate has a folder of its own: arms and repeats are called the same in all of them."""
+    if logs is not None:
+        return logs if is_one else logs / scenario.name
     return path.with_name(f"{path.name.partition('.json')[0]}.logs")
 
 
@@ -383,6 +387,9 @@ def resumed(result: CompareResult, path: Path, *, redo_stalled: bool) -> Compare
     result.runs = [
         run for run in earlier.runs if run.is_complete and not (redo_stalled and is_stalled(run))
     ]
+    # Programs of repeats that are not asked for this time are still in the figures.
+    result.alone_s = {**earlier.alone_s, **result.alone_s}
+    result.alone_how = result.alone_how or earlier.alone_how
     result.started_at = earlier.started_at
     return result
 

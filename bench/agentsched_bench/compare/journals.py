@@ -60,14 +60,18 @@ class _Talk:
     refused: Call | None = None
 
 
-def tell(entries: Iterable[JournalEntry], *, origin: Instant | None = None) -> Told:
-    """Read entries. `origin` is second 0; None: the first arrival of a step."""
-    return _Reader(origin).read(entries)
+def tell(
+    entries: Iterable[JournalEntry], *, origin: Instant | None = None, pace: float = 1.0
+) -> Told:
+    """Read entries. `origin` is second 0; None: the first arrival of a step. `pace` is how many
+    seconds are told for one of the clock."""
+    return _Reader(origin, pace).read(entries)
 
 
 class _Reader:
-    def __init__(self, origin: Instant | None) -> None:
+    def __init__(self, origin: Instant | None, pace: float) -> None:
         self._origin = origin
+        self._pace = pace
         self._calls: dict[str, Call] = {}
         self._order: list[str] = []
         #: Steps that have no end yet.
@@ -89,6 +93,7 @@ class _Reader:
                 continue
             now = entry.now
             at_s = in_seconds(between(self._origin, now)) if now >= self._origin else 0.0
+            at_s *= self._pace
             self._event(entry.event, at_s=at_s)
             for command in entry.commands:
                 self._command(command, at_s=at_s)

@@ -129,18 +129,21 @@ async def measure(
         _take_rows(run, recorder.result, load)
 
 
-def read_journal(run: Run, endpoint: Endpoint) -> None:
-    """Add what our proxy's journal tells of a run. The proxy must have ended."""
+def read_journal(run: Run, endpoint: Endpoint, *, speed: float) -> None:
+    """Add what our proxy's journal tells of a run. The proxy must have ended.
+
+    Pins and decisions are in seconds of an engine that ran `speed` times as fast, texts included.
+    """
     if endpoint.journal is None or not endpoint.journal.exists() or not run.calls:
         return
     try:
         with open_journal(endpoint.journal) as entries:
-            told = tell(entries)
+            told = tell(entries, pace=speed)
     except (JournalError, OSError, EOFError) as error:
-        run.note = f"journal not read: {error}"
+        run.note = "; ".join(filter(None, (run.note, f"journal not read: {error}")))
         return
     # A proxy that is new sees the load's first call first: that is when both clocks agree.
-    offset_s = min(call.sent_s for call in run.calls)
+    offset_s = min(call.sent_s for call in run.calls) * speed
     names = {call.label: call.program for call in run.calls if call.label}
     for pin in told.pins:
         pin.program = names.get(pin.program, pin.program)
@@ -153,7 +156,8 @@ def read_journal(run: Run, endpoint: Endpoint) -> None:
 
 
 def rescale(run: Run, *, speed: float) -> None:
-    """Turn seconds of the clock into those of an engine that ran `speed` times as fast."""
+    """Turn seconds of the clock into those of an engine that ran `speed` times as fast; what the
+    journal told is in these already."""
     if speed == 1.0:
         return
     run.duration_s *= speed
@@ -166,12 +170,8 @@ def rescale(run: Run, *, speed: float) -> None:
     for program in run.programs:
         program.started_s *= speed
         program.jct_s = None if program.jct_s is None else program.jct_s * speed
-    for pin in run.pins:
-        pin.from_s, pin.to_s = pin.from_s * speed, pin.to_s * speed
     for reading in run.readings:
         reading.at_s *= speed
-    for decision in run.decisions:
-        decision.at_s *= speed
 
 
 def _options(scenario: Scenario, *, load: Load | None = None, salt: str = "") -> live.ReplayOptions:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from agentsched.model import EngineError, PolicyError, in_seconds, parse_span
 from agentsched_bench.compare import results
@@ -43,6 +44,8 @@ from agentsched_bench.compare.watch import policy_failures
 from agentsched_bench.live.replay import Progress
 from agentsched_bench.workload.shape import PlannedConversation
 
+_NAME_CHARS_MAX: Final = 80
+
 
 class Show(Protocol):
     """What a comparison tells whoever shows it."""
@@ -68,6 +71,15 @@ class Store:
         """Whether this run came to its end, now or in an earlier invocation."""
         return any(
             run.arm == side and run.repeat == repeat and run.is_complete for run in self.result.runs
+        )
+
+    def has_all(self, repeats: int) -> bool:
+        """Whether each arm that can be run has so many repeats, also those left out this time."""
+        return all(
+            self.has(row.name, repeat)
+            for row in self.result.arms
+            if not row.missing
+            for repeat in range(repeats)
         )
 
     def add(self, run: Run) -> None:
@@ -132,7 +144,7 @@ def simulate_all(plan: Plan, store: Store, show: Show) -> None:
         )
         store.add(run)
         show.end(side=side.name, took_s=time.perf_counter() - begun)
-    store.result.is_complete = not plan.order(store)
+    store.result.is_complete = store.has_all(len(plan.loads))
     store.save()
 
 
@@ -163,15 +175,21 @@ async def run_all(plan: Plan, store: Store, show: Show) -> None:
                     say(doing=f"again, for {why_stalled(run.machine)}")
                     engines, target = await stage.engines_for(side)
                     await _one_run(work, engines, target, instead_of=run)
-            except EngineError as error:
+            except* EngineError as errors:
                 # One arm that does not start must not cost the others their runs.
                 if not store.has(side.name, repeat):
-                    store.row(side.name).missing = str(error)
+                    store.row(side.name).missing = str(_first(errors))
             show.end(side=side.name, took_s=time.perf_counter() - begun)
-    store.result.is_complete = not [
-        side for _, side in plan.order(store) if not store.row(side.name).missing
-    ]
+    store.result.is_complete = store.has_all(len(plan.loads))
     store.save()
+
+
+def _first(errors: ExceptionGroup[EngineError]) -> BaseException:
+    """What went wrong first, where several tasks of a run may have failed."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class _Stage:
@@ -230,7 +248,8 @@ async def _one_run(
     again = "-again" if instead_of is not None else ""
     speed = plan.scenario.engine.pace
     load = paced(plan.loads[repeat], speed=speed)
-    label = f"{_file_name(side.name)}-{repeat}{again}"
+    name = _file_name(side.name, [row.name for row in work.store.result.arms])
+    label = f"{name}-{repeat}{again}"
     run = Run(arm=side.name, repeat=repeat, seed=repeat, log=f"{label}.log")
     run.replaced = _what_is_left(instead_of)
     scenario = _paced_scenario(plan.scenario, speed=speed)
@@ -269,7 +288,7 @@ async def _one_run(
                     )
             if endpoint.journal is not None:
                 await _refuse_failures(endpoint, run)
-        read_journal(run, endpoint)
+        read_journal(run, endpoint, speed=speed)
     finally:
         # An attempt to make a stalled run again that did not finish leaves that one in place.
         if run.calls and (run.is_complete or instead_of is None):
@@ -341,6 +360,15 @@ def _paced_scenario(scenario: Scenario, *, speed: float) -> Scenario:
     return scenario.model_copy(update={"proxy": proxy})
 
 
-def _file_name(name: str) -> str:
-    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-    return kept[:80]
+def _file_name(name: str, arms: Iterable[str]) -> str:
+    """The arm's name as that of a file, which no other of these arms has."""
+    kept = _kept(name)
+    is_own = all(_kept(other) != kept for other in arms if other != name)
+    if is_own and len(kept) <= _NAME_CHARS_MAX:
+        return kept
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{kept[: _NAME_CHARS_MAX - 9]}-{digest}"
+
+
+def _kept(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from agentsched.model import ConfigError
-from agentsched_bench.compare import results
+from agentsched_bench.compare import cli, results
+from agentsched_bench.compare.capacity import at_rate
 from agentsched_bench.compare.cli import resumed
+from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.results import ArmRow, CompareResult
+from agentsched_bench.compare.scenario import load_scenario
 
 Make = Callable[..., CompareResult]
 ONCE = [{"a": 1.0}]
@@ -94,3 +97,32 @@ def test_the_first_arm_is_the_baseline_though_it_ran_last(comparison: Make, tmp_
     results.write(asked(comparison({"direct": ONCE}), *arms, baseline="direct"), path)
     later = asked(comparison({"ours": []}), *arms, baseline="direct")
     assert resumed(later, path, redo_stalled=False).baseline == "direct"
+
+
+def test_times_alone_of_earlier_repeats_are_kept(comparison: Make, tmp_path: Path) -> None:
+    """Fewer repeats this time: the earlier runs stay, and what a program takes alone with them."""
+    path = tmp_path / "r.json"
+    made = asked(comparison({"direct": [{"p": 4.0}, {"q": 8.0}]}), "direct")
+    made.alone_s, made.alone_how = {"p": 1.0, "q": 2.0}, "by the engine's model"
+    results.write(made, path)
+    new = asked(comparison({"direct": []}), "direct")
+    new.alone_s = {"p": 1.0}
+
+    again = resumed(new, path, redo_stalled=False)
+
+    (figures,) = summarise(again)
+    assert figures.slowdown is not None
+    assert (figures.completed, figures.slowdown.count) == (2, 2)
+    assert again.alone_how == "by the engine's model"
+
+
+def test_each_rate_has_logs_of_its_own(small: Path) -> None:
+    """Arms and repeats have the same names at all of them, and so would their journals."""
+    scenario = load_scenario(small)
+    rates = [at_rate(scenario, rate) for rate in (0.1, 0.2)]
+
+    found = [cli._logs(Path("r.json"), Path("logs"), each, is_one=False) for each in rates]
+
+    assert found == [Path("logs/small-0.1"), Path("logs/small-0.2")]
+    assert cli._logs(Path("r.json"), Path("logs"), scenario, is_one=True) == Path("logs")
+    assert cli._logs(Path("r.json.gz"), None, scenario, is_one=True) == Path("r.logs")

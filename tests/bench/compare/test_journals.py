@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from shorthand import arrived, finished, pin, tool_call, unpin
 
+from agentsched.compose import SchedulerConfig, journal_header
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
     Command,
@@ -24,6 +27,10 @@ from agentsched.model import (
     seconds,
 )
 from agentsched_bench.compare.journals import tell
+from agentsched_bench.compare.measure import read_journal, rescale
+from agentsched_bench.compare.results import Call, Run
+from agentsched_bench.compare.stages import Endpoint
+from agentsched_bench.replay.journal_file import JournalWriter
 
 ENGINE = EngineId("e0")
 
@@ -146,3 +153,28 @@ def test_times_count_from_a_given_origin() -> None:
     (call,) = tell(book.entries, origin=Instant(seconds(100))).calls
 
     assert call.sent_s == pytest.approx(3)
+
+
+def test_times_in_texts_are_the_engines_too(tmp_path: Path) -> None:
+    """Of an engine three times as fast as real, in whose time everything of a run is told."""
+    book = Book()
+    book.at(0, asked("s1"))
+    book.at(2, TimerFired(), dispatch("s1"))
+    book.at(2.5, asked("s2"))
+    book.at(3, TimerFired(), dispatch("s2"), pin("a"))
+    book.at(4, TimerFired(), unpin("a", reason=UnpinReason.EXPIRED))
+    path = tmp_path / "j.gz"
+    with JournalWriter(path, journal_header(SchedulerConfig(profile="fcfs"))) as writer:
+        for entry in book.entries:
+            writer.write(entry)
+    call = Call(program="p", conversation="p", step=0, sent_s=1.0, latency_s=2.0, held_s=2.0)
+    run = Run(arm="ours", repeat=0, seed=0, calls=[call])
+
+    read_journal(run, Endpoint(url="", journal=path), speed=3.0)
+    rescale(run, speed=3.0)
+
+    assert call.held_s == 6.0
+    held = [(d.at_s, d.text.partition(",")[0]) for d in run.decisions if d.kind == "dispatch"]
+    # The second one was held for less than a second of the clock, and for more of the engine's.
+    assert held == [(3.0 + 6.0, "held 6.0 s"), (3.0 + 9.0, "held 1.5 s")]
+    assert [(p.from_s, p.to_s) for p in run.pins] == [(3.0 + 9.0, 3.0 + 12.0)]

@@ -8,22 +8,31 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import ClientSession, web
 from rich.console import Console
 
 from agentsched.model import ConfigError
 from agentsched_bench.compare import results
-from agentsched_bench.compare.arms import sides_of
+from agentsched_bench.compare.arms import Kind, Side, sides_of
 from agentsched_bench.compare.cli import new_result, resumed
 from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.load import make_load
 from agentsched_bench.compare.machine import disturbances, is_stalled
 from agentsched_bench.compare.results import CompareResult, Machine, Run
-from agentsched_bench.compare.run import Plan, Store, paced, run_all
+from agentsched_bench.compare.run import (
+    Plan,
+    Store,
+    _file_name,
+    paced,
+    run_all,
+    simulate_all,
+)
 from agentsched_bench.compare.scenario import load_scenario
 from agentsched_bench.compare.show import Estimate, print_comparison, span
 from agentsched_bench.engine.cost import preset
@@ -227,6 +236,93 @@ async def test_times_of_an_engine_that_is_there_already_are_the_clocks(
 
     (run,) = made.runs
     assert loads[0].last_start_s <= run.duration_s <= took_s
+
+
+def test_a_result_is_complete_with_the_repeats_of_arms_that_were_left_out(small: Path) -> None:
+    """`--only`: what is not run this time may lack repeats all the same."""
+    scenario = load_scenario(small)
+    sides = sides_of(scenario)
+    loads = [make_load(scenario.workload, seed=n, beside=small.parent) for n in range(2)]
+    store = Store(new_result(scenario, sides, loads, how="simulated", alone_s={}), path=None)
+
+    def simulate(*chosen: Side) -> bool:
+        plan = Plan(
+            scenario=scenario, sides=chosen, loads=loads, logs=Path(), peers=Path(), salt="s"
+        )
+        simulate_all(plan, store, Said())
+        return store.result.is_complete
+
+    assert not simulate(sides[0])
+    assert simulate(sides[1])
+    store.result.runs = [run for run in store.result.runs if run.arm == sides[0].name]
+    store.row(sides[1].name).missing = "it is not installed"
+    assert simulate(sides[0])
+
+
+def test_no_two_arms_write_the_same_files() -> None:
+    long = "agentsched," + "x" * 80
+    arms = ["fcfs", "plugin:fcfs", "plugin-fcfs", f"{long}1", f"{long}2"]
+
+    names = [_file_name(arm, arms) for arm in arms]
+
+    assert len(set(names)) == len(arms)
+    assert names[0] == "fcfs"
+    assert max(len(name) for name in names) <= 80
+    assert _file_name("plugin:fcfs", ["plugin:fcfs", "fcfs"]) == "plugin-fcfs"
+
+
+@contextlib.asynccontextmanager
+async def _relaying(upstream: str) -> AsyncIterator[str]:
+    """What says whose calls are, as a proxy of ours does, and takes no reports of tools."""
+
+    async def relay(request: web.Request) -> web.Response:
+        if "agentsched" in request.path:
+            return web.Response(status=404)
+        data, url = await request.read(), f"{upstream}{request.path}"
+        async with client.request(request.method, url, data=data) as answer:
+            headers = {"content-type": answer.content_type, "x-agentsched-program": "p"}
+            return web.Response(status=answer.status, body=await answer.read(), headers=headers)
+
+    app = web.Application(client_max_size=1 << 26)
+    app.router.add_route("*", "/{rest:.*}", relay)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    async with ClientSession() as client:
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
+@pytest.mark.slow
+async def test_what_fails_in_a_task_of_one_arm_does_not_cost_the_others_their_runs(
+    small: Path, tmp_path: Path
+) -> None:
+    config = EngineConfig.from_preset(preset("cpu-2core"))
+    async with (
+        running_engine(ServerConfig(engine=config)) as served,
+        _relaying(served.url) as relay,
+    ):
+        changes = [
+            "engine.kind=url", f'engine.urls=["{served.url}"]', "measure.repeat=1",
+            "workload.programs=1", "workload.steps_max=2", "workload.gap_cap_s=0.1",
+            "measure.tells_tools=true", 'arms=["fcfs", "direct"]',
+        ]  # fmt: skip
+        scenario = load_scenario(small, changes=changes)
+        ours, direct = sides_of(scenario)
+        sides = [replace(ours, kind=Kind.URL, url=relay), direct]
+        loads = [make_load(scenario.workload, seed=0, beside=tmp_path)]
+        made = new_result(scenario, sides, loads, how="live", alone_s={})
+        plan = Plan(
+            scenario=scenario, sides=sides, loads=loads, logs=tmp_path, peers=tmp_path, salt="s"
+        )
+
+        await run_all(plan, Store(made, path=None), Said())
+
+    assert [(run.arm, run.is_complete) for run in made.runs][-1] == ("direct", True)
+    assert made.arms[0].missing.endswith("takes no reports of tools")
+    assert made.is_complete
 
 
 @pytest.mark.slow
