@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -137,9 +138,7 @@ class Stand:
     async def let_go(self, *answers: str) -> None:
         """Wait until the agent has been told all of these, and then make its tools' file `go`."""
         for text in answers:
-            words = text.encode()
-            # Not whether all of it was passed on: a client may hang up at the word that ends it.
-            await self.until_told(lambda e, words=words: words in e.answer)
+            await self.until_told(functools.partial(_tells, text.encode()))
         (self.folder / "go").touch()
 
     async def until_stored(self) -> None:
@@ -211,6 +210,12 @@ class Stand:
     def classes(self) -> Counter[str]:
         """How many steps of each class the proxy saw. Once the proxy has ended."""
         return Counter(arrived["step_class"] for arrived in self.events("StepArrived"))
+
+
+def _tells(words: bytes, exchange: Exchange) -> bool:
+    """Whether an answer had these; not whether all of it was passed on, for a client may hang up
+    at the word that ends it."""
+    return words in exchange.answer
 
 
 def _twice(what: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
