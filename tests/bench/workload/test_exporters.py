@@ -295,6 +295,17 @@ def test_texts_survive_as_spans(tmp_path: Path) -> None:
     assert back.messages[back.steps[0].answer or 0].tool_calls[0].name == "bash"
 
 
+def test_thoughts_survive_as_spans(tmp_path: Path) -> None:
+    steps = [
+        RecordedStep(step=0, input_tokens=100, output_tokens=50, reasoning_tokens=30),
+        RecordedStep(step=1, input_tokens=200, output_tokens=50),
+    ]
+    row = Recording(session_id="s", source="test", start_s=0.0, steps=tuple(steps))
+    (back,) = exported([row], tmp_path / "e.jsonl", Format.OTEL)
+    assert [step.reasoning_tokens for step in back.steps] == [30, 0]
+    assert [step.new_input_tokens for step in back.steps] == [None, None]
+
+
 def test_a_block_size_needs_blocks(rows: list[Recording], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="otel has no blocks"):
         export_trace([], tmp_path / "x", Format.OTEL, shared=SharedPrompts(), block_size=4)

@@ -176,3 +176,168 @@ def test_a_session_without_any_name_gets_one(tmp_path: Path) -> None:
     span = _run_of_spans()[1] | {"context": {"trace_id": "", "span_id": "0x01"}}
     (row,), report = imported(written(tmp_path / "x.json", span), tmp_path / "t.jsonl")
     assert (row.session_id, report.errors_count) == ("session", 0)
+
+
+def _tokens(prompt: int, output: int) -> dict[str, Any]:
+    return {"gen_ai.usage.input_tokens": prompt, "gen_ai.usage.output_tokens": output}
+
+
+@pytest.mark.parametrize(
+    "operation",
+    ["acompletion", "anthropic_messages", "response", "chat.streaming_completions", "my_chat"],
+)
+def test_otel_calls_by_other_names(operation: str, tmp_path: Path) -> None:
+    """LiteLLM's, OpenLLMetry's, Semantic Kernel's, and what nobody has heard of."""
+    name = {"gen_ai.operation.name": operation}
+    spans = [
+        _console("01", None, 1, 2, **name, **_tokens(100, 5)),
+        _console("02", None, 3, 4, **{"gen_ai.operation.name": "embeddings"}, **_tokens(9, 0)),
+        _console("03", None, 3, 4, **{"gen_ai.operation.name": "aembedding"}, **_tokens(9, 1)),
+        _console("04", None, 0, 9, **{"gen_ai.operation.name": "invoke_workflow"}, **_tokens(9, 1)),
+    ]
+    (row,), _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    assert [(s.input_tokens, s.output_tokens) for s in row.steps] == [(100, 5)]
+
+
+def test_otel_a_frame_by_another_name_is_no_agent(tmp_path: Path) -> None:
+    """It has the sums of the calls in it, of two agents, one after the other."""
+    agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "a"}
+    frame = {"gen_ai.operation.name": "run_team"}
+    call = {"gen_ai.operation.name": "acompletion"}
+    spans = [
+        _console("01", None, 0, 9, **frame, **_tokens(300, 10)),
+        _console("02", "01", 1, 3, **agent),
+        _console("03", "02", 1, 2, **call, **_tokens(100, 5)),
+        _console("04", "01", 5, 7, **agent),
+        _console("05", "04", 5, 6, **call, **_tokens(200, 5)),
+    ]
+    (row,), _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    assert [step.input_tokens for step in row.steps] == [100, 200]
+
+
+def test_otel_counts_of_semantic_kernel(tmp_path: Path) -> None:
+    counts = {"gen_ai.response.prompt_tokens": 100, "gen_ai.response.completion_tokens": 5}
+    span = _console("01", None, 1, 2, **{"gen_ai.operation.name": "chat.completions"}, **counts)
+    (row,), _ = imported(written(tmp_path / "s.json", span), tmp_path / "t.jsonl")
+    assert [(s.input_tokens, s.output_tokens) for s in row.steps] == [(100, 5)]
+
+
+def test_otel_a_proxys_call_is_no_agent_of_the_engines(tmp_path: Path) -> None:
+    """LiteLLM before vLLM, each with a span: one conversation."""
+    agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "a"}
+    outer = {"gen_ai.operation.name": "acompletion"}
+    inner = {"gen_ai.usage.prompt_tokens": 101, "gen_ai.usage.completion_tokens": 5}
+    spans = [_console("01", None, 0, 9, **agent)]
+    for number, own in enumerate(("02", "04")):
+        at = 1 + 3 * number
+        first = {"gen_ai.latency.time_to_first_token": 0.25}
+        spans += [
+            _console(own, "01", at, at + 1, **outer, **_tokens(100, 5)),
+            _console(f"a{number}", own, at, at + 1, **inner, **first),
+        ]
+    (row,), _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    assert [(s.input_tokens, s.ttft_s) for s in row.steps] == [(101, 0.25), (101, 0.25)]
+
+
+def _copilot(own: str, begun: float, ended: float, **facts: Any) -> dict[str, Any]:
+    """A span of GitHub Copilot's file exporter: the JavaScript SDK's, as JSON."""
+    named = {"gen_ai.conversation.id": "c", **facts}
+    return {
+        "type": "span",
+        "traceId": "3d",
+        "spanId": own,
+        "parentSpanId": "f3",
+        "name": "x",
+        "kind": 2,
+        "startTime": [int(begun), round(begun % 1 * 1e9)],
+        "endTime": [int(ended), round(ended % 1 * 1e9)],
+        "attributes": named,
+        "status": {"code": 0},
+        "events": [],
+        "resource": {"attributes": {"service.name": "github-copilot"}},
+    }
+
+
+def test_otel_of_a_coding_agents_file(tmp_path: Path) -> None:
+    """Its calls' spans end when their tools are done; metrics stand between them."""
+    call = {"gen_ai.operation.name": "chat"}
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "view"}
+    metric = {"type": "metric", "name": "m", "dataPoints": []}
+    rows = [
+        *[metric] * 6,
+        _copilot("a1", 1789068146.811, 1789068147.740, **tool),
+        _copilot("26", 1789068142.748, 1789068147.750, **call, **_tokens(100, 5)),
+        metric,
+        _copilot("80", 1789068155.855, 1789068159.437, **tool),
+        _copilot("27", 1789068155.859, 1789068159.899, **tool),
+        _copilot("e7", 1789068147.751, 1789068160.835, **call, **_tokens(200, 5)),
+    ]
+    (row,), report = imported(lines(tmp_path / "otel.jsonl", *rows), tmp_path / "t.jsonl")
+    assert (report.errors_count, row.source) == (0, "github-copilot")
+    first, second = row.steps
+    assert (first.llm_s, second.llm_s) == (pytest.approx(4.063), pytest.approx(8.104))
+    assert first.gap_s == pytest.approx(0.94)
+    assert [len(step.tools) for step in row.steps] == [1, 2]
+    rows[6] = rows[6] | {"startTime": [1789068146]}
+    (row,), report = imported(lines(tmp_path / "otel.jsonl", *rows), tmp_path / "t.jsonl")
+    assert [len(step.tools) for step in row.steps] == [0, 2]
+
+
+def test_otel_a_tool_beside_anothers_answer_is_not_its(tmp_path: Path) -> None:
+    """Of two calls at once; and one that runs on while the next is made."""
+    call = {"gen_ai.operation.name": "chat"}
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "ls"}
+    spans = [
+        _console("01", None, 0, 20, span_name="agent", **{"gen_ai.operation.name": "invoke_agent"}),
+        _console("02", "01", 1, 2, **call, **_tokens(100, 5)),
+        _console("03", "01", 3, 9, **tool),
+        _console("04", "01", 5, 7, **call, **_tokens(200, 5)),
+        _console("05", "01", 10, 18, **call, **_tokens(300, 5)),
+        _console("06", "01", 11, 12, **call, **_tokens(400, 5)),
+        _console("07", "01", 13, 14, **tool),
+    ]
+    (row,), _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    assert [len(step.tools) for step in row.steps] == [1, 0, 0, 1]
+    assert [step.llm_s for step in row.steps] == [1.5, 2.5, 8.5, 1.5]
+
+
+def test_otel_tools_without_an_operation(tmp_path: Path) -> None:
+    """Pydantic AI's, for long."""
+    spans = _run_of_spans()
+    told = {"gen_ai.tool.name": "run", "gen_ai.tool.call.id": "c"}
+    told["tool_arguments"] = json.dumps({"command": "ls -l"})
+    spans[3] = _console("04", "01", 3, 4, span_name="running tool", **told)
+    (row,), _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    (tool,) = row.steps[0].tools
+    assert (tool.name, tool.command, tool.call_id) == ("run", "ls", "c")
+    assert row.steps[0].gap_kind == "tool"
+
+
+def test_otel_tools_that_do_not_name_their_conversation(tmp_path: Path) -> None:
+    call = {"gen_ai.operation.name": "chat", "gen_ai.conversation.id": "c"}
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "ls"}
+    spans = [
+        _console("01", None, 1, 2, **call, **_tokens(100, 5)),
+        _console("02", None, 3, 4, **tool),
+        _console("03", None, 5, 6, **call, **_tokens(200, 5)),
+    ]
+    (row,), _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    assert [[tool.name for tool in step.tools] for step in row.steps] == [["ls"], []]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gen_ai.usage.reasoning.output_tokens",
+        "gen_ai.usage.reasoning_tokens",
+        "llm.usage.reasoning_tokens",
+        "llm.token_count.completion_details.reasoning",
+    ],
+)
+def test_otel_thoughts_are_counted(name: str, tmp_path: Path) -> None:
+    """They come back in no later prompt: what is new there is not known."""
+    spans = _run_of_spans()
+    spans[2]["attributes"][name] = 7
+    (row,), _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    assert [step.reasoning_tokens for step in row.steps] == [7, 0]
+    assert row.steps[1].new_input_tokens is None

@@ -90,6 +90,8 @@ class _Program:
         }
         if step.prefix_tokens is not None:
             facts["gen_ai.usage.cache_read.input_tokens"] = step.prefix_tokens
+        if step.reasoning_tokens:
+            facts["gen_ai.usage.reasoning.output_tokens"] = step.reasoning_tokens
         if step.ttft_s is not None:
             facts["gen_ai.response.time_to_first_chunk"] = step.ttft_s
         if self._keeps_text and step.prompt is not None:

@@ -2,18 +2,19 @@
 
 `chat`, `text_completion` and `generate_content` spans are LLM calls, `execute_tool` spans tool
 calls, `invoke_agent` spans agents; the older names of OpenLLMetry and OpenInference are understood,
-and what the Python SDK's console exporter prints. Of calls inside of calls the innermost counts.
-A conversation is the nearest agent span above a call (or `gen_ai.conversation.id`, or a trace); an
-agent below another agent is its sub-agent. A tool belongs to the last call of its conversation that
-ended before it began. Spans come in any order, so all that matters of them is held until the end of
-the input.
+and what the Python SDK's console exporter prints, and JavaScript's spans as they are. Of calls
+inside of calls the innermost counts. A conversation is the nearest agent span above a call (or
+`gen_ai.conversation.id`, or a trace); an agent below another agent is its sub-agent. A tool belongs
+to the last call of its conversation that ended before it began, or that it ran inside of: such a
+call ends where its tools begin. Spans come in any order, so all that matters of them is held until
+the end of the input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.chat import read_definitions
@@ -22,6 +23,11 @@ from agentsched_bench.workload.importers.files import InputFile, OnError, values
 from agentsched_bench.workload.importers.loose import flat
 from agentsched_bench.workload.importers.otel_spans import Span, is_spans, read_span, spans_in
 from agentsched_bench.workload.trace import RecordedTool, TraceError
+
+#: Values at the beginning of a file by which it is known.
+_HEAD_MAX: Final = 20
+#: Clocks of spans agree this well.
+_SLACK_S: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,8 @@ class Otel:
     title: str = "OpenTelemetry GenAI spans (OTLP JSON)"
 
     def claims(self, head: Sequence[Any]) -> bool:
-        return any(map(is_spans, flat(head)[:5]))
+        # Metrics and logs may stand before the first span.
+        return any(map(is_spans, flat(head)[:_HEAD_MAX]))
 
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
@@ -106,12 +113,13 @@ class _Thread:
                     input_tokens=span.input_tokens,
                     output_tokens=span.output_tokens,
                     cached_tokens=span.cached_tokens,
+                    reasoning_tokens=span.reasoning_tokens,
                     begun_s=span.begun_s,
                     ended_s=span.ended_s,
                     ttft_s=span.ttft_s,
                 )
             )
-        self._place_tools(conversation.calls)
+        self._place_tools(list(zip(order, conversation.calls, strict=True)))
         begun = order[0].begun_s
         owner = self.parent
         recording = conversation.recording(
@@ -131,14 +139,15 @@ class _Thread:
     def begun_s(self) -> float:
         return min(span.begun_s for span in self.calls)
 
-    def _place_tools(self, calls: Sequence[Call]) -> None:
+    def _place_tools(self, calls: Sequence[tuple[Span, Call]]) -> None:
         for span in sorted(self.tools, key=lambda s: (s.begun_s, s.ended_s, s.key)):
-            before = [
-                c for c in calls if c.ended_s is not None and c.ended_s <= span.begun_s + 1e-3
-            ]
-            if not before:
+            found = next((pair for pair in reversed(calls) if _may_ask(pair[0], span)), None)
+            if found is None:
                 continue
-            before[-1].tools.append(
+            asking, call = found
+            if not _is_over(asking, span):
+                call.ended_s = min(asking.ended_s, span.begun_s, call.ended_s or span.begun_s)
+            call.tools.append(
                 RecordedTool(
                     name=span.name,
                     duration_s=None if span.is_untimed else round(span.ended_s - span.begun_s, 6),
@@ -149,6 +158,17 @@ class _Thread:
                     child=self.children.get(span.key),
                 )
             )
+
+
+def _may_ask(call: Span, tool: Span) -> bool:
+    """Whether a tool began after a call, or ran beside its answer, from beginning to end."""
+    is_beside = tool.parent in (call.parent, call.key)
+    is_inside = call.begun_s + _SLACK_S < tool.begun_s and tool.ended_s <= call.ended_s + _SLACK_S
+    return _is_over(call, tool) or (is_beside and is_inside)
+
+
+def _is_over(call: Span, tool: Span) -> bool:
+    return call.ended_s <= tool.begun_s + _SLACK_S
 
 
 def _token_source(calls: Sequence[Span]) -> dict[str, str | None]:
@@ -166,13 +186,22 @@ def _token_source(calls: Sequence[Span]) -> dict[str, str | None]:
 def _threads(spans: dict[str, Span]) -> list[_Thread]:
     """Conversations with at least one call, parents before their sub-agents."""
     threads: dict[str, _Thread] = {}
-    for span in sorted(spans.values(), key=lambda s: (s.begun_s, s.key)):
-        if span.kind == "call" and span.input_tokens is None and not span.prompt:
-            continue
-        if span.kind not in ("call", "tool"):
-            continue
-        agents = _agents_above(span, spans)
-        thread = _thread(agents, span, threads, spans)
+    order = [
+        span for span in sorted(spans.values(), key=lambda s: (s.begun_s, s.key)) if _counts(span)
+    ]
+    above = {span.key: _agents_above(span, spans) for span in order}
+    bases: dict[str, set[str]] = {}
+    for span in order:
+        if span.kind == "call":
+            bases.setdefault(span.trace, set()).add(_base(span, above[span.key]))
+    for span in order:
+        agents = above[span.key]
+        base = _base(span, agents)
+        told = bases.get(span.trace, set())
+        if span.kind == "tool" and base == span.trace and len(told) == 1:
+            # Of some programs' spans only the calls name their conversation.
+            (base,) = told
+        thread = _thread(base, agents, threads, spans)
         (thread.calls if span.kind == "call" else thread.tools).append(span)
     found = [thread for thread in threads.values() if thread.calls]
     for thread in found:
@@ -181,6 +210,16 @@ def _threads(spans: dict[str, Span]) -> list[_Thread]:
         if thread.parent is not None and thread.started_by:
             thread.parent.children[thread.started_by] = thread.name
     return found
+
+
+def _counts(span: Span) -> bool:
+    if span.kind == "call":
+        return span.input_tokens is not None or bool(span.prompt)
+    return span.kind == "tool"
+
+
+def _base(span: Span, agents: Sequence[Span]) -> str:
+    return span.conversation or (agents[0].conversation if agents else "") or span.trace
 
 
 def _agents_above(span: Span, spans: dict[str, Span]) -> list[Span]:
@@ -198,9 +237,8 @@ def _agents_above(span: Span, spans: dict[str, Span]) -> list[Span]:
 
 
 def _thread(
-    agents: Sequence[Span], span: Span, threads: dict[str, _Thread], spans: dict[str, Span]
+    base: str, agents: Sequence[Span], threads: dict[str, _Thread], spans: dict[str, Span]
 ) -> _Thread:
-    base = span.conversation or (agents[0].conversation if agents else "") or span.trace
     thread = threads.setdefault(base, _Thread(base, agent=agents[0].name if agents else ""))
     for agent in agents[1:]:
         name = f"{base}/{agent.key.rsplit('/', 1)[-1]}"

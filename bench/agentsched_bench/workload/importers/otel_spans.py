@@ -24,25 +24,55 @@ from agentsched_bench.workload.importers.otel_messages import answer_of, offered
 from agentsched_bench.workload.trace import RecordedMessage
 
 _CALLS: Final = frozenset(
-    {"chat", "text_completion", "generate_content", "completion", "responses"}
+    {
+        "chat",
+        "text_completion",
+        "generate_content",
+        "completion",
+        "responses",
+        # LiteLLM has its own functions' names.
+        "acompletion",
+        "atext_completion",
+        "anthropic_messages",
+        "aresponses",
+        "agenerate_content",
+        "agenerate_content_stream",
+        # OpenLLMetry's of OpenAI's agents.
+        "response",
+        # Semantic Kernel's, and Azure AI Inference's at first.
+        "chat.completions",
+        "chat.streaming_completions",
+        "text.completions",
+        "text.streaming_completions",
+    }
 )
+#: Operations by whose names their spans are no calls, whatever was counted.
+_NO_CALLS: Final = ("invoke_", "create_", "embed", "aembed")
 _INPUT_TOKENS: Final = (
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.prompt_tokens",
     "llm.usage.prompt_tokens",
     "llm.token_count.prompt",
+    "gen_ai.response.prompt_tokens",
 )
 _OUTPUT_TOKENS: Final = (
     "gen_ai.usage.output_tokens",
     "gen_ai.usage.completion_tokens",
     "llm.usage.completion_tokens",
     "llm.token_count.completion",
+    "gen_ai.response.completion_tokens",
 )
 _CACHED_TOKENS: Final = (
     "gen_ai.usage.cache_read.input_tokens",
     "gen_ai.usage.cache_read_input_tokens",
     "gen_ai.usage.cached_tokens",
     "llm.token_count.prompt_details.cache_read",
+)
+_REASONING_TOKENS: Final = (
+    "gen_ai.usage.reasoning.output_tokens",
+    "gen_ai.usage.reasoning_tokens",
+    "llm.usage.reasoning_tokens",
+    "llm.token_count.completion_details.reasoning",
 )
 _MODELS: Final = (
     "gen_ai.response.model",
@@ -56,7 +86,12 @@ _CONVERSATIONS: Final = (
     "session.id",
     "traceloop.association.properties.session_id",
 )
-_FIRST_TOKEN: Final = ("gen_ai.response.time_to_first_chunk", "gen_ai.server.time_to_first_token")
+_FIRST_TOKEN: Final = (
+    "gen_ai.response.time_to_first_chunk",
+    "gen_ai.server.time_to_first_token",
+    # vLLM's and SGLang's own spans.
+    "gen_ai.latency.time_to_first_token",
+)
 _NAMES: Final = {
     "tool": ("gen_ai.tool.name", "tool.name", "ai.toolCall.name", "traceloop.entity.name"),
     "agent": ("gen_ai.agent.name", "agent.name", "agent_name", "traceloop.entity.name"),
@@ -92,6 +127,7 @@ class Span:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    reasoning_tokens: int = 0
     ttft_s: float | None = None
     is_error: bool = False
     call_id: str = ""
@@ -116,7 +152,8 @@ def is_spans(value: Json) -> bool:
         found.get("trace")
     ):
         return True
-    return bool(_id_of(found, "span")) and ("startTimeUnixNano" in found or "start_time" in found)
+    starts = ("startTimeUnixNano", "start_time", "startTime")
+    return bool(_id_of(found, "span")) and any(key in found for key in starts)
 
 
 def spans_in(value: Json) -> Iterator[tuple[Object, Object]]:
@@ -256,6 +293,7 @@ def read_span(span: Object, resource: Object, *, keeps_text: bool) -> Span | Non
         input_tokens=as_count(_first_of(facts, _INPUT_TOKENS)) or None,
         output_tokens=as_count(_first_of(facts, _OUTPUT_TOKENS)),
         cached_tokens=as_count(_first_of(facts, _CACHED_TOKENS)),
+        reasoning_tokens=as_count(_first_of(facts, _REASONING_TOKENS)) or 0,
         ttft_s=as_number(_first_of(facts, _FIRST_TOKEN)),
         is_error=status in (2, "STATUS_CODE_ERROR", "ERROR") or "error.type" in facts,
         call_id=as_name(_first_of(facts, _CALL_IDS)),
@@ -287,7 +325,14 @@ def _facts(span: Object) -> Object:
 
 def _at(span: Object, which: str) -> float | None:
     nanos = as_number(first(span.get(f"{which}TimeUnixNano"), span.get(f"{which}_time_unix_nano")))
-    return nanos / 1e9 if nanos is not None else as_instant(span.get(f"{which}_time"))
+    if nanos is not None:
+        return nanos / 1e9
+    told = first(span.get(f"{which}_time"), span.get(f"{which}Time"))
+    if isinstance(told, list):
+        # The JavaScript SDK's: seconds and nanoseconds.
+        parts = [number for part in told if (number := as_number(part)) is not None]
+        return parts[0] + parts[1] / 1e9 if len(parts) == len(told) == 2 else None
+    return as_instant(told)
 
 
 def _first_of(facts: Object, keys: tuple[str, ...]) -> Json:
@@ -303,11 +348,16 @@ def _kind(facts: Object, name: str) -> tuple[str, bool]:
         return "call", False
     if operation == "execute_tool" or told == "TOOL" or traceloop == "tool":
         return "tool", False
-    if "ai.toolCall.name" in facts:
+    # Pydantic AI's tools had no operation for long.
+    if "ai.toolCall.name" in facts or (not operation and "gen_ai.tool.name" in facts):
         return "tool", False
     if operation == "invoke_agent" or told == "AGENT" or traceloop == "agent":
         return "agent", False
-    if not operation and any(key in facts for key in _INPUT_TOKENS):
+    is_counted = any(key in facts for key in _INPUT_TOKENS)
+    is_answered = bool(as_count(_first_of(facts, _OUTPUT_TOKENS)))
+    if operation and is_counted and is_answered and not operation.startswith(_NO_CALLS):
+        return "call", False
+    if not operation and is_counted:
         # Agents carry sums of tokens, too; without a name for what it is, the span's own decides.
         return ("agent" if name.startswith("invoke_agent") else "call"), True
     return "", False
