@@ -136,9 +136,11 @@ class _Part:
     parent: _Part | None = None
     conversation: Conversation = field(default_factory=Conversation)
     chain: Chain = field(default_factory=Chain)
-    #: By response id: the call; and for each tool call's event, call and place in its tools.
+    #: By response id: the call; and for each tool call's event, call, place in its tools, and when.
     calls: dict[str, Call] = field(default_factory=dict)
-    waiting: dict[str, tuple[Call, int]] = field(default_factory=dict)
+    waiting: dict[str, tuple[Call, int, float | None]] = field(default_factory=dict)
+    #: By response id, where events alone say what an answer was: its text and its calls so far.
+    spoken: dict[str, tuple[str, list[RecordedToolCall]]] = field(default_factory=dict)
     said_at: float | None = None
     counted: int = 0
     is_compacted: bool = False
@@ -266,6 +268,8 @@ class _History:
             text = as_text(first(message.get("content"), arguments.get("thought"), ""))
             if action == "message" and not text:
                 text = as_text(first(arguments.get("content"), event.get("message")))
+            if not spoken:
+                part.spoken[response_id] = (text, asks)
             call = self._call(response_id, response, asks, text=text, at=at, event=event)
         if action in _NO_TOOL:
             return
@@ -273,12 +277,20 @@ class _History:
         if place is None:
             call.tools.append(recorded_tool(asked))
             place = len(call.tools) - 1
+            self._add_to(response_id, call, asked)
         for key in (str(event.get("id")), call_id):
-            part.waiting[key] = (call, place)
+            part.waiting[key] = (call, place, at)
         if at is not None:
             call.ended_s = at if call.ended_s is None else min(call.ended_s, at)
         if action == "delegate":
             self._delegate(arguments, at)
+
+    def _add_to(self, response_id: str, call: Call, asked: RecordedToolCall) -> None:
+        """One answer asked for this as well."""
+        text, asks = self._part.spoken.get(response_id, ("", None))
+        if asks is not None and call.answer is not None:
+            asks.append(asked)
+            self._part.conversation.rewrite(call.answer, text=text, tool_calls=asks)
 
     def _call(
         self,
@@ -343,8 +355,9 @@ class _History:
         )
         part.tell(number, event)
         if found is not None and tool is not None:
-            ended = found[0].ended_s
-            took = None if at is None or ended is None else round(max(0.0, at - ended), 6)
+            # Some versions put the second action there when the first one's observation is.
+            since = first(found[2], found[0].ended_s)
+            took = None if at is None or since is None else round(max(0.0, at - since), 6)
             extras = as_object(event.get("extras"))
             code = as_object(extras.get("metadata")).get("exit_code")
             found[0].tools[found[1]] = msgspec.structs.replace(

@@ -13,6 +13,7 @@ from agentsched_bench.workload.importers.files import InputFile, values
 from agentsched_bench.workload.importers.loose import (
     Json,
     Object,
+    as_count,
     as_list,
     as_name,
     as_object,
@@ -129,7 +130,7 @@ def _usage(row: Object) -> Usage:
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cached_tokens=cached if isinstance(cached, int) and cached > 0 else None,
-        reasoning_tokens=usage.reasoning_tokens,
+        reasoning_tokens=usage.reasoning_tokens or as_count(row.get("reasoning_tokens")) or 0,
     )
 
 
@@ -163,10 +164,12 @@ def modern(event: Object) -> Object:
 def _message(event: Object) -> Object:
     message = as_object(event.get("llm_message"))
     source = "user" if message.get("role") == "user" else "agent"
+    # What skills and the repository have to say of it goes behind the words themselves.
+    texts = (message.get("content"), event.get("extended_content"))
     return {
         "action": "message",
         "source": source,
-        "args": {"content": as_text(message.get("content"))},
+        "args": {"content": "\n".join(text for text in map(as_text, texts) if text)},
         "llm_response_id": event.get("llm_response_id"),
     }
 
