@@ -282,3 +282,39 @@ def test_claude_code_session_that_was_resumed_under_another_name_is_one(tmp_path
     (row,), report = imported(path, tmp_path / "o.jsonl")
     assert report.errors_count == 0
     assert (row.session_id, len(row.steps)) == ("s", 2)
+
+
+@pytest.mark.parametrize(
+    ("agent", "at", "kind", "child"),
+    [
+        ("acompact-1", 2, "compaction", None),
+        ("aside_question-1", 2, "side question", None),
+        ("aprompt_suggestion-1", 2, "prompt suggestion", None),
+        ("a7", 2, "sub-agent", "s/a7"),
+        ("a7", 40, "sub-agent", None),
+    ],
+)
+def test_claude_code_agents_that_no_call_started(
+    agent: str, at: int, kind: str, child: str | None, tmp_path: Path
+) -> None:
+    """What nothing names goes to a call that was open then, if it is one that calls start."""
+    session, other = _Claude("s"), _Claude("s", agentId=agent, isSidechain=True)
+    session.user("look into it")
+    session.says("m1", _call("task", "Task"))
+    session.result("task", toolUseResult="Error: rejected")
+    session.user("then go on")
+    session.says("m2", _text("well"))
+    other._seconds = at
+    other.user("what was said")
+    other.says("n1", _text("this"))
+    folder = tmp_path / "runs"
+    (folder / "s" / "subagents").mkdir(parents=True)
+    lines(folder / "s.jsonl", *session.lines)
+    lines(folder / "s" / "subagents" / f"agent-{agent}.jsonl", *other.lines)
+    rows, report = imported(folder, tmp_path / "t.jsonl")
+    assert report.errors_count == 0
+    assert [(row.session_id, row.parent, row.agent) for row in rows] == [
+        ("s", None, "claude-code"),
+        (f"s/{agent}", "s", f"claude-code/{kind}"),
+    ]
+    assert rows[0].steps[0].tools[0].child == child

@@ -32,13 +32,21 @@ from agentsched_bench.workload.importers.loose import (
     first,
     flat,
 )
-from agentsched_bench.workload.trace import RecordedToolCall, TraceError
+from agentsched_bench.workload.trace import RecordedTool, RecordedToolCall, TraceError
 
 _LINE_TYPES: Final = frozenset(
     {"user", "assistant", "system", "summary", "attachment", "progress", "queue-operation"}
 )
 _AGENT_TOOLS: Final = frozenset({"Task", "Agent", "agent", "task"})
 _SUB_AGENTS: Final = "subagents"
+#: Lines of two files are stamped in their order this well.
+_SLACK_S: Final = 5.0
+#: Agents that no tool call starts, by how their ids begin, and what they are for.
+_UNASKED: Final = {
+    "acompact-": "compaction",
+    "aside_question-": "side question",
+    "aprompt_suggestion-": "prompt suggestion",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +242,7 @@ class _Session:
             if owner is not None and (owner or has_main):
                 parent = children.get(owner, name)
             begun = thread.conversation.calls[0].begun_s
-            kind = self._kinds.get(started.get(agent, ""), "sub-agent")
+            kind = self._kinds.get(started.get(agent, ""), _unasked(agent) or "sub-agent")
             recording = thread.conversation.recording(
                 session_id=children.get(agent, name),
                 source=options.source or "claude-code",
@@ -274,13 +282,13 @@ class _Session:
             if tool.name in _AGENT_TOOLS and tool.call_id not in started.values()
         ]
         for agent in children:
-            if agent in started:
+            if agent in started or _unasked(agent):
                 continue
             begun = self._threads[agent].conversation.calls[0].begun_s
             fitting = [
                 (ended, tool)
                 for ended, tool in open_calls
-                if ended is not None and begun is not None and ended <= begun + 5.0
+                if ended is not None and begun is not None and _was_open(ended, tool, begun)
             ]
             if fitting:
                 best = max(fitting, key=lambda pair: (pair[0], pair[1].call_id or ""))
@@ -293,6 +301,16 @@ class _Session:
             return None
         zero = thread.conversation.calls[0].begun_s
         return None if zero is None else max(0.0, begun - zero)
+
+
+def _unasked(agent: str) -> str:
+    return next((kind for start, kind in _UNASKED.items() if agent.startswith(start)), "")
+
+
+def _was_open(asked_s: float, tool: RecordedTool, at: float) -> bool:
+    """Whether a tool call had been made by then and had no result yet."""
+    ended_s = None if tool.duration_s is None else asked_s + tool.duration_s
+    return asked_s <= at + _SLACK_S and (ended_s is None or at <= ended_s + _SLACK_S)
 
 
 def _kind(message: Object, call: RecordedToolCall) -> str:
