@@ -83,7 +83,8 @@ def rehearse(scheduler: Scheduler, event: StepArrived, *, now: Instant) -> Plan:
 
 def _twin(scheduler: Scheduler, event: StepArrived) -> Scheduler:
     policies, books = scheduler.policies, scheduler._books
-    shared = [policies, scheduler.latest, books.graph_builder, *_lasting(scheduler, event)]
+    stories = scheduler._stories  # a dry run tells none
+    shared = [policies, scheduler.latest, stories, books.graph_builder, *_lasting(scheduler, event)]
     shared += [getattr(policies, point) for point in policies.names]
     twin = copy.deepcopy(scheduler, {id(part): part for part in shared})
     twin._guarded.stop_learning()

@@ -28,7 +28,7 @@ from agentsched.kernel.retention import Retention
 from agentsched.kernel.shares import TenantAccount
 from agentsched.kernel.silence import ends, hear, look_unanswered
 from agentsched.kernel.slow_start import drain
-from agentsched.kernel.story import pack, unpack
+from agentsched.kernel.stories import ClosedProgram, Stories
 from agentsched.kernel.transitions import next_state
 from agentsched.kernel.warming import WarmAccount
 from agentsched.model import (
@@ -110,6 +110,7 @@ class Scheduler:
         self._remake = remake
         self._books = Books(limits=limits, graph=graph)
         self._guarded = guarded = GuardedPolicies(policies, books=self._books)
+        self._stories = Stories(self._books)
         self._retention = Retention(books=self._books, policies=guarded)
         self._filler = Filler(books=self._books, policies=guarded, retention=self._retention)
         self._now = Instant(0)
@@ -133,7 +134,7 @@ class Scheduler:
         counted and change nothing. A policy that fails is counted too (`policy_errors`).
         """
         self._now = self._books.now = now = max(self._now, now)
-        touched = _program_of(event, self._books)
+        subject = self._stories.subject(event)
         self._books.ended.clear()
         commands = self._apply(event, now=now)
         self._guarded.observe(event, now=now)
@@ -147,7 +148,7 @@ class Scheduler:
         self._seq += 1
         self._latest = entry
         if self._tells:
-            self._tell(entry, touched)
+            self._stories.tell(entry, subject)
         return entry.commands
 
     def stop_telling(self) -> None:
@@ -238,13 +239,16 @@ class Scheduler:
         return self._books.graph_builder
 
     def story(self, key: ProgramId | StepId) -> tuple[JournalEntry, ...]:
-        """The latest entries about a program, or about a live step's program, oldest first.
+        """The latest entries about a program that is live or closed lately, oldest first.
 
-        Arrivals are told without their prefixes.
+        A live step stands for its program. Arrivals are told without their prefixes.
         """
-        step = self._books.steps.get(StepId(key))
-        program = self._books.programs.get(step.program if step else ProgramId(key))
-        return tuple(unpack(packed) for packed in program.story) if program else ()
+        return self._stories.of(key)
+
+    @property
+    def closed(self) -> Mapping[ProgramId, ClosedProgram]:
+        """Programs that closed lately, of which a story is kept. Read only."""
+        return self._stories.closed
 
     def sensible_wait(self) -> Nanos | None:
         """The least `wait_ns_max` that this load allows; None while too little is known."""
@@ -271,6 +275,7 @@ class Scheduler:
         """Assert every invariant; cheap enough for tests, too dear for every turn in production."""
         self._books.check()
         self._retention.check()
+        self._stories.check()
 
     # 1. Apply the event to the books.
 
@@ -497,7 +502,7 @@ class Scheduler:
         if program.active_steps:
             self._books.close_when_idle(program)
         else:
-            self._books.drop_program(key)
+            self._drop(program)
         return commands
 
     def _report(self, event: EngineReported, *, now: Instant) -> list[Command]:
@@ -566,34 +571,11 @@ class Scheduler:
 
     def _forget(self, program: ProgramRecord, reason: str) -> list[Command]:
         commands = self._retention.forget_program(program, UnpinReason.CLOSED)
-        self._books.drop_program(program.program)
+        self._drop(program)
         self._guarded.observe(ProgramClosed(program=program.program, reason=reason), now=self._now)
         return commands
 
-    # 3. Tell.
-
-    def _tell(self, entry: JournalEntry, touched: ProgramId | None) -> None:
-        """Add the entry to the story of each program that it is about."""
-        programs = self._books.programs
-        packed = b""
-        about = [touched] if touched is not None else []
-        for command in entry.commands:
-            step = getattr(command, "step", None)
-            if step is not None:
-                program = self._books.program_of(step)
-            else:
-                program = getattr(command, "program", None)
-            if program is not None and program not in about:
-                about.append(program)
-        for key in about:
-            record = programs.get(key)
-            if record is not None:
-                packed = packed or pack(entry)
-                record.tell(packed, entries_max=self._books.limits.story_entries_max)
-
-
-def _program_of(event: Event, books: Books) -> ProgramId | None:
-    program: ProgramId | None = getattr(event, "program", None)
-    if program is not None:
-        return program
-    return books.program_of(getattr(event, "step", StepId("")))
+    def _drop(self, program: ProgramRecord) -> None:
+        self._books.drop_program(program.program)
+        if self._tells:
+            self._stories.close(program)
