@@ -18,7 +18,6 @@ import msgspec
 from agentsched.dashboard.digest import digest
 from agentsched.dashboard.rows import (
     MemberView,
-    by_program,
     engine_row,
     oldest_wait_s,
     program_row,
@@ -39,6 +38,7 @@ from agentsched.dashboard.shapes import (
     TenantSample,
 )
 from agentsched.kernel import JournalEntry, Scheduler
+from agentsched.kernel.doing import by_program
 from agentsched.kernel.holdings import held_tokens
 from agentsched.model import (
     Dispatch,

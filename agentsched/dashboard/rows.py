@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
-from agentsched.dashboard.shapes import EngineRow, ProgramRow, ProgramState, TenantRow
+from agentsched.dashboard.shapes import EngineRow, ProgramRow, TenantRow
 from agentsched.kernel import Scheduler
+from agentsched.kernel.doing import doing
 from agentsched.kernel.holdings import pin_of, pins_on
-from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
+from agentsched.kernel.records import EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.shares import TenantAccount
-from agentsched.model import EngineId, Instant, StepId, StepState, between, in_seconds
+from agentsched.model import EngineId, Instant, StepState, between, in_seconds
 
 
 class MemberView(Protocol):
@@ -35,7 +36,7 @@ def program_row(
     """One program; `steps` are its live ones."""
     conversations = list(record.conversations.values())
     pinned = [c for c in conversations if pin_of(scheduler, c.conversation) is not None]
-    state, since, held_for = _state(record, conversations, steps, is_pinned=bool(pinned))
+    does = doing(record, steps, is_pinned=bool(pinned))
     # Of several conversations, the one that was active last tells where the program is.
     latest = max(conversations, key=lambda c: (c.last_at, c.conversation), default=None)
     tools = dict.fromkeys(tool for c in conversations for tool in c.tools.values())
@@ -44,12 +45,12 @@ def program_row(
         tenant=record.tenant,
         agent=record.agent,
         parent=record.parent,
-        state=state,
-        since=seconds_of(since),
+        state=does.state,
+        since=seconds_of(does.since),
         opened=seconds_of(record.opened_at),
         last=seconds_of(record.last_at),
         tool=", ".join(list(tools)[:3]),
-        held_for=held_for,
+        held_for=does.held_for,
         engine=(latest.engine or "") if latest is not None else "",
         steps=record.steps_done,
         live=record.active_steps,
@@ -60,28 +61,6 @@ def program_row(
         cached_tokens=record.cached_tokens,
         output_tokens=record.output_tokens,
     )
-
-
-def _state(
-    record: ProgramRecord,
-    conversations: Iterable[ConversationRecord],
-    steps: Iterable[StepRecord],
-    *,
-    is_pinned: bool,
-) -> tuple[ProgramState, Instant, str]:
-    """What it does, since when, and why it waits where it does."""
-    live = list(steps)
-    sent = [s.dispatched_at for s in live if s.state is not StepState.WAITING and s.dispatched_at]
-    if sent:
-        return "running", min(sent), ""
-    if live:
-        eldest = min(live, key=lambda s: (s.arrived_at, s.step))
-        return "waiting", eldest.arrived_at, eldest.held_for
-    if is_pinned:
-        return "pinned", record.last_at, ""
-    if any(c.tools or c.may_go_on for c in conversations):
-        return "paused", record.last_at, ""
-    return "idle", record.last_at, ""
 
 
 def engine_row(
@@ -154,11 +133,3 @@ def oldest_wait_s(steps: Iterable[StepRecord], *, now: Instant) -> float | None:
     """For how long the one that came first among those that wait has waited; None: none waits."""
     oldest = min((s.arrived_at for s in steps if s.state is StepState.WAITING), default=None)
     return None if oldest is None else round(in_seconds(between(oldest, now)), 3)
-
-
-def by_program(steps: Mapping[StepId, StepRecord]) -> dict[str, list[StepRecord]]:
-    """Live steps of each program."""
-    found: dict[str, list[StepRecord]] = {}
-    for step in steps.values():
-        found.setdefault(step.program, []).append(step)
-    return found

@@ -6,15 +6,14 @@ be sent again for having grown older.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
+from agentsched.kernel.doing import ProgramState
+
 #: A sample has at most so many tenants, the busiest.
 SAMPLE_TENANTS_MAX: Final = 12
-
-#: What a program as a whole is doing, by the liveliest of its conversations.
-ProgramState = Literal["running", "waiting", "pinned", "paused", "idle"]
 
 
 class ProgramRow(msgspec.Struct, frozen=True, kw_only=True):
