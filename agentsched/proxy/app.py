@@ -301,10 +301,10 @@ async def _following(app: web.Application) -> AsyncIterator[None]:
 def _warn_of_tight_bound(gateway: Gateway, *, warned: bool) -> bool:
     """Say once that the operator's wait bound cannot be held, until it can be again."""
     bound = shapes.wait_bound(gateway.host.scheduler)
-    if bound["is_too_tight"] and not warned:
+    if bound.is_too_tight and not warned:
         text = "max_wait of %g s is tighter than this load allows (about %g s): docs/fairness.md"
-        log.warning(text, bound["max_wait_s"], bound["sensible_s"])
-    return bool(bound["is_too_tight"])
+        log.warning(text, bound.max_wait_s, bound.sensible_s)
+    return bound.is_too_tight
 
 
 async def _expire(gateway: Gateway) -> None:

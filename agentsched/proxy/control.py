@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 from aiohttp import web
 
+from agentsched.kernel.doing import Doing, ProgramState, by_program
+from agentsched.kernel.records import ProgramRecord
 from agentsched.model import EngineId, ProgramClosed, ProgramId, StepId
 from agentsched.policy import available, available_profiles
 from agentsched.policy.registry import POINTS
+from agentsched.proxy import forms, shapes
 from agentsched.proxy import headers as header_rules
-from agentsched.proxy import shapes
 from agentsched.proxy.access.login import SessionVerbs
 from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.access.views import own_parts
@@ -31,6 +32,7 @@ from agentsched.proxy.verbs import Verbs
 from agentsched.proxy.workflows import WorkflowVerbs
 
 _PAGE_MAX: Final = 1_000
+_STATES: Final[tuple[str, ...]] = get_args(ProgramState)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -88,23 +90,36 @@ class ControlPlane:
         ]
 
     async def _programs(self, request: web.Request) -> web.Response:
+        query = request.query
         try:
-            limit = min(int(request.query.get("limit", "100")), _PAGE_MAX)
-            offset = int(request.query.get("offset", "0"))
+            limit = min(int(query.get("limit", "100")), _PAGE_MAX)
+            offset = int(query.get("offset", "0"))
         except ValueError:
             return _error(400, "bad_page", "limit and offset are whole numbers")
         if limit < 1 or offset < 0:
             return _error(400, "bad_page", "limit is at least 1 and offset at least 0")
-        tenant = request.query.get("tenant")
-        now, principal = self._gateway.host.now(), principal_of(request)
+        state = query.get("state")
+        if state not in (None, *_STATES):
+            return _error(400, "bad_state", f"state is one of {', '.join(_STATES)}")
+        tenant, agent, principal = query.get("tenant"), query.get("agent"), principal_of(request)
+        now, scheduler = self._gateway.host.now(), self._gateway.host.scheduler
+        steps = by_program(scheduler.steps)
+
+        def does(record: ProgramRecord) -> Doing:
+            return shapes.doing_now(scheduler, record, steps.get(record.program, ()))
+
         # Least recently active first in the books; people want the newest first.
         records = [
             record
-            for record in reversed(list(self._gateway.host.scheduler.programs.values()))
-            if principal.sees(record.tenant) and tenant in (None, record.tenant)
+            for record in reversed(list(scheduler.programs.values()))
+            if principal.sees(record.tenant)
+            and tenant in (None, record.tenant)
+            and agent in (None, record.agent)
+            and (state is None or does(record).state == state)
         ]
-        shown = [shapes.program(record, now=now) for record in records[offset : offset + limit]]
-        return _json({"programs": shown, "total": len(records), "offset": offset})
+        page = records[offset : offset + limit]
+        shown = tuple(shapes.program(record, does(record), now=now) for record in page)
+        return _json(forms.ProgramList(programs=shown, total=len(records), offset=offset))
 
     async def _program(self, request: web.Request) -> web.Response:
         scheduler = self._gateway.host.scheduler
@@ -112,27 +127,27 @@ class ControlPlane:
         if record is None or not principal_of(request).sees(record.tenant):
             return _unknown_program()
         now = self._gateway.host.now()
-        live = [step for step in scheduler.steps.values() if step.program == record.program]
-        return _json(
-            shapes.program(record, now=now)
-            | {
-                "conversations": [
-                    shapes.conversation(c, now=now) for c in record.conversations.values()
-                ],
-                "live_steps": [shapes.step(step, now=now) for step in live],
-                "forecast": forecast(scheduler, record.program, now=now),
-            }
-        )
+        expected = forecast(scheduler, record.program, now=now)
+        return _json(shapes.whole_program(scheduler, record, forecast=expected, now=now))
 
     async def _story(self, request: web.Request) -> web.Response:
         key = request.match_info["program"]
         scheduler = self._gateway.host.scheduler
         step = scheduler.steps.get(StepId(key))
-        program = scheduler.programs.get(step.program if step is not None else ProgramId(key))
-        if program is None or not principal_of(request).sees(program.tenant):
-            return _unknown_program()
-        entries = own_parts(scheduler.story(ProgramId(key)), principal_of(request), scheduler)
-        return _json({"program": key, "entries": [shapes.entry(e) for e in entries]})
+        name = step.program if step is not None else ProgramId(key)
+        program, over = scheduler.programs.get(name), scheduler.closed.get(name)
+        known = program or over
+        if known is None or not principal_of(request).sees(known.tenant):
+            return _untold_program()
+        closed_at = over.closed_at if program is None and over is not None else None
+        entries = own_parts(scheduler.story(name), principal_of(request), scheduler)
+        return _json(
+            {
+                "program": key,
+                "closed_s": shapes.ago(closed_at, self._gateway.host.now()),
+                "entries": [shapes.entry(e) for e in entries],
+            }
+        )
 
     async def _graph(self, request: web.Request) -> web.Response:
         return show_graph(self._gateway, request)
@@ -147,21 +162,21 @@ class ControlPlane:
         return _json({"program": key, "released": True})
 
     async def _engines(self, request: web.Request) -> web.Response:
-        is_admin = principal_of(request).is_admin
-        shown = [self._shown(member) for member in self._gateway.fleet.members.values()]
-        return _json({"engines": [e if is_admin else shapes.engine_outline(e) for e in shown]})
+        members = self._gateway.fleet.members.values()
+        shown = tuple(self._shown(member, request) for member in members)
+        return _json(forms.EngineList(engines=shown))
 
     async def _engine(self, request: web.Request) -> web.Response:
         member = self._gateway.fleet.members.get(EngineId(request.match_info["engine"]))
         if member is None:
             return _error(404, "unknown_engine", "No engine of this name is known.")
-        shown = self._shown(member)
-        is_admin = principal_of(request).is_admin
-        return _json(shown if is_admin else shapes.engine_outline(shown))
+        return _json(self._shown(member, request))
 
-    def _shown(self, member: Member) -> dict[str, Any]:
+    def _shown(self, member: Member, request: web.Request) -> forms.ShownEngine:
         host, health = self._gateway.host, self._gateway.fleet.health
         record = host.scheduler.engines.get(member.id)
+        if not principal_of(request).is_admin:
+            return shapes.engine_outline(member, record)
         return shapes.engine(member, record, now=host.now(), health=health.shown(member.id))
 
     async def _drain(self, request: web.Request) -> web.Response:
@@ -187,23 +202,21 @@ class ControlPlane:
         return _json({"tenants": shown})
 
     async def _statistics(self, request: web.Request) -> web.Response:
-        host = self._gateway.host
-        rules = {
-            "profile": host.scheduler.policies.profile,
-            "policies": dict(host.scheduler.policies.names),
-            "limits": asdict(host.scheduler.limits),
-        }
-        if not principal_of(request).is_admin:
-            return _json(rules)
-        return _json(
-            {
-                "scheduler": asdict(host.scheduler.statistics()),
-                "identity": msgspec.to_builtins(self._gateway.index.statistics()),
-                "clients": dict(self._gateway.clients.most_common()),
-                **rules,
-                "wait_bound": shapes.wait_bound(host.scheduler),
-            }
+        scheduler = self._gateway.host.scheduler
+        shown = forms.Statistics(
+            profile=scheduler.policies.profile,
+            policies=dict(scheduler.policies.names),
+            limits=scheduler.limits,
         )
+        if principal_of(request).is_admin:
+            shown = msgspec.structs.replace(
+                shown,
+                scheduler=scheduler.statistics(),
+                identity=self._gateway.index.statistics(),
+                clients=dict(self._gateway.clients.most_common()),
+                wait_bound=shapes.wait_bound(scheduler),
+            )
+        return _json(shown)
 
     async def _policies(self, request: web.Request) -> web.Response:
         return _json(
@@ -231,6 +244,16 @@ def _error(status: int, code: str, message: str) -> web.Response:
 
 def _unknown_program() -> web.Response:
     return _error(404, "unknown_program", "No live program has this id.")
+
+
+def _untold_program() -> web.Response:
+    """The same for what is not the asker's as for what never was."""
+    return _error(
+        404,
+        "unknown_program",
+        "No program of this id is live or was closed lately. Where journals are kept, what is older"
+        " is in one: `agentsched report FILE --program ID` (`agentsched db export` writes a file).",
+    )
 
 
 def _is_of(tenant: str, request: web.Request, gateway: Gateway) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -12,6 +12,7 @@ from agentsched.policy import GraphView
 from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.access.views import tenant_of
 from agentsched.proxy.errors import error_body
+from agentsched.proxy.forms import ConversationForecast, Forecast, Returns
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.request import Dialect
 from agentsched_graphs.builder import GraphBuilder
@@ -51,35 +52,35 @@ def show_graph(gateway: Gateway, request: web.Request) -> web.Response:
     return web.Response(body=body, content_type=_TYPES[wanted], charset=charset)
 
 
-def forecast(scheduler: Scheduler, program: ProgramId, *, now: Instant) -> dict[str, Any] | None:
+def forecast(scheduler: Scheduler, program: ProgramId, *, now: Instant) -> Forecast | None:
     """What is expected of a live program; None where no graph of it is built."""
     graphs = scheduler.graphs
     view = graphs.view(program) if graphs is not None else None
     record = scheduler.programs.get(program)
     if view is None or record is None:
         return None
-    return {
-        "steps_left": _rounded(view.steps_left()),
-        "critical_path_left": _rounded(view.critical_path_left()),
-        "fan_out": view.fan_out(),
-        "is_waiting_for_children": view.is_waiting_for_children(),
-        "conversations": {key: _conversation(view, key, now=now) for key in record.conversations},
-    }
+    return Forecast(
+        steps_left=_rounded(view.steps_left()),
+        critical_path_left=_rounded(view.critical_path_left()),
+        fan_out=view.fan_out(),
+        is_waiting_for_children=view.is_waiting_for_children(),
+        conversations={key: _conversation(view, key, now=now) for key in record.conversations},
+    )
 
 
-def _conversation(view: GraphView, key: ConversationId, *, now: Instant) -> dict[str, Any]:
+def _conversation(view: GraphView, key: ConversationId, *, now: Instant) -> ConversationForecast:
     returns = view.returns(key, now=now)
-    shown: dict[str, Any] = {
-        "next_tools": {t: round(p, 3) for t, p in view.next_tools(key)[:_TOOLS_SHOWN]},
-        "returns": None,
-    }
+    shown = None
     if returns is not None:
-        shown["returns"] = {
-            "has_skill": returns.has_skill,
-            "p50_s": _in_seconds(returns.quantile(0.5)),
-            "p90_s": _in_seconds(returns.quantile(0.9)),
-        }
-    return shown
+        shown = Returns(
+            has_skill=returns.has_skill,
+            p50_s=_in_seconds(returns.quantile(0.5)),
+            p90_s=_in_seconds(returns.quantile(0.9)),
+        )
+    next_tools = view.next_tools(key)[:_TOOLS_SHOWN]
+    return ConversationForecast(
+        next_tools={tool: round(p, 3) for tool, p in next_tools}, returns=shown
+    )
 
 
 def _rounded(value: float | None) -> float | None:

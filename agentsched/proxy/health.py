@@ -9,11 +9,11 @@ engine of a model that is up is never ejected, nor is more than a share of all.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from agentsched.config_trust import BreakerConfig, RetriesConfig
 from agentsched.model import EngineDrained, EngineId, Instant, between, in_seconds
 from agentsched.proxy.breaker import Breaker
+from agentsched.proxy.forms import EngineHealth
 from agentsched.proxy.host import LiveHost
 
 log = logging.getLogger(__name__)
@@ -117,20 +117,20 @@ class Health:
         self._breakers.pop(engine, None)
         self._drained.discard(engine)
 
-    def shown(self, engine: EngineId) -> dict[str, Any]:
+    def shown(self, engine: EngineId) -> EngineHealth:
         """What the control plane says of it."""
         breaker = self._breakers.get(engine)
         if breaker is None:
-            return {"is_ejected": False, "failures_in_a_row": 0, "ejections": 0}
+            return EngineHealth(is_ejected=False, failures_in_a_row=0, ejections=0)
         left = None
         if breaker.open_until is not None:
             left = round(max(0.0, in_seconds(between(self._host.now(), breaker.open_until))), 3)
-        return {
-            "is_ejected": breaker.is_open,
-            "returns_in_s": left,
-            "failures_in_a_row": breaker.failures_in_a_row,
-            "ejections": breaker.opened_total,
-        }
+        return EngineHealth(
+            is_ejected=breaker.is_open,
+            returns_in_s=left,
+            failures_in_a_row=breaker.failures_in_a_row,
+            ejections=breaker.opened_total,
+        )
 
     def told(self, engine: EngineId) -> Breaker:
         """Its breaker, to be read; that of an engine that nothing is known of is as new."""

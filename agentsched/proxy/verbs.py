@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 from pydantic import ValidationError
 
 from agentsched.compose import SchedulerConfig
@@ -30,6 +31,7 @@ from agentsched.model import (
     parse_span,
 )
 from agentsched.policy.registry import POINTS
+from agentsched.proxy import forms
 from agentsched.proxy.access.principal import ANYBODY, TENANTS, principal_of
 from agentsched.proxy.access.targets import check_target
 from agentsched.proxy.errors import error_body
@@ -93,10 +95,10 @@ class Verbs:
         )
         arrived = gateway.arrival(StepId(secrets.token_hex(16)), identity, parsed, now=now)
         plan = gateway.host.scheduler.plan(arrived, now=now)
-        shown = _who(identity) | _plan(plan, now=now)
+        shown = _shown(identity, plan, now=now)
         if not principal.is_admin:
             # How busy engines are with others, and what of others' would give way.
-            shown = {k: v for k, v in shown.items() if k not in ("engines", "releases")}
+            shown = msgspec.structs.replace(shown, engines=UNSET, releases=UNSET)
         return _json(shown)
 
     async def choose(self, request: web.Request) -> web.Response:
@@ -170,16 +172,57 @@ class Verbs:
         return _json({"changed": reloaded.changed, "needs_restart": reloaded.needs_restart})
 
 
-def _who(identity: Identity) -> dict[str, Any]:
-    return {
+def _shown(identity: Identity, plan: Plan, *, now: Instant) -> forms.Plan:
+    """Whose the request would be, what would become of it, and what the engines would meet."""
+    shown: dict[str, Any] = {
         "program": identity.program,
         "conversation": identity.conversation,
         "tenant": identity.tenant,
-        "class": identity.step_class,
+        "step_class": identity.step_class,
         "lineage": identity.lineage,
         "evidence": identity.evidence,
         "prompt_tokens": identity.prompt_tokens,
+        "engines": tuple(
+            forms.PlannedEngine(
+                engine=outlook.engine,
+                is_up=outlook.is_up,
+                is_silent=outlook.is_silent,
+                running_steps=outlook.running_steps,
+                missing_tokens=outlook.missing_tokens,
+                prefill_s=round(outlook.prefill_ns / 1e9, 4),
+            )
+            for outlook in plan.engines
+        ),
+        "releases": tuple(c.pin for c in plan.commands if isinstance(c, Unpin)),
     }
+    match plan.verdict:
+        case Dispatch() as sent:
+            return forms.PlanDispatch(
+                engine=sent.engine,
+                order=sent.order,
+                place=sent.place,
+                pin=sent.pin,
+                priority=sent.priority,
+                **shown,
+            )
+        case Reject() as refused:
+            after = refused.retry_after
+            return forms.PlanReject(
+                reason=refused.reason,
+                detail=refused.detail,
+                retry_after_s=None if after is None else in_seconds(after),
+                **shown,
+            )
+        case None:
+            due = plan.due_at
+            return forms.PlanHold(
+                reason=plan.held_for,
+                ahead=plan.ahead,
+                due_in_s=None if due is None else round(in_seconds(between(now, due)), 3),
+                **shown,
+            )
+        case _:
+            assert_never(plan.verdict)
 
 
 def _tenant(gateway: Gateway, request: web.Request, headers: dict[str, str]) -> TenantId:
@@ -198,50 +241,6 @@ def _tenant(gateway: Gateway, request: web.Request, headers: dict[str, str]) -> 
         return gateway.tenant(headers, client)
     names = replace(principal, scopes=principal.scopes | {TENANTS}, uses_header=True)
     return gateway.tenant(headers, names)
-
-
-def _plan(plan: Plan, *, now: Instant) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "engines": [
-            {
-                "engine": outlook.engine,
-                "is_up": outlook.is_up,
-                "is_silent": outlook.is_silent,
-                "running_steps": outlook.running_steps,
-                "missing_tokens": outlook.missing_tokens,
-                "prefill_s": round(outlook.prefill_ns / 1e9, 4),
-            }
-            for outlook in plan.engines
-        ],
-        "releases": [c.pin for c in plan.commands if isinstance(c, Unpin)],
-    }
-    match plan.verdict:
-        case Dispatch() as sent:
-            verdict = {
-                "verdict": "dispatch",
-                "engine": sent.engine,
-                "order": sent.order,
-                "place": sent.place,
-                "pin": sent.pin,
-                "priority": sent.priority,
-            }
-        case Reject() as refused:
-            after = refused.retry_after
-            verdict = {
-                "verdict": "reject",
-                "reason": refused.reason,
-                "detail": refused.detail,
-                "retry_after_s": None if after is None else in_seconds(after),
-            }
-        case None:
-            due = plan.due_at
-            verdict = {
-                "verdict": "hold",
-                "reason": plan.held_for,
-                "ahead": plan.ahead,
-                "due_in_s": None if due is None else round(in_seconds(between(now, due)), 3),
-            }
-    return verdict | shown
 
 
 def _json(value: Any, *, status: int = 200) -> web.Response:

@@ -111,6 +111,63 @@ class TestPrograms:
         assert "a" not in proxy.gateway.index
         assert (await proxy.client.post(f"{BASE}/programs/a/release")).status_code == 404
 
+    async def test_what_each_does(self, start: Any, upstream: Upstream) -> None:
+        gate = upstream.script = Gate()
+        policies = {"admit": {"name": "depth", "params": {"depth": 1}}}
+        async with start(upstream.url, profile="fcfs", policies=policies) as proxy:
+            asked = []
+            for name in "ab":
+                names = {"x-agentsched-program": name, "x-agentsched-agent": f"kind-{name}"}
+                asked.append(asyncio.create_task(proxy.chat(name, headers=names)))
+                await proxy.turns.until(lambda: len(proxy.scheduler.steps) == len(asked))
+            rows = {p["program"]: p for p in (await get(proxy, "/programs"))["programs"]}
+            assert {name: row["state"] for name, row in rows.items()} == {
+                "a": "running",
+                "b": "waiting",
+            }
+            shown = await get(proxy, "/programs/b")
+            assert (shown["state"], shown["held_for"]) == ("waiting", rows["b"]["held_for"])
+            for query, names in (
+                ("state=waiting", ["b"]),
+                ("state=running", ["a"]),
+                ("state=pinned", []),
+                ("agent=kind-a", ["a"]),
+                ("agent=kind-a&state=waiting", []),
+            ):
+                listed = await get(proxy, f"/programs?{query}")
+                assert [p["program"] for p in listed["programs"]] == names, query
+                assert listed["total"] == len(names)
+            gate.open.set()
+            await asyncio.gather(*asked)
+
+    async def test_no_such_state(self, proxy: Any) -> None:
+        response = await proxy.client.get(f"{BASE}/programs?state=asleep")
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "bad_state"
+        assert "waiting" in response.json()["error"]["message"]
+
+    async def test_the_story_of_one_that_is_over(self, proxy: Any) -> None:
+        await open_programs(proxy, "a", **{"x-agentsched-final": "true"})
+        await open_programs(proxy, "b")
+        await proxy.client.post(f"{BASE}/programs/b/release")
+        assert not proxy.scheduler.programs
+        last = {"a": ["StepArrived", "StepFinished"]}
+        last["b"] = [*last["a"], "ProgramClosed"]
+        for name, told in last.items():
+            story = await get(proxy, f"/programs/{name}/story")
+            assert story["program"] == name
+            assert [entry["event"][0] for entry in story["entries"]] == told
+            assert story["closed_s"] >= 0
+            assert (await proxy.client.get(f"{BASE}/programs/{name}")).status_code == 404
+        await open_programs(proxy, "a")
+        assert (await get(proxy, "/programs/a/story"))["closed_s"] is None
+
+    async def test_what_is_no_more_kept_is_in_the_journal(self, proxy: Any) -> None:
+        response = await proxy.client.get(f"{BASE}/programs/none/story")
+        message = response.json()["error"]["message"]
+        assert "agentsched report FILE --program" in message
+        assert "agentsched db export" in message
+
     @pytest.mark.parametrize("path", ["/programs/none", "/programs/none/story", "/engines/e9"])
     async def test_not_found(self, proxy: Any, path: str) -> None:
         response = await proxy.client.get(BASE + path)
@@ -162,7 +219,7 @@ async def test_statistics_and_policies(proxy: Any) -> None:
     assert statistics["scheduler"]["steps_total"] == 1
     assert statistics["identity"]["programs"] == 1
     assert statistics["profile"] == "agentsched"
-    assert statistics["limits"]["engine_wait_ns_max"] == 300_000_000
+    assert statistics["limits"]["engine_wait_ns_max"] == 20_000_000_000
     policies = await get(proxy, "/policies")
     assert policies["active"]["order"] == "remaining-work"
     assert "passthrough" in policies["profiles"]

@@ -68,6 +68,24 @@ class TestViews:
             assert (await looked_at(keyed, keys.red, f"/programs/{red}{tail}")).status_code == 200
             assert (await looked_at(keyed, keys.admin, f"/programs/{red}{tail}")).status_code == 200
 
+    async def test_nor_do_those_that_are_over(self, keyed: Any, keys: Any) -> None:
+        await work(keyed, keys.red, SECRET)
+        await work(keyed, keys.blue, "own")
+        [red, blue] = list(keyed.scheduler.programs)
+        for key, program in ((keys.red, red), (keys.blue, blue)):
+            url = f"{BASE}/programs/{program}/release"
+            assert (await keyed.client.post(url, headers=key.headers)).status_code == 200
+        assert not keyed.scheduler.programs
+        none = await looked_at(keyed, keys.blue, "/programs/none/story")
+        for name in names(red):
+            theirs = await looked_at(keyed, keys.blue, f"/programs/{quote(name, safe='/%')}/story")
+            assert (theirs.status_code, theirs.content) == (404, none.content), name
+        own = await looked_at(keyed, keys.blue, f"/programs/{blue}/story")
+        assert own.status_code == 200
+        assert SECRET not in own.text
+        for key in (keys.red, keys.red_read, keys.admin):
+            assert (await looked_at(keyed, key, f"/programs/{red}/story")).status_code == 200
+
     async def test_lists_hold_ones_own(self, keyed: Any, keys: Any) -> None:
         await work(keyed, keys.red, SECRET)
         await work(keyed, keys.blue, "own")
@@ -124,6 +142,15 @@ class TestViews:
             assert kinds[0] == "StepArrived"
             assert "TimerFired" in kinds  # what began it is none of blue's business
             assert kinds[-1] == "StepFinished"
+            release = f"{BASE}/programs/blue/own/release"
+            await proxy.client.post(release, headers=keys.blue.headers)
+            assert "blue/own" not in proxy.scheduler.programs
+            whole = (await looked_at(proxy, keys.admin, "/programs/blue/own/story")).text
+            shown = (await looked_at(proxy, keys.blue, "/programs/blue/own/story")).text
+            assert steps["red"] in whole
+            assert steps["red"] not in shown
+            assert SECRET not in shown
+            assert json.loads(shown)["entries"][-1]["event"][0] == "ProgramClosed"
 
     async def test_decisions_are_ones_own(self, keyed: Any, keys: Any) -> None:
         seen: list[str] = []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from types import UnionType
 from typing import Any, Final
+
+import msgspec
 
 from agentsched.version import __version__
 from agentsched_bench.reference.operations import BASE, OPERATIONS, Operation
 from agentsched_bench.reference.recording import Answers
-from agentsched_bench.reference.shapes import ANSWERS, answer_of, bodies
+from agentsched_bench.reference.shapes import ANSWERS, answer_of, bodies, name_of
 
 _PLACE: Final = re.compile(r"{(\w+)}")
 _PLACES: Final = {
@@ -108,11 +111,11 @@ def _response(
     operation: Operation,
     recorded: list[tuple[int, Any]],
     *,
-    made_of: type | None,
+    made_of: type[msgspec.Struct] | UnionType | None,
 ) -> dict[str, Any]:
     schema: dict[str, Any] = {"$ref": "#/components/schemas/Error"}
     if status < 300 and made_of is not None:
-        schema = {"$ref": f"#/components/schemas/{made_of.__name__}"}
+        schema = {"$ref": f"#/components/schemas/{name_of(made_of)}"}
     elif status < 300:
         seen = [answer for given, answer in recorded if given == status]
         schema = answer_of(seen) if seen else {}
@@ -176,8 +179,11 @@ def _body(name: str, schema: Mapping[str, Any]) -> Iterator[str]:
     if text := schema.get("description"):
         yield " ".join(text.split())
         yield ""
-    if "anyOf" in schema:
+    if name == "ToolReports":
         yield "One [ToolReport](#toolreport), a list of them, or an object with the list `events`."
+        yield ""
+    elif "anyOf" in schema or "enum" in schema:
+        yield f"One of: {_type(schema)}."
         yield ""
     required = schema.get("required", ())
     rows = schema.get("properties", {})
@@ -203,5 +209,7 @@ def _type(shape: Mapping[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_type(one) for one in shape["anyOf"]))
     if "enum" in shape:
         return ", ".join(f"`{word}`" for word in shape["enum"])
+    if "$ref" in (items := shape.get("items") or {}):
+        return f"list of {_type(items)}"
     kind = shape.get("type", "anything")
     return " or ".join(kind) if isinstance(kind, list) else str(kind)

@@ -26,6 +26,7 @@ class Operation:
 
 
 _UNKNOWN_PROGRAM: Final = {200: "Found.", 404: "No live program of yours has this id."}
+_UNTOLD_PROGRAM: Final = {200: "Found.", 404: "No program of yours has this id, live or lately."}
 _UNKNOWN_ENGINE: Final = {200: "Found.", 404: "No engine has this name."}
 
 OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
@@ -36,18 +37,21 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
             "limit": "so many at most (100, up to 1000)",
             "offset": "so many are left out",
             "tenant": "only this tenant's",
+            "state": "only those that do this: running, waiting, pinned, paused or idle",
+            "agent": "only this kind of agent's",
         },
-        answers={200: "Done.", 400: "No such limit or offset."},
+        answers={200: "Done.", 400: "No such limit, offset or state."},
     ),
     ("GET", "/programs/{program}"): Operation(
         tag="Programs",
-        says="A program: its conversations, live steps and forecast.",
+        says="A program: its state, conversations with their pins, live steps and forecast.",
         answers=_UNKNOWN_PROGRAM,
     ),
     ("GET", "/programs/{program}/story"): Operation(
         tag="Programs",
-        says="What happened to it lately and what was decided, oldest first.",
-        answers=_UNKNOWN_PROGRAM,
+        says="What happened to it lately and what was decided, oldest first; also for a while "
+        "after its end.",
+        answers=_UNTOLD_PROGRAM,
     ),
     ("GET", "/programs/{program}/graph"): Operation(
         tag="Programs",
@@ -178,6 +182,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("GET", "/decisions"): Operation(
         tag="Operation",
         says="Decisions as they are made: server-sent events.",
+        query={"program": "only turns about this program"},
         media="text/event-stream",
     ),
     ("GET", "/overview"): Operation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import UnionType
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from agentsched.config import EngineConfig, TenantConfig
 from agentsched.dashboard.shapes import Frame
 from agentsched.dashboard.timeline import Timeline
-from agentsched.model import Capabilities, EngineLoad
+from agentsched.proxy import forms
 from agentsched.proxy.tool_reports import ToolReport
 from agentsched.proxy.verbs import _Wanted
 from agentsched_graphs.snapshot import Snapshot
@@ -25,38 +26,51 @@ MAPS: Final = frozenset(
     }
 )  # fmt: skip
 #: Answers that are of one type: a recording would lack what it happened not to hear.
-ANSWERS: Final[Mapping[tuple[str, str], type[msgspec.Struct]]] = {
+ANSWERS: Final[Mapping[tuple[str, str], type[msgspec.Struct] | UnionType]] = {
     ("GET", "/overview"): Frame,
+    ("GET", "/programs"): forms.ProgramList,
+    ("GET", "/programs/{program}"): forms.ShownProgram,
     ("GET", "/programs/{program}/graph"): Snapshot,
     ("GET", "/programs/{program}/timeline"): Timeline,
+    ("POST", "/plan{path}"): forms.Plan,
+    ("GET", "/engines"): forms.EngineList,
+    ("GET", "/engines/{engine}"): forms.ShownEngine,
+    ("GET", "/statistics"): forms.Statistics,
 }
+#: Answers of one of several types have the union's name.
+_UNIONS: Final[Mapping[UnionType, str]] = {forms.Plan: "Plan"}
+_TEMPLATE: Final = "#/components/schemas/{name}"
 _SAID: Final = {"type": "array", "prefixItems": [{"type": "string"}, {"type": "object"}]}
-#: The same of parts of answers, by their field: types, and turns as the journal has them, which
+#: Parts of answers that a recording would not tell all of: turns as the journal has them, which
 #: say their kind first.
 _PARTS: Final[Mapping[str, Any]] = {
-    "capabilities": {"$ref": "#/components/schemas/Capabilities"},
-    "load": {"$ref": "#/components/schemas/EngineLoad"},
     "event": _SAID,
     "commands": {"type": "array", "items": _SAID},
 }
 _JSON: Final = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
+def name_of(answer: type[msgspec.Struct] | UnionType) -> str:
+    """What an answer is called here that is made of one type, or of one of several."""
+    return _UNIONS[answer] if isinstance(answer, UnionType) else answer.__name__
+
+
 def bodies() -> dict[str, Any]:
     """Schemas of what is sent, and of answers that are types, by the names that are used here."""
-    _, found = msgspec.json.schema_components(
-        [ToolReport, _Wanted, _File, *ANSWERS.values(), Capabilities, EngineLoad],
-        ref_template="#/components/schemas/{name}",
+    schemas, found = msgspec.json.schema_components(
+        [*_UNIONS, ToolReport, _Wanted, _File, *ANSWERS.values()], ref_template=_TEMPLATE
     )
     report = {"$ref": "#/components/schemas/ToolReport"}
     many = {"type": "array", "items": report, "maxItems": 1_000}
     named = {name.removeprefix("_"): _renamed(schema) for name, schema in found.items()}
+    named |= dict(zip(_UNIONS.values(), schemas, strict=False))
     named["Policies"] = named.pop("Wanted")
     named["Workflow"] = named.pop("File")
     batch = {"type": "object", "properties": {"events": many}, "required": ["events"]}
     named["ToolReports"] = {"anyOf": [report, many, batch]}
-    named["Engine"] = EngineConfig.model_json_schema(ref_template="#/components/schemas/{model}")
-    named["Tenant"] = TenantConfig.model_json_schema(ref_template="#/components/schemas/{model}")
+    model = _TEMPLATE.replace("name", "model")
+    named["Engine"] = EngineConfig.model_json_schema(ref_template=model)
+    named["Tenant"] = TenantConfig.model_json_schema(ref_template=model)
     for name in ("Engine", "Tenant"):
         named |= named[name].pop("$defs", {})
     named["Login"] = {
