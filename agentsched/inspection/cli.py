@@ -37,6 +37,16 @@ _ID_WIDTH_MAX: Final = 48
 _WIDTH_MAX: Final = 1_000
 
 
+class State(StrEnum):
+    """What a program as a whole is doing."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    PINNED = "pinned"
+    PAUSED = "paused"
+    IDLE = "idle"
+
+
 class Format(StrEnum):
     """What `agentsched graph` writes."""
 
@@ -55,13 +65,16 @@ def programs(
     url: Url = DEFAULT_URL,
     admin_key: AdminKey = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="So many are left out.")] = 0,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only those that do this.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only this kind of agent's.")] = None,
     is_json: AsJson = False,
 ) -> None:
     """List the programs that a running proxy knows, the latest first."""
-    query: dict[str, str | int] = {"limit": limit}
-    if tenant is not None:
-        query["tenant"] = tenant
+    query: dict[str, str | int] = {"limit": limit, "offset": offset}
+    wanted = {"tenant": tenant, "state": state, "agent": agent}
+    query |= {name: str(value) for name, value in wanted.items() if value is not None}
     with ControlClient(url, admin_key=admin_key) as client:
         listed = client.get_json("/programs", **query)
     if is_json:
@@ -69,12 +82,13 @@ def programs(
         return
     shown = listed["programs"]
     if not shown:
-        print("no programs yet")
+        print(f"no more than {listed['total']}" if listed["total"] else "no programs yet")
         return
     console = Console()
     print_programs(shown, console)
-    if listed["total"] > len(shown):
-        console.print(f"{listed['total'] - len(shown)} more (--limit)", highlight=False)
+    end = offset + len(shown)
+    if listed["total"] > end:
+        console.print(f"{listed['total'] - end} more (--offset {end})", highlight=False)
 
 
 def print_programs(rows: Iterable[Mapping[str, Any]], console: Console) -> None:
@@ -161,6 +175,8 @@ def story(
         print(json.dumps(told))
         return
     entries = told["entries"]
+    if told.get("closed_s") is not None:
+        print(f"closed {told['closed_s']:.0f} s ago")
     if not entries:
         print("nothing is kept of it")
         return

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import httpx
 import pytest
 from rich.console import Console
 
 from agentsched.cli import main
-from agentsched.inspection.cli import _story_lines, print_programs, program_table
+from agentsched.inspection.cli import State, _story_lines, print_programs, program_table
+from agentsched.kernel.doing import ProgramState
 from agentsched_graphs.export import from_json
 
 pytestmark = pytest.mark.slow
@@ -59,6 +62,35 @@ class TestPrograms:
     def test_none_of_a_tenant(self, proxy: Any, capfdbinary: Any) -> None:
         code, out, _ = run(capfdbinary, "programs", "--url", proxy.url, "--tenant", "nobody")
         assert (code, out) == (0, "no programs yet\n")
+
+    def test_pages_and_states(self, proxy: Any, capfdbinary: Any) -> None:
+        model = httpx.get(f"{proxy.url}/v1/models").json()["data"][0]["id"]
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+        names = {"x-agentsched-program": "second"}
+        answer = httpx.post(f"{proxy.url}/v1/chat/completions", json=body, headers=names)
+        assert answer.status_code == 200, answer.text
+        listing = ("programs", "--url", proxy.url)
+        try:
+            _, out, _ = run(capfdbinary, *listing, "--limit", "1")
+            assert "second" in out
+            assert out.endswith("1 more (--offset 1)\n")
+            _, out, _ = run(capfdbinary, *listing, "--limit", "1", "--offset", "1")
+            assert "fix-it" in out
+            assert "more" not in out
+            assert run(capfdbinary, *listing, "--offset", "2")[1] == "no more than 2\n"
+            _, out, _ = run(capfdbinary, *listing, "--agent", "claude-code", "--json")
+            assert [row["program"] for row in json.loads(out)["programs"]] == ["fix-it"]
+            assert run(capfdbinary, *listing, "--state", "waiting")[1] == "no programs yet\n"
+            assert run(capfdbinary, *listing, "--state", "asleep")[0] == 2
+        finally:
+            httpx.post(f"{proxy.url}/agentsched/v1/programs/second/release")
+        _, out, _ = run(capfdbinary, "story", "second", "--url", proxy.url)
+        first, *_, last = out.splitlines()
+        assert re.fullmatch(r"closed \d+ s ago", first)
+        assert "ProgramClosed" in last
+
+    def test_states_are_those_that_programs_have(self) -> None:
+        assert {str(state) for state in State} == set(get_args(ProgramState))
 
     def test_the_url_may_come_from_the_environment(
         self, proxy: Any, capfdbinary: Any, monkeypatch: Any
