@@ -8,7 +8,7 @@ are equal beginnings, so what programs shared they share again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agentsched.kernel import JournalEntry
@@ -25,6 +25,8 @@ from agentsched.model import (
     StepFinished,
     StepId,
     StepStarted,
+    TenantConfigured,
+    TenantId,
 )
 
 _ZERO: Final = Instant(0)
@@ -58,6 +60,8 @@ class Past:
 
     programs: dict[ProgramId, dict[ConversationId, list[PastStep]]] = field(default_factory=dict)
     engines: dict[EngineId, Capabilities] = field(default_factory=dict)
+    #: What operators had set of tenants when it ended.
+    tenants: dict[TenantId, TenantConfigured] = field(default_factory=dict)
     #: Programs that somebody declared to be over.
     closed: set[ProgramId] = field(default_factory=set)
     unfinished: int = 0
@@ -103,6 +107,11 @@ class PastReader:
         match event:
             case EngineReported():
                 past.engines[event.engine] = event.capabilities
+            case TenantConfigured():
+                before = past.tenants.get(event.tenant)
+                if event.limits is None and before is not None:
+                    event = replace(event, limits=before.limits)
+                past.tenants[event.tenant] = event
             case StepArrived():
                 asked_at = now if event.retries is None else self._first.get(event.retries, now)
                 if event.retries is not None:

@@ -12,7 +12,14 @@ import msgspec
 
 from agentsched.compose import SchedulerConfig, build_scheduler, config_of
 from agentsched.kernel import JournalError, JournalHeader
-from agentsched.model import Capabilities, ConfigError, Nanos, between, in_seconds
+from agentsched.model import (
+    Capabilities,
+    ConfigError,
+    Nanos,
+    TenantConfigured,
+    between,
+    in_seconds,
+)
 from agentsched_bench.calibrate.fit import SPEEDS, Fit, Served, fit_costs
 from agentsched_bench.calibrate.model_file import FitRow
 from agentsched_bench.engine.cost import CPU_2CORE
@@ -221,11 +228,15 @@ def engines_of(past: Past, sizes: Sizes) -> list[EngineConfig]:
     """The engines of a journal, with costs still to be fitted.
 
     Raises:
-        ConfigError: the size of a cache is told neither by the journal nor by `sizes`.
+        ConfigError: the size of a cache is told neither by the journal nor by `sizes`, or blocks
+            are not of one size.
     """
     if not past.engines:
         raise ConfigError("the journal knows no engine")
-    return [_engine(found, sizes, key) for key, found in past.engines.items()]
+    engines = [_engine(found, sizes, key) for key, found in past.engines.items()]
+    if len(found := sorted({engine.block_size for engine in engines})) > 1:
+        raise ConfigError(f"blocks of {found} tokens: give one size to all with --block-size")
+    return engines
 
 
 def _engine(found: Capabilities, sizes: Sizes, key: str) -> EngineConfig:
@@ -379,6 +390,7 @@ def predict(
     engines: Sequence[EngineConfig],
     *,
     traits: Sequence[EngineTraits],
+    tenants: Sequence[TenantConfigured] = (),
 ) -> tuple[Course, dict[str, float]]:
     """The same clients under a policy, on modelled engines; completion times by program.
 
@@ -395,7 +407,7 @@ def predict(
             streams=streams,
             endings=endings,
         )
-        pool.take(host, host.run([plan.start for plan in plans]))
+        pool.take(host, host.run([plan.start for plan in plans], tenants=tenants))
     return pool.course(name), {name: fmean(times) for name, times in pool.jct_s.items()}
 
 
@@ -425,12 +437,22 @@ def answer(
         raise ConfigError("no call in the journal was answered")
     blank = engines_of(past, sizes)
     served = served_of(plans, block_size=blank[0].block_size)
-    fit = fit_costs(served, blank[0], on_progress=lambda share: on_progress("fitting", share))
+    sizes_of = {str(key): engine for key, engine in zip(past.engines, blank, strict=True)}
+    fit = fit_costs(
+        served,
+        blank[0],
+        others=sizes_of,
+        on_progress=lambda share: on_progress("fitting", share),
+    )
     engines = [replace(engine, cost=fit.cost) for engine in blank]
-    traits = [EngineTraits(pins=c.pins, warm=c.warm) for c in past.engines.values()]
+    traits = [
+        EngineTraits(pins=can.pins, warm=can.warm, models=can.models)
+        for can in past.engines.values()
+    ]
+    tenants = list(past.tenants.values())
     own = config_of(journal.header)
     on_progress("predicting", 0.0)
-    same, jct = predict("same policy", own, plans, engines, traits=traits)
+    same, jct = predict("same policy", own, plans, engines, traits=traits, tenants=tenants)
     recorded = recorded_course(plans)
     other_engines = fleet.of(engines, longest=_longest(plans))
     other_traits = [traits[number % len(traits)] for number in range(len(other_engines))]
@@ -440,7 +462,10 @@ def answer(
     for number, (text_of_arm, config) in enumerate(asked):
         on_progress("predicting", (number + 1) / (len(wanted) + 1))
         course = f"{text_of_arm}, {fleet}" if fleet != AS_RECORDED else text_of_arm
-        others.append(predict(course, config, plans, other_engines, traits=other_traits)[0])
+        found, _ = predict(
+            course, config, plans, other_engines, traits=other_traits, tenants=tenants
+        )
+        others.append(found)
     trust = _trust(
         plans, recorded, same, jct, fit, past, entries, diverged_at, text, is_cut=journal.is_cut
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from agentsched.cli.root import app
 from agentsched.compose import SchedulerConfig, build_policies, build_scheduler, journal_header
 from agentsched.kernel import JournalEntry
 from agentsched.model import (
+    Capabilities,
     Command,
     ConfigError,
     Dispatch,
     EngineId,
+    EngineLoad,
+    EngineReported,
     Event,
     Instant,
     Limits,
@@ -30,6 +34,9 @@ from agentsched.model import (
     Reject,
     RejectReason,
     StepId,
+    TenantConfigured,
+    TenantId,
+    TenantLimits,
     seconds,
 )
 from agentsched.policy import Choice
@@ -40,6 +47,7 @@ from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.replay.journal_file import JournalWriter, open_journal
 from agentsched_bench.sim.arms import Scenario, parse_arm, starts_of
 from agentsched_bench.sim.clients import Endings
+from agentsched_bench.sim.engines import EngineTraits
 from agentsched_bench.sim.host import SimHost
 from agentsched_bench.whatif.cli import _arms, print_answer
 from agentsched_bench.whatif.past import read_past
@@ -53,6 +61,7 @@ from agentsched_bench.whatif.predict import (
     _Pool,
     answer,
     endings_of,
+    engines_of,
     other_config,
     recorded_course,
 )
@@ -80,15 +89,20 @@ def journal(
     *,
     endings: Endings = Endings.SPOKEN,
     made: Scenario | None = None,
+    tenants: Sequence[TenantConfigured] = (),
 ) -> float:
     """Record a simulation under a profile; its mean completion time in seconds."""
     made = made or scenario()
     config = SchedulerConfig(profile=profile, limits=LIMITS)
     with JournalWriter(path, journal_header(config)) as writer:
         host = SimHost(
-            build_scheduler(config), engines=made.engines, on_turn=writer.write, endings=endings
+            build_scheduler(config),
+            engines=made.engines,
+            on_turn=writer.write,
+            endings=endings,
+            traits=made.traits,
         )
-        runs = host.run(starts_of(made, seed=1))
+        runs = host.run(starts_of(made, seed=1), tenants=tenants)
     took = [run.ended_at - run.started_at for run in runs if run.ended_at is not None]
     return sum(took) / len(took) / 1e9
 
@@ -175,6 +189,72 @@ def test_a_program_may_be_declared_over_afterwards(reason: str, is_declared: boo
     past = read_past([JournalEntry(seq=0, now=Instant(1), event=closed, commands=())])
 
     assert bool(past.closed) is is_declared
+
+
+def test_what_was_set_of_tenants_is_part_of_the_past() -> None:
+    told = [
+        TenantConfigured(tenant=TenantId("a"), weight=2.0, limits=TenantLimits(programs_max=3)),
+        TenantConfigured(tenant=TenantId("b")),
+        TenantConfigured(tenant=TenantId("a"), weight=4.0),
+    ]
+    past = read_past(
+        JournalEntry(seq=n, now=Instant(n), event=event, commands=())
+        for n, event in enumerate(told)
+    )
+
+    assert past.tenants == {
+        "a": replace(told[2], limits=TenantLimits(programs_max=3)),
+        "b": told[1],
+    }
+
+
+@pytest.mark.slow
+def test_tenants_weigh_in_the_model_what_they_weighed(tmp_path: Path) -> None:
+    """The same policy with other weights and limits is another policy."""
+    path = tmp_path / "j.ndjson"
+    made = replace(scenario(), tenants={"gold": 1.0, "plain": 1.0})
+    told = [
+        TenantConfigured(tenant=TenantId("gold"), weight=50),
+        TenantConfigured(tenant=TenantId("plain"), limits=TenantLimits(programs_max=1)),
+    ]
+    journal(path, "agentsched", made=made, tenants=told)
+    found = ask(path)
+    was, same = (
+        course.tenants["gold"].jct_mean_s / course.tenants["plain"].jct_mean_s
+        for course in (found.recorded, found.same)
+    )
+    assert was < 0.8
+    assert same == pytest.approx(was, rel=0.15)
+
+
+@pytest.mark.slow
+def test_engines_serve_in_the_model_what_they_served(tmp_path: Path) -> None:
+    """Most programs are for one of two engines, which the other cannot help."""
+    path = tmp_path / "j.ndjson"
+    traits = [EngineTraits(models=("a", "b", "c", "d", "e")), EngineTraits(models=("f",))]
+    made = scenario()
+    made = replace(made, engines=[*made.engines, *made.engines], traits=traits)
+    journal(path, "fcfs", made=made)
+    assert abs(ask(path).trust.self_error) < 0.1
+
+
+def test_engines_with_unlike_blocks_need_one_size() -> None:
+    past = read_past(
+        JournalEntry(
+            seq=n,
+            now=Instant(n),
+            event=EngineReported(
+                engine=EngineId(f"e{n}"),
+                capabilities=Capabilities(kv_tokens=640, block_size=size),
+                load=EngineLoad(),
+            ),
+            commands=(),
+        )
+        for n, size in enumerate((16, 32))
+    )
+    with pytest.raises(ConfigError, match="--block-size"):
+        engines_of(past, Sizes())
+    assert [one.blocks for one in engines_of(past, Sizes(block_size=32))] == [21, 21]
 
 
 def test_a_journal_that_does_not_replay_is_not_trusted(tmp_path: Path) -> None:
