@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final
 
 import xxhash
@@ -187,7 +188,7 @@ def slowdown(text: str) -> Slowdown:
         times = float(factor)
     except ValueError:
         times = 0.0
-    if times <= 0:
+    if not 0 < times < inf:
         raise ConfigError(f"not a slowdown: {text!r} (write {form})")
     return Slowdown(engine=int(engine), at=at, until=until, factor=times)
 
@@ -221,5 +222,5 @@ def _when(text: str, what: str, form: str) -> tuple[int, Instant, Instant]:
         if int(engine) < 0 or at < 0 or end <= at:
             raise ValueError(text)
         return int(engine), at, end
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"not {what}: {text!r} (write {form})") from None
