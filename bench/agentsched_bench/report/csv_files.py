@@ -20,9 +20,7 @@ def write_csv(results: Sequence[CompareResult], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     tables = {
         "summary.csv": [
-            {"comparison": result.name, **_flat(arm)}
-            for result in results
-            for arm in result.summary
+            {**_whose(result), **_flat(arm)} for result in results for arm in result.summary
         ],
         "programs.csv": list(_programs(results)),
         "calls.csv": list(_calls(results)),
@@ -33,6 +31,11 @@ def write_csv(results: Sequence[CompareResult], folder: Path) -> list[Path]:
         _write(path, rows)
         paths.append(path)
     return paths
+
+
+def _whose(result: CompareResult) -> dict[str, Any]:
+    """What tells a row's result from others of the same scenario."""
+    return {"comparison": result.name, "how": result.how, "started_at": result.started_at}
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -64,7 +67,7 @@ def _programs(results: Iterable[CompareResult]) -> Iterable[dict[str, Any]]:
         for run in result.runs:
             for row in run.programs:
                 yield {
-                    "comparison": result.name,
+                    **_whose(result),
                     "arm": run.arm,
                     "repeat": run.repeat,
                     "is_complete": run.is_complete,
@@ -84,7 +87,7 @@ def _calls(results: Iterable[CompareResult]) -> Iterable[dict[str, Any]]:
                 row = {name: getattr(call, name) for name in call.__struct_fields__}
                 row["tools"] = " ".join(call.tools)
                 yield {
-                    "comparison": result.name,
+                    **_whose(result),
                     "arm": run.arm,
                     "repeat": run.repeat,
                     **row,

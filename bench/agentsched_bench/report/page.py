@@ -6,6 +6,7 @@ the page, as wide as the screen is. Nothing is loaded from anywhere.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -20,7 +21,7 @@ from agentsched_bench.compare.inference import Verdict
 from agentsched_bench.compare.machine import disturbances
 from agentsched_bench.compare.results import ArmFigures, CompareResult
 from agentsched_bench.compare.show import ROWS
-from agentsched_bench.report.views import view_of
+from agentsched_bench.report.views import engines, view_of
 from agentsched_bench.whole_file import write_whole
 
 _COLORS: Final = 8
@@ -65,10 +66,12 @@ def render(results: Sequence[CompareResult], *, title: str = "", now: str = "") 
     when = now or datetime.now(tz=UTC).strftime("%Y-%m-%d")
     heading = title or (results[0].name if len(results) == 1 else f"{len(results)} comparisons")
     views = msgspec.json.encode([view_of(result) for result in results]).decode()
+    names = _names(results)
+    is_only = len(results) == 1
     body = "".join(
-        _result(result, n, is_only=len(results) == 1) for n, result in enumerate(results)
+        _result(result, n, name=None if is_only else names[n]) for n, result in enumerate(results)
     )
-    lead = results[0].question if len(results) == 1 else ""
+    lead = results[0].question if is_only else ""
     return _PAGE.format(
         title=escape(heading),
         csp="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
@@ -77,9 +80,9 @@ def render(results: Sequence[CompareResult], *, title: str = "", now: str = "") 
         # No end of the script may hide in a name.
         data=views.replace("<", "\\u003c"),
         lead=f'<p class="lead">{escape(lead)}</p>' if lead else "",
-        chips=_chips(results[0]) if len(results) == 1 else "",
-        jump=_jump(results),
-        overview=_overview(results) if len(results) > 1 else "",
+        chips=_chips(results[0]) if is_only else "",
+        jump=_jump(results, names),
+        overview="" if is_only else _overview(results, names),
         body=body,
         version=escape(agentsched.__version__),
         when=escape(when),
@@ -117,9 +120,27 @@ def _asset(name: str) -> str:
     return resources.files("agentsched_bench.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _jump(results: Sequence[CompareResult]) -> str:
+def _names(results: Sequence[CompareResult]) -> list[str]:
+    """What each is called: how it came about and when it began tell those of one name apart."""
+    names = [result.name for result in results]
+    hows = [_HOW[result.how] for result in results]
+    times = [_when(result)[:19] for result in results]
+    for words in (hows, times):
+        counts = Counter(names)
+        names = [
+            f"{name}, {word}" if counts[name] > 1 and word else name
+            for name, word in zip(names, words, strict=True)
+        ]
+    return names
+
+
+def _when(result: CompareResult) -> str:
+    return result.started_at.replace("T", " ")
+
+
+def _jump(results: Sequence[CompareResult], names: Sequence[str]) -> str:
     if len(results) > 1:
-        links = [(f"result-{n}", result.name) for n, result in enumerate(results)]
+        links = [(f"result-{n}", name) for n, name in enumerate(names)]
     else:
         links = [
             ("result-0-short", "In short"),
@@ -137,11 +158,10 @@ def _chips(result: CompareResult) -> str:
     chips = [_HOW[result.how], f"{result.trace.programs} programs, {result.trace.calls:,} calls"]
     repeats = max((arm.runs for arm in result.summary), default=0)
     chips.append(f"{repeats} repeat" + ("" if repeats == 1 else "s"))
-    engine = result.spec.get("engine")
-    if isinstance(engine, dict):
-        chips.append(_engine(engine, is_model=result.how == "simulated"))
+    if isinstance(result.spec.get("engine"), dict):
+        chips.append(_engine(result))
     if result.started_at:
-        chips.append(result.started_at[:16].replace("T", " "))
+        chips.append(_when(result)[:16])
     items = "".join(f"<li>{escape(chip)}</li>" for chip in chips if chip)
     if result.trace.is_synthetic:
         items += '<li class="warn">synthetic programs</li>'
@@ -152,21 +172,21 @@ def _chips(result: CompareResult) -> str:
     return f'<ul class="chips">{items}</ul>'
 
 
-def _engine(engine: dict[str, object], *, is_model: bool) -> str:
+def _engine(result: CompareResult) -> str:
     kinds = {"sim": "embedded engine", "vllm": "vLLM", "url": "engine given by URL"}
-    count = engine.get("count", 1)
-    text = kinds.get(str(engine.get("kind")), "engine")
-    text = f"{text}'s model" if is_model else text
-    text = f"{count} x {text}" if count != 1 else text
-    blocks = engine.get("blocks")
-    if isinstance(blocks, int):
-        size = engine.get("block_size")
-        tokens = (blocks - 1) * (size if isinstance(size, int) else 32)
-        text += f", {tokens:,} KV tokens"
+    spec = result.spec["engine"]
+    assert isinstance(spec, dict)
+    text = kinds.get(str(spec.get("kind")), "engine")
+    text = f"{text}'s model" if result.how == "simulated" else text
+    count, tokens = engines(result)
+    if count != 1:
+        text = f"{count} x {text}"
+    if tokens is not None:
+        text += f", {tokens:,} KV tokens" + (" in all" if count != 1 else "")
     return text
 
 
-def _overview(results: Sequence[CompareResult]) -> str:
+def _overview(results: Sequence[CompareResult], names: Sequence[str]) -> str:
     """One line for each result: which arm came out best and what was seen."""
     arms = list(dict.fromkeys(arm.arm for result in results for arm in result.summary))
     head = "".join(f'<th scope="col">{escape(arm)}</th>' for arm in arms)
@@ -174,7 +194,7 @@ def _overview(results: Sequence[CompareResult]) -> str:
     for number, result in enumerate(results):
         figures = {arm.arm: arm for arm in result.summary}
         cells = "".join(_overview_cell(figures.get(arm)) for arm in arms)
-        link = f'<a href="#result-{number}">{escape(result.name)}</a>'
+        link = f'<a href="#result-{number}">{escape(names[number])}</a>'
         rows.append(f'<tr><th scope="row">{link}</th>{cells}</tr>')
     return (
         '<section id="overview"><h2>All at a glance</h2><p>Job completion time over the '
@@ -198,13 +218,14 @@ def _tone(arm: ArmFigures) -> str:
     return str(arm.verdict) if arm.verdict in (Verdict.BETTER, Verdict.WORSE) else "plain"
 
 
-def _result(result: CompareResult, number: int, *, is_only: bool) -> str:
+def _result(result: CompareResult, number: int, *, name: str | None) -> str:
+    """All about one result. `name` is None where the page is about no other: its head says it."""
     key = f"result-{number}"
-    name = "" if is_only else f'<h2 class="name">{escape(result.name)}</h2>'
-    chips = "" if is_only else _chips(result)
-    question = "" if is_only or not result.question else f"<p>{escape(result.question)}</p>"
+    heading = f'<h2 class="name">{escape(name)}</h2>' if name is not None else ""
+    chips = _chips(result) if name is not None else ""
+    question = "" if name is None or not result.question else f"<p>{escape(result.question)}</p>"
     parts = [
-        f'<div class="result" id="{key}">{name}{question}{chips}',
+        f'<div class="result" id="{key}">{heading}{question}{chips}',
         _short(result, key),
         _figures(result, key),
         _distributions(key),

@@ -177,9 +177,9 @@ def _simulated(
         retries=max(0, sum(row.rejected for row in rows) - failed),
         jct_s=_mean_spread([row.jct_s for row in rows]),
         run_jct_s=[row.jct_s.mean for row in rows],
-        slowdown=_mean_spread([row.slowdown for row in rows]),
+        slowdown=_known([row.slowdown for row in rows]),
         ttft_s=_mean_spread([row.first_token_wait_s for row in rows]),
-        held_s=_mean_spread([row.held_s for row in rows]),
+        held_s=_known([row.held_s for row in rows]),
         bypassed_max=None,
         prompt_tokens=prompts,
         cached_tokens=round(cached),
@@ -236,6 +236,12 @@ def _mean_spread(spreads: Sequence[Spread]) -> Spread:
         p99=mean(s.p99 for s in spreads),
         max=max((s.max for s in spreads), default=0.0),
     )
+
+
+def _known(spreads: Sequence[Spread]) -> Spread | None:
+    """As `_mean_spread`; None where no seed has any figure."""
+    found = _mean_spread(spreads)
+    return found if found.count else None
 
 
 def from_journal_file(path: Path, *, program: str | None = None) -> CompareResult:

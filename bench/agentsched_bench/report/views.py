@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
+from pydantic import ValidationError
 
+from agentsched.model import AgentschedError
 from agentsched_bench.compare.figures import service
+from agentsched_bench.compare.fleet import engines_of
 from agentsched_bench.compare.machine import sound
 from agentsched_bench.compare.results import (
     ArmFigures,
@@ -18,6 +21,7 @@ from agentsched_bench.compare.results import (
     Run,
     finished_runs,
 )
+from agentsched_bench.compare.scenario import EngineSpec
 from agentsched_bench.workload.statistics import Spread, quantile
 
 #: More points than a screen has columns are of no use.
@@ -123,6 +127,7 @@ def view_of(result: CompareResult) -> View:
     if sum(len(run.calls) for run in runs) > _CALLS_MAX:
         seen: set[str] = set()
         runs = [run for run in runs if run.arm not in seen and not seen.add(run.arm)]  # type: ignore[func-returns-value]
+    _, tokens = engines(result)
     return View(
         name=result.name,
         arms=[arm.arm for arm in result.summary],
@@ -134,16 +139,26 @@ def view_of(result: CompareResult) -> View:
             if a.slowdown is not None
         ],
         runs=[_run(run) for run in runs],
-        capacity=_capacity(result),
+        capacity=None if tokens is None else float(tokens),
     )
 
 
-def _capacity(result: CompareResult) -> float | None:
-    """Tokens of KV of all engines, as far as the specification says."""
-    engine = result.spec.get("engine")
-    if not isinstance(engine, dict) or not engine.get("blocks"):
-        return None
-    return float((engine["blocks"] - 1) * (engine.get("block_size") or 32) * engine["count"])
+def engines(result: CompareResult) -> tuple[int, int | None]:
+    """How many engines, and what the caches of all of them hold in tokens, where that is known."""
+    table = result.spec.get("engine")
+    if not isinstance(table, dict):
+        return 1, None
+    fleet, blocks, size = table.get("fleet"), table.get("blocks"), table.get("block_size")
+    count = len(table.get("urls") or ()) or int(table.get("count", 1))
+    if not fleet and blocks and size:
+        return count, (blocks - 1) * size * count
+    try:
+        found = engines_of(EngineSpec.model_validate(table))
+    except (AgentschedError, ValidationError):
+        # A file that it names is not here, or it is of another version.
+        return count, None
+    tokens = sum((one.blocks - 1) * one.block_size for one in found)
+    return len(found), tokens if fleet or blocks else None
 
 
 def _runs(result: CompareResult, arm: str) -> Sequence[Run]:

@@ -15,6 +15,7 @@ import pytest
 
 from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.results import CompareResult, Machine, Replaced
+from agentsched_bench.engine.cost import PRESETS
 from agentsched_bench.report.page import render, write_page
 
 Read = Callable[[str], Any]
@@ -190,3 +191,28 @@ def test_long_names_do_not_make_the_page_wider(
     drawn = re.search(r'data-wide="(-?\d+)"', made)
     assert drawn is not None
     assert int(drawn[1]) <= 0
+
+
+def test_results_of_one_name_are_told_apart(comparison: CompareResult, outline: Read) -> None:
+    model = msgspec.structs.replace(comparison, how="simulated")
+    later = msgspec.structs.replace(comparison, started_at="2026-11-22T10:00:00+00:00")
+    other = msgspec.structs.replace(comparison, name="other")
+
+    lines = outline(render([comparison, model, later, other])).lines
+
+    for name in (
+        "fixed, measured live, 2026-11-21 10:00:00",
+        "fixed, simulated",
+        "fixed, measured live, 2026-11-22 10:00:00",
+        "other",
+    ):
+        assert f"li: {name}" in lines
+        assert f"th: {name}" in lines
+        assert f"h2: {name}" in lines
+
+
+def test_the_caches_of_a_mixed_fleet_are_those_of_its_engines(comparison: CompareResult) -> None:
+    comparison.spec = {"engine": {"kind": "sim", "blocks": 420, "fleet": ["2xcpu-2core"]}}
+    room = 2 * (PRESETS["cpu-2core"].blocks - 1) * PRESETS["cpu-2core"].block_size
+
+    assert f"2 x embedded engine, {room:,} KV tokens in all" in render([comparison])

@@ -116,6 +116,35 @@ def test_a_seed_under_which_nobody_completed_shortens_no_mean() -> None:
     assert made.summary[0].jct_s.mean == 40.0
 
 
+def test_an_arm_under_which_nobody_completed_has_no_slowdown_of_nought() -> None:
+    made = from_simulation(_simulation(_row("direct", 1, 40.0), _row("ours", 1, failed=2)))
+    arm = made.summary[1]
+
+    assert (arm.slowdown, arm.held_s) == (None, None)
+    assert "0.00 / 0.00" not in render([made])
+    assert made.summary[0].slowdown is not None
+
+
+def test_a_measured_and_a_simulated_result_stay_apart(
+    comparison: CompareResult, tmp_path: Path
+) -> None:
+    """And so do those of one scenario before and after a change."""
+    model = msgspec.structs.replace(comparison, how="simulated")
+    later = msgspec.structs.replace(comparison, started_at="2026-11-22T10:00:00+00:00")
+    several = [comparison, model, later]
+    keys = {
+        "summary.csv": ("arm",),
+        "programs.csv": ("arm", "repeat", "program"),
+        "calls.csv": ("arm", "repeat", "conversation", "step"),
+    }
+
+    for path in write_csv(several, tmp_path):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        wanted = ("comparison", "how", "started_at", *keys[path.name])
+        assert len({tuple(row.get(key) for key in wanted) for row in rows}) == len(rows)
+
+
 def _journal(path: Path, tmp_path: Path) -> None:
     """A journal of a simulation, as a proxy writes it."""
     from agentsched_bench.compare.load import make_load

@@ -134,3 +134,22 @@ def test_large_results_show_one_repeat_and_the_first_programs(comparison: Compar
     assert view.runs[0].left_out == 42
     assert view.runs[0].occupancy is not None
     assert view.runs[0].occupancy.names[-1].endswith("others")
+
+
+@pytest.mark.parametrize(
+    ("engine", "tokens"),
+    [
+        ({"preset": "h100-8b", "blocks": 12_000}, 11_999 * 16),
+        ({"fleet": ["2xcpu-2core,blocks=300"], "blocks": 420}, 2 * 299 * 32),
+        ({"preset": "gone.json", "blocks": 301, "block_size": 8, "count": 2}, 2 * 300 * 8),
+        ({"preset": "gone.json", "blocks": 301}, None),
+        ({"of": "another version", "blocks": 301}, None),
+        ({"preset": "h100-8b"}, None),
+    ],
+)
+def test_room_is_what_the_engines_had(
+    comparison: CompareResult, engine: dict[str, object], tokens: int | None
+) -> None:
+    comparison.spec = {"engine": {"kind": "sim", "count": 1} | engine}
+
+    assert view_of(comparison).capacity == tokens
