@@ -19,6 +19,8 @@ from agentsched.inspection.client import AdminKey, AsJson, ControlClient, ProxyE
 from agentsched.inspection.words import plain
 from agentsched.model import Capabilities, ConfigError, EngineError, EngineId, EngineLoad
 from agentsched_adapters.detect import detect
+from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
+from agentsched_adapters.sglang import SglangEngine
 from agentsched_adapters.vllm import PriorityAnswer, VllmEngine
 
 
@@ -70,7 +72,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """One engine as it was found. `kind` is vllm, openai or as a proxy says."""
+    """One engine as it was found. `kind` is vllm, sglang, openai or as a proxy says."""
 
     name: str
     url: str
@@ -86,6 +88,11 @@ class Examined:
 
 
 _STYLES: Final = {Mark.GOOD: "green", Mark.LIMIT: "yellow", Mark.BAD: "red"}
+_KINDS: Final = {
+    "vllm": "speaks vLLM's API",
+    "sglang": "SGLang",
+    "openai": "OpenAI-compatible",
+}
 
 
 def doctor(
@@ -177,20 +184,31 @@ async def _examine(url: str, *, api_key: str | None) -> Examined:
             load: EngineLoad | None = await engine.load()
         except EngineError:
             load = None
-        is_vllm = isinstance(engine, VllmEngine)
+        kind, version, priority = _make(engine)
         return Examined(
             name="engine",
             url=engine.url,
-            kind="vllm" if is_vllm else "openai",
-            version=engine.version if isinstance(engine, VllmEngine) else "",
+            kind=kind,
+            version=version,
             capabilities=capabilities,
-            priority=(
-                engine.priority_answer if isinstance(engine, VllmEngine) else PriorityAnswer.UNKNOWN
-            ),
+            priority=priority,
             load=load,
         )
     finally:
         await engine.aclose()
+
+
+def _make(engine: OpenAiCompatibleEngine) -> tuple[str, str, PriorityAnswer]:
+    """What it is, its version, and what is known of its priorities, once it was probed."""
+    match engine:
+        case VllmEngine():
+            return "vllm", engine.version, engine.priority_answer
+        case SglangEngine():
+            takes = engine.capabilities.priority
+            answer = PriorityAnswer.CONFIRMED if takes else PriorityAnswer.REFUSED
+            return "sglang", engine.version, answer
+        case _:
+            return "openai", "", PriorityAnswer.UNKNOWN
 
 
 def findings(engine: Examined) -> list[Finding]:
@@ -207,6 +225,7 @@ def findings(engine: Examined) -> list[Finding]:
         _pins(engine.capabilities),
         _priority(engine.priority),
         _session(engine.capabilities),
+        *([_tier()] if engine.capabilities.tier else ()),
         *([_cost(engine.cost)] if engine.cost is not None else ()),
     ]
 
@@ -283,7 +302,8 @@ def _prefix_cache(can: Capabilities) -> Finding:
         mark=Mark.BAD,
         found="none that it reports",
         therefore="nothing can be saved by going back to it: expect fair sharing and bounded "
-        "waits, no fewer prefilled tokens (vLLM: --enable-prefix-caching)",
+        "waits, no fewer prefilled tokens (vLLM: --enable-prefix-caching, SGLang: no "
+        "--disable-radix-cache)",
     )
 
 
@@ -317,7 +337,7 @@ def _cached_tokens(can: Capabilities) -> Finding:
         mark=Mark.LIMIT,
         found="not told",
         therefore="prices stay a guess, and cache hits cannot be shown "
-        "(vLLM: --enable-prompt-tokens-details)",
+        "(vLLM: --enable-prompt-tokens-details, SGLang: --enable-cache-report)",
     )
 
 
@@ -334,7 +354,7 @@ def _gauges(load: EngineLoad | None) -> Finding:
         about="gauges",
         mark=Mark.LIMIT,
         found="none",
-        therefore="only what the proxy sent itself counts as its load",
+        therefore="only what the proxy sent itself counts as its load (SGLang: --enable-metrics)",
     )
 
 
@@ -367,8 +387,9 @@ def _priority(answer: PriorityAnswer) -> Finding:
             Mark.LIMIT,
         ),
         PriorityAnswer.REFUSED: (
-            "refused",
-            "it is never sent; order is kept by sending steps in order",
+            "not taken",
+            "it is never sent; order is kept by sending steps in order "
+            "(SGLang: --enable-priority-scheduling)",
             Mark.LIMIT,
         ),
         PriorityAnswer.UNKNOWN: (
@@ -396,6 +417,16 @@ def _session(can: Capabilities) -> Finding:
     )
 
 
+def _tier() -> Finding:
+    return Finding(
+        about="tier",
+        mark=Mark.GOOD,
+        found="memory below its cache gives back what the cache dropped",
+        therefore="nobody waits for memory where loading costs far less than computing "
+        "(docs/policies.md, cheap_reload)",
+    )
+
+
 def _as_json(engine: Examined, found: list[Finding]) -> dict[str, Any]:
     return {
         "engine": engine.name,
@@ -417,7 +448,7 @@ def _as_json(engine: Examined, found: list[Finding]) -> dict[str, Any]:
 
 
 def _print(console: Console, engine: Examined, found: list[Finding]) -> None:
-    kind = {"vllm": "speaks vLLM's API", "openai": "OpenAI-compatible"}.get(engine.kind, "")
+    kind = _KINDS.get(engine.kind, "")
     models = ", ".join(engine.capabilities.models) or "no models"
     version = f" {engine.version}" if engine.version else ""
     details = "; ".join(part for part in (f"{kind}{version}".strip(), models) if part)

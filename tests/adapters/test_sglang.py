@@ -5,52 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aiohttp import web
 from aiohttp.test_utils import TestServer
+from sglang_server import INFO, sglang_app
 
 from agentsched.model import EngineId, EngineLoad, EngineRefused
 from agentsched_adapters.detect import detect
 from agentsched_adapters.sglang import SglangEngine
 
 ID = EngineId("e")
-INFO = {
-    "version": "0.5.19",
-    "max_total_num_tokens": 98_328,
-    "page_size": 16,
-    "context_length": 32_768,
-    "max_running_requests": 128,
-    "disable_radix_cache": False,
-    "enable_priority_scheduling": True,
-    "enable_cache_report": True,
-    "enable_metrics": True,
-    "internal_states": [{}],
-}
-METRICS = """# HELP sglang:num_running_reqs The number of running requests
-sglang:num_running_reqs{model_name="m"} 3.0
-sglang:num_queue_reqs{model_name="m"} 7.0
-sglang:token_usage{model_name="m"} 0.28
-"""
-
-
-def app(info: Any, *, at: str = "/server_info", metrics: str = METRICS) -> web.Application:
-    async def get(request: web.Request) -> web.Response:
-        match request.path:
-            case "/v1/models":
-                return web.json_response({"data": [{"id": "m", "owned_by": "sglang"}]})
-            case "/metrics":
-                return web.Response(text=metrics)
-            case path if path == at:
-                return web.json_response(info)
-        return web.Response(status=404)
-
-    application = web.Application()
-    application.router.add_get("/{path:.*}", get)
-    return application
 
 
 @pytest.mark.parametrize("at", ["/server_info", "/get_server_info"])
 async def test_it_is_known_by_its_arguments(at: str) -> None:
-    async with TestServer(app(INFO, at=at)) as server:
+    async with TestServer(sglang_app(INFO, at=at)) as server:
         engine = await detect(ID, str(server.make_url("/")))
         assert isinstance(engine, SglangEngine)
         found = await engine.probe()
@@ -74,7 +41,7 @@ async def test_it_is_known_by_its_arguments(at: str) -> None:
     ],
 )
 async def test_greater_is_sooner_there(settings: dict[str, bool], sent: int | None) -> None:
-    async with TestServer(app(INFO | settings)) as server:
+    async with TestServer(sglang_app(INFO | settings)) as server:
         engine = SglangEngine(ID, str(server.make_url("/")))
         assert engine.admission_fields(priority=5, session="s") == {}  # not probed yet
         await engine.probe()
@@ -92,7 +59,7 @@ async def test_counts_of_ranks_add_up_and_their_shares_do_not() -> None:
         f'sglang:token_usage{{dp_rank="{rank}"}} {usage}'
         for rank, running, usage in ((0, 3, 0.5), (1, 1, 0.25))
     )
-    async with TestServer(app(INFO, metrics=f"# x\n{ranks}\n")) as server:
+    async with TestServer(sglang_app(INFO, metrics=f"# x\n{ranks}\n")) as server:
         engine = SglangEngine(ID, str(server.make_url("/")))
         await engine.probe()
         assert await engine.load() == EngineLoad(running=4, kv_usage=0.375)
@@ -100,7 +67,7 @@ async def test_counts_of_ranks_add_up_and_their_shares_do_not() -> None:
 
 
 async def test_without_gauges_it_is_only_there_or_not() -> None:
-    async with TestServer(app(INFO | {"enable_metrics": False})) as server:
+    async with TestServer(sglang_app(INFO | {"enable_metrics": False})) as server:
         engine = SglangEngine(ID, str(server.make_url("/")))
         await engine.probe()
         assert await engine.load() == EngineLoad()
@@ -109,7 +76,7 @@ async def test_without_gauges_it_is_only_there_or_not() -> None:
 
 @pytest.mark.parametrize("info", [{}, [], {"max_total_num_tokens": "many"}])
 async def test_another_make_is_refused(info: Any) -> None:
-    async with TestServer(app(info)) as server:
+    async with TestServer(sglang_app(info)) as server:
         engine = SglangEngine(ID, str(server.make_url("/")))
         with pytest.raises(EngineRefused, match="SGLang"):
             await engine.probe()

@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from aiohttp.test_utils import TestServer
 from rich.console import Console
+from sglang_server import INFO, sglang_app
 
-from agentsched.inspection.doctor import Examined, Mark, Standing, _print, findings
+from agentsched.inspection.doctor import Examined, Mark, Standing, _examine, _print, findings
 from agentsched.model import Capabilities, EngineLoad
 from agentsched_adapters.vllm import PriorityAnswer
 
@@ -86,6 +88,29 @@ def test_nothing_known() -> None:
 def test_only_a_confirmed_priority_is_relied_on(answer: PriorityAnswer) -> None:
     is_good = marks(ALL, priority=answer)["priority"] is Mark.GOOD
     assert is_good is (answer is PriorityAnswer.CONFIRMED)
+
+
+@pytest.mark.parametrize(
+    ("takes_priority", "answer"),
+    [(True, PriorityAnswer.CONFIRMED), (False, PriorityAnswer.REFUSED)],
+)
+async def test_sglang_is_called_what_it_is(takes_priority: bool, answer: PriorityAnswer) -> None:
+    """The proxy sends it a priority with each step, where it takes any."""
+    info = INFO | {"enable_priority_scheduling": takes_priority}
+    async with TestServer(sglang_app(info)) as server:
+        engine = await _examine(str(server.make_url("/")), api_key=None)
+    shown = io.StringIO()
+    _print(Console(file=shown, width=200), engine, findings(engine))
+
+    assert (engine.kind, engine.version, engine.priority) == ("sglang", "0.5.19", answer)
+    assert "(SGLang 0.5.19; m)" in shown.getvalue()
+    hint = "--enable-priority-scheduling"
+    assert (hint in shown.getvalue()) is not takes_priority
+
+
+def test_a_tier_is_told_where_there_is_one() -> None:
+    assert "tier" not in marks(ALL)
+    assert marks(replace(ALL, tier=True))["tier"] is Mark.GOOD
 
 
 class TestBehindAProxy:
