@@ -13,6 +13,7 @@ from agentsched.proxy.identity.model import Evidence, IdentityLimits
 from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind
 from agentsched.proxy.identity.prompt import Digester, Prompt, run_data
 from agentsched.proxy.identity.records import Book, Program, Turn, TurnState, is_weak
+from agentsched.proxy.identity.signs import Sign
 
 #: Fewer texts of one program may stand in a summary of another's.
 _TOLD_MIN: Final = 2
@@ -205,8 +206,10 @@ class Matcher:
             evidence = self._fits(asked, turn, is_spoken=is_spoken, refs=refs)
             if evidence is None:
                 continue
-            if turn.state is TurnState.ABANDONED and is_spoken and not refs:
-                return Match(turn, Relation.RETRIES, evidence)  # the partial answer, to be ended
+            # Of an answer cut short: it is to be ended, or something else is said behind it.
+            is_last = at == len(atoms) or bool(asked.prompt.last_signs & Sign.RESUMED)
+            if turn.state is TurnState.ABANDONED and is_spoken and not refs and is_last:
+                return Match(turn, Relation.RETRIES, evidence)
             is_fork = turn.is_continued and turn.head == asked.prompt.head
             return Match(turn, Relation.FORKS if is_fork else Relation.EXTENDS, evidence)
         return None

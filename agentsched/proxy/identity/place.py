@@ -9,6 +9,7 @@ from agentsched.proxy.identity.match import Asked, Match, Relation
 from agentsched.proxy.identity.native import Claim
 from agentsched.proxy.identity.prompt import Prompt
 from agentsched.proxy.identity.records import Conversation, Program
+from agentsched.proxy.identity.signs import Sign
 
 #: A program whose system prompt or tools changed this often without a handoff changes them always.
 _HEADS_MAX = 4
@@ -80,6 +81,8 @@ def _follow(prompt: Prompt, step_class: StepClass, match: Match, *, is_exact: bo
     if step_class is StepClass.COMPACTION:
         lineage = Lineage.EXTENDS if same_head else Lineage.FORKS
         return Place(program=program, conversation=found, lineage=lineage)
+    if prompt.last_signs & Sign.FORKED and not is_exact:
+        return _spawned(found)
     match match.relation:
         case Relation.EXTENDS if same_head:
             return Place(program=program, conversation=found, lineage=Lineage.EXTENDS)
@@ -88,13 +91,7 @@ def _follow(prompt: Prompt, step_class: StepClass, match: Match, *, is_exact: bo
         case Relation.REWRITES if same_head or is_exact or _is_over(match):
             return Place(program=program, conversation=found, lineage=Lineage.COMPACTS)
         case Relation.SPAWNS:
-            return Place(
-                program=program,
-                conversation=None,
-                lineage=Lineage.SPAWNED,
-                kin=found.id,
-                is_subagent=True,
-            )
+            return _spawned(found)
         case Relation.JOINS:
             return Place(program=program, conversation=None, lineage=Lineage.NEW)
         case Relation.FORKS:
@@ -108,6 +105,16 @@ def _follow(prompt: Prompt, step_class: StepClass, match: Match, *, is_exact: bo
             )
         case _:
             return _handed(prompt, found)
+
+
+def _spawned(parent: Conversation) -> Place:
+    return Place(
+        program=parent.program,
+        conversation=None,
+        lineage=Lineage.SPAWNED,
+        kin=parent.id,
+        is_subagent=True,
+    )
 
 
 def _is_over(match: Match) -> bool:

@@ -15,8 +15,12 @@ class Sign(IntFlag):
     SUBAGENT = 4
     #: A question about the chat itself, where it is the last message.
     ASIDE = 8
+    #: An order to one that has heard all that its parent heard, where it is the last message.
+    FORKED = 16
     #: A guess at what the user says next, asked with all the tools, where it is the last message.
     GUESS = 32
+    #: A wish to have an answer ended that broke off, where it is the last message.
+    RESUMED = 64
 
 
 #: In lower case, as the texts are when they are searched.
@@ -61,6 +65,8 @@ _PHRASES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
     ),
     (int(Sign.SUBAGENT), ("cc_is_subagent=true",)),
     (int(Sign.GUESS), ("[suggestion mode: suggest what the user might naturally type next",)),
+    (int(Sign.FORKED), ("<fork-boilerplate>",)),
+    (int(Sign.RESUMED), ("the connection dropped mid-response",)),
     (
         int(Sign.ASIDE),
         (

@@ -49,7 +49,7 @@ def put(
     found: Match | None = None,
     owner: Program | None = None,
 ) -> Place:
-    prompt: Any = SimpleNamespace(head=head, is_first=is_first)
+    prompt: Any = SimpleNamespace(head=head, is_first=is_first, last_signs=0)
     return place(prompt=prompt, step_class=step_class, claim=claim, match=found, program=owner)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentsched.model import Lineage
 from agentsched.model.time import SECOND, Nanos
 from agentsched.proxy.identity import IdentityLimits
 from agentsched_bench.clients.acting import Wire, result, said, system, user
@@ -81,6 +82,24 @@ def test_samples_of_one_prompt_that_come_at_once_are_not_retries(wire: Wire) -> 
     wire.chat(TOLD)
     wire.seconds -= 0.99
     assert not wire.chat(TOLD).is_retry
+
+
+def test_what_is_said_after_an_answer_cut_short_is_a_step_of_its_own(wire: Wire) -> None:
+    """As after Esc in Claude Code: what came so far stays, and the user says something else."""
+    first = wire.chat(HEAD)
+    wire.answer(first, "I will delete ", is_complete=False)
+    second = wire.chat([*HEAD, said("I will delete "), user("No, keep it all.")])
+    assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+    assert (second.is_retry, second.step) == (False, 2)
+
+
+def test_an_answer_that_is_asked_to_go_on_is_the_same_step(wire: Wire) -> None:
+    """As Qwen Code does it."""
+    first = wire.chat(HEAD)
+    wire.answer(first, "I will delete ", is_complete=False)
+    resume = user("The connection dropped mid-response. Resume directly from where you stopped.")
+    second = wire.chat([*HEAD, said("I will delete "), resume])
+    assert (second.conversation, second.is_retry, second.step) == (first.conversation, True, 1)
 
 
 def test_sub_agents_of_one_prompt_are_not_each_others_retries(wire: Wire) -> None:

@@ -78,3 +78,25 @@ def test_equal_prompts_with_example_calls_are_two_programs(wire: Wire) -> None:
     prompt = [system(), user("1+1?"), said("", call), result(call[0], "2"), said("2"), user("2+2?")]
     one, other = wire.chat(prompt), wire.chat(prompt)
     assert one.program != other.program
+
+
+def test_a_fork_of_the_history_is_a_sub_agent(wire: Wire) -> None:
+    """As Qwen Code forks, which sends no ids: its order is the last thing said."""
+    call = ("call_f0a1b2c3d4e5", "agent", '{"subagent_type": "fork"}')
+    main = wire.chat(HEAD)
+    wire.answer(main, "", [call])
+    told = [*HEAD, said("", call)]
+    order = user(
+        "<fork-boilerplate>\nSTOP. READ THIS FIRST.\n</fork-boilerplate>\n\nDirective: look"
+    )
+    begun = [*told, result(call[0], "Fork started"), order]
+    fork = wire.chat(begun)
+    assert (fork.lineage, fork.step_class) == (Lineage.SPAWNED, StepClass.SUBAGENT)
+    assert fork.parent_conversation == main.conversation
+    assert fork.answers == ()
+    wire.answer(fork, "", [OWN])
+    second = wire.chat([*told, result(call[0], "launched")])
+    assert (second.conversation, second.lineage) == (main.conversation, Lineage.EXTENDS)
+    further = wire.chat([*begun, said("", OWN), result(OWN[0])])
+    assert (further.conversation, further.lineage) == (fork.conversation, Lineage.EXTENDS)
+    assert further.step_class is StepClass.SUBAGENT
