@@ -341,3 +341,31 @@ def test_otel_thoughts_are_counted(name: str, tmp_path: Path) -> None:
     (row,), _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
     assert [step.reasoning_tokens for step in row.steps] == [7, 0]
     assert row.steps[1].new_input_tokens is None
+
+
+@pytest.mark.parametrize("begun", [3, 7])
+def test_otel_agents_beside_each_other_are_several(begun: int, tmp_path: Path) -> None:
+    """And one conversation where one hands over to the next."""
+    agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.conversation.id": "c"}
+    call = {"gen_ai.operation.name": "chat"}
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "ls"}
+    spans = []
+    for one, name, at in (("a", "01", 1), ("b", "02", begun)):
+        spans += [
+            _console(name, None, at, at + 9, **agent, **{"gen_ai.agent.name": one}),
+            _console(f"{one}1", name, at, at + 1, **call, **_tokens(100, 5)),
+            _console(f"{one}2", name, at + 2, at + 3, **tool),
+            _console(f"{one}3", name, at + 4, at + 5, **call, **_tokens(200, 5)),
+        ]
+    rows, _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    counts = [[step.input_tokens for step in row.steps] for row in rows]
+    tools = [[len(step.tools) for step in row.steps] for row in rows]
+    if begun == 7:
+        assert (counts, tools) == ([[100, 200, 100, 200]], [[1, 0, 1, 0]])
+        return
+    assert (counts, tools) == ([[100, 200]] * 2, [[1, 0]] * 2)
+    assert [(row.session_id, row.agent, row.parent) for row in rows] == [
+        ("c", "a", None),
+        ("c/02", "b", None),
+    ]
+    assert [row.steps[0].gap_s for row in rows] == [2.5, 2.5]

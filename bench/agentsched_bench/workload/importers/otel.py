@@ -4,14 +4,15 @@
 calls, `invoke_agent` spans agents; the older names of OpenLLMetry and OpenInference are understood,
 and what the Python SDK's console exporter prints, and JavaScript's spans as they are. Of calls
 inside of calls the innermost counts. A conversation is the nearest agent span above a call (or
-`gen_ai.conversation.id`, or a trace); an agent below another agent is its sub-agent. A tool belongs
-to the last call of its conversation that ended before it began, or that it ran inside of: such a
-call ends where its tools begin. Spans come in any order, so all that matters of them is held until
-the end of the input.
+`gen_ai.conversation.id`, or a trace); an agent below another agent is its sub-agent, one beside
+another has its own. A tool belongs to the last call of its conversation that ended before it began,
+or that it ran inside of: such a call ends where its tools begin. Spans come in any order, so all
+that matters of them is held until the end of the input.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -194,6 +195,7 @@ def _threads(spans: dict[str, Span]) -> list[_Thread]:
     for span in order:
         if span.kind == "call":
             bases.setdefault(span.trace, set()).add(_base(span, above[span.key]))
+    lanes = _lanes(order, above)
     for span in order:
         agents = above[span.key]
         base = _base(span, agents)
@@ -201,6 +203,8 @@ def _threads(spans: dict[str, Span]) -> list[_Thread]:
         if span.kind == "tool" and base == span.trace and len(told) == 1:
             # Of some programs' spans only the calls name their conversation.
             (base,) = told
+        if agents:
+            base = lanes.get((base, agents[0].key), base)
         thread = _thread(base, agents, threads, spans)
         (thread.calls if span.kind == "call" else thread.tools).append(span)
     found = [thread for thread in threads.values() if thread.calls]
@@ -220,6 +224,30 @@ def _counts(span: Span) -> bool:
 
 def _base(span: Span, agents: Sequence[Span]) -> str:
     return span.conversation or (agents[0].conversation if agents else "") or span.trace
+
+
+def _lanes(order: Sequence[Span], above: dict[str, list[Span]]) -> dict[tuple[str, str], str]:
+    """Names for agents beside others: by what would be their conversation, and their span.
+
+    Agents without one above them go on with one conversation after the other, as in a handoff;
+    those that ask while another one still does have their own.
+    """
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for span in order:
+        agents = above[span.key]
+        if span.kind == "call" and agents:
+            runs = found.setdefault(_base(span, agents), {})
+            begun_s, ended_s = runs.get(agents[0].key, (span.begun_s, span.ended_s))
+            runs[agents[0].key] = (begun_s, max(ended_s, span.ended_s))
+    lanes: dict[tuple[str, str], str] = {}
+    for base, runs in found.items():
+        free_s = -math.inf
+        for key, (begun_s, ended_s) in runs.items():
+            if begun_s + _SLACK_S < free_s:
+                lanes[base, key] = f"{base}/{key.rsplit('/', 1)[-1]}"
+            else:
+                free_s = ended_s
+    return lanes
 
 
 def _agents_above(span: Span, spans: dict[str, Span]) -> list[Span]:
