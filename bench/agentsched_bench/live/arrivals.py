@@ -44,18 +44,25 @@ class Arrivals:
     def starts_s(self, programs: Sequence[PlannedProgram], *, rng: random.Random) -> list[float]:
         """Seconds after the beginning at which each program may start, in the given order.
 
+        Those of a closed loop may at once: they wait for its room.
+
         Raises:
             ConfigError: recorded arrivals are asked of a trace that has none.
         """
+        timed = [program for program in programs if program.pool is None]
         match self.process:
             case Process.CLOSED:
-                return [0.0] * len(programs)
+                starts = [0.0] * len(timed)
             case Process.BURST:
-                return [index / self.value for index in range(len(programs))]
+                starts = [index / self.value for index in range(len(timed))]
             case Process.POISSON:
-                return self._poisson(len(programs), rng)
+                starts = self._poisson(len(timed), rng)
             case Process.RECORDED:
-                return _recorded(programs)
+                # Beside loops, which begin at once, what comes late is meant to.
+                first = min((p.arrival_s or 0.0 for p in timed), default=0.0)
+                starts = _recorded(timed, begin=first if len(timed) == len(programs) else 0.0)
+        left = iter(starts)
+        return [0.0 if program.pool is not None else next(left) for program in programs]
 
     def _poisson(self, count: int, rng: random.Random) -> list[float]:
         starts = [0.0]
@@ -64,15 +71,14 @@ class Arrivals:
         return starts[:count]
 
 
-def _recorded(programs: Sequence[PlannedProgram]) -> list[float]:
+def _recorded(programs: Sequence[PlannedProgram], *, begin: float) -> list[float]:
     known = [program.arrival_s for program in programs if program.arrival_s is not None]
     if len(known) < len(programs):
         raise ConfigError(
             f"{len(programs) - len(known)} programs have no recorded start: "
             "use --arrivals burst:RATE/s, poisson:RATE or closed:NUMBER"
         )
-    first = min(known, default=0.0)
-    return [at - first for at in known]
+    return [at - begin for at in known]
 
 
 def parse_arrivals(text: str) -> Arrivals:

@@ -10,6 +10,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ from agentsched_bench.live.client import Patience
 from agentsched_bench.live.identity import style
 from agentsched_bench.live.results import SCHEMA, ArmRow, Recorder, Result, TraceRow
 from agentsched_bench.report.table import print_summary
+from agentsched_bench.workload.compose import closed_loops
 from agentsched_bench.workload.sample import sample_programs
 from agentsched_bench.workload.shape import (
     PlannedProgram,
@@ -99,6 +101,13 @@ def replay(
         echoes_whole=echo is options.Echo.WHOLE,
     )
     plans, row = load_plans(trace, shape, programs=programs, only=only or (), seed=seed)
+    plans, pools = closed_loops(plans, trace)
+    chosen = replace(
+        chosen,
+        pools=pools,
+        tenants={plan.program: plan.tenant for plan in plans if plan.tenant is not None},
+        without_ids=frozenset(plan.program for plan in plans if not plan.has_ids),
+    )
     recorder = Recorder(new_result(row, arms, shape=shape, replay_options=chosen), path=out)
     # Before anything is measured: a file that cannot be written must not cost a run.
     recorder.save()

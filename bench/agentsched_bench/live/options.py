@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from agentsched_bench.live.identity import STYLES
+from agentsched_bench.workload.trace import TRACE_HELP
 
 
 class Spoken(StrEnum):
@@ -27,9 +28,10 @@ class Echo(StrEnum):
     WHOLE = "whole"
 
 
-Trace = Annotated[Path, typer.Argument(help="Recorded programs: .jsonl, .jsonl.gz or .jsonl.xz.")]
+Trace = Annotated[Path, typer.Argument(help=TRACE_HELP)]
 Urls = Annotated[
-    list[str], typer.Option(metavar="[NAME=]URL", help="An arm: an endpoint. Repeatable.")
+    list[str],
+    typer.Option("--url", "--arm", metavar="[NAME=]URL", help="An arm: an endpoint. Repeatable."),
 ]
 Ids = Annotated[
     list[str] | None,

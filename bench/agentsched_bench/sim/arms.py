@@ -131,8 +131,10 @@ class Scenario:
     faults: Faults = NO_FAULTS
     #: What each engine can do beside generating; none given: nothing.
     traits: Sequence[EngineTraits] = ()
-    #: Tenants by name and share of the programs; none given: one tenant.
+    #: Tenants by name and share of the programs whose own are not recorded; none given: one tenant.
     tenants: Mapping[str, float] = field(default_factory=dict)
+    #: How many programs of each closed loop of a composed workload run at a time.
+    pools: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +169,9 @@ def starts_of(scenario: Scenario, *, seed: int) -> list[Start]:
             at=Instant(seconds(at)),
             copy=str(copy) if copy else "",
             agent="agent",
-            tenant=rng.choices(tenants, shares)[0] if tenants else "",
+            tenant=plan.tenant or (rng.choices(tenants, shares)[0] if tenants else ""),
             model=rng.choice(models) if models else "",
-            pool=MAIN_POOL if scenario.arrivals.concurrency else "",
+            pool=plan.pool or (MAIN_POOL if scenario.arrivals.concurrency else ""),
         )
         for (copy, plan), at in zip(order, at_s, strict=True)
     ]
@@ -224,7 +226,7 @@ def play(
         starts,
         outages=scenario.outages,
         faults=scenario.faults,
-        pools={MAIN_POOL: loop} if loop else None,
+        pools={**({MAIN_POOL: loop} if loop else {}), **scenario.pools},
     )
     return Outcome(
         runs=runs,

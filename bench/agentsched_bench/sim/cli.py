@@ -36,6 +36,7 @@ from agentsched_bench.sim.results import (
 from agentsched_bench.sim.specs import Fleet, fleet_of
 from agentsched_bench.sim.specs import engine_of as engine_of
 from agentsched_bench.whole_file import refuse_unwritable, write_whole
+from agentsched_bench.workload.compose import closed_loops
 from agentsched_bench.workload.sample import sample_programs
 from agentsched_bench.workload.shape import (
     PlannedProgram,
@@ -50,6 +51,7 @@ Arms = Annotated[
     list[str] | None,
     typer.Option(
         "--profile",
+        "--policy",
         metavar="ARM",
         help="PROFILE[,POINT=POLICY][,POINT.PARAMETER=VALUE], direct or unlimited. Repeatable. "
         "Oracles: PROFILE+steps, +returns, +srpt, +belady.",
@@ -91,7 +93,10 @@ Warm = Annotated[
 ]
 Priority = Annotated[bool, typer.Option("--priority", help="Engines queue by priority.")]
 Tenants = Annotated[
-    str | None, typer.Option(metavar="NAME=SHARE,...", help="Tenants, by share of the programs.")
+    str | None,
+    typer.Option(
+        metavar="NAME=SHARE,...", help="Tenants, by share of the programs; recorded ones stay."
+    ),
 ]
 Slowdowns = Annotated[
     list[str] | None,
@@ -210,7 +215,7 @@ def simulate(
         options=_described(scenario, fleet, shape, specs=specs, max_wait=max_wait, chaos=chaos),
         seeds=_seeds(seeds),
     )
-    _run(arms, scenario, result, out=out, as_json=as_json)
+    _run(arms, with_loops(scenario, trace), result, out=out, as_json=as_json)
 
 
 def _run(
@@ -319,6 +324,12 @@ def load(
     )
 
 
+def with_loops(scenario: Scenario, trace: Path) -> Scenario:
+    """The scenario with the closed loops of the trace that its plans are of."""
+    plans, pools = closed_loops(scenario.plans, trace)
+    return replace(scenario, plans=plans, pools=pools)
+
+
 def _spec(name: str, engines: int, blocks: int | None, tier: str | None) -> str:
     size = f",blocks={blocks}" if blocks is not None else ""
     return f"{engines}x{name}{size}" + (f",tier={tier}" if tier is not None else "")
@@ -348,12 +359,12 @@ def _faults(
         return found
     try:
         seed, rate, length, *more = [*chaos.split(":"), *("", "1", "3600")[chaos.count(":") + 1 :]]
-        if more:
+        if more or not (0 < float(rate) < inf and 0 < float(length) < inf):
             raise ValueError(chaos)
         drawn = draw_faults(
             int(seed), engines=engines, length=seconds(float(length)), rate=float(rate)
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(
             f"not chaos: {chaos!r} (write SEED, SEED:RATE or SEED:RATE:SECONDS)"
         ) from None

@@ -24,7 +24,7 @@ from agentsched.model import ConfigError, parse_span
 from agentsched_bench.live import options
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario
-from agentsched_bench.sim.cli import load, shape_for
+from agentsched_bench.sim.cli import load, shape_for, with_loops
 from agentsched_bench.sim.specs import digest_of, fleet_of
 from agentsched_bench.tune.sweep import (
     METRICS,
@@ -115,6 +115,7 @@ def tune(
         "engines_sha256": digest_of(fleet.engines),
         "agentsched": metadata.version("agentsched"),
     }
+    scenario = with_loops(scenario, trace)
     fresh = Tuning(
         command=["agentsched", *sys.argv[1:]],
         options=known,
@@ -153,7 +154,7 @@ def _resumed(fresh: Tuning, out: Path | None) -> Tuning:
         raise ConfigError(f"{out} is of another sweep: choose another file")
     for trial in old.trials:
         trial.score = judged_score(trial.row, fresh.metric)
-    fresh.trials = [trial for trial in old.trials if trial.arm in fresh.candidates]
+    fresh.trials = list(old.trials)
     return fresh
 
 
@@ -235,7 +236,10 @@ def _save(tuning: Tuning, out: Path | None) -> None:
     """A stop in the middle loses nothing."""
     if out is None:
         return
-    tuning.trials.sort(key=lambda t: (t.half, tuning.candidates.index(t.arm), t.seed))
+    # Of another sweep there may be trials, too: they stand behind.
+    places = {arm: place for place, arm in enumerate(tuning.candidates)}
+    last = len(places)
+    tuning.trials.sort(key=lambda t: (t.half, places.get(t.arm, last), t.arm, t.seed))
     write_whole(out, msgspec.json.format(msgspec.json.encode(tuning), indent=1) + b"\n")
 
 

@@ -28,6 +28,7 @@ from agentsched_bench.workload.shape import SharedPrompts
 from agentsched_bench.workload.spec import load_workload
 from agentsched_bench.workload.statistics import Spread, TraceStatistics, trace_statistics
 from agentsched_bench.workload.trace import (
+    TRACE_HELP,
     RecordedProgram,
     Recording,
     TraceError,
@@ -44,7 +45,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
-TracePath = Annotated[Path, typer.Argument(help="A .jsonl, .jsonl.gz or .jsonl.xz file.")]
+TracePath = Annotated[Path, typer.Argument(help=TRACE_HELP)]
+OwnTrace = Annotated[Path, typer.Argument(help="A .jsonl, .jsonl.gz or .jsonl.xz file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write; .gz or .xz compresses.")]
 
@@ -115,7 +117,7 @@ def _import_line(report: ImportReport, out: Path) -> str:
 
 
 @app.command()
-def validate(trace: TracePath, *, as_json: AsJson = False) -> None:
+def validate(trace: OwnTrace, *, as_json: AsJson = False) -> None:
     """Check a trace; exit code 1 if a line cannot be used."""
     result = validate_trace(trace)
     if as_json:
@@ -274,7 +276,9 @@ def compose_trace(
 ) -> None:
     """Mix traces into a workload: arrivals, tenants, background traffic, scales.
 
-    The specification is written into the trace; a replay of it needs no more options.
+    The specification is written into the trace. `replay`, `simulate` and `tune` heed its tenants,
+    closed loops and scales, and its starts with --arrivals recorded; limits (steps_max,
+    context_tokens_max, shared_tokens_max) are to be given again, as their options.
     """
     workload = load_workload(spec)
     if seed is not None:

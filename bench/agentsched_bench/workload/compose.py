@@ -3,14 +3,14 @@
 Everything random comes from streams that are named by what they decide, so that, say, another
 arrival process leaves the choice of programs as it was. The recordings that come out are those of
 the traces, unscaled; what the workload wants done with them is noted on each (`RecordedLoad`), and
-every command that takes a trace heeds it.
+every command that plays a trace heeds it. Limits (`steps_max` and so on) are on none of them.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final
@@ -160,6 +160,31 @@ def plan_workload(composition: Composition) -> PlannedWorkload:
         traces=composition.traces,
         spec=spec,
     )
+
+
+def closed_loops(
+    plans: Sequence[PlannedProgram], trace: Path
+) -> tuple[list[PlannedProgram], dict[str, int]]:
+    """Plans of the programs of a trace, and how many of each of its closed loops run at a time.
+
+    A loop that the trace's header does not know, as in what was cut out of a larger one, is none.
+    """
+    sizes: dict[str, int] = {}
+
+    def note(header: TraceHeader) -> None:
+        found = (header.workload or {}).get("pools")
+        if isinstance(found, dict):
+            sizes.update(
+                {name: size for name, size in found.items() if isinstance(size, int) and size > 0}
+            )
+
+    if any(plan.pool is not None for plan in plans):
+        next(read_trace(trace, on_header=note), None)
+    known = [
+        plan if plan.pool is None or plan.pool in sizes else replace(plan, pool=None)
+        for plan in plans
+    ]
+    return known, sizes
 
 
 @dataclass(slots=True)

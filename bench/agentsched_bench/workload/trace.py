@@ -30,6 +30,11 @@ LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 TRACE_VERSION: Final = 1
 #: What is read whole is no larger: more is refused rather than fill the memory.
 DOCUMENT_BYTES_MAX: Final = 1 << 30
+#: What commands say of the trace that they take.
+TRACE_HELP: Final = (
+    "A trace (.jsonl, .jsonl.gz or .jsonl.xz); or a folder or a file of another format, which is "
+    "imported (`agentsched trace import --help`)."
+)
 #: A start takes no more than so many characters.
 _START_DIGITS: Final = 32
 #: How packed files begin, and the endings of their names.
@@ -372,11 +377,15 @@ def _as_meant(line: bytes) -> Recording:
 
 
 def read_trace(
-    path: Path, *, on_error: Callable[[TraceError], None] | None = None
+    path: Path,
+    *,
+    on_error: Callable[[TraceError], None] | None = None,
+    on_header: Callable[[TraceHeader], None] | None = None,
 ) -> Iterator[Recording]:
     """The recordings of a file, one at a time: memory is bounded by the longest line.
 
-    A folder, or a file of another tool's format, is imported on the way.
+    A folder, or a file of another tool's format, is imported on the way. `on_header` is
+    told the header, where there is one, before the first recording.
 
     With `on_error`, a bad line is reported there and the rest is kept; a file that breaks off is
     reported too, and what came before it has been yielded. Without it the first error is raised.
@@ -388,12 +397,15 @@ def read_trace(
     from agentsched_bench.workload.importers import as_trace
 
     with as_trace(path, on_error=on_error) as own:
-        for _, recording in read_numbered(own, on_error=on_error):
+        for _, recording in read_numbered(own, on_error=on_error, on_header=on_header):
             yield recording
 
 
 def read_numbered(
-    path: Path, *, on_error: Callable[[TraceError], None] | None = None
+    path: Path,
+    *,
+    on_error: Callable[[TraceError], None] | None = None,
+    on_header: Callable[[TraceHeader], None] | None = None,
 ) -> Iterator[tuple[int, Recording]]:
     """Read a file in this format only; recordings with the numbers of their lines.
 
@@ -407,7 +419,9 @@ def read_numbered(
         try:
             number, line = next(lines)
             if is_header(line, number=number):
-                header_of(line, path=path)
+                header = header_of(line, path=path)
+                if on_header is not None:
+                    on_header(header)
                 continue
             recording = decode_recording(line, path=path, number=number)
         except StopIteration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -63,3 +64,14 @@ def test_recorded_arrivals_must_be_recorded() -> None:
 def test_nonsense_is_refused_with_a_hint(wrong: str) -> None:
     with pytest.raises(ConfigError, match="write recorded"):
         parse_arrivals(wrong)
+
+
+def test_loops_begin_at_once_whatever_the_others_do() -> None:
+    loop = replace(_program("loop"), pool="main")
+    programs = [_program("a", 4.0), loop, _program("b", 9.5)]
+
+    def starts(text: str) -> list[float]:
+        return parse_arrivals(text).starts_s(programs, rng=random.Random(0))
+
+    assert starts("recorded") == [4.0, 0.0, 9.5], "seconds of the replay"
+    assert starts("burst:2/s") == [0.0, 0.0, 0.5]

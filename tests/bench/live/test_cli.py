@@ -6,11 +6,15 @@ import asyncio
 import json
 import signal
 import sys
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
+from agentsched.cli.root import app
 from agentsched.model import AgentschedError, ConfigError
 from agentsched_bench.live.cli import parse_arms
 from agentsched_bench.live.results import read_result
@@ -22,13 +26,13 @@ if TYPE_CHECKING:
 _MAIN = "import sys; from agentsched.cli import main; sys.exit(main())"
 
 
-async def _replay(*arguments: str) -> asyncio.subprocess.Process:
+async def _replay(*arguments: str, trace: Path | None = None) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         _MAIN,
         "replay",
-        str(sample_path()),
+        str(trace or sample_path()),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -107,3 +111,55 @@ async def test_ctrl_c_keeps_what_was_measured(fake: FakeOpenAi, tmp_path: Path) 
     assert not result.is_complete
     assert any(not row.error for row in result.calls)
     assert json.loads(said)[0]["programs"]["interrupted"] > 0
+
+
+_COMPOSED = """
+[workload]
+scale_tokens = 100
+scale_time = 10000
+
+[[workload.sources]]
+trace = "sample"
+programs = 6
+has_ids = false
+
+[[workload.tenants]]
+name = "looped"
+arrivals = { process = "closed", concurrency = 1 }
+
+[[workload.tenants]]
+name = "timed"
+arrivals = { process = "regular", rate = 50 }
+"""
+
+
+@pytest.mark.slow
+async def test_a_composed_trace_is_replayed_as_it_asks(fake: FakeOpenAi, tmp_path: Path) -> None:
+    spec, trace, out = tmp_path / "s.toml", tmp_path / "w.jsonl", tmp_path / "r.json"
+    spec.write_text(_COMPOSED)
+    assert not CliRunner().invoke(app, ["trace", "compose", str(spec), "-o", str(trace)]).exit_code
+
+    process = await _replay(
+        *("--url", fake.url, "--arrivals", "recorded", "--ids", "agentsched", "--steps", "2"),
+        *("--out", str(out)),
+        trace=trace,
+    )
+    _, complained = await process.communicate()
+
+    assert process.returncode == 0, complained
+    rows = read_result(out).programs
+    assert Counter(row.tenant for row in rows) == {"looped": 3, "timed": 3}
+    headers = [{k.lower(): v for k, v in seen.headers.items()} for seen in fake.seen]
+    assert {each.get("x-agentsched-tenant") for each in headers} == {None, "looped", "timed"}
+    assert not any("x-agentsched-program" in each for each in headers), "they have no ids"
+    spans = sorted((row.started_s, row.jct_s) for row in rows if row.tenant == "looped")
+    for (began_s, took_s), (next_s, _) in pairwise(spans):
+        assert took_s is not None
+        assert next_s >= began_s + took_s, "one at a time"
+
+
+def test_an_arm_may_be_called_so() -> None:
+    done = CliRunner().invoke(app, ["replay", str(sample_path()), "--arm", "a=ftp://x"])
+
+    assert isinstance(done.exception, ConfigError)
+    assert "not a URL" in str(done.exception)

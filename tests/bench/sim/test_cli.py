@@ -100,7 +100,46 @@ def test_a_file_that_cannot_be_written_costs_no_work(
         ("--scale-tokens", "inf"),
         ("--scale-time", "nan"),
         ("--gap-cap", "nan"),
+        ("--chaos", "7:0"),
+        ("--chaos", "7:-1"),
+        ("--chaos", "7:nan"),
+        ("--chaos", "7:1:inf"),
+        ("--chaos", "7:1:0"),
+        ("--outage", "0@inf+5"),
+        ("--slowdown", "0@1+5xinf"),
     ],
 )
 def test_numbers_that_are_none_are_refused(simulate: Simulate, arguments: tuple[str, str]) -> None:
     assert isinstance(simulate(*arguments).exception, ConfigError)
+
+
+def test_a_policy_may_be_called_so(simulate: Simulate, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+
+    assert not simulate("--policy", "saga", "--seeds", "1", "--out", str(out)).exit_code
+    assert "saga" in [
+        row.arm for row in msgspec.json.decode(out.read_bytes(), type=SimResult).summary
+    ]
+
+
+def test_a_composed_trace_is_simulated_as_it_asks(tmp_path: Path) -> None:
+    spec, trace, out = tmp_path / "s.toml", tmp_path / "w.jsonl", tmp_path / "r.json"
+    spec.write_text(
+        '[workload]\nscale_tokens = 20\n[[workload.sources]]\ntrace = "sample"\nprograms = 6\n'
+        '[[workload.tenants]]\nname = "looped"\n'
+        'arrivals = { process = "closed", concurrency = 1 }\n'
+        '[[workload.tenants]]\nname = "timed"\narrivals = { process = "regular", rate = 50 }\n'
+    )
+    options = ["--arrivals", "recorded", "--steps", "2", "--seeds", "1", "--profile", "direct"]
+    for arguments in (
+        ["trace", "compose", str(spec), "-o", str(trace)],
+        ["simulate", str(trace), *options, "--out", str(out)],
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.exception
+
+    (row,) = msgspec.json.decode(out.read_bytes(), type=SimResult).rows
+    assert {name: tenant.programs for name, tenant in row.tenants.items()} == {
+        "looped": 3,
+        "timed": 3,
+    }

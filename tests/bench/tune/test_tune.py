@@ -178,6 +178,22 @@ def test_a_sweep_in_which_programs_gave_up_goes_on_as_well(tmp_path: Path) -> No
     assert sweep.verdict.best == "passthrough", "who gave up is not fast"
 
 
+def test_what_another_sweep_tried_is_kept(tmp_path: Path) -> None:
+    """It is there when that sweep is asked again, and is no candidate meanwhile."""
+    out = tmp_path / "tuning.json"
+    old = tuning("passthrough", "b")
+    old.trials = held(("b", 1, 1.0), half="tune")
+    cli._save(old, out)
+
+    other = cli._resumed(tuning("passthrough", "agentsched"), out)
+    cli.run(other, scenario(), [1], out=out)
+
+    assert other.verdict is not None
+    assert other.verdict.best != "b"
+    again = cli._resumed(tuning("passthrough", "b"), out)
+    assert ("b", "tune", 1) in again.done()
+
+
 def test_the_best_is_that_of_the_same_seeds(tmp_path: Path) -> None:
     """A candidate that an earlier call tried under an easier seed is not better for it."""
     sweep = tuning("a", "b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from agentsched_bench.workload.compose import (
     MAIN_POOL,
     Composition,
     PlannedWorkload,
+    closed_loops,
     compose,
     plan_workload,
 )
@@ -262,3 +264,15 @@ def test_what_programs_share_can_be_limited(tmp_path: Path) -> None:
 
     assert min(shared()) > 300
     assert set(shared(shared_tokens_max=300)) == {300}
+
+
+def test_a_trace_knows_its_closed_loops(tmp_path: Path) -> None:
+    """Where its beginning is lost, so are they."""
+    composition = composed(tmp_path, programs=4)
+    plans = plan_workload(composition).programs
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    write_trace(composition.recordings(), whole, header=composition.header())
+    write_trace(composition.recordings(), part)
+
+    assert closed_loops(plans, whole) == (list(plans), {MAIN_POOL: 8})
+    assert closed_loops(plans, part) == ([replace(p, pool=None) for p in plans], {})
