@@ -29,7 +29,7 @@ from agentsched_bench.compare.scenario import EngineSpec, Scenario
 from agentsched_bench.live.arrivals import Arrivals, Process
 from agentsched_bench.live.identity import tells_the_end
 from agentsched_bench.sim import arms as sim_arms
-from agentsched_bench.sim.clients import Endings, Start
+from agentsched_bench.sim.clients import ATTEMPTS_MAX, Endings, Start
 from agentsched_bench.sim.engines import EngineTraits
 from agentsched_bench.sim.host import SimHost
 from agentsched_bench.workload.shape import PlannedProgram
@@ -121,12 +121,16 @@ def _host(
     engines = engines_of(scenario.engine)
     if side.kind is Kind.UNLIMITED:
         engines = [roomy(engine, tokens=load.tokens_max) for engine in engines]
+    is_replay = side.client == "replay"
     return SimHost(
         build_scheduler(config),
         engines=engines,
         endings=_endings(side),
         on_turn=on_turn,
         traits=[EngineTraits(pins=side.kind is Kind.PLUGIN)] * len(engines),
+        tells_tools=_tells_tools(side, scenario),
+        # An agent is as patient as its own library.
+        attempts_max=scenario.measure.attempts if is_replay else ATTEMPTS_MAX,
     )
 
 
@@ -136,6 +140,13 @@ def _endings(side: Side) -> Endings:
     if side.client != "replay":
         return Endings.SPOKEN
     return Endings.DECLARED if tells_the_end(side.ids) else Endings.SILENT
+
+
+def _tells_tools(side: Side, scenario: Scenario) -> bool:
+    """Whether a proxy learns which tools a pause is for, as it does live."""
+    if side.client != "replay":
+        return True
+    return scenario.measure.tells_tools and side.profile is not None
 
 
 def _play(host: SimHost, load: Load, scenario: Scenario) -> None:

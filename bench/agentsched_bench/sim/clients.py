@@ -41,7 +41,7 @@ from agentsched_bench.sim.prompts import SimPrompts
 from agentsched_bench.workload.shape import PlannedCall, PlannedConversation, PlannedProgram
 
 #: Tries of one call, as a client library that gives up at some point.
-_ATTEMPTS_MAX: Final = 20
+ATTEMPTS_MAX: Final = 20
 _TENANT: Final = TenantId("sim")
 _NO_TIME: Final = Nanos(0)
 
@@ -135,7 +135,11 @@ Later = Callable[[Instant, Callable[[Instant], None]], None]
 
 class Clients:
     """All agents. `later` plans a deed, `send` hands a call to the proxy; `ended` hears of each
-    conversation that is over."""
+    conversation that is over.
+
+    Answers name the tools of the pause that follows unless nothing tells that a program is over;
+    `tells_tools` says otherwise. A call is tried `attempts_max` times.
+    """
 
     def __init__(
         self,
@@ -147,6 +151,8 @@ class Clients:
         token_error: float = 0.0,
         cost: CostModel | None = None,
         ended: Callable[[ConversationId], None] | None = None,
+        tells_tools: bool | None = None,
+        attempts_max: int = ATTEMPTS_MAX,
     ) -> None:
         self._cost = cost
         self._ended = ended
@@ -156,6 +162,8 @@ class Clients:
         self._later = later
         self._send = send
         self._endings = endings
+        self._tells_tools = endings is not Endings.SILENT if tells_tools is None else tells_tools
+        self._attempts_max = attempts_max
         self._token_error = token_error
         self.runs: list[ProgramRun] = []
         self.unfinished = 0
@@ -244,14 +252,12 @@ class Clients:
         """The event of a complete answer."""
         talk = call.talk
         is_last = call.index == len(talk.plan.calls) - 1
-        calls: tuple[ToolCall, ...] = ()
-        reason = "tool_calls"
-        if self._endings is Endings.SILENT:
+        pauses = not is_last or (self._endings is Endings.RECORDED and self._planned(call).tools)
+        calls = self._tool_calls(call) if pauses and self._tells_tools else ()
+        reason = "tool_calls" if calls else "stop"
+        if self._endings is Endings.SILENT or (pauses and not calls):
+            # An answer of an exact length, whoever is told of tools beside it.
             reason = "length"
-        elif not is_last or (self._endings is Endings.RECORDED and self._planned(call).tools):
-            calls = self._tool_calls(call)
-        else:
-            reason = "stop"
         return StepFinished(
             step=call.step,
             usage=usage,
@@ -331,7 +337,7 @@ class Clients:
 
     def turned_away(self, call: CallState, *, wait: Nanos | None, now: Instant) -> None:
         """The client tries again later, as libraries do; in the end it gives up."""
-        if call.tries >= _ATTEMPTS_MAX:
+        if call.tries >= self._attempts_max:
             call.talk.run.is_failed = True
             self._end(call.talk, now=now)
             return
@@ -389,7 +395,7 @@ class Clients:
         parent = run.talks[talk.plan.parent].key if talk.plan.parent is not None else None
         before = call.index - 1
         answers: Sequence[CallId] = ()
-        if call.index and self._endings is not Endings.SILENT:
+        if call.index and self._tells_tools:
             tools = talk.plan.calls[before].tools or ("tool",)
             answers = [_call_id(talk, before, number) for number in range(len(tools))]
         return StepArrived(

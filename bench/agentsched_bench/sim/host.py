@@ -53,7 +53,15 @@ from agentsched_bench.engine.requests import (
     Refusal,
     StepOutcome,
 )
-from agentsched_bench.sim.clients import CallState, Clients, Endings, ProgramRun, Start, Talk
+from agentsched_bench.sim.clients import (
+    ATTEMPTS_MAX,
+    CallState,
+    Clients,
+    Endings,
+    ProgramRun,
+    Start,
+    Talk,
+)
 from agentsched_bench.sim.engines import EngineTraits, SimEngine
 from agentsched_bench.sim.faults import NO_FAULTS, Faults, Outage, Restart, Slowdown, Stall, apart
 from agentsched_bench.sim.hints import HintHost, SimHints
@@ -110,6 +118,8 @@ class SimHost:
         on_turn: Callable[[JournalEntry], None] | None = None,
         traits: Sequence[EngineTraits] = (),
         renew: Callable[[], Scheduler] | None = None,
+        tells_tools: bool | None = None,
+        attempts_max: int = ATTEMPTS_MAX,
     ) -> None:
         """Take a fresh scheduler; `renew` makes the one that serves after a restart.
 
@@ -150,6 +160,8 @@ class SimHost:
             token_error=token_error,
             cost=engines[0].cost,
             ended=self._unclaim,
+            tells_tools=tells_tools,
+            attempts_max=attempts_max,
         )
         #: Where the cache is clairvoyant: the engine that keeps a paused conversation's blocks.
         self._claims: dict[ConversationId, SimEngine] = {}

@@ -149,6 +149,48 @@ def test_programs_end_as_those_of_a_replay_do(ids: str, tells: bool, small: Path
     assert any(event.is_last_word for event in ends) is tells
 
 
+@pytest.mark.parametrize(
+    ("arm", "told", "tells"),
+    [
+        ("agentsched", False, False),
+        ("agentsched@dynamo", False, False),
+        ("agentsched", True, True),
+        ("agentsched@dynamo", True, True),
+        ("direct", True, False),
+    ],
+)
+def test_tools_are_told_where_a_replay_tells_them(
+    arm: str, told: bool, tells: bool, small: Path
+) -> None:
+    """Beside the answers, whose lengths are exact; whoever says when programs end says no more."""
+    scenario = load_scenario(small, changes=[f"measure.tells_tools={str(told).lower()}"])
+    load = make_load(scenario.workload, seed=0, beside=small.parent)
+
+    events = [entry.event for entry in journal_of(arm, load, scenario)]
+
+    ends = [event for event in events if isinstance(event, StepFinished)]
+    named = sum(bool(event.tool_calls) for event in ends)
+    assert named == (load.calls - len(load.plans) if tells else 0)
+    brought = any(isinstance(event, StepArrived) and event.answers for event in events)
+    assert brought is tells
+
+
+def test_a_client_is_as_patient_as_the_file_says(small: Path) -> None:
+    """No engine is up for a minute, and the bound on waits is a second: a proxy says 429."""
+    gone = ('engine.outages=["0@0.1+60"]', "proxy.max_wait=1s")
+
+    run, _, _ = simulated(small, *gone, "measure.attempts=3", arm="fcfs")
+
+    assert {program.outcome for program in run.programs} == {"failed"}
+    assert max(call.attempts for call in run.calls) == 3
+    # A real agent is as patient as its own library, whatever a replay is.
+    scenario = load_scenario(small, changes=[*gone, "measure.attempts=3"])
+    load = make_load(scenario.workload, seed=0, beside=small.parent)
+    side = replace(parse_side("fcfs", engine=scenario.engine), client="mini-swe-agent")
+    run = simulate_run(side, load, scenario, repeat=0, on_call=lambda _done: None)
+    assert max(call.attempts for call in run.calls) > 3
+
+
 def test_an_agents_last_answer_tells(small: Path) -> None:
     """Who runs a real agent gets its answers: tools are called, and at last none."""
     scenario = load_scenario(small, changes=["measure.client=mini-swe-agent"])
