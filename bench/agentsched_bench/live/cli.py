@@ -36,7 +36,7 @@ from agentsched_bench.live.client import Patience
 from agentsched_bench.live.identity import style
 from agentsched_bench.live.results import SCHEMA, ArmRow, Recorder, Result, TraceRow
 from agentsched_bench.report.table import print_summary
-from agentsched_bench.workload.compose import closed_loops
+from agentsched_bench.workload.loops import closed_loops
 from agentsched_bench.workload.sample import sample_programs
 from agentsched_bench.workload.shape import (
     PlannedProgram,

@@ -36,7 +36,7 @@ from agentsched_bench.sim.results import (
 from agentsched_bench.sim.specs import Fleet, fleet_of
 from agentsched_bench.sim.specs import engine_of as engine_of
 from agentsched_bench.whole_file import refuse_unwritable, write_whole
-from agentsched_bench.workload.compose import closed_loops
+from agentsched_bench.workload.loops import closed_loops
 from agentsched_bench.workload.sample import sample_programs
 from agentsched_bench.workload.shape import (
     PlannedProgram,

@@ -14,11 +14,11 @@ from agentsched_bench.workload.compose import (
     MAIN_POOL,
     Composition,
     PlannedWorkload,
-    closed_loops,
     compose,
     plan_workload,
 )
 from agentsched_bench.workload.generate import generate
+from agentsched_bench.workload.loops import closed_loops
 from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
 from agentsched_bench.workload.spec import parse_workload
 from agentsched_bench.workload.trace import (
