@@ -24,6 +24,14 @@ _DRIVERS: Final = {
     "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
 }
+#: What may follow the `?` of a PostgreSQL URL: what the driver can read out of a text.
+_OPTIONS: Final = frozenset(
+    {
+        *("host", "port", "user", "password", "database", "passfile", "service", "servicefile"),
+        *("ssl", "direct_tls", "target_session_attrs", "krbsrvname", "gsslib"),
+        *("timeout", "command_timeout", "prepared_statement_cache_size"),
+    }
+)
 _CONNECT_S: Final = 5.0
 _BUSY_MS: Final = 5_000
 #: Between two attempts at what SQLite does not wait for itself.
@@ -47,7 +55,8 @@ def read_url(text: str) -> URL:
     """The URL of a database, with the driver that we use.
 
     Raises:
-        ConfigError: not a URL of SQLite or PostgreSQL. A password is never repeated.
+        ConfigError: not a URL of SQLite or PostgreSQL, or an option that the driver has not. A
+            password is never repeated.
     """
     try:
         url = make_url(text)
@@ -61,7 +70,24 @@ def read_url(text: str) -> URL:
         raise ConfigError(f"store.url: {backend!r} is not supported (sqlite and postgresql are)")
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise ConfigError("store.url: a database in memory keeps nothing (write sqlite:///FILE)")
-    return url.set(drivername=_DRIVERS[backend])
+    url = url.set(drivername=_DRIVERS[backend])
+    return url if backend == "sqlite" else _as_the_driver_says(url)
+
+
+def _as_the_driver_says(url: URL) -> URL:
+    """The URL with TLS asked for as our driver has it: everybody else says `sslmode`.
+
+    Raises:
+        ConfigError: an option that would be a defect in the middle of a connection.
+    """
+    options = {"ssl" if name == "sslmode" else name: given for name, given in url.query.items()}
+    unknown = sorted(options.keys() - _OPTIONS)
+    if unknown:
+        raise ConfigError(
+            f"store.url: {unknown[0]} is no option there (TLS is ?sslmode=require, or verify-full "
+            "with the authorities' file in the environment variable PGSSLROOTCERT)"
+        )
+    return url.set(query=options)
 
 
 class Database:

@@ -37,6 +37,27 @@ def test_other_urls_are_told(given: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("", {}),
+        ("?sslmode=require", {"ssl": "require"}),
+        ("?ssl=verify-full&prepared_statement_cache_size=0", {"ssl": "verify-full"}),
+    ],
+)
+def test_tls_is_asked_for_as_everybody_does(given: str, told: dict[str, str]) -> None:
+    options = dict(read_url(f"postgresql://me:secret@host/db{given}").query)
+    options.pop("prepared_statement_cache_size", None)
+    assert options == told
+
+
+@pytest.mark.parametrize("option", ["sslrootcert", "channel_binding", "connect_timeout"])
+def test_an_option_that_the_driver_has_not_is_told(option: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^store\.url: {option} is no option") as caught:
+        read_url(f"postgresql://me:secret@host/db?sslmode=require&{option}=5")
+    assert "secret" not in str(caught.value)
+
+
 async def broken(url: str) -> str:
     database = Database(read_url(url))
     try:
@@ -104,8 +125,9 @@ async def test_a_file_that_may_not_be_written(tmp_path: Path) -> None:
     assert "must be writable" in said
 
 
-async def test_nobody_listens() -> None:
-    said = await broken("postgresql://me:secret@127.0.0.1:1/db")
+@pytest.mark.parametrize("how", ["", "?sslmode=require"])
+async def test_nobody_listens(how: str) -> None:
+    said = await broken(f"postgresql://me:secret@127.0.0.1:1/db{how}")
     assert "Connect call failed" in said
     assert "secret" not in said
 
