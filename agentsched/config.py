@@ -490,7 +490,8 @@ class Config(BaseSettings):
         default=None, description="bearer token of the control plane; needed off loopback"
     )
     journal: Path | None = Field(
-        default=None, description="file that gets the journal; `.gz` is compressed"
+        default=None,
+        description="file that gets the journal, and must not be there yet; `.gz` is compressed",
     )
     workflows: tuple[Path, ...] = Field(
         default=(), description="files of declared workflows, YAML or JSON (docs/graphs.md)"

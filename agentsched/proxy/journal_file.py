@@ -53,6 +53,8 @@ class JournalFile:
         self._ending = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
         self.dropped = 0
+        #: Set where nothing was served: the file is removed when it is closed.
+        self.is_void = False
 
     def write(self, entry: JournalEntry) -> None:
         """Take an entry in; it is in the file within a quarter of a second."""
@@ -97,9 +99,8 @@ class JournalFile:
                     await self._ending.wait()
             await self._flush()
         await self._flush()  # what came while the last of these was written
-        assert self._file is not None
         try:
-            await _beside(self._file.close)
+            await _beside(self._end)
         except OSError:
             log.exception("the journal cannot be ended")
 
@@ -122,6 +123,14 @@ class JournalFile:
             self._path.unlink()  # else the next start would find a journal here
             raise
         return lines
+
+    def _end(self) -> None:
+        assert self._file is not None
+        try:
+            self._file.close()
+        finally:
+            if self.is_void:
+                self._path.unlink(missing_ok=True)
 
     def _write_batch(self, batch: list[JournalEntry]) -> None:
         assert self._file is not None

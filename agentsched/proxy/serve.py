@@ -176,6 +176,7 @@ async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -
         loop.add_signal_handler(name, stop_or_hurry)
     async with contextlib.AsyncExitStack() as stack:
         sinks: list[EventSink] = []
+        journal: JournalFile | None = None
         if config.journal is not None:
             journal = JournalFile(
                 config.journal,
@@ -183,11 +184,17 @@ async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -
                 backlog_max=config.limits.to_limits().journal_backlog_max,
             )
             sinks.append(await stack.enter_async_context(journal))
-        memory = await stack.enter_async_context(remembered(config))
-        gateway, url = await stack.enter_async_context(
-            running(config, sinks=sinks, reread=reread, memory=memory)
-        )
-        await stack.enter_async_context(joined(config, gateway, url=url))
+        try:
+            memory = await stack.enter_async_context(remembered(config))
+            gateway, url = await stack.enter_async_context(
+                running(config, sinks=sinks, reread=reread, memory=memory)
+            )
+            await stack.enter_async_context(joined(config, gateway, url=url))
+        except BaseException:
+            if journal is not None:
+                # A start that failed (the port is taken, say) leaves none in the way of the next.
+                journal.is_void = True
+            raise
         up = len(gateway.fleet.up())
         total = len(gateway.fleet.members)
         print(

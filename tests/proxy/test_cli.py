@@ -94,3 +94,15 @@ def test_a_journal_is_never_written_over(
     assert code == 2
     assert "never written over" in capsys.readouterr().err
     assert journal.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["j", "j.gz"])
+def test_a_start_that_fails_leaves_no_journal_in_the_way_of_the_next(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    journal = tmp_path / name
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        arguments = ["serve", "--engine", "e=http://127.0.0.1:1", "--journal", str(journal)]
+        assert main([*arguments, "--port", str(taken.getsockname()[1])]) == 1
+    assert "address already in use" in capsys.readouterr().err
+    assert not journal.exists()
