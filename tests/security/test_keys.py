@@ -250,6 +250,22 @@ class TestStore:
         assert cli.main(["keys", "revoke", "a" * 12, "--url", url]) == 2
         assert "no key" in capsys.readouterr().err
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("how", ["revoke", "rotate"])
+    def test_one_of_the_configuration_is_not_said_to_count_no_more(
+        self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+    ) -> None:
+        key, token = new_key()
+        file = tmp_path / "agentsched.toml"
+        file.write_text(
+            f'[[auth.keys]]\nid = "{key}"\nhash = "sha256:{hash_key(token).hex()}"\n'
+            f'[store]\nurl = "{url}"\n'
+        )
+        assert cli.main(["keys", how, token, "--config", str(file)]) == 2
+        said = capsys.readouterr()
+        assert f"key {key} is one of the configuration and goes on counting" in said.err
+        assert not said.out
+
 
 class TestCommandsAlone:
     def test_create_says_what_to_write(self, capsys: pytest.CaptureFixture[str]) -> None:

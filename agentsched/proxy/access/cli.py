@@ -105,15 +105,15 @@ def list_keys(
 @app.command()
 def revoke(key: KeyId, url: Url = None, config: ConfigFile = None) -> None:
     """End a key. Proxies refuse it within auth.refresh_interval."""
-    wanted = id_of(key) or key
+    wanted, loaded = id_of(key) or key, _needed(config, url)
 
     async def work(database: Database) -> bool:
         from agentsched.store.keys import revoke_key
 
         return await revoke_key(database, wanted, now=datetime.now(UTC))
 
-    if not _run(_needed(config, url), work):
-        raise ConfigError(f"no key {wanted} counts (see `agentsched keys list`)")
+    if not _run(loaded, work):
+        raise _not_stored(wanted, loaded)
     print(f"key {wanted} is revoked")
 
 
@@ -132,6 +132,7 @@ def rotate(
     old, until = id_of(key) or key, _until(expires_in)
     ends = _until(grace)
     assert ends is not None
+    loaded = _needed(config, url)
     new, token = new_key()
 
     async def work(database: Database) -> KeyConfig:
@@ -139,12 +140,12 @@ def rotate(
 
         found = next((k for k in await read_keys(database) if k.key == old), None)
         if found is None or found.revoked_at is not None:
-            raise ConfigError(f"no key {old} counts (see `agentsched keys list`)")
+            raise _not_stored(old, loaded)
         described = _checked(new, token, found.tenant, found.scopes, found.name, until)
         await replace_key(database, old, _row(described, token), old_until=ends)
         return described
 
-    described = _run(_needed(config, url), work)
+    described = _run(loaded, work)
     _show(token, described, as_json=as_json, hint=f"key {old} counts until {_time(ends)}")
 
 
@@ -260,6 +261,19 @@ def _needed(config: Path | None, url: str | None) -> Config:
             "configuration are changed there"
         )
     return loaded
+
+
+def _not_stored(key: str, config: Config) -> ConfigError:
+    """Why a key is not changed in the database. One of the configuration counts all the same."""
+    if any(known.id == key for known in config.auth.keys):
+        return ConfigError(
+            f"key {key} is one of the configuration and goes on counting: change it there, "
+            "and let the proxies read it again"
+        )
+    return ConfigError(
+        f"the database has no key {key} that counts (see `agentsched keys list`); keys of the "
+        "configuration are changed there"
+    )
 
 
 def _run(config: Config, work: Callable[[Database], Coroutine[Any, Any, _T]]) -> _T:
