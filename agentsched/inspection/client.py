@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Annotated, Any, Final
@@ -25,7 +26,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="For a machine to read.")]
 
 
 class ProxyError(AgentschedError):
-    """The proxy cannot be asked, or refuses to answer."""
+    """The proxy cannot be asked, or refuses to answer; `code` is the word of an error of its."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ControlClient:
@@ -41,7 +46,11 @@ class ControlClient:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         # Proxies of the environment are for the world outside; this one is ours.
         self._client = httpx.Client(
-            base_url=base, headers=headers, timeout=_TIMEOUT, trust_env=False
+            base_url=base,
+            headers=headers,
+            timeout=_TIMEOUT,
+            trust_env=False,
+            verify=_authorities() if base.startswith("https:") else True,
         )
         self.url = base
 
@@ -69,7 +78,8 @@ class ControlClient:
                 f"{self.url}: {str(error) or type(error).__name__} (is the proxy running?)"
             ) from error
         if response.status_code != 200:
-            raise ProxyError(f"{self.url}: {_said(response)}")
+            text, code = _said(response)
+            raise ProxyError(f"{self.url}: {text}", code=code)
         return response.content
 
     def get_json(self, path: str, **query: str | int) -> dict[str, Any]:
@@ -100,20 +110,30 @@ def in_path(program: str) -> str:
     return quote(program, safe="")
 
 
-def _said(response: httpx.Response) -> str:
-    """What an error answer says, in the control plane's shape or any other."""
+def _authorities() -> ssl.SSLContext:
+    """Whom the rest of the machine trusts, too; the library alone knows its own list only.
+
+    `SSL_CERT_FILE` and `SSL_CERT_DIR` count, as they do where engines are asked.
+    """
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    return context
+
+
+def _said(response: httpx.Response) -> tuple[str, str]:
+    """What an error answer says, in the control plane's shape or any other, and its code."""
     try:
         body = response.json()
     except ValueError:
         body = None
     error = body.get("error") if isinstance(body, Mapping) else None
     if isinstance(error, Mapping) and isinstance(error.get("message"), str):
-        hint = ""
+        hint, code = "", error.get("code")
         if response.status_code == 401:
             hint = " (give --admin-key, or set AGENTSCHED_ADMIN_KEY)"
-        elif error.get("code") == "unknown_program":
+        elif code == "unknown_program":
             hint = (
                 " (`agentsched programs` lists ids; one of a tenant's begins with it: TENANT/...)"
             )
-        return f"{error['message']}{hint}"
-    return f"{response.status_code} {response.reason_phrase}: that is no agentsched proxy"
+        return f"{error['message']}{hint}", code if isinstance(code, str) else ""
+    return f"{response.status_code} {response.reason_phrase}: that is no agentsched proxy", ""

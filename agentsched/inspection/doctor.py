@@ -87,6 +87,9 @@ class Examined:
     standing: Standing | None = None
 
 
+#: What a proxy of ours says to whom it does not list its engines. Engines have OpenAI's error
+#: object for paths that they do not know, too: with codes of their own, or none.
+_NOES_OF_A_PROXY: Final = frozenset({"unauthorized", "forbidden", "internal_error"})
 _STYLES: Final = {Mark.GOOD: "green", Mark.LIMIT: "yellow", Mark.BAD: "red"}
 _KINDS: Final = {
     "vllm": "speaks vLLM's API",
@@ -138,10 +141,13 @@ def _behind_proxy(url: str, *, admin_key: str | None) -> list[Examined] | None:
         try:
             shown = client.get_json("/engines")
         except ProxyError as error:
-            if "no agentsched proxy" in str(error) or "is the proxy running" in str(error):
-                return None  # the engine's own probe says more about why
-            raise
-    return [_seen(engine) for engine in shown.get("engines", [])]
+            if error.code in _NOES_OF_A_PROXY:
+                raise
+            return None  # the engine's own probe says more about why
+    engines = shown.get("engines")
+    if not isinstance(engines, list):
+        return None  # there are servers that answer 200 to any path
+    return [_seen(engine) for engine in engines]
 
 
 def _seen(shown: Mapping[str, Any]) -> Examined:

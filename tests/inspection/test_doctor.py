@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from rich.console import Console
 from sglang_server import INFO, sglang_app
 
-from agentsched.inspection.doctor import Examined, Mark, Standing, _examine, _print, findings
+from agentsched.inspection.client import ProxyError
+from agentsched.inspection.doctor import (
+    Examined,
+    Mark,
+    Standing,
+    _behind_proxy,
+    _examine,
+    _print,
+    findings,
+)
 from agentsched.model import Capabilities, EngineLoad
 from agentsched_adapters.vllm import PriorityAnswer
 
@@ -146,3 +157,37 @@ class TestBehindAProxy:
         assert marks(ALL, standing=drained) == marks(ALL) | {"drained": Mark.LIMIT}
         both = marks(ALL, standing=replace(drained, silent_for_s=2.0))
         assert both == marks(ALL) | {"drained": Mark.LIMIT, "silent": Mark.BAD}
+
+
+class TestWhoAnswers:
+    """Of engines' servers some have OpenAI's error object for paths that they do not know."""
+
+    @staticmethod
+    async def engines_at(status: int, said: object) -> list[Examined] | None:
+        async def answer(request: web.Request) -> web.Response:
+            return web.json_response(said, status=status)
+
+        application = web.Application()
+        application.router.add_get("/{path:.*}", answer)
+        async with TestServer(application) as server:
+            url = str(server.make_url("/"))
+            return await asyncio.to_thread(_behind_proxy, url, admin_key=None)
+
+    @pytest.mark.parametrize(
+        ("status", "said"),
+        [
+            (404, {"error": {"message": "Invalid URL (GET /agentsched/v1/engines)", "code": None}}),
+            (404, {"error": {"message": "File Not Found", "code": 404}}),
+            (401, {"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}),
+            (200, {"error": "Unexpected endpoint or method."}),
+            (404, {"detail": "Not Found"}),
+        ],
+    )
+    async def test_an_engine_is_no_proxy_whatever_it_says(self, status: int, said: object) -> None:
+        assert await self.engines_at(status, said) is None
+
+    @pytest.mark.parametrize(("status", "code"), [(401, "unauthorized"), (403, "forbidden")])
+    async def test_a_proxy_that_says_no_is_one(self, status: int, code: str) -> None:
+        said = {"error": {"message": "needs the admin key", "code": code}}
+        with pytest.raises(ProxyError, match="needs the admin key"):
+            await self.engines_at(status, said)

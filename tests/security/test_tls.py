@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from agentsched.config import Config
 from agentsched.config_access import TlsConfig
+from agentsched.inspection.client import ControlClient, ProxyError
 from agentsched.model import ConfigError
 from agentsched.proxy.access import tls
 from agentsched_bench.services.certificates import Certificate, make_certificate
@@ -67,6 +68,27 @@ class TestServer:
                 assert answer.status_code == 200
                 page = await asking.get(f"{proxy.url}/agentsched/v1/policies")
                 assert page.headers["strict-transport-security"]
+
+    async def test_commands_trust_whom_the_machine_trusts(
+        self,
+        start: Any,
+        upstream: Any,
+        authority: Certificate,
+        server: Certificate,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Else none of them could ask a proxy whose certificate is a company's own."""
+
+        def ask() -> dict[str, Any]:
+            with ControlClient(proxy.url) as client:
+                return client.get_json("/engines")
+
+        async with start(upstream.url, tls=settings(server)) as proxy:
+            with pytest.raises(ProxyError, match="CERTIFICATE_VERIFY_FAILED"):
+                await asyncio.to_thread(ask)
+            monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+            shown = await asyncio.to_thread(ask)
+        assert [engine["engine"] for engine in shown["engines"]] == ["e0"]
 
     async def test_not_in_the_clear(self, start: Any, upstream: Any, server: Certificate) -> None:
         async with start(upstream.url, tls=settings(server)) as proxy:
