@@ -119,7 +119,11 @@ def export(
 
 @app.command()
 def prune(url: Url = None, config: ConfigFile = None) -> None:
-    """Forget what is older than store.journal_retention; a running proxy does so by itself."""
+    """Forget what is older than store.journal_retention; a running proxy does so by itself.
+
+    It goes by the configuration that it is given: with --url alone by the defaults, whatever the
+    proxy's own file says (168h of journal, turns of identity.idle_max, 1h).
+    """
     loaded = _open(config, url)
 
     async def work(database: Database) -> None:

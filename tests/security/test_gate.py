@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from agentsched.config import Config
 from agentsched.proxy.app import build_app, build_gateway
+from agentsched_bench.reference.operations import BASE, OPERATIONS
 
 ADMIN = {"Authorization": "Bearer an-admin-key-of-some-length"}
 OPEN = {"/healthz", "/readyz", "/agentsched/v1/session"}
@@ -188,6 +190,14 @@ class TestScopes:
             status = (await keyed.client.request(method, path, headers=headers)).status_code
             assert (status == 403) is ((method, path) not in opens), (method, path, status)
             assert status != 401
+
+    async def test_are_those_that_the_reference_names(self, keyed: Any, keys: Any) -> None:
+        headers = keys.red_read.headers
+        for (method, path), operation in OPERATIONS.items():
+            if operation.scope in ("read", "admin") and operation.media == "application/json":
+                place = BASE + re.sub(r"{\w+}", "none", path)
+                status = (await keyed.client.request(method, place, headers=headers)).status_code
+                assert (status == 403) is (operation.scope == "admin"), (method, path, status)
 
     async def test_the_admin_key_is_an_admin(self, keyed: Any) -> None:
         response = await keyed.client.get("/agentsched/v1/statistics", headers=ADMIN)

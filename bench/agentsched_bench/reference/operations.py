@@ -104,6 +104,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         tag="Engines",
         says="Who holds how much of its cache, shared prefixes once. For the dashboard.",
         answers=_UNKNOWN_ENGINE | {403: "It tells of all tenants, so it is for operators."},
+        scope="admin",
     ),
     ("POST", "/engines"): Operation(
         tag="Engines",
@@ -152,7 +153,9 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         scope="admin",
     ),
     ("GET", "/workflows"): Operation(
-        tag="Workflows", says="Declared workflows, by the agent that they are about."
+        tag="Workflows",
+        says="Declared workflows, by the agent that they are about.",
+        scope="admin",
     ),
     ("POST", "/workflows"): Operation(
         tag="Workflows",
@@ -178,6 +181,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         tag="Operation",
         says="This description, as OpenAPI 3.1.",
         answers={200: "It, with an ETag."},
+        scope="admin",
     ),
     ("GET", "/decisions"): Operation(
         tag="Operation",
