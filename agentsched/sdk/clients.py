@@ -22,8 +22,6 @@ _DEFAULT_URL: Final = "http://127.0.0.1:8900"
 #: Clients insist on a key; a proxy without keys takes any.
 _NO_KEY: Final = "none"
 _PORTS: Final = {"http": 80, "https": 443}
-#: Headers that carry a key, as the proxy looks for them.
-_KEYS: Final = ("authorization", "x-api-key")
 
 
 def root_of(given: str | None) -> str:
@@ -55,8 +53,7 @@ def _adding(root: str) -> Callable[[httpx.Request], None]:
             request.headers.setdefault(name, value)
         program = current_program()
         if program is not None:
-            carriers = ((name, request.headers.get(name)) for name in _KEYS)
-            program.credential = next(((n, v) for n, v in carriers if v), None)
+            program.sent_with(request.headers)
 
     return add
 

@@ -15,7 +15,7 @@ from functools import wraps
 from types import EllipsisType
 from typing import Any, Final, ParamSpec, TypeVar
 
-from agentsched.sdk.reporter import in_header, reporter
+from agentsched.sdk.reporter import KEYS, TENANT, in_header, reporter
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,8 +103,12 @@ class Program:
             self.ancestors = (outer.ancestors | {outer.id}) - {self.id}
         self.tenant: str | None = tenant or (outer.tenant if outer is not None else None)
         self.agent = agent
-        #: The header with the key that its LLM calls carried: reports come from the same tenant.
-        self.credential: tuple[str, str] | None = outer.credential if outer is not None else None
+        #: What its latest LLM call said of whose it is: reports come from the same tenant.
+        self.credential: Mapping[str, str] = {}
+        if outer is not None:
+            is_same_tenant = self.tenant == outer.tenant
+            told = outer.credential.items()
+            self.credential = {n: v for n, v in told if is_same_tenant or n != TENANT}
         #: The same program, opened again inside of itself, ends with the outer one.
         self._is_closed = is_same
         #: On the clock of `time.monotonic`.
@@ -133,8 +137,12 @@ class Program:
 
     def sender(self) -> dict[str, str]:
         """Headers that say whose program this is, for reports about it."""
-        said = dict([self.credential]) if self.credential else {}
-        return said | ({_PREFIX + "tenant": in_header(self.tenant)} if self.tenant else {})
+        own = {TENANT: in_header(self.tenant)} if self.tenant else {}
+        return own | dict(self.credential)
+
+    def sent_with(self, headers: Mapping[str, str]) -> None:
+        """An LLM call of it goes out with these headers."""
+        self.credential = {n: said for n in (*KEYS, TENANT) if (said := headers.get(n))}
 
     def close(self) -> None:
         """Say that no step will follow; the proxy lets go of its KV. Done once."""

@@ -35,6 +35,9 @@ _LAST_S: Final = 0.5
 #: For the HTTP client to be imported by then: a slow machine is no proxy that is away.
 _LOAD_S: Final = 10.0
 _PATH: Final = "/agentsched/v1/tools"
+#: Headers that carry a key, in the order in which the proxy looks for them; and one for the tenant.
+KEYS: Final = ("x-agentsched-key", "authorization", "x-api-key")
+TENANT: Final = "x-agentsched-tenant"
 #: What a header may hold as it is.
 _PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F)))
 
@@ -232,10 +235,11 @@ class Reporter:
 
     def _headers(self, sender: Mapping[str, str]) -> dict[str, str]:
         headers = {"content-type": "application/json"}
-        if self.settings.api_key:
+        # A key of the sender's own counts, whichever header it stands in.
+        if self.settings.api_key and sender.keys().isdisjoint(KEYS):
             headers["authorization"] = f"Bearer {self.settings.api_key}"
         if self.settings.tenant:
-            headers["x-agentsched-tenant"] = in_header(self.settings.tenant)
+            headers[TENANT] = in_header(self.settings.tenant)
         return headers | dict(sender)
 
     def _post(self, body: str, headers: Mapping[str, str]) -> int:

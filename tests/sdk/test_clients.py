@@ -165,3 +165,43 @@ def test_headers_for_any_library() -> None:
             "x-agentsched-program": "p",
             "x-mine": "1",
         }
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"x-agentsched-key": "ours", "authorization": "Bearer an-engine's"},
+        {"x-api-key": "another"},
+        {"authorization": "Bearer another", "x-agentsched-tenant": "red"},
+    ],
+    ids=["our own header", "a key in the other header", "a tenant of the client's own"],
+)
+def test_reports_say_whose_they_are_as_the_calls_did(inbox: Any, sent: dict[str, str]) -> None:
+    agentsched.configure(inbox.url, api_key="the settings'", tenant="blue")
+    transport = httpx.MockTransport(lambda _: httpx.Response(200))
+    hooks = agentsched.httpx_hooks()
+    with (
+        httpx.Client(transport=transport, headers=sent, event_hooks=hooks) as client,
+        agentsched.program(id="p"),
+    ):
+        client.post(f"{inbox.url}/v1/chat/completions")
+    told = inbox.posts.get(timeout=60)[1]
+    whose = ("x-agentsched-key", "authorization", "x-api-key", "x-agentsched-tenant")
+    said = {name: told[name] for name in whose if name in told}
+    assert said == {"x-agentsched-tenant": "blue"} | sent
+
+
+def test_a_sub_program_of_another_tenant_is_not_its_parents(inbox: Any) -> None:
+    sent = {"authorization": "Bearer k", "x-agentsched-tenant": "red"}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200))
+    hooks = agentsched.httpx_hooks()
+    with (
+        httpx.Client(transport=transport, headers=sent, event_hooks=hooks) as client,
+        agentsched.program(id="p") as outer,
+    ):
+        client.post(f"{inbox.url}/v1/chat/completions")
+        assert outer.sender() == sent
+        with agentsched.program(id="like-it") as like:
+            assert like.sender() == sent
+        with agentsched.program(id="another's", tenant="blue") as other:
+            assert other.sender() == sent | {"x-agentsched-tenant": "blue"}

@@ -71,9 +71,9 @@ def _carrying(model: Any, query: Any) -> Any:
         own = getattr(model.config, "model_kwargs", {})
         given = kwargs.pop("extra_headers", None) or own.get("extra_headers")
         key = kwargs.get("api_key") or own.get("api_key")
-        if key:
-            running.credential = ("authorization", f"Bearer {key}")
         headers: Mapping[str, str] = with_headers(given)
+        carried = {"authorization": f"Bearer {key}"} if key else dict(running.credential)
+        running.sent_with(carried | {name.lower(): value for name, value in headers.items()})
         return query(messages, extra_headers=dict(headers), **kwargs)
 
     carrying.__agentsched__ = True  # type: ignore[attr-defined]
@@ -86,7 +86,21 @@ def _reporting(execute: Any) -> Any:
     def reporting(action: Any, *args: Any, **kwargs: Any) -> Any:
         call_id = action.get("tool_call_id") if isinstance(action, Mapping) else None
         with tool_call(_TOOL, call_id=call_id if isinstance(call_id, str) else ""):
-            return execute(action, *args, **kwargs)
+            try:
+                return execute(action, *args, **kwargs)
+            except Exception as error:
+                if not _steers(error):
+                    raise
+                steering = error
+        raise steering  # no failure of the command
 
     reporting.__agentsched__ = True  # type: ignore[attr-defined]
     return reporting
+
+
+def _steers(error: Exception) -> bool:
+    """Whether it is how the agent's run goes on or ends: the last command raises `Submitted`.
+
+    All such carry messages for the agent.
+    """
+    return isinstance(getattr(error, "messages", None), tuple)
