@@ -5,12 +5,16 @@ The adapters with their frameworks are run in tests/examples.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import pytest
@@ -51,26 +55,44 @@ def test_without_a_proxy_nothing_is_kept() -> None:
     assert not calls._calls
 
 
+@contextlib.contextmanager
+def adapter(
+    name: str, monkeypatch: pytest.MonkeyPatch, fakes: dict[str, dict[str, Any]]
+) -> Iterator[Any]:
+    """An adapter, with as much of its framework as it reads."""
+    for module, holds in fakes.items():
+        made = ModuleType(module)
+        vars(made).update(holds)
+        monkeypatch.setitem(sys.modules, module, made)
+    monkeypatch.setattr(context, "_FINDERS", [])
+    path = f"agentsched.sdk.integrations.{name}"
+    monkeypatch.delitem(sys.modules, path, raising=False)
+    yield importlib.import_module(path)
+    del sys.modules[path]
+
+
+class BubbleUp(Exception):  # as LangGraph calls it
+    """Says where a graph goes on."""
+
+
+class Interrupt(BubbleUp):
+    """Says that it waits for somebody."""
+
+
 @pytest.fixture
 def langgraph(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The adapter, with as much of the framework as it reads."""
-    fakes = {
+    fakes: dict[str, dict[str, Any]] = {
+        "langchain_core": {},
         "langchain_core.callbacks": {"BaseCallbackHandler": object},
+        "langchain_core.runnables": {},
         "langchain_core.runnables.config": {
             "var_child_runnable_config": ContextVar("config", default=None)
         },
+        "langgraph": {},
+        "langgraph.errors": {"GraphBubbleUp": BubbleUp, "GraphInterrupt": Interrupt},
     }
-    for name, holds in fakes.items():
-        module = ModuleType(name)
-        vars(module).update(holds)
-        monkeypatch.setitem(sys.modules, name, module)
-    for name in ("langchain_core", "langchain_core.runnables"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setattr(context, "_FINDERS", [])
-    adapter = "agentsched.sdk.integrations.langgraph"
-    monkeypatch.delitem(sys.modules, adapter, raising=False)
-    yield importlib.import_module(adapter)
-    del sys.modules[adapter]
+    with adapter("langgraph", monkeypatch, fakes) as made:
+        yield made
 
 
 class TestThreadsOfLangGraph:
@@ -94,6 +116,140 @@ class TestThreadsOfLangGraph:
         langgraph._programs.of({"thread_id": thread})
         assert langgraph.close(thread) == 1
         assert inbox.events(1)[0]["program"] == str(thread)
+
+
+class TestToolsOfLangGraph:
+    def whose(self, langgraph: Any, inbox: Any, metadata: dict[str, str]) -> str:
+        """Whose tool that is of which a callback is told so."""
+        tools, run = langgraph.Tools(), UUID(int=1)
+        tools.on_tool_start({"name": "bash"}, "", run_id=run, metadata=metadata)
+        tools.on_tool_end("", run_id=run)
+        began, ended = inbox.events(2)
+        assert began["program"] == ended["program"]
+        return str(began["program"])
+
+    def test_one_in_a_sub_graph_is_the_sub_programs(self, inbox: Any, langgraph: Any) -> None:
+        told = {
+            "thread_id": "t",
+            "checkpoint_ns": "sub:01234567-8",  # where the sub-graph began
+            "langgraph_checkpoint_ns": "sub:01234567-8|tools:1",
+        }
+        assert self.whose(langgraph, inbox, told) == "t.sub-01234567"
+
+    def test_it_is_whose_an_llm_call_there_would_be(self, inbox: Any, langgraph: Any) -> None:
+        """A thread that runs inside a node of another one: the metadata names the outer one."""
+        told = {"thread_id": "outer", "langgraph_checkpoint_ns": "tools:1"}
+        here = {"thread_id": "inner", "checkpoint_ns": "tools:1"}
+        langgraph.var_child_runnable_config.set({"configurable": here})
+        assert agentsched.current_headers()["x-agentsched-program"] == "inner"
+        assert self.whose(langgraph, inbox, told) == "inner"
+        with agentsched.program(id="asked-inside"):
+            assert self.whose(langgraph, inbox, told) == "asked-inside"
+
+    def test_one_that_waits_for_a_human_has_not_ended(self, inbox: Any, langgraph: Any) -> None:
+        tools = langgraph.Tools()
+        for number, error in enumerate((Interrupt(), BubbleUp(), KeyError())):
+            run = UUID(int=number)
+            tools.on_tool_start({"name": "ask"}, "", run_id=run, metadata={"thread_id": "t"})
+            tools.on_tool_error(error, run_id=run)
+        assert not tools._calls._calls
+        assert [(e["event"], e.get("is_error")) for e in inbox.events(5)] == [
+            ("started", None),
+            ("started", None),
+            ("finished", None),
+            ("started", None),
+            ("finished", True),
+        ]
+
+
+@dataclass
+class RunConfig:
+    """As much as is read of the framework's."""
+
+    group_id: str | None = None
+    trace_id: str | None = None
+    call_model_input_filter: Any = None
+    model_provider: Any = None
+
+
+class Generic:
+    """Any class of the framework's."""
+
+    def __class_getitem__(cls, item: object) -> type[Generic]:
+        return cls
+
+
+@pytest.fixture
+def openai_agents(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    names = ("Agent", "OpenAIProvider", "RunHooks", "Tool")
+    fakes: dict[str, dict[str, Any]] = {
+        "agents": {"RunConfig": RunConfig} | dict.fromkeys(names, Generic),
+        "agents.models": {},
+        "agents.models.multi_provider": {"MultiProvider": Generic},
+        "agents.run": dict.fromkeys(("CallModelData", "ModelInputData"), Generic),
+        "agents.run_context": {"RunContextWrapper": Generic},
+    }
+    with adapter("openai_agents", monkeypatch, fakes) as made:
+        yield made
+
+
+class Runs:
+    """Runs agents as the framework does: the first turn is a task of its own, the others are not,
+    and what a turn calls is a task of that turn. `whose` are the programs of all turns."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._filter = config.call_model_input_filter
+        self.whose: list[str] = []
+
+    async def run(self, question: str, *turns: tuple[str, Any]) -> None:
+        """A turn is the agent's name, and what its answer calls."""
+        for number, (agent, tool) in enumerate(turns):
+            turn = self._turn(agent, tool, [question, *range(number)])
+            await (turn if number else asyncio.create_task(turn))
+
+    async def _turn(self, agent: str, tool: Any, said: list[object]) -> None:
+        asked = SimpleNamespace(
+            agent=SimpleNamespace(name=agent), model_data=SimpleNamespace(input=said)
+        )
+        assert await self._filter(asked) is asked.model_data
+        self.whose.append(agentsched.current_headers()["x-agentsched-program"])
+        if tool is not None:
+            await asyncio.create_task(tool())
+
+
+class TestAgentsOfOpenAI:
+    async def test_a_call_of_an_agent_is_one_program(self, openai_agents: Any) -> None:
+        async with openai_agents.through_proxy(RunConfig(group_id="g")) as config:
+            runs = Runs(config)
+
+            async def first() -> None:
+                await runs.run("Is it 42?", *[("checker", None)] * 3)
+
+            async def second() -> None:
+                await runs.run("Is it 43?", *[("checker", None)] * 2)
+
+            await runs.run("6 * 7?", ("front", None), ("sums", first), ("sums", second))
+        assert runs.whose == [
+            "g",
+            "g.sums",
+            *["g.sums.checker-1"] * 3,
+            "g.sums",
+            *["g.sums.checker-2"] * 2,
+        ]
+
+    async def test_a_later_run_goes_on_in_its_agents_program(self, openai_agents: Any) -> None:
+        async with openai_agents.through_proxy(RunConfig(group_id="g")) as config:
+            runs = Runs(config)
+            for _ in range(2):
+                await runs.run("6 * 7?", ("front", None), ("sums", None))
+            await runs.run("And 7 * 7?", ("sums", None))
+        assert runs.whose == ["g", "g.sums", "g", "g.sums", "g.sums"]
+
+    async def test_names_in_any_script_are_told_apart(self, openai_agents: Any) -> None:
+        async with openai_agents.through_proxy(RunConfig(group_id="g")) as config:
+            runs = Runs(config)
+            await runs.run("6 * 7?", ("受付", None), ("計算", None), ("検査 1", None))
+        assert runs.whose == ["g", f"g.{quote('計算')}", f"g.{quote('検査')}-1"]
 
 
 class Agent:
@@ -133,6 +289,32 @@ def test_an_agent_of_mini_swe_agents_shape(inbox: Any) -> None:
     agent.model.query(["more"])
     assert agent.asked[1] == {}
     assert agentsched.current_program() is None
+
+
+class Submitted(Exception):  # as mini-swe-agent calls it
+    """How its last command ends a run."""
+
+    def __init__(self, *messages: dict[str, str]) -> None:
+        self.messages = messages
+
+
+@pytest.mark.parametrize(
+    ("error", "is_error"), [(Submitted({"role": "exit"}), None), (KeyError("x"), True)]
+)
+def test_the_command_that_submits_has_not_failed(
+    inbox: Any, error: Exception, is_error: bool | None
+) -> None:
+    def execute(action: dict[str, Any], cwd: str = "") -> str:
+        raise error
+
+    agent = Agent()
+    agent.env = SimpleNamespace(execute=execute)
+    with pytest.raises(type(error)) as raised:
+        mini_swe_agent.attach(agent, program="p").run("submit")
+    assert raised.value is error
+    _, finished, _ = inbox.events(3)
+    assert finished["event"] == "finished"
+    assert finished.get("is_error") is is_error
 
 
 def test_shared_parts_are_wrapped_once(inbox: Any) -> None:

@@ -19,9 +19,10 @@ from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.errors import GraphBubbleUp, GraphInterrupt
 
 from agentsched.sdk.clients import api_key_of, async_httpx_hooks, httpx_hooks, root_of
-from agentsched.sdk.context import Program, find_with, opened_program
+from agentsched.sdk.context import Program, current_program, find_with, opened_program
 from agentsched.sdk.integrations.reports import OpenCalls
 
 #: Threads and sub-graphs whose programs are remembered, the one asked for longest ago goes first.
@@ -52,7 +53,8 @@ class _Programs:
         if told.get("thread_id") is None:
             return None
         thread = str(told["thread_id"])
-        space = told.get("checkpoint_ns") or told.get("langgraph_checkpoint_ns") or ""
+        # A callback is told both: then `checkpoint_ns` is where its sub-graph began.
+        space = told.get("langgraph_checkpoint_ns") or told.get("checkpoint_ns") or ""
         outer = opened_program()
         if outer is not None and thread in (outer.id, *outer.ancestors):
             outer = None  # it was opened inside this thread
@@ -132,8 +134,12 @@ class Tools(BaseCallbackHandler):  # type: ignore[misc]  # checked without the f
         metadata: dict[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """A tool begins; the metadata says in which thread."""
-        program = _programs.of(metadata or {})
+        """A tool begins, for the program that an LLM call of this place would be of.
+
+        The metadata says in which thread, but of a thread that runs inside a node of another one
+        it names the outer; it counts where nothing else tells.
+        """
+        program = current_program() or _programs.of(metadata or {})
         name = (serialized or {}).get("name") or more.get("name")
         if program is not None and name:
             call_id = more.get("tool_call_id")
@@ -145,5 +151,8 @@ class Tools(BaseCallbackHandler):  # type: ignore[misc]  # checked without the f
         self._calls.finish(run_id)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **more: Any) -> None:
-        """It failed."""
-        self._calls.finish(run_id, is_error=True)
+        """It failed; or it waits for a human's word, after which it is begun anew."""
+        if isinstance(error, GraphInterrupt):
+            self._calls.forget(run_id)
+        else:  # what else bubbles up says where the graph goes on
+            self._calls.finish(run_id, is_error=not isinstance(error, GraphBubbleUp))

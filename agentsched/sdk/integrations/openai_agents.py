@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -29,7 +29,8 @@ from agentsched.sdk.context import Program, current_program, find_with, put_back
 from agentsched.sdk.decorators import program as open_program
 from agentsched.sdk.integrations.reports import OpenCalls
 
-_UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]+")
+#: Names in any script are told apart: what is beyond ASCII is percent-encoded on its way.
+_UNFIT: Final = re.compile(r"[^\w.-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +62,21 @@ class _Group:
         self._first = ""
         #: Agents that took over, by name.
         self._takers: dict[str, Program] = {}
-        self._called = 0
+        #: Agents that were called as tools: by whom, their name, and what each was asked first.
+        self._calls: dict[tuple[str, str, int], Program] = {}
         self._programs: list[Program] = []
 
-    def enter(self, agent: str) -> None:
-        """An agent's turn begins in this task."""
+    def enter(self, agent: str, said: Sequence[object]) -> None:
+        """An agent's turn begins in this task; `said` is what its model is asked."""
         task, place = asyncio.current_task(), _PLACE.get()
         if place is not None and place.program.id not in self._ids():
             place = None  # another group's
         if place is not None and place.agent == agent:
             return
-        if place is not None and place.task is not task:
-            program = self._call(agent, place.program)
+        # Any run's first turn has a task of its own, not only that of an agent called as a tool.
+        is_known = agent == self._first or agent in self._takers
+        if place is not None and place.task is not task and not is_known:
+            program = self._call(agent, place.program, said)
         else:
             program = self._take_over(agent, place.program if place is not None else self._root)
         _PLACE.set(_Place(agent=agent, program=program, task=task))
@@ -89,10 +93,17 @@ class _Group:
             self._takers[agent] = self._open(f"{self._root.id}.{_fit(agent)}", agent, before)
         return self._takers[agent]
 
-    def _call(self, agent: str, caller: Program) -> Program:
-        """One agent calls another as a tool: each call is a program."""
-        self._called += 1
-        return self._open(f"{caller.id}.{_fit(agent)}-{self._called}", agent, caller)
+    def _call(self, agent: str, caller: Program, said: Sequence[object]) -> Program:
+        """One agent calls another as a tool: each call is a program.
+
+        What a call's first turn sets in its task its later turns do not see: they are known by
+        what the agent was asked first, which stands at the beginning of all that it is asked.
+        """
+        call = caller.id, agent, hash(repr(said[:1]))
+        if call not in self._calls:
+            key = f"{caller.id}.{_fit(agent)}-{len(self._calls) + 1}"
+            self._calls[call] = self._open(key, agent, caller)
+        return self._calls[call]
 
     def _open(self, key: str, agent: str, parent: Program) -> Program:
         opened = Program(id=key, agent=agent, parent=parent)
@@ -117,8 +128,9 @@ async def through_proxy(
 ) -> AsyncIterator[RunConfig]:
     """The configuration for runs through the proxy; they are one program, closed at the end.
 
-    A `model_provider` of the caller's own is kept; else models are asked over chat completions, or
-    over responses where `use_responses` says so.
+    A `model_provider` of the caller's own is kept, unless it is a `MultiProvider`, as the one that
+    the framework puts there is; else models are asked over chat completions, or over responses
+    where `use_responses` says so.
     """
     config = config or RunConfig()
     name = config.group_id or config.trace_id
@@ -127,7 +139,7 @@ async def through_proxy(
 
         async def follow(data: CallModelData[Any]) -> ModelInputData:
             # The one hook that runs in the task that then asks the model, also in nested runs.
-            group.enter(data.agent.name)
+            group.enter(data.agent.name, data.model_data.input)
             if given is None:
                 return data.model_data
             changed = given(data)

@@ -45,6 +45,11 @@ class OpenCalls:
             more["is_error"] = True
         _tell("finished", program, tool, call_id, **more)
 
+    def forget(self, key: object) -> None:
+        """It has not ended, but whoever goes on with it will start another one by its key."""
+        with self._lock:
+            self._calls.pop(key, None)
+
 
 def _tell(event: str, program: Program, tool: str, call_id: str, **more: object) -> None:
     report: dict[str, object] = {"event": event, "program": program.name, "tool": tool}
