@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import Select, delete, func, select, text
 
 from agentsched.store.database import Database
 from agentsched.store.tables import ImageRow, JournalRow, LearnedRow, ProgramRow, StreamRow, TurnRow
@@ -80,28 +80,51 @@ async def _drop_partitions(database: Database, before: date) -> tuple[int, int]:
 
 
 async def _delete_days(database: Database, before: date) -> tuple[int, int]:
-    days = [day for day in await partitions(database) if day < before]
+    """Stream by stream, each from its first entry on: no index knows of days, and to look through
+    a journal of some weeks takes longer than a transaction may.
+    """
+    days: set[date] = set()
     entries = 0
-    for day in days:
-        while True:
-            some = (
-                select(JournalRow.stream, JournalRow.seq).where(JournalRow.day == day).limit(_ROWS)
-            )
+    for stream in await _journals(database):
+        ordered = select(JournalRow.seq, JournalRow.day).where(JournalRow.stream == stream)
+        ordered = ordered.order_by(JournalRow.seq)
+        while await _begins_before(database, ordered, before):
             async with database.writing() as connection:
-                found = (await connection.execute(some)).all()
-                for stream in {stream for stream, _ in found}:
-                    numbers = [seq for owner, seq in found if owner == stream]
+                found = (await connection.execute(ordered.limit(_ROWS))).all()
+                # Time goes on with the numbers.
+                old = [(seq, day) for seq, day in found if day < before]
+                if old:  # else somebody else was quicker
                     await connection.execute(
                         delete(JournalRow).where(
-                            JournalRow.day == day,
                             JournalRow.stream == stream,
-                            JournalRow.seq.between(min(numbers), max(numbers)),
+                            JournalRow.seq <= old[-1][0],
+                            JournalRow.day < before,
                         )
                     )
-            entries += len(found)
-            if len(found) < _ROWS:
-                break
+            days.update(day for _, day in old)
+            entries += len(old)
     return len(days), entries
+
+
+async def _journals(database: Database) -> list[str]:
+    """The streams that have a journal, with one look for each."""
+    found: list[str] = []
+    asked = select(func.min(JournalRow.stream))
+    async with database.reading() as connection:
+        name: str | None = (await connection.execute(asked)).scalar_one()
+        while name is not None:
+            found.append(name)
+            later = asked.where(JournalRow.stream > name)
+            name = (await connection.execute(later)).scalar_one()
+    return found
+
+
+async def _begins_before(
+    database: Database, ordered: Select[tuple[int, date]], before: date
+) -> bool:
+    async with database.reading() as connection:
+        first = (await connection.execute(ordered.limit(1))).first()
+    return first is not None and first[1] < before
 
 
 async def _delete_turns(database: Database, *, before_ns: int) -> int:
