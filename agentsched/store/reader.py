@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Text, delete, func, insert, literal, select, update
 
 from agentsched.store.database import Database
 from agentsched.store.image import code_mark
 from agentsched.store.tables import ImageRow, JournalRow, SecretRow, StreamRow, TurnRow
-from agentsched.store.writing import LEASE_S, upsert
+from agentsched.store.writing import LEASE_S, table, upsert
 
 #: Journal lines that are read at once.
 CHUNK: Final = 2_000
@@ -78,9 +78,12 @@ async def claim(database: Database, found: Stream, *, replica: str, owner: str) 
 
 async def span(database: Database, stream: str) -> tuple[int, int] | None:
     """The first and the last number of a stream's journal; None: it is empty."""
+    # Each by itself is a look into the key; asked for both at once, SQLite reads the whole journal.
+    is_its = JournalRow.stream == stream
+    first = select(func.min(JournalRow.seq)).where(is_its).scalar_subquery()
+    last = select(func.max(JournalRow.seq)).where(is_its).scalar_subquery()
     async with database.reading() as connection:
-        asked = select(func.min(JournalRow.seq), func.max(JournalRow.seq))
-        row = (await connection.execute(asked.where(JournalRow.stream == stream))).one()
+        row = (await connection.execute(select(first, last))).one()
     found: tuple[int | None, int | None] = (row[0], row[1])
     return None if found[0] is None or found[1] is None else (found[0], found[1])
 
@@ -164,6 +167,16 @@ async def read_turns(
         )
         rows = [(handle, data) for handle, data in await connection.execute(latest)]
     return [data for _, data in sorted(rows)]
+
+
+async def copy_turns(database: Database, stream: str, *, into: str, since_ns: int) -> None:
+    """Let a stream that begins have the turns of another one since a time of day, too."""
+    found = select(literal(into, Text), TurnRow.handle, TurnRow.at_ns, TurnRow.data).where(
+        TurnRow.stream == stream, TurnRow.at_ns >= since_ns
+    )
+    async with database.writing() as connection:
+        columns = ["stream", "handle", "at_ns", "data"]
+        await connection.execute(insert(table("turns")).from_select(columns, found))
 
 
 async def shared_secret(database: Database, name: str, *, proposed: bytes) -> bytes:

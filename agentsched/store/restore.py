@@ -29,13 +29,14 @@ from agentsched.kernel import (
     encode_header,
 )
 from agentsched.model import EngineId, Instant
-from agentsched.store.database import Database, StoreError
+from agentsched.store.database import TRANSACTION_S, Database, StoreError
 from agentsched.store.fold import Fold, FoldReport, fresh, settle
 from agentsched.store.image import read_image, take_image
 from agentsched.store.reader import (
     Image,
     Stream,
     claim,
+    copy_turns,
     read_images,
     read_lines,
     read_streams,
@@ -44,6 +45,7 @@ from agentsched.store.reader import (
     span,
 )
 from agentsched.store.records import StreamRecord, at_time
+from agentsched.store.writing import Rows, renew_lease
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +139,9 @@ async def restore(database: Database, config: RestoreConfig) -> Restored:
     else:
         # The entries are part of the image with which the new stream begins.
         restored = _opened(config, fold.scheduler, wanted, epoch_ns=found.epoch_ns, now=now)
-        await _keep_first_image(database, restored)
+        if await _keep_first_image(database, restored):
+            since_ns = wall - config.idle_ns
+            await _hand_over(database, found.stream, restored, since_ns=since_ns)
     restored.report = fold.report
     restored.turns = await read_turns(
         database, found.stream, since_ns=wall - config.idle_ns, turns_max=_TURNS_MAX
@@ -177,10 +181,10 @@ async def _fold(
         if start > first or (first < earliest and not first):
             # There is more than may be replayed, or the journal's beginning is pruned.
             log.warning("the start leaves out %d journal entries", max(start, earliest) - first)
-            fold = Fold(fresh(header))
-            fold.scheduler.skip_to(max(start, earliest))
+            if not first:  # else what is left out is a gap after the image
+                fold.scheduler.skip_to(max(start, earliest))
             is_exact = False
-        lines = read_lines(database, stream, first=fold.scheduler.next_seq)
+        lines = read_lines(database, stream, first=max(start, fold.scheduler.next_seq))
         if not await fold_lines(fold, lines, until=until):
             log.warning("the start had no time for all journal entries")
             is_exact = False
@@ -218,16 +222,34 @@ async def latest_image(database: Database, stream: str) -> Scheduler | None:
     return None
 
 
-async def _keep_first_image(database: Database, restored: Restored) -> None:
+async def _keep_first_image(database: Database, restored: Restored) -> bool:
+    """Keep the new stream's first image. False: it has none, and begins with nothing."""
     try:
         data = await asyncio.to_thread(take_image, restored.scheduler)
     except StoreError as error:
         log.error("%s", error)
-        return
+        return False
     opening = restored.opening
     assert opening is not None
     image = Image(seq=restored.scheduler.next_seq, data=data)
     await save_image(database, restored.stream, image)
+    return True
+
+
+async def _hand_over(database: Database, old: str, restored: Restored, *, since_ns: int) -> None:
+    """What a stream knew is a new one's: the start after this one needs its turns, and nobody may
+    take the old one over as if its process had died, or two replicas would go on with the same.
+    """
+    opening = restored.opening
+    assert opening is not None
+    try:
+        # First, so that at any moment there is one to go on with. The writer enters it once more.
+        await Rows(database).insert([opening], timeout_s=TRANSACTION_S)
+        await copy_turns(database, old, into=restored.stream, since_ns=since_ns)
+        over = -_ADOPT_WITHIN.total_seconds()
+        await renew_lease(database, old, owner=opening.owner, seconds=over)
+    except StoreError as error:
+        log.error("stream %s is not handed over: %s", old[:8], error)
 
 
 def _opened(

@@ -29,7 +29,7 @@ from agentsched.store.image import take_image
 from agentsched.store.keeper import KeeperSettings, keep, run
 from agentsched.store.pruning import partitions, prune
 from agentsched.store.reader import Image, read_images, read_lines, read_streams, save_image
-from agentsched.store.records import Record, StreamRecord, journal_record
+from agentsched.store.records import Record, StreamRecord, TurnRecord, journal_record
 from agentsched.store.restore import RestoreConfig, Restored, restore
 from agentsched.store.tables import ImageRow, ProgramRow, StreamRow
 from agentsched.store.writing import Rows, renew_lease
@@ -181,6 +181,48 @@ async def test_too_much_journal_is_left_out(database: Database, past: Past) -> N
     assert again.stream == restored.stream
     assert served(again.scheduler) == served(restored.scheduler)
     assert again.report.entries == 0
+
+
+async def test_what_an_image_has_is_not_left_out_with_the_journal_after_it(
+    database: Database, past: Past
+) -> None:
+    cut = len(past.entries) // 2
+    await past.store(database, past.entries[:cut])
+    await keep(database, past.stream)
+    half = Fold(fresh(journal_header(CONFIG)))
+    half.feed_all(past.entries[:cut], until=float("inf"))
+    await past.store(database, past.entries[cut:])
+    restored = await restore(database, replace(WANTED, events_max=10))
+    assert not restored.is_continued
+    left_out = len(past.entries) - cut - 10
+    assert (restored.report.entries, restored.report.missing) == (10, left_out)
+    accounts = restored.scheduler.tenants
+    assert any(account.steps for account in half.scheduler.tenants.values())
+    for tenant, account in half.scheduler.tenants.items():
+        assert accounts[tenant].steps >= account.steps
+    restored.scheduler.check()
+
+
+async def test_a_new_stream_has_the_turns_of_the_old_one_which_nobody_takes_over(
+    database: Database, past: Past
+) -> None:
+    await past.store(database, past.entries)
+    now = time.time_ns()
+    old_turn, *turns = [
+        TurnRecord(stream=past.stream, handle=n, at_ns=at, data=b"turn %d" % n)
+        for n, at in enumerate((now - 61 * MINUTE, now, now))
+    ]
+    await Rows(database).insert([old_turn, *turns], timeout_s=30)
+    restored = await restore(database, replace(WANTED, events_max=100))
+    assert not restored.is_continued
+    assert restored.turns == [b"turn 1", b"turn 2"]
+    # Killed before it wrote a word, or started anew: clients are known as before.
+    again = await restore(database, WANTED)
+    assert (again.stream, again.turns) == (restored.stream, restored.turns)
+    assert again.is_continued
+    [left] = [s for s in await read_streams(database) if s.stream == past.stream]
+    assert left.lease_until + timedelta(hours=1) <= datetime.now(UTC)
+    assert not (await restore(database, replace(WANTED, replica="r2", owner="o2"))).is_continued
 
 
 async def test_there_is_an_end_to_the_time(database: Database, past: Past) -> None:
