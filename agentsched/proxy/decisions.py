@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from aiohttp import web
 
-from agentsched.kernel import JournalEntry, encode
-from agentsched.kernel.journal import subjects
+from agentsched.kernel import JournalEntry, Scheduler, encode
+from agentsched.kernel.holdings import pin_of
+from agentsched.model import ProgramId
 from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.access.views import OwnPart
 from agentsched.proxy.gateway import Gateway
@@ -16,26 +19,60 @@ from agentsched.proxy.sending import send
 
 _BACKLOG_MAX: Final = 1_024
 _KEEP_ALIVE_S: Final = 15.0
+#: Steps and pins of one program that are remembered; the oldest is forgotten.
+_NAMES_MAX: Final = 4_096
+
+
+class _About:
+    """Which turns are about one program, or one step. They come in their order.
+
+    Only its first turn names a step with its program: what was held is sent, or turned away, in a
+    turn of somebody else's or of the timer, and a pin ends there as well.
+    """
+
+    def __init__(self, subject: str, known: Iterable[str] = ()) -> None:
+        """`known` are its steps and pins of before."""
+        self._subject = subject
+        self._names = OrderedDict.fromkeys(known)
+
+    def is_about(self, entry: JournalEntry) -> bool:
+        """Whether a turn is about it; what later ones will name in its place is remembered."""
+        is_about = False
+        for part in (entry.event, *entry.commands):
+            program = getattr(part, "program", None)
+            names = [getattr(part, field, None) for field in ("step", "pin")]
+            is_about |= program == self._subject or self._subject in names
+            is_about |= any(name in self._names for name in names)
+            if program == self._subject:
+                self._remember(name for name in names if name is not None)
+        return is_about
+
+    def _remember(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._names[name] = None
+            if len(self._names) > _NAMES_MAX:
+                self._names.popitem(last=False)
 
 
 class _Watcher:
     """One client's queue. A client that reads too slowly loses the newest turns, and is told."""
 
-    def __init__(self, subject: str | None, own: OwnPart | None = None) -> None:
+    def __init__(self, about: _About | None, own: OwnPart | None = None) -> None:
         self.queue: asyncio.Queue[JournalEntry] = asyncio.Queue(_BACKLOG_MAX)
         self.dropped = 0
-        self._subject = subject
+        self._about = about
         self._own = own
 
     def write(self, entry: JournalEntry) -> None:
         shown = self._own.of(entry) if self._own is not None else entry
-        if shown is None or not shown.commands:
+        if shown is None:
             return
-        entry = shown
-        if self._subject is not None and self._subject not in subjects(entry):
+        # Asked of each: a step that is held arrives in a turn without commands.
+        is_wanted = self._about is None or self._about.is_about(shown)
+        if not (is_wanted and shown.commands):
             return
         try:
-            self.queue.put_nowait(entry)
+            self.queue.put_nowait(shown)
         except asyncio.QueueFull:
             self.dropped += 1
 
@@ -52,12 +89,16 @@ async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamR
     """`GET /agentsched/v1/decisions?program=P`: until the client hangs up, the proxy drains, or who
     opened it may not look any more.
     """
-    own = OwnPart(principal_of(request), gateway.host.scheduler)
-    watcher = _Watcher(request.query.get("program"), own)
+    scheduler = gateway.host.scheduler
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
     )
     await response.prepare(request)
+    # Nothing comes between here and the watch: what is live is known, what comes is heard.
+    own = OwnPart(principal_of(request), scheduler)
+    subject = request.query.get("program")
+    about = None if subject is None else _About(subject, _live_names(scheduler, subject))
+    watcher = _Watcher(about, own)
     gateway.host.watch(watcher)
     gateway.meters.count_watchers(1)
     try:
@@ -71,6 +112,16 @@ async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamR
         gateway.host.unwatch(watcher)
         gateway.meters.count_watchers(-1)
     return response
+
+
+def _live_names(scheduler: Scheduler, program: str) -> Iterator[str]:
+    """Steps and pins that a program has now."""
+    yield from (step.step for step in scheduler.steps.values() if step.program == program)
+    record = scheduler.programs.get(ProgramId(program))
+    for conversation in record.conversations if record is not None else ():
+        pin = pin_of(scheduler, conversation)
+        if pin is not None:
+            yield pin.pin
 
 
 async def _next(gateway: Gateway, watcher: _Watcher) -> JournalEntry | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from live import eventually
+from proxy_upstream import Gate, Upstream
 
 from agentsched.proxy import decisions
 
@@ -46,6 +47,36 @@ async def test_of_one_program(proxy: Any) -> None:
             await proxy.chat(headers={"x-agentsched-program": name})
         _, turn = await anext(seen)
         assert turn["event"][1]["program"] == "b"
+
+
+@pytest.mark.parametrize("is_watched_late", [False, True])
+async def test_of_one_program_whose_step_is_sent_in_anothers_turn(
+    start: Any, upstream: Upstream, is_watched_late: bool
+) -> None:
+    """A held step arrives in a turn without commands, and what sends it names no program."""
+    gate = upstream.script = Gate()
+    async with start(upstream.url, limits={"running_steps_per_engine_max": 1}) as proxy:
+
+        async def hold() -> asyncio.Task[Any]:
+            held = asyncio.create_task(proxy.chat("second", {"x-agentsched-program": "b"}))
+            await proxy.turns.until(lambda: proxy.scheduler.statistics().waiting_steps == 1)
+            return held
+
+        asked = [asyncio.create_task(proxy.chat("first", {"x-agentsched-program": "a"}))]
+        await upstream.exchange()
+        if is_watched_late:
+            asked.append(await hold())
+        async with proxy.client.stream("GET", PATH, params={"program": "b"}) as response:
+            seen = events(response)
+            await anext(seen)
+            if not is_watched_late:
+                asked.append(await hold())
+            [held] = [s.step for s in proxy.scheduler.steps.values() if s.program == "b"]
+            gate.open.set()
+            _, turn = await anext(seen)
+        assert turn["event"][0] == "StepFinished"
+        assert [c["step"] for kind, c in turn["commands"] if kind == "Dispatch"] == [held]
+        await asyncio.gather(*asked)
 
 
 async def test_a_hang_up_leaves_nothing(proxy: Any) -> None:
