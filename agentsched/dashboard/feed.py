@@ -301,7 +301,6 @@ class Feed:
         waits = sorted(self._waits)
         sensible, bound = scheduler.sensible_wait(), scheduler.limits.wait_ns_max
         accounts = scheduler.tenants.values()
-        prompt = sum(a.prompt_tokens for a in accounts)
         return Overview(
             version=__version__,
             profile=scheduler.policies.profile,
@@ -322,8 +321,8 @@ class Feed:
             retried_total=statistics.retried_total,
             yielded_total=statistics.yielded_total,
             policy_errors_total=statistics.policy_errors_total,
-            prompt_tokens_total=prompt,
-            cached_tokens_total=prompt - sum(a.uncached_here for a in accounts),
+            prompt_tokens_total=sum(a.prompt_tokens for a in accounts),
+            cached_tokens_total=sum(a.cached_here for a in accounts),
             replicas=self._replicas(),
         )
 

@@ -20,6 +20,7 @@ class Own:
 
     tenant: str
     row: TenantRow | None
+    cached_tokens: int
     pins: int
     oldest_wait_s: float | None
 
@@ -37,6 +38,7 @@ class Own:
         return cls(
             tenant=tenant,
             row=row,
+            cached_tokens=0 if account is None else account.cached_here,
             pins=sum(owner is not None and owner.tenant == tenant for owner in pins),
             oldest_wait_s=oldest_wait_s(
                 (step for step in scheduler.steps.values() if step.tenant == tenant), now=now
@@ -87,7 +89,7 @@ def _overview(frame: Frame, own: Own) -> Overview:
         yielded_total=None,
         policy_errors_total=None,
         prompt_tokens_total=row.prompt_tokens if row else 0,
-        cached_tokens_total=row.prompt_tokens - row.uncached_tokens if row else 0,
+        cached_tokens_total=own.cached_tokens,
         replicas=None,
     )
 

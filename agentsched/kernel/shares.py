@@ -52,6 +52,9 @@ class TenantAccount:
     #: Of what it was charged, uncached and output tokens that other replicas served, and KV
     #: token-seconds that it kept there.
     elsewhere: tuple[int, int, int] = (0, 0, 0)
+    #: Of `uncached_tokens` those of steps that did not get to their end: `prompt_tokens` has none
+    #: of theirs.
+    unfinished_tokens: int = 0
     steps: int = 0
     waiting_steps: int = 0
     #: Batch steps among them.
@@ -88,6 +91,11 @@ class TenantAccount:
     def output_here(self) -> int:
         """Output tokens that this replica served."""
         return self.output_tokens - self.elsewhere[1]
+
+    @property
+    def cached_here(self) -> int:
+        """Prompt tokens of finished steps that their engines did not have to compute."""
+        return self.prompt_tokens - (self.uncached_here - self.unfinished_tokens)
 
     @property
     def claiming_steps(self) -> int:
@@ -220,6 +228,7 @@ class ShareLedger:
         """Charge what was done of a step that did not get to its end."""
         account = self.account(tenant)
         account.uncached_tokens += uncached_tokens
+        account.unfinished_tokens += uncached_tokens
         account.output_tokens += output_tokens
 
     def charge_elsewhere(self, event: ServedElsewhere, *, now: Instant) -> None:

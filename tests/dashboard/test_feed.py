@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from live import eventually
-from shorthand import arrived, at, reported
+from shorthand import arrived, at, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.dashboard.feed import Feed
@@ -27,6 +27,8 @@ from agentsched.model import (
     ProgramId,
     ProgramOpened,
     ServedElsewhere,
+    StepCancelled,
+    StepId,
     TenantConfigured,
     TenantId,
     TimerFired,
@@ -295,6 +297,22 @@ async def test_tokens_of_other_replicas_are_charged_and_not_shown_as_served_here
     assert frame.overview.cached_tokens_total == before.prompt_tokens - before.uncached_tokens
     listed = (await board.get("/tenants"))["tenants"][0]
     assert (listed["output_tokens"], listed["served_tokens"]) == served[0][1:]
+
+
+def test_what_a_client_did_not_wait_for_takes_nothing_from_the_part_that_was_cached() -> None:
+    """It is charged as computed, and nobody knows how long its prompt was."""
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    feed = Feed(scheduler, members=tuple, is_draining=lambda: False)
+    scheduler.handle(reported("e"), now=at(0))
+    scheduler.handle(arrived("s1", "p", tokens=1_000), now=at(1))
+    scheduler.handle(finished("s1", prompt=1_000, cached=900), now=at(2))
+    scheduler.handle(arrived("s2", "q", tokens=5_000), now=at(3))
+    scheduler.handle(StepCancelled(step=StepId("s2"), reason="client went away"), now=at(900))
+    for tenant in (None, "t"):
+        frame = feed.full(now=at(901), tenant=tenant)
+        assert [row.uncached_tokens for row in frame.tenants] == [5_100]
+        told = frame.overview
+        assert (told.prompt_tokens_total, told.cached_tokens_total) == (1_000, 900)
 
 
 def calls(work: Callable[[], None]) -> int:
