@@ -33,7 +33,11 @@ from agentsched.model import (
 from agentsched.telemetry.counters import Counts, Times
 from agentsched.telemetry.decisions import DecisionMeters
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300)
+#: Up to an hour: nobody sees a wait near a bound that lies beyond the last.
+_SECONDS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300),
+    *(600, 1_200, 1_800, 3_600),
+)
 
 
 #: What is said of an engine that never answered.

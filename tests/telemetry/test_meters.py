@@ -10,12 +10,15 @@ from shorthand import arrived, at, finished, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.model import (
+    SECOND,
     Capabilities,
     EngineId,
     EngineLoad,
     EngineLost,
     EngineReported,
     Event,
+    Limits,
+    Nanos,
     StepCancelled,
     StepClass,
     StepFailed,
@@ -28,8 +31,9 @@ from agentsched.telemetry.meters import MeterSink
 class Bench:
     """A scheduler whose journal goes into meters."""
 
-    def __init__(self) -> None:
-        self.scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    def __init__(self, limits: Limits | None = None) -> None:
+        config = SchedulerConfig(profile="fcfs", limits=limits or Limits())
+        self.scheduler = build_scheduler(config)
         self.meters = MeterSink(self.scheduler)
         self.at = 0.0
 
@@ -103,6 +107,22 @@ def test_the_times_of_a_step(bench: Bench) -> None:
     assert bench.value("tokens_total", engine="e0", kind="prompt") == 100
     assert bench.value("tokens_total", engine="e0", kind="cached") == 60
     assert bench.value("tokens_total", engine="e0", kind="output") == 7
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "shorter", "bound"), [(250, "120.0", "300.0"), (3_000, "1800.0", "3600.0")]
+)
+def test_a_wait_near_its_bound_is_told_from_shorter_ones(
+    waited_s: float, shorter: str, bound: str
+) -> None:
+    """A quantile cannot lie above the last bucket."""
+    bench = Bench(Limits(wait_ns_max=Nanos(3_600 * SECOND), running_steps_per_engine_max=1))
+    bench.feed(report())
+    bench.feed(arrived("first", "a"))
+    bench.feed(arrived("s"))
+    bench.feed(finished("first", prompt=10), after_s=waited_s)
+    assert bench.value("wait_seconds_bucket", le=shorter) == 1
+    assert bench.value("wait_seconds_bucket", le=bound) == 2
 
 
 def test_late_and_double_events_count_once(bench: Bench) -> None:
