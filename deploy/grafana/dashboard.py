@@ -77,19 +77,20 @@ ROWS: Final[dict[str, list[Panel]]] = {
             ],
         ),
         (
+            # Ours: the conventions' end at 82 and 120 s, and a wait alone may take that.
             "Time to first token, as agents see it",
             "s",
             [
-                (quantile(0.5, "gen_ai_server_time_to_first_token_seconds"), "p50"),
-                (quantile(0.99, "gen_ai_server_time_to_first_token_seconds"), "p99"),
+                (quantile(0.5, "agentsched_time_to_first_token_seconds"), "p50"),
+                (quantile(0.99, "agentsched_time_to_first_token_seconds"), "p99"),
             ],
         ),
         (
             "Whole calls, as agents see them",
             "s",
             [
-                (quantile(0.5, "gen_ai_server_request_duration_seconds"), "p50"),
-                (quantile(0.99, "gen_ai_server_request_duration_seconds"), "p99"),
+                (quantile(0.5, "agentsched_step_seconds"), "p50"),
+                (quantile(0.99, "agentsched_step_seconds"), "p99"),
             ],
         ),
         (

@@ -19,6 +19,7 @@ from live import eventually
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentsched.config import Config
+from agentsched.model import SECOND, Limits
 from agentsched.proxy.serve import running
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
@@ -120,6 +121,24 @@ async def test_every_panel_and_alert_asks_for_what_there_is(
         assert names(query) - known == set(), f"the panel {title}"
     for alert in alerts:
         assert names(alert["expr"]) - known == set(), alert["alert"]
+
+
+@pytest.mark.slow
+async def test_what_agents_see_is_shown_beyond_the_wait_bound(
+    scrape: str, dashboard: ModuleType
+) -> None:
+    """A quantile cannot lie above its histogram's last bucket."""
+    ends: dict[str, float] = {}
+    for family in text_string_to_metric_families(scrape):
+        for sample in family.samples:
+            end = float(sample.labels.get("le", "inf"))
+            if end < float("inf"):
+                ends[sample.name] = max(end, ends.get(sample.name, 0.0))
+    asked = [query for title, query in queries(dashboard.dashboard()) if "agents see" in title]
+    assert len(asked) == 4
+    bound = Limits().wait_ns_max / SECOND
+    for query in asked:
+        assert min(ends[name] for name in names(query)) > 2 * bound, query
 
 
 async def test_engines_that_never_answered_are_down() -> None:
