@@ -50,9 +50,9 @@ class Trial(msgspec.Struct, kw_only=True):
 class Verdict(msgspec.Struct, kw_only=True):
     """The best candidate against the default, on programs that neither was chosen on.
 
-    `ratio` is the geometric mean over seeds of best / default; below 1 the best is better. The
-    interval is its 95 % confidence interval by Student's t. Seeds under which programs gave up have
-    no ratio; with no other it is 1.
+    `ratio` is the geometric mean over the seeds asked for of best / default; below 1 the best is
+    better. The interval is its 95 % confidence interval by Student's t. Seeds under which programs
+    gave up have no ratio; with no other it is 1.
     """
 
     best: str
@@ -200,12 +200,13 @@ def halves(scenario: Scenario) -> dict[str, tuple[Scenario, dict[str, float]]]:
 
 
 def judge(tuning: Tuning, best: str, default: str) -> Verdict:
-    """Compare both on the held-out half, paired by seed."""
+    """Compare both on the held-out half, paired by seed, under the seeds of the latest call."""
     scores: dict[int, dict[str, float | None]] = {}
     for trial in tuning.trials:
-        if trial.half == "held-out":
+        # What an earlier call judged besides is kept, and is no part of what is asked now.
+        if trial.half == "held-out" and (not tuning.seeds or trial.seed in tuning.seeds):
             scores.setdefault(trial.seed, {})[trial.arm] = trial.score
-    # An earlier call may have judged others, or under other seeds.
+    # An earlier call may have judged others.
     pairs = [
         (own[best], own[default])
         for _, own in sorted(scores.items())

@@ -276,3 +276,16 @@ def test_engines_are_told_apart_by_what_they_are() -> None:
     assert digest_of([engine]) == digest_of([replace(engine)])
     assert digest_of([engine]) != digest_of([replace(engine, cost=engine.cost.slower(2.0))])
     assert digest_of([engine]) != digest_of([engine, engine])
+
+
+def test_the_verdict_is_over_the_seeds_that_are_asked_for() -> None:
+    """What an earlier call judged under others is kept in the file, and is not asked about now."""
+    sweep = tuning("a", "b")
+    pairs = [(arm, seed, score) for seed in (1, 2, 3) for arm, score in (("a", 1.0), ("b", 0.5))]
+    sweep.trials = held(*pairs, ("a", 4, None), ("b", 4, 0.5), ("a", 5, 1.0), ("b", 5, 0.5))
+
+    sweep.seeds = [5]
+    assert judge(sweep, "b", "a").is_within_noise, "one seed says nothing about spread"
+    sweep.seeds = [1, 2, 3]
+    verdict = judge(sweep, "b", "a")
+    assert verdict.text == "b is 50.0% better than the default on programs kept aside"
