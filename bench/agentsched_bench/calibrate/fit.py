@@ -30,6 +30,8 @@ _FLOOR_NS: Final = 2e6
 _FACTORS: Final = (2.0, 1.4, 1.15, 1.05)
 _EVALUATIONS_MAX: Final = 320
 _CALLS_MIN: Final = 8
+#: What is to be said of a fit to answers that all came whole.
+_WHOLE: Final = "first tokens not known, for none was streamed"
 #: Under overload the least difference decides who is let in next, and with it much of what follows,
 #: live and in the model. So a prediction is of several engines that are a little slower or faster.
 SPEEDS: Final = (0.94, 0.97, 1.0, 1.03, 1.06)
@@ -93,11 +95,13 @@ def fit_costs(
     cost = search.run()
     held = set(range(1, len(window), 2))
     first, last = _errors(window, engines.at(cost), held)
+    is_streamed = any(window[index].first_ns is not None for index in held)
     row = FitRow(
         calls=len(judged),
         held_out=len(held),
         first_token_error=round(first, 4),
         answer_error=round(last, 4),
+        note="" if is_streamed else _WHOLE,
     )
     return Fit(cost=cost, row=row)
 

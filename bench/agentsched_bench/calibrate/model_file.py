@@ -20,7 +20,8 @@ SCHEMA: Final = "agentsched.engine-model/1"
 class FitRow(msgspec.Struct, kw_only=True):
     """How well the costs explain the calls they were fitted to, and held-out ones.
 
-    `first_token_error` and `answer_error`: median of |modelled - measured| / measured.
+    `first_token_error` and `answer_error`: median of |modelled - measured| / measured. `note` says
+    where the former is not known; it is 0 then.
     """
 
     calls: int
@@ -28,6 +29,14 @@ class FitRow(msgspec.Struct, kw_only=True):
     first_token_error: float
     answer_error: float
     note: str = ""
+
+    @property
+    def said(self) -> str:
+        """Both errors in words."""
+        answers = f"{self.answer_error:.0%}"
+        if self.note:
+            return f"answers off by {answers}, {self.note}"
+        return f"first tokens off by {self.first_token_error:.0%}, answers by {answers}"
 
 
 class ModelFile(msgspec.Struct, kw_only=True):

@@ -171,8 +171,7 @@ def print_answer(found: Answer, *, console: Console, trust_anyway: bool = False)
             say("Another version or configuration decides otherwise: no prediction is given.")
             return
     say(
-        f"fit: first tokens off by {trust.fit.first_token_error:.0%}, answers by "
-        f"{trust.fit.answer_error:.0%} (median, {trust.fit.held_out} calls held out)\n"
+        f"fit: {trust.fit.said} (median, {trust.fit.held_out} calls held out)\n"
         f"self-prediction: mean completion time off by {trust.self_error:+.1%}, single programs by "
         f"{trust.program_error:.0%} (median), cached share by {trust.cached_error:+.3f}",
         highlight=False,
@@ -217,20 +216,22 @@ def _table(courses: Sequence[Course], found: Answer) -> Table:
     for column in ("JCT s", "p50", "p95", "first p99", "first max", "cached", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     for course in courses:
-        ratio = found.ratios.get(course.name)
+        ratio, first = found.ratios.get(course.name), course.first_token_s
         table.add_row(
             Text(course.name),
             f"{course.jct_s.mean:.1f}",
             f"{course.jct_s.p50:.1f}",
             f"{course.jct_s.p95:.1f}",
-            f"{course.first_token_s.p99:.1f}",
-            f"{course.first_token_s.max:.1f}",
+            # Answers that came whole tell no first token, and 0 would be a short wait.
+            f"{first.p99:.1f}" if first.count else "-",
+            f"{first.max:.1f}" if first.count else "-",
             f"{course.cached_share:.3f}",
             "" if ratio is None else f"{ratio:.2f}",
         )
         if len(course.tenants) > 1:
             for tenant, part in course.tenants.items():
-                name, wait = Text(f"  {tenant}"), f"{part.wait_max_s:.1f}"
+                name = Text(f"  {tenant}")
+                wait = f"{part.wait_max_s:.1f}" if part.wait_max_s else "-"
                 table.add_row(name, f"{part.jct_mean_s:.1f}", "", "", "", wait, "", "")
     return table
 

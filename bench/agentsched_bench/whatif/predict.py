@@ -31,7 +31,7 @@ from agentsched_bench.sim.clients import Endings, ProgramRun
 from agentsched_bench.sim.engines import EngineTraits
 from agentsched_bench.sim.host import SimHost
 from agentsched_bench.sim.prompts import SimPrompts
-from agentsched_bench.whatif.past import Past, PastReader
+from agentsched_bench.whatif.past import Past, PastReader, PastStep
 from agentsched_bench.whatif.plans import PastPlan, plans_of
 from agentsched_bench.workload.statistics import Spread, spread
 
@@ -49,7 +49,7 @@ _GAVE_UP_MAX: Final = 0.05
 
 
 class TenantPart(msgspec.Struct, kw_only=True):
-    """One tenant's programs."""
+    """One tenant's programs. `wait_max_s` is for a first token; 0 where none is known."""
 
     programs: int
     jct_mean_s: float
@@ -57,7 +57,10 @@ class TenantPart(msgspec.Struct, kw_only=True):
 
 
 class Course(msgspec.Struct, kw_only=True):
-    """One course of events: as recorded, or as the model has it under some policy."""
+    """One course of events: as recorded, or as the model has it under some policy.
+
+    `first_token_s` is of the answers that were streamed; the model knows it of all.
+    """
 
     name: str
     programs: int
@@ -287,26 +290,30 @@ def served_of(plans: Sequence[PastPlan], *, block_size: int) -> list[Served]:
 def recorded_course(plans: Sequence[PastPlan]) -> Course:
     """What happened."""
     steps = [step for plan in plans for step in plan.steps]
-    waits = [
-        in_seconds(between(step.asked_at, step.started_at or step.finished_at)) for step in steps
-    ]
     tenants: dict[str, list[tuple[float, float]]] = {}
     for plan in plans:
-        worst = max(
-            in_seconds(between(s.asked_at, s.started_at or s.finished_at)) for s in plan.steps
-        )
+        worst = max(_first_tokens(plan.steps), default=0.0)
         tenants.setdefault(plan.start.tenant, []).append((plan.jct_s, worst))
     return Course(
         name="recorded",
         programs=len(plans),
         calls=len(steps),
         jct_s=spread(plan.jct_s for plan in plans),
-        first_token_s=spread(waits),
+        first_token_s=spread(_first_tokens(steps)),
         held_s=spread(in_seconds(between(step.asked_at, step.sent_at)) for step in steps),
         prompt_tokens=sum(step.prompt_tokens for step in steps),
         cached_tokens=sum(step.finished.usage.cached_tokens or 0 for step in steps),
         tenants=_tenant_parts(tenants),
     )
+
+
+def _first_tokens(steps: Sequence[PastStep]) -> list[float]:
+    """Waits for first tokens. Of an answer that came whole only its end is known."""
+    return [
+        in_seconds(between(step.asked_at, step.started_at))
+        for step in steps
+        if step.started_at is not None
+    ]
 
 
 def _tenant_parts(rows: dict[str, list[tuple[float, float]]]) -> dict[str, TenantPart]:

@@ -131,3 +131,15 @@ def test_blocks_of_two_sizes_do_not_mix() -> None:
         fleet_of(["cpu-2core", "a100-8b"])
     fleet = fleet_of(["cpu-2core", "a100-8b"], block_size=64)
     assert {one.block_size for one in fleet.engines} == {64}
+
+
+def test_answers_that_came_whole_tell_nothing_of_first_tokens() -> None:
+    """That none was off is no praise where none was seen."""
+    streamed = timed(calls(12), engine())
+    whole = [replace(call, first_ns=None) for call in streamed]
+
+    seen, unseen = (fit_costs(served, engine()).row for served in (streamed, whole))
+
+    assert seen.said.startswith("first tokens off by ")
+    assert unseen.said.startswith("answers off by ")
+    assert unseen.said.endswith(", first tokens not known, for none was streamed")

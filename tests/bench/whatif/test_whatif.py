@@ -456,6 +456,40 @@ def test_no_tenant_waits_longer_than_everybody(capsys: pytest.CaptureFixture[str
     assert max(tenants) == everybody == round(happened.first_token_s.max, 1)
 
 
+def test_the_end_of_an_answer_is_no_first_token(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody knows when the first token of an answer came that came whole; the model does."""
+    with open_journal(_JOURNALS / "fcfs.ndjson.gz") as opened:
+        past = read_past(opened)
+    modelled = recorded_course(plans_of(past))
+    for step in past.steps:
+        step.started_at = None
+    happened = recorded_course(plans_of(past))
+    fit = FitRow(
+        calls=9, held_out=9, first_token_error=0.0, answer_error=0.25, note="none was streamed"
+    )
+    trust = Trust(
+        entries=9, diverged_at=None, divergence="", fit=fit, self_error=0.0, program_error=0.0,
+        cached_error=0.0, unfinished=0,
+    )  # fmt: skip
+    found = Answer(
+        journal="j", policy="fcfs", trust=trust, recorded=happened,
+        same=msgspec.structs.replace(modelled, name="same"), others=[], ratios={},
+    )  # fmt: skip
+
+    print_answer(found, console=Console(width=200))
+
+    shown = capsys.readouterr().out
+    assert "fit: answers off by 25%, none was streamed (median, 9 calls held out)" in shown
+    lines = [line.split() for line in shown.splitlines() if line.strip()]
+    firsts = {line[0]: line[4:6] for line in lines if line[0] in ("recorded", "same")}
+    assert firsts["recorded"] == ["-", "-"]
+    assert firsts["same"][1] == f"{modelled.first_token_s.max:.1f}"
+    waits = [line[2] for line in lines if line[0] in happened.tenants]
+    assert waits[:3] == ["-", "-", "-"]
+    assert "-" not in waits[3:]
+    assert happened.jct_s == modelled.jct_s
+
+
 @pytest.mark.parametrize(
     ("gave_up", "failed", "is_sample"), [(0, 0, True), (1, 1, True), (4, 1, False), (6, 2, False)]
 )
