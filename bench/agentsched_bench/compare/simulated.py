@@ -26,6 +26,7 @@ from agentsched_bench.compare.journals import Told, tell
 from agentsched_bench.compare.load import Load
 from agentsched_bench.compare.results import Call, Run
 from agentsched_bench.compare.scenario import EngineSpec, Scenario
+from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import Arrivals, Process
 from agentsched_bench.live.identity import tells_the_end
 from agentsched_bench.sim import arms as sim_arms
@@ -50,12 +51,14 @@ def alone_seconds(loads: Iterable[Load], spec: EngineSpec) -> dict[str, float]:
     """Seconds that each program takes alone on an idle engine with a cold cache, by the model.
 
     Raises:
-        ConfigError: a program has other calls than one of the same name in an earlier load.
+        ConfigError: a program has other calls than one of the same name in an earlier load, or one
+            that is too long for the engine.
     """
     config = engines_of(spec)[0]
     found: dict[str, float] = {}
     known: dict[str, object] = {}
     for load in loads:
+        _refuse_too_long(load, [config])
         plans = [plan for plan in load.plans if plan.program not in found]
         for plan in load.plans:
             if known.setdefault(plan.program, _asked(plan)) != _asked(plan):
@@ -65,6 +68,26 @@ def alone_seconds(loads: Iterable[Load], spec: EngineSpec) -> dict[str, float]:
         )
         found |= sim_arms.alone(scenario)
     return found
+
+
+def _refuse_too_long(load: Load, engines: Sequence[EngineConfig]) -> None:
+    """Raises ConfigError: a call is longer than any of these engines takes."""
+    room = max(engine.max_model_len for engine in engines)
+    longest = max(
+        (
+            call.prompt_tokens + call.output_tokens
+            for plan in load.plans
+            for talk in plan.conversations
+            for call in talk.calls
+        ),
+        default=0,
+    )
+    if longest > room:
+        raise ConfigError(
+            f"a call of {longest:,} tokens does not fit the engine's model, which takes {room:,}: "
+            "change workload.context_tokens_max, or engine.max_model_len and engine.blocks (with "
+            "measure.alone=none a live run asks no model)"
+        )
 
 
 def _asked(plan: PlannedProgram) -> object:
@@ -120,6 +143,7 @@ def _host(
     config = SchedulerConfig(profile=profile, choices=side.choices, limits=limits)
     engines = engines_of(scenario.engine)
     if side.kind is Kind.UNLIMITED:
+    _refuse_too_long(load, engines)
         engines = [roomy(engine, tokens=load.tokens_max) for engine in engines]
     is_replay = side.client == "replay"
     return SimHost(

@@ -271,3 +271,16 @@ def test_the_engines_of_every_shipped_scenario_have_a_model(
 
     assert len(engines_of(scenario.engine)) >= scenario.engine.count
     faults_of(scenario.engine)
+
+
+def test_a_call_that_no_engine_takes_is_named_with_what_to_change(small: Path) -> None:
+    """Before anything runs, live comparisons included: their slowdowns are over the model's."""
+    scenario = load_scenario(small, changes=["engine.max_model_len=128"])
+    load = make_load(scenario.workload, seed=0, beside=small.parent)
+    side = parse_side("direct", engine=scenario.engine)
+    said = r"a call of [\d,]+ tokens .* takes 128: change workload.context_tokens_max"
+
+    with pytest.raises(ConfigError, match=said):
+        alone_seconds([load], scenario.engine)
+    with pytest.raises(ConfigError, match=said):
+        simulate_run(side, load, scenario, repeat=0, on_call=lambda _done: None)
