@@ -363,8 +363,8 @@ def resumed(result: CompareResult, path: Path, *, redo_stalled: bool) -> Compare
     without the runs in which the machine stood still.
 
     Raises:
-        ConfigError: the file holds another comparison, or runs of what is another arm or version by
-            now; that is not written over unasked.
+        ConfigError: the file holds another comparison, or runs of what is another arm, version or
+            machine by now; that is not written over unasked.
     """
     if not path.exists():
         return result
@@ -423,6 +423,19 @@ def _definition(row: ArmRow, result: CompareResult) -> tuple[str, str, str | Non
 
 
 def _arms_of(result: CompareResult) -> list[Any]:
+    if earlier.runs and earlier.how == "live":
+        _refuse_another_machine(earlier, result, path)
+
+
+def _refuse_another_machine(earlier: CompareResult, result: CompareResult, path: Path) -> None:
+    """Times of two machines do not compare; an older result may not say what its machine was."""
+    for key in ("processor", "cpus"):
+        was, now = earlier.machine.get(key), result.machine.get(key)
+        if was and now and was != now:
+            raise ConfigError(
+                f"{path} has runs of another machine, {key} {was}, this one has {now} (--fresh "
+                "writes over them, --out names another file)"
+            )
     arms = result.spec["arms"]
     assert isinstance(arms, list)
     return arms

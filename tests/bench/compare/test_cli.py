@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -126,3 +127,23 @@ def test_each_rate_has_logs_of_its_own(small: Path) -> None:
     assert found == [Path("logs/small-0.1"), Path("logs/small-0.2")]
     assert cli._logs(Path("r.json"), Path("logs"), scenario, is_one=True) == Path("logs")
     assert cli._logs(Path("r.json.gz"), None, scenario, is_one=True) == Path("r.logs")
+
+
+def test_runs_of_another_machine_are_not_gone_on_with(comparison: Make, tmp_path: Path) -> None:
+    """The machine that one has is another one after a restart in a cloud, say."""
+    path = tmp_path / "r.json"
+    here = {"processor": "fast", "cpus": "2", "load_before": "0.10"}
+
+    def again(machine: dict[str, str], *, how: Literal["live", "simulated"] = "live") -> int:
+        made, new = (asked(comparison({"direct": runs}), "direct") for runs in (ONCE, []))
+        made.how = new.how = how
+        made.machine, new.machine = here, machine
+        results.write(made, path)
+        return len(resumed(new, path, redo_stalled=False).runs)
+
+    assert again(here | {"load_before": "1.50"}) == 1
+    assert again({}) == 1, "it does not say"
+    assert again({"processor": "slow"}, how="simulated") == 1, "virtual time is the same everywhere"
+    for other in ({"processor": "slow"}, {"cpus": "4"}):
+        with pytest.raises(ConfigError, match="runs of another machine"):
+            again(here | other)
