@@ -170,6 +170,22 @@ def _of(values: Spread, *shown: float) -> str:
     return _tail(shown) if values.count else "-"
 
 
+def _told(arm: ArmFigures, tokens: int) -> str:
+    """What follows from the cached tokens: where no engine told them nothing does, and not 0."""
+    return "-" if arm.cached_share is None else _number(tokens)
+
+
+def unlike_runs(summary: Sequence[ArmFigures]) -> str:
+    """What to know of figures where arms have unlike numbers of runs; empty where they have not."""
+    if len({arm.runs for arm in summary}) < 2:
+        return ""
+    counts = ", ".join(f"{arm.arm} {arm.runs}" for arm in summary)
+    return (
+        f"Arms have unlike numbers of runs ({counts}): counts are sums over them, and only ratios "
+        "are of the same repeats."
+    )
+
+
 def _held(arm: ArmFigures) -> str:
     return "-" if arm.held_s is None else _tail((arm.held_s.p99, arm.held_s.max))
 
@@ -188,8 +204,8 @@ ROWS: Final[Sequence[tuple[str, Callable[[ArmFigures], str]]]] = (
     ("held p99/max", _held),
     ("bypassed, most", lambda a: _number(a.bypassed_max)),
     ("prompt cached", lambda a: _percent(a.cached_share)),
-    ("  computed", lambda a: _number(a.computed_tokens)),
-    ("  computed again", lambda a: _number(a.again_tokens)),
+    ("  computed", lambda a: _told(a, a.computed_tokens)),
+    ("  computed again", lambda a: _told(a, a.again_tokens)),
     ("output tokens/s", lambda a: f"{a.throughput_tokens_s:.1f}"),
     ("preemptions", lambda a: _number(a.preemptions)),
     ("engine busy", lambda a: _percent(a.busy_share)),
@@ -237,6 +253,8 @@ def print_comparison(result: CompareResult, *, console: Console) -> None:
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
     for line in disturbances(result):
+    if unlike := unlike_runs(result.summary):
+        console.print(unlike, highlight=False, markup=False)
         console.print(f"disturbed: {line}", highlight=False, markup=False)
     if any(arm.stalled for arm in result.summary):
         console.print("The same command with --redo-stalled makes the runs anew that stood still.")

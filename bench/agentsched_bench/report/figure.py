@@ -86,21 +86,33 @@ def _ratios(axes: Any, result: CompareResult) -> None:
 
 
 def _tokens(axes: Any, summary: Sequence[ArmFigures]) -> None:
-    _plain(axes, "Prompt tokens, thousands")
+    # Sums over unlike numbers of runs would say nothing beside each other.
+    is_even = len({arm.runs for arm in summary}) < 2
+    _plain(axes, f"Prompt tokens{'' if is_even else ' of a run'}, thousands")
+    named: set[str] = set()
     for place, arm in enumerate(reversed(list(summary))):
-        again = arm.again_tokens / 1000
-        new = max(0.0, arm.computed_tokens / 1000 - again)
-        cached = arm.cached_tokens / 1000
-        parts = ((cached, "#9fd3c0", "from the cache"), (new, "#7cb8e4", "computed, new"),
-                 (again, "#e07b39", "computed again"))  # fmt: skip
+        unit = 1000 * (1 if is_even else arm.runs)
         left = 0.0
-        for width, color, name in parts:
-            axes.barh(place, width, left=left, color=color, height=0.55,
-                      label=name if place == 0 else None)  # fmt: skip
-            left += width
+        for tokens, color, name in _parts(arm):
+            axes.barh(place, tokens / unit, left=left, color=color, height=0.55,
+                      label=None if name in named else name)  # fmt: skip
+            named.add(name)
+            left += tokens / unit
     axes.set_yticks(range(len(summary)), [_cut(a.arm) for a in reversed(list(summary))], color=_INK)
     axes.legend(fontsize=9, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08),
                 labelcolor=_SOFT)  # fmt: skip
+
+
+def _parts(arm: ArmFigures) -> Sequence[tuple[int, str, str]]:
+    """What an arm's prompts consist of: tokens, colour, name."""
+    if arm.cached_share is None:
+        return ((arm.prompt_tokens, "#c9ccd1", "cached or computed: not told"),)
+    new = max(0, arm.computed_tokens - arm.again_tokens)
+    return (
+        (arm.cached_tokens, "#9fd3c0", "from the cache"),
+        (new, "#7cb8e4", "computed, new"),
+        (arm.again_tokens, "#e07b39", "computed again"),
+    )
 
 
 def _curves(axes: Any, curves: Sequence[Curve], *, title: str, is_log: bool) -> None:

@@ -20,7 +20,7 @@ import agentsched
 from agentsched_bench.compare.inference import Verdict
 from agentsched_bench.compare.machine import disturbances
 from agentsched_bench.compare.results import ArmFigures, CompareResult
-from agentsched_bench.compare.show import ROWS
+from agentsched_bench.compare.show import ROWS, unlike_runs
 from agentsched_bench.report.views import engines, view_of
 from agentsched_bench.whole_file import write_whole
 
@@ -364,9 +364,10 @@ def _figures(result: CompareResult, key: str) -> str:
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
     return (
+    unlike = unlike_runs(result.summary)
         f'<section id="{key}-figures"><h2>Figures</h2><p>Point at a row for what it means. '
         "Programs and calls that failed are counted and are in no distribution.</p>"
-        f"{table}{_tenants(result)}</section>"
+        f"{f'<p>{escape(unlike)}</p>' if unlike else ''}{table}{_tenants(result)}</section>"
     )
 
 

@@ -31,3 +31,35 @@ def test_an_arm_under_which_nothing_completed_has_no_times(
     assert rows["p50/95/99"][-1] == "-"
     assert rows["TTFT p50/99/max"][-1] == "-"
     assert rows["means of repeats"] == ["1.0", "s", "to", "3.0", "s", "-"]
+
+
+def shown(made: CompareResult) -> str:
+    made.summary = summarise(made)
+    console = Console(file=io.StringIO(), width=120)
+    print_comparison(made, console=console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_what_an_engine_does_not_tell_of_its_cache_is_not_0(
+    comparison: Callable[..., CompareResult],
+) -> None:
+    """To compute nothing would be the best that an arm can do."""
+    made = comparison({"told": [{"a": 1.0}], "silent": [{"a": 1.0}]})
+    made.runs[1].calls[0].cached_tokens = None
+
+    rows = {line[:22].strip(): line[22:].split() for line in shown(made).splitlines()}
+
+    assert rows["computed"] == ["60", "-"]
+    assert rows["computed again"] == ["20", "-"]
+
+
+def test_sums_over_unlike_numbers_of_runs_are_called_so(
+    comparison: Callable[..., CompareResult],
+) -> None:
+    """An arm that did not start again has computed less than one that ran three times."""
+    even = comparison({"direct": [{"a": 1.0}] * 3, "ours": [{"a": 1.0}] * 3})
+    uneven = comparison({"direct": [{"a": 1.0}] * 3, "ours": [{"a": 1.0}]})
+
+    assert "unlike numbers of runs" not in shown(even)
+    assert "Arms have unlike numbers of runs (direct 3, ours 1)" in shown(uneven)

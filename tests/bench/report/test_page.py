@@ -216,3 +216,11 @@ def test_the_caches_of_a_mixed_fleet_are_those_of_its_engines(comparison: Compar
     room = 2 * (PRESETS["cpu-2core"].blocks - 1) * PRESETS["cpu-2core"].block_size
 
     assert f"2 x embedded engine, {room:,} KV tokens in all" in render([comparison])
+
+
+def test_sums_over_unlike_numbers_of_runs_are_called_so(comparison: CompareResult) -> None:
+    assert "unlike numbers of runs" not in render([comparison])
+    comparison.runs = [run for run in comparison.runs if (run.arm, run.repeat) != ("direct", 1)]
+    comparison.summary = summarise(comparison)
+
+    assert "unlike numbers of runs (direct 1, agentsched 2)" in render([comparison])

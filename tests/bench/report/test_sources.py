@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,12 +17,13 @@ from agentsched.kernel import JournalHeader, encode
 from agentsched.model import AgentschedError, ConfigError, Limits
 from agentsched.policy import Choice
 from agentsched_bench.compare import results
+from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.inference import Verdict
 from agentsched_bench.compare.results import CompareResult
 from agentsched_bench.live.results import TraceRow
 from agentsched_bench.replay.journal_file import JournalWriter, open_journal
 from agentsched_bench.report.csv_files import write_csv
-from agentsched_bench.report.figure import write_png
+from agentsched_bench.report.figure import _tokens, write_png
 from agentsched_bench.report.page import render
 from agentsched_bench.report.sources import from_simulation, from_story, load, only_program
 from agentsched_bench.sim.results import SimResult, SimRow
@@ -304,3 +306,30 @@ def test_the_command_writes_all_of_it(comparison: CompareResult, tmp_path: Path)
     nothing = run("report", folder=tmp_path)
     assert nothing.returncode == 2
     assert "nothing to report on" in nothing.stderr
+
+
+@pytest.mark.slow
+def test_tokens_are_drawn_of_a_run_and_as_far_as_they_were_told(comparison: CompareResult) -> None:
+    """An arm of which one run is missing has not computed half, nor one that tells nothing 0."""
+    from matplotlib.figure import Figure
+
+    def drawn() -> tuple[str, list[float]]:
+        comparison.summary = summarise(comparison)
+        axes: Any = Figure().subplots()
+        _tokens(axes, comparison.summary)
+        ends: dict[float, float] = {}
+        for bar in axes.patches:
+            ends[bar.get_y()] = bar.get_x() + bar.get_width()
+        return axes.get_title(loc="left"), list(ends.values())
+
+    title, ends = drawn()
+    assert title == "Prompt tokens, thousands"
+    assert ends == pytest.approx([16.4, 16.4])
+    comparison.runs = [run for run in comparison.runs if (run.arm, run.repeat) != ("direct", 1)]
+    for run in comparison.runs:
+        for call in run.calls if run.arm == "agentsched" else ():
+            call.cached_tokens = None
+
+    title, ends = drawn()
+    assert title == "Prompt tokens of a run, thousands"
+    assert ends == pytest.approx([8.2, 8.2])
