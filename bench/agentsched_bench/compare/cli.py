@@ -413,16 +413,6 @@ def _refuse_others(earlier: CompareResult, result: CompareResult, path: Path) ->
             f"{path} has runs of agentsched {ours[0]}, this is {ours[1]} (--fresh writes over "
             "them, --out names another file)"
         )
-
-
-def _definition(row: ArmRow, result: CompareResult) -> tuple[str, str, str | None]:
-    """What an arm is: how it is run, how its programs name themselves, who plays them."""
-    tables = [arm for arm in _arms_of(result) if not isinstance(arm, str)]
-    clients = [arm.get("client") for arm in tables if arm["name"] == row.name]
-    return row.text, row.ids, next(iter(clients), None)
-
-
-def _arms_of(result: CompareResult) -> list[Any]:
     if earlier.runs and earlier.how == "live":
         _refuse_another_machine(earlier, result, path)
 
@@ -436,6 +426,16 @@ def _refuse_another_machine(earlier: CompareResult, result: CompareResult, path:
                 f"{path} has runs of another machine, {key} {was}, this one has {now} (--fresh "
                 "writes over them, --out names another file)"
             )
+
+
+def _definition(row: ArmRow, result: CompareResult) -> tuple[str, str, str | None]:
+    """What an arm is: how it is run, how its programs name themselves, who plays them."""
+    tables = [arm for arm in _arms_of(result) if not isinstance(arm, str)]
+    clients = [arm.get("client") for arm in tables if arm["name"] == row.name]
+    return row.text, row.ids, next(iter(clients), None)
+
+
+def _arms_of(result: CompareResult) -> list[Any]:
     arms = result.spec["arms"]
     assert isinstance(arms, list)
     return arms

@@ -252,9 +252,9 @@ def print_comparison(result: CompareResult, *, console: Console) -> None:
             console.print(f"{row.name}: left out, {row.missing}", highlight=False, markup=False)
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
-    for line in disturbances(result):
     if unlike := unlike_runs(result.summary):
         console.print(unlike, highlight=False, markup=False)
+    for line in disturbances(result):
         console.print(f"disturbed: {line}", highlight=False, markup=False)
     if any(arm.stalled for arm in result.summary):
         console.print("The same command with --redo-stalled makes the runs anew that stood still.")

@@ -142,8 +142,8 @@ def _host(
     profile = side.profile or "passthrough"
     config = SchedulerConfig(profile=profile, choices=side.choices, limits=limits)
     engines = engines_of(scenario.engine)
-    if side.kind is Kind.UNLIMITED:
     _refuse_too_long(load, engines)
+    if side.kind is Kind.UNLIMITED:
         engines = [roomy(engine, tokens=load.tokens_max) for engine in engines]
     is_replay = side.client == "replay"
     return SimHost(

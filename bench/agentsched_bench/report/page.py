@@ -363,8 +363,8 @@ def _figures(result: CompareResult, key: str) -> str:
         f'<div class="panel scroll"><table><thead><tr><th scope="col"></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
-    return (
     unlike = unlike_runs(result.summary)
+    return (
         f'<section id="{key}-figures"><h2>Figures</h2><p>Point at a row for what it means. '
         "Programs and calls that failed are counted and are in no distribution.</p>"
         f"{f'<p>{escape(unlike)}</p>' if unlike else ''}{table}{_tenants(result)}</section>"
