@@ -20,12 +20,18 @@ from agentsched_bench.compare import results
 from agentsched_bench.compare.agents import with_playback
 from agentsched_bench.compare.arms import PEERS, Side, sides_of
 from agentsched_bench.compare.capacity import at_rate, capacity, print_capacity
+from agentsched_bench.compare.deadlines import deadlines_of, telling
 from agentsched_bench.compare.fleet import engines_of
 from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.machine import is_stalled
 from agentsched_bench.compare.results import ArmRow, CompareResult
 from agentsched_bench.compare.run import Plan, Store, run_all, simulate_all
-from agentsched_bench.compare.scenario import Scenario, load_scenario, make_scenario
+from agentsched_bench.compare.scenario import (
+    MeasureSpec,
+    Scenario,
+    load_scenario,
+    make_scenario,
+)
 from agentsched_bench.compare.show import Estimate, print_comparison, showing, span
 from agentsched_bench.compare.simulated import alone_seconds, simulated_sides
 from agentsched_bench.live.cli import INTERRUPTED, new_salt, until_signal
@@ -188,6 +194,8 @@ def _compare(
     is_known = scenario.measure.alone == "model" and all(s.client == "replay" for s in sides)
     alone_s = alone_seconds(loads, scenario.engine) if is_known else {}
     result = new_result(scenario, sides, loads, how=options.how, alone_s=alone_s)
+    if scenario.measure.tells_deadlines:
+        loads = telling(loads, result.deadlines_s)
     if not options.fresh:
         result = resumed(result, path, redo_stalled=options.redo_stalled)
     store = Store(result, path=path)
@@ -342,6 +350,7 @@ def new_result(
         expects=scenario.expects,
         alone_s=alone_s,
         alone_how="by the engine's model" if alone_s else "",
+        deadlines_s=deadlines_of(alone_s, scenario.measure.deadlines),
         engines_sha256=digest_of(engines_of(scenario.engine)),
     )
     if scenario.engine.pace != 1.0 and how == "live":
@@ -389,6 +398,7 @@ def resumed(result: CompareResult, path: Path, *, redo_stalled: bool) -> Compare
     ]
     # Programs of repeats that are not asked for this time are still in the figures.
     result.alone_s = {**earlier.alone_s, **result.alone_s}
+    result.deadlines_s = {**earlier.deadlines_s, **result.deadlines_s}
     result.alone_how = result.alone_how or earlier.alone_how
     result.started_at = earlier.started_at
     return result
@@ -444,7 +454,9 @@ def _arms_of(result: CompareResult) -> list[Any]:
 def _what_runs(result: CompareResult) -> str:
     """A hash of everything that decides a run, without how many of them there are."""
     spec = {key: value for key, value in result.spec.items() if key != "arms"}
-    measure = dict(spec["measure"])  # type: ignore[call-overload]
+    # What an older file does not know yet is as it is unless somebody says otherwise.
+    usual = MeasureSpec().model_dump(mode="json")
+    measure = usual | spec["measure"]  # type: ignore[operator]
     for key in ("repeat", "repeat_stalled"):
         measure.pop(key, None)
     spec["measure"] = measure

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
+from agentsched_bench.compare.deadlines import in_time
 from agentsched_bench.compare.inference import Pair, Ratio, Verdict, jain, paired_ratio
 from agentsched_bench.compare.machine import sound, why_shared
 from agentsched_bench.compare.results import (
@@ -86,6 +87,7 @@ def _figures(arm: str, finished: Sequence[Run], result: CompareResult) -> ArmFig
         verdict=verdict,
         sentence=sentence,
         stalled=len(finished) - len(sound(finished)),
+        in_time_share=in_time(programs, result.deadlines_s),
     )
 
 

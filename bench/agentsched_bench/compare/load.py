@@ -14,7 +14,10 @@ from agentsched_bench.workload.spec import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What arrives. A start of None waits for room in its program's pool (a closed loop)."""
+    """What arrives. A start of None waits for room in its program's pool (a closed loop).
+
+    `deadlines_s` is what clients say of their programs, in seconds from each one's start.
+    """
 
     plans: Sequence[PlannedProgram]
     starts_s: Sequence[float | None]
@@ -22,6 +25,7 @@ class Load:
     tenants: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     without_ids: frozenset[str] = frozenset()
+    deadlines_s: Mapping[str, float] = field(default_factory=dict)
     trace: TraceRow
 
     @property

@@ -190,6 +190,7 @@ def _options(scenario: Scenario, *, load: Load | None = None, salt: str = "") ->
         tenants=load.tenants,
         pools=load.pools,
         without_ids=load.without_ids,
+        deadlines_s=load.deadlines_s,
     )
 
 

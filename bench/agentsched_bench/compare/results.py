@@ -181,6 +181,7 @@ class ArmFigures(msgspec.Struct, kw_only=True):
     `noise` compares the arm with itself in the repeat before. `share_gap_tokens` is the greatest
     difference of service between two tenants while both had work waiting. `stalled` counts the
     runs in which the machine stood still; they are in no figure unless there is no other run.
+    `in_time_share` is of the programs that have a deadline.
     """
 
     arm: str
@@ -215,6 +216,7 @@ class ArmFigures(msgspec.Struct, kw_only=True):
     verdict: Verdict | None
     sentence: str
     stalled: int = 0
+    in_time_share: float | None = None
 
 
 class CompareResult(msgspec.Struct, kw_only=True):
@@ -236,6 +238,8 @@ class CompareResult(msgspec.Struct, kw_only=True):
     #: Seconds that each program takes alone on an idle engine, and how that is known.
     alone_s: dict[str, float] = {}
     alone_how: str = ""
+    #: Seconds from its start within which each program is wanted, where it is.
+    deadlines_s: dict[str, float] = {}
     #: A hash of the engines as models, whose costs may lie in a file; empty in older results.
     engines_sha256: str = ""
     runs: list[Run] = []

@@ -342,7 +342,8 @@ def paced(load: Load, *, speed: float) -> Load:
         for plan in load.plans
     ]
     starts = [None if at is None else at / speed for at in load.starts_s]
-    return replace(load, plans=plans, starts_s=starts)
+    deadlines_s = {program: span / speed for program, span in load.deadlines_s.items()}
+    return replace(load, plans=plans, starts_s=starts, deadlines_s=deadlines_s)
 
 
 def _paced(conversation: PlannedConversation, speed: float) -> PlannedConversation:

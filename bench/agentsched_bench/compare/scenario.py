@@ -87,6 +87,8 @@ class MeasureSpec(_Strict):
     `tells_tools`: our proxies are told which tool a paused program waits for, as the answers of a
     model that calls tools would tell them; one of noise calls none. Pins by tool need it.
     `repeat_stalled`: a live run in which the machine stood still is made again, once.
+    `deadlines` are multiples of a program's time alone, of which each program has one; clients
+    whose convention for ids can say it do, unless `tells_deadlines` is false.
     """
 
     repeat: Annotated[int, Field(ge=1)] = 3
@@ -101,6 +103,8 @@ class MeasureSpec(_Strict):
     rates: tuple[float, ...] = ()
     tells_tools: bool = False
     repeat_stalled: bool = True
+    deadlines: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    tells_deadlines: bool = True
 
 
 class Scenario(_Strict):

@@ -200,6 +200,7 @@ ROWS: Final[Sequence[tuple[str, Callable[[ArmFigures], str]]]] = (
     ("  means of repeats", lambda a: _spread(a.run_jct_s)),
     ("  repeat over repeat", _noise),
     ("slowdown p50/95/99", _slowdown),
+    ("in time", lambda a: _percent(a.in_time_share)),
     ("TTFT p50/99/max", lambda a: _of(a.ttft_s, a.ttft_s.p50, a.ttft_s.p99, a.ttft_s.max)),
     ("held p99/max", _held),
     ("bypassed, most", lambda a: _number(a.bypassed_max)),

@@ -28,7 +28,7 @@ from agentsched_bench.compare.results import Call, Run
 from agentsched_bench.compare.scenario import EngineSpec, Scenario
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import Arrivals, Process
-from agentsched_bench.live.identity import tells_the_end
+from agentsched_bench.live.identity import tells_deadlines, tells_the_end
 from agentsched_bench.sim import arms as sim_arms
 from agentsched_bench.sim.clients import ATTEMPTS_MAX, Endings, Start
 from agentsched_bench.sim.engines import EngineTraits
@@ -114,7 +114,7 @@ def simulate_run(
                 on_call(arrived)
 
     host = _host(side, load, scenario, on_turn=take)
-    _play(host, load, scenario)
+    _play(host, _heard(load, side), scenario)
     run = Run(
         arm=side.name,
         repeat=repeat,
@@ -131,7 +131,8 @@ def journal_of(profile: str, load: Load, scenario: Scenario) -> list[JournalEntr
     side = parse_side(profile, engine=scenario.engine)
     side = replace(side, client=scenario.measure.client)
     entries: list[JournalEntry] = []
-    _play(_host(side, load, scenario, on_turn=entries.append), load, scenario)
+    host = _host(side, load, scenario, on_turn=entries.append)
+    _play(host, _heard(load, side), scenario)
     return entries
 
 
@@ -173,6 +174,11 @@ def _tells_tools(side: Side, scenario: Scenario) -> bool:
     return scenario.measure.tells_tools and side.profile is not None
 
 
+def _heard(load: Load, side: Side) -> Load:
+    """The load as the side's programs speak of it."""
+    return load if tells_deadlines(side.ids) else replace(load, deadlines_s={})
+
+
 def _play(host: SimHost, load: Load, scenario: Scenario) -> None:
     starts = [
         Start(
@@ -180,6 +186,9 @@ def _play(host: SimHost, load: Load, scenario: Scenario) -> None:
             at=Instant(seconds(at or 0.0)),
             tenant=load.tenants.get(plan.program, ""),
             pool=plan.pool or "" if at is None else "",
+            deadline_s=None
+            if plan.program in load.without_ids
+            else load.deadlines_s.get(plan.program),
         )
         for plan, at in zip(load.plans, load.starts_s, strict=True)
     ]

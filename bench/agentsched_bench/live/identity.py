@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agentsched.model import ConfigError
@@ -19,17 +19,24 @@ _NAMESPACE: Final = uuid.UUID("6f1d2c3e-8f0a-5b57-9c55-0d6a3c2f7a11")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallIdentity:
-    """Who makes a call. `parent` is the conversation that started a sub-agent's; else None."""
+    """Who makes a call. `parent` is the conversation that started a sub-agent's; else None.
+
+    `deadline_s` is how many seconds are left until the program is wanted; None: nobody said.
+    """
 
     program: str
     conversation: str
     step: int
     parent: str | None = None
     is_last: bool = False
+    deadline_s: float | None = None
 
     @property
     def is_main(self) -> bool:
         return self.parent is None
+
+
+_ANYBODY: Final = CallIdentity(program="p", conversation="p", step=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,9 @@ def _agentsched(who: CallIdentity) -> Spoken:
         headers["x-agentsched-conversation"] = stable_uuid(who.conversation)
     if who.is_last and who.is_main:
         headers["x-agentsched-final"] = "true"
+    # One that has passed was told before: no call says a new one.
+    if who.deadline_s is not None and who.deadline_s > 0:
+        headers["x-agentsched-deadline"] = f"{who.deadline_s:.3f}"
     return Spoken(headers=headers)
 
 
@@ -122,6 +132,8 @@ def _agentic_context(who: CallIdentity) -> Spoken:
     context: dict[str, object] = {"program_id": stable_uuid(who.program), "step_id": str(who.step)}
     if not who.is_main:
         context["agent_id"] = stable_uuid(who.conversation)
+    if who.deadline_s is not None and who.deadline_s > 0:
+        context["deadline_seconds"] = round(who.deadline_s, 3)
     return Spoken(body={"vllm_xargs": {"agentic_context": context}})
 
 
@@ -152,8 +164,10 @@ def style(name: str) -> Callable[[CallIdentity], Spoken]:
 def tells_the_end(name: str) -> bool:
     """Whether programs that speak so say which of their calls is the last."""
     speak = style(name)
-    last, other = (
-        speak(CallIdentity(program="p", conversation="p", step=0, is_last=is_last))
-        for is_last in (True, False)
-    )
-    return last != other
+    return speak(replace(_ANYBODY, is_last=True)) != speak(_ANYBODY)
+
+
+def tells_deadlines(name: str) -> bool:
+    """Whether programs that speak so can say when they are wanted."""
+    speak = style(name)
+    return speak(replace(_ANYBODY, deadline_s=1.0)) != speak(_ANYBODY)

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -61,7 +61,7 @@ class ReplayOptions:
     and go by the recording. `starts_s`, one for each program, overrides `arrivals`. `tenants` says
     whose a program is (by its name); those in it send `x-agentsched-tenant`. Programs of a pool
     (`PlannedProgram.pool`) run so many at a time as `pools` says; those of `without_ids` never say
-    who they are.
+    who they are. `deadlines_s`, in seconds from a program's start, are told where ids can.
     """
 
     dialect: Dialect = Dialect.CHAT
@@ -78,6 +78,7 @@ class ReplayOptions:
     tenants: Mapping[str, str] = field(default_factory=dict)
     pools: Mapping[str, int] = field(default_factory=dict)
     without_ids: frozenset[str] = frozenset()
+    deadlines_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,7 +305,9 @@ class _Run:
         await asyncio.sleep(max(0.0, self._begun + start_s - time.perf_counter()))
         async with slots:
             started = time.perf_counter()
-            replay = _ProgramReplay(self, program)
+            span_s = self._options.deadlines_s.get(program.program)
+            wanted = None if span_s is None else started + span_s
+            replay = _ProgramReplay(self, program, wanted=wanted)
             outcome = INTERRUPTED
             try:
                 outcome = COMPLETED if await replay.run() else FAILED
@@ -383,12 +386,11 @@ class _Run:
         def named(name: str) -> str:
             return f"{self._row.salt}/{self._row.run}/{name}"
 
-        return CallIdentity(
+        return replace(
+            who,
             program=named(who.program),
             conversation=named(who.conversation),
-            step=who.step,
             parent=None if who.parent is None else named(who.parent),
-            is_last=who.is_last,
         )
 
     def _record(
@@ -432,11 +434,15 @@ class _Run:
 
 
 class _ProgramReplay:
-    """One program: its main conversation and its sub-agents, as far as they run at once."""
+    """One program: its main conversation and its sub-agents, as far as they run at once.
 
-    def __init__(self, run: _Run, program: PlannedProgram) -> None:
+    `wanted` is when it should be done, on the clock of `time.perf_counter`.
+    """
+
+    def __init__(self, run: _Run, program: PlannedProgram, *, wanted: float | None) -> None:
         self._run = run
         self._program = program
+        self._wanted = wanted
         self.calls_done = 0
         self.ended = 0.0
 
@@ -461,6 +467,7 @@ class _ProgramReplay:
                     step=index,
                     parent=conversation.parent,
                     is_last=index == last,
+                    deadline_s=self._left_s(),
                 )
                 outcome = await self._run.call(who, conversation, prompts)
                 self.ended = max(self.ended, time.perf_counter())
@@ -481,6 +488,9 @@ class _ProgramReplay:
                     # Beside the pause: what the telling takes is not the tool's time.
                     tasks.create_task(self._run.tell_tools(who, conversation, outcome))
                     await asyncio.sleep(planned.pause_s)
+
+    def _left_s(self) -> float | None:
+        return None if self._wanted is None else self._wanted - time.perf_counter()
 
     async def _begin(self, child: PlannedConversation) -> None:
         await asyncio.sleep(child.start_delay_s)

@@ -36,6 +36,7 @@ _HINTS: Final = {
     "  repeat over repeat": "the arm against itself: what chance alone does",
     "slowdown p50/95/99": "job completion time over that of the same program alone on an idle "
     "engine",
+    "in time": "programs that were done within their deadline, of all that have one",
     "TTFT p50/99/max": "from sending a call to its first token, waits included",
     "held p99/max": "how long the proxy kept a call back",
     "bypassed, most": "later calls that went before one that was held",

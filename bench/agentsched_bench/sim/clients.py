@@ -57,7 +57,10 @@ class Endings(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A program that begins at an instant; `copy` keeps its content apart from its twins'."""
+    """A program that begins at an instant; `copy` keeps its content apart from its twins'.
+
+    `deadline_s` is what it says of when it is wanted, in seconds from its beginning.
+    """
 
     plan: PlannedProgram
     at: Instant
@@ -67,6 +70,7 @@ class Start:
     model: str = ""
     #: The closed loop that it waits for; empty: it starts then, whoever else runs.
     pool: str = ""
+    deadline_s: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,6 +132,9 @@ class ProgramRun:
     model: str = ""
     #: The closed loop it is in; empty: none.
     pool: str = ""
+    deadline_s: float | None = None
+    #: When it is wanted; known once it has begun.
+    deadline: Instant | None = None
 
 
 Later = Callable[[Instant, Callable[[Instant], None]], None]
@@ -186,6 +193,7 @@ class Clients:
             tenant=TenantId(start.tenant) if start.tenant else _TENANT,
             model=start.model,
             pool=start.pool,
+            deadline_s=start.deadline_s,
         )
         self.runs.append(run)
         self.unfinished += 1
@@ -209,6 +217,8 @@ class Clients:
 
     def _begin(self, run: ProgramRun, copy: str, now: Instant) -> None:
         """What a program says is kept only while it runs."""
+        if run.deadline_s is not None:
+            run.deadline = after(now, seconds(run.deadline_s))
         for index, conversation in enumerate(run.plan.conversations):
             run.talks[conversation.conversation] = Talk(
                 plan=conversation,
@@ -412,6 +422,7 @@ class Clients:
             retries=call.retries,
             model=run.model,
             agent=run.agent,
+            deadline=run.deadline,
             is_last=self._endings is Endings.DECLARED and self._is_last(call),
         )
 

@@ -7,7 +7,13 @@ import json
 import pytest
 
 from agentsched.model import ConfigError
-from agentsched_bench.live.identity import STYLES, CallIdentity, style, tells_the_end
+from agentsched_bench.live.identity import (
+    STYLES,
+    CallIdentity,
+    style,
+    tells_deadlines,
+    tells_the_end,
+)
 
 
 def _who(**changed: object) -> CallIdentity:
@@ -80,3 +86,17 @@ def test_an_unknown_convention_is_refused() -> None:
 
 def test_some_conventions_tell_the_end_of_a_program() -> None:
     assert {name for name in STYLES if tells_the_end(name)} == {"agentsched", "job_id", "dynamo"}
+
+
+def test_who_can_say_when_it_is_wanted() -> None:
+    assert {name for name in STYLES if tells_deadlines(name)} == {"agentsched", "agentic_context"}
+    said = style("agentsched")(_who(deadline_s=12.3456))
+    assert said.headers["x-agentsched-deadline"] == "12.346"
+    context = style("agentic_context")(_who(deadline_s=12.3456)).body["vllm_xargs"]
+    assert isinstance(context, dict)
+    assert context["agentic_context"]["deadline_seconds"] == 12.346
+
+
+def test_a_deadline_that_has_passed_is_not_said_anew() -> None:
+    for name in ("agentsched", "agentic_context"):
+        assert style(name)(_who(deadline_s=-0.1)) == style(name)(_who())

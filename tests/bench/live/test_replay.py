@@ -388,3 +388,21 @@ async def test_a_server_that_is_not_there_is_named() -> None:
 
     with pytest.raises(EngineError, match=r"127\.0\.0\.1:9 does not name a model"):
         await replay_all([_program()], [arm], _OPTIONS, _recorder(arm))
+
+
+async def test_a_program_says_how_much_time_is_left(fake: FakeOpenAi) -> None:
+    arm = Arm(name="a", url=fake.url, ids="agentsched")
+    options = dataclasses.replace(_OPTIONS, deadlines_s={"p": 60.0})
+
+    await replay_all([_program("p", calls=3), _program("q")], [arm], options, _recorder(arm))
+
+    left: dict[str, list[float | None]] = {}
+    for seen in fake.seen:
+        if name := seen.headers.get("x-agentsched-program"):
+            said = seen.headers.get("x-agentsched-deadline")
+            left.setdefault(name, []).append(None if said is None else float(said))
+    wanted, other = sorted(left.values(), key=len, reverse=True)
+    assert other == [None, None]
+    told = [each for each in wanted if each is not None]
+    assert len(told) == 3
+    assert 60.0 >= told[0] >= told[1] >= told[2] > 0.0
