@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Select, delete, func, select, text
+from sqlalchemy import delete, func, select, text
 
 from agentsched.store.database import Database
 from agentsched.store.tables import ImageRow, JournalRow, LearnedRow, ProgramRow, StreamRow, TurnRow
@@ -88,7 +88,7 @@ async def _delete_days(database: Database, before: date) -> tuple[int, int]:
     for stream in await _journals(database):
         ordered = select(JournalRow.seq, JournalRow.day).where(JournalRow.stream == stream)
         ordered = ordered.order_by(JournalRow.seq)
-        while await _begins_before(database, ordered, before):
+        while await _begins_before(database, stream, before):
             async with database.writing() as connection:
                 found = (await connection.execute(ordered.limit(_ROWS))).all()
                 # Time goes on with the numbers.
@@ -119,12 +119,11 @@ async def _journals(database: Database) -> list[str]:
     return found
 
 
-async def _begins_before(
-    database: Database, ordered: Select[tuple[int, date]], before: date
-) -> bool:
+async def _begins_before(database: Database, stream: str, before: date) -> bool:
+    days = select(JournalRow.day).where(JournalRow.stream == stream).order_by(JournalRow.seq)
     async with database.reading() as connection:
-        first = (await connection.execute(ordered.limit(1))).first()
-    return first is not None and first[1] < before
+        first: date | None = (await connection.execute(days.limit(1))).scalar_one_or_none()
+    return first is not None and first < before
 
 
 async def _delete_turns(database: Database, *, before_ns: int) -> int:
