@@ -33,7 +33,13 @@ class Resends:
         return len(self._sent)
 
     def begin(self, turn: int, step: StepId, give_way: Callable[[], None]) -> None:
-        """A request was submitted as a step."""
+        """A request was submitted as a step.
+
+        Requests that leave no trace in the index, as probes do, have the turn 0 in common, as have
+        all that repeat none: they are nobody's first try.
+        """
+        if not turn:
+            return
         self._sent[turn] = Sent(step, give_way)
         if len(self._sent) > _SENT_MAX:
             self._sent.popitem(last=False)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from proxy_upstream import Gate, Upstream, answer, chunk
+from proxy_upstream import Exchange, Gate, Upstream, answer, chunk
 
 from agentsched.model import MINUTE, StepArrived, StepCancelled, StepFinished, StepId
 from agentsched.proxy.identity import match
@@ -94,6 +94,46 @@ async def test_two_runs_of_one_prompt_do_not_end_each_other(
     assert [(await one).status_code for one in both] == [200, 200]
     assert [e.retries for e in proxy.turns.events(StepArrived)] == [None, None]
     assert not proxy.turns.events(StepCancelled)
+
+
+async def test_who_was_refused_and_asks_again_ends_no_twin(proxy: Any, upstream: Upstream) -> None:
+    """Two runs of one prompt without ids, as a benchmark makes them."""
+    may_refuse = asyncio.Event()
+
+    async def refuse(exchange: Exchange) -> None:
+        await may_refuse.wait()
+        await exchange.json({"error": {"message": "too much"}}, 429)
+
+    upstream.script = refuse
+    refused = asyncio.create_task(proxy.chat())
+    await upstream.exchange()
+    gate = upstream.script = Gate()
+    twin = asyncio.create_task(proxy.chat())
+    await upstream.exchange(1)
+    may_refuse.set()
+    assert (await refused).status_code == 429
+    upstream.script = answer
+    again = await proxy.chat(headers={"x-stainless-retry-count": "1"})
+    assert again.status_code == 200
+    gate.open.set()
+    assert (await twin).status_code == 200
+    assert not proxy.turns.events(StepCancelled)
+    first, _, third = proxy.turns.events(StepArrived)
+    assert third.retries == first.step
+
+
+async def test_a_probe_is_nobodys_first_try(proxy: Any, upstream: Upstream) -> None:
+    """A request for one token leaves no trace by which another could be the same again."""
+    gate = upstream.script = Gate()
+    probe = asyncio.create_task(proxy.chat("ping", max_tokens=1))
+    await upstream.exchange()
+    upstream.script = answer
+    assert (await proxy.chat(headers=CLAUDE)).status_code == 200
+    gate.open.set()
+    assert (await probe).status_code == 200
+    assert [e.retries for e in proxy.turns.events(StepArrived)] == [None, None]
+    assert not proxy.turns.events(StepCancelled)
+    assert not any(proxy.gateway.resends.retried.values())
 
 
 async def test_several_answers_to_one_prompt_of_a_thread_are_all_given(

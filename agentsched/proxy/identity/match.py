@@ -138,19 +138,29 @@ class Matcher:
         return turns
 
     def _retry(self, asked: Asked) -> Turn | None:
-        """The turn with this very prompt whose answer did not reach the client."""
+        """The turn with this very prompt whose answer did not reach the client.
+
+        One that is known to have failed is meant before any that may have: what is under way may be
+        another run's, whose client waits.
+        """
         prompt, now, limits = asked.prompt, asked.now, self._limits
+        likely: list[Turn] = []
         for turn in reversed(self._within(asked, asked.book.at(prompt.end))):
             if turn.prompt != prompt.end or turn.head != prompt.head or turn.retaken:
                 continue
             if asked.thread and turn.conversation.thread != asked.thread:
                 continue  # sub-agents of one prompt are not each other's retries
             span = limits.head_retry_ns_max if turn.is_first else limits.retry_ns_max
-            if now - turn.at <= span and (
-                turn.state is TurnState.ABANDONED or self._is_sent_again(asked, turn)
-            ):
+            if now - turn.at > span:
+                continue
+            if turn.state is TurnState.ABANDONED:
                 return turn
-        return None
+            if self._is_sent_again(asked, turn):
+                likely.append(turn)
+        is_any = asked.is_resent and not asked.is_single
+        if is_any and sum(turn.state is TurnState.OPEN for turn in likely) > 1:
+            return None  # nothing says which of them
+        return likely[0] if likely else None
 
     def _is_sent_again(self, asked: Asked, turn: Turn) -> bool:
         """Whether the same prompt means the same turn though we know of no failed answer.

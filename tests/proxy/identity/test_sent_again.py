@@ -16,6 +16,8 @@ HEAD = [system(), user("fix the bug")]
 TOLD = [*HEAD, said("", C1), result(C1[0])]
 CLAUDE = {"x-claude-code-session-id": "s1", "x-stainless-retry-count": "0"}
 OURS = {"x-agentsched-program": "p", "x-agentsched-conversation": "c"}
+#: As SDKs say it, of whatever they send again.
+AGAIN = {"x-stainless-retry-count": "1"}
 
 
 def test_an_answered_first_turn_of_a_named_thread_is_sent_again(wire: Wire) -> None:
@@ -100,6 +102,24 @@ def test_an_answer_that_is_asked_to_go_on_is_the_same_step(wire: Wire) -> None:
     resume = user("The connection dropped mid-response. Resume directly from where you stopped.")
     second = wire.chat([*HEAD, said("I will delete "), resume])
     assert (second.conversation, second.is_retry, second.step) == (first.conversation, True, 1)
+
+
+def test_of_two_runs_of_one_prompt_the_one_that_failed_is_sent_again(wire: Wire) -> None:
+    one, twin = wire.chat(HEAD), wire.chat(HEAD)
+    wire.abandon(one)
+    again = wire.chat(HEAD, headers=AGAIN)
+    assert (again.is_retry, again.retries, again.program) == (True, one.turn, one.program)
+    wire.answer(again, "", [C1])
+    wire.answer(twin, "", [C2])
+    later = wire.chat([*HEAD, said("", C2), result(C2[0])])
+    assert (later.program, later.step) == (twin.program, 2)
+
+
+def test_of_several_that_are_under_way_nothing_says_which_is_sent_again(wire: Wire) -> None:
+    runs = [wire.chat(HEAD) for _ in range(2)]
+    again = wire.chat(HEAD, headers=AGAIN)
+    assert not again.is_retry
+    assert again.program not in {run.program for run in runs}
 
 
 def test_sub_agents_of_one_prompt_are_not_each_others_retries(wire: Wire) -> None:
