@@ -89,6 +89,19 @@ class TestChat:
         relayed, _ = tapped(Dialect.CHAT, [FINISH, usage, DONE], hide_usage=True)
         assert relayed == FINISH + DONE
 
+    def test_an_error_beside_choices(self) -> None:
+        """As routers tell of a server behind them that fails in the middle of an answer."""
+        choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
+        last = {"choices": [choice], "error": {"code": "server_error", "message": "gone"}}
+        answer = read(Dialect.CHAT, chat({"content": "a"}), data(last), DONE)
+        assert (answer.error, answer.finish_reason) == ("gone", "error")
+
+    @pytest.mark.parametrize("none", [None, {}, "", False])
+    def test_no_error_beside_choices(self, none: object) -> None:
+        choice = {"index": 0, "delta": {"content": "a"}}
+        answer = read(Dialect.CHAT, data({"choices": [choice], "error": none}), FINISH, DONE)
+        assert (answer.error, answer.text, answer.is_complete) == ("", "a", True)
+
     def test_a_cut_stream_is_not_complete(self) -> None:
         answer = read(Dialect.CHAT, chat({"content": "a"}), FINISH[:-20])
         assert not answer.is_complete
@@ -229,6 +242,34 @@ class TestResponses:
         assert streamed == whole
         assert whole.messages == ("One isit.", "So", "Last.")
         assert whole.text == "One isit.SoLast."
+
+    def test_calls_of_tools_that_a_client_has_by_their_kind(self) -> None:
+        output: list[dict[str, object]] = [
+            {"type": "tool_search_call", "call_id": "c1", "arguments": {"query": "mail"}},
+            {"type": "local_shell_call", "call_id": "c2", "action": {"cmd": ["ls"]}},
+            # These ran beside the model.
+            {"type": "tool_search_call", "call_id": None, "arguments": {"paths": ["crm"]}},
+            {"type": "web_search_call", "id": "w1", "action": {"type": "search"}},
+        ]
+        response = {"id": "r", "status": "completed", "output": output}
+        streamed = read(
+            Dialect.RESPONSES,
+            *(
+                event({"type": "response.output_item.done", "output_index": n, "item": item})
+                for n, item in enumerate(output)
+            ),
+            event({"type": "response.completed", "response": response}),
+        )
+        assert streamed == read_answer(Dialect.RESPONSES, json.dumps(response).encode())
+        assert streamed == Answer(
+            response_id="r",
+            calls=(
+                AnsweredCall(call_id="c1", name="tool_search_call", arguments='{"query": "mail"}'),
+                AnsweredCall(call_id="c2", name="local_shell_call", arguments='{"cmd": ["ls"]}'),
+            ),
+            finish_reason="completed",
+            is_complete=True,
+        )
 
     def test_events_that_lack_their_parts_say_nothing(self) -> None:
         item = {"type": "custom_tool_call", "call_id": "c", "name": "patch", "input": ""}

@@ -75,12 +75,13 @@ class ChatTap:
             draft.name_response(chunk.id)
         if chunk.usage is not None:
             draft.usage = chunk.usage.usage()
-        if chunk.choices:
-            for choice in chunk.choices:
-                self._choose(choice)
-            return False
+        for choice in chunk.choices or ():
+            self._choose(choice)
         if is_error(chunk.error):
+            # Routers put it beside a choice that ends with `"finish_reason": "error"`.
             draft.fail(chunk.error)
+            return False
+        if chunk.choices:
             return False
         holds_usage_alone = chunk.choices is not None and chunk.usage is not None
         if holds_usage_alone and chunk.system_fingerprint:

@@ -25,6 +25,9 @@ class _ErrorObject(msgspec.Struct):
 _ERROR: Final = msgspec.json.Decoder(_ErrorObject | str | None)
 _WORD: Final = msgspec.json.Decoder(int | str | None)
 
+#: How it is spelled that there is no error.
+_NO_ERRORS: Final = frozenset({b"null", b"{}", b'""', b"false"})
+
 #: What errors inside streams say of themselves, as the status that each would have been.
 _STATUS_OF_WORDS: Final = {
     "invalid_request_error": 400,
@@ -205,7 +208,7 @@ class AnswerDraft:
 
 def is_error(raw: msgspec.Raw) -> bool:
     """Whether an event's `error` is one; some engines spell out that there is none."""
-    return bool(raw) and bytes(raw) != b"null"
+    return bool(raw) and bytes(raw) not in _NO_ERRORS
 
 
 def _read_error(raw: msgspec.Raw) -> tuple[str, int]:

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from agentsched.proxy.fields import first_byte
 from agentsched.proxy.taps.draft import AnswerDraft, is_error
 from agentsched.proxy.taps.usage import ResponsesUsage
 
@@ -14,8 +15,9 @@ class _Item(msgspec.Struct, gc=False):
     type: str | None = None
     call_id: str | None = None
     name: str | None = None
-    arguments: str | None = None
+    arguments: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()
+    action: msgspec.Raw = msgspec.Raw()
     content: msgspec.Raw = msgspec.Raw()
 
 
@@ -44,7 +46,7 @@ class _Event(msgspec.Struct, gc=False):
     delta: msgspec.Raw = msgspec.Raw()
     output_index: int = 0
     item: _Item | None = None
-    arguments: str | None = None
+    arguments: msgspec.Raw = msgspec.Raw()
     response: ResponseObject | None = None
     message: str | None = None
     error: msgspec.Raw = msgspec.Raw()
@@ -56,7 +58,12 @@ _PARTS: Final = msgspec.json.Decoder(list[_Part])
 
 _ANNOUNCEMENTS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 _TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
+#: Calls of tools that the client describes, by their names.
+_NAMED: Final = frozenset({"function_call", "custom_tool_call"})
+#: Calls of tools that it has by their kind. One that ran beside the model has no `call_id`.
+_KINDS: Final = frozenset(
+    {"apply_patch_call", "computer_call", "local_shell_call", "shell_call", "tool_search_call"}
+)
 _STARTS: Final = frozenset(
     {
         "response.reasoning_text.delta",
@@ -94,10 +101,11 @@ class ResponsesTap:
             case "response.function_call_arguments.delta":
                 draft.add_arguments(event.output_index, _TEXT(event.delta))
             case "response.function_call_arguments.done":
-                if event.arguments is not None:
-                    draft.set_arguments(event.output_index, event.arguments)
+                text = _spelled(event.arguments)
+                if text is not None:
+                    draft.set_arguments(event.output_index, text)
             case "response.output_item.added" | "response.output_item.done":
-                if event.item is not None and event.item.type in _CALLS:
+                if event.item is not None and _is_call(event.item):
                     take_call(draft, event.output_index, event.item)
             case kind if kind in _ANNOUNCEMENTS:
                 if event.response is not None:
@@ -119,15 +127,25 @@ class ResponsesTap:
         self._draft.is_over = True
 
 
+def _is_call(item: _Item) -> bool:
+    return item.type in _NAMED or (item.type in _KINDS and bool(item.call_id))
+
+
+def _spelled(raw: msgspec.Raw) -> str | None:
+    """Arguments as JSON text: those of some calls are not told as text but as the value itself."""
+    if not raw or first_byte(raw) == ord("n"):
+        return None
+    return _TEXT(raw) if first_byte(raw) == ord('"') else bytes(raw).decode()
+
+
 def take_call(draft: AnswerDraft, place: int, item: _Item) -> None:
     """Note a tool call item; the arguments that it brings are the whole ones."""
-    draft.begin_call(place, call_id=item.call_id, name=item.name)
-    if item.arguments:
-        draft.set_arguments(place, item.arguments)
-    elif item.input:
-        text = _TEXT(item.input)
-        if text:
-            draft.set_arguments(place, text)
+    name = item.name if item.type in _NAMED else item.type
+    draft.begin_call(place, call_id=item.call_id, name=name)
+    told = map(_spelled, (item.arguments, item.input, item.action))
+    text = next(filter(None, told), None)
+    if text:
+        draft.set_arguments(place, text)
 
 
 def take_response(draft: AnswerDraft, response: ResponseObject) -> None:
@@ -148,7 +166,7 @@ def take_response(draft: AnswerDraft, response: ResponseObject) -> None:
         draft.fail(response.error or None)
     knows_text = draft.has_text
     for place, item in enumerate(response.output or ()):
-        if item.type in _CALLS:
+        if _is_call(item):
             take_call(draft, place, item)
         elif item.type == "message" and not knows_text and item.content:
             for part in _PARTS.decode(item.content):
