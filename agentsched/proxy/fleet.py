@@ -304,8 +304,15 @@ class Fleet:
             if not member.is_up and member.id in known and known[member.id].is_alive:
                 self._host.feed(EngineLost(engine=member.id, reason=member.last_error))
 
-    def suspect(self, engine: EngineId, reason: str) -> None:
-        """A request failed by this engine's fault: look at it now, and count it."""
+    def suspect(self, engine: EngineId, reason: str, *, asked: Engine | None = None) -> None:
+        """A request failed by this engine's fault: look at it now, and count it.
+
+        `asked` is the adapter that the request went by, where that is known.
+        """
+        if asked is not None and not self.has(asked):
+            # It was replaced, and closed over its last answers: its successor has failed nothing.
+            log.info("a request failed where engine %s was before: %s", engine, reason)
+            return
         log.info("engine %s is suspected: %s", engine, reason)
         member = self._members.get(engine)
         if member is not None:  # else it was removed with this request inside

@@ -140,7 +140,8 @@ class Generation:
         #: How often it was sent to an engine.
         self._tries = 0
         self._ticket: Ticket | None = None
-        #: What its engine was sent.
+        #: By what its engine was asked, and what it was sent.
+        self._asked: Engine | None = None
         self._sent: EngineRequest | None = None
         self._response: web.StreamResponse | None = None
         self._tap: SseTap | None = None
@@ -250,7 +251,7 @@ class Generation:
                 can_retry = error.stop in (Stop.ENGINE_LOST, Stop.YIELDED)
             except EngineError as error:
                 assert verdict is not None
-                self._gateway.fleet.suspect(verdict.engine, str(error))
+                self._gateway.fleet.suspect(verdict.engine, str(error), asked=self._asked)
                 no, reason = refusal.of_engine_error(error), str(error)
                 can_retry = isinstance(error, EngineUnreachable) and self._may_retry()
             if can_retry and was_sent and not (self._is_committed or self._has_ended):
@@ -300,7 +301,7 @@ class Generation:
         return self._response
 
     async def _attempt(self, verdict: Dispatch) -> web.StreamResponse:
-        engine = self._gateway.fleet.engine(verdict.engine)
+        engine = self._asked = self._gateway.fleet.engine(verdict.engine)
         if not self._tries:
             self._gateway.retries.request()
         self._tries += 1

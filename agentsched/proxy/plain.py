@@ -94,7 +94,7 @@ class PlainRelay:
                 try:
                     answer = await engine.send(self._outgoing(request, received, engine))
                 except EngineUnreachable as error:
-                    self._gateway.fleet.suspect(engine.id, str(error))
+                    self._gateway.fleet.suspect(engine.id, str(error), asked=engine)
                     failure = error
                     continue
                 except EngineError as error:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from plugin_state import plugin_state
 from proxy_rig import HURRIES
+from proxy_upstream import Gate, chunk
 from shorthand import pin, unpin
 
 from agentsched.clock import MonotonicClock
@@ -129,3 +130,21 @@ async def test_with_another_key_it_ends_its_pins_and_no_other_proxys(
         assert asked.target == "/v1/agentsched/release"
         assert asked.headers["authorization"] == "Bearer another"
         assert asked.fields["conversation"] == "c"
+
+
+async def test_what_breaks_where_an_engine_was_is_no_failure_where_it_is(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    """Its old connections are closed over answers that take longer than they may."""
+    upstream.script = Gate(chunk("hel"))
+    async with start(upstream.url) as proxy:
+        fleet = proxy.gateway.fleet
+        async with proxy.streaming("long") as running:
+            parts = running.aiter_raw()
+            assert await anext(parts) == chunk("hel")
+            await fleet.replace(described(second.url), patience=Nanos(0))
+            rest = b"".join([part async for part in parts])
+        assert b'"error"' in rest
+        assert fleet.health.told(E0).failures_total == 0
+        assert (await proxy.chat()).status_code == 200
+        assert len(second.exchanges) == 1
