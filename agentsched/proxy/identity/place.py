@@ -14,6 +14,8 @@ from agentsched.proxy.identity.signs import Sign
 #: A program whose system prompt or tools changed this often without a handoff changes them always.
 _HEADS_MAX = 4
 AUXILIARY = "auxiliary"
+#: What is asked beside the work: no conversation of its program goes on with it, or waits less.
+_BESIDE = frozenset({StepClass.AUXILIARY, StepClass.PROBE})
 #: Whose client asks small models by the way, under the ids of the agent that waits meanwhile.
 _ASKING_ASIDE = "x-claude-code-session-id"
 
@@ -67,7 +69,7 @@ def place(
     if match.relation is Relation.RETRIES:
         lineage = Lineage.NEW if turn.is_first else Lineage.EXTENDS
         return Place(program=found.program, conversation=found, lineage=lineage, is_retry=True)
-    if step_class is StepClass.AUXILIARY:
+    if step_class in _BESIDE:
         return _auxiliary(found.program, found)
     if is_exact and found.thread != thread:
         return _other_thread(found, thread, is_subagent=is_subagent)
@@ -181,7 +183,7 @@ def _unmatched(
 ) -> Place:
     is_subagent = claim is not None and claim.is_subagent
     thread = claim.thread if claim is not None else ""
-    if step_class is StepClass.AUXILIARY:
+    if step_class in _BESIDE:
         if program is None:
             return Place(program=None, conversation=None, lineage=Lineage.NEW, thread=AUXILIARY)
         return _auxiliary(program, _main(program))

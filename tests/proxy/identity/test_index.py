@@ -425,6 +425,23 @@ def test_counting_and_probing_leave_no_trace(wire: Wire) -> None:
     wire.answer(probe, "Hello.")
 
 
+@pytest.mark.parametrize(
+    "headers", [{"x-agentsched-program": "p"}, {"x-claude-code-session-id": "s1"}]
+)
+def test_a_probe_is_in_none_of_its_programs_conversations(
+    wire: Wire, headers: dict[str, str]
+) -> None:
+    """Else the main one would seem to go on with it, and what is kept for it would be let go."""
+    first = wire.chat(HEAD, headers=headers)
+    wire.answer(first, "", [C1])
+    probe = wire.chat([user("hi")], tools=[], max_tokens=1, headers=headers)
+    assert (probe.step_class, probe.program) == (StepClass.PROBE, first.program)
+    assert probe.conversation != first.conversation
+    assert probe.lineage is Lineage.NEW
+    told = [*HEAD, said("", C1), result(C1[0])]
+    assert wire.chat(told, headers=headers).conversation == first.conversation
+
+
 def test_a_dry_run_changes_nothing(wire: Wire) -> None:
     first = wire.chat(HEAD)
     wire.answer(first, "", [C1])
