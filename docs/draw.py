@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from agentsched import config, config_access, config_telemetry, config_trust
@@ -85,7 +85,8 @@ def options() -> str:
         for name, field in part.model_fields.items():
             if name not in ("policies", "tenants") and not _is_table(field):
                 meaning = (field.description or "").replace("|", "\\|")
-                lines.append(f"| `{name}` | {_default(name, field)} | {meaning}{_choices(field)} |")
+                default = _default(part, name, field)
+                lines.append(f"| `{name}` | {default} | {meaning}{_choices(field)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -94,12 +95,13 @@ def _is_table(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
-def _default(name: str, field: FieldInfo) -> str:
+def _default(part: type[BaseModel], name: str, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
     limit = config.LIMIT_NAMES.get(name, name)
-    if value is None and field.annotation != (SecretStr | None) and limit in Limits.__slots__:
+    # A tenant's ceiling of the same name is none where it is left out.
+    if value is None and part is config.LimitsConfig and limit in Limits.__slots__:
         value = getattr(Limits(), limit)
         return f"`{_span(value)}`" if limit.endswith(("_ns", "_ns_max")) else f"`{value}`"
     if value is None or value in ("", (), {}):

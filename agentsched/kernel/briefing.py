@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentsched.kernel.books import Books
-from agentsched.kernel.records import ConversationRecord, ProgramRecord
+from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord
 from agentsched.model import (
+    EngineDrained,
     EngineReported,
     Event,
     Instant,
@@ -45,8 +46,16 @@ def briefing(books: Books) -> Iterator[tuple[Event, Instant]]:
                 engine=engine.engine, capabilities=engine.capabilities, load=engine.load
             )
             yield report, start
+        if engine.is_draining:
+            yield _drained(engine), start
     for at, event in told:
         yield event, at
+
+
+def _drained(engine: EngineRecord) -> EngineDrained:
+    return EngineDrained(
+        engine=engine.engine, is_draining=True, is_lasting=engine.is_drain_lasting
+    )
 
 
 def _program(program: ProgramRecord) -> Iterator[tuple[Instant, Event]]:

@@ -220,7 +220,7 @@ class EngineRecord:
     running_tokens: int = 0
     starting_tokens: int = 0
     pinned_tokens: int = 0
-    #: Steps sent to it, plus what others had been sent when it joined.
+    #: Steps sent to it, plus what others had been sent when it joined or was put back.
     dispatched_total: int = 0
     lost_reason: str = ""
     lost_at: Instant = field(default=Instant(0))

@@ -300,7 +300,8 @@ class Scheduler:
             case EngineLost():
                 return self._lose(event)
             case EngineDrained():
-                drain(self._books.engine(event.engine), event, now=now)
+                peers = self._books.engines.values()
+                drain(self._books.engine(event.engine), event, peers=peers, now=now)
             case HintAnswered():
                 return self._retention.answer(event, now=now)
             case TenantConfigured():

@@ -14,12 +14,24 @@ from agentsched.kernel.records import EngineRecord
 from agentsched.model import EngineDrained, Instant, Limits, between
 
 
-def drain(engine: EngineRecord, event: EngineDrained, *, now: Instant) -> None:
-    """Take an engine out of placement, or put it back."""
+def drain(
+    engine: EngineRecord, event: EngineDrained, *, peers: Iterable[EngineRecord] = (), now: Instant
+) -> None:
+    """Take an engine out of placement, or put it back; `peers` may hold itself."""
     if engine.is_draining and not event.is_draining:
         engine.returned_at = now
+        # It takes its turn with the others again: what they were sent meanwhile is not owed to it.
+        alike = (e for e in peers if e is not engine and e.is_up and _share_one(e, engine))
+        turn = min((e.dispatched_total for e in alike), default=0)
+        engine.dispatched_total = max(engine.dispatched_total, turn)
     engine.is_draining = event.is_draining
     engine.is_drain_lasting = event.is_draining and event.is_lasting
+
+
+def _share_one(one: EngineRecord, other: EngineRecord) -> bool:
+    """Whether there may be steps that either of them could be given."""
+    models = one.capabilities.models
+    return not models or any(other.serves(model) for model in models)
 
 
 def is_easing(engine: EngineRecord, limits: Limits, *, now: Instant) -> bool:

@@ -122,8 +122,10 @@ class PlacePolicy(Policy, Protocol):
 class PinPolicy(Policy, Protocol):
     """Whether and how long to keep a paused conversation's KV, seen from now.
 
-    Asked when it pauses, and again when a pin expires or values are compared: `now` may be long
-    after `pause.since`, and the TTL runs from now.
+    Asked while the pressure gate is open: as a pause begins; as the gate opens, of what is resident
+    then and has no pin; and as a tool begins that no answer called. So `now` may be long after
+    `pause.since`, and the TTL runs from now. Not asked again as a pin expires or gives way: the
+    value that it was given ranks it to its end.
     """
 
     def retain(self, pause: PauseView, world: World, *, now: Instant) -> Retention | None: ...

@@ -11,7 +11,8 @@ arXiv 2602.13692; what their code does (section 5b of our notes), defects includ
   programs, and then reasoning ones are marked: they pause when their next step comes.
 
 A program that is over is let go when that is said (`ProgramClosed`), or at its last word: theirs
-waits for an explicit release, without which every program would be active for ever.
+waits for an explicit release, without which every program would be active for ever. The last word
+of a title or a summary beside its work is not its own. Nobody resumes on an engine that is drained.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from agentsched.model import (
     Command,
     Dispatch,
+    EngineDrained,
     EngineId,
     EngineLost,
     EngineReported,
@@ -36,7 +38,8 @@ from agentsched.model import (
     seconds,
 )
 from agentsched_policies.bounded import Bounded
-from agentsched_policies.step_log import StepLog
+from agentsched_policies.gone import GoneEngines
+from agentsched_policies.step_log import LoggedStep, StepLog, is_beside
 
 #: What each program counts beside its tokens.
 _EXTRA = 100
@@ -44,13 +47,15 @@ _EXTRA = 100
 
 @dataclass(slots=True, kw_only=True)
 class ActiveProgram:
-    """One program. `engine` is where it is, or where it is to resume."""
+    """One program. `engine` is where it is, or where it is to resume; `has_work` where it asked for
+    more than titles and the like."""
 
     program: ProgramId
     tokens: int = 0
     steps: int = 0
     waiting: int = 0
     running: int = 0
+    has_work: bool = False
     is_paused: bool = False
     is_marked: bool = False
     engine: EngineId | None = None
@@ -72,6 +77,9 @@ class ActivePrograms:
         self._log = StepLog()
         self._programs: Bounded[ProgramId, ActiveProgram] = Bounded()
         self._capacity: dict[EngineId, int] = {}
+        #: Engines that may be given nothing now, however much room they have.
+        self._drained: dict[EngineId, None] = {}
+        self._gone = GoneEngines()
         self.next_tick = Instant(0)
 
     def get(self, program: ProgramId) -> ActiveProgram | None:
@@ -92,11 +100,18 @@ class ActivePrograms:
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Learn, and tick when it is time."""
+        forgotten = self._gone.observe(event)
+        if forgotten is not None:
+            self._drained.pop(forgotten, None)
         match event:
             case EngineReported():
                 self._capacity[event.engine] = event.capabilities.kv_tokens or 2**62
             case EngineLost():
                 self._capacity.pop(event.engine, None)
+            case EngineDrained(is_draining=True):
+                self._drained[event.engine] = None
+            case EngineDrained():
+                self._drained.pop(event.engine, None)
             case StepArrived() if self._log.get(event.step) is None:
                 self._arrive(event)
             case ProgramClosed():
@@ -113,7 +128,7 @@ class ActivePrograms:
                 self._leave(program, was_running=was_running)
                 program.waiting += is_back
             if ended is not None and isinstance(event, StepFinished):
-                self._finish(program, event)
+                self._finish(program, event, ended)
             if not program.steps and not program.is_reasoning:
                 # Its client left before it was served: it has no room, and waits for none.
                 program.is_paused, program.is_marked = True, False
@@ -147,6 +162,7 @@ class ActivePrograms:
         if program.is_marked:
             program.is_marked, program.is_paused = False, True
         program.waiting += 1
+        program.has_work = program.has_work or not is_beside(event.step_class)
         program.tokens = max(program.tokens, event.prompt_tokens)
 
     def _leave(self, program: ActiveProgram, *, was_running: bool) -> None:
@@ -155,7 +171,9 @@ class ActivePrograms:
         else:
             program.waiting = max(0, program.waiting - 1)
 
-    def _finish(self, program: ActiveProgram, event: StepFinished) -> None:
+    def _finish(self, program: ActiveProgram, event: StepFinished, step: LoggedStep) -> None:
+        if step.is_beside and program.has_work:
+            return  # a title says neither how large its program is nor that it is over
         program.steps += 1
         program.tokens = event.usage.prompt_tokens + event.usage.output_tokens
         if event.is_last_word and not program.is_reasoning:
@@ -178,7 +196,8 @@ class ActivePrograms:
 
     def _resume(self) -> None:
         """Greedily by class and size, then largest first to where most room is."""
-        room = {engine: self.room(engine) for engine in self._capacity}
+        open_now = (engine for engine in self._capacity if engine not in self._drained)
+        room = {engine: self.room(engine) for engine in open_now}
         left = sum(r for r in room.values() if r > 0)
         chosen = []
         for program in sorted(self._paused(), key=_resume_key):

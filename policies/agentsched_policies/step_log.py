@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from agentsched.model import (
     Command,
@@ -22,6 +23,7 @@ from agentsched.model import (
     Reject,
     StepArrived,
     StepCancelled,
+    StepClass,
     StepFailed,
     StepFinished,
     StepId,
@@ -29,6 +31,15 @@ from agentsched.model import (
     between,
 )
 from agentsched_policies.bounded import Bounded
+
+_BESIDE: Final = frozenset(
+    {StepClass.AUXILIARY, StepClass.COMPACTION, StepClass.PROBE, StepClass.TOKEN_COUNT}
+)
+
+
+def is_beside(step_class: StepClass) -> bool:
+    """Whether it is asked for beside its program's work, as a title is: its end ends nothing."""
+    return step_class in _BESIDE
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +51,7 @@ class LoggedStep:
     tenant: TenantId
     agent: str
     prompt_tokens: int
-    is_work: bool
+    is_beside: bool
     arrived_at: Instant
     engine: EngineId | None = None
     dispatched_at: Instant | None = None
@@ -100,6 +111,6 @@ def _logged(event: StepArrived, *, now: Instant) -> LoggedStep:
         tenant=event.tenant,
         agent=event.agent,
         prompt_tokens=event.prompt_tokens,
-        is_work=event.step_class.is_work,
+        is_beside=is_beside(event.step_class),
         arrived_at=now,
     )

@@ -58,7 +58,10 @@ class UncachedLog:
             tokens = usage.prompt_tokens + usage.output_tokens
             self._contexts.set(step.conversation, (step.engine, tokens))
         uncached = max(0, usage.prompt_tokens - (usage.cached_tokens or 0))
-        true = self._prompt_weight * uncached + self._output_weight * usage.output_tokens
+        computed = self._prompt_weight * uncached
+        if usage.cached_tokens is None and guess is not None:
+            computed = min(computed, guess)  # its engine does not say: nobody knows better
+        true = computed + self._output_weight * usage.output_tokens
         return Charge(tenant=step.tenant, engine=step.engine, tokens=true - (guess or 0.0))
 
     def decided(self, commands: Sequence[Command], *, now: Instant) -> list[Charge]:

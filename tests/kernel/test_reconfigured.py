@@ -15,6 +15,8 @@ from agentsched.model import (
     SECOND,
     Choice,
     Dispatch,
+    EngineDrained,
+    EngineId,
     EngineLost,
     EngineReported,
     Event,
@@ -159,6 +161,29 @@ def test_the_briefing_tells_what_runs_and_leaves_out_engines_that_are_gone(
     later = [event for event, _ in briefing(scheduler._books)]
     assert not any(isinstance(event, EngineReported) for event in later)
     assert any(isinstance(event, StepArrived) for event in later)
+
+
+@pytest.mark.parametrize("is_lasting", [True, False])
+def test_the_briefing_tells_which_engines_are_drained(
+    scheduler: Scheduler, *, is_lasting: bool
+) -> None:
+    drained = EngineDrained(engine=EngineId("e"), is_draining=True, is_lasting=is_lasting)
+    scheduler.handle(drained, now=Instant(1))
+    report, *others = [event for event, _ in briefing(scheduler._books)]
+    assert isinstance(report, EngineReported)
+    assert others == [drained]
+
+
+def test_a_placement_that_takes_over_waits_for_no_quantum_of_a_drained_engine(
+    scheduler: Scheduler,
+) -> None:
+    scheduler.handle(reported("e2", kv_tokens=100_000), now=Instant(1))
+    scheduler.handle(EngineDrained(engine=EngineId("e2"), is_draining=True), now=Instant(2))
+    choices = {"place": Choice(name="dlpm", params={"quantum": 40})}
+    scheduler.handle(changed("fcfs", choices), now=Instant(3))
+    assert dispatched(scheduler.handle(first("a"), now=Instant(4))) == ["a"]
+    used = scheduler.policies.place._used.get(TenantId("t"))  # type: ignore[attr-defined]
+    assert used == {"e": 20.0}  # of 100 tokens, with its quantum given again twice
 
 
 def test_lower_budgets_end_the_pins_that_have_no_room_any_more(scheduler: Scheduler) -> None:

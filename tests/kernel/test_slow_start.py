@@ -6,7 +6,15 @@ import pytest
 
 from agentsched.kernel.records import EngineRecord
 from agentsched.kernel.slow_start import drain, has_turn, is_easing
-from agentsched.model import SECOND, EngineDrained, EngineId, Instant, Limits, Nanos
+from agentsched.model import (
+    SECOND,
+    Capabilities,
+    EngineDrained,
+    EngineId,
+    Instant,
+    Limits,
+    Nanos,
+)
 
 LIMITS = Limits(slow_start_ns=Nanos(10 * SECOND))
 
@@ -73,3 +81,26 @@ def test_a_drain_that_ends_is_a_return() -> None:
     assert record.returned_at is None
     drain(record, EngineDrained(engine=EngineId("e"), is_draining=False), now=at(3))
     assert record.returned_at == at(3)
+
+
+@pytest.mark.parametrize(("sent", "level"), [(0, 30), (50, 50)])
+def test_one_that_is_put_back_is_level_with_those_that_have_its_model(
+    sent: int, level: int
+) -> None:
+    record = engine("e")
+    record.capabilities, record.dispatched_total = Capabilities(models=("m", "n")), sent
+    peers = [record]
+    for name, steps, models in (
+        ("busier", 40, ("m",)),
+        ("of any model", 30, ()),
+        ("of another model", 20, ("other",)),
+        ("away", 10, ("m",)),
+    ):
+        peer = engine(name)
+        peer.is_alive = name != "away"
+        peer.capabilities, peer.dispatched_total = Capabilities(models=models), steps
+        peers.append(peer)
+    for is_draining in (True, False):
+        event = EngineDrained(engine=EngineId("e"), is_draining=is_draining)
+        drain(record, event, peers=peers, now=at(1))
+    assert record.dispatched_total == level

@@ -9,6 +9,7 @@ from shorthand import answered, arrived, at, prefix, reported
 
 from agentsched.model import (
     Dispatch,
+    EngineDrained,
     EngineId,
     EngineLost,
     Instant,
@@ -17,6 +18,7 @@ from agentsched.model import (
     Reject,
     RejectReason,
     StepCancelled,
+    StepClass,
     StepFailed,
     StepId,
     StepStarted,
@@ -45,9 +47,9 @@ class Count:
         self.now += 1.0
         self.see(StepCancelled(step=StepId("nobody's"), reason="left"))
 
-    def arrive(self, step: str, program: str, tokens: int) -> None:
+    def arrive(self, step: str, program: str, tokens: int, **more: Any) -> None:
         whole = prefix(f"{program}/{tokens}", tokens)
-        self.see(arrived(step, program, tokens=tokens, prefixes=(whole,)))
+        self.see(arrived(step, program, tokens=tokens, prefixes=(whole,), **more))
 
     def send(self, step: str, engine: EngineId = E1) -> None:
         self.programs.decided([Dispatch(step=StepId(step), engine=engine)], now=at(self.now))
@@ -192,6 +194,50 @@ def test_programs_leave_with_their_last_word_their_end_or_a_no() -> None:
     no = Reject(step=StepId("c1"), reason=RejectReason.QUEUE_FULL)
     count.programs.decided([no], now=Instant(0))
     assert [count.programs.get(ProgramId(p)) for p in "abc"] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    "step_class",
+    [StepClass.AUXILIARY, StepClass.COMPACTION, StepClass.PROBE, StepClass.TOKEN_COUNT],
+)
+def test_a_word_beside_its_work_is_not_its_last_and_says_nothing_of_its_size(
+    step_class: StepClass,
+) -> None:
+    count = Count(e1=5_000)
+    count.arrive("a1", "a", 1_000)
+    count.send("a1")
+    count.finish("a1", prompt=1_000)
+    for program in ("a", "title"):
+        count.arrive(f"of {program}", program, 50, step_class=step_class)
+        count.send(f"of {program}")
+        count.finish(f"of {program}", prompt=50, is_last=True)
+    a = count.of("a")
+    assert (a.steps, a.tokens, a.is_paused, a.is_reasoning) == (1, 1_000, False, False)
+    # Where nothing else was asked for, that was all.
+    assert count.programs.get(ProgramId("title")) is None
+
+
+def test_nobody_resumes_on_an_engine_that_is_drained() -> None:
+    count = Count(e1=1_000, e2=9_000)
+    count.see(EngineDrained(engine=E2, is_draining=True))
+    count.arrive("a1", "a", 700)
+    count.arrive("b1", "b", 5_000)
+    count.tick()
+    assert (count.of("a").engine, count.of("a").is_paused) == (E1, False)
+    assert count.of("b").is_paused
+    count.see(EngineDrained(engine=E2, is_draining=False))
+    count.tick()
+    assert (count.of("b").engine, count.of("b").is_paused) == (E2, False)
+
+
+def test_drains_of_engines_that_went_are_forgotten() -> None:
+    count = Count()
+    for number in range(300):
+        engine = EngineId(f"e{number}")
+        count.see(reported(engine))
+        count.see(EngineDrained(engine=engine, is_draining=True))
+        count.see(EngineLost(engine=engine, reason="scaled in"))
+    assert len(count.programs._drained) == 256
 
 
 def test_one_that_was_served_outlives_a_no() -> None:

@@ -18,6 +18,7 @@ from agentsched.model import (
     Instant,
     PolicyError,
     StepCancelled,
+    StepClass,
     StepId,
 )
 from agentsched.policy import Admitted, Choice, load
@@ -173,6 +174,22 @@ class TestConcur:
         f.ask("b", "pb", 2_000, at=0.2)
         assert f.ask("c", "pc", 2_000, at=0.3) == {}
         assert f.answer("a", at=0.4, is_last=True) == {"c": "e1"}
+
+    def test_a_titles_last_word_ends_nobodys_turn(self, floor: Floors) -> None:
+        f = self.build(floor)
+        f.ask("a", "pa", 2_000, at=0.1)
+        f.ask("b", "pb", 2_000, at=0.2)
+        f.ask("title", "pa", 200, at=0.2, branch="/title", step_class=StepClass.AUXILIARY)
+        assert f.answer("title", at=0.3, prompt=200, is_last=True) == {}
+        assert f.ask("c", "pc", 2_000, at=0.3) == {}
+        f.answer("a", at=0.4)
+        assert f.ask("a2", "pa", 2_000, at=0.5) == {"a2": "e1"}
+
+    def test_a_title_alone_takes_no_agents_turn(self, floor: Floors) -> None:
+        f = self.build(floor)
+        f.ask("title", "p", 200, at=0.1, step_class=StepClass.AUXILIARY)
+        f.ask("a", "pa", 2_000, at=0.1)
+        assert f.ask("b", "pb", 2_000, at=0.2) == {"b": "e1"}
 
     def test_a_lost_engine_starts_with_a_new_window(self, floor: Floors) -> None:
         f = self.build(floor, start=3)

@@ -12,6 +12,7 @@ from agentsched.kernel import Scheduler
 from agentsched.model import (
     SECOND,
     Dispatch,
+    EngineDrained,
     EngineId,
     EngineLost,
     Instant,
@@ -62,6 +63,20 @@ def test_round_robin_takes_turns() -> None:
     for name in ("e2", "e1", "e3"):
         engine(scheduler, name)
     taken = [sent(arrive(scheduler, f"s{n}", f"p{n}", at=n))[0][1] for n in range(6)]
+    assert taken == ["e1", "e2", "e3"] * 2
+
+
+def test_round_robin_owes_nothing_to_an_engine_that_was_drained() -> None:
+    """What the others had meanwhile would be all that comes for as long again."""
+    scheduler = build()
+    for name in ("e1", "e2", "e3"):
+        engine(scheduler, name)
+    scheduler.handle(EngineDrained(engine=EngineId("e1"), is_draining=True), now=Instant(0))
+    for n in range(8):
+        arrive(scheduler, f"s{n}", f"p{n}", at=n)
+    scheduler.handle(EngineDrained(engine=EngineId("e1"), is_draining=False), now=Instant(9))
+    eased = 60 * SECOND
+    taken = [sent(arrive(scheduler, f"t{n}", f"q{n}", at=eased + n))[0][1] for n in range(6)]
     assert taken == ["e1", "e2", "e3"] * 2
 
 

@@ -201,6 +201,16 @@ class TestUncachedLog:
         assert settled is not None
         assert settled.tokens == 500 - 1_000
 
+    def test_where_no_engine_says_what_was_cached_the_guess_stands(self) -> None:
+        log = UncachedLog(output_weight=2.0)
+        for step, tokens, guess in (("s1", 1_000, 1_000), ("s2", 1_300, 250), ("s3", 1_350, 0)):
+            log.observe(arrived(step, tokens=tokens), now=at(1))
+            (charge,) = log.decided([sent(step)], now=at(1))
+            assert charge.tokens == guess
+            settled = log.observe(finishes(step, prompt=tokens, output=50), now=at(2))
+            assert settled is not None
+            assert settled.tokens == 2 * 50
+
     def test_its_context_counts_where_it_is_and_nowhere_else(self) -> None:
         log = UncachedLog()
         log.observe(arrived("s1"), now=at(1))

@@ -97,7 +97,8 @@ class Concur:
         ended = self._log.observe(event, now=now)
         if step is not None and where is not None and (ended is not None or step.engine is None):
             where.running_tokens = max(0, where.running_tokens - step.prompt_tokens)
-        if ended is not None and isinstance(event, StepFinished) and event.is_last_word:
+        says_last = isinstance(event, StepFinished) and event.is_last_word
+        if ended is not None and says_last and not ended.is_beside:
             self._active.pop(ended.program)
         if now >= self._next:
             if self._next:
@@ -113,7 +114,8 @@ class Concur:
             engine = self._engines.get(command.engine)
             if engine is not None:
                 engine.running_tokens += step.prompt_tokens
-            if self._active.get(step.program) != command.engine:
+            # A title alone makes no agent: its last word would not end one.
+            if not step.is_beside and self._active.get(step.program) != command.engine:
                 self._active.set(step.program, command.engine)
 
     def admit(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> Admission:

@@ -8,7 +8,8 @@ is the same order without changing anything while being asked. A larger quantum 
 and looser fairness.
 
 Charged when a step is sent by what its conversation had not computed before, corrected at its end
-by the engine's own count. Tenants that are idle are forgotten after the latest 16,384.
+by the engine's own count where it has one. Tenants that are idle are forgotten after the latest
+16,384.
 
 Fails where locality follows tenants (each quantum is then a burst of one of them), and it knows no
 programs: a long prefix is preferred whatever is left to do.

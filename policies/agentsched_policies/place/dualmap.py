@@ -3,9 +3,10 @@
 Equal beginnings have the same two candidates, so caches are reused, and the choice of two keeps the
 load even. The candidate that has more of the prompt is taken unless its estimated time to the first
 token breaks the objective (`ttft_slo_s`, 5 s in their adapter); then the one that is sooner. A step
-that waits for `rebalance_s` (3 s) goes to the other candidate. A hot beginning is lengthened, so
-that what hangs on it spreads: here one that more than `hot_share` of the latest arrivals
-have (theirs hash blocks of 512 tokens; ours are the beginnings that the host named).
+that has waited for `rebalance_s` (3 s) goes to the one that is sooner as well (theirs goes to the
+other candidate). A hot beginning is lengthened, so that what hangs on it spreads: here one that
+more than `hot_share` of the latest arrivals have (theirs hash blocks of 512 tokens; ours are the
+beginnings that the host named).
 
 TTFT estimate = (prefill in flight + tokens of the prompt that are missing) x prefill price.
 
