@@ -3,7 +3,9 @@
 What its HTTP surface tells, as documented for 0.5 (read, not tried: it needs a GPU):
 
 - `/server_info` (older: `/get_server_info`) has the server's arguments and `max_total_num_tokens`,
-  the size of its KV pool. One that answers neither is no SGLang.
+  the size of its KV pool: that of the first data parallel rank, of which there are `dp_size`.
+  Running calls are bounded for each rank, too, unless `enable_dp_attention` has them share one
+  bound. One that answers neither route is no SGLang.
 - `priority` in a body counts only with `--enable-priority-scheduling`; *greater* is sooner, unless
   `--schedule-low-priority-values-first` says otherwise. Ours is smaller is sooner, so it is turned
   round. Without that flag a priority may be an error, so none is sent. With it, a request that
@@ -43,6 +45,8 @@ class ServerInfo(msgspec.Struct):
     page_size: int | None = None
     context_length: int | None = None
     max_running_requests: int | None = None
+    dp_size: int | None = None
+    enable_dp_attention: bool | None = None
     disable_radix_cache: bool | None = None
     enable_priority_scheduling: bool = False
     schedule_low_priority_values_first: bool = False
@@ -90,13 +94,17 @@ class SglangEngine(OpenAiCompatibleEngine):
             raise EngineRefused(f"{self.url} does not answer as SGLang does", status=404)
         self._info = info
         models, context_max = await self._models()
+        ranks = max(1, info.dp_size or 1)
+        pool, running_max = info.max_total_num_tokens, info.max_running_requests
+        if running_max is not None and not info.enable_dp_attention:
+            running_max *= ranks
         self._capabilities = Capabilities(
             prefix_cache=not info.disable_radix_cache,
             priority=info.enable_priority_scheduling,
             cached_tokens=info.enable_cache_report,
             block_size=info.page_size,
-            kv_tokens=info.max_total_num_tokens,
-            running_max=info.max_running_requests,
+            kv_tokens=None if pool is None else pool * ranks,
+            running_max=running_max,
             context_max=context_max or info.context_length,
             models=models,
         )

@@ -66,6 +66,24 @@ async def test_counts_of_ranks_add_up_and_their_shares_do_not() -> None:
         await engine.aclose()
 
 
+@pytest.mark.parametrize(
+    ("settings", "running_max"),
+    [
+        ({"dp_size": 2}, 256),
+        ({"dp_size": 2, "enable_dp_attention": True}, 128),
+        ({"dp_size": 2, "max_running_requests": None}, None),
+    ],
+)
+async def test_what_is_said_of_one_rank_counts_for_each(
+    settings: dict[str, Any], running_max: int | None
+) -> None:
+    async with TestServer(sglang_app(INFO | settings)) as server:
+        engine = SglangEngine(ID, str(server.make_url("/")))
+        found = await engine.probe()
+        assert (found.kv_tokens, found.running_max) == (2 * 98_328, running_max)
+        await engine.aclose()
+
+
 async def test_without_gauges_it_is_only_there_or_not() -> None:
     async with TestServer(sglang_app(INFO | {"enable_metrics": False})) as server:
         engine = SglangEngine(ID, str(server.make_url("/")))

@@ -94,7 +94,7 @@ def replay(
         seed=seed,
         repeat=repeat,
         alternate=alternate,
-        salt=None if reset else new_salt(),
+        salt=salt_of(arms),
         model=model,
         api_key=api_key,
         patience=Patience(timeout_s=timeout, attempts_max=attempts),
@@ -143,6 +143,11 @@ def finish(
 def new_salt() -> str:
     """A salt that no earlier replay had, so that no cache remembers one; the result keeps it."""
     return secrets.token_hex(4)
+
+
+def salt_of(arms: Sequence[live.Arm]) -> str | None:
+    """None, for one content in all runs, where every arm's cache is emptied before each of them."""
+    return None if all(arm.reset_url is not None for arm in arms) else new_salt()
 
 
 def parse_arms(

@@ -41,7 +41,8 @@ Resets = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[ARM=]URL",
-        help="POST here before each run to empty the cache; runs then share their content.",
+        help="POST here before each run to empty the cache; with one for each arm, runs share "
+        "their content.",
     ),
 ]
 Programs = Annotated[

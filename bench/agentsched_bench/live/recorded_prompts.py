@@ -87,7 +87,9 @@ class RecordedPrompts:
         self._counted.append(counted)
         low, high = _CORRECTION
         self._rate *= min(max(counted / max(estimate, 1.0), low), high)
-        if call.answer is not None:
+        # Recordings whose messages are kept once have one for answers of the same words: what was
+        # sent of it stays, or all behind it were written anew.
+        if call.answer is not None and call.answer not in self._made:
             self._made[call.answer] = self._answer(call.answer, call.output_tokens, outcome)
 
     def _used(self, numbers: Sequence[int], index: int) -> float:

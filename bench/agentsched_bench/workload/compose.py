@@ -323,7 +323,9 @@ class _Composer:
         spec = self._spec
         counts = [source.programs for source in spec.sources]
         known = [count for count in counts if count is not None]
-        total = sum(known) if len(known) == len(counts) else spec.programs
+        total = spec.programs
+        if len(known) == len(counts):
+            total = sum(known) if total is None else min(total, sum(known))
         if total is None:
             return [None] * len(streams)
         loads = [sum(tenant.load for tenant in tenants) for _, _, tenants in streams]

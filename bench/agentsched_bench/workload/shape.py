@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final
@@ -243,7 +243,7 @@ def plan_program(
     main = _plan_conversation(program.main, options, shared=shared)
     planned = {main.conversation: main}
     sources = {program.main.session_id: program.main}
-    for child in program.children:
+    for child in _parents_first(program.children):
         sources[child.session_id] = child
         conversation = _plan_conversation(child, options, shared=shared)
         parent = sources.get(child.parent or "", program.main)
@@ -268,6 +268,20 @@ def plan_program(
         has_ids=load is None or load.has_ids,
         pool=None if load is None else load.pool,
     )
+
+
+def _parents_first(children: Sequence[Recording]) -> Iterator[Recording]:
+    """Sub-agents as the file has them, but each behind the one that started it."""
+    known = {child.session_id: child for child in children}
+    taken: set[str] = set()
+    for child in children:
+        above: list[Recording] = []
+        row: Recording | None = known[child.session_id]
+        while row is not None and row.session_id not in taken:
+            taken.add(row.session_id)
+            above.append(row)
+            row = known.get(row.parent or "")
+        yield from reversed(above)
 
 
 def _place(

@@ -85,9 +85,10 @@ class Traffic(StrEnum):
 class Source(_Strict):
     """A trace to draw programs from.
 
-    `weight` is its share of the programs drawn; `programs` instead takes exactly so many. A program
-    is drawn again (with another name and, unless its text is real, other content) only when the
-    trace has no more. Scales that are given here go before the workload's.
+    `weight` is its share of the programs drawn; `programs`, which all sources have or none, takes
+    exactly so many instead. A program is drawn again (with another name and, unless its text is
+    real, other content) only when the trace has no more. Scales that are given here go before the
+    workload's.
     """
 
     trace: Name
@@ -171,18 +172,23 @@ class Workload(_Strict):
         for owner in owners:
             if owner is not None and names and owner not in names:
                 raise ValueError(f"no tenant is called {owner!r} ({', '.join(names)})")
-        counted = all(source.programs is not None for source in self.sources)
-        if self.programs is None and self.duration_s is None and not counted:
-            if isinstance(self.arrivals, RecordedArrivals):
-                return self
+        given = [source.programs is not None for source in self.sources]
+        counted = all(given)
+        if any(given) and not counted:
+            raise ValueError("some sources have programs: say how many of each, or of none")
+        is_bounded = self.programs is not None or self.duration_s is not None or counted
+        processes = [self.arrivals, *(t.arrivals for t in self.tenants if t.arrivals)]
+        if not (is_bounded or all(isinstance(one, RecordedArrivals) for one in processes)):
             raise ValueError("say how much: programs or duration_s (or programs of each source)")
         for part in self.background:
-            if part.programs is None and self.duration_s is None and part.trace is None:
-                raise ValueError("background needs its own programs, or a duration_s")
-        if self.duration_s is not None and self.programs is None and not counted:
-            open_ended = [self.arrivals, *(t.arrivals for t in self.tenants if t.arrivals)]
-            if any(isinstance(process, Closed) for process in open_ended):
-                raise ValueError("closed arrivals need programs: a duration does not bound them")
+            has_own = part.programs is not None or part.trace is not None
+            # A loop goes on for as long as it has programs, whatever time there is.
+            has_end = self.duration_s is not None and not isinstance(part.arrivals, Closed)
+            if not (has_own or has_end):
+                raise ValueError("background needs its own programs, or (no loop) a duration_s")
+        is_timed = self.duration_s is not None and self.programs is None and not counted
+        if is_timed and any(isinstance(one, Closed) for one in processes):
+            raise ValueError("closed arrivals need programs: a duration does not bound them")
         return self
 
 

@@ -113,6 +113,25 @@ async def test_ctrl_c_keeps_what_was_measured(fake: FakeOpenAi, tmp_path: Path) 
     assert json.loads(said)[0]["programs"]["interrupted"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("emptied", "contents"), [(("one",), 2), (("one", "two"), 1)])
+async def test_runs_share_their_content_only_where_every_cache_is_emptied(
+    emptied: tuple[str, ...], contents: int, fake: FakeOpenAi, tmp_path: Path
+) -> None:
+    """An arm whose cache stays full would find there what an earlier run has left."""
+    out = tmp_path / "r.json"
+    resets = [f"--reset={name}={fake.url}/reset_prefix_cache" for name in emptied]
+    process = await _replay(
+        *("--url", f"one={fake.url}", "--url", f"two={fake.url}", *resets),
+        *("--programs", "1", "--steps", "1", "--gap-cap", "0", "--out", str(out)),
+    )
+    _, complained = await process.communicate()
+
+    assert process.returncode == 0, complained
+    assert fake.resets == len(emptied)
+    assert len({run.salt for run in read_result(out).runs}) == contents
+
+
 _COMPOSED = """
 [workload]
 scale_tokens = 100

@@ -22,7 +22,14 @@ from agentsched_bench.workload.shape import (
     SharedPrompts,
     plan_programs,
 )
-from agentsched_bench.workload.trace import group_programs, read_trace
+from agentsched_bench.workload.trace import (
+    RecordedMessage,
+    RecordedProgram,
+    RecordedStep,
+    Recording,
+    group_programs,
+    read_trace,
+)
 
 if TYPE_CHECKING:
     from tests.bench.live.conftest import FakeOpenAi
@@ -198,6 +205,47 @@ def test_scaled_prompts_are_cut_and_a_result_without_its_call_is_the_users(
     assert [m["role"] for m in messages] == ["system", "user"]
     sent = sum(len(m["content"].split()) for m in messages)
     assert sent < 0.4 * sum(len(m["content"].split()) for m in session["messages"][:2])
+
+
+def test_an_answer_that_was_given_twice_leaves_the_prompt_before_it_as_it_was() -> None:
+    """SWE-agent's recordings keep a message once: answers of the same words have one number."""
+    said = (("system", 100), ("user", 50), ("assistant", 10), ("user", 20))
+    runs = (((0, 1),), ((0, 3),), ((0, 3), (2, 3)))
+    row = Recording(
+        session_id="s",
+        source="swe-agent",
+        messages=tuple(
+            RecordedMessage(role=role, text=_WORDS * (tokens // 4), tokens=tokens)
+            for role, tokens in said
+        ),
+        steps=tuple(
+            RecordedStep(
+                step=index,
+                input_tokens=160 + 30 * index,
+                output_tokens=10,
+                prompt=prompt,
+                answer=2,
+            )
+            for index, prompt in enumerate(runs)
+        ),
+    )
+    options = ShapeOptions(scale_tokens=1, scale_time=1)
+    (program,) = plan_programs([RecordedProgram(main=row)], options, shared=SharedPrompts())
+    plan = program.main
+    assert plan.text is not None
+    prompts = RecordedPrompts(
+        plan, plan.text, dialect=Dialect.CHAT, calibration=Calibration(), salt="s"
+    )
+    sent: list[list[dict[str, str]]] = []
+    for index, words in enumerate(("here " * 10, "there " * 10, "nowhere " * 10)):
+        messages = prompts.body(index, model="m")["messages"]
+        assert isinstance(messages, list)
+        sent.append(messages)
+        prompts.answered(index, Outcome(text=words, output_tokens=10))
+
+    assert sent[1][2]["content"].split()[0] == "here"
+    assert sent[1][:2] == sent[0]
+    assert sent[2][:4] == sent[1]
 
 
 async def test_completions_go_by_token_ids_all_the_same(

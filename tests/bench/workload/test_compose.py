@@ -100,6 +100,17 @@ def test_exact_numbers_go_before_weights(tmp_path: Path) -> None:
     assert agents == {"shell-agent": 5, "coding-agent": 2}
 
 
+def test_programs_bound_what_the_numbers_of_all_sources_come_to(tmp_path: Path) -> None:
+    sources = [
+        {"trace": "sample", "only": [f"agent={agent}"], "programs": 8}
+        for agent in ("shell-agent", "coding-agent")
+    ]
+    few = composed(tmp_path, sources=sources, programs=6, arrivals=POISSON)
+    assert len(few.programs) == 6
+    more = composed(tmp_path, sources=sources, programs=99, arrivals=POISSON)
+    assert len(more.programs) == 16
+
+
 @pytest.mark.parametrize("tenants", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_numbers_are_kept_where_tenants_have_arrivals_of_their_own(

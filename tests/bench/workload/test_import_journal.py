@@ -114,3 +114,22 @@ def test_a_journal_that_breaks_off_keeps_its_finished_steps(tmp_path: Path) -> N
     report = import_trace([path], tmp_path / "t.jsonl")
     assert (report.calls, report.errors_count) == (1, 1)
     assert report.errors[0].line == len(journal.lines) + 1
+
+
+def test_journals_imported_together_share_what_has_one_name_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """Numbers of blocks are of one import: those of a second file do not begin anew."""
+    for name, own in (("one", "a"), ("two", "b")):
+        journal = _Journal()
+        begins = [("sys", 64), (own, 128)]
+        journal.step("s1", 1.0, prefixes=begins, program=ProgramId(name))
+        journal.answer("s1", 3.0, prompt=128, output=4)
+        journal.write(tmp_path / f"{name}.ndjson")
+
+    paths = [tmp_path / "one.ndjson", tmp_path / "two.ndjson"]
+    import_trace(paths, tmp_path / "t.jsonl")
+
+    one, two = (row.steps[0].hash_ids for row in read_trace(tmp_path / "t.jsonl"))
+    assert one == ((1, 8),)
+    assert two == ((1, 4), (9, 12))

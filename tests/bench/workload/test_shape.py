@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agentsched.model import ConfigError
 from agentsched_bench.workload.shape import (
     PlannedConversation,
+    PlannedProgram,
     ShapeOptions,
     SharedPrompts,
     plan_program,
@@ -255,6 +256,34 @@ def test_a_sub_agent_in_the_background_does_not_join(
     assert plan.main.calls[0].pause_s == 1
     short = ShapeOptions(steps_max=1)
     assert plan_program(program, short, shared=SharedPrompts()).calls == 2
+
+
+def test_a_sub_agents_sub_agent_may_stand_before_it_in_the_file(
+    recording: Callable[..., Recording],
+) -> None:
+    main = _timed(
+        recording((100, 10, None), (150, 10, 40), (200, 10, 40), name="main"),
+        (0, 1, 1),
+        (2, 1, 30),
+        (33, 1, 0),
+    )
+    child = _timed(
+        recording((50, 5, None), (80, 5, 25), name="child", parent="main", parent_t_s=3.5),
+        (0, 2, 9),
+        (11, 2, 0),
+    )
+    inner = _timed(
+        recording((40, 5, None), name="inner", parent="child", parent_t_s=2.5), (0, 8, 0)
+    )
+
+    def plan(*children: Recording) -> PlannedProgram:
+        program = RecordedProgram(main=main, children=children)
+        return plan_program(program, _EXACT, shared=SharedPrompts())
+
+    ordered = plan(child, inner)
+    placed = {c.conversation: (c.parent, c.parent_call, c.joins) for c in ordered.children}
+    assert placed == {"child": ("main", 1, True), "inner": ("child", 0, True)}
+    assert plan(inner, child) == ordered
 
 
 def test_limits_end_a_conversation_early(recording: Callable[..., Recording]) -> None:

@@ -80,6 +80,35 @@ def test_reads_a_whole_file(tmp_path: Path) -> None:
             },
             "background needs",
         ),
+        (
+            {
+                "sources": SOURCES,
+                "programs": 1,
+                "duration_s": 9.0,
+                "background": [{"arrivals": {"process": "closed", "concurrency": 1}}],
+            },
+            "background needs",
+        ),
+        (
+            {
+                "sources": SOURCES,
+                "arrivals": {"process": "recorded"},
+                "background": [{"arrivals": {"process": "poisson", "rate": 1}}],
+            },
+            "background needs",
+        ),
+        (
+            {
+                "sources": SOURCES,
+                "arrivals": {"process": "recorded"},
+                "tenants": [{"name": "a", "arrivals": {"process": "poisson", "rate": 1}}],
+            },
+            "say how much",
+        ),
+        (
+            {"sources": [{"trace": "sample", "programs": 2}, *SOURCES], "programs": 9},
+            "some sources have programs",
+        ),
     ],
 )
 def test_names_what_is_wrong(table: dict[str, object], named: str) -> None:

@@ -57,8 +57,10 @@ class Journal:
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
+        # A beginning has one name in all journals of a proxy, and of replicas with one secret.
+        numbers = Numbers()
         for file in files:
-            reader = _Reader(options)
+            reader = _Reader(options, numbers)
             for number, line in _lines(file, on_error):
                 try:
                     if number == 1:
@@ -122,11 +124,11 @@ class _Program:
 class _Reader:
     """Entries in, recordings out as programs close."""
 
-    def __init__(self, options: ImportOptions) -> None:
+    def __init__(self, options: ImportOptions, numbers: Numbers) -> None:
         self._options = options
         self._programs: OrderedDict[str, _Program] = OrderedDict()
         self._steps: dict[str, _Step] = {}
-        self._numbers = Numbers()
+        self._numbers = numbers
         self._used: dict[str, int] = {}
 
     def entry(self, entry: JournalEntry) -> Iterator[Imported]:
