@@ -53,9 +53,7 @@ def briefing(books: Books) -> Iterator[tuple[Event, Instant]]:
 
 
 def _drained(engine: EngineRecord) -> EngineDrained:
-    return EngineDrained(
-        engine=engine.engine, is_draining=True, is_lasting=engine.is_drain_lasting
-    )
+    return EngineDrained(engine=engine.engine, is_draining=True, is_lasting=engine.is_drain_lasting)
 
 
 def _program(program: ProgramRecord) -> Iterator[tuple[Instant, Event]]:

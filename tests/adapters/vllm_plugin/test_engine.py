@@ -120,7 +120,7 @@ class Turn:
 
 async def first_turn(client: httpx.AsyncClient, program: str) -> Turn:
     """Ask until a tool is called; an untrained model calls one in most of its answers."""
-    for _ in range(40):  # without a seed: vLLM's engine on CPU dies of one beside a forced tool
+    for _ in range(40):
         answer = await client.post("/v1/chat/completions", json=chat(program, None))
         assert answer.status_code == 200, answer.text
         told = answer.json()
