@@ -570,19 +570,6 @@ def test_forgetting_leaves_nothing_behind(wire: Wire) -> None:
     assert wire.chat([system(), user("other"), said("", C1), result(C1[0])]).step == 1
 
 
-def test_idle_programs_expire() -> None:
-    wire = Wire(IdentityLimits(program_idle_ns_max=Nanos(60 * SECOND)))
-    first = wire.chat(HEAD)
-    wire.seconds += 3_600  # as long as its answer comes it is not idle
-    assert wire.index.expire(now=wire.now) == ()
-    wire.answer(first, "There is nothing in there.")
-    wire.seconds += 59
-    assert wire.index.expire(now=wire.now) == ()
-    wire.seconds += 2
-    assert wire.index.expire(now=wire.now) == (first.program,)
-    assert len(wire.index) == 0
-
-
 def test_ends_may_be_reported_twice(wire: Wire) -> None:
     first = wire.chat(HEAD)
     wire.answer(first, "", [C1])

@@ -276,3 +276,16 @@ def test_calls_of_an_answer_that_broke_off_are_learnt_all_the_same(wire: Wire) -
     assert wire.index.answered(first, cut, now=wire.now) is None
     on = wire.chat([*HEAD, said("", C1), result(C1[0])])
     assert on.program == first.program
+
+
+def test_idle_programs_expire() -> None:
+    wire = Wire(IdentityLimits(program_idle_ns_max=Nanos(60 * SECOND)))
+    first = wire.chat(HEAD)
+    wire.seconds += 3_600  # as long as its answer comes it is not idle
+    assert wire.index.expire(now=wire.now) == ()
+    wire.answer(first, "There is nothing in there.")
+    wire.seconds += 59
+    assert wire.index.expire(now=wire.now) == ()
+    wire.seconds += 2
+    assert wire.index.expire(now=wire.now) == (first.program,)
+    assert len(wire.index) == 0
