@@ -175,6 +175,16 @@ class TestConcur:
         assert f.ask("c", "pc", 2_000, at=0.3) == {}
         assert f.answer("a", at=0.4, is_last=True) == {"c": "e1"}
 
+    def test_one_place_is_one_newcomers(self, floor: Floors) -> None:
+        """All that wait are asked in one turn, and what is sent in it counts at once."""
+        f = self.build(floor)
+        for number in range(6):
+            f.ask(f"s{number}", f"p{number}", 500, at=0.1)
+        assert f.scheduler.engines["e1"].running_steps == 2
+        assert f.tick(at=1.2) == {"s2": "e1"}  # a place more: 1,000 of 10,000 in use
+        assert f.answer("s0", at=1.3, is_last=True) == {"s3": "e1"}
+        assert f.tick(at=2.3) == {"s4": "e1"}
+
     def test_a_titles_last_word_ends_nobodys_turn(self, floor: Floors) -> None:
         f = self.build(floor)
         f.ask("a", "pa", 2_000, at=0.1)

@@ -44,6 +44,7 @@ class _Engine:
         self.pool = 0
         self.gauge: float | None = None
         self.running_tokens = 0
+        self.running = 0
 
     def use(self) -> float:
         """Share of the pool in use; 0 where the pool's size is unknown."""
@@ -97,6 +98,7 @@ class Concur:
         ended = self._log.observe(event, now=now)
         if step is not None and where is not None and (ended is not None or step.engine is None):
             where.running_tokens = max(0, where.running_tokens - step.prompt_tokens)
+            where.running = max(0, where.running - 1)
         says_last = isinstance(event, StepFinished) and event.is_last_word
         if ended is not None and says_last and not ended.is_beside:
             self._active.pop(ended.program)
@@ -114,6 +116,7 @@ class Concur:
             engine = self._engines.get(command.engine)
             if engine is not None:
                 engine.running_tokens += step.prompt_tokens
+                engine.running += 1
             # A title alone makes no agent: its last word would not end one.
             if not step.is_beside and self._active.get(step.program) != command.engine:
                 self._active.set(step.program, command.engine)
@@ -122,14 +125,23 @@ class Concur:
         window = self._engines.get(engine.engine)
         if window is None:
             return Admitted()
-        before = 0
+        room = max(1, int(window.limit))
         for program, home in self._active.items():
             if program == step.program and home == engine.engine:
-                break
-            before += home == engine.engine
-        if before < max(1, int(window.limit)):
-            return Admitted()
+                return Admitted() if room > 0 else self._held()
+            room -= home == engine.engine
+        if room > 0 and engine.running_steps != window.running:
+            # Whoever was let in earlier in this turn has taken a place already.
+            room -= len(self._entering(engine, world) - {step.program})
+        return Admitted() if room > 0 else self._held()
+
+    def _held(self) -> Held:
         return Held(reason="agents", until=self._next, blocks_others=False)
+
+    def _entering(self, engine: EngineView, world: World) -> set[ProgramId]:
+        """Programs with a step under way there that is not known as sent yet."""
+        under_way = (c for c in world.resident(engine.engine) if c.paused_at is None)
+        return {c.program for c in under_way if self._active.get(c.program) != engine.engine}
 
     def has_room(self, engine: EngineView, world: World, *, now: Instant) -> bool:
         return True
