@@ -312,7 +312,7 @@ class Scheduler:
             case Reconfigured():
                 return self._reconfigure(event, now=now)
             case PeerReported():
-                self._books.engine(event.engine).hear(event)
+                return self._hear(event)
             case ServedElsewhere():
                 self._books.shares.charge_elsewhere(event, now=now)
             case ContinuedElsewhere():
@@ -507,10 +507,18 @@ class Scheduler:
         return commands
 
     def _report(self, event: EngineReported, *, now: Instant) -> list[Command]:
-        is_new = event.engine not in self._books.engines
-        commands = self._retention.forget_gone_engine() if is_new else []
+        commands = self._make_room_for(event.engine)
         self._books.report_engine(event, now=now)
         return commands + self._retention.not_cached(event.engine, event.load.gone, now=now)
+
+    def _hear(self, event: PeerReported) -> list[Command]:
+        commands = self._make_room_for(event.engine)
+        self._books.engine(event.engine).hear(event)
+        return commands
+
+    def _make_room_for(self, engine: EngineId) -> list[Command]:
+        """Where an engine is new, whoever names it first, one that is gone may be too many."""
+        return [] if engine in self._books.engines else self._retention.forget_gone_engine()
 
     def _lose(self, event: EngineLost) -> list[Command]:
         engine = self._books.engine(event.engine)

@@ -16,6 +16,7 @@ from agentsched.model import (
     Instant,
     Lineage,
     Nanos,
+    PeerReported,
     StepId,
 )
 from agentsched.policy import Retention
@@ -119,6 +120,22 @@ def test_engines_that_come_and_go_are_forgotten_in_the_end(
     assert (command.step, command.engine, command.place) == ("s9", "down", "new")
 
 
+@pytest.mark.parametrize("serves", [True, False])
+def test_an_engine_that_another_replica_names_first_is_forgotten_like_others(
+    rig: Any, monkeypatch: pytest.MonkeyPatch, *, serves: bool
+) -> None:
+    """Replicas see a new engine at different times; one may be gone before it is seen here."""
+    monkeypatch.setattr("agentsched.kernel.books._GONE_MAX", 3)
+    for number in range(8):
+        name = f"pod-{number}"
+        hear(rig, name, running=1, at=number)
+        if serves:
+            rig.engine(name)
+            lose(rig, name, at=number + 0.5)
+        hear(rig, name, running=0, at=number + 0.5)
+    assert list(rig.scheduler.engines) == ["pod-4", "pod-5", "pod-6", "pod-7"]
+
+
 def test_an_engine_with_a_step_inside_is_not_forgotten(
     rig: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,3 +152,10 @@ def test_an_engine_with_a_step_inside_is_not_forgotten(
 
 def lose(rig: Any, name: str, *, at: float) -> None:
     rig.push(EngineLost(engine=EngineId(name), reason="scaled down"), at=at)
+
+
+def hear(rig: Any, name: str, *, running: int, at: float) -> None:
+    said = PeerReported(
+        engine=EngineId(name), peer="other", running_steps=running, resident_tokens=0
+    )
+    rig.push(said, at=at)

@@ -37,6 +37,8 @@ class Watched:
     readings: list[Reading] = field(default_factory=list)
     preemptions: float | None = None
     busy_share: float | None = None
+    #: Beside each reading, the share of the engines that had work; None where none said so.
+    busy: list[float | None] = field(default_factory=list)
 
 
 @contextlib.asynccontextmanager
@@ -62,15 +64,17 @@ async def _close(
     client: aiohttp.ClientSession, urls: Sequence[str], seen: Watched, before: _Counters
 ) -> None:
     after = await _counters(client, urls)
-    if before.preemptions is not None and after.preemptions is not None:
-        seen.preemptions = after.preemptions - before.preemptions
+    # One that answers no more has not taken back what it had counted.
+    both = before.preemptions.keys() & after.preemptions.keys()
+    if both:
+        seen.preemptions = sum(after.preemptions[url] - before.preemptions[url] for url in both)
     span = after.model_ns - before.model_ns
     if span > 0:
         seen.busy_share = (after.busy_ns - before.busy_ns) / span
     else:
         # vLLM does not say how long it computed; how often it was seen with work is near to it.
-        known = [reading.running for reading in seen.readings if reading.running is not None]
-        seen.busy_share = sum(value > 0 for value in known) / len(known) if known else None
+        known = [share for share in seen.busy if share is not None]
+        seen.busy_share = sum(known) / len(known) if known else None
 
 
 async def _keep_looking(
@@ -84,36 +88,40 @@ async def _keep_looking(
     while True:
         if len(seen.readings) == _READINGS_MAX:
             # Half as often from here on: what was seen is of the whole run, not of its beginning.
-            del seen.readings[1::2]
+            del seen.readings[1::2], seen.busy[1::2]
             every_s *= 2
         pages = [page for url in urls if (page := await _get(client, url + "/metrics"))]
         if pages:
-            usage = [u for p in pages if (u := total(p, "vllm:kv_cache_usage_perc")) is not None]
+            running = _each(pages, "vllm:num_requests_running")
+            waiting = _each(pages, "vllm:num_requests_waiting")
+            usage = _each(pages, "vllm:kv_cache_usage_perc")
             seen.readings.append(
                 Reading(
                     at_s=time.perf_counter() - begun,
-                    running=_sum(pages, "vllm:num_requests_running"),
-                    waiting=_sum(pages, "vllm:num_requests_waiting"),
+                    running=sum(running) if running else None,
+                    waiting=sum(waiting) if waiting else None,
                     kv_usage=sum(usage) / len(usage) if usage else None,
                 )
             )
+            seen.busy.append(sum(n > 0 for n in running) / len(running) if running else None)
         await asyncio.sleep(every_s)
 
 
-def _sum(pages: Sequence[bytes], name: str) -> float | None:
-    known = [value for page in pages if (value := total(page, name)) is not None]
-    return sum(known) if known else None
+def _each(pages: Sequence[bytes], name: str) -> list[float]:
+    """What each engine says of it, as far as they do."""
+    return [value for page in pages if (value := total(page, name)) is not None]
 
 
 @dataclass(slots=True, kw_only=True)
 class _Counters:
-    preemptions: float | None
+    #: By the engine's URL, of those that say it.
+    preemptions: dict[str, float] = field(default_factory=dict)
     busy_ns: int = 0
     model_ns: int = 0
 
 
 async def _counters(client: aiohttp.ClientSession, urls: Sequence[str]) -> _Counters:
-    found = _Counters(preemptions=None)
+    found = _Counters()
     for url in urls:
         state = await _state(client, url)
         if state is not None:
@@ -124,7 +132,7 @@ async def _counters(client: aiohttp.ClientSession, urls: Sequence[str]) -> _Coun
             page = await _get(client, url + "/metrics")
             preemptions = total(page, *_PREEMPTIONS) if page else None
         if preemptions is not None:
-            found.preemptions = (found.preemptions or 0.0) + preemptions
+            found.preemptions[url] = preemptions
     return found
 
 

@@ -18,6 +18,7 @@ from agentsched_bench.compare import results
 from agentsched_bench.compare.arms import Kind, Side, parse_side
 from agentsched_bench.compare.fleet import engines_of, roomy
 from agentsched_bench.compare.load import Load, make_load
+from agentsched_bench.compare.machine import sound
 from agentsched_bench.compare.results import CompareResult, Run
 from agentsched_bench.compare.scenario import Scenario
 from agentsched_bench.compare.simulated import simulate_run, why_not
@@ -38,8 +39,9 @@ class Measured:
     loads: Sequence[Load]
 
     def runs(self, arm: str) -> list[Run]:
-        """The finished runs of an arm."""
-        return list(results.finished_runs(self.result, arm))
+        """The finished runs of an arm; none in which the machine stood still, unless all are."""
+        finished = results.finished_runs(self.result, arm)
+        return list(sound(finished) or finished)
 
 
 def read_measured(path: Path, *, beside: Path) -> Measured:

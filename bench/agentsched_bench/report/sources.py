@@ -359,7 +359,10 @@ def _comparison(
 
 
 def only_program(result: CompareResult, program: str) -> CompareResult:
-    """The result with this program's rows alone. Raises ConfigError when it has none."""
+    """The result with this program's rows alone. Raises ConfigError when it has none.
+
+    What is known of whole runs only says that it is of all programs, or is left out.
+    """
     found = False
     for run in result.runs:
         labels = {call.label for call in run.calls if call.program == program} | {program}
@@ -368,9 +371,24 @@ def only_program(result: CompareResult, program: str) -> CompareResult:
         run.programs = [row for row in run.programs if row.program in names]
         run.pins = [pin for pin in run.pins if pin.program in names]
         run.decisions = [d for d in run.decisions if d.program in names]
+        totals = run.decisions_total.items()
+        run.decisions_total = {f"{kind} of all programs": count for kind, count in totals}
+        run.preemptions = run.busy_share = None
+        run.duration_s = _span_s(run.calls)
         found = found or bool(run.calls)
     if not found:
         raise ConfigError(f"{result.name}: no program {program!r} is in it")
     result.name = program
+    result.trace = msgspec.structs.replace(
+        result.trace,
+        programs=max(len({call.program for call in run.calls}) for run in result.runs),
+        calls=max(len(run.calls) for run in result.runs),
+    )
     result.summary = summarise(result)
     return result
+
+
+def _span_s(calls: Sequence[Call]) -> float:
+    """From the first call to the end of the last."""
+    ends = [call.sent_s + call.latency_s for call in calls]
+    return max(ends, default=0.0) - min((call.sent_s for call in calls), default=0.0)

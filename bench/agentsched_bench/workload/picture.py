@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agentsched.model import ConfigError
 from agentsched_bench.workload.trace import Recording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+T = TypeVar("T")
 
 #: Points of a distribution that are drawn; a larger trace is thinned out evenly.
 _POINTS_MAX: Final = 20_000
@@ -97,17 +99,20 @@ def draw(recordings: Iterable[Recording], out: Path, *, title: str) -> None:
 def _distribution(
     axis: Axes, lines: Sequence[tuple[str, Sequence[float], str]], label: str
 ) -> None:
-    """The share of values up to each value, on a logarithmic axis."""
+    """The share of values up to each value, on a logarithmic axis. It has no 0: a curve of which
+    some are begins above it."""
     is_empty = True
     for name, values, colour in lines:
-        ordered = _thinned(sorted(value for value in values if value > 0))
-        if not ordered:
+        if not values:
             continue
         is_empty = False
-        heights = [(index + 1) / len(ordered) for index in range(len(ordered))]
+        ordered = sorted(values)
         middle = ordered[len(ordered) // 2]
         shown = f"{middle:,.0f}" if middle >= 100 else f"{middle:.3g}"
-        axis.plot(ordered, heights, color=colour, label=f"{name} (median {shown})")
+        points = [(value, (n + 1) / len(ordered)) for n, value in enumerate(ordered) if value > 0]
+        points = _thinned(points)
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        axis.plot(xs, ys, color=colour, label=f"{name} (median {shown})")
     if is_empty:
         _nothing(axis, f"{label}: not recorded")
         return
@@ -119,9 +124,10 @@ def _distribution(
     axis.legend(loc="best", fontsize=8)
 
 
-def _thinned(values: list[float]) -> list[float]:
-    step = max(1, len(values) // _POINTS_MAX)
-    return values[::step]
+def _thinned(ordered: Sequence[T]) -> list[T]:
+    """One of so many, and the last: there a curve ends."""
+    step = max(1, len(ordered) // _POINTS_MAX)
+    return [*ordered[:-1:step], *ordered[-1:]]
 
 
 def _growth(axis: Axes, found: _Gathered) -> None:
@@ -161,14 +167,13 @@ def _shares(axis: Axes, found: _Gathered) -> None:
 
 def _tool_times(axis: Axes, found: _Gathered) -> None:
     busiest = sorted(found.tool_s.items(), key=lambda item: (-len(item[1]), item[0]))[:_TOOLS_MAX]
-    busiest = [(name, [v for v in values if v > 0]) for name, values in busiest]
-    busiest = [(name, values) for name, values in busiest if values]
-    if not busiest:
-        _nothing(axis, "tools' times: not recorded")
+    boxes = [_thinned(sorted(v for v in values if v > 0)) for _, values in busiest]
+    if not any(boxes):
+        _nothing(axis, f"tools' times: {'all 0 s' if busiest else 'not recorded'}")
         return
-    names = [f"{name} ({len(values)})" for name, values in busiest][::-1]
+    names = [f"{name} ({_counted(values)})" for name, values in busiest][::-1]
     axis.boxplot(
-        [_thinned(sorted(values)) for _, values in busiest][::-1],
+        boxes[::-1],
         orientation="horizontal",
         tick_labels=names,
         whis=(5, 95),
@@ -176,8 +181,14 @@ def _tool_times(axis: Axes, found: _Gathered) -> None:
         medianprops={"color": _ORANGE},
     )
     axis.set_xscale("log")
-    axis.set_xlabel("seconds (box: middle half, whiskers: 5 to 95 %)")
+    axis.set_xlabel("seconds above 0 (box: middle half, whiskers: 5 to 95 %)")
     axis.grid(visible=True, axis="x", alpha=0.3)
+
+
+def _counted(values: Sequence[float]) -> str:
+    """How many, and how many of them a logarithmic axis cannot show."""
+    zeros = sum(value <= 0 for value in values)
+    return f"{len(values)}, {zeros} of 0 s" if zeros else str(len(values))
 
 
 def _nothing(axis: Axes, text: str) -> None:

@@ -40,3 +40,37 @@ async def test_a_long_run_is_seen_to_its_end(monkeypatch: pytest.MonkeyPatch) ->
     # The first of all is there, and one of the latest.
     assert counts[0] <= 3
     assert counts[-1] >= 20
+
+
+async def test_of_several_engines_each_counts_for_its_part() -> None:
+    """Two that work by turns are busy half of the time, and one that goes takes nothing back."""
+    looks, enough, is_gone = {"a": 0, "b": 1}, asyncio.Event(), False
+
+    async def metrics(request: web.Request) -> web.Response:
+        name = request.match_info["engine"]
+        if is_gone and name == "b":
+            return web.Response(status=503)
+        looks[name] += 1
+        if looks["b"] == 30:
+            enough.set()
+        preemptions = {"a": 3 + looks["a"], "b": 700}[name]
+        running = f"vllm:num_requests_running {looks[name] % 2}\n"
+        return web.Response(text=f"{running}vllm:num_preemptions_total {preemptions}\n")
+
+    app = web.Application()
+    app.router.add_get("/{engine}/metrics", metrics)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with watching([f"{url}/a", f"{url}/b"], every_s=0.0001) as seen, asyncio.timeout(60):
+            await enough.wait()
+            is_gone = True
+    finally:
+        await runner.cleanup()
+
+    assert {reading.running for reading in seen.readings} == {1}
+    assert seen.busy_share == 0.5
+    assert seen.preemptions is not None
+    assert seen.preemptions > 0

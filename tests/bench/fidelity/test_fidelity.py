@@ -15,7 +15,7 @@ from agentsched_bench.compare.arms import parse_side
 from agentsched_bench.compare.cli import new_result
 from agentsched_bench.compare.fleet import engines_of
 from agentsched_bench.compare.load import Load, make_load
-from agentsched_bench.compare.results import Call, Program, Run, write
+from agentsched_bench.compare.results import Call, Machine, Program, Run, write
 from agentsched_bench.compare.scenario import load_scenario
 from agentsched_bench.compare.simulated import simulate_run
 from agentsched_bench.engine.requests import EngineConfig
@@ -180,6 +180,13 @@ def test_only_what_was_measured_is_compared(measured: Path, small: Path) -> None
     assert len(read.runs("direct")) == 1
     with pytest.raises(ConfigError, match="'agentsched': give direct or unlimited"):
         fit_to(read, ["agentsched"])
+    # As in the comparison itself, nothing comes from a run in which the machine stood still.
+    (run,) = read.runs("direct")
+    stall = Machine(watched_s=60, gaps=1, gaps_s=30, longest_gap_s=30)
+    read.result.runs.append(msgspec.structs.replace(run, repeat=1, machine=stall))
+    assert read.runs("direct") == [run]
+    run.machine = stall
+    assert len(read.runs("direct")) == 2
     simulated = read.result
     simulated.how = "simulated"
     write(simulated, measured)

@@ -213,6 +213,20 @@ def test_one_program_of_a_result(comparison: CompareResult) -> None:
         only_program(made, "nobody")
 
 
+def test_no_number_of_whole_runs_stands_under_one_programs_name(comparison: CompareResult) -> None:
+    made = only_program(comparison, "p1")
+
+    assert (made.trace.programs, made.trace.calls) == (1, 4)
+    ours = made.summary[1]
+    assert (ours.completed, ours.calls) == (2, 8)
+    assert (ours.preemptions, ours.busy_share) == (None, None)
+    # Of its own ten seconds in each of two runs, not of the twelve that these took.
+    assert ours.throughput_tokens_s == pytest.approx(ours.output_tokens / 20)
+    (run, _) = (run for run in made.runs if run.arm == "agentsched")
+    assert run.decisions_total == {"Dispatch of all programs": 7, "Pin of all programs": 1}
+    assert "1 programs, 4 calls" in render([made])
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{}", b"not json", b'{"schema": "other/1"}', gzip.compress(b"{}", mtime=0)[:9]],
