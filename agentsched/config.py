@@ -462,7 +462,7 @@ class Config(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    host: str = Field(default="127.0.0.1", description="address to listen on")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8900, ge=0, le=65535, description="0 picks a free one")
     engines: tuple[EngineConfig, ...] = Field(default=(), description="at least one")
     profile: str = Field(

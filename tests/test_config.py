@@ -145,6 +145,12 @@ class TestErrors:
         with pytest.raises(ConfigError, match=r"^http\.headers_max: "):
             load_config(file)
 
+    def test_no_host_would_be_every_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A variable that nobody filled in opens nothing."""
+        monkeypatch.setenv("AGENTSCHED_HOST", "")
+        with pytest.raises(ConfigError, match=r"^host: "):
+            load_config()
+
     def test_no_json_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AGENTSCHED_ENGINES", "http://x")
         with pytest.raises(ConfigError, match=r"environment: .*engines"):
