@@ -68,6 +68,8 @@ class Member:
     is_up: bool = False
     failures: int = 0
     last_error: str = "not probed yet"
+    #: Whether it was said that it is lost, or not up, since it last was up.
+    is_said_down: bool = False
     #: When a byte of an answer last came from it.
     heard_at: Instant | None = None
     #: Whether it was said that it answers nothing (`agentsched.kernel.silence`).
@@ -375,6 +377,7 @@ class Fleet:
         if not member.is_up:
             log.info("engine %s is up: %s", member.id, capabilities)
         member.is_up, member.failures, member.last_error = True, 0, ""
+        member.is_said_down = False
         self._host.feed(
             EngineReported(
                 engine=member.id, capabilities=capabilities, load=load, heard_at=member.heard_at
@@ -458,10 +461,16 @@ class Fleet:
         if not is_gone and member.failures < self._config.failures_until_lost:
             return
         member.is_up = False
+        if self._members.get(member.id) is not member:
+            return  # it was replaced meanwhile
         record = self._host.scheduler.engines.get(member.id)
         # Not what this member was, but what is believed: work may still go there for what another
         # one said, the address before a change or an earlier start.
         is_known_up = record is not None and record.is_alive
-        if is_known_up and self._members.get(member.id) is member:
+        if is_known_up:
             log.warning("engine %s is lost: %s", member.id, member.last_error)
             self._host.feed(EngineLost(engine=member.id, reason=member.last_error))
+        elif not member.is_said_down:
+            # Nobody loses what never came, and a wrong address or key is to be heard of, too.
+            log.warning("engine %s is not up: %s", member.id, member.last_error)
+        member.is_said_down = True

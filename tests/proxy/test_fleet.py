@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -200,3 +201,32 @@ async def test_a_server_error_makes_us_look(start: Any, upstream: Upstream) -> N
         before = upstream.looks
         assert (await proxy.chat()).status_code == 500
         await eventually(lambda: upstream.looks > before)
+
+
+async def test_one_that_was_never_up_is_told_once_and_why(
+    start: Any, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong address, or a key that is wanted: nobody loses what never came."""
+
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.whole(401, b'{"error": {"message": "no key"}}')
+
+    def warned() -> list[str]:
+        told = [r for r in caplog.records if r.name == "agentsched.proxy.fleet"]
+        return [r.getMessage() for r in told if r.levelno == logging.WARNING]
+
+    upstream.look = refuse
+    async with start(upstream.url) as proxy:
+        member = proxy.gateway.fleet.members["e0"]
+        await eventually(lambda: member.looks >= 4)
+        [text] = warned()
+        assert text.startswith("engine e0 is not up: ")
+        assert "401" in text
+        upstream.look = None
+        await proxy.turns.until(lambda: bool(proxy.turns.events(EngineReported)))
+        await upstream.stop()
+        await proxy.turns.until(lambda: bool(proxy.turns.events(EngineLost)))
+        seen = member.looks
+        await eventually(lambda: member.looks >= seen + 2)
+        assert len(warned()) == 2
+        assert warned()[1].startswith("engine e0 is lost: ")
