@@ -99,8 +99,6 @@ class ToolReports:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        #: Reports by what became of them: accepted, or why not.
-        self.counts: Counter[str] = Counter()
         self._quota = HintQuota()
 
     async def post(self, request: web.Request) -> web.Response:
@@ -139,7 +137,7 @@ class ToolReports:
         wait = self._quota.take(tenant, count, rate=rate, now=now)
         if not wait:
             return None
-        self.counts["over_quota"] += count
+        self._gateway.meters.count_tool_report("over_quota", count)
         text = "You report more tools than your share. Try again later."
         return Refusal(
             status=429, code="report_quota", message=text, retry_after_s=max(1, round(wait))
@@ -148,7 +146,6 @@ class ToolReports:
     def take(self, report: ToolReport, *, tenant: TenantId | None) -> str:
         """Feed one report; says what became of it. `tenant` None trusts the reporter."""
         outcome = self._take(report, tenant)
-        self.counts[outcome] += 1
         self._gateway.meters.count_tool_report(outcome)
         return outcome
 

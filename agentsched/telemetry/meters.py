@@ -142,9 +142,9 @@ class MeterSink:
         """A client began (+1) or stopped (-1) to watch decisions."""
         self._watchers.inc(change)
 
-    def count_tool_report(self, outcome: str) -> None:
-        """Somebody reported a tool, and this became of it."""
-        self._reports.add((outcome,))
+    def count_tool_report(self, outcome: str, count: int = 1) -> None:
+        """Somebody reported a tool, or so many, and this became of it."""
+        self._reports.add((outcome,), count)
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""

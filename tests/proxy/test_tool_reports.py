@@ -328,3 +328,14 @@ async def test_a_sub_agent_that_said_that_it_is_over_waits_for_no_tool(
     ]
     assert [talk.is_over for talk in talks] == [False, True]
     assert [list(talk.tools) for talk in talks] == [["call-0"], []]
+
+
+async def test_reports_that_are_too_many_are_counted(start: Any, upstream: Upstream) -> None:
+    said = [{"event": "closed", "program": "x"}] * 10
+    async with start(upstream.url, auth={"reports_per_s": 1}) as proxy:
+        answers = [await proxy.client.post(TOOLS, json=said) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [202, 429]
+        text = (await proxy.client.get("/metrics")).text
+    for outcome in ("unknown_program", "over_quota"):
+        line = f'agentsched_tool_reports_total{{outcome="{outcome}"}} 10.0'
+        assert line in text.splitlines()
