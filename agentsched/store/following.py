@@ -16,7 +16,8 @@ from sqlalchemy import select
 from agentsched.store.database import Database, StoreError, read_url
 from agentsched.store.tables import TurnRow
 
-#: How far each look reaches back, and for how long after an outage to the beginning of that.
+#: How far each look reaches back beyond a flush, and for how long after an outage to the beginning
+#: of that.
 _BACK_NS: Final = 3 * 10**9
 _BACK_AFTER_OUTAGE_NS: Final = 60 * 10**9
 _SEEN_MAX: Final = 50_000
@@ -24,13 +25,18 @@ _ROWS_MAX: Final = 5_000
 
 
 class Follower:
-    """Reads what other streams have that was not read yet. Not for use by two tasks at once."""
+    """Reads what other streams have that was not read yet. Not for use by two tasks at once.
 
-    def __init__(self, url: str, *, stream: str, since_ns: int) -> None:
+    `flush_ns` is how long the others keep a turn before they write it.
+    """
+
+    def __init__(self, url: str, *, stream: str, since_ns: int, flush_ns: int = 0) -> None:
         self._database = Database(read_url(url))
         self._stream = stream
         #: Time of day up to which everything was read.
         self._since = since_ns
+        #: How far each look reaches back.
+        self._back = _BACK_NS + flush_ns
         self._failed_at: int | None = None
         #: After an outage: until when looks reach back to its beginning.
         self._back_until: int | None = None
@@ -59,7 +65,7 @@ class Follower:
             self._seen.popitem(last=False)
         self.is_behind = len(rows) == _ROWS_MAX
         if self.is_behind:
-            self._since = rows[-1][0] + _BACK_NS  # there is more: the next look begins here
+            self._since = rows[-1][0] + self._back  # there is more: the next look begins here
         else:
             self._since = began
             self._look_back(began)
@@ -83,7 +89,7 @@ class Follower:
         async with self._database.reading() as connection:
             found = (
                 select(TurnRow.at_ns, TurnRow.handle, TurnRow.data)
-                .where(TurnRow.stream != self._stream, TurnRow.at_ns >= self._since - _BACK_NS)
+                .where(TurnRow.stream != self._stream, TurnRow.at_ns >= self._since - self._back)
                 .order_by(TurnRow.at_ns, TurnRow.handle)
                 .limit(_ROWS_MAX)
             )

@@ -73,6 +73,7 @@ class Store:
             self._config.url.get_secret_value(),
             stream=self.restored.stream,
             since_ns=time.time_ns() - self._turns_keep_ns,
+            flush_ns=self._config.flush_interval,
         )
 
     async def keep_images(self, settings: KeeperSettings) -> None:
@@ -287,5 +288,9 @@ async def _run_keeper(settings: KeeperSettings) -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_KEEPER_END_S):
                     await process.wait()
+    text = said.decode(errors="replace").strip()[-500:]
     if process.returncode:
-        log.error("no image of the scheduler: %s", said.decode(errors="replace").strip()[-500:])
+        log.error("no image of the scheduler: %s", text)
+    elif text:
+        # It went on without: a policy that no image can hold, or entries that cannot be read.
+        log.warning("the keeper of images says: %s", text)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +14,21 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy import text
 
 from agentsched.cli import main
 from agentsched.config import Config
 from agentsched.kernel import Scheduler
 from agentsched.model import ConfigError, TenantConfigured, TenantId
 from agentsched.store.database import Database, read_url
+from agentsched.store.keeper import KeeperSettings
 from agentsched.store.metrics import StoreCollector
 from agentsched.store.migrate import upgrade
 from agentsched.store.reader import Image, claim, read_images, read_streams, span
-from agentsched.store.records import journal_record
+from agentsched.store.records import TurnRecord, journal_record
 from agentsched.store.spool import Spool
-from agentsched.store.store import Store, open_store
+from agentsched.store.store import Store, _run_keeper, open_store
+from agentsched.store.writing import Rows
 from agentsched_bench.replay import replay_file
 from agentsched_bench.services.postgres import LocalPostgres
 
@@ -239,8 +243,6 @@ def test_a_verb_needs_a_database(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 async def test_a_database_of_a_later_version_stops_nobody(tmp_path: Path) -> None:
-    from sqlalchemy import text
-
     url = f"sqlite:///{tmp_path}/x.db"
     database = Database(read_url(url))
     try:
@@ -251,3 +253,40 @@ async def test_a_database_of_a_later_version_stops_nobody(tmp_path: Path) -> Non
         await database.aclose()
     async with opened(config(url, tmp_path)) as store:
         assert not store.restored.is_continued
+
+
+async def test_what_the_keeper_went_on_without_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = config(f"sqlite:///{tmp_path}/x.db", tmp_path)
+    assert given.store.url is not None
+    url = given.store.url.get_secret_value()
+    async with opened(given) as store:
+        stream = store.restored.stream
+        for weight in (2.0, 3.0):
+            happen(store, weight)
+    async with contextlib.aclosing(Database(read_url(url))) as database:
+        async with database.writing() as connection:
+            await connection.execute(text("UPDATE journal SET line = '{' WHERE seq = 0"))
+        settings = KeeperSettings(
+            url=url,
+            stream=stream,
+            keep_ns=given.store.journal_retention,
+            turns_keep_ns=given.identity.idle_max,
+        )
+        await _run_keeper(settings)
+        assert [image.seq for image in await read_images(database, stream)] == [2]
+    assert "a journal entry cannot be read" in caplog.text
+
+
+async def test_turns_that_replicas_write_late_are_followed(url: str, tmp_path: Path) -> None:
+    """They are in the database when the flush is over, at the latest."""
+    async with (
+        opened(config(url, tmp_path, flush_interval="10s")) as store,
+        contextlib.aclosing(store.follower()) as follower,
+        contextlib.aclosing(Database(read_url(url))) as database,
+    ):
+        assert await follower.news() == []
+        late = time.time_ns() - 9 * 10**9
+        await Rows(database).insert([TurnRecord("theirs", 1, late, b"late")], timeout_s=10)
+        assert await follower.news() == [(late, b"late")]
