@@ -137,8 +137,6 @@ class Generation:
         self._has_ended = False
         #: Its answer is whole.
         self.is_answered = False
-        #: How often it was sent to an engine.
-        self._tries = 0
         self._ticket: Ticket | None = None
         #: By what its engine was asked, and what it was sent.
         self._asked: Engine | None = None
@@ -270,10 +268,13 @@ class Generation:
 
     def _passes_on(self, status: int) -> bool:
         """Whether an engine's no is about itself, and another may say yes."""
-        limits = self._host.scheduler.limits
+        scheduler = self._host.scheduler
+        step = scheduler.steps.get(self._step)
         return (
             status in _NOT_ME
-            and self._tries <= limits.retries_max
+            and step is not None
+            # Its tries as the scheduler counts them: without those that made way for other work.
+            and step.attempts <= scheduler.limits.retries_max
             and self._gateway.fleet.serving(self._parsed.model) > 1
             and self._gateway.retries.would_grant()
         )
@@ -302,9 +303,8 @@ class Generation:
 
     async def _attempt(self, verdict: Dispatch) -> web.StreamResponse:
         engine = self._asked = self._gateway.fleet.engine(verdict.engine)
-        if not self._tries:
+        if self._sent is None:
             self._gateway.retries.request()
-        self._tries += 1
         answer = await engine.send(self._outgoing(engine, verdict))
         try:
             if self._passes_on(answer.status):

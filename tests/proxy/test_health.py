@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from live import eventually
-from proxy_upstream import DONE, Gate, chunk, data
+from proxy_upstream import ANSWER, DONE, Gate, chunk, data
 
 from agentsched.config_trust import BreakerConfig, RetriesConfig
 from agentsched.kernel.records import EngineRecord
@@ -286,6 +287,37 @@ async def test_one_that_says_not_me_is_passed_over(start: Any, upstream: Any, se
         answers = [await proxy.chat(f"program {number}") for number in range(3)]
         assert [answer.status_code for answer in answers] == [200] * 3
         assert proxy.gateway.retries.granted_total >= 1
+
+
+async def test_who_made_way_for_other_work_has_all_of_its_tries_left(
+    start: Any, upstream: Any, second: Any
+) -> None:
+    tries: Counter[str] = Counter()
+    gate = Gate()
+
+    async def script(exchange: Any) -> None:
+        text = exchange.fields["messages"][0]["content"]
+        tries[text] += 1
+        if tries[text] == 2:
+            await busy(exchange)
+        elif text == "now":
+            await exchange.whole(200, ANSWER, content_type="application/json")
+        else:
+            await gate(exchange)
+
+    upstream.script = second.script = script
+    limits = {"running_steps_per_engine_max": 1, "retries_max": 1}
+    settings = QUICK | {"breaker": {"is_on": False}, "limits": limits}
+    batch = {"x-agentsched-class": "batch"}
+    async with start(upstream.url, second.url, **settings) as proxy:
+        asked = [asyncio.create_task(proxy.chat(text, headers=batch)) for text in ("a", "b")]
+        await upstream.exchange()
+        await second.exchange()
+        assert (await proxy.chat("now")).status_code == 200
+        gate.open.set()
+        assert [(await task).status_code for task in asked] == [200, 200]
+        assert max(tries.values()) == 3
+        assert proxy.scheduler.statistics().yielded_total >= 1
 
 
 async def test_where_there_is_no_other_its_own_words_reach_the_client(
