@@ -97,11 +97,9 @@ def _over(strong: Declared, weak: Declared) -> Declared:
         return weak
     if weak == NOTHING_DECLARED:
         return strong
-    changes = {
-        name: getattr(strong, name)
-        for name in Declared.__slots__
-        if getattr(strong, name) not in (None, (), "", False)
-    }
+    said = {name: getattr(strong, name) for name in Declared.__slots__}
+    # A priority of 0 is said as any other: it equals False, and is not it.
+    changes = {n: v for n, v in said.items() if v is not False and v not in (None, (), "")}
     return replace(weak, **changes)
 
 

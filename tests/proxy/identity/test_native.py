@@ -179,6 +179,13 @@ def test_what_is_declared(wire: Wire) -> None:
     assert wire.send({**BODY, "job_id": "j", "is_last_step": True}).declared.is_last
 
 
+def test_a_priority_of_nothing_is_said_as_any_other(wire: Wire) -> None:
+    ours = {"x-agentsched-program": "p", "x-agentsched-priority": "0"}
+    nvext = {"agent_hints": {"priority": 5, "osl": 100}}
+    said = wire.send({**BODY, "nvext": nvext}, headers=ours).declared
+    assert (said.priority, said.output_tokens, said.is_last) == (0, 100, False)
+
+
 @pytest.mark.parametrize("value", ["x" * 10_000, "a\x00b\r\nc", "  ", "ü" * 200])
 def test_ids_are_cleaned_and_bounded(wire: Wire, value: str) -> None:
     identity = wire.send(BODY, headers={"x-agentsched-program": value})
