@@ -24,9 +24,15 @@ class _Function(msgspec.Struct):
     arguments: Raw = Raw()
 
 
+class _Custom(msgspec.Struct):
+    name: str | None = None
+    input: Raw = Raw()
+
+
 class _Call(msgspec.Struct):
     id: str | None = None
     function: _Function | None = None
+    custom: _Custom | None = None
 
 
 class _Message(msgspec.Struct):
@@ -138,10 +144,11 @@ def _read_message(message: _Message, draft: AnswerDraft) -> None:
             for part in content or ():
                 draft.add_text(part.text or "")
     for place, call in enumerate(message.tool_calls or ()):
-        function = call.function or _Function()
-        draft.begin_call(place, call_id=call.id, name=function.name)
-        if function.arguments:
-            draft.add_arguments(place, _json_text(function.arguments))
+        function, custom = call.function or _Function(), call.custom or _Custom()
+        draft.begin_call(place, call_id=call.id, name=function.name or custom.name)
+        arguments = function.arguments or custom.input
+        if arguments:
+            draft.add_arguments(place, _json_text(arguments))
 
 
 def _read_response(body: bytes, draft: AnswerDraft) -> None:

@@ -52,6 +52,22 @@ class TestChat:
         )
         assert answer.finish_reason == "tool_calls"
 
+    def test_calls_of_custom_tools(self) -> None:
+        """OpenAI's: their input is a text, and no JSON."""
+        begun = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "sh", "input": ""}}
+        streamed = read(
+            Dialect.CHAT,
+            chat({"tool_calls": [begun]}),
+            chat({"tool_calls": [{"index": 0, "custom": {"input": "ls "}}]}),
+            chat({"tool_calls": [{"index": 0, "custom": {"input": '"x"'}}]}),
+            chat(finish_reason="tool_calls"),
+        )
+        call = {"id": "a", "type": "custom", "custom": {"name": "sh", "input": 'ls "x"'}}
+        choice = {"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}
+        whole = read_answer(Dialect.CHAT, json.dumps({"choices": [choice]}).encode())
+        called = AnsweredCall(call_id="a", name="sh", arguments='ls "x"')
+        assert (streamed.calls, whole.calls) == ((called,), (called,))
+
     def test_tool_calls_without_numbers(self) -> None:
         answer = read(
             Dialect.CHAT,

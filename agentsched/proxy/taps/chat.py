@@ -20,10 +20,16 @@ class _Function(msgspec.Struct, gc=False):
     arguments: str | None = None
 
 
+class _Custom(msgspec.Struct, gc=False):
+    name: str | None = None
+    input: str | None = None
+
+
 class _ToolDelta(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
+    custom: _Custom | None = None
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -113,10 +119,13 @@ class ChatTap:
         if place is None:
             # Some servers do not number: an id begins a call, what has none belongs to the last.
             place = draft.last_call + (1 if call.id or draft.last_call < 0 else 0)
-        function = call.function
-        if call.id or (function is not None and function.name):
-            draft.begin_call(
-                place, call_id=call.id, name=None if function is None else function.name
-            )
-        if function is not None and function.arguments:
-            draft.add_arguments(place, function.arguments)
+        name: str | None = None
+        arguments: str | None = None
+        if call.function is not None:
+            name, arguments = call.function.name, call.function.arguments
+        elif call.custom is not None:
+            name, arguments = call.custom.name, call.custom.input
+        if call.id or name:
+            draft.begin_call(place, call_id=call.id, name=name)
+        if arguments:
+            draft.add_arguments(place, arguments)
