@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from agentsched.sdk.context import _PROGRAM, _STEP, Program, Step, current_program, put_back
-from agentsched.sdk.reporter import reporter
+from agentsched.sdk.reporter import in_header, reporter
 from agentsched.sdk.wrapping import wrap
 
 #: What is decorated stays what it is: a function with its overloads, a class.
@@ -338,7 +338,8 @@ def declared_workflow(name: str, *steps: Callable[..., Any], agent: str = "") ->
     if not declared:
         raise ValueError("a workflow has at least one step")
     shown: dict[str, Any] = {"name": name, "start": next(iter(declared)), "steps": declared}
-    return shown | ({"agent": agent} if agent else {})
+    about = in_header(agent or name)  # as its calls name it
+    return shown | ({"agent": about} if agent or about != name else {})
 
 
 def _name_of(target: Any) -> str:

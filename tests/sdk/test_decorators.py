@@ -300,6 +300,19 @@ class TestAgentStep:
         with pytest.raises(ValueError, match="at least one"):
             declared_workflow("x")
 
+    def test_a_workflow_is_about_its_agent_as_calls_name_it(self) -> None:
+        @agent_step
+        def done() -> None: ...
+
+        for declared in (
+            declared_workflow("prüfen", done),
+            declared_workflow("check", done, agent="prüfen"),
+        ):
+            with program(agent="prüfen"):
+                named = current_headers()["x-agentsched-agent"]
+            assert read_workflow(declared).agent == named
+        assert "agent" not in declared_workflow("check", done)
+
 
 class TestToolCall:
     async def test_start_and_end_are_told(self, inbox: Any) -> None:
