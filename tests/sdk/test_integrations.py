@@ -117,6 +117,31 @@ class TestThreadsOfLangGraph:
         assert langgraph.close(thread) == 1
         assert inbox.events(1)[0]["program"] == str(thread)
 
+    def test_each_block_around_one_has_its_own_deadline_and_tenant(self, langgraph: Any) -> None:
+        """A chat's turns: `program(id="chat")` around the same thread again and again."""
+        node = {"thread_id": "t", "checkpoint_ns": "sub:01234567-8|node:1"}
+        config = langgraph.var_child_runnable_config
+
+        def turn(sent: dict[str, str], **said: Any) -> tuple[Any, ...]:
+            """What a call of this turn says, and what a report before it would have said."""
+            with agentsched.program(id="chat", **said):
+                token = config.set({"configurable": node})
+                here, headers = agentsched.current_program(), agentsched.current_headers()
+                assert here is not None
+                assert here is agentsched.current_program()
+                assert headers["x-agentsched-program"] == "t.sub-01234567"
+                credential = here.credential
+                here.sent_with(sent)
+                config.reset(token)
+                deadline = headers.get("x-agentsched-deadline")
+                return headers["x-agentsched-tenant"], deadline, credential
+
+        key = {"authorization": "Bearer k"}
+        assert turn(key, tenant="a", deadline_s=-1) == ("a", "0.001", {})
+        assert turn(key, tenant="a") == ("a", None, key)
+        assert turn(key, tenant="b") == ("b", None, {})
+        assert langgraph.close("t") == 2
+
 
 class TestToolsOfLangGraph:
     def whose(self, langgraph: Any, inbox: Any, metadata: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -35,13 +35,22 @@ _BELOW: Final = "."
 _ID_CHARS: Final = 8
 
 
+class _Known(NamedTuple):
+    """A program, the thread that it is of, and what it was made in."""
+
+    #: Names alone do not tell a sub-graph from a thread called `t-1.2`.
+    thread: str
+    parent: Program | None
+    program: Program
+
+
 class _Programs:
     """The programs of threads and sub-graphs. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        #: Each with its thread: names alone do not tell a sub-graph from a thread called `t-1.2`.
-        self._known: OrderedDict[tuple[str | None, str], tuple[str, Program]] = OrderedDict()
+        #: By the ids of what they are in and their own.
+        self._known: OrderedDict[tuple[str | None, str], _Known] = OrderedDict()
 
     def at_hand(self) -> Program | None:
         """Whose node runs here."""
@@ -73,19 +82,23 @@ class _Programs:
         where = (parent.id if parent is not None else None, key)
         with self._lock:
             known = self._known.get(where)
-            if known is None:
-                known = self._known[where] = thread, Program(id=key, parent=parent, agent=agent)
-                if len(self._known) > _PROGRAMS_MAX:
-                    self._known.popitem(last=False)
-            else:
-                self._known.move_to_end(where)
-            return known[1]
+            # Another block may have the same name, and a deadline and tenant of its own.
+            if known is None or known.parent is not parent:
+                made = Program(id=key, parent=parent, agent=agent)
+                if known is not None and known.program.tenant == made.tenant:
+                    # What its calls said counts for reports until they say so again.
+                    made.credential = made.credential or known.program.credential
+                known = self._known[where] = _Known(thread, parent, made)
+            self._known.move_to_end(where)
+            if len(self._known) > _PROGRAMS_MAX:
+                self._known.popitem(last=False)
+            return known.program
 
     def close(self, thread: object) -> int:
         """Close the programs of a thread; says how many there were."""
         with self._lock:
-            keys = [key for key, (owner, _) in self._known.items() if owner == str(thread)]
-            programs = [self._known.pop(key)[1] for key in keys]
+            keys = [key for key, known in self._known.items() if known.thread == str(thread)]
+            programs = [self._known.pop(key).program for key in keys]
         for program in reversed(programs):
             program.close()
         return len(programs)
