@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Handler
 
 from agentsched_bench.compare import watch
 from agentsched_bench.compare.watch import watching
+
+
+@contextlib.asynccontextmanager
+async def saying(path: str, metrics: Handler) -> AsyncIterator[str]:
+    """A server that says these metrics; yields its URL."""
+    app = web.Application()
+    app.router.add_get(path, metrics)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
 
 
 async def test_a_long_run_is_seen_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,17 +35,12 @@ async def test_a_long_run_is_seen_to_its_end(monkeypatch: pytest.MonkeyPatch) ->
             enough.set()
         return web.Response(text=f"vllm:num_requests_running {looks}\n")
 
-    app = web.Application()
-    app.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with watching([url], every_s=0.0001) as seen, asyncio.timeout(60):
-            await enough.wait()
-    finally:
-        await runner.cleanup()
+    async with (
+        saying("/metrics", metrics) as url,
+        watching([url], every_s=0.0001) as seen,
+        asyncio.timeout(60),
+    ):
+        await enough.wait()
 
     counts = [reading.running or 0.0 for reading in seen.readings]
     assert 4 <= len(counts) <= 8
@@ -57,18 +65,13 @@ async def test_of_several_engines_each_counts_for_its_part() -> None:
         running = f"vllm:num_requests_running {looks[name] % 2}\n"
         return web.Response(text=f"{running}vllm:num_preemptions_total {preemptions}\n")
 
-    app = web.Application()
-    app.router.add_get("/{engine}/metrics", metrics)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with watching([f"{url}/a", f"{url}/b"], every_s=0.0001) as seen, asyncio.timeout(60):
-            await enough.wait()
-            is_gone = True
-    finally:
-        await runner.cleanup()
+    async with (
+        saying("/{engine}/metrics", metrics) as url,
+        watching([f"{url}/a", f"{url}/b"], every_s=0.0001) as seen,
+        asyncio.timeout(60),
+    ):
+        await enough.wait()
+        is_gone = True
 
     assert {reading.running for reading in seen.readings} == {1}
     assert seen.busy_share == 0.5
