@@ -25,7 +25,9 @@ def deadlines_of(alone_s: Mapping[str, float], multiples: Sequence[float]) -> di
     Raises:
         ConfigError: there are multiples, and nothing is known of the time alone.
     """
-    if multiples and not alone_s:
+    if not multiples:
+        return {}
+    if not alone_s:
         raise ConfigError(
             "measure.deadlines are multiples of the time alone: they need measure.alone = 'model', "
             "and programs of the trace (no real agent plays these)"
@@ -33,7 +35,6 @@ def deadlines_of(alone_s: Mapping[str, float], multiples: Sequence[float]) -> di
     return {
         program: seconds * multiples[zlib.crc32(program.encode()) % len(multiples)]
         for program, seconds in alone_s.items()
-        if multiples
     }
 
 
