@@ -61,7 +61,12 @@ class Retention:
 
 
 class Policy(Protocol):
-    """What all policies share."""
+    """What all policies share.
+
+    Optional attribute: `reads_gauges`, true where what an engine's gauges say while it serves
+    (`EngineReported.load`, `EngineView.load`) bears on what is decided. The simulator looks at its
+    engines as often as the proxy does where a policy says so; for all others it saves the turns.
+    """
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Learn from an event, after the scheduler applied it and before anything is decided.

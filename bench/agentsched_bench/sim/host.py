@@ -47,6 +47,7 @@ from agentsched.model import (
     after,
     between,
 )
+from agentsched.policy.registry import POINTS
 from agentsched_bench.engine.requests import (
     EngineConfig,
     Finished,
@@ -207,7 +208,7 @@ class SimHost:
             self.clients.start(start)
         self._plan_faults([*faults.outages, *faults.slowdowns])
         self._plan_faults([*faults.stalls, *faults.restarts])
-        if faults.stalls:  # nothing else that looks would find is to be found
+        if faults.stalls or self._reads_gauges():  # looks would find nothing else
             self._later(Instant(_LOOK_EVERY), self._look)
         agenda = self._agenda
         # What the scheduler might still do about programs that are over is of no interest.
@@ -218,6 +219,11 @@ class SimHost:
         self._refuse_failures()
         self.tally.pins, self.tally.warmed_tokens = self._hints.pinned, self._hints.warmed_tokens
         return self.clients.runs
+
+    def _reads_gauges(self) -> bool:
+        """Whether what engines say of themselves as they serve bears on a decision."""
+        policies = self._scheduler.policies
+        return any(getattr(getattr(policies, p), "reads_gauges", False) for p in POINTS)
 
     def _introduce(self) -> None:
         """A scheduler that begins is told its tenants, and the engines that there are."""

@@ -56,6 +56,8 @@ class _Engine:
 class Concur:
     """A window of active agents for each engine."""
 
+    reads_gauges = True
+
     def __init__(
         self,
         *,

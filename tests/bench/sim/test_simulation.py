@@ -15,6 +15,7 @@ from agentsched.kernel.journal import encode
 from agentsched.model import (
     SECOND,
     ConfigError,
+    EngineReported,
     Instant,
     Limits,
     PolicyError,
@@ -187,6 +188,20 @@ def test_a_retry_says_what_it_repeats() -> None:
     refused = {c.step for e in entries for c in e.commands if isinstance(c, Reject)}
     assert refused
     assert {event.retries for event in arrived if event.retries is not None} == refused
+
+
+@pytest.mark.parametrize(("arm", "is_shown"), [("concur", True), ("agentsched", False)])
+def test_a_policy_that_reads_gauges_is_shown_them_as_the_proxy_is(arm: str, is_shown: bool) -> None:
+    """Without them CONCUR took prompts under way for use, and was half as fast as live."""
+    entries: list[JournalEntry] = []
+    made = scenario(blocks=190)
+    run_arm(parse_arm(arm), made, seed=1, on_turn=entries.append)
+    shown = [
+        entry.now
+        for entry in entries
+        if isinstance(entry.event, EngineReported) and entry.event.load.kv_usage is not None
+    ]
+    assert shown == ([*range(seconds(2), entries[-1].now + 1, seconds(2))] if is_shown else [])
 
 
 def journal(made: Scenario, arm: str = "agentsched") -> bytes:
