@@ -168,14 +168,21 @@ class Client:
         return min(max(asked_s, 0.0), patience.retry_after_s_max)
 
     async def post_json(
-        self, path: str, body: Mapping[str, object], *, status: int = 200
+        self,
+        path: str,
+        body: Mapping[str, object],
+        *,
+        headers: Mapping[str, str] | None = None,
+        status: int = 200,
     ) -> bytes | None:
         """POST to another path of the same server; its answer, or None if it has none to give."""
         url = self.base_url + path
         try:
             async with (
                 asyncio.timeout(30),
-                self._session.post(url, data=msgspec.json.encode(body)) as response,
+                self._session.post(
+                    url, data=msgspec.json.encode(body), headers=headers
+                ) as response,
             ):
                 answer = await response.read()
                 return answer if response.status == status else None

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from agentsched.model import EngineError
 from agentsched.proxy.request import Dialect
 from agentsched_bench.live.arrivals import Arrivals
@@ -92,6 +94,12 @@ class Progress:
     programs_done: int
     programs_planned: int
     errors: int
+
+
+class _Taken(msgspec.Struct):
+    """What became of reports of tools."""
+
+    accepted: int = 0
 
 
 class _CallFailed(Exception):
@@ -233,6 +241,8 @@ class _Run:
         self._client = _client(arm, options)
         self._begun = 0.0
         self._programs_done = self._calls_done = self._errors = 0
+        #: Reports of tools that were sent, and those of them that became something.
+        self._reported = self._accepted = 0
         self._report: Callable[[], None] = lambda: None
 
     async def replay(
@@ -242,7 +252,11 @@ class _Run:
         on_progress: Callable[[Progress], None],
         runs: int,
     ) -> None:
-        """Run all programs to their end. Failures of calls are rows, never exceptions."""
+        """Run all programs to their end. Failures of calls are rows, never exceptions.
+
+        Raises:
+            EngineError: the cache cannot be emptied, or no report of a tool became anything.
+        """
         calls = sum(program.calls for program in programs)
 
         def report() -> None:
@@ -274,6 +288,8 @@ class _Run:
                     name = f"program {program.program}"
                     room = slots if program.pool is None else pools.get(program.pool, slots)
                     tasks.create_task(self._arrive(program, start_s or 0.0, room), name=name)
+            if self._reported and not self._accepted:
+                raise EngineError(f"{self._arm.url}{_TOOLS_PATH} knows none of our programs")
             self._row.is_complete = True
         finally:
             self._row.duration_s = time.perf_counter() - self._begun if self._begun else 0.0
@@ -342,9 +358,7 @@ class _Run:
         spoken = Spoken() if is_silent else self._identify(self._salted(who))
         body = prompts.body(who.step, model=self._model) | dict(spoken.body)
         headers = dict(spoken.headers)
-        tenant = self._options.tenants.get(who.program)
-        if tenant is not None:
-            headers[_TENANT_HEADER] = tenant
+        headers |= self._tenant_headers(who)
         outcome = Outcome(error=INTERRUPTED)
         sent = time.perf_counter()
         is_over = False
@@ -378,8 +392,18 @@ class _Run:
             }
             for number, tool in enumerate(tools)
         ]
-        if await self._client.post_json(_TOOLS_PATH, {"events": reports}, status=202) is None:
+        headers = self._tenant_headers(who)
+        answer = await self._client.post_json(
+            _TOOLS_PATH, {"events": reports}, headers=headers, status=202
+        )
+        if answer is None:
             raise EngineError(f"{self._arm.url}{_TOOLS_PATH} takes no reports of tools")
+        self._reported += len(reports)
+        self._accepted += msgspec.json.decode(answer, type=_Taken).accepted
+
+    def _tenant_headers(self, who: CallIdentity) -> dict[str, str]:
+        tenant = self._options.tenants.get(who.program)
+        return {} if tenant is None else {_TENANT_HEADER: tenant}
 
     def _salted(self, who: CallIdentity) -> CallIdentity:
         # The same program in another run is another one, for whoever remembers ids.

@@ -63,7 +63,10 @@ class FakeOpenAi:
     gives_usage: bool = True
     gives_ids: bool = True
     takes_reports: bool = True
+    forgets: bool = False
     reports: list[dict[str, Any]] = field(default_factory=list)
+    #: Whose program is called what: nobody can report for another tenant.
+    known: set[tuple[str | None, str]] = field(default_factory=set)
     resets: int = 0
     running: int = 0
     running_max: int = 0
@@ -89,8 +92,12 @@ class FakeOpenAi:
     async def _tools(self, request: web.Request) -> web.Response:
         if not self.takes_reports:
             return web.Response(status=404)
-        self.reports += (await request.json())["events"]
-        return web.json_response({"accepted": 1}, status=202)
+        events = (await request.json())["events"]
+        tenant = request.headers.get("x-agentsched-tenant")
+        known = [event for event in events if (tenant, event["program"]) in self.known]
+        self.reports += known
+        body = {"accepted": len(known), "ignored": {"unknown_program": len(events) - len(known)}}
+        return web.json_response(body, status=202)
 
     async def _reset(self, _: web.Request) -> web.Response:
         self.resets += 1
@@ -106,7 +113,10 @@ class FakeOpenAi:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         if self.gives_labels:
             first = next(m for m in self.seen[-1].messages if m["role"] == "user")
-            response.headers["x-agentsched-program"] = f"p-{hash(first['content']) % 10**9}"
+            label = f"p-{hash(first['content']) % 10**9}"
+            if not self.forgets:
+                self.known.add((request.headers.get("x-agentsched-tenant"), label))
+            response.headers["x-agentsched-program"] = label
             response.headers["x-agentsched-decision"] = "order=fcfs"
         await response.prepare(request)
         self.running += 1

@@ -351,6 +351,25 @@ async def test_a_proxy_is_told_what_each_pause_is_for(fake: FakeOpenAi) -> None:
     assert len({report["call_id"] for report in fake.reports}) == 3
 
 
+async def test_tools_are_told_as_the_tenant_whose_program_waits(fake: FakeOpenAi) -> None:
+    """The pins of published methods were never asked for where the load had tenants."""
+    fake.gives_labels = True
+    program = _with_tools(_program(calls=3))
+    arm = Arm(name="a", url=fake.url, tells_tools=True)
+    options = dataclasses.replace(_OPTIONS, tenants={program.program: "heavy"})
+    await replay_all([program], [arm], options, _recorder(arm))
+    assert len(fake.reports) == 3
+
+
+async def test_reports_that_become_nothing_end_the_run(fake: FakeOpenAi) -> None:
+    fake.gives_labels, fake.forgets = True, True
+    arm = Arm(name="a", url=fake.url, tells_tools=True)
+    recorder = _recorder(arm)
+    with pytest.raises(EngineError, match="knows none of our programs"):
+        await replay_all([_with_tools(_program())], [arm], _OPTIONS, recorder)
+    assert not recorder.result.runs[0].is_complete
+
+
 async def test_a_proxy_that_takes_no_reports_ends_the_run(fake: FakeOpenAi) -> None:
     fake.gives_labels, fake.takes_reports = True, False
     arm = Arm(name="a", url=fake.url, tells_tools=True)
