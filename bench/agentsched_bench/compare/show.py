@@ -18,6 +18,9 @@ from agentsched_bench.compare.results import ArmFigures, CompareResult
 from agentsched_bench.compare.run import Show
 from agentsched_bench.workload.statistics import Spread
 
+#: Characters between two columns.
+_BETWEEN: Final = 2
+
 
 class Estimate:
     """How long the rest will take: each arm like its runs so far, others like the average.
@@ -218,33 +221,57 @@ ROWS: Final[Sequence[tuple[str, Callable[[ArmFigures], str]]]] = (
 )
 
 
-def table_of(result: CompareResult) -> Table:
-    """The figures, one column for each arm; rows that say nothing of any arm are left out."""
+def tables_of(result: CompareResult, *, width: int) -> list[Table]:
+    """The figures, one column for each arm; rows that say nothing of any arm are left out.
+
+    As many tables as it takes for their cells to stand on one line each, within `width` characters.
+    """
     kind = ", synthetic" if result.trace.is_synthetic else ""
-    table = Table(
-        # Names are no markup, here and below.
-        title=Text(
-            f"{result.name} ({result.how}{kind}): {result.trace.programs} programs, "
-            f"{result.trace.calls} calls"
-        ),
-        title_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
+    title = (
+        f"{result.name} ({result.how}{kind}): {result.trace.programs} programs, "
+        f"{result.trace.calls} calls"
     )
-    table.add_column("")
-    for arm in result.summary:
-        table.add_column(Text(arm.arm), justify="right", overflow="fold")
-    for name, show in ROWS:
-        cells = [show(arm) for arm in result.summary]
-        if any(cell != "-" for cell in cells):
-            table.add_row(name, *cells)
-    return table
+    rows = [(name, [show(arm) for arm in result.summary]) for name, show in ROWS]
+    rows = [(name, cells) for name, cells in rows if any(cell != "-" for cell in cells)]
+    names = max(len(name) for name, _ in rows)
+    widths = [max(len(cells[n]) for _, cells in rows) for n in range(len(result.summary))]
+    tables = []
+    for group in _groups(widths, room=width - names - 2 * _BETWEEN):
+        # Names are no markup, here and below.
+        table = Table(
+            title=Text("" if tables else title),
+            title_justify="left",
+            box=box.SIMPLE,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("", no_wrap=True)
+        for number in group:
+            arm = Text(result.summary[number].arm)
+            table.add_column(arm, justify="right", overflow="fold", min_width=widths[number])
+        for name, cells in rows:
+            table.add_row(name, *(cells[number] for number in group))
+        tables.append(table)
+    return tables
+
+
+def _groups(widths: Sequence[int], *, room: int) -> list[list[int]]:
+    """Columns of these widths in groups that have room, at least one in each."""
+    groups: list[list[int]] = []
+    left = 0
+    for number, width in enumerate(widths):
+        left -= width + _BETWEEN
+        if not groups or left < 0:
+            groups.append([])
+            left = room - width - _BETWEEN
+        groups[-1].append(number)
+    return groups
 
 
 def print_comparison(result: CompareResult, *, console: Console) -> None:
     """The table, a sentence for each arm, and what is missing."""
     if result.summary:
-        console.print(table_of(result))
+        for table in tables_of(result, width=console.width):
+            console.print(table)
     for arm in result.summary:
         if arm.jct is not None:
             console.print(f"{arm.arm}: {arm.sentence}", highlight=False, markup=False)

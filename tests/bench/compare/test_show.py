@@ -63,3 +63,23 @@ def test_sums_over_unlike_numbers_of_runs_are_called_so(
 
     assert "unlike numbers of runs" not in shown(even)
     assert "Arms have unlike numbers of runs (direct 3, ours 1)" in shown(uneven)
+
+
+def test_many_arms_stand_in_several_tables_whose_cells_are_whole(
+    comparison: Callable[..., CompareResult],
+) -> None:
+    """Seventeen columns on eighty characters were three characters wide each."""
+    arms = [f"arm-{number:02}" for number in range(17)]
+    made = comparison({arm: [{"a": 1.0}, {"a": 3.0}] for arm in arms})
+    made.summary = summarise(made)
+    console = Console(file=io.StringIO(), width=80)
+
+    print_comparison(made, console=console)
+
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = [line.split() for line in lines if line.split()[:1] and line.split()[0] in arms]
+    assert [arm for head in heads for arm in head] == arms
+    means = [line[22:].split() for line in lines if line.strip().startswith("JCT mean")]
+    assert [cell for row in means for cell in row] == ["2.0", "s"] * len(arms)
