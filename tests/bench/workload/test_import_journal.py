@@ -20,6 +20,7 @@ from agentsched.model import (
     ProgramClosed,
     ProgramId,
     StepCancelled,
+    StepClass,
     StepId,
     StepStarted,
     ToolFinished,
@@ -133,3 +134,52 @@ def test_journals_imported_together_share_what_has_one_name_and_nothing_else(
     one, two = (row.steps[0].hash_ids for row in read_trace(tmp_path / "t.jsonl"))
     assert one == ((1, 8),)
     assert two == ((1, 4), (9, 12))
+
+
+def test_prompts_that_go_on_have_the_blocks_of_the_ones_before(tmp_path: Path) -> None:
+    """Whatever was dropped of the answers, and however far off the estimate was each time.
+
+    A step names its own conversation's last prompt, and none before that.
+    """
+    journal = _Journal()
+    told = [
+        ([("sys", 64), ("a", 128)], 150),
+        ([("sys", 64), ("a", 128), ("b", 200)], 220),
+        ([("sys", 70), ("b", 210), ("c", 300)], 340),
+    ]
+    for number, (begins, prompt) in enumerate(told):
+        lineage = Lineage.EXTENDS if number else Lineage.NEW
+        journal.step(f"s{number}", 10.0 * number, prefixes=begins, lineage=lineage)
+        # Most of it is thinking, which comes back in no prompt.
+        journal.answer(f"s{number}", 10.0 * number + 5, prompt=prompt, output=500)
+    journal.step("t", 50.0, prefixes=[("sys", 60), ("other", 90)], program=ProgramId("q"))
+    journal.answer("t", 55.0, prompt=130, output=5)
+
+    import_trace([journal.write(tmp_path / "j.ndjson")], tmp_path / "t.jsonl")
+
+    one, two = read_trace(tmp_path / "t.jsonl")
+    assert [step.new_input_tokens for step in one.steps] == [None, None, None]
+    assert [step.hash_ids for step in one.steps] == [((1, 9),), ((1, 13),), ((1, 21),)]
+    assert [step.prefix_tokens for step in one.steps] == [None, 150, 220]
+    # 64 of 128 tokens by the estimate were 75 of 150, of which four blocks are whole.
+    assert two.steps[0].hash_ids == ((1, 4), (22, 25))
+
+
+def test_the_call_for_a_title_that_comes_first_is_not_the_main_conversation(
+    tmp_path: Path,
+) -> None:
+    journal = _Journal()
+    aside: dict[str, Any] = {"conversation": ConversationId("p#auxiliary")}
+    journal.step("t", 1.0, prefixes=[("t", 32)], step_class=StepClass.AUXILIARY, **aside)
+    journal.step("s", 1.5, prefixes=[("a", 64)])
+    journal.answer("t", 3.0, prompt=32, output=4)
+    journal.answer("s", 4.0, prompt=64, output=9)
+    journal.add(5.0, ProgramClosed(program=ProgramId("p"), reason="final"))
+
+    import_trace([journal.write(tmp_path / "j.ndjson")], tmp_path / "t.jsonl")
+
+    rows = list(read_trace(tmp_path / "t.jsonl"))
+    assert [(row.session_id, row.parent, row.parent_t_s) for row in rows] == [
+        ("p", None, None),
+        ("p/p#auxiliary", "p", 0.0),
+    ]

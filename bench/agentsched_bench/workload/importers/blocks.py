@@ -34,6 +34,18 @@ def blocks_of(runs: Runs) -> Iterator[int]:
         yield from range(first, last + 1)
 
 
+def first_of(runs: Runs, count: int) -> Runs:
+    """The first `count` of the numbers that runs stand for."""
+    kept: list[tuple[int, int]] = []
+    for first, last in runs:
+        length = min(last - first + 1, count)
+        if length <= 0:
+            break
+        kept.append((first, first + length - 1))
+        count -= length
+    return tuple(kept)
+
+
 def prefix_blocks(one: Sequence[int], two: Sequence[int]) -> int:
     """How many blocks two prompts begin with alike."""
     count = 0

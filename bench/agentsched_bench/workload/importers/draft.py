@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from agentsched_bench.workload.importers.blocks import first_of
 from agentsched_bench.workload.token_estimate import estimate_tokens
 from agentsched_bench.workload.trace import (
     RecordedMessage,
@@ -256,7 +257,7 @@ class Conversation:
             return 0, grew and not call.is_compaction, grew
         count, following = common_prefix(before.prompt, call.prompt)
         whole = count == _length(before.prompt)
-        tokens = self.prompt_tokens(_first(call.prompt, count)) if count else 0
+        tokens = self.prompt_tokens(first_of(call.prompt, count)) if count else 0
         return tokens, whole, whole and before.answer is not None and following == before.answer
 
 
@@ -276,17 +277,6 @@ def common_prefix(one: Runs, two: Runs) -> tuple[int, int | None]:
             return count, right[0] + length if right[1] > left[1] else None
     rest = two[len(one) :] if len(two) > len(one) else ()
     return count, rest[0][0] if rest else None
-
-
-def _first(runs: Runs, count: int) -> Runs:
-    kept: list[tuple[int, int]] = []
-    for first, last in runs:
-        length = min(last - first + 1, count)
-        if length <= 0:
-            break
-        kept.append((first, first + length - 1))
-        count -= length
-    return tuple(kept)
 
 
 def _length(runs: Runs) -> int:

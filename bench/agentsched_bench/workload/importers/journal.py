@@ -20,6 +20,7 @@ from agentsched.kernel import JournalEntry, JournalError, decode, decode_header
 from agentsched.model import (
     Dispatch,
     Lineage,
+    Prefix,
     ProgramClosed,
     StepArrived,
     StepCancelled,
@@ -31,7 +32,7 @@ from agentsched.model import (
     ToolStarted,
 )
 from agentsched_bench.workload.importers.base import ImportOptions
-from agentsched_bench.workload.importers.blocks import Numbers, runs_of
+from agentsched_bench.workload.importers.blocks import Runs, first_of
 from agentsched_bench.workload.importers.draft import Imported
 from agentsched_bench.workload.importers.files import InputFile, OnError, lines
 from agentsched_bench.workload.importers.loose import as_object
@@ -40,6 +41,8 @@ from agentsched_bench.workload.trace import RecordedStep, RecordedTool, Recordin
 #: Tokens of a block that is made from prefixes; that of most engines.
 BLOCK_SIZE: Final = 16
 PROGRAMS_MAX: Final = 100_000
+#: Beginnings of prompts that are remembered by their names; the longest unseen go first.
+_BEGINNINGS_MAX: Final = 1_000_000
 _NANOS: Final = 1e9
 
 
@@ -58,9 +61,9 @@ class Journal:
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
         # A beginning has one name in all journals of a proxy, and of replicas with one secret.
-        numbers = Numbers()
+        beginnings = _Beginnings()
         for file in files:
-            reader = _Reader(options, numbers)
+            reader = _Reader(options, beginnings)
             for number, line in _lines(file, on_error):
                 try:
                     if number == 1:
@@ -121,14 +124,68 @@ class _Program:
     is_closed: bool = False
 
 
+class _Beginnings:
+    """Beginnings of prompts by their names: where each ends, and the blocks up to there.
+
+    The proxy estimates their tokens, and each engine's count of a whole prompt tells another error
+    of that. Equal beginnings are equal blocks, so each keeps what it had when it was first met. A
+    step names few of its past (of its conversation's prompts only the one before): its blocks are
+    those of the longest beginning that is known, and new ones behind them.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[int, Runs]] = OrderedDict()
+        #: Blocks that have a number.
+        self._count = 0
+
+    def place(self, prefixes: Sequence[Prefix], prompt: int) -> tuple[dict[str, int], Runs]:
+        """Where the beginnings of a prompt of `prompt` tokens end, and the blocks of all of it."""
+        if not prefixes:
+            return {}, ()
+        whole = max(prefix.tokens for prefix in prefixes)
+        ends: dict[str, int] = {}
+        runs: Runs = ()
+        told = at = 0
+        for prefix in prefixes:
+            name = str(prefix.prefix)
+            known = self._known.get(name)
+            if known is None:
+                # Of what is left of the prompt the share that the estimate gives it.
+                share = (prefix.tokens - told) / max(1, whole - told)
+                end = at + round(share * (prompt - at))
+            else:
+                self._known.move_to_end(name)
+                end, runs = known
+            end = min(max(end, at), prompt)
+            ends[name] = end
+            told, at = prefix.tokens, end
+        count = prompt // BLOCK_SIZE
+        runs = self._grown(first_of(runs, count), count)
+        for name, end in ends.items():
+            self._known.setdefault(name, (end, first_of(runs, end // BLOCK_SIZE)))
+        while len(self._known) > _BEGINNINGS_MAX:
+            self._known.popitem(last=False)
+        return ends, runs
+
+    def _grown(self, runs: Runs, count: int) -> Runs:
+        """The blocks with new ones behind them, `count` in all."""
+        new = count - sum(last - first + 1 for first, last in runs)
+        if new <= 0:
+            return runs
+        low, self._count = self._count + 1, self._count + new
+        if runs and runs[-1][1] + 1 == low:
+            return (*runs[:-1], (runs[-1][0], self._count))
+        return (*runs, (low, self._count))
+
+
 class _Reader:
     """Entries in, recordings out as programs close."""
 
-    def __init__(self, options: ImportOptions, numbers: Numbers) -> None:
+    def __init__(self, options: ImportOptions, beginnings: _Beginnings) -> None:
         self._options = options
         self._programs: OrderedDict[str, _Program] = OrderedDict()
         self._steps: dict[str, _Step] = {}
-        self._numbers = numbers
+        self._beginnings = beginnings
         self._used: dict[str, int] = {}
 
     def entry(self, entry: JournalEntry) -> Iterator[Imported]:
@@ -227,6 +284,7 @@ class _Reader:
             for key, conversation in program.conversations.items()
             if any(step.answer is not None for step in conversation.steps)
         }
+        made = _main_first(made)
         names = {key: self._name(conversation) for key, conversation in made.items()}
         for key, conversation in made.items():
             yield self._recording(conversation, key, program=program, names=names, made=made)
@@ -251,11 +309,11 @@ class _Reader:
     ) -> Imported:
         steps = [step for step in conversation.steps if step.answer is not None]
         begun = steps[0].at
-        parent = conversation.parent if conversation.parent in names else None
-        if parent is None:
-            # Beside its program's first conversation, any other one is a sub-agent's or a branch.
-            main = next(iter(made))
-            parent = main if main != key else None
+        parent: str | None = None
+        main = next(iter(made))
+        if key != main:
+            # Beside its program's main conversation, any other one is a sub-agent's or a branch.
+            parent = conversation.parent if conversation.parent in names else main
         offset_s = None
         if parent is not None:
             zero = next(s.at for s in made[parent].steps if s.answer is not None)
@@ -276,13 +334,15 @@ class _Reader:
 
     def _steps_of(self, steps: Sequence[_Step], program: _Program) -> Iterator[RecordedStep]:
         zero = steps[0].at
-        known: dict[str, int] = {}
+        known: set[str] = set()
         for index, step in enumerate(steps):
             answer = step.answer
             assert answer is not None
             following = steps[index + 1] if index + 1 < len(steps) else None
             prompt = answer.usage.prompt_tokens or step.arrived.prompt_tokens or 1
-            seen = self._seen(step, known, prompt)
+            ends, blocks = self._beginnings.place(step.arrived.prefixes, prompt)
+            seen = max((end for name, end in ends.items() if name in known), default=0)
+            known.update(ends)
             dispatched = step.dispatched if step.dispatched is not None else step.at
             finished = step.finished if step.finished is not None else dispatched
             lineage = step.arrived.lineage
@@ -310,39 +370,20 @@ class _Reader:
                     )
                     for call in answer.tool_calls
                 ),
-                hash_ids=self._blocks(step, prompt),
+                hash_ids=blocks or None,
                 is_compaction=index > 0 and lineage is Lineage.COMPACTS,
             )
 
-    def _seen(self, step: _Step, known: dict[str, int], prompt: int) -> int:
-        """Tokens of the longest beginning that an earlier prompt had; remembers this one's."""
-        scale = _scale(step, prompt)
-        seen = 0
-        for prefix in step.arrived.prefixes:
-            tokens = min(prompt, round(prefix.tokens * scale))
-            if str(prefix.prefix) in known:
-                seen = max(seen, tokens)
-            known[str(prefix.prefix)] = tokens
-        return seen
 
-    def _blocks(self, step: _Step, prompt: int) -> tuple[tuple[int, int], ...] | None:
-        """Blocks that are equal where prompts begin alike: named by the beginning they lie in."""
-        prefixes = step.arrived.prefixes
-        if not prefixes:
-            return None
-        scale = _scale(step, prompt)
-        blocks: list[int] = []
-        for prefix in prefixes:
-            end = min(prompt, round(prefix.tokens * scale))
-            while (len(blocks) + 1) * BLOCK_SIZE <= end:
-                blocks.append(self._numbers.number((str(prefix.prefix), len(blocks))))
-        return runs_of(blocks) if blocks else None
+def _main_first(made: dict[str, _Conversation]) -> dict[str, _Conversation]:
+    """A program's conversations, its main one before the others: the first that is work.
 
-
-def _scale(step: _Step, prompt: int) -> float:
-    """Prefixes are sized by the proxy's estimate; the engine counted the prompt."""
-    estimate = max((prefix.tokens for prefix in step.arrived.prefixes), default=0)
-    return prompt / estimate if estimate else 1.0
+    Its title may be asked for before that has begun.
+    """
+    for key, conversation in made.items():
+        if any(s.arrived.step_class is not StepClass.AUXILIARY for s in conversation.steps):
+            return {key: conversation, **made}
+    return made
 
 
 def _new(steps: Sequence[_Step], index: int, prompt: int) -> int | None:
