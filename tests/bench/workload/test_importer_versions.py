@@ -482,3 +482,65 @@ def test_mooncake_sessions_that_tell_only_what_is_new(tmp_path: Path) -> None:
     (row,), _ = imported(lines(tmp_path / "m.jsonl", *rows), tmp_path / "t.jsonl")
     assert [step.input_tokens for step in row.steps] == [500, 690, 1400]
     assert [step.new_input_tokens for step in row.steps] == [None, 150, 700]
+
+
+def test_mooncake_sessions_whose_blocks_do_not_go_on_were_rewritten(tmp_path: Path) -> None:
+    def row(at: int, prompt: int, blocks: list[int]) -> dict[str, Any]:
+        facts = {"session_id": "s", "timestamp": at, "input_length": prompt, "output_length": 10}
+        return facts | {"hash_ids": blocks}
+
+    rows = [
+        row(0, 1100, [0, 1, 2]),
+        row(1000, 1500, [0, 1, 3]),
+        row(2000, 2100, [0, 1, 4, 5, 6]),
+        row(3000, 2600, [0, 7, 8, 9, 10, 11]),
+    ]
+    (found,), _ = imported(lines(tmp_path / "m.jsonl", *rows), tmp_path / "t.jsonl")
+    assert [step.new_input_tokens for step in found.steps] == [None, 390, 590, None]
+    assert [step.prefix_tokens for step in found.steps] == [None, 1100, 1500, 512]
+
+
+# -- lists of chat messages -------------------------------------------------------------------
+
+
+def test_anthropics_requests_keep_their_system_prompt_and_what_stands_beside_results(
+    tmp_path: Path,
+) -> None:
+    def asked(own: str) -> dict[str, Any]:
+        return {"type": "tool_use", "id": own, "name": "bash", "input": {"command": "ls"}}
+
+    def result(own: str) -> dict[str, Any]:
+        return {"type": "tool_result", "tool_use_id": own, "content": f"result {own}"}
+
+    picture = {"type": "image", "source": {"type": "base64", "data": "aGk="}}
+    request: dict[str, Any] = {
+        "system": [{"type": "text", "text": "be good", "cache_control": {"type": "ephemeral"}}],
+        "messages": [
+            {"role": "user", "content": "task"},
+            {"role": "assistant", "content": [asked("a"), asked("b")]},
+            {
+                "role": "user",
+                "content": [result("a"), result("b"), picture, {"type": "text", "text": "hurry"}],
+            },
+            {"role": "assistant", "content": "done"},
+        ],
+    }
+    path = written(tmp_path / "r.json", request)
+    (row,), report = imported(path, tmp_path / "t.jsonl", text=True)
+    assert report.errors_count == 0
+    assert [(message.role, message.text) for message in row.messages] == [
+        ("system", "be good"),
+        ("user", "task"),
+        ("assistant", ""),
+        ("tool", "result a"),
+        ("tool", "result b"),
+        ("user", "hurry"),
+        ("assistant", "done"),
+    ]
+    assert [step.prompt for step in row.steps] == [((0, 1),), ((0, 5),)]
+    assert [tool.result_tokens for tool in row.steps[0].tools] == [2, 2]
+    # A prompt that says it among its messages has it once.
+    messages = [{"role": "system", "content": "be better"}, *request["messages"]]
+    path = written(tmp_path / "s.json", request | {"messages": messages})
+    (other,), _ = imported(path, tmp_path / "t2.jsonl", text=True)
+    assert [m.text for m in other.messages if m.role == "system"] == ["be better"]

@@ -147,7 +147,12 @@ class _Messages:
     def read(self, value: Object) -> None:
         self._usages = as_list(value.get("usage"))
         self.conversation.tool_definitions = read_definitions(as_json(value.get("tools")))
-        for message in _messages_of(value):
+        messages = _messages_of(value)
+        # Anthropic's requests have it beside their messages.
+        system = as_text(value.get("system"))
+        if system and not any(message.get("role") == "system" for message in messages):
+            self._chain.append(self.conversation.add("system", system))
+        for message in messages:
             role = as_name(message.get("role"))
             if _is_response(message):
                 self._answer(_from_response(message), response=message)
@@ -170,13 +175,17 @@ class _Messages:
             role = "tool"
         text = as_text(message.get("output")) if "output" in message else said(message)
         call_id = as_name(first(message.get("tool_call_id"), message.get("call_id"))) or None
-        blocks = [b for b in as_objects(message.get("content")) if b.get("type") == "tool_result"]
-        if blocks:
-            for block in blocks:
-                block_id = as_name(block.get("tool_use_id")) or None
-                self._result("tool", as_text(block.get("content")), call_id=block_id, at=at)
+        blocks = as_objects(message.get("content"))
+        results = [block for block in blocks if block.get("type") == "tool_result"]
+        if not results:
+            self._result(role or "user", text, call_id=call_id, at=at)
             return
-        self._result(role or "user", text, call_id=call_id, at=at)
+        for block in results:
+            block_id = as_name(block.get("tool_use_id")) or None
+            self._result("tool", as_text(block.get("content")), call_id=block_id, at=at)
+        beside = said({"content": [b for b in blocks if b.get("type") != "tool_result"]})
+        if beside:
+            self._chain.append(self.conversation.add(role or "user", beside))
 
     def _result(self, role: str, text: str, *, call_id: str | None, at: float | None) -> None:
         number = self.conversation.add(role, text, call_id=call_id)

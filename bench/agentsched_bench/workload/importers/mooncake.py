@@ -18,7 +18,12 @@ from itertools import islice, pairwise
 from typing import Any, Final
 
 from agentsched_bench.workload.importers.base import ImportOptions
-from agentsched_bench.workload.importers.blocks import Numbers, block_size_of, runs_of
+from agentsched_bench.workload.importers.blocks import (
+    Numbers,
+    block_size_of,
+    prefix_blocks,
+    runs_of,
+)
 from agentsched_bench.workload.importers.draft import Imported
 from agentsched_bench.workload.importers.files import InputFile, Names, OnError, objects
 from agentsched_bench.workload.importers.loose import (
@@ -221,7 +226,10 @@ class _File:
             session_id=conversation.name[:1000],
             source=self._source,
             workload="chat",
-            steps=tuple(_step(rows, index, zero=zero) for index in range(len(rows))),
+            steps=tuple(
+                _step(rows, index, zero=zero, block_size=self._block_size)
+                for index in range(len(rows))
+            ),
             token_source={"input": "recorded", "output": "recorded", "result": None},
             block_size=self._block_size if has_blocks else None,
             hash_scope=self._scope if has_blocks else None,
@@ -241,15 +249,23 @@ def _whole_prompts(rows: list[_Row]) -> list[_Row]:
     return found
 
 
-def _step(rows: Sequence[_Row], index: int, *, zero: float | None) -> RecordedStep:
+def _step(rows: Sequence[_Row], index: int, *, zero: float | None, block_size: int) -> RecordedStep:
     row = rows[index]
     following = rows[index + 1] if index + 1 < len(rows) else None
     before = rows[index - 1] if index else None
-    new = None
+    new: int | None = None
+    seen: int | None = None
     if before is not None:
-        new = grown_tokens(
-            row.input_tokens, before=before.input_tokens, answer=before.output_tokens
-        )
+        seen = min(before.input_tokens, row.input_tokens)
+        common = prefix_blocks(before.blocks, row.blocks)
+        whole = min(len(before.blocks), before.input_tokens // block_size)
+        if row.blocks and common < whole:
+            # The turn is of this conversation, but what was said before was cut or rewritten.
+            seen = min(common * block_size, row.input_tokens)
+        else:
+            new = grown_tokens(
+                row.input_tokens, before=before.input_tokens, answer=before.output_tokens
+            )
     t_s = None if zero is None or row.at_s is None else round(max(0.0, row.at_s - zero), 6)
     return RecordedStep(
         step=index,
@@ -257,7 +273,7 @@ def _step(rows: Sequence[_Row], index: int, *, zero: float | None) -> RecordedSt
         output_tokens=row.output_tokens,
         t_s=t_s,
         new_input_tokens=new,
-        prefix_tokens=None if before is None else min(before.input_tokens, row.input_tokens),
+        prefix_tokens=seen,
         gap_s=None if following is None else following.delay_s,
         gap_kind="user",
         # No answer's time is recorded: from one request to the next is a cycle.
