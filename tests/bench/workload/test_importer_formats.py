@@ -293,6 +293,22 @@ def test_kv_cache_tester_sub_agents_of_one_without_calls_are_kept(tmp_path: Path
     ]
 
 
+def test_kv_cache_tester_sessions_of_one_name_share_no_local_blocks(tmp_path: Path) -> None:
+    call = {"t": 0, "type": "n", "in": 128, "out": 10, "hash_ids": [1, 2]}
+    marker = {"t": 1, "type": "subagent", "agent_id": "x", "requests": [call]}
+    value = {"block_size": 64, "hash_id_scope": "local", "requests": [call, marker]}
+    # Neither a session's id nor the line without one is unlike another file's.
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        written(tmp_path / folder / "named.json", value | {"id": "tr"})
+    nameless = lines(tmp_path / "nameless.jsonl", value, value)
+    rows, _ = imported([tmp_path / "one", tmp_path / "two", nameless], tmp_path / "t.jsonl")
+    mains = [row for row in rows if row.parent is None]
+    assert len({row.hash_scope for row in mains}) == len(mains) == 4
+    scopes = {row.session_id: row.hash_scope for row in mains}
+    assert [row.hash_scope for row in rows] == [scopes[r.parent or r.session_id] for r in rows]
+
+
 @pytest.mark.parametrize("named", ["64-bit", "hex", "decimal", "nothing"])
 def test_kv_cache_tester_blocks_are_hashes_of_any_kind(named: str, tmp_path: Path) -> None:
     def name(block: int) -> object:

@@ -18,7 +18,7 @@ import msgspec
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.blocks import Numbers, prefix_blocks, runs_of
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import InputFile, OnError, values
+from agentsched_bench.workload.importers.files import InputFile, Names, OnError, values
 from agentsched_bench.workload.importers.loose import (
     Json,
     Object,
@@ -61,7 +61,7 @@ class KvCacheTester:
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
-        numbers = Numbers()
+        numbers, scopes = Numbers(), Names()
         for file in files:
             for found in values(file, on_error=on_error):
                 value = as_object(found.value)
@@ -71,6 +71,7 @@ class KvCacheTester:
                     options,
                     on_error=on_error,
                     numbers=numbers,
+                    scopes=scopes,
                     line=found.line,
                     is_cut=found.is_cut,
                 )
@@ -83,6 +84,7 @@ def _session(
     *,
     on_error: OnError,
     numbers: Numbers,
+    scopes: Names,
     line: int | None,
     is_cut: bool = False,
 ) -> Iterator[Imported]:
@@ -94,7 +96,7 @@ def _session(
         "source": options.source or "kv-cache-tester",
         "workload": "coding",
         "block_size": as_count(value.get("block_size")) or _BLOCK,
-        "hash_scope": name if scope == "local" else None,
+        "hash_scope": scopes.of(name) if scope == "local" else None,
         "token_source": {"input": "recorded", "output": "recorded", "result": None},
         "is_cut": is_cut,
         "numbers": numbers,
