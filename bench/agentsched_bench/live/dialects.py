@@ -54,7 +54,9 @@ def chat_body(
     common: dict[str, object] = {"model": model, "stream": True, "temperature": 0}
     exact = {"ignore_eos": True, "min_tokens": output_tokens}
     offered = _offered(dialect, tools)
-    system = "\n".join(m.text for m in prompt if m.role == "system")
+    # What a system says later on has its place there: before all else it would change each prompt.
+    lead = next((at for at, m in enumerate(prompt) if m.role != "system"), len(prompt))
+    system, rest = "\n".join(m.text for m in prompt[:lead]), prompt[lead:]
     match dialect:
         case Dialect.CHAT:
             messages = [_chat_message(message) for message in prompt]
@@ -62,12 +64,12 @@ def chat_body(
             body = common | exact | usage | offered
             return body | {"messages": messages, "max_tokens": output_tokens}
         case Dialect.RESPONSES:
-            items = [item for m in prompt if m.role != "system" for item in _response_items(m)]
+            items = [item for message in rest for item in _response_items(message)]
             body = common | {"input": items, "max_output_tokens": output_tokens, "store": False}
             body = body | {"ignore_eos": True} | offered
             return body | ({"instructions": system} if system else {})
         case Dialect.MESSAGES:
-            turns = _anthropic_turns([m for m in prompt if m.role != "system"])
+            turns = _anthropic_turns(rest)
             body = common | {"messages": turns, "max_tokens": output_tokens} | offered
             return body | ({"system": system} if system else {})
         case _:
@@ -132,7 +134,10 @@ def _response_items(message: Message) -> list[dict[str, object]]:
 
 
 def _anthropic_turns(prompt: Sequence[Message]) -> list[dict[str, object]]:
-    """Turns as Anthropic takes them: results are the user's, and those of one answer together."""
+    """Turns as Anthropic takes them: the user's and the assistant's alone.
+
+    Results are the user's, and those of one answer together.
+    """
     turns: list[dict[str, object]] = []
     results: list[dict[str, object]] | None = None
     for message in prompt:
@@ -148,7 +153,7 @@ def _anthropic_turns(prompt: Sequence[Message]) -> list[dict[str, object]]:
             results.append(block)
             continue
         results = None
-        role = "user" if message.role == "tool" else message.role
+        role = "assistant" if message.role == "assistant" else "user"
         if not message.tool_calls:
             turns.append({"role": role, "content": message.text})
             continue

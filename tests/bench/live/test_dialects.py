@@ -94,3 +94,18 @@ def test_bodies_ask_for_exact_lengths_where_they_can() -> None:
     assert (responses["max_output_tokens"], responses["instructions"]) == (9, "s")
     assert (messages["max_tokens"], messages["system"]) == (9, "s")
     assert messages["messages"] == [{"role": "user", "content": "u"}]
+
+
+def test_what_a_system_or_a_developer_says_later_stays_where_it_was_said() -> None:
+    """A prompt that goes on begins as the one before; and Anthropic's API knows two roles."""
+    roles = ("system", "developer", "user", "assistant", "system", "user")
+    prompt = [Message(role=role, text=f"{role} {at}") for at, role in enumerate(roles)]
+
+    responses = chat_body(Dialect.RESPONSES, prompt, model="m", output_tokens=9)
+    messages = chat_body(Dialect.MESSAGES, prompt, model="m", output_tokens=9)
+
+    assert responses["instructions"] == messages["system"] == "system 0"
+    assert responses["input"] == [{"role": m.role, "content": m.text} for m in prompt[1:]]
+    assert messages["messages"] == [
+        {"role": m.role if m.role == "assistant" else "user", "content": m.text} for m in prompt[1:]
+    ]
