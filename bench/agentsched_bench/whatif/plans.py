@@ -84,6 +84,7 @@ def _program(
         agent=arrived.agent,
         tenant=str(arrived.tenant),
         model=arrived.model,
+        deadline_s=_deadline_s(everything, begun=first),
     )
     return PastPlan(
         start=start,
@@ -91,6 +92,16 @@ def _program(
         steps=everything,
         ending=_ending(main_steps[-1], is_closed=program in past.closed),
     )
+
+
+def _deadline_s(steps: Sequence[PastStep], *, begun: Instant) -> float | None:
+    """When the first call that said so wanted its program done, in seconds from its beginning."""
+    told = [
+        (step.asked_at, step.arrived.deadline)
+        for step in steps
+        if step.arrived.deadline is not None
+    ]
+    return in_seconds(between(begun, min(told)[1])) if told else None
 
 
 def _ending(last: PastStep, *, is_closed: bool) -> Endings:

@@ -591,3 +591,21 @@ def test_the_journal_of_a_live_proxy_is_answered(tmp_path: Path) -> None:
     assert found.trust.noise >= abs(found.trust.self_error)
     # The cache is modelled block by block, whatever the machine was busy with.
     assert abs(found.trust.cached_error) < 0.1
+
+
+def test_programs_are_wanted_in_the_model_when_they_were(tmp_path: Path) -> None:
+    """By deadlines that clients named the default profile decides, and others do."""
+    path, made = tmp_path / "j.ndjson", scenario()
+    config = SchedulerConfig(profile="agentsched", limits=LIMITS)
+    starts = [
+        replace(start, deadline_s=10.0 + number if number % 3 else None)
+        for number, start in enumerate(starts_of(made, seed=1))
+    ]
+    with JournalWriter(path, journal_header(config)) as writer:
+        SimHost(build_scheduler(config), engines=made.engines, on_turn=writer.write).run(starts)
+
+    with open_journal(path) as opened:
+        plans = plans_of(read_past(opened))
+
+    found = {plan.start.plan.program: plan.start.deadline_s for plan in plans}
+    assert found == {f"p{number}": start.deadline_s for number, start in enumerate(starts)}
