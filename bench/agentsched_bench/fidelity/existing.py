@@ -16,6 +16,7 @@ from agentsched_bench.calibrate.fit import SPEEDS, Served, fit_costs
 from agentsched_bench.calibrate.model_file import ModelFile, of_config, write_model
 from agentsched_bench.compare import results
 from agentsched_bench.compare.arms import Kind, Side, parse_side
+from agentsched_bench.compare.deadlines import telling
 from agentsched_bench.compare.fleet import engines_of, roomy
 from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.machine import sound
@@ -58,6 +59,8 @@ def read_measured(path: Path, *, beside: Path) -> Measured:
     loads = [make_load(scenario.workload, seed=number, beside=beside) for number in repeats]
     if loads and loads[0].trace.sha256 != result.trace.sha256:
         raise ConfigError(f"the trace of {path} is another one now")
+    if scenario.measure.tells_deadlines:
+        loads = telling(loads, result.deadlines_s)
     done = [arm for arm in result.arms if results.finished_runs(result, arm.name)]
     sides = [
         replace(parse_side(arm.text, engine=scenario.engine, ids=arm.ids), name=arm.name)

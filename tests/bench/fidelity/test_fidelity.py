@@ -17,7 +17,7 @@ from agentsched_bench.compare.fleet import engines_of
 from agentsched_bench.compare.load import Load, make_load
 from agentsched_bench.compare.results import Call, Machine, Program, Run, write
 from agentsched_bench.compare.scenario import load_scenario
-from agentsched_bench.compare.simulated import simulate_run
+from agentsched_bench.compare.simulated import alone_seconds, simulate_run
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.fidelity.existing import fit_to, read_measured
 from agentsched_bench.fidelity.report import (
@@ -216,3 +216,21 @@ def test_an_engine_is_probed_loaded_and_predicted(small: Path, tmp_path: Path) -
     assert found.probes.blocks == 600
     assert found.refitted is not None
     assert "order of the arms" in done.stdout
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_what_was_told_of_deadlines_is_told_in_the_model(small: Path, tells: bool) -> None:
+    changes = ["measure.deadlines=[1.5, 4.0]", f"measure.tells_deadlines={str(tells).lower()}"]
+    scenario = load_scenario(small, changes=changes)
+    loads = [make_load(scenario.workload, seed=0, beside=small.parent)]
+    side = parse_side("agentsched@agentsched", engine=scenario.engine)
+    alone_s = alone_seconds(loads, scenario.engine)
+    result = new_result(scenario, [side], loads, how="live", alone_s=alone_s)
+    result.runs = [Run(arm=side.name, repeat=0, seed=0, is_complete=True)]
+    path = small.with_name("measured.json")
+    write(result, path)
+
+    (load,) = read_measured(path, beside=small.parent).loads
+
+    assert result.deadlines_s
+    assert load.deadlines_s == (result.deadlines_s if tells else {})
