@@ -56,16 +56,17 @@ async def _revive(client: aiohttp.ClientSession, urls: Sequence[str]) -> None:
 async def _play(
     client: aiohttp.ClientSession, urls: Sequence[str], outages: Sequence[Outage], speed: float
 ) -> None:
-    deeds: list[tuple[Instant, int, str]] = []
+    deeds: list[tuple[Instant, bool, int]] = []
     for outage in outages:
-        deeds.append((outage.at, outage.engine, "crash"))
-        deeds.append((outage.back_at, outage.engine, "resume"))
+        deeds.append((outage.at, True, outage.engine))
+        deeds.append((outage.back_at, False, outage.engine))
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    for at, engine, deed in sorted(deeds):
+    # At one instant returns come first: an engine that is back and lost again stays lost.
+    for at, is_lost, engine in sorted(deeds):
         due = begun + in_seconds(Nanos(at)) / speed
         await asyncio.sleep(max(0.0, due - loop.time()))
-        await _post(client, f"{urls[engine]}/sim/{deed}")
+        await _post(client, f"{urls[engine]}/sim/{'crash' if is_lost else 'resume'}")
 
 
 async def _post(client: aiohttp.ClientSession, url: str) -> None:

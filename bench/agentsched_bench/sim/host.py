@@ -244,7 +244,8 @@ class SimHost:
 
     def _plan_faults(self, faults: Sequence[Outage | Slowdown | Stall | Restart]) -> None:
         engines = list(self.engines.values())
-        for fault in faults:
+        # At one instant, what is planned first is done first: whoever is back may be lost again.
+        for fault in sorted(faults, key=lambda fault: fault.at):
             match fault:
                 case Outage():
                     self._later(fault.at, partial(self._lose, engines[fault.engine]))

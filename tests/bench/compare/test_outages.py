@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from agentsched.model import EngineError, Instant, seconds
 from agentsched_bench.compare.outages import failing
@@ -97,3 +99,30 @@ async def test_an_engine_that_cannot_be_lost_ends_the_run(engine: RunningEngine)
 async def test_without_outages_nothing_is_asked() -> None:
     async with failing([], [], speed=1.0):
         await asyncio.sleep(0)
+
+
+async def test_a_loss_that_begins_as_another_ends_is_no_return() -> None:
+    """At one instant the return comes first; the other way round the engine stayed up."""
+    seen: list[str] = []
+    is_played = asyncio.Event()
+
+    async def note(request: web.Request) -> web.Response:
+        seen.append(request.match_info["deed"])
+        if len(seen) == 4:
+            is_played.set()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/sim/{deed}", note)
+    spans = [(4, 6), (1, 4)]
+    gone = [
+        Outage(engine=0, at=Instant(seconds(at)), back_at=Instant(seconds(end)))
+        for at, end in spans
+    ]
+    async with (
+        TestServer(app) as server,
+        failing([str(server.make_url("")).rstrip("/")], gone, speed=1e6),
+    ):
+        await is_played.wait()
+
+    assert seen[:4] == ["crash", "resume", "crash", "resume"]

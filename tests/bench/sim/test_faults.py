@@ -87,6 +87,28 @@ def test_faults_that_only_touch_stay_as_they_are() -> None:
     assert apart(faults) == faults
 
 
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("stalls", ["0@1+3", "0@4+3"]),
+        ("outages", ["0@1+3", "0@4+3"]),
+        ("restarts", ["1+3", "4+3"]),
+    ],
+)
+def test_a_fault_that_begins_as_another_ends_is_one_in_any_order(
+    kind: str, parts: list[str]
+) -> None:
+    """Given the later one first, its beginning came before the end of the other, which undid it."""
+    read = {"stalls": stall, "outages": outage, "restarts": restart}[kind]
+    outcomes = []
+    for texts in (parts, parts[::-1]):
+        faults = Faults(**{kind: tuple(read(text) for text in texts)})  # type: ignore[arg-type]
+        outcomes.append(run_arm(parse_arm("direct"), scenario(engines=1, faults=faults), seed=1))
+
+    one, two = outcomes
+    assert (two.makespan_ns, two.tally) == (one.makespan_ns, one.tally)
+
+
 def test_a_call_that_was_tried_again_waited_once() -> None:
     faults = Faults(outages=(outage("0@1+2"), outage("1@4+2")))
     outcome = run_arm(parse_arm("agentsched"), scenario(faults=faults), seed=1)
