@@ -20,6 +20,7 @@ import msgspec
 import xxhash
 
 from agentsched.model import ConfigError
+from agentsched.policy import load
 from agentsched_bench.sim.arms import Scenario, alone, parse_arm, run_arm
 from agentsched_bench.sim.results import SimRow, row_of
 from agentsched_bench.workload.shape import PlannedProgram
@@ -128,6 +129,7 @@ def candidates(profile: str, sweeps: Sequence[str], *, sample: int | None, seed:
 
     Raises:
         ConfigError: a sweep is not of that form, or there are too many combinations.
+        PolicyError: a name is unknown, or a policy refuses its parameters.
     """
     axes: list[list[str]] = []
     for sweep in sweeps:
@@ -147,8 +149,14 @@ def candidates(profile: str, sweeps: Sequence[str], *, sample: int | None, seed:
     else:
         combined = (",".join(chosen) for chosen in itertools.product(*axes))
     arms = [profile, *(f"{profile},{changes}" for changes in combined if changes)]
-    for arm in arms:
-        parse_arm(arm)
+    changed = {
+        f"{point}={choice}": (point, choice)
+        for arm in arms
+        for point, choice in parse_arm(arm).choices.items()
+    }
+    # A policy that refuses its parameters when its turn comes costs all that was tried before it.
+    for point, choice in changed.values():
+        load(point, choice.name, choice.params)
     return list(dict.fromkeys(arms))
 
 

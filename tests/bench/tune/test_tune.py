@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentsched.model import ConfigError
+from agentsched.model import ConfigError, PolicyError
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
@@ -289,3 +289,17 @@ def test_the_verdict_is_over_the_seeds_that_are_asked_for() -> None:
     sweep.seeds = [1, 2, 3]
     verdict = judge(sweep, "b", "a")
     assert verdict.text == "b is 50.0% better than the default on programs kept aside"
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        ("admit.low=0.1|0.9", "bad parameters"),
+        ("admit.lo=0.1|0.2", "bad parameters"),
+        ("order=fcfs|nobody", "no order policy is called 'nobody'"),
+    ],
+)
+def test_what_no_policy_takes_is_refused_before_anything_is_tried(sweep: str, said: str) -> None:
+    """Its turn may come after hours."""
+    with pytest.raises(PolicyError, match=said):
+        candidates("concur", [sweep], sample=None, seed=0)
