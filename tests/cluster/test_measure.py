@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from agentsched_bench.cluster.load import Attempt, Call, Seen
 from agentsched_bench.cluster.measure import (
     figures,
@@ -98,3 +100,13 @@ def test_figures_and_tables_of_a_run() -> None:
     theirs = {**found, "scenario": "replica-kill", "target": "vllm-router"}
     assert "| replica-kill | 2 of 3 | 4 | 1 / 0 |" in table([ours])
     assert "vllm-router" in comparison([ours, theirs])
+
+
+def test_a_run_in_which_nobody_was_answered_any_more_has_its_line() -> None:
+    """Its figures go through a file, and JSON has no infinity."""
+    calls = [call(1, 0), call(1, 1, began=6.0, ended=36.0, error="ReadTimeout")]
+    found = figures(Seen(calls=calls), faults=[(5.0, "kill -9")], knows_programs=False)
+    result = {**found, "scenario": "replica-kill", "target": "litellm"}
+    read = msgspec.json.decode(msgspec.json.encode(result), type=dict[str, Any])
+    assert "| never |" in table([read])
+    assert table([read]) == table([result])

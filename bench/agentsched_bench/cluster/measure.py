@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isinf
 from typing import Any
 
 from agentsched_bench.cluster.load import HUNG_S, Call, Seen
@@ -52,7 +53,9 @@ def figures(
         "longest_silence_s": round(longest_silence(calls, since=first or 0.0), 2),
     }
     if first is not None:
-        result["first_answer_after_s"] = round(first_answer(calls, after=first), 2)
+        answered_s = first_answer(calls, after=first)
+        # Nobody ever had one: JSON knows no infinity.
+        result["first_answer_after_s"] = None if isinf(answered_s) else round(answered_s, 2)
     if knows_programs:
         result["recognition"] = {
             "with_ids": _shown(recognition(calls, has_ids=True)),

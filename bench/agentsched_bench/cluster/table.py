@@ -55,11 +55,19 @@ def _row(r: dict[str, Any]) -> list[str]:
         f"{r['streams_cut']} ({cuts.get('told', 0)} / {cuts.get('broken', 0)})",
         str(r["hung"]),
         p95,
-        f"{r['first_answer_after_s']:g} s" if "first_answer_after_s" in r else "-",
+        _first_answer(r),
         _known(r.get("recognition")),
         _share(r.get("shares") if r.get("is_greedy") else None),
         _gap(r.get("gap")),
     ]
+
+
+def _first_answer(r: dict[str, Any]) -> str:
+    """How long after the fault somebody was answered who asked after it."""
+    if "first_answer_after_s" not in r:
+        return "-"
+    after_s = r["first_answer_after_s"]
+    return "never" if after_s is None else f"{after_s:g} s"
 
 
 def _known(found: dict[str, dict[str, int]] | None) -> str:
