@@ -28,6 +28,7 @@ from agentsched_bench.sim.cli import load
 from agentsched_bench.sim.results import row_of
 from agentsched_bench.sim.specs import fleet_of
 from agentsched_bench.study.setups import LOADS, Cell, Setup, Study, read_setups
+from agentsched_bench.whole_file import write_whole
 from agentsched_bench.workload.shape import ShapeOptions
 from agentsched_bench.workload.trace import sha256_of
 
@@ -117,7 +118,7 @@ def run(study: Study, traces: Path, *, only: Sequence[str], out: Path | None) ->
                 study.cells.append(Cell(system=setup.system, load=load_name, row=row))
             if out is not None:
                 data = msgspec.json.format(msgspec.json.encode(study), indent=1)
-                out.write_bytes(data + b"\n")
+                write_whole(out, data + b"\n")
             console.print(f"{setup.system}, {load_name}: done", highlight=False)
 
 

@@ -31,6 +31,7 @@ from agentsched_bench.compare.scenario import Scenario, load_scenario
 from agentsched_bench.compare.show import Estimate, showing
 from agentsched_bench.compare.simulated import alone_seconds, simulated_sides
 from agentsched_bench.sim.specs import digest_of
+from agentsched_bench.whole_file import write_whole
 
 SCHEMA: Final = "agentsched.regimes/1"
 BASELINE: Final = "direct"
@@ -315,7 +316,7 @@ def main(
             found.regimes.append(play(scenario, beside=path.parent, is_quiet=True))
             if out is not None:
                 data = msgspec.json.format(msgspec.json.encode(found), indent=1)
-                out.write_bytes(data + b"\n")
+                write_whole(out, data + b"\n")
             console.print(f"{scenario.name}: done", highlight=False)
     typer.echo(markdown(found))
 

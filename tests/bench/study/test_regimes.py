@@ -189,3 +189,16 @@ def test_a_repeat_that_nobody_completed_is_no_win() -> None:
     lost = outcomes([regime("a", row("direct", 0.0, None, failed=3), row("saga", 9.0, None))])
 
     assert won == lost == {"saga": {"faster": [], "slower": []}}
+
+
+@pytest.mark.slow
+def test_regimes_are_written_as_a_whole(small: Path) -> None:
+    """Hours go on from this file: whoever writes into it may be killed half-way."""
+    out, before = small.with_name("regimes.json"), small.with_name("before.json")
+    out.write_bytes(msgspec.json.encode(Regimes(command=[], variant=None)))
+    before.hardlink_to(out)
+
+    main([small], arm=["unlimited"], repeat=1, rate=[2.0], out=out)
+
+    assert msgspec.json.decode(before.read_bytes(), type=Regimes).regimes == []
+    assert len(msgspec.json.decode(out.read_bytes(), type=Regimes).regimes) == 1

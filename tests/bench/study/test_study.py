@@ -13,8 +13,16 @@ from agentsched.model import ConfigError
 from agentsched_bench.sim.arms import parse_arm
 from agentsched_bench.sim.results import SimRow, TenantRow
 from agentsched_bench.sim.specs import fleet_of
-from agentsched_bench.study.__main__ import capacity_ratio, go_on, in_time, print_study, verdict
+from agentsched_bench.study.__main__ import (
+    capacity_ratio,
+    go_on,
+    in_time,
+    print_study,
+    run,
+    verdict,
+)
 from agentsched_bench.study.setups import LOADS, Bound, Carried, Cell, Setup, Study, read_setups
+from agentsched_bench.workload.generate import sample_path
 from agentsched_bench.workload.statistics import spread
 
 SETUP = Setup(
@@ -213,3 +221,21 @@ def test_the_ablation_is_shown_with_throughput() -> None:
     assert "saga,pin=never" in text
     assert "1.25x" in text  # as many programs in 80 s as in 100
     assert "50.0%" in text
+
+
+@pytest.mark.slow
+def test_what_was_played_is_written_as_a_whole(tmp_path: Path) -> None:
+    """Hours go on from this file: whoever writes into it may be killed half-way."""
+    sample = sample_path()
+    setup = msgspec.structs.replace(
+        SETUP, profile="fcfs", trace=sample.name, engines=["h100-8b"], tenants="", ablation=()
+    )
+    made = Study(command=[], programs=4, steps=2, block_size=64, seeds=[1], setups=[setup])
+    out, before = tmp_path / "study.json", tmp_path / "before.json"
+    out.write_bytes(b"{}")
+    before.hardlink_to(out)
+
+    run(made, sample.parent, only=(), out=out)
+
+    assert before.read_bytes() == b"{}"
+    assert len(msgspec.json.decode(out.read_bytes(), type=Study).cells) == 3 * len(setup.arms)
