@@ -29,7 +29,19 @@ _T = TypeVar("_T")
 
 _TIMEOUT_S: Final = 10.0
 #: Fields of a request that `/tokenize` reads as the engine itself does.
-_TOKENIZED: Final = ("model", "messages", "prompt", "tools", "add_generation_prompt")
+_TOKENIZED: Final = (
+    "model",
+    "messages",
+    "prompt",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+    "chat_template",
+    "chat_template_kwargs",
+    "media_io_kwargs",
+    "mm_processor_kwargs",
+)
 #: Where an engine's worker keeps what it may load back at once.
 LOCAL_CPU: Final = "LocalCPUBackend"
 
@@ -177,7 +189,8 @@ def _question(body: bytes) -> bytes | None:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    if "messages" not in fields and "prompt" not in fields:
+    # The Messages API tells its system prompt apart: without it, all tokens would be others.
+    if "system" in fields or ("messages" not in fields and "prompt" not in fields):
         return None
     kept = {name: fields[name] for name in _TOKENIZED if name in fields}
     return msgspec.json.encode(kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -189,3 +190,27 @@ async def test_tokens_are_asked_of_the_engine() -> None:
         assert not list(await EngineTokens(engine, Bodies()).tokens(PREFETCH))
         await engine.aclose()
     assert asked == [{"model": "m", "messages": [{"role": "user", "content": "x"}]}]
+
+
+async def test_a_prompt_is_tokenized_as_it_was_computed() -> None:
+    asked: list[Any] = []
+
+    async def tokenize(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        return web.json_response({"count": 3, "tokens": [7, 8, 9]})
+
+    application = web.Application()
+    application.router.add_post("/tokenize", tokenize)
+    chat: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    templated = chat | {"chat_template_kwargs": {"enable_thinking": False}}
+    whole: dict[str, Any] = {"model": "m", "prompt": "x", "add_special_tokens": False}
+    async with TestServer(application) as server:
+        engine = OpenAiCompatibleEngine(EngineId("e"), str(server.make_url("/")))
+        for body in (templated, whole):
+            source = Bodies(json.dumps(body | {"max_tokens": 1}).encode())
+            assert list(await EngineTokens(engine, source).tokens(PIN)) == [7, 8, 9]
+        # By the Messages API: its beginning would be missing, and nothing found.
+        source = Bodies(json.dumps(chat | {"system": "You are"}).encode())
+        assert not list(await EngineTokens(engine, source).tokens(PIN))
+        await engine.aclose()
+    assert asked == [templated, whole]
