@@ -54,9 +54,18 @@ _LAST: Final = (float("inf"),)
 
 
 class Core:
-    """The core of one engine process. Raises whatever goes wrong; the host switches it off then."""
+    """The core of one engine process. Raises whatever goes wrong; the host switches it off then.
 
-    def __init__(self, settings: PluginSettings, *, capabilities: Capabilities) -> None:
+    `hash_block_size` is how many tokens each hash of a prompt adds; None: those of a block.
+    """
+
+    def __init__(
+        self,
+        settings: PluginSettings,
+        *,
+        capabilities: Capabilities,
+        hash_block_size: int | None = None,
+    ) -> None:
         choices = {}
         if settings.order:
             choices["order"] = Choice(name=settings.order, params=settings.order_params)
@@ -70,7 +79,7 @@ class Core:
         )
         config = SchedulerConfig(profile="passthrough", choices=choices, limits=limits)
         self._scheduler = build_scheduler(config)
-        self._block_size = capabilities.block_size or 16
+        self._hash_tokens = hash_block_size or capabilities.block_size or 16
         report = EngineReported(engine=_ENGINE, capabilities=capabilities, load=EngineLoad())
         self._scheduler.handle(report, now=Instant(0))
 
@@ -149,6 +158,6 @@ class Core:
             stride *= 2
         places = [*range(stride, len(hashes), stride), len(hashes)]
         return tuple(
-            Prefix(prefix=PrefixId(bytes(hashes[at - 1]).hex()), tokens=at * self._block_size)
+            Prefix(prefix=PrefixId(bytes(hashes[at - 1]).hex()), tokens=at * self._hash_tokens)
             for at in places
         )

@@ -36,6 +36,8 @@ log = logging.getLogger(LOGGER)
 
 #: Pins end for these here as well, at the moment when the engine sees it.
 _ENDS_BY_ITSELF: Final = frozenset({UnpinReason.RESUMED, UnpinReason.EXPIRED})
+#: How names of pins begin that the core in the engine asks for: proxies number theirs alike.
+_OWN: Final = "core-"
 
 
 @dataclass(slots=True, eq=False)
@@ -129,8 +131,9 @@ class EngineHost:
                 live = self._live.get(key)
                 if live is None:
                     continue
-                stats = live.request.prefill_stats
-                live.cached_tokens = stats.num_cached_tokens if stats is not None else 0
+                # One that runs again after it was preempted may have none any more.
+                if (stats := live.request.prefill_stats) is not None:
+                    live.cached_tokens = stats.num_cached_tokens
                 if live.caller.is_known:
                     self.pins.release(live.caller.conversation, UnpinReason.RESUMED)
         except Exception:
@@ -256,17 +259,24 @@ class EngineHost:
         """Pins and unpins of the core; its other commands are vLLM's affair (see `core`)."""
         for command in commands:
             if isinstance(command, Pin):
-                keeper = Keeper(
-                    pin=command.pin,
-                    conversation=command.conversation,
-                    program=command.program,
-                    value=command.value,
-                )
-                ttl = between(self.now(), command.expires_at)
-                self.refine(keeper, ttl=ttl, tokens=command.prefix.tokens)
+                self._retain(command)
             elif isinstance(command, Unpin) and command.reason not in _ENDS_BY_ITSELF:
-                name = command.pin
-                self.pins.release_where(_named(name), command.reason)
+                self.pins.release_where(_named(_OWN + command.pin), command.reason)
+
+    def _retain(self, pin: Pin) -> None:
+        """Pin for the core. Not where somebody asked for that conversation, who knows more."""
+        now = self.now()
+        self.pins.expire(now=now)
+        held = self.pins.of_conversation(pin.conversation)
+        if held is not None and not (held.is_grace or held.pin.startswith(_OWN)):
+            return
+        keeper = Keeper(
+            pin=_OWN + pin.pin,
+            conversation=pin.conversation,
+            program=pin.program,
+            value=pin.value,
+        )
+        self.refine(keeper, ttl=between(now, pin.expires_at), tokens=pin.prefix.tokens)
 
     def _keep(self, live: _Live, pin: Pin | None) -> None:
         """Pin what a whole answer leaves behind, until somebody says more about it."""
@@ -281,7 +291,7 @@ class EngineHost:
         grace = self.settings.grace if caller.grace is None else caller.grace
         ttl = grace if pin is None else between(now, pin.expires_at)
         keeper = Keeper(
-            pin=f"grace-{self._minted}" if pin is None else pin.pin,
+            pin=f"grace-{self._minted}" if pin is None else _OWN + pin.pin,
             conversation=caller.conversation,
             program=caller.program,
             tenant=caller.tenant,

@@ -145,7 +145,9 @@ def _make_host(scheduler: Any) -> EngineHost:
             ),
             running_max=scheduler.max_num_running_reqs,
         )
-        core = Core(settings, capabilities=capabilities)
+        # Where groups of layers have blocks of several lengths, hashes are finer than those.
+        hashed = getattr(scheduler, "hash_block_size", None)
+        core = Core(settings, capabilities=capabilities, hash_block_size=hashed)
     host = EngineHost(pins=pins, settings=settings, core=core, vllm=__version__)
     attach()
     log.info(
