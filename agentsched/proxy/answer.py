@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from agentsched.model import Usage
+
+#: Why an answer ended that its engine gave up: vLLM's word as it is paused or told to stop.
+ABORTED: Final = "abort"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +27,9 @@ class Answer:
     `response_id` is the id that the engine gave (`chatcmpl-…`, `resp_…`, `msg_…`). `error` is the
     message of an error that came inside a stream, `error_status` the status that it would have been
     (0: it does not say). `is_complete` means that the end was seen: a stop
-    reason or the dialect's last event; a cut stream is not complete. `breaks` are where in the text
-    a further message begins, as only the Responses API's answers have any.
+    reason or the dialect's last event; a cut stream is not complete, nor is one that the engine
+    ended without being done (`is_given_up`). `breaks` are where in the text a further message
+    begins, as only the Responses API's answers have any.
     """
 
     response_id: str = ""
@@ -34,6 +39,7 @@ class Answer:
     usage: Usage | None = None
     breaks: tuple[int, ...] = ()
     is_complete: bool = False
+    is_given_up: bool = False
     is_truncated: bool = False
     error: str = ""
     error_status: int = 0

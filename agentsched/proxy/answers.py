@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from agentsched.proxy.answer import Answer
+from agentsched.proxy.answer import ABORTED, Answer
 from agentsched.proxy.fields import BROKEN, first_byte
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.taps import AnswerDraft
@@ -126,7 +126,8 @@ def _read_chat(body: bytes, draft: AnswerDraft) -> None:
     for choice in answer.choices or ():
         if choice.index != 0:
             continue
-        draft.is_complete = True
+        draft.is_given_up = choice.finish_reason == ABORTED
+        draft.is_complete = not draft.is_given_up
         # Few words, and each step keeps its own.
         draft.finish_reason = sys.intern(choice.finish_reason or "")
         if choice.text:
@@ -161,13 +162,17 @@ def _read_messages(body: bytes, draft: AnswerDraft) -> None:
     if answer.usage is not None:
         draft.usage = answer.usage.usage()
     draft.finish_reason = answer.stop_reason or ""
-    draft.is_complete = answer.content is not None
-    for place, block in enumerate(answer.content or ()):
+    if answer.content is None:
+        return
+    for place, block in enumerate(answer.content):
         if block.type == "text" and block.text:
             draft.add_text(block.text)
         elif block.type == "tool_use":
             draft.begin_call(place, call_id=block.id, name=block.name)
             draft.add_arguments(place, _json_text(block.input) if block.input else "{}")
+    # So vLLM ends here what it gives up: this API has no word for that.
+    draft.is_given_up = not (draft.finish_reason or draft.has_text or draft.last_call >= 0)
+    draft.is_complete = not draft.is_given_up
 
 
 def _json_text(raw: Raw) -> str:

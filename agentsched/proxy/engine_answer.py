@@ -10,6 +10,7 @@ import msgspec
 
 from agentsched.model import EngineError, EngineUnreachable
 from agentsched.ports import EngineAnswer
+from agentsched.proxy import refusal
 from agentsched.proxy.sse import SseTap
 
 #: An answer that is not streamed is read whole, so it needs a ceiling.
@@ -58,7 +59,7 @@ async def beginning(
     in the background is announced at once, since its client may come back for it by its id.
 
     Raises:
-        EngineError: it ended, or the connection broke, before it began.
+        EngineError: it ended, was given up, or the connection broke, before it began.
     """
     held: list[bytes] = []
     size = 0
@@ -66,6 +67,8 @@ async def beginning(
         heard()
         held.append(tap.feed(chunk))
         size += len(held[-1])
+        if tap.is_given_up and not tap.first_token_seen:
+            raise EngineUnreachable(refusal.GIVEN_UP)
         is_known = is_background and bool(tap.response_id)
         if is_known or not tap.is_announced_only or size > _ANNOUNCED_BYTES_MAX:
             return b"".join(held)

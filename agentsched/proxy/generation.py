@@ -357,6 +357,8 @@ class Generation:
             raise EngineError(refusal.NOT_STREAMED)
         body = await read_whole(answer)
         seen = read_answer(self._parsed.dialect, body)
+        if seen.is_given_up:
+            raise EngineUnreachable(refusal.GIVEN_UP)
         if not (seen.is_complete or seen.error):
             strict = strict_json(body)
             if strict is None:

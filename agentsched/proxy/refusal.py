@@ -145,6 +145,7 @@ _HTTP_WORDS: Final = {
 
 
 NOT_STREAMED: Final = "the engine did not stream what was to be streamed"
+GIVEN_UP: Final = "the engine gave the request up"
 
 CUT_SHORT: Final = Refusal(
     status=502, code="cut_short", message="The engine ended its answer too early.", retry_after_s=1

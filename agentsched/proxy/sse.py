@@ -2,7 +2,8 @@
 
 Whole events go through at once and as they are. Of an event that is not whole nothing is sent yet:
 a client could do nothing with it, and so the relayed bytes always end where an error event of ours
-can follow, should the engine die in the middle of one. What is relayed depends on the stream
+can follow, should the engine die in the middle of one. The end of an answer that its engine gave up
+is kept back, so that one can follow there, too. What is relayed depends on the stream
 alone, never on how the network cut it.
 
 An event ends at a blank line; a line ends in LF, CR or CRLF (WHATWG, "server-sent events"). What
@@ -99,6 +100,11 @@ class SseTap:
         """Whether the dialect's last event has come."""
         return self._draft.is_over
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the engine ended the answer without being done. Its end is not relayed."""
+        return self._draft.is_given_up
+
     def answer(self) -> Answer:
         """What the stream has said so far."""
         return self._draft.answer()
@@ -184,11 +190,14 @@ class SseTap:
                 # A comment: a sign of life, which is for the client.
                 self._draft.is_announced_only = False
             return False
+        draft = self._draft
         try:
-            return self._tap.observe(data) and self._hides
+            is_hidden = self._tap.observe(data) and self._hides
         except BROKEN:
             self.malformed_events += 1
             return False
+        # What its engine gave up would be taken for a short answer by whoever sees this end.
+        return is_hidden or (draft.is_given_up and not draft.error)
 
 
 def _data(block: bytes) -> bytes:

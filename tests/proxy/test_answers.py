@@ -72,6 +72,13 @@ class TestChat:
         answer = read(Dialect.COMPLETIONS, choices=[{"text": "abc", "finish_reason": "length"}])
         assert (answer.text, answer.finish_reason, answer.is_complete) == ("abc", "length", True)
 
+    def test_what_its_engine_gave_up(self) -> None:
+        for finish, is_given_up in (("abort", True), ("stop", False), (None, False)):
+            message = {"message": {"content": "a"}, "text": "a", "finish_reason": finish}
+            for dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
+                answer = read(dialect, choices=[message])
+                assert (answer.is_given_up, answer.is_complete) == (is_given_up, not is_given_up)
+
 
 class TestMessages:
     def test_text_calls_and_usage(self) -> None:
@@ -90,6 +97,20 @@ class TestMessages:
         )
         assert answer.usage == Usage(prompt_tokens=15, cached_tokens=10, output_tokens=4)
         assert (answer.finish_reason, answer.is_complete) == ("tool_use", True)
+
+    def test_without_a_word_or_a_reason_it_is_given_up(self) -> None:
+        """As vLLM ends one that it aborts: this API has no word for that."""
+        empty, said = {"type": "text", "text": ""}, {"type": "text", "text": "a"}
+        call = {"type": "tool_use", "id": "t", "name": "Now"}
+        for content, reason, is_given_up in (
+            ([empty], None, True),
+            ([], None, True),
+            ([empty], "end_turn", False),
+            ([said], None, False),
+            ([call], None, False),
+        ):
+            answer = read(Dialect.MESSAGES, content=content, stop_reason=reason)
+            assert (answer.is_given_up, answer.is_complete) == (is_given_up, not is_given_up)
 
     def test_an_error(self) -> None:
         error = {"type": "overloaded_error", "message": "busy"}

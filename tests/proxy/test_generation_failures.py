@@ -10,14 +10,19 @@ import openai
 import pytest
 from proxy_upstream import (
     ANSWER,
+    CHAT,
     CHAT_STREAM,
+    COMPLETION,
     DIALECTS,
     DONE,
+    MESSAGE_STREAM,
     Exchange,
     Gate,
     Upstream,
     chunk,
+    data,
     drop,
+    event,
     oddly_spelled,
 )
 
@@ -29,6 +34,25 @@ from agentsched.model import (
     StepFinished,
     StepStarted,
 )
+
+#: What vLLM says of an answer that it gives up before its first token: whole, and as a stream.
+GIVEN_UP: dict[str, tuple[dict[str, Any], bytes]] = {
+    "/v1/chat/completions": (
+        CHAT | {"choices": [{"index": 0, "message": {"content": ""}, "finish_reason": "abort"}]},
+        chunk("") + chunk("", "abort") + DONE,
+    ),
+    "/v1/completions": (
+        COMPLETION | {"choices": [{"index": 0, "text": "", "finish_reason": "abort"}]},
+        data({"id": "c1", "choices": [{"index": 0, "text": "", "finish_reason": "abort"}]}) + DONE,
+    ),
+    # This API has no word for it, and vLLM leaves out what is null in a whole message.
+    "/v1/messages": (
+        {"id": "msg_1", "type": "message", "content": [{"type": "text", "text": ""}]},
+        MESSAGE_STREAM[0]
+        + event("message_delta", {"delta": {"stop_reason": None}, "usage": {"output_tokens": 0}})
+        + event("message_stop", {}),
+    ),
+}
 
 
 class TestHangUp:
@@ -198,6 +222,60 @@ class TestFailingEngines:
             response = await proxy.chat(stream=True)
             assert response.headers["x-agentsched-engine"] == "e1"
             assert response.content.endswith(DONE)
+
+    @pytest.mark.parametrize("path", GIVEN_UP)
+    @pytest.mark.parametrize("is_stream", [False, True])
+    async def test_an_answer_that_its_engine_gives_up_is_asked_for_again(
+        self, start: Any, upstream: Upstream, second: Upstream, path: str, is_stream: bool
+    ) -> None:
+        """As vLLM may end what reaches it while it stops: at once, with status 200."""
+        fields, answer, parts = DIALECTS[path]
+        whole, stream = GIVEN_UP[path]
+
+        async def gives_up(exchange: Exchange) -> None:
+            await (exchange.stream(stream) if is_stream else exchange.json(whole))
+
+        async def good(exchange: Exchange) -> None:
+            await (exchange.stream(*parts) if is_stream else exchange.json(answer))
+
+        upstream.script, second.script = gives_up, good
+        async with start(upstream.url, second.url) as proxy:
+            body = {"model": "m", **fields, "stream": is_stream}
+            response = await proxy.client.post(path, json=body)
+            assert response.status_code == 200
+            assert response.headers["x-agentsched-engine"] == "e1"
+            assert "hel" in response.text
+            assert len(upstream.exchanges) == 1
+            assert len(proxy.turns.events(StepFailed)) == 1
+            assert len(proxy.turns.events(StepFinished)) == 1
+
+    async def test_what_is_given_up_and_no_engine_takes_is_no_answer(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.json(GIVEN_UP["/v1/chat/completions"][0])
+
+        upstream.script = script
+        response = await proxy.chat()
+        assert response.status_code in (502, 503)
+        assert not proxy.turns.events(StepFinished)
+
+    async def test_a_stream_that_its_engine_gives_up_ends_in_an_error(
+        self, proxy: Any, upstream: Upstream
+    ) -> None:
+        async def script(exchange: Exchange) -> None:
+            await exchange.stream(chunk("hel"), chunk("", "abort"), DONE)
+
+        upstream.script = script
+        response = await proxy.chat(stream=True)
+        assert response.content.startswith(chunk("hel"))
+        rest = response.content.removeprefix(chunk("hel"))
+        assert b'"code":502' in rest
+        assert b"abort" not in rest
+        assert DONE not in rest
+        await proxy.until_idle()
+        assert not proxy.turns.events(StepFinished)
+        assert len(proxy.turns.events(StepFailed)) == 1
 
     async def test_the_only_engine_fails_again_and_again(
         self, proxy: Any, upstream: Upstream

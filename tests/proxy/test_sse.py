@@ -118,6 +118,25 @@ class TestChat:
         answer = read(Dialect.CHAT, data({"choices": [choice], "error": none}), FINISH, DONE)
         assert (answer.error, answer.text, answer.is_complete) == ("", "a", True)
 
+    @pytest.mark.parametrize("hides", [False, True])
+    def test_the_end_of_what_its_engine_gives_up_is_kept_back(self, hides: bool) -> None:
+        """An error is to follow: clients take any end of a stream for that of a short answer."""
+        said = [chat({"role": "assistant", "content": ""}), chat({"content": "a"})]
+        ended = [chat({"content": ""}, finish_reason="abort"), USAGE_CHUNK, DONE]
+        for chunks in ([*said, *ended], [b"".join([*said, *ended])]):
+            relayed, tap = tapped(Dialect.CHAT, chunks, hide_usage=hides)
+            assert relayed == b"".join(said)
+            answer = tap.answer()
+            assert (answer.text, answer.is_given_up, answer.is_complete) == ("a", True, False)
+            assert not tap.is_over
+
+    def test_an_error_after_it_was_given_up_is_for_the_client(self) -> None:
+        error = data({"error": {"message": "gone"}})
+        aborted = chat(finish_reason="abort")
+        relayed, tap = tapped(Dialect.CHAT, [chat({"content": "a"}), aborted, error, DONE])
+        assert relayed == chat({"content": "a"}) + error + DONE
+        assert (tap.answer().error, tap.answer().is_complete) == ("gone", False)
+
     def test_a_cut_stream_is_not_complete(self) -> None:
         answer = read(Dialect.CHAT, chat({"content": "a"}), FINISH[:-20])
         assert not answer.is_complete
@@ -458,6 +477,19 @@ class TestMessages:
         assert relayed == b"".join(events)
         assert tap.malformed_events == 0
         assert tap.answer() == Answer(text="so", finish_reason="end_turn", is_complete=True)
+
+    def test_a_message_without_a_word_or_a_reason_is_given_up(self) -> None:
+        """As vLLM ends one that it aborts: this API has no word for that."""
+        start, stop = self.start({"input_tokens": 1}), event({"type": "message_stop"})
+        end = event({"type": "message_delta", "delta": {"stop_reason": None}})
+        relayed, tap = tapped(Dialect.MESSAGES, [start, end, stop])
+        assert relayed == start + end
+        assert (tap.answer().is_given_up, tap.answer().is_complete) == (True, False)
+        # Some servers give no reason, and others no word.
+        text = event({"type": "content_block_delta", "delta": {"text": "a"}})
+        for events in ([start, text, end, stop], [start, self.end(None), stop], [start, stop]):
+            answer = read(Dialect.MESSAGES, *events)
+            assert (answer.is_given_up, answer.is_complete) == (False, True)
 
     def test_an_error(self) -> None:
         error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}

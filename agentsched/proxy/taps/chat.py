@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from agentsched.proxy.answer import ABORTED
 from agentsched.proxy.taps.draft import AnswerDraft, is_error
 from agentsched.proxy.taps.usage import ChatUsage
 
@@ -74,7 +75,7 @@ class ChatTap:
         """
         draft = self._draft
         if data.startswith(b"[DONE]"):
-            draft.is_complete = draft.is_over = True
+            draft.is_complete = draft.is_over = not draft.is_given_up
             return False
         chunk = _DECODE(data)
         if not draft.response_id:
@@ -111,7 +112,8 @@ class ChatTap:
             draft.add_text(choice.text)
         if choice.finish_reason is not None:
             draft.finish_reason = choice.finish_reason
-            draft.is_complete = True
+            draft.is_given_up = choice.finish_reason == ABORTED
+            draft.is_complete = not draft.is_given_up
 
     def _call(self, call: _ToolDelta) -> None:
         draft = self._draft

@@ -69,6 +69,7 @@ class AnswerDraft:
         "finish_reason",
         "is_announced_only",
         "is_complete",
+        "is_given_up",
         "is_over",
         "is_started",
         "is_truncated",
@@ -90,6 +91,8 @@ class AnswerDraft:
         #: The first content, reasoning or tool call was seen.
         self.is_started = False
         self.is_complete = False
+        #: The engine ended it without being done: what ends it is not for the client.
+        self.is_given_up = False
         #: The dialect's last event was seen: nothing more is worth waiting for.
         self.is_over = False
         self.is_truncated = False
@@ -184,6 +187,7 @@ class AnswerDraft:
             usage=self.usage,
             breaks=tuple(self._breaks),
             is_complete=self.is_complete,
+            is_given_up=self.is_given_up,
             is_truncated=self.is_truncated,
             error=self.error,
             error_status=self.error_status,

@@ -49,11 +49,13 @@ _NO_INPUT: Final = b"{}"
 class MessagesTap:
     """Reads events into a draft."""
 
-    __slots__ = ("_draft", "_unfilled", "_usage")
+    __slots__ = ("_draft", "_is_unexplained", "_unfilled", "_usage")
 
     def __init__(self, draft: AnswerDraft) -> None:
         self._draft = draft
         self._usage = MessagesUsage()
+        #: Its end was told, and not why.
+        self._is_unexplained = False
         #: Calls whose arguments have not begun: at a block's end, none means the empty object.
         self._unfilled: set[int] = set()
 
@@ -82,12 +84,21 @@ class MessagesTap:
                 if event.delta is not None and event.delta.stop_reason:
                     self._draft.finish_reason = event.delta.stop_reason
                     self._draft.is_complete = True
+                elif event.delta is not None:
+                    self._is_unexplained = True
             case "message_stop":
-                self._draft.is_complete = self._draft.is_over = True
+                self._end()
             case _:
                 if is_error(event.error) or event.type == "error":
                     self._draft.fail(event.error or None)
         return False
+
+    def _end(self) -> None:
+        draft = self._draft
+        # So vLLM ends here what it gives up: this API has no word for that.
+        says_nothing = not (draft.finish_reason or draft.is_started)
+        draft.is_given_up = self._is_unexplained and says_nothing
+        draft.is_complete = draft.is_over = not draft.is_given_up
 
     def _begin(self, place: int, block: Block) -> None:
         if block.type == "tool_use":
