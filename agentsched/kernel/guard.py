@@ -16,7 +16,7 @@ from agentsched.kernel.briefing import briefing
 from agentsched.kernel.doors import may_pin, may_warm
 from agentsched.kernel.records import EngineRecord, Pause, StepRecord
 from agentsched.kernel.turns import take_turns
-from agentsched.model import Command, Event, Instant, Limits, Nanos, TenantId
+from agentsched.model import Command, Event, Instant, Limits, Nanos, Prefix, TenantId
 from agentsched.policy import (
     Admission,
     Admitted,
@@ -43,10 +43,15 @@ class GuardedPolicies:
         self._books = books
         #: How often each question failed, by `point.method`.
         self.errors: dict[str, int] = {}
-        #: What was raised last, for the host's log.
+        #: What was raised last in this process, for the host's log.
         self.latest_error: Exception | None = None
         self._set = policies
         self._take(policies)
+
+    def __getstate__(self) -> dict[str, object]:
+        # What a stranger raised may be of any class, and hold anything: an image of the scheduler
+        # could not be read, nor a twin of it be made, for one failure that was stood in for.
+        return {**vars(self), "latest_error": None}
 
     def adopt(self, policies: PolicySet, *, now: Instant) -> None:
         """Ask these from now on. Those that are new are first told how things stand."""
@@ -126,9 +131,11 @@ class GuardedPolicies:
         between tenants of equal rank their arrival can.
         """
         shares = self._books.shares
-        if shares.waiting_tenants < 2 or not shares.is_active or not self._has_shares(now=now):
+        has_shares = shares.is_active and shares.waiting_tenants > 1
+        first = self._rank_tenants(now=now) if has_shares else None
+        if first is None:
             return self.in_order(now=now, newcomers=newcomers)
-        known: dict[TenantId, SortKey] = {}
+        known = dict(first)
         waiting = len(self._books.ready)
 
         def rank(tenant: TenantId) -> SortKey:
@@ -138,7 +145,8 @@ class GuardedPolicies:
                 waiting = len(self._books.ready)
                 known.clear()
             if tenant not in known:
-                known[tenant] = self._rank_tenant(tenant, now=now) or ()
+                key = self._rank_tenant(tenant, now=now)
+                known[tenant] = first[tenant] if key is None else key
             return known[tenant]
 
         return take_turns(
@@ -148,9 +156,17 @@ class GuardedPolicies:
             is_resident=lambda step: self._books.conversation(step).is_resident,
         )
 
-    def _has_shares(self, *, now: Instant) -> bool:
-        first = next(iter(self._books.ready))
-        return self._rank_tenant(first.tenant, now=now) is not None
+    def _rank_tenants(self, *, now: Instant) -> dict[TenantId, SortKey] | None:
+        """The ranks of all that wait; None where tenants do not matter, or one cannot be ranked:
+        whoever has none would be before or behind all others, and nobody said so."""
+        known: dict[TenantId, SortKey] = {}
+        for step in self._books.ready:
+            if step.tenant not in known:
+                key = self._rank_tenant(step.tenant, now=now)
+                if key is None:
+                    return None
+                known[step.tenant] = key
+        return known
 
     def _rank_tenant(self, tenant: TenantId, *, now: Instant) -> SortKey | None:
         try:
@@ -247,6 +263,7 @@ class GuardedPolicies:
             if retention is not None:
                 _int64(retention.ttl)
                 _finite(retention.value)
+                _beginning(retention.prefix)
             return retention
         except Exception as error:
             self._count("pin.retain", error)
@@ -286,6 +303,16 @@ def _finite(value: object) -> None:
     is_number = type(value) is int or type(value) is float
     if not is_number or not isfinite(cast("float", value)):
         raise TypeError(f"not a finite number: {value!r}")
+
+
+def _beginning(value: object) -> None:
+    match value:
+        case None:
+            return
+        case Prefix(prefix=name, tokens=tokens) if _int64(tokens) >= 0:
+            name.encode()  # it goes into the journal
+        case _:
+            raise TypeError(f"not the beginning of a context: {value!r}")
 
 
 def _sort_key(value: SortKey | None) -> SortKey | None:

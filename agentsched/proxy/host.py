@@ -169,6 +169,10 @@ class LiveHost:
         self._clock = clock
         self.hints = hints
         self._sinks = list(sinks)
+        #: How often each question to a policy had failed when that was last looked at, and which of
+        #: them the log has.
+        self._failures = dict(scheduler.policy_errors)
+        self._told_failures: set[str] = set()
         #: Tickets of all live steps.
         self._tickets: dict[StepId, Ticket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -218,6 +222,8 @@ class LiveHost:
             self._perform(command)
         if isinstance(event, EngineLost):
             self._interrupt_unstarted(event.engine)
+        if self.scheduler.policy_errors:
+            self._tell_failures()
         self._arm()
 
     def watch(self, sink: EventSink) -> None:
@@ -243,6 +249,21 @@ class LiveHost:
                 sink.write(entry)
             except Exception:
                 log.exception("a journal sink failed: %s", type(sink).__name__)
+
+    def _tell_failures(self) -> None:
+        """What policies fail at is counted; the log has the first time of each, and why."""
+        new = []
+        for question, count in self.scheduler.policy_errors.items():
+            if count == self._failures.get(question):
+                continue
+            self._failures[question] = count
+            policy = self.scheduler.policies.names.get(question.partition(".")[0], "built in")
+            new.append(f"{question} ({policy})")
+        new = [failure for failure in new if failure not in self._told_failures]
+        if new:
+            self._told_failures.update(new)
+            latest = self.scheduler.latest_policy_error
+            log.error("a policy failed, plain rules stand in: %s", ", ".join(new), exc_info=latest)
 
     def _perform(self, command: Command) -> None:
         match command:

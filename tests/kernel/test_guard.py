@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from shorthand import arrived
 
 from agentsched.kernel import decode, encode
 from agentsched.kernel.guard import GuardedPolicies
@@ -16,6 +17,8 @@ from agentsched.model import (
     Nanos,
     Pin,
     Prefetch,
+    Prefix,
+    PrefixId,
     TenantId,
     TenantLimits,
 )
@@ -39,6 +42,11 @@ BAD_RETENTIONS = [
     Retention(ttl=Nanos(SECOND), value=float("nan")),
     Retention(ttl=Nanos(SECOND), value=float("inf")),
     Retention(ttl=Nanos(SECOND), value="dear"),  # type: ignore[arg-type]
+    Retention(ttl=Nanos(SECOND), prefix="all"),  # type: ignore[arg-type]
+    Retention(ttl=Nanos(SECOND), prefix=Prefix(prefix=None, tokens=1)),  # type: ignore[arg-type]
+    Retention(ttl=Nanos(SECOND), prefix=Prefix(prefix=PrefixId("\ud800"), tokens=1)),
+    Retention(ttl=Nanos(SECOND), prefix=Prefix(prefix=PrefixId("x"), tokens=-1)),
+    Retention(ttl=Nanos(SECOND), prefix=Prefix(prefix="x", tokens=1.5)),  # type: ignore[arg-type]
 ]
 
 
@@ -93,6 +101,24 @@ def test_a_policy_that_cannot_learn_does_not_keep_the_others_from_it(rig: Any) -
     points = ("order", "admit", "place", "pin", "prefetch", "share")
     assert set(counted) == {f"{p}.observe" for p in points}
     assert len(set(counted.values())) == 1
+
+
+class Particular(Exception):
+    """It cannot be made again from its text, as a copy of an exception is."""
+
+    def __init__(self, text: str, *, policy: str) -> None:
+        super().__init__(f"{policy}: {text}")
+
+
+def test_what_was_raised_is_no_part_of_a_dry_run(rig: Any) -> None:
+    def refuse(*_: Any) -> Any:
+        raise Particular("broken", policy="mine")
+
+    rig.policy.rank_of = refuse
+    drive(rig)
+    plan = rig.scheduler.plan(arrived("more", "p3"), now=Instant(rig.now))
+    assert isinstance(plan.verdict, Dispatch)
+    assert str(rig.scheduler.latest_policy_error) == "mine: broken"
 
 
 @pytest.mark.parametrize("rank", [None, ("a",), (None,), 5j])
@@ -204,6 +230,22 @@ def test_tenants_are_ranked_again_only_when_a_step_went(rig: Any) -> None:
 def test_a_tenants_rank_that_is_none_is_counted(rig: Any, rank: Any) -> None:
     rig.policy.share_of = lambda account: rank
     assert wait_for_an_engine(rig) == ["early0", "late1", "early2", "late3"]
+    assert set(rig.scheduler.policy_errors) == {"share.rank_tenant"}
+
+
+@pytest.mark.parametrize(
+    ("times", "order"),
+    [
+        (0, ["early0", "late1", "early2", "late3"]),  # no turns: all wait in one line
+        (1, ["early0", "early2", "late1", "late3"]),  # in the midst of a turn it stays where it was
+    ],
+)
+def test_a_tenant_that_cannot_be_ranked_is_not_before_all_others(
+    rig: Any, times: int, order: list[str]
+) -> None:
+    ranks = {"late": [(1.0,)] * times}
+    rig.policy.share_of = lambda account: ranks.get(account.tenant, [(0.0,)] * 9).pop()
+    assert wait_for_an_engine(rig) == order
     assert set(rig.scheduler.policy_errors) == {"share.rank_tenant"}
 
 

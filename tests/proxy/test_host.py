@@ -37,6 +37,7 @@ from agentsched.model import (
 from agentsched.policy import Choice
 from agentsched.proxy.host import Interrupted, LiveHost, Stop, Ticket
 from agentsched_adapters.fake import FakeEngine
+from agentsched_policies.order.program_fcfs import ProgramFcfs
 
 ENGINE = EngineId("e0")
 UP = reported(ENGINE, pins=True)
@@ -460,3 +461,18 @@ async def test_a_defect_leaves_no_ticket(host: LiveHost, monkeypatch: pytest.Mon
         with pytest.raises(ZeroDivisionError):
             host.submit(asked("s1"))
     assert host.live_steps == 0
+
+
+async def test_the_log_has_the_first_failure_of_a_policy_and_why(
+    host: LiveHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("nobody to divide by")
+
+    monkeypatch.setattr(ProgramFcfs, "rank", broken)
+    for number in range(3):
+        await sent(host, f"s{number}")
+    assert host.scheduler.policy_errors["order.rank"] >= 3
+    [told] = [record for record in caplog.records if "policy" in record.getMessage()]
+    assert "order.rank (program-fcfs)" in told.getMessage()
+    assert "nobody to divide by" in caplog.text

@@ -39,6 +39,7 @@ from agentsched.store.database import StoreError
 from agentsched.store.fold import Fold, end_steps, fresh, settle
 from agentsched.store.image import code_mark, read_image, take_image
 from agentsched_bench.replay.swarm import Swarm, SwarmShape
+from agentsched_policies.order.program_fcfs import ProgramFcfs
 
 CONFIG = SchedulerConfig(profile="agentsched")
 SEEDS = (1, 2, 3)
@@ -161,6 +162,22 @@ def arrival(step: str, *, retries: str | None = None) -> StepArrived:
         prompt_tokens=10,
         retries=StepId(retries) if retries else None,
     )
+
+
+def test_a_policy_that_failed_costs_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it raised is of no class that an image may hold."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(ProgramFcfs, "rank", broken)
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    scheduler.handle(reported("e"), now=Instant(0))
+    scheduler.handle(arrived("s"), now=Instant(1))
+    assert isinstance(scheduler.latest_policy_error, ValueError)
+    copy = read_image(take_image(scheduler))
+    assert copy.policy_errors == scheduler.policy_errors == {"order.rank": 1}
+    assert state(copy) == state(scheduler)
 
 
 def test_another_configuration_is_an_event() -> None:
