@@ -197,3 +197,21 @@ def test_priorities_order_what_waits(rig: Any) -> None:
     rig.arrive("s1", program="p1", at=0, priority=1)
     rig.arrive("s2", program="p2", at=1)
     assert [c.step for c in rig.engine()] == ["s2", "s1"]
+
+
+def test_whom_another_replica_served_is_no_newcomer_here(make_rig: Any) -> None:
+    rig = make_rig(wait_ns_max=Nanos(3 * SECOND), ready_steps_max=45)
+    rig.engine()
+    rig.arrive("s", program="busy")
+    rig.finish("s")
+    rig.policy.admission = lambda step, engine: Held(reason="never")
+    for number in range(40):
+        rig.arrive(f"s{number}", program="busy", conversation=f"c{number % 9}")
+    home = {"home": EngineId("e1"), "home_tokens": 90}
+    for number in range(5):
+        # The last tenth of the queue is for those that were served, too.
+        [reject] = rig.arrive("s-new", program="new")
+        assert reject.reason is (RejectReason.QUEUE_FULL if number else RejectReason.WAIT_BOUND)
+        assert rig.arrive(f"moved{number}", program=f"moved{number}", **home) == ()
+    [reject] = rig.arrive("more", program="more", **home)
+    assert reject.reason is RejectReason.QUEUE_FULL
