@@ -17,8 +17,9 @@ of a title or a summary beside its work is not its own. Nobody resumes on an eng
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from agentsched.model import (
     Command,
@@ -66,6 +67,14 @@ class ActiveProgram:
         return bool(self.waiting or self.running)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """Tokens used on each engine, and the first two programs that are paused or to be begun."""
+
+    used: Mapping[EngineId, float]
+    queued: tuple[ProgramId, ...]
+
+
 class ActivePrograms:
     """Follows events and commands; `tick` runs by itself when its time has come."""
 
@@ -81,6 +90,13 @@ class ActivePrograms:
         self._drained: dict[EngineId, None] = {}
         self._gone = GoneEngines()
         self.next_tick = Instant(0)
+        #: Answers of `room` and `is_queue_empty_but_for`, until something happens: they are asked
+        #: for every step that waits.
+        self._looked: _Look | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        # An answer that is remembered is no knowledge.
+        return {**vars(self), "_looked": None}
 
     def get(self, program: ProgramId) -> ActiveProgram | None:
         """A program that is known."""
@@ -92,14 +108,15 @@ class ActivePrograms:
 
     def room(self, engine: EngineId) -> float:
         """Tokens that would still fit, by their count."""
-        return self._capacity.get(engine, 0) - self._used(engine)
+        return self._capacity.get(engine, 0) - self._look().used.get(engine, 0)
 
     def is_queue_empty_but_for(self, program: ProgramId) -> bool:
         """Whether no other program is paused or waits to be begun."""
-        return all(p.program == program for p in self._paused())
+        return all(one == program for one in self._look().queued)
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Learn, and tick when it is time."""
+        self._looked = None
         forgotten = self._gone.observe(event)
         if forgotten is not None:
             self._drained.pop(forgotten, None)
@@ -138,6 +155,7 @@ class ActivePrograms:
 
     def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
         """Whatever was sent is active, also what the scheduler's bound forced in."""
+        self._looked = None
         known = {c.step: self._log.get(c.step) for c in commands if hasattr(c, "step")}
         self._log.decided(commands, now=now)
         for command in commands:
@@ -179,12 +197,21 @@ class ActivePrograms:
         if event.is_last_word and not program.is_reasoning:
             self._programs.pop(program.program)
 
-    def _used(self, engine: EngineId) -> float:
-        return sum(
-            self._weight(p)
-            for _, p in self._programs.items()
-            if p.engine == engine and not p.is_paused
-        )
+    def _look(self) -> _Look:
+        if self._looked is None:
+            used: dict[EngineId, list[float]] = {}
+            for _, program in self._programs.items():
+                if program.engine is not None and not program.is_paused:
+                    used.setdefault(program.engine, []).append(self._weight(program))
+            queued = islice((p.program for p in self._paused()), 2)
+            sums = {engine: sum(weights) for engine, weights in used.items()}
+            self._looked = _Look(used=sums, queued=tuple(queued))
+        return self._looked
+
+    def _room(self, engine: EngineId) -> float:
+        """As `room`, while programs change."""
+        here = (p for _, p in self._programs.items() if p.engine == engine and not p.is_paused)
+        return self._capacity.get(engine, 0) - sum(self._weight(p) for p in here)
 
     def _weight(self, program: ActiveProgram) -> float:
         return _EXTRA + program.tokens * (1.0 if program.is_reasoning else self._acting_weight)
@@ -197,7 +224,7 @@ class ActivePrograms:
     def _resume(self) -> None:
         """Greedily by class and size, then largest first to where most room is."""
         open_now = (engine for engine in self._capacity if engine not in self._drained)
-        room = {engine: self.room(engine) for engine in open_now}
+        room = {engine: self._room(engine) for engine in open_now}
         left = sum(r for r in room.values() if r > 0)
         chosen = []
         for program in sorted(self._paused(), key=_resume_key):
@@ -215,7 +242,7 @@ class ActivePrograms:
         return (p for p in programs if p.is_paused and (p.steps or p.is_reasoning))
 
     def _pause_until_safe(self, engine: EngineId) -> None:
-        over = -self.room(engine)
+        over = -self._room(engine)
         here = [p for _, p in self._programs.items() if p.engine == engine and not p.is_paused]
         here.sort(key=lambda p: (p.is_reasoning, p.tokens, p.program))
         for program in here:

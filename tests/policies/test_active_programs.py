@@ -264,3 +264,29 @@ def test_parameters_out_of_range_are_refused() -> None:
     for tick_s, weight in ((0.0, 0.5), (1.0, -0.1), (1.0, 1.1)):
         with pytest.raises(ValueError, match="tick_s is positive"):
             ActivePrograms(tick_s=tick_s, acting_weight=weight)
+
+
+def test_programs_are_counted_once_for_all_that_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every waiting step is asked for on every engine."""
+    count = Count(e1=10_000, e2=10_000)
+    for number in range(5):
+        count.arrive(f"s{number}", f"p{number}", 1_000)
+        count.send(f"s{number}", (E1, E2)[number % 2])
+    weighed: list[ProgramId] = []
+    weigh = ActivePrograms._weight
+    monkeypatch.setattr(
+        ActivePrograms, "_weight", lambda one, p: weighed.append(p.program) or weigh(one, p)
+    )
+    for _ in range(20):
+        assert count.programs.room(E1) == 10_000 - 3 * (1_000 + EXTRA)
+        assert count.programs.room(E2) == 10_000 - 2 * (1_000 + EXTRA)
+        assert count.programs.is_queue_empty_but_for(ProgramId("nobody"))
+    assert len(weighed) == 5
+    # Until something happens: its tools run, so half of it counts, and another waits.
+    count.finish("s0", prompt=1_000)
+    assert count.programs.room(E1) == 10_000 - 2 * (1_000 + EXTRA) - (500 + EXTRA)
+    count.arrive("new", "new", 1_000)
+    assert count.programs.is_queue_empty_but_for(ProgramId("new"))
+    assert not count.programs.is_queue_empty_but_for(ProgramId("p0"))
+    count.send("new")
+    assert count.programs.room(E1) == 10_000 - 3 * (1_000 + EXTRA) - (500 + EXTRA)

@@ -21,6 +21,7 @@ from agentsched.model import (
     StepId,
 )
 from agentsched.policy import Choice, load
+from agentsched_policies.place import dualmap
 
 Floors = Callable[..., Any]
 
@@ -198,6 +199,30 @@ class TestDualMap:
         policy = f.scheduler.policies.place
         keys = {policy._key(f.scheduler.steps[f"t{number}"]) for number in range(8)}
         assert keys == {"pa"}
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_best_is_the_one_of_the_greatest_score(
+        self, floor: Floors, seed: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And the engines are hashed for one step as often as for one engine."""
+        hashed: list[str] = []
+        f, rng = floor(engines=6, place=place("dualmap")), Random(seed)
+        policy = f.scheduler.policies.place
+        chosen = set()
+        for number in range(40):
+            f.ask(f"s{number}", f"p{rng.randrange(9)}", rng.randrange(200, 4_000), at=float(number))
+            step = f.scheduler.steps[f"s{number}"]
+            engines = list(f.scheduler.engines.values())
+            with monkeypatch.context() as patch:
+                patch.setattr(dualmap, "rendezvous", lambda key, name: hashed.append(name) or 0.5)
+                policy.best(step, engines, f.world, now=f.instant)
+            best = policy.best(step, engines, f.world, now=f.instant)
+            assert best is max(engines, key=lambda e: f.score(step.step, e.engine))
+            chosen.add(best.engine)
+            if rng.random() < 0.7:
+                f.answer(f"s{number}")
+        assert len(hashed) == 40 * (6 + 5)
+        assert len(chosen) > 1
 
     def test_only_the_latest_arrivals_make_hot(self, floor: Floors) -> None:
         policy: Any = load("place", "dualmap", {})

@@ -18,9 +18,9 @@ that is known to be hot.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from agentsched.model import Event, Instant, PrefixId, StepArrived, between, seconds
+from agentsched.model import EngineId, Event, Instant, PrefixId, StepArrived, between, seconds
 from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.hashing import rendezvous
 from agentsched_policies.models import serves
@@ -57,9 +57,33 @@ class DualMap:
             self._forget(self._recent.popleft())
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
-        key = self._key(step)
+        return self._score(step, engine, self._both(step, world), world, now=now)
+
+    def best(
+        self, step: StepView, engines: Sequence[EngineView], world: World, *, now: Instant
+    ) -> EngineView:
+        """What the scores come to. The candidates, two hashes of each engine, are found once."""
+        candidates = self._both(step, world)
+
+        def key(engine: EngineView) -> tuple[float, EngineId]:
+            return -self._score(step, engine, candidates, world, now=now), engine.engine
+
+        return min(engines, key=key)
+
+    def _both(self, step: StepView, world: World) -> tuple[str, ...]:
         up = (e for e in world.engines.values() if e.is_up)
-        candidates = self._candidates(key, (e for e in up if serves(e.capabilities, step.model)))
+        alike = (e for e in up if serves(e.capabilities, step.model))
+        return self._candidates(self._key(step), alike)
+
+    def _score(
+        self,
+        step: StepView,
+        engine: EngineView,
+        candidates: tuple[str, ...],
+        world: World,
+        *,
+        now: Instant,
+    ) -> float:
         if engine.engine not in candidates:
             return -1e9
         missing = world.missing_tokens(step, engine.engine)
