@@ -179,18 +179,22 @@ def _heard(load: Load, side: Side) -> Load:
     return load if tells_deadlines(side.ids) else replace(load, deadlines_s={})
 
 
+def _start(plan: PlannedProgram, load: Load, *, at_s: float | None) -> Start:
+    # Who sends no ids says nothing of a deadline either, nor that it is over.
+    has_ids = plan.program not in load.without_ids
+    return Start(
+        plan=plan,
+        at=Instant(seconds(at_s or 0.0)),
+        tenant=load.tenants.get(plan.program, ""),
+        pool=plan.pool or "" if at_s is None else "",
+        deadline_s=load.deadlines_s.get(plan.program) if has_ids else None,
+        is_silent=not has_ids,
+    )
+
+
 def _play(host: SimHost, load: Load, scenario: Scenario) -> None:
     starts = [
-        Start(
-            plan=plan,
-            at=Instant(seconds(at or 0.0)),
-            tenant=load.tenants.get(plan.program, ""),
-            pool=plan.pool or "" if at is None else "",
-            deadline_s=None
-            if plan.program in load.without_ids
-            else load.deadlines_s.get(plan.program),
-        )
-        for plan, at in zip(load.plans, load.starts_s, strict=True)
+        _start(plan, load, at_s=at) for plan, at in zip(load.plans, load.starts_s, strict=True)
     ]
     weights = [
         TenantConfigured(tenant=TenantId(name), weight=weight)

@@ -59,7 +59,8 @@ class Endings(StrEnum):
 class Start:
     """A program that begins at an instant; `copy` keeps its content apart from its twins'.
 
-    `deadline_s` is what it says of when it is wanted, in seconds from its beginning.
+    `deadline_s` is what it says of when it is wanted, in seconds from its beginning. One that
+    `is_silent` does not declare that it is over where others do.
     """
 
     plan: PlannedProgram
@@ -71,6 +72,7 @@ class Start:
     #: The closed loop that it waits for; empty: it starts then, whoever else runs.
     pool: str = ""
     deadline_s: float | None = None
+    is_silent: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,6 +135,7 @@ class ProgramRun:
     #: The closed loop it is in; empty: none.
     pool: str = ""
     deadline_s: float | None = None
+    is_silent: bool = False
     #: When it is wanted; known once it has begun.
     deadline: Instant | None = None
 
@@ -194,6 +197,7 @@ class Clients:
             model=start.model,
             pool=start.pool,
             deadline_s=start.deadline_s,
+            is_silent=start.is_silent,
         )
         self.runs.append(run)
         self.unfinished += 1
@@ -262,10 +266,11 @@ class Clients:
         """The event of a complete answer."""
         talk = call.talk
         is_last = call.index == len(talk.plan.calls) - 1
-        pauses = not is_last or (self._endings is Endings.RECORDED and self._planned(call).tools)
+        endings = self._endings_of(talk.run)
+        pauses = not is_last or (endings is Endings.RECORDED and self._planned(call).tools)
         calls = self._tool_calls(call) if pauses and self._tells_tools else ()
         reason = "tool_calls" if calls else "stop"
-        if self._endings is Endings.SILENT or (pauses and not calls):
+        if endings is Endings.SILENT or (pauses and not calls):
             # An answer of an exact length, whoever is told of tools beside it.
             reason = "length"
         return StepFinished(
@@ -423,8 +428,12 @@ class Clients:
             model=run.model,
             agent=run.agent,
             deadline=run.deadline,
-            is_last=self._endings is Endings.DECLARED and self._is_last(call),
+            is_last=self._endings_of(run) is Endings.DECLARED and self._is_last(call),
         )
+
+    def _endings_of(self, run: ProgramRun) -> Endings:
+        declares = self._endings is Endings.DECLARED
+        return Endings.SILENT if declares and run.is_silent else self._endings
 
     def _is_last(self, call: CallState) -> bool:
         return call.talk.is_main and call.index == len(call.talk.plan.calls) - 1

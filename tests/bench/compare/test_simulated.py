@@ -149,6 +149,24 @@ def test_programs_end_as_those_of_a_replay_do(ids: str, tells: bool, small: Path
     assert any(event.is_last_word for event in ends) is tells
 
 
+def test_who_sends_no_ids_does_not_say_that_it_is_over(small: Path) -> None:
+    """Chats beside agents kept their places under CONCUR live, and left them in the model."""
+    chats = (
+        'workload.background=[{ traffic = "chat", programs = 3, '
+        'arrivals = { process = "poisson", rate = 1.0 } }]'
+    )
+    scenario = load_scenario(small, changes=[chats])
+    load = make_load(scenario.workload, seed=0, beside=small.parent)
+    assert len(load.without_ids) == 3
+
+    events = [entry.event for entry in journal_of("agentsched@dynamo", load, scenario)]
+
+    arrived = [event for event in events if isinstance(event, StepArrived)]
+    assert sum(event.is_last for event in arrived) == len(load.plans) - 3
+    ends = [event for event in events if isinstance(event, StepFinished)]
+    assert sum(event.is_last_word for event in ends) == len(load.plans) - 3
+
+
 @pytest.mark.parametrize(
     ("arm", "told", "tells"),
     [
