@@ -124,10 +124,11 @@ class ControlPlane:
     async def _program(self, request: web.Request) -> web.Response:
         scheduler = self._gateway.host.scheduler
         record = scheduler.programs.get(ProgramId(request.match_info["program"]))
-        if record is None or not principal_of(request).sees(record.tenant):
+        viewer = principal_of(request)
+        if record is None or not viewer.sees(record.tenant):
             return _unknown_program()
         now = self._gateway.host.now()
-        expected = forecast(scheduler, record.program, now=now)
+        expected = forecast(scheduler, record.program, viewer=viewer, now=now)
         return _json(shapes.whole_program(scheduler, record, forecast=expected, now=now))
 
     async def _story(self, request: web.Request) -> web.Response:

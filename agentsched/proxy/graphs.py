@@ -7,9 +7,9 @@ from typing import Final
 from aiohttp import web
 
 from agentsched.kernel import Scheduler
-from agentsched.model import ConversationId, Instant, Nanos, ProgramId, in_seconds
+from agentsched.model import ConversationId, Instant, Nanos, ProgramId, ToolName, in_seconds
 from agentsched.policy import GraphView
-from agentsched.proxy.access.principal import principal_of
+from agentsched.proxy.access.principal import Principal, principal_of
 from agentsched.proxy.access.views import tenant_of
 from agentsched.proxy.errors import error_body
 from agentsched.proxy.forms import ConversationForecast, Forecast, Returns
@@ -18,6 +18,7 @@ from agentsched.proxy.request import Dialect
 from agentsched_graphs.builder import GraphBuilder
 from agentsched_graphs.export import to_dot, to_json, to_mermaid
 from agentsched_graphs.snapshot import snapshot
+from agentsched_graphs.templates import END
 
 FORMATS: Final = ("json", "mermaid", "dot")
 _TYPES: Final = {
@@ -52,23 +53,41 @@ def show_graph(gateway: Gateway, request: web.Request) -> web.Response:
     return web.Response(body=body, content_type=_TYPES[wanted], charset=charset)
 
 
-def forecast(scheduler: Scheduler, program: ProgramId, *, now: Instant) -> Forecast | None:
+def forecast(
+    scheduler: Scheduler, program: ProgramId, *, viewer: Principal, now: Instant
+) -> Forecast | None:
     """What is expected of a live program; None where no graph of it is built."""
     graphs = scheduler.graphs
     view = graphs.view(program) if graphs is not None else None
     record = scheduler.programs.get(program)
     if view is None or record is None:
         return None
+    named = None if viewer.is_admin else _called(graphs, program)
     return Forecast(
         steps_left=_rounded(view.steps_left()),
         critical_path_left=_rounded(view.critical_path_left()),
         fan_out=view.fan_out(),
         is_waiting_for_children=view.is_waiting_for_children(),
-        conversations={key: _conversation(view, key, now=now) for key in record.conversations},
+        conversations={
+            key: _conversation(view, key, named=named, now=now) for key in record.conversations
+        },
     )
 
 
-def _conversation(view: GraphView, key: ConversationId, *, now: Instant) -> ConversationForecast:
+def _called(graphs: object, program: ProgramId) -> frozenset[ToolName]:
+    """Tools that a program called itself. Forecasts rest on all tenants' programs, and what others
+    call theirs is not for its owner to read."""
+    graph = graphs.graph(program) if isinstance(graphs, GraphBuilder) else None
+    if graph is None:
+        return frozenset()
+    lately = (tool for thread in graph.threads.values() for tool in thread.context)
+    return frozenset((END, *(tool.tool for tool in graph.tools.values()), *lately))
+
+
+def _conversation(
+    view: GraphView, key: ConversationId, *, named: frozenset[ToolName] | None, now: Instant
+) -> ConversationForecast:
+    """`named` are the only tools that may be told of; None for all."""
     returns = view.returns(key, now=now)
     shown = None
     if returns is not None:
@@ -77,9 +96,9 @@ def _conversation(view: GraphView, key: ConversationId, *, now: Instant) -> Conv
             p50_s=_in_seconds(returns.quantile(0.5)),
             p90_s=_in_seconds(returns.quantile(0.9)),
         )
-    next_tools = view.next_tools(key)[:_TOOLS_SHOWN]
+    told = [pair for pair in view.next_tools(key) if named is None or pair[0] in named]
     return ConversationForecast(
-        next_tools={tool: round(p, 3) for tool, p in next_tools}, returns=shown
+        next_tools={tool: round(p, 3) for tool, p in told[:_TOOLS_SHOWN]}, returns=shown
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -39,6 +39,22 @@ async def looked_at(proxy: Any, key: Any, path: str) -> httpx.Response:
     return answer
 
 
+def calling(tool: str) -> Callable[[Any], Awaitable[None]]:
+    """An engine whose answers call this tool."""
+    function = {"name": tool, "arguments": "{}"}
+    call = {"id": f"call-of-{len(tool)}", "type": "function", "function": function}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+    async def answer(exchange: Any) -> None:
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        await exchange.json(
+            {"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}
+        )
+
+    return answer
+
+
 def names(program: str) -> list[str]:
     """Ways to write another's program."""
     bare = program.rpartition("/")[2]
@@ -67,6 +83,20 @@ class TestViews:
             assert SECRET not in own.text
             assert (await looked_at(keyed, keys.red, f"/programs/{red}{tail}")).status_code == 200
             assert (await looked_at(keyed, keys.admin, f"/programs/{red}{tail}")).status_code == 200
+
+    async def test_nor_do_their_tools_in_what_is_forecast(
+        self, keyed: Any, keys: Any, upstream: Any
+    ) -> None:
+        """Forecasts are learnt from all programs; the names of tools are their callers' own."""
+        upstream.script = calling(SECRET)
+        await work(keyed, keys.red, "theirs")
+        upstream.script = calling("grep")
+        await work(keyed, keys.blue, "own")
+        for key, told in ((keys.blue, {"grep"}), (keys.admin, {"grep", SECRET})):
+            shown = await looked_at(keyed, key, "/programs/blue/own")
+            [conversation] = shown.json()["forecast"]["conversations"].values()
+            assert conversation["next_tools"].keys() == told
+            assert (SECRET in shown.text) is (key is keys.admin)
 
     async def test_nor_do_those_that_are_over(self, keyed: Any, keys: Any) -> None:
         await work(keyed, keys.red, SECRET)
@@ -361,6 +391,32 @@ class TestGuessing:
         none = body | {"previous_response_id": None}
         fresh = await keyed.client.post("/v1/responses", json=none, headers=keys.blue.headers)
         assert fresh.status_code == 200
+
+    @pytest.mark.parametrize("path", ["compact", "input_tokens"])
+    async def test_what_stands_where_ids_of_responses_do(
+        self, keyed: Any, keys: Any, upstream: Any, path: str
+    ) -> None:
+        """It is no stored response, but may go on from one."""
+
+        async def responds(exchange: Any) -> None:
+            await exchange.json({"id": "resp_1", "status": "completed", "output": []})
+
+        upstream.script = responds
+        body = {"model": "m", "input": SECRET}
+        await keyed.client.post("/v1/responses", json=body, headers=keys.red.headers)
+        url, seen = f"/v1/responses/{path}", len(upstream.exchanges)
+        going_on = b'{"model": "m", "previous_response_id": "resp_1"}'
+        twice = going_on[:-1] + b', "previous_response_id": null}'
+        wide = going_on.decode().encode("utf-16")
+        for content, status in ((going_on, 404), (twice, 400), (wide, 400), (b"", 400)):
+            theirs = await keyed.client.post(url, content=content, headers=keys.blue.headers)
+            assert theirs.status_code == status
+        looked = await keyed.client.get(url, headers=keys.blue.headers)
+        assert looked.status_code == 404
+        assert len(upstream.exchanges) == seen, "an engine was asked"
+        for key, content in ((keys.red, going_on), (keys.blue, b'{"model": "m", "input": "x"}')):
+            own = await keyed.client.post(url, content=content, headers=key.headers)
+            assert own.status_code == 200
 
     async def test_a_plan_tells_nothing_of_others(self, keyed: Any, keys: Any) -> None:
         await work(keyed, keys.red, SECRET, text=SECRET)
