@@ -2,7 +2,8 @@
 
 Those of the configuration are read at the start (`workflows = [...]`); one that is declared here
 counts from the next event on, and the newest word about an agent replaces the one before. Declared
-ones live as long as the process: who wants them for good puts them in the configuration.
+ones live as long as the process, or as its store: who wants them for good puts them in the
+configuration.
 """
 
 from __future__ import annotations

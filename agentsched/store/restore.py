@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from agentsched.compose import SchedulerConfig, journal_header
+from agentsched.compose import SchedulerConfig, config_of, journal_header
 from agentsched.kernel import (
     JournalEntry,
     JournalError,
@@ -46,6 +46,7 @@ from agentsched.store.reader import (
 )
 from agentsched.store.records import StreamRecord, at_time
 from agentsched.store.writing import Rows, renew_lease
+from agentsched_graphs.builder import GraphBuilder
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,8 @@ async def restore(database: Database, config: RestoreConfig) -> Restored:
             entries=entries,
         )
     else:
-        # The entries are part of the image with which the new stream begins.
+        # The entries, and other workflows, are part of the image with which the new stream begins.
+        _redeclare(fold.scheduler, header, config.scheduler)
         restored = _opened(config, fold.scheduler, wanted, epoch_ns=found.epoch_ns, now=now)
         if await _keep_first_image(database, restored):
             since_ns = wall - config.idle_ns
@@ -220,6 +222,13 @@ async def latest_image(database: Database, stream: str) -> Scheduler | None:
         if scheduler.next_seq == image.seq:
             return scheduler
     return None
+
+
+def _redeclare(scheduler: Scheduler, header: JournalHeader, wanted: SchedulerConfig) -> None:
+    """What was edited of the configuration's workflows counts from this start on."""
+    graphs = scheduler.graphs
+    if isinstance(graphs, GraphBuilder):
+        graphs.redeclare(before=config_of(header).workflows, after=wanted.workflows)
 
 
 async def _keep_first_image(database: Database, restored: Restored) -> bool:

@@ -137,6 +137,19 @@ class GraphBuilder:
         if workflow.agent in known or len(known) < WORKFLOWS_MAX:
             known[workflow.agent] = workflow
 
+    def redeclare(self, *, before: Iterable[Workflow], after: Iterable[Workflow]) -> None:
+        """The configuration said `before`, and says `after` from now on: what it changes counts.
+
+        About all other agents the newest word stands, whoever said it.
+        """
+        known = self._learnt.workflows
+        old = {workflow.agent: workflow for workflow in before}
+        new = {workflow.agent: workflow for workflow in after}
+        for agent, workflow in old.items():
+            if agent not in new and known.get(agent) == workflow:
+                del known[agent]
+        known.update((agent, w) for agent, w in new.items() if w != old.get(agent))
+
     def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
         """Take in what the scheduler decided in this turn: where steps go, who is turned away."""
         for command in commands:
@@ -153,6 +166,7 @@ class GraphBuilder:
                 if found is not None and _is_refused(found[0]) and found[0].program in self._live:
                     # The scheduler need not know it: it makes room before those that it knows.
                     self._live.move_to_end(found[0].program, last=False)
+                    self._forecasts.forget(found[0].program)
 
     def set_limits(self, limits: Limits) -> None:
         """Follow the scheduler's ceilings, which were set anew."""

@@ -113,6 +113,13 @@ class Forecasts:
         if progress is not None:
             self._take_back(progress)
 
+    def forget(self, program: ProgramId) -> None:
+        """It did nothing but be turned away: it takes no other's room until it comes again."""
+        progress = self._programs.get(program)
+        if progress is not None and not (progress.steps_done or progress.active):
+            del self._programs[program]
+            self._open.pop(program, None)
+
     @property
     def silence(self) -> Nanos:
         """Whoever is silent for longer is not expected back."""

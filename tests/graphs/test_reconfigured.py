@@ -131,6 +131,24 @@ def test_programs_that_are_turned_away_take_no_graph_from_those_that_are_known()
     assert proxy.graph("refused8").steps.keys() == {"r8"}
 
 
+def test_nor_do_they_take_what_is_forecast_of_those() -> None:
+    proxy = Proxy(Limits(programs_max=3, ready_steps_max=1, running_steps_per_engine_max=1))
+    proxy.step("s0", "p0")
+    proxy.step("s1", "p1")
+    proxy.feed(arrived("runs", "p1"), arrived("waits", "p2"))
+    for number in range(9):
+        proxy.feed(arrived(f"r{number}", f"refused{number}"))
+    proxy.feed(finished("runs", tool_call("b")), arrived("again", "p0"))
+    forecasts = proxy.graphs._forecasts
+    done = {key: forecasts.view(key) for key in proxy.scheduler.programs}
+    assert {key: known.steps_done for key, known in done.items() if known} == {
+        "p1": 2,
+        "p2": 0,
+        "p0": 1,
+    }
+    assert forecasts.view(ProgramId("refused8")) is None
+
+
 def test_conversations_and_tool_calls_follow(proxy: Proxy) -> None:
     def spawn(first: int, last: int) -> None:
         for number in range(first, last):

@@ -21,6 +21,7 @@ from agentsched.model import (
     ServedElsewhere,
     StepCancelled,
     TimerFired,
+    WorkflowDeclared,
 )
 from agentsched.model.time import MINUTE
 from agentsched.store.database import Database, StoreError
@@ -34,6 +35,8 @@ from agentsched.store.restore import RestoreConfig, Restored, restore
 from agentsched.store.tables import ImageRow, ProgramRow, StreamRow
 from agentsched.store.writing import Rows, renew_lease
 from agentsched_bench.replay.swarm import Swarm, SwarmShape
+from agentsched_graphs.builder import GraphBuilder
+from agentsched_graphs.workflow import read_workflow
 
 CONFIG = SchedulerConfig(profile="agentsched")
 WANTED = RestoreConfig(
@@ -223,6 +226,35 @@ async def test_a_new_stream_has_the_turns_of_the_old_one_which_nobody_takes_over
     [left] = [s for s in await read_streams(database) if s.stream == past.stream]
     assert left.lease_until + timedelta(hours=1) <= datetime.now(UTC)
     assert not (await restore(database, replace(WANTED, replica="r2", owner="o2"))).is_continued
+
+
+def workflows(restored: Restored) -> dict[str, str]:
+    """Those that count, by agent: where they start."""
+    graphs = restored.scheduler.graphs
+    assert isinstance(graphs, GraphBuilder)
+    return {agent: workflow.start for agent, workflow in graphs.learnt.workflows.items()}
+
+
+async def test_edited_workflows_count_from_the_next_start_on(
+    database: Database, past: Past
+) -> None:
+    def saying(**starts: str) -> RestoreConfig:
+        texts = [{"name": n, "start": at, "steps": {at: {}}} for n, at in starts.items()]
+        declared = tuple(read_workflow(text) for text in texts)
+        return replace(WANTED, scheduler=replace(CONFIG, workflows=declared))
+
+    at_run_time = '{"name": "chat", "start": "hear", "steps": {"hear": {}}}'
+    past.scheduler.handle(WorkflowDeclared(text=at_run_time), now=past.entries[-1].now)
+    assert past.scheduler.latest is not None
+    await past.store(database, [*past.entries, past.scheduler.latest])
+    first = await restore(database, saying(fix="look", test="run"))
+    assert workflows(first) == {"chat": "hear", "fix": "look", "test": "run"}
+    assert served(first.scheduler) == served(past.scheduler)
+    again = await restore(database, saying(fix="look", test="run"))
+    assert (again.stream, workflows(again)) == (first.stream, workflows(first))
+    edited = await restore(database, saying(fix="edit"))
+    assert edited.stream != again.stream
+    assert workflows(edited) == {"chat": "hear", "fix": "edit"}
 
 
 async def test_there_is_an_end_to_the_time(database: Database, past: Past) -> None:
