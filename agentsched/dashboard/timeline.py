@@ -14,7 +14,7 @@ import msgspec
 
 from agentsched.kernel import JournalEntry
 from agentsched.model import ConversationId, Dispatch, Instant, Pin, PinId, Prefetch, Unpin
-from agentsched_graphs.snapshot import Node, Snapshot
+from agentsched_graphs.snapshot import Node, Snapshot, ended_at
 
 SpanKind = Literal[
     "wait", "prefill", "decode", "compute", "tool", "pause", "pin", "warm", "folded", "program"
@@ -93,7 +93,7 @@ def timeline(
         groups.setdefault(node.conversation, []).append(node)
     lanes = []
     for number, (conversation, nodes) in enumerate(groups.items()):
-        spans = [*_steps(nodes, reasons), *_others(nodes), *_pauses(nodes, shown)]
+        spans = [*_steps(nodes, reasons), *_others(nodes, shown), *_pauses(nodes, shown)]
         spans += kept.get(conversation, [])
         role = _role(number, conversation, nodes)
         spans.sort(key=lambda s: (s.begins, s.kind, s.node))
@@ -152,22 +152,22 @@ def _steps(nodes: Iterable[Node], reasons: dict[str, str]) -> Iterator[Span]:
             )
 
 
-def _others(nodes: Iterable[Node]) -> Iterator[Span]:
+def _others(nodes: Iterable[Node], shown: Snapshot) -> Iterator[Span]:
     """Tools, sub-programs and what was folded, each in the first row that is free."""
     free_at: list[int] = []
     for node in nodes:
         if node.kind == "step":
             continue
-        row = 0
+        row, ends = 0, ended_at(node, shown)
         if node.kind != "folded":
             row = next((i for i, at in enumerate(free_at) if at <= node.begins), len(free_at))
             if row == len(free_at):
                 free_at.append(0)
-            free_at[row] = max(node.begins + 1, node.ends if node.ends is not None else 1 << 62)
+            free_at[row] = max(node.begins + 1, ends if ends is not None else 1 << 62)
         yield Span(
             kind=node.kind,
             begins=_seconds(node.begins),
-            ends=None if node.ends is None else _seconds(node.ends),
+            ends=None if ends is None else _seconds(ends),
             label=node.label,
             node=node.node,
             row=row,

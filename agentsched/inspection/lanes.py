@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentsched_graphs.snapshot import Node, Snapshot
+from agentsched_graphs.snapshot import Node, Snapshot, ended_at
 
 #: Heights, in rows of the picture.
 STEP_HEIGHT: Final = 0.62
@@ -52,7 +52,7 @@ def lay_out(shown: Snapshot) -> list[Lane]:
     for number, (conversation, nodes) in enumerate(groups.items()):
         short = conversation.removeprefix(f"{shown.program}#")
         lane = Lane(title=_title(number, short, nodes), top=top)
-        _fill(lane, nodes, now=shown.now)
+        _fill(lane, nodes, shown)
         lanes.append(lane)
         top = lane.bottom
     return lanes
@@ -70,7 +70,7 @@ def _title(number: int, conversation: str, nodes: list[Node]) -> str:
     return f"{role}\n{name}"
 
 
-def _fill(lane: Lane, nodes: list[Node], *, now: int) -> None:
+def _fill(lane: Lane, nodes: list[Node], shown: Snapshot) -> None:
     upper = [node for node in nodes if node.kind in ("step", "folded")]
     lower = [node for node in nodes if node.kind in ("tool", "program")]
     top = lane.top + _PADDING
@@ -78,13 +78,13 @@ def _fill(lane: Lane, nodes: list[Node], *, now: int) -> None:
         (upper, STEP_HEIGHT, _STEP_ROWS_MAX),
         (lower, TOOL_HEIGHT, _TOOL_ROWS_MAX),
     ):
-        rows = _rows(kept, now=now, rows_max=rows_max)
+        rows = _rows(kept, shown, rows_max=rows_max)
         for node, row in rows:
             lane.bars.append(
                 Bar(
                     node=node,
                     left=node.begins / 1e9,
-                    right=_end(node, now=now) / 1e9,
+                    right=_end(node, shown) / 1e9,
                     top=top + row * (height + _GAP),
                     height=height,
                 )
@@ -93,7 +93,7 @@ def _fill(lane: Lane, nodes: list[Node], *, now: int) -> None:
     lane.bottom = top + _PADDING / 2
 
 
-def _rows(nodes: Iterable[Node], *, now: int, rows_max: int) -> list[tuple[Node, int]]:
+def _rows(nodes: Iterable[Node], shown: Snapshot, *, rows_max: int) -> list[tuple[Node, int]]:
     """A row for each, so that what overlaps in time stands in different rows."""
     free_at: list[int] = []
     placed = []
@@ -102,10 +102,11 @@ def _rows(nodes: Iterable[Node], *, now: int, rows_max: int) -> list[tuple[Node,
         if row == len(free_at) and row < rows_max:
             free_at.append(0)
         row = min(row, rows_max - 1)
-        free_at[row] = max(_end(node, now=now), node.begins + 1)
+        free_at[row] = max(_end(node, shown), node.begins + 1)
         placed.append((node, row))
     return placed
 
 
-def _end(node: Node, *, now: int) -> int:
-    return max(node.begins, now if node.ends is None else node.ends)
+def _end(node: Node, shown: Snapshot) -> int:
+    ends = ended_at(node, shown)
+    return max(node.begins, shown.now if ends is None else ends)

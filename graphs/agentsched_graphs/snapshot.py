@@ -96,6 +96,16 @@ def snapshot(graph: ExecutionGraph, *, now: Instant) -> Snapshot:
     )
 
 
+def ended_at(node: Node, shown: Snapshot) -> int | None:
+    """When a node ended, as far as it is shown over time; None is "not yet".
+
+    A tool call that nobody answered is over with its program: nothing waits for it any more.
+    """
+    if node.ends is None and node.kind == "tool" and shown.closed is not None:
+        return max(node.begins, shown.closed)
+    return node.ends
+
+
 class _Maker:
     def __init__(self, graph: ExecutionGraph) -> None:
         self._graph = graph

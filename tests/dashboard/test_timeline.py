@@ -165,3 +165,14 @@ def test_sums() -> None:
     sums = timeline(shot(STEP, tool, now=29 * S), (), opened_at=OPENED).sums
     assert (sums.wait, sums.prefill, sums.decode) == (2, 3, 4)
     assert (sums.tool, sums.pause, sums.pin) == (11, 20, 0)
+
+
+def test_a_call_that_nobody_answered_is_over_with_its_program() -> None:
+    """Few agents say goodbye: the last answer calls `submit`, and no prompt brings its result."""
+    submit = node("submit", "tool", begins=9 * S)
+    open_still = timeline(shot(STEP, submit), (), opened_at=OPENED)
+    assert open_still.sums.tool == 91
+    assert told(open_still.lanes[0], "tool") == [("tool", 9, None)]
+    closed = timeline(shot(STEP, submit, closed=12 * S), (), opened_at=OPENED)
+    assert closed.sums.tool == 3
+    assert told(closed.lanes[0], "tool") == [("tool", 9, 12)]

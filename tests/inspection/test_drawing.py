@@ -62,6 +62,21 @@ def test_a_live_step_lasts_until_now() -> None:
     assert lane.bars[0].right == 20.0
 
 
+def test_a_call_that_nobody_answered_lasts_no_longer_than_its_program() -> None:
+    submit = Node(
+        node="tool:submit",
+        kind="tool",
+        conversation="c",
+        label="submit",
+        state="asked",
+        begins=5 * SECOND,
+    )
+    [lane] = lay_out(snapshot(step("a", 1, 5), submit))
+    assert [bar.right for bar in lane.bars] == [5.0, 20.0]
+    [lane] = lay_out(replace(snapshot(step("a", 1, 5), submit), closed=6 * SECOND))
+    assert [bar.right for bar in lane.bars] == [5.0, 6.0]
+
+
 def test_lanes_stand_in_the_order_of_their_beginning() -> None:
     late = step("a", 9, 10, conversation="late", lineage="spawned")
     early = step("b", 1, 2, conversation="a-rather-long-name-of-a-conversation")
