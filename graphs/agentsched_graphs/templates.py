@@ -50,6 +50,11 @@ class _Followers:
         distinct = len(self.counts)  # never 0: who has no followers is not asked for
         return (self.counts.get(tool, 0.0) + distinct * before) / (self.total + distinct)
 
+    def kept_back(self, before: float) -> float:
+        """The probability of whatever never came next here."""
+        distinct = len(self.counts)
+        return distinct * before / (self.total + distinct)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextTools:
@@ -124,7 +129,10 @@ class ToolTemplates:
                 probability = followers.probability(tool, probability)
             likely.append((tool, probability))
         likely.sort(key=lambda pair: (-pair[1], pair[0]))
-        return NextTools(level=LEVELS[level], tools=tuple(likely), unseen=self._unseen())
+        unseen = self._unseen()
+        for followers in levels if likely else ():
+            unseen = followers.kept_back(unseen)
+        return NextTools(level=LEVELS[level], tools=tuple(likely), unseen=unseen)
 
     def skill(self, agent: str) -> dict[str, float]:
         """Lead of each level over the constant for an agent type, in nats a step."""
@@ -146,7 +154,7 @@ class ToolTemplates:
         return found
 
     def _unseen(self) -> float:
-        """The probability of a tool that nobody has called before."""
+        """The probability of a tool that nobody has called before, were all as likely."""
         return 1.0 / (len(self._all.counts) + 1.0)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from agentsched.model import ToolName
 from agentsched_graphs.contest import Contest
-from agentsched_graphs.templates import END, ToolTemplates
+from agentsched_graphs.templates import END, LEVELS, ToolTemplates
 
 READ, EDIT, TEST = ToolName("Read"), ToolName("Edit"), ToolName("Bash pytest")
 
@@ -30,8 +30,19 @@ def test_a_sequence_is_learnt() -> None:
     assert told.has_skill
     assert told.tools[0][0] == TEST
     assert told.tools[0][1] > 0.9
-    assert sum(chance for _, chance in told.tools) + told.unseen == pytest.approx(1.0, abs=0.21)
+    assert sum(chance for _, chance in told.tools) + told.unseen == pytest.approx(1.0)
     assert model.forecast(agent="a", context=(EDIT, TEST)).tools[0][0] == END
+
+
+@pytest.mark.parametrize("level", range(len(LEVELS)))
+def test_what_is_kept_back_for_the_unheard_of_makes_up_one_with_the_rest(level: int) -> None:
+    model = ToolTemplates()
+    learn(model, [READ, EDIT, TEST, READ, EDIT, END], agent="a")
+    learn(model, [TEST] * 8, agent="b")
+    told = model.forecast(agent="a", context=(READ, EDIT), level=level)
+    assert sum(chance for _, chance in told.tools) + told.unseen == pytest.approx(1.0)
+    assert 0.0 < told.unseen < min(chance for _, chance in told.tools)
+    assert ToolTemplates().forecast(agent="a", context=(), level=level).unseen == 1.0
 
 
 def test_two_tools_back_where_one_does_not_tell() -> None:
