@@ -134,7 +134,9 @@ def _tools(scheduler: Scheduler) -> list[dict[str, Any]]:
     pairs: dict[tuple[str, ToolName], None] = {}
     for outlook in builder.programs.values():
         for thread in outlook.graph.threads.values():
-            pairs.update(((outlook.graph.agent, tool), None) for tool in thread.context)
+            # Under the name of who called it, as it was learnt: a sub-agent's may be its own.
+            agent = thread.agent or outlook.graph.agent
+            pairs.update(((agent, tool), None) for tool in thread.context)
     return [_tool(builder, agent, tool) for agent, tool in sorted(pairs)[:_TOOLS_TOLD]]
 
 
