@@ -142,6 +142,46 @@ class TestThreadsOfLangGraph:
         assert turn(key, tenant="b") == ("b", None, {})
         assert langgraph.close("t") == 2
 
+    def test_a_block_of_its_name_gives_it_and_its_sub_graphs_tenant_and_deadline(
+        self, inbox: Any, langgraph: Any
+    ) -> None:
+        config = langgraph.var_child_runnable_config
+        with agentsched.program(id="t", tenant="red", deadline_s=-1) as block:
+            token = config.set({"configurable": {"thread_id": "t", "checkpoint_ns": "node:1"}})
+            assert agentsched.current_program() is block
+            config.reset(token)
+            below = {"thread_id": "t", "checkpoint_ns": "sub:01234567-8|node:1"}
+            token = config.set({"configurable": below})
+            assert agentsched.current_headers() == {
+                "x-agentsched-program": "t.sub-01234567",
+                "x-agentsched-parent": "t",
+                "x-agentsched-tenant": "red",
+                "x-agentsched-agent": "sub",
+                "x-agentsched-deadline": "0.001",
+            }
+            config.reset(token)
+        assert inbox.events(1) == [{"event": "closed", "program": "t"}]
+        later = langgraph._programs.of(below)
+        assert (later.tenant, later.deadline_s) == (None, None)
+        assert langgraph.close("t") == 2
+        assert [e["program"] for e in inbox.events(2)] == ["t.sub-01234567", "t"]
+
+    def test_graphs_that_one_node_calls_are_no_graphs_of_each_other(self, langgraph: Any) -> None:
+        """LangGraph counts them: a number follows the node's level, but for the first of them."""
+        spaces = (
+            "sub:01234567-8|think:1",
+            "sub:01234567-8|1|think:1",
+            "sub:01234567-8|2|deep:89abcdef-0|1|think:1",
+        )
+        found = [
+            langgraph._programs.of({"thread_id": "t", "checkpoint_ns": space}) for space in spaces
+        ]
+        assert [(program.id, program.parent, program.agent) for program in found] == [
+            ("t.sub-01234567", "t", "sub"),
+            ("t.sub-01234567-1", "t", "sub"),
+            ("t.sub-01234567-2.deep-89abcdef-1", "t.sub-01234567-2", "deep"),
+        ]
+
 
 class TestToolsOfLangGraph:
     def whose(self, langgraph: Any, inbox: Any, metadata: dict[str, str]) -> str:

@@ -65,26 +65,25 @@ class _Programs:
         # A callback is told both: then `checkpoint_ns` is where its sub-graph began.
         space = told.get("langgraph_checkpoint_ns") or told.get("checkpoint_ns") or ""
         outer = opened_program()
-        if outer is not None and thread in (outer.id, *outer.ancestors):
+        if outer is not None and thread in outer.ancestors:
             outer = None  # it was opened inside this thread
         found = self._program(thread, outer, thread=thread)
-        # The last level is the node itself; those above are the graphs that it is in.
-        for level in str(space).split(_LEVEL)[:-1]:
-            name, _, task = level.partition(_TASK)
-            part = f"{name}-{task[:_ID_CHARS]}" if task else name
+        for part, agent in _graphs(str(space)):
             key = f"{found.id}{_BELOW}{part}"
-            found = self._program(key, found, thread=thread, agent=name)
+            found = self._program(key, found, thread=thread, agent=agent)
         return found
 
     def _program(
         self, key: str, parent: Program | None, *, thread: str, agent: str = ""
     ) -> Program:
-        where = (parent.id if parent is not None else None, key)
+        # A block of the thread's own name is the thread.
+        own = parent if parent is not None and parent.id == key else None
+        where = (parent.id if parent is not None and own is None else None, key)
         with self._lock:
             known = self._known.get(where)
             # Another block may have the same name, and a deadline and tenant of its own.
             if known is None or known.parent is not parent:
-                made = Program(id=key, parent=parent, agent=agent)
+                made = own or Program(id=key, parent=parent, agent=agent)
                 if known is not None and known.program.tenant == made.tenant:
                     # What its calls said counts for reports until they say so again.
                     made.credential = made.credential or known.program.credential
@@ -102,6 +101,23 @@ class _Programs:
         for program in reversed(programs):
             program.close()
         return len(programs)
+
+
+def _graphs(space: str) -> list[tuple[str, str]]:
+    """The graphs that a node is in, the outermost first: what tells each apart, and its name.
+
+    The last level of a namespace is the node itself. A number is no level: it tells the graphs
+    apart that one node has called, all but the first.
+    """
+    found: list[tuple[str, str]] = []
+    for level in space.split(_LEVEL)[:-1]:
+        name, _, task = level.partition(_TASK)
+        if found and level.isdigit():
+            before, name = found.pop()
+            found.append((f"{before}-{level}", name))
+        else:
+            found.append((f"{name}-{task[:_ID_CHARS]}" if task else name, name))
+    return found
 
 
 _programs = _Programs()
