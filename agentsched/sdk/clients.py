@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from agentsched.sdk.context import current_headers, current_program
+from agentsched.sdk.context import _PREFIX, current_headers, current_program
 from agentsched.sdk.reporter import checked_root, reporter
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ _DEFAULT_URL: Final = "http://127.0.0.1:8900"
 #: Clients insist on a key; a proxy without keys takes any.
 _NO_KEY: Final = "none"
 _PORTS: Final = {"http": 80, "https": 443}
+#: Marks a request that our headers were added to; one that follows a redirect has it as well.
+_ADDED: Final = "agentsched"
 
 
 def root_of(given: str | None) -> str:
@@ -41,14 +43,20 @@ def api_key_of(given: str | None, variable: str) -> str:
 def _adding(root: str) -> Callable[[httpx.Request], None]:
     """Adds the context's headers to requests for the proxy, and to nobody else's."""
     mine = urlsplit(root)
-    port = mine.port or _PORTS[mine.scheme]
+    proxy = mine.scheme, mine.hostname, mine.port or _PORTS[mine.scheme]
+    # Where one that is asked plainly may send its clients; `httpx` keeps keys on that way, too.
+    is_plain = proxy == ("http", mine.hostname, _PORTS["http"])
+    secured = ("https", mine.hostname, _PORTS["https"]) if is_plain else proxy
 
     def add(request: httpx.Request) -> None:
         url = request.url
         # `httpx` leaves out the port that goes without saying.
-        asked = url.port or _PORTS.get(url.scheme)
-        if (url.scheme, url.host, asked) != (mine.scheme, mine.hostname, port):
-            return  # a redirect, or another service: it must not learn whose call this is
+        asked = url.scheme, url.host, url.port or _PORTS.get(url.scheme)
+        if asked != proxy:  # a redirect, or another service: it must not learn whose call this is
+            if _ADDED in request.extensions and asked != secured:
+                _take_back(request)
+            return
+        request.extensions = {**request.extensions, _ADDED: True}
         for name, value in current_headers().items():
             request.headers.setdefault(name, value)
         program = current_program()
@@ -56,6 +64,12 @@ def _adding(root: str) -> Callable[[httpx.Request], None]:
             program.sent_with(request.headers)
 
     return add
+
+
+def _take_back(request: httpx.Request) -> None:
+    """What a redirect brought along: of credentials `httpx` leaves out `Authorization` alone."""
+    for name in [name for name in request.headers if name.startswith(_PREFIX)]:
+        del request.headers[name]
 
 
 def httpx_hooks(url: str | None = None) -> dict[str, list[Callable[..., Any]]]:

@@ -137,6 +137,45 @@ def test_hooks_know_the_proxy_however_it_is_written(proxy: str, asked: str) -> N
         assert client.get(asked).text == "p"
 
 
+@pytest.mark.parametrize(
+    ("proxy", "led_to", "is_told"),
+    [
+        ("http://proxy:8900", "http://elsewhere:8900/v1", False),
+        ("http://proxy:8900", "https://proxy/v1", False),
+        ("http://proxy:8900", "/v1/again", True),
+        ("http://proxy", "https://proxy/v1", True),
+    ],
+)
+def test_a_redirect_takes_nothing_of_ours_to_anybody_else(
+    proxy: str, led_to: str, *, is_told: bool
+) -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) > 2:
+            return httpx.Response(200)
+        return httpx.Response(307, headers={"location": led_to})
+
+    own = {"x-agentsched-key": "k", "x-mine": "1"}
+    with (
+        httpx.Client(
+            transport=httpx.MockTransport(answer),
+            event_hooks=agentsched.httpx_hooks(proxy),
+            headers=own,
+            follow_redirects=True,
+        ) as client,
+        agentsched.program(id="p", tenant="red"),
+    ):
+        client.post(f"{proxy}/v1/chat/completions", json={})
+        client.get("http://a-proxy-of-its-own/v1")
+    ours = ("x-agentsched-program", "x-agentsched-tenant", "x-agentsched-key")
+    told = [[name for name in ours if name in request.headers] for request in asked]
+    assert told[:3] == [list(ours), *[list(ours) if is_told else []] * 2]
+    assert told[3] == ["x-agentsched-key"]  # which its user put there
+    assert all(request.headers["x-mine"] == "1" for request in asked)
+
+
 async def test_a_programs_name_in_any_script(turns: Turns) -> None:
     async with agentsched.async_openai() as client, agentsched.program(id="gr\u00f6\u00dfe/\u6771"):
         with agentsched.tool_call("bash"):
