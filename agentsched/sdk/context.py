@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from functools import wraps
 from types import EllipsisType
 from typing import Any, Final, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
-from agentsched.sdk.reporter import KEYS, TENANT, in_header, reporter
+from agentsched.sdk.reporter import KEYS, TENANT, Word, in_header, reporter
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,8 +96,8 @@ class Program:
         self.id = ("" if id is None else str(id)) or f"sdk-{secrets.token_hex(8)}"
         #: Its id as it goes over the wire.
         self.name = in_header(self.id)
-        is_same = outer is not None and outer.id == self.id
-        self.parent = outer.id if outer is not None and not is_same else None
+        is_inside_itself = outer is not None and self.id in (outer.id, *outer.ancestors)
+        self.parent = outer.id if outer is not None and not is_inside_itself else None
         #: Ids of all programs that this one is inside of.
         self.ancestors: frozenset[str] = frozenset()
         if outer is not None:
@@ -110,7 +111,7 @@ class Program:
             told = outer.credential.items()
             self.credential = {n: v for n, v in told if is_same_tenant or n != TENANT}
         #: The same program, opened again inside of itself, ends with the outer one.
-        self._is_closed = is_same
+        self._is_closed = is_inside_itself
         #: On the clock of `time.monotonic`.
         self._deadline = None if deadline_s is None else time.monotonic() + deadline_s
         if outer is not None and outer._deadline is not None:
@@ -144,14 +145,27 @@ class Program:
         """An LLM call of it goes out with these headers."""
         self.credential = {n: said for n in (*KEYS, TENANT) if (said := headers.get(n))}
 
+    def go_on(self) -> None:
+        """It is opened again: word of its end that still waits would end it in the middle."""
+        word = _ENDS.pop((self.tenant, self.name), None)
+        if word is not None:
+            word.is_void = True
+
     def close(self) -> None:
         """Say that no step will follow; the proxy lets go of its KV. Done once."""
         if not self._is_closed:
             self._is_closed = True
-            reporter().put({"event": "closed", "program": self.name}, sender=self.sender())
+            told = reporter()
+            if told.is_on:
+                said = _ENDS[self.tenant, self.name] = Word(event="closed", program=self.name)
+                told.put(said, sender=self.sender())
 
     def __repr__(self) -> str:
         return f"Program({self.id!r})"
+
+
+#: What was said of programs' ends, by their tenants and names, for as long as it may not be out.
+_ENDS: Final[WeakValueDictionary[tuple[str | None, str], Word]] = WeakValueDictionary()
 
 
 def put_back(variable: ContextVar[Any], token: Token[Any]) -> None:

@@ -86,7 +86,10 @@ class program:  # it reads as a verb where it is used
         return wrapped
 
     def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _ProgramHeld:
-        return _ProgramHeld(_PROGRAM, Program(**self._made))
+        opened = Program(**self._made)
+        if self._made["id"] is not None:  # nobody opens one with a name that was made up again
+            opened.go_on()
+        return _ProgramHeld(_PROGRAM, opened)
 
     def __enter__(self) -> Program:
         if self._open:

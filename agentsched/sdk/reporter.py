@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -63,6 +64,16 @@ class Settings:
     tenant: str = ""
 
 
+class Word(dict[str, Any]):
+    """A report that can be taken back for as long as it waits in the queue."""
+
+    __slots__ = ("__weakref__", "is_void")
+
+    def __init__(self, **said: Any) -> None:
+        super().__init__(said)
+        self.is_void = False
+
+
 class Reporter:
     """A bounded queue and the thread that empties it. Safe to use from any thread."""
 
@@ -75,13 +86,15 @@ class Reporter:
         self.sent = 0
         #: When it was told, as whom, and what.
         self._queue: deque[tuple[float, Mapping[str, str], Mapping[str, Any]]] = deque()
-        self._wake = threading.Event()
-        self._idle = threading.Event()
-        self._idle.set()
+        # A report may come in the middle of another one, from a signal's handler or a finalizer:
+        # such a queue takes that, and so does a condition's own lock.
+        #: Whatever is put here wakes the thread.
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._is_idle = True
         #: Whether the thread can send; it imports the HTTP client first.
         self._loaded = threading.Event()
-        #: Of `_idle` and `_wake` together; a signal's handler may report, too, at any moment.
-        self._lock = threading.RLock()
+        #: Of `_is_idle` and `_wake` together; it is notified when the thread has nothing to do.
+        self._lock = threading.Condition()
         self._thread: threading.Thread | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._is_stopping = False
@@ -104,19 +117,22 @@ class Reporter:
         self._queue.append((time.monotonic(), sender or {}, report))
         if self._thread is None:
             self._begin()
-        if not self._wake.is_set():
+        if self._wake.empty():
             with self._lock:  # else the thread, which has just found nothing, would call it idle
-                self._idle.clear()
-                self._wake.set()
+                self._is_idle = False
+                self._wake.put(None)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was queued is sent or dropped; False when that took too long."""
-        return not self._queue if self._thread is None else self._idle.wait(timeout_s)
+        if self._thread is None:
+            return not self._queue
+        with self._lock:
+            return self._lock.wait_for(lambda: self._is_idle, timeout_s)
 
     def stop(self, timeout_s: float = _LAST_S) -> None:
         """Send what is left, for so long at most once the HTTP client is loaded."""
         self._is_stopping = True
-        self._wake.set()
+        self._wake.put(None)
         if self._thread is not None and self._thread.is_alive():
             self._loaded.wait(_LOAD_S)
             self._thread.join(timeout_s)
@@ -162,10 +178,11 @@ class Reporter:
     def _work(self) -> None:
         failures = 0
         while True:
-            self._wake.wait()
+            self._wake.get()
             if not self._is_stopping:
                 time.sleep(_GATHER_S)
-            self._wake.clear()
+            while not self._wake.empty():  # what came meanwhile goes with it
+                self._wake.get()
             while self._queue:
                 sender, batch = self._take()
                 if not batch or self._send(batch, sender):
@@ -178,12 +195,18 @@ class Reporter:
             if self._is_stopping:
                 return
             with self._lock:
-                if not self._queue and not self._wake.is_set():
-                    self._idle.set()
+                if not self._queue and self._wake.empty():
+                    self._rest()
+
+    def _rest(self) -> None:
+        """Whoever waits for it need wait no longer."""
+        with self._lock:
+            self._is_idle = True
+            self._lock.notify_all()
 
     def _wait_out(self, failures: int) -> None:
         """The proxy is away: knock again later. What is queued meanwhile is bounded."""
-        self._idle.set()
+        self._rest()
         until = time.monotonic() + _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
         while not self._is_stopping and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
@@ -195,6 +218,8 @@ class Reporter:
         oldest = time.monotonic() - _STALE_S
         while self._queue and len(batch) < _BATCH_MAX and self._queue[0][1] == owner:
             at, _, report = self._queue.popleft()
+            if isinstance(report, Word) and report.is_void:
+                continue
             if at < oldest:
                 self.dropped += 1
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,37 @@ class TestProgram:
         with program(id="other"):
             pass
         assert inbox.events(1) == [{"event": "closed", "program": "other"}]
+
+    def test_further_inside_itself_it_ends_with_the_outer_one(self, inbox: Any) -> None:
+        with program(id="a", tenant="red"), program(id="b"), program(id="a") as again:
+            headers = current_headers()
+            assert again.tenant == "red"
+        assert headers == {"x-agentsched-program": "a", "x-agentsched-tenant": "red"}
+        assert [e["program"] for e in inbox.events(2)] == ["b", "a"]
+        with program(id="other"):
+            pass
+        assert [e["program"] for e in inbox.events(1)] == ["other"]
+
+    def test_a_block_that_follows_at_once_is_not_ended_by_the_one_before(
+        self, inbox: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A chat's turns: word of the first one's end would come when the second has begun."""
+
+        def refused(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as held:  # nothing goes out as yet
+            held.setattr(threading.Thread, "start", refused)
+            for tenant in ("red", "blue"):
+                with program(id="chat", tenant=tenant), tool_call("bash"):
+                    pass
+        with program(id="chat", tenant="blue"), tool_call("edit"):
+            pass
+        told = [(e["event"], e.get("tool")) for e in inbox.events(8)]
+        tools = [("started", "bash"), ("finished", "bash")]
+        more = [("started", "edit"), ("finished", "edit")]
+        # Another tenant's program of that name is another one.
+        assert told == [*tools, ("closed", None), *tools, *more, ("closed", None)]
 
     def test_a_block_that_is_left_in_another_context(self, inbox: Any) -> None:
         def answer() -> Generator[str | None]:

@@ -173,6 +173,47 @@ def test_a_header_that_cannot_be_sent_is_no_end_of_reports(inbox: Any) -> None:
     assert reporter().dropped == 1
 
 
+def test_a_report_in_the_middle_of_another_one_waits_for_nobody(inbox: Any) -> None:
+    """As a signal's handler makes it, or a finalizer, wherever the agent's code is just then."""
+    told = reporter()
+
+    def interrupted(after: int) -> bool:
+        """Report, with another report before so many lines of it; whether it has so many."""
+        left = after
+
+        def trace(frame: Any, event: str, arg: object) -> Any:
+            nonlocal left
+            left -= event == "line"
+            if not left:
+                left = -1
+                told.put({"event": "started", "program": "handler"})
+            return trace
+
+        sys.settrace(trace)
+        try:
+            told.put({"event": "started", "program": "agent"})
+        finally:
+            sys.settrace(None)
+        return left < 0
+
+    def everywhere() -> None:
+        told.put({"event": "started", "program": "first"})
+        after = 0
+        # Each begins with a thread that waits: only then is there anything to tell it.
+        while told.flush(60) and interrupted(after := after + 1):
+            lines.append(after)
+
+    lines: list[int] = []
+    # An agent that waits for itself does so for ever, and must not take the tests with it.
+    agent = threading.Thread(target=everywhere, daemon=True)
+    agent.start()
+    agent.join(30)
+    assert not agent.is_alive(), lines
+    assert len(lines) > 5
+    assert told.flush(60)
+    assert (told.sent, told.dropped) == (2 + 2 * len(lines), 0)
+
+
 @pytest.mark.parametrize("url", ["proxy:8900", "http://proxy:http", "http://", "ftp://proxy"])
 def test_what_is_no_url_is_told_to_nobody(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTSCHED_URL", url)
