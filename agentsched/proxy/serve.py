@@ -93,7 +93,7 @@ async def running(
         await keys.aclose()
 
 
-def _reload(steering: Steering, context: ssl.SSLContext | None) -> None:
+def _reload(steering: Steering, context: tls.PortContext | None) -> None:
     try:
         steering.reload()
     except AgentschedError as error:

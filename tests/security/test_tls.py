@@ -179,6 +179,35 @@ class TestClients:
                     await asking.get(f"{proxy.url}{path}")
         assert not upstream.exchanges
 
+    async def test_an_authority_that_was_taken_out_counts_no_more(
+        self,
+        start: Any,
+        upstream: Any,
+        authority: Certificate,
+        server: Certificate,
+        tmp_path: Path,
+    ) -> None:
+        """As it is when authorities change: for a while both count, then the new one alone."""
+        old, new = (make_certificate(tmp_path, name) for name in ("old", "new"))
+        early = make_certificate(tmp_path, "early", by=old)
+        late = make_certificate(tmp_path, "late", by=new)
+        trusted = tmp_path / "trusted.crt"
+        trusted.write_bytes(old.certificate.read_bytes() + new.certificate.read_bytes())
+
+        async def status(own: Certificate) -> int:
+            async with client(authority, own) as asking:
+                return (await asking.get(f"{proxy.url}/healthz")).status_code
+
+        port = settings(server) | {"client_ca": str(trusted)}
+        async with start(upstream.url, tls=port) as proxy:
+            assert [await status(own) for own in (early, late)] == [200, 200]
+            trusted.write_bytes(new.certificate.read_bytes())
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+            assert await status(late) == 200
+            with pytest.raises((httpx.NetworkError, httpx.RemoteProtocolError)):
+                await status(early)
+
 
 class TestFiles:
     def test_off(self) -> None:
