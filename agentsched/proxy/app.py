@@ -38,7 +38,7 @@ from agentsched.proxy.idempotency import SharedAnswers
 from agentsched.proxy.identity import IdentityIndex, IdentityLimits
 from agentsched.proxy.memory import Memory, sharing_of
 from agentsched.proxy.observed import observed
-from agentsched.proxy.plain import PlainRelay
+from agentsched.proxy.plain import GOING_ON, PlainRelay
 from agentsched.proxy.receive import check_length, request_id
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.resends import Resends
@@ -222,6 +222,8 @@ def _routes(gateway: Gateway) -> Iterator[tuple[str, str, Handler]]:
     yield "GET", "/v1/models", relay.models
     yield "POST", "/tokenize", other
     yield "POST", "/detokenize", other
+    for path in GOING_ON:
+        yield "POST", path, other
     yield "*", "/v1/responses/{response}", other
     yield "*", "/v1/responses/{response}/{verb}", other
     yield "*", "/v1/{tail:.+}", other

@@ -15,8 +15,16 @@ from agentsched.model import ProgramId
 from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.access.views import OwnPart
 from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.receive import request_id
+from agentsched.proxy.refusal import Refusal
+from agentsched.proxy.request import Dialect
 from agentsched.proxy.sending import send
 
+#: Each is called at every turn of the scheduler, which all requests wait for.
+_WATCHERS_MAX: Final = 64
+_TOO_MANY: Final = Refusal(
+    status=503, code="too_many_watchers", message="As many watch decisions as may."
+)
 _BACKLOG_MAX: Final = 1_024
 _KEEP_ALIVE_S: Final = 15.0
 #: Steps and pins of one program that are remembered; the oldest is forgotten.
@@ -87,8 +95,10 @@ class _Watcher:
 
 async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """`GET /agentsched/v1/decisions?program=P`: until the client hangs up, the proxy drains, or who
-    opened it may not look any more.
+    opened it may not look any more. 503 where as many watch as may.
     """
+    if gateway.decision_watchers >= _WATCHERS_MAX:
+        return _TOO_MANY.response(Dialect.OTHER, {"x-request-id": request_id(request)})
     scheduler = gateway.host.scheduler
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
@@ -100,6 +110,7 @@ async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamR
     about = None if subject is None else _About(subject, _live_names(scheduler, subject))
     watcher = _Watcher(about, own)
     gateway.host.watch(watcher)
+    gateway.decision_watchers += 1
     gateway.meters.count_watchers(1)
     try:
         await send(request, response, b": watching\n\n", gateway.config.http)
@@ -110,6 +121,7 @@ async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamR
             await send(request, response, watcher.shown(turn), gateway.config.http)
     finally:
         gateway.host.unwatch(watcher)
+        gateway.decision_watchers -= 1
         gateway.meters.count_watchers(-1)
     return response
 

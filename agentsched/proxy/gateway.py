@@ -102,6 +102,8 @@ class Gateway:
     arriving: int = 0
     #: Requests of clients, to engines, whose answer is not all out; some read slowly.
     answering: int = 0
+    #: Clients of the stream of decisions.
+    decision_watchers: int = 0
     #: Says who may do what.
     gate: Gate = field(init=False)
 
@@ -162,6 +164,12 @@ class Gateway:
         if principal is ANYBODY and self.config.auth.mode == "keys":
             return False  # nobody looked whose they are
         return is_on and not has_key and not principal.uses_header
+
+    @property
+    def own_key(self) -> str:
+        """The admin key, which goes to no engine; empty where there is none."""
+        key = self.config.admin_key
+        return "" if key is None else key.get_secret_value()
 
     def tenant(self, headers: dict[str, str], principal: Principal = ANYBODY) -> TenantId:
         """Who pays: the tenant of our API key; else, or where the key may say so, the first tenant

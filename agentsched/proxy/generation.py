@@ -335,6 +335,7 @@ class Generation:
             with_credentials=self._gateway.forwards_credentials(
                 engine.id, principal_of(self._request)
             ),
+            own_key=self._gateway.own_key,
         )
         turn = engine.admission_headers(priority=verdict.priority)
         headers = header_rules.with_turn(self._gateway.notes.sign(self._step, headers), turn)
@@ -412,13 +413,11 @@ class Generation:
             return await self._close_with_error(refusal.CUT_SHORT)
         if rest:
             await self._write(rest)
-        await response.write_eof()
-        return response
+        return response  # its end is sent by `finish`, bounded in time
 
     async def _close_with_error(self, no: refusal.Refusal) -> web.StreamResponse:
         assert self._response is not None
         if self._is_committed and client_of(self._received.headers).resends_after_end:
-            await self._response.write_eof()
             return self._response
         last = stream_error(
             self._parsed.dialect,
@@ -431,7 +430,6 @@ class Generation:
             request_id=self._received.request_id,
         )
         await self._write(last)
-        await self._response.write_eof()
         return self._response
 
     async def _relay(self, tap: SseTap, out: bytes, engine: EngineId) -> None:

@@ -61,6 +61,8 @@ _PLACES: Final = frozenset({"location", "content-location"})
 #: What no header's value may hold; our HTTP library is strict as a server, lenient as a client.
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
+#: What may stand before a key in its header.
+_KEY_WORDS: Final = ("", "bearer")
 
 #: Too many requests, unavailable, and Anthropic's overloaded.
 _ASKS_FOR_LATER: Final = frozenset({429, 503, 529})
@@ -91,9 +93,16 @@ def lower(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def to_engine(
-    headers: Iterable[tuple[str, str]], *, request_id: str, with_credentials: bool
+    headers: Iterable[tuple[str, str]],
+    *,
+    request_id: str,
+    with_credentials: bool,
+    own_key: str = "",
 ) -> list[tuple[str, str]]:
-    """The client's headers as an engine gets them."""
+    """The client's headers as an engine gets them.
+
+    `own_key` is a key of ours that has no form to be told by.
+    """
     pairs = list(headers)
     # What `Connection` names ends here, before ours come: no client can name one of those.
     ending = {
@@ -111,9 +120,15 @@ def to_engine(
         and (with_credentials or key not in _CREDENTIALS)
         # A key of ours goes nowhere, whichever header it strayed into.
         and (PREFIX not in value or KEY.search(value) is None)
+        and not _is_key(value, own_key)
     ]
     # Saying nothing would mean that any encoding is welcome.
     return [*kept, ("Accept-Encoding", "identity"), ("x-request-id", request_id)]
+
+
+def _is_key(value: str, key: str) -> bool:
+    """Whether a header says this key, with the word for it before or without."""
+    return bool(key) and value.endswith(key) and value[: -len(key)].strip().lower() in _KEY_WORDS
 
 
 def with_turn(

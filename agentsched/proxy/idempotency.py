@@ -219,8 +219,7 @@ class SharedAnswers:
                 await send(request, response, part, http)
             if recording.failure is not None:
                 raise ConnectionResetError("the answer ended too early") from None
-            await response.write_eof()
-            return response
+            return response  # its end is sent by `finish`, bounded in time
         finally:
             recording.leave(me)
             entry.clients -= 1

@@ -23,6 +23,7 @@ from agentsched.proxy import headers as header_rules
 from agentsched.proxy import refusal
 from agentsched.proxy.access.ownership import (
     ENGINE_REFUSES_US,
+    check_body,
     check_response,
     is_about_our_key,
 )
@@ -33,7 +34,12 @@ from agentsched.proxy.receive import Received, receive, request_id
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.sending import hang_up, send
 
+#: They stand where ids of responses do, and may go on from one that their body names.
+GOING_ON: Final = ("/v1/responses/compact", "/v1/responses/input_tokens")
+
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+#: They do nothing in an engine.
+_LOOKS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class _OnlyModel(msgspec.Struct):
@@ -70,24 +76,43 @@ class PlainRelay:
         received = None if self._gateway.is_draining else await self._gateway.receive(request)
         if received is None:
             return refusal.DRAINING.response(dialect, ids)
-        if "response" in request.match_info:
-            tenant = self._gateway.tenant(received.headers, principal_of(request))
-            check_response(self._gateway, request.match_info["response"], tenant)
+        about = self._about(request, received)
         self._gateway.plain_requests += 1
         try:
-            return await self._serve(request, received, dialect, ids)
+            return await self._serve(request, received, dialect, ids, about=about)
         finally:
             self._gateway.plain_requests -= 1
 
+    def _about(self, request: web.Request, received: Received) -> str:
+        """The stored response that a request is about, or goes on from; empty: none.
+
+        Raises:
+            WireError: it is somebody else's.
+        """
+        named = request.match_info.get("response", "")
+        if not (named or request.path in GOING_ON):
+            return ""
+        tenant = self._gateway.tenant(received.headers, principal_of(request))
+        if not named:
+            return check_body(self._gateway, received.body, tenant)
+        check_response(self._gateway, named, tenant)
+        return named
+
     async def _serve(
-        self, request: web.Request, received: Received, dialect: Dialect, ids: dict[str, str]
+        self,
+        request: web.Request,
+        received: Received,
+        dialect: Dialect,
+        ids: dict[str, str],
+        *,
+        about: str,
     ) -> web.StreamResponse:
-        engines = self._candidates(request, received)
+        engines = self._candidates(request, received, about)
         if not engines:
             no = refusal.of_reject(Reject(step=StepId(""), reason=RejectReason.NO_ENGINE))
             return no.response(dialect, ids)
         failure: EngineError = EngineUnreachable("no engine")
-        for engine in engines:
+        for engine in engines[: self._tries_max(request)]:
             if not self._gateway.fleet.has(engine):
                 continue  # it was removed, or replaced, while another one was asked
             with self._gateway.fleet.using(engine):
@@ -108,6 +133,15 @@ class PlainRelay:
                     return ENGINE_REFUSES_US.response(dialect, ids)
                 return await self._relay(request, answer, engine, ids)
         return refusal.of_engine_error(failure).response(dialect, ids)
+
+    def _tries_max(self, request: web.Request) -> int | None:
+        """How many engines may be asked; None: all that are up.
+
+        What is more than a look may be what brings them down, one after the other.
+        """
+        if request.method in _LOOKS:
+            return None
+        return 1 + self._gateway.host.scheduler.limits.retries_max
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/models`: one engine's list as it is, or the union where lists differ."""
@@ -144,8 +178,8 @@ class PlainRelay:
             [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
         )
 
-    def _candidates(self, request: web.Request, received: Received) -> list[Engine]:
-        home = self._gateway.homes.of(request.match_info.get("response", ""))
+    def _candidates(self, request: web.Request, received: Received, about: str) -> list[Engine]:
+        home = self._gateway.homes.of(about)
         if home is not None:
             # To look at an answer, or to end it, is no new work: also where it is drained.
             engine = self._gateway.fleet.alive(home)
@@ -163,6 +197,7 @@ class PlainRelay:
             received.pairs,
             request_id=received.engine_request_id,
             with_credentials=self._gateway.forwards_credentials(engine.id, principal_of(request)),
+            own_key=self._gateway.own_key,
         )
         return EngineRequest(
             method=request.method, target=received.target, headers=headers, body=received.body
@@ -181,12 +216,11 @@ class PlainRelay:
             await response.prepare(request)
             async for chunk in answer.chunks():
                 await send(request, response, chunk, self._gateway.config.http)
-            await response.write_eof()
         except EngineError:
             hang_up(request)  # the status is out
         finally:
             await answer.aclose()
-        return response
+        return response  # its end is sent by `finish`, bounded in time
 
 
 def _length(answer: EngineAnswer) -> int | None:

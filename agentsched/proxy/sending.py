@@ -12,7 +12,7 @@ from agentsched.model import in_seconds
 
 #: A whole body is given the write timeout once for each of these.
 _PORTION_BYTES: Final = 1 << 20
-#: A quarter of what a transport takes before it asks the writer to wait: where it says go on again.
+#: A quarter of what a transport takes before it asks the writer to wait.
 _BACKLOG_BYTES_MAX: Final = 16 << 10
 #: What status and headers take, roughly.
 _HEAD_BYTES: Final = 4 << 10
@@ -29,6 +29,8 @@ async def send(
 ) -> None:
     """Send a part of a stream; returns when the client's backlog is short again.
 
+    The end of a stream is not sent here, but by `finish`: that may have to wait as well.
+
     Raises:
         ConnectionResetError: the client went away, or read nothing for the write timeout.
     """
@@ -38,8 +40,8 @@ async def send(
         # are each timed where their own bytes are sent.
         await response.write(data)
         return
-    if transport.get_write_buffer_size() + len(data) < _BACKLOG_BYTES_MAX:
-        # The client keeps up, so this does not wait; a timer would cost more than the write.
+    if _keeps_up(request, transport, len(data)):
+        # This does not wait; a timer would cost more than the write.
         await response.write(data)
         return
     try:
@@ -54,13 +56,15 @@ async def finish(request: web.Request, response: web.StreamResponse, config: Htt
     """Send what is left of a response: all of it, where nothing was sent yet. Raises as `send`."""
     body = response.body if isinstance(response, web.Response) else None
     transport = request.transport
-    if transport is not None and (body is None or isinstance(body, bytes)):
-        backlog = transport.get_write_buffer_size()
-        if backlog + len(body or b"") + _HEAD_BYTES < _BACKLOG_BYTES_MAX:
-            # As in `send`: this does not wait.
-            await response.prepare(request)
-            await response.write_eof()
-            return
+    if (
+        transport is not None
+        and (body is None or isinstance(body, bytes))
+        and _keeps_up(request, transport, len(body or b"") + _HEAD_BYTES)
+    ):
+        # As in `send`: this does not wait.
+        await response.prepare(request)
+        await response.write_eof()
+        return
     portions = 1 + (len(body) // _PORTION_BYTES if isinstance(body, bytes) else 0)
     try:
         async with asyncio.timeout(in_seconds(config.write_timeout) * portions):
@@ -69,3 +73,10 @@ async def finish(request: web.Request, response: web.StreamResponse, config: Htt
     except TimeoutError:
         hang_up(request)
         raise ConnectionResetError("the client does not read") from None
+
+
+def _keeps_up(request: web.Request, transport: asyncio.Transport, size: int) -> bool:
+    """Whether the client reads so well that a write of so much does not wait for it."""
+    # Once it asked to wait, a transport may do so down to its last bytes, as uvloop's does.
+    is_waiting = request.protocol.writing_paused
+    return not is_waiting and transport.get_write_buffer_size() + size < _BACKLOG_BYTES_MAX

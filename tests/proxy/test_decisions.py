@@ -90,6 +90,19 @@ async def test_a_hang_up_leaves_nothing(proxy: Any) -> None:
     assert b"agentsched_decision_watchers 0.0" in proxy.gateway.meters.exposition()
 
 
+async def test_no_more_than_so_many_watch(proxy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever watches is called at each turn, and whoever may read may open as many as it likes."""
+    monkeypatch.setattr(decisions, "_WATCHERS_MAX", 1)
+    async with proxy.client.stream("GET", PATH) as response:
+        await anext(events(response))
+        async with proxy.client.stream("GET", PATH) as refused:
+            assert refused.status_code == 503
+            assert json.loads(await refused.aread())["error"]["code"] == "too_many_watchers"
+    await eventually(lambda: proxy.gateway.decision_watchers == 0)
+    async with proxy.client.stream("GET", PATH) as response:
+        assert await anext(events(response)) == ("comment", ": watching")
+
+
 async def test_draining_ends_it_at_once(proxy: Any) -> None:
     async with proxy.client.stream("GET", PATH) as response:
         seen = events(response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from typing import Any
@@ -11,7 +12,7 @@ import openai
 import pytest
 from live import eventually
 from proxy_rig import HURRIES
-from proxy_upstream import Exchange, Gate, Upstream, drop
+from proxy_upstream import Exchange, Gate, Upstream, drop, running_upstream
 
 from agentsched.model import EngineId, StepFinished
 from agentsched.proxy.plain import _model_of_form
@@ -89,6 +90,22 @@ async def test_the_next_engine_is_tried(start: Any, upstream: Upstream, second: 
         for _ in range(3):
             response = await proxy.client.post("/v1/embeddings", content=b'{"model": "m"}')
             assert response.headers["x-agentsched-engine"] == "e1"
+
+
+async def test_what_brings_engines_down_does_not_go_round(start: Any) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(running_upstream()) for _ in range(5)]
+        for engine in engines:
+            engine.script = drop
+        starting = start(*(engine.url for engine in engines), limits={"retries_max": 2})
+        proxy = await stack.enter_async_context(starting)
+        poison = await proxy.client.post("/v1/embeddings", json={"model": "m", "input": "x"})
+        assert poison.status_code == 502
+        assert sum(len(engine.exchanges) for engine in engines) == 3
+        look = await proxy.client.get("/v1/models/m")
+        assert look.status_code == 502
+        for engine in engines:
+            assert "GET" in {exchange.method for exchange in engine.exchanges}
 
 
 async def test_one_that_went_meanwhile_is_not_tried(
@@ -255,6 +272,10 @@ async def test_a_stored_response_is_at_its_engine(
             assert got.headers["x-agentsched-engine"] == home
             cancelled = await proxy.client.post("/v1/responses/resp_9/cancel")
             assert cancelled.headers["x-agentsched-engine"] == home
+            for path in ("compact", "input_tokens"):
+                body = {"model": "m", "previous_response_id": "resp_9"}
+                asked = await proxy.client.post(f"/v1/responses/{path}", json=body)
+                assert asked.headers["x-agentsched-engine"] == home
 
 
 async def test_a_form_goes_to_the_engine_that_has_its_model(

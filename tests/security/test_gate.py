@@ -40,6 +40,8 @@ DATA_OPENS = {
             "/v1/chat/completions",
             "/v1/completions",
             "/v1/responses",
+            "/v1/responses/compact",
+            "/v1/responses/input_tokens",
             "/v1/messages",
             "/v1/messages/count_tokens",
             "/v1/embeddings",
@@ -272,6 +274,27 @@ class TestForwarding:
         first, second = upstream.exchanges
         assert "authorization" not in first.headers
         assert second.headers["authorization"] == "Bearer theirs"
+
+    async def test_nor_beside_another_key(
+        self, start: Any, start_keyed: Any, keys: Any, upstream: Any
+    ) -> None:
+        """It has no form to be told by, wherever it stands."""
+        key = ADMIN["Authorization"][7:]
+        ours = {"x-agentsched-key": keys.red.token}
+        theirs = {"Authorization": "Bearer theirs"}
+        strays = [{"api-key": key}, {"x-api-key": key}, {"x-my-own": f"bearer {key}"}]
+        async with start_keyed(upstream.url) as proxy:
+            for headers in (ours | ADMIN, *(ours | theirs | stray for stray in strays)):
+                assert (await proxy.chat(headers=headers)).status_code == 200
+                await proxy.client.post("/v1/embeddings", json={"model": "m"}, headers=headers)
+        async with start(upstream.url, admin_key=key) as proxy:
+            for stray in strays:
+                assert (await proxy.chat(headers=theirs | stray)).status_code == 200
+        assert len(upstream.exchanges) == 11
+        for exchange in upstream.exchanges:
+            assert key not in str(exchange.pairs)
+        for exchange in upstream.exchanges[2:]:
+            assert exchange.headers["authorization"] == "Bearer theirs"
 
     async def test_the_engines_key_never_comes_back(self, start: Any, upstream: Any) -> None:
         secret = "sk-of-the-engine-0123456789"

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from agentsched.model import EngineId, TenantId, WireError
-from agentsched.proxy.fields import BROKEN
+from agentsched.proxy.fields import BROKEN, read_fields
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.refusal import Refusal
 from agentsched.proxy.request import Dialect, ParsedRequest
@@ -54,6 +54,26 @@ def check_previous(gateway: Gateway, request: ParsedRequest, tenant: TenantId) -
         code="previous_response_not_found",
         param=_FIELD,
     )
+
+
+def check_body(gateway: Gateway, body: bytes, tenant: TenantId) -> str:
+    """The same for what is relayed beside the scheduler; the response that it goes on from, or "".
+
+    Raises:
+        WireError: 404; or 400, where we cannot be sure which one an engine would read out of it.
+    """
+    limits = gateway.wire_limits
+    try:
+        fields, _ = read_fields(
+            body, list_field="", fields_max=limits.fields_max, items_max=limits.messages_max
+        )
+        asked = ParsedRequest(dialect=Dialect.RESPONSES, body=body, fields=fields)
+        check_previous(gateway, asked, tenant)
+        return (_string(fields[_FIELD]) if _FIELD in fields else None) or ""
+    except WireError:
+        if gateway.config.auth.mode == "open":
+            return ""  # the engine says it better
+        raise
 
 
 def own_names(gateway: Gateway, request: ParsedRequest) -> Collection[str]:

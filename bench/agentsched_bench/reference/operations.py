@@ -187,6 +187,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         tag="Operation",
         says="Decisions as they are made: server-sent events.",
         query={"program": "only turns about this program"},
+        answers={200: "Done.", 503: "As many watch as may."},
         media="text/event-stream",
     ),
     ("GET", "/overview"): Operation(
