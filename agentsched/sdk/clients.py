@@ -22,6 +22,11 @@ _DEFAULT_URL: Final = "http://127.0.0.1:8900"
 #: Clients insist on a key; a proxy without keys takes any.
 _NO_KEY: Final = "none"
 _PORTS: Final = {"http": 80, "https": 443}
+#: What the official clients take in place of a key, and refuse beside one.
+_CREDENTIALS: Final = (
+    *("auth_token", "credentials", "config", "profile"),
+    *("workload_identity", "provider"),
+)
 #: Marks a request that our headers were added to; one that follows a redirect has it as well.
 _ADDED: Final = "agentsched"
 
@@ -38,6 +43,13 @@ def root_of(given: str | None) -> str:
 def api_key_of(given: str | None, variable: str) -> str:
     """The key for the proxy: given, configured, or what the client's own variable says."""
     return given or reporter().settings.api_key or os.environ.get(variable) or _NO_KEY
+
+
+def _key(given: str | None, variable: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """The argument `api_key` of a client; none where another credential is given in its place."""
+    if given is None and any(options.get(name) is not None for name in _CREDENTIALS):
+        return {}
+    return {"api_key": api_key_of(given, variable)}
 
 
 def _adding(root: str) -> Callable[[httpx.Request], None]:
@@ -99,7 +111,7 @@ def openai(
     client = library.DefaultHttpxClient(event_hooks=httpx_hooks(url))
     made: openai_library.OpenAI = library.OpenAI(
         base_url=root_of(url) + "/v1",
-        api_key=api_key_of(api_key, "OPENAI_API_KEY"),
+        **_key(api_key, "OPENAI_API_KEY", options),
         http_client=client,
         **options,
     )
@@ -114,7 +126,7 @@ def async_openai(
     client = library.DefaultAsyncHttpxClient(event_hooks=async_httpx_hooks(url))
     made: openai_library.AsyncOpenAI = library.AsyncOpenAI(
         base_url=root_of(url) + "/v1",
-        api_key=api_key_of(api_key, "OPENAI_API_KEY"),
+        **_key(api_key, "OPENAI_API_KEY", options),
         http_client=client,
         **options,
     )
@@ -133,7 +145,7 @@ def anthropic(
     client = library.DefaultHttpxClient(event_hooks=httpx_hooks(url))
     made: anthropic_library.Anthropic = library.Anthropic(
         base_url=root_of(url),
-        api_key=api_key_of(api_key, "ANTHROPIC_API_KEY"),
+        **_key(api_key, "ANTHROPIC_API_KEY", options),
         http_client=client,
         **options,
     )
@@ -148,7 +160,7 @@ def async_anthropic(
     client = library.DefaultAsyncHttpxClient(event_hooks=async_httpx_hooks(url))
     made: anthropic_library.AsyncAnthropic = library.AsyncAnthropic(
         base_url=root_of(url),
-        api_key=api_key_of(api_key, "ANTHROPIC_API_KEY"),
+        **_key(api_key, "ANTHROPIC_API_KEY", options),
         http_client=client,
         **options,
     )

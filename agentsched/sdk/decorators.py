@@ -334,7 +334,8 @@ def declared_workflow(name: str, *steps: Callable[..., Any], agent: str = "") ->
             raise ValueError(f"{function!r} is no agent_step")
         if step.name in declared:
             raise ValueError(f"two steps are called {step.name!r}")
-        entry: dict[str, Any] = {"tools": list(step.tools), "next": list(step.next)}
+        tools = list(step.tools or step.expects)
+        entry: dict[str, Any] = {"tools": tools, "next": list(step.next)}
         if step.resume_s is not None:
             entry["expected_s"] = step.resume_s
         declared[step.name] = entry

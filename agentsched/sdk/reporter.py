@@ -294,7 +294,9 @@ class Reporter:
 
             parts = urlsplit(self.settings.url)
             kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-            self._connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+            # Without a port, it would be looked for behind the last colon, also of an address.
+            port = parts.port or kind.default_port
+            self._connection = kind(parts.hostname or "", port, timeout=_TIMEOUT_S)
         return self._connection
 
 

@@ -118,6 +118,15 @@ def test_hooks_tell_nobody_but_the_proxy() -> None:
     assert names == ["p", None, "chosen"]
 
 
+def test_another_credential_goes_in_place_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library refuses both, and has its own variables."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "theirs")
+    with agentsched.anthropic("http://proxy:8900", auth_token="token") as client:
+        assert client.auth_token == "token"
+    with agentsched.anthropic("http://proxy:8900") as client:
+        assert client.api_key == "theirs"
+
+
 @pytest.mark.parametrize(
     ("proxy", "asked"),
     [

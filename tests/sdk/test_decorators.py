@@ -332,6 +332,15 @@ class TestAgentStep:
         with pytest.raises(ValueError, match="at least one"):
             declared_workflow("x")
 
+    def test_tools_whose_times_are_known_are_the_steps_tools(self) -> None:
+        """Of a step that names none, a workflow would say that it calls none and is the last."""
+
+        @agent_step(expects={"bash": 2.0})
+        def run() -> None: ...
+
+        declared = declared_workflow("fix", run)
+        assert declared["steps"]["run"] == {"tools": ["bash"], "next": [], "expected_s": 2.0}
+
     def test_a_workflow_is_about_its_agent_as_calls_name_it(self) -> None:
         @agent_step
         def done() -> None: ...

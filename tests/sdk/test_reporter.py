@@ -34,6 +34,21 @@ def test_where_the_proxy_is(monkeypatch: pytest.MonkeyPatch) -> None:
         agentsched.configure("proxy:8900")
 
 
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("http://[fd00::a1]", "fd00::a1", 80),
+        ("https://[::1]", "::1", 443),
+        ("http://[::1]:8900", "::1", 8900),
+        ("http://proxy", "proxy", 80),
+    ],
+)
+def test_a_proxy_is_found_by_its_address(url: str, host: str, port: int) -> None:
+    """Of `[::1]` without a port, `http.client` made the host `:` and the port 1."""
+    connection = Reporter(Settings(url=url))._connected()
+    assert (connection.host, connection.port) == (host, port)
+
+
 def test_batches_with_key_and_tenant(inbox: Any) -> None:
     agentsched.configure(inbox.url + "/v1", api_key="secret", tenant="red")
     for n in range(100):
