@@ -258,7 +258,10 @@ class _Gauges(Collector):
         yield family
 
     def _pressure(self) -> GaugeMetricFamily:
-        """What work there is over what the engines that are up can hold at once: 1 is full."""
+        """What work we have over what the engines that are up can hold at once: 1 is full.
+
+        Other replicas count theirs: no context is counted by two of them.
+        """
         engines = [e for e in self._scheduler.engines.values() if e.is_up]
         held = sum(e.capabilities.kv_tokens or 0 for e in engines)
         wanted = sum(e.wanted_tokens for e in engines)
@@ -267,7 +270,8 @@ class _Gauges(Collector):
         demand = statistics.waiting_steps + statistics.running_steps
         family = GaugeMetricFamily(
             "agentsched_pressure",
-            "Work over room: `kv` of caches, `steps` of batches. What to scale engines by.",
+            "Work of this replica's programs over room: `kv` of caches, `steps` of batches. The sum"
+            " over replicas is what to scale engines by.",
             labels=["of"],
         )
         if held:

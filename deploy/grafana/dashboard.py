@@ -125,17 +125,18 @@ ROWS: Final[dict[str, list[Panel]]] = {
             unit="percentunit",
         ),
         level(
+            # Each replica counts what its own programs want, here and below.
             "Pressure: wanted over there is",
             "agentsched_pressure",
             by="of",
-            of="max",
+            of="sum",
             unit="percentunit",
         ),
         (
             "Working set against the pool",
             "short",
             [
-                ("max by (engine) (agentsched_engine_wanted_tokens{$})", "{{engine}} wanted"),
+                ("sum by (engine) (agentsched_engine_wanted_tokens{$})", "{{engine}} wanted"),
                 ("max by (engine) (agentsched_engine_kv_tokens{$})", "{{engine}} pool"),
             ],
         ),

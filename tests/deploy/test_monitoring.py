@@ -112,6 +112,20 @@ def test_the_dashboard_is_as_drawn(dashboard: ModuleType, deploy: Path) -> None:
     assert len(places) == len(set(places))
 
 
+def test_what_replicas_want_is_added_up(
+    alerts: list[dict[str, Any]], dashboard: ModuleType, deploy: Path
+) -> None:
+    """Each counts its own programs alone: the greatest of their words is a part of the load."""
+    asked = [alert["expr"] for alert in alerts]
+    asked += [query for _, query in queries(dashboard.dashboard())]
+    page = (deploy.parent / "docs" / "operations.md").read_text()
+    asked += re.findall(r"^ +query: (.*)$", page, re.MULTILINE)
+    own = re.compile(r"\w+ by \([\w, ]+\) \(agentsched_(?:pressure|engine_wanted_tokens)\b")
+    found = [match[0] for query in asked for match in own.finditer(query)]
+    assert len(found) == 4
+    assert {match.partition(" ")[0] for match in found} == {"sum"}
+
+
 @pytest.mark.slow
 async def test_every_panel_and_alert_asks_for_what_there_is(
     scrape: str, dashboard: ModuleType, alerts: list[dict[str, Any]]
