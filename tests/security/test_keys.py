@@ -246,6 +246,34 @@ class TestStore:
         assert "ask_" not in verb("list")
 
     @pytest.mark.slow
+    def test_what_ends_sooner_by_itself_is_not_said_to_count_for_the_grace(
+        self, url: str, verb: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        first = id_of(verb("create", "--tenant", "red", "--expires-in", "1h")) or ""
+        [ends] = [key["expires_at"] for key in json.loads(verb("list", "--json"))["keys"]]
+        assert not cli.main(["keys", "rotate", first, "--grace", "24h", "--url", url])
+        assert capsys.readouterr().err == f"key {first} counts until {ends}\n"
+        second = id_of(verb("create", "--tenant", "red", "--expires-in", "0h")) or ""
+        assert not cli.main(["keys", "rotate", second, "--url", url])
+        assert f"key {second} has not counted since 20" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_a_database_that_was_not_there_is_named(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A relative path is another file in each folder: keys in it open no proxy."""
+        create = ["keys", "create", "--tenant", "red", "--url", "sqlite:///agentsched.db"]
+        monkeypatch.chdir(tmp_path)
+        assert not cli.main(create)
+        said = capsys.readouterr().err
+        assert f"made a new database: {tmp_path / 'agentsched.db'}\n" in said
+        assert not cli.main(create)
+        assert "made" not in capsys.readouterr().err
+
+    @pytest.mark.slow
     def test_what_cannot_be_revoked(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["keys", "revoke", "a" * 12, "--url", url]) == 2
         assert "no key" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def rotate(
     loaded = _needed(config, url)
     new, token = new_key()
 
-    async def work(database: Database) -> KeyConfig:
+    async def work(database: Database) -> tuple[KeyConfig, datetime]:
         from agentsched.store.keys import read_keys, replace_key
 
         found = next((k for k in await read_keys(database) if k.key == old), None)
@@ -143,10 +143,12 @@ def rotate(
             raise _not_stored(old, loaded)
         described = _checked(new, token, found.tenant, found.scopes, found.name, until)
         await replace_key(database, old, _row(described, token), old_until=ends)
-        return described
+        # An end of its own that is sooner stays.
+        return described, min(ends, found.expires_at or ends)
 
-    described = _run(loaded, work)
-    _show(token, described, as_json=as_json, hint=f"key {old} counts until {_time(ends)}")
+    described, last = _run(loaded, work)
+    counts = "counts until" if last > datetime.now(UTC) else "has not counted since"
+    _show(token, described, as_json=as_json, hint=f"key {old} {counts} {_time(last)}")
 
 
 @app.command("hash")
@@ -280,11 +282,17 @@ def _run(config: Config, work: Callable[[Database], Coroutine[Any, Any, _T]]) ->
     from agentsched.store.database import Database, read_url
     from agentsched.store.migrate import upgrade
 
+    assert config.store.url is not None
+    database = Database(read_url(config.store.url.get_secret_value()))
+    file = database.file
+    made = file.absolute() if file is not None and not file.exists() else None
+
     async def inside() -> _T:
-        assert config.store.url is not None
-        database = Database(read_url(config.store.url.get_secret_value()))
         try:
             await upgrade(database)
+            if made is not None:
+                # A relative path is another file in another folder, and no proxy reads that.
+                print(f"made a new database: {made}", file=sys.stderr)
             return await work(database)
         finally:
             await database.aclose()
