@@ -128,7 +128,8 @@ class Dashboard:
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """`GET feed`: frames as server-sent events.
 
-        Until the client goes, the proxy drains, or who opened it may not look any more.
+        Until the client goes, the proxy drains, which the last one says, or who opened it may not
+        look any more.
         """
         if self.feed.watchers >= _WATCHERS_MAX:
             return _error(503, "too_many_watchers", "As many dashboards watch as may.")
@@ -143,11 +144,17 @@ class Dashboard:
         await response.prepare(request)
         watcher = self.feed.watch(self._viewer(request))
         try:
-            while not self._draining.is_set():
+            is_over = self._draining.is_set()
+            while not is_over:
                 frame = await self._next(watcher)
                 if not self._may_go_on(request):
                     break
                 shown = b": keep-alive\n\n" if frame is None else _event(frame)
+                is_over = self._draining.is_set()
+                if is_over and not watcher.is_behind:
+                    # Nothing comes after this that could say so.
+                    last = self.feed.last(now=self._host.now(), tenant=watcher.tenant)
+                    shown += _event(msgspec.json.encode(last))
                 await self._send(request, response, shown)
         finally:
             self.feed.unwatch(watcher)

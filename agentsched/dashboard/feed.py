@@ -245,6 +245,11 @@ class Feed:
         frame = self._frame(rows, (), decisions, history, now, full=True)
         return self._seen_by(frame, tenant, {**(owners or {}), **self._shown}, now=now)
 
+    def last(self, *, now: Instant, tenant: str | None = None) -> Frame:
+        """How it stands, without what changed: the last word to one that watches."""
+        frame = self._frame((), (), (), (), now, full=False)
+        return self._seen_by(frame, tenant, {}, now=now)
+
     def _changes(self, *, now: Instant) -> Frame:
         programs = self._scheduler.programs
         alive = [programs[key] for key in self._touched if key in programs]

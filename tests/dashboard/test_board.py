@@ -167,6 +167,20 @@ class TestFeed:
         async with asyncio.timeout(60):
             assert [frame async for frame in told if frame["is_full"]] == []
 
+    async def test_the_last_frame_says_that_the_proxy_drains(self, board: Any) -> None:
+        await board.chat("a", "hello")
+        told = frames(board)
+        first = await anext(told)
+        assert not first["overview"]["is_draining"]
+        board.gateway.draining.set()
+        async with asyncio.timeout(60):
+            *_, last = [frame async for frame in told]
+            # Who comes now is told nothing, lest it believe that there are no programs.
+            assert [frame async for frame in frames(board)] == []
+        assert last["overview"]["is_draining"]
+        assert (last["is_full"], last["programs"], last["gone"]) == (False, [], [])
+        assert last["programs_total"] == 1
+
     async def test_no_more_than_so_many(self, board: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("agentsched.dashboard.board._WATCHERS_MAX", 1)
         told = frames(board)
