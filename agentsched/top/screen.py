@@ -59,7 +59,8 @@ def lines(frame: Frame, view: View, *, width: int, height: int) -> list[Text]:
     if view.is_help:
         shown = _help()
     else:
-        shown = [*_head(frame, width), *_engines(frame), *_tenants(frame, height)]
+        shown = [*_head(frame), *_engines(frame, _ENGINES_MAX)]
+        shown += _tenants(frame, _TENANTS_MAX if height >= 24 else 2)
         room = max(1, height - len(shown) - 2)
         view.page = room
         shown += _programs(frame, view, room=room, width=width)
@@ -74,7 +75,7 @@ def lines(frame: Frame, view: View, *, width: int, height: int) -> list[Text]:
 
 def everything(frame: Frame, view: View, *, width: int) -> list[Text]:
     """As many lines as it takes, for a pipe or a file."""
-    shown = [*_head(frame, width), *_engines(frame), *_tenants(frame, 1 << 30)]
+    shown = [*_head(frame), *_engines(frame, 1 << 30), *_tenants(frame, 1 << 30)]
     return _plain(shown + _programs(frame, view, room=1 << 30, width=width))
 
 
@@ -105,7 +106,7 @@ def chosen(frame: Frame, view: View) -> list[ProgramRow]:
     return sorted(rows, key=lambda row: (key(row), row.opened, row.program))
 
 
-def _head(frame: Frame, width: int) -> Iterator[Text]:
+def _head(frame: Frame) -> Iterator[Text]:
     it = frame.overview
     up = sum(engine.is_up for engine in frame.engines)
     line = Text.assemble(
@@ -129,6 +130,8 @@ def _head(frame: Frame, width: int) -> Iterator[Text]:
     line = Text(f"programs {frame.programs_total}: ")
     for state in _STATES:
         line.append(f"{counts[state]} {_WORDS.get(state, state)}  ", _STYLES[state])
+    if len(frame.programs) < frame.programs_total:
+        line.append(f"of the latest {len(frame.programs)}", "dim")
     yield line
     hit = it.cached_tokens_total / it.prompt_tokens_total if it.prompt_tokens_total else None
     oldest = "-" if it.oldest_wait_s is None else span(it.oldest_wait_s)
@@ -156,12 +159,12 @@ def _replicas(it: Replicas) -> Text:
     return line
 
 
-def _engines(frame: Frame) -> Iterator[Text]:
+def _engines(frame: Frame, rows_max: int) -> Iterator[Text]:
     yield Text(f"{'ENGINE':<14} {'':<{_BAR}}  HELD  WANTED  COMPUTING  PINS", "dim")
-    for row in frame.engines[:_ENGINES_MAX]:
+    for row in frame.engines[:rows_max]:
         yield _engine(row, now=frame.now)
-    if len(frame.engines) > _ENGINES_MAX:
-        yield Text(f"{len(frame.engines) - _ENGINES_MAX} more", "dim")
+    if len(frame.engines) > rows_max:
+        yield Text(f"{len(frame.engines) - rows_max} more", "dim")
 
 
 def _engine(row: EngineRow, *, now: float) -> Text:
@@ -190,10 +193,10 @@ def _engine(row: EngineRow, *, now: float) -> Text:
     return line
 
 
-def _tenants(frame: Frame, height: int) -> Iterator[Text]:
+def _tenants(frame: Frame, rows_max: int) -> Iterator[Text]:
     if not frame.tenants:
         return
-    shown = frame.tenants[: _TENANTS_MAX if height >= 24 else 2]
+    shown = frame.tenants[:rows_max]
     got = shares(frame.history)
     yield Text(f"{'TENANT':<14} {'':<{_BAR}}   GOT  ENTITLED  COMPUTING  WAITING  PROGRAMS", "dim")
     for row in shown:

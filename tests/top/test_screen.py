@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
-from top_frames import ENGINE, SIX, made, program, sample
+from top_frames import ENGINE, SIX, made, program, sample, tenant
 
 from agentsched.dashboard.shapes import Frame, GoneReplica, Replicas
 from agentsched.top.keys import press
@@ -124,6 +124,26 @@ def test_filter_is_typed() -> None:
 def test_all_of_it_for_a_pipe() -> None:
     shown = everything(made(*SIX * 20), View(), width=80)
     assert sum("waiting" in line.plain for line in shown[10:]) == 40
+
+
+def test_a_pipe_gets_every_engine_and_tenant() -> None:
+    engines = [ENGINE | {"engine": f"gpu-{i}"} for i in range(9)]
+    frame = made(engines=engines, tenants=[tenant(f"team-{i}") for i in range(8)])
+    words = [line.plain.partition(" ")[0] for line in everything(frame, View(), width=80)]
+    names = [*(f"gpu-{i}" for i in range(9)), *(f"team-{i}" for i in range(8))]
+    assert [word for word in words if word.startswith(("gpu-", "team-"))] == names
+    assert "3 more" in text(frame).splitlines()
+
+
+def test_states_are_said_to_be_of_those_that_are_told() -> None:
+    frame = made(*SIX)
+    assert "at rest" in text(frame).splitlines()[1]
+    assert "latest" not in text(frame)
+    many = replace(frame, programs_total=5_000)
+    [line] = [line for line in text(many, width=100).splitlines() if line.startswith("programs")]
+    assert line == (
+        "programs 5000: 2 waiting  1 computing  1 pinned  1 paused  1 at rest  of the latest 6"
+    )
 
 
 def test_shares_need_two_samples() -> None:
