@@ -235,7 +235,7 @@ def tables_of(result: CompareResult, *, width: int) -> list[Table]:
     rows = [(name, cells) for name, cells in rows if any(cell != "-" for cell in cells)]
     names = max(len(name) for name, _ in rows)
     widths = [max(len(cells[n]) for _, cells in rows) for n in range(len(result.summary))]
-    tables = []
+    tables: list[Table] = []
     for group in _groups(widths, room=width - names - 2 * _BETWEEN):
         # Names are no markup, here and below.
         table = Table(
