@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -46,7 +46,7 @@ from agentsched_adapters.openai_compatible import (
 from agentsched_adapters.openai_http import HttpLimits
 from agentsched_adapters.prometheus import samples, total
 from agentsched_adapters.vllm_plugin.hints import PluginHints, engine_arguments
-from agentsched_adapters.vllm_plugin.wire import State
+from agentsched_adapters.vllm_plugin.wire import EngineState, State
 
 _log = logging.getLogger(__name__)
 
@@ -326,7 +326,7 @@ class VllmEngine(OpenAiCompatibleEngine):
             return ()
         self._asked_at = now
         try:
-            state = await self._plugin.state(timeout_s=_STATE_TIMEOUT_S)
+            state = await self._plugin.cached(timeout_s=_STATE_TIMEOUT_S)
         except EngineError as error:
             _log.info("engine %s: no word from its plugin (%s)", self.id, error)
             return ()
@@ -334,10 +334,10 @@ class VllmEngine(OpenAiCompatibleEngine):
             return ()
         if not all(one.is_active for one in state.engines):
             return self._give_up_plugin()
-        listed = [t for one in state.engines for p in one.programs for t in p.conversations.items()]
+        listed = [each for one in state.engines for each in _whether_cached(one)]
         told = {name for name, _ in listed}
         # One that several processes know is there as long as one of them has it.
-        cached = {name: None for name, tokens in listed if tokens}
+        cached = {name: None for name, is_there in listed if is_there}
         gone = sorted(told & self._cached.keys() - cached.keys())
         # Of those that it does not list nothing is said: they are as they were.
         untold = {name: None for name in self._cached if name not in told}
@@ -459,6 +459,14 @@ class VllmEngine(OpenAiCompatibleEngine):
             return status, None
         usage = decoded(body, _Completion, where=f"{self.url}/v1/completions").usage
         return status, usage.prompt_tokens_details if usage else None
+
+
+def _whether_cached(engine: EngineState) -> Iterator[tuple[str, bool]]:
+    """Conversations that an engine process tells of; older plugins tell of all tokens."""
+    yield from engine.cached.items()
+    for program in engine.programs:
+        for name, tokens in program.conversations.items():
+            yield name, bool(tokens)
 
 
 def _pool_tokens(labels: Mapping[str, str]) -> int | None:

@@ -51,6 +51,8 @@ class Script:
         self.completions: list[dict[str, Any]] = []
         #: What the plugin has in the cache, by conversation; None where there is no plugin.
         self.cached: dict[str, int] | None = None
+        #: That plugin knows no `only=cached`.
+        self.is_older = False
         self.is_active = True
         self.state_status = 200
         self.brief_status = 200
@@ -85,12 +87,16 @@ class Script:
         return web.json_response({"vllm_config": config})
 
     async def _state(self, request: web.Request) -> web.Response:
-        is_brief = request.query["brief"] == "1"
+        is_brief = request.query.get("brief") == "1"
         self.states += not is_brief
         if self.cached is None:
             return web.json_response({}, status=404)
-        programs = (ProgramState(program="p", conversations=self.cached),)
-        state = plugin_state(programs=() if is_brief else programs, is_active=self.is_active)
+        listed: dict[str, Any] = {}
+        if self.is_older and not is_brief:
+            listed["programs"] = (ProgramState(program="p", conversations=self.cached),)
+        elif request.query.get("only") == "cached":
+            listed["cached"] = {name: bool(tokens) for name, tokens in self.cached.items()}
+        state = plugin_state(is_active=self.is_active, **listed)
         return web.json_response(
             body=msgspec.json.encode(state),
             status=self.brief_status if is_brief else self.state_status,
@@ -366,10 +372,16 @@ async def test_nonsense_is_an_engine_error(script: Script, make: Any) -> None:
         await make().probe()
 
 
+@pytest.mark.parametrize("is_older", [False, True])
 class TestWhatThePluginHasNoMore:
+    """Of an older plugin, that cannot tell it alone, the whole state says it."""
+
     @pytest.fixture(autouse=True)
-    def at_every_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_every_look(
+        self, script: Script, monkeypatch: pytest.MonkeyPatch, *, is_older: bool
+    ) -> None:
         monkeypatch.setattr(vllm, "_STATE_EVERY_S", 0.0)
+        script.is_older = is_older
 
     async def test_it_is_told_once(self, script: Script, make: Any) -> None:
         script.cached = {"a": 64, "b": 32, "never": 0}

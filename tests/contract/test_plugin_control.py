@@ -262,6 +262,24 @@ async def test_a_brief_state_lists_nothing(plugin: Plugin) -> None:
     assert seen["pinned_blocks"] == 3
 
 
+async def test_what_is_cached_can_be_asked_without_counting_it(plugin: Plugin) -> None:
+    """A proxy asks often, and the engine's next step waits for the answer."""
+    await plugin.step("late", plugin.words("late", 1_000))
+    await plugin.ask("release", conversation="late")
+    await plugin.step("kept", plugin.words("kept", 100))
+    await plugin.ask("pin", conversation="kept", ttl_s=60)
+    await plugin.flood()
+
+    seen = await plugin.state("?only=cached")
+
+    tokens = {
+        c: n for p in (await plugin.state())["programs"] for c, n in p["conversations"].items()
+    }
+    assert seen["cached"] == {name: bool(there) for name, there in tokens.items()}
+    assert seen["cached"]["kept"]
+    assert seen["pins"] == seen["programs"] == []
+
+
 @pytest.mark.parametrize(
     ("operation", "body", "status"),
     [

@@ -114,7 +114,9 @@ async def test_with_another_key_it_ends_its_pins_and_no_other_proxys(
     start: Any, upstream: Any
 ) -> None:
     state = msgspec.json.encode(plugin_state())
-    upstream.pages = pages() | {f"/v1/agentsched/state?brief={n}": state for n in (0, 1)}
+    upstream.pages = pages() | {
+        f"/v1/agentsched/state?{n}": state for n in ("brief=1", "only=cached")
+    }
     engine = {"url": upstream.url, "id": "e0", "kind": "vllm"}
     async with start(engines=[engine]) as proxy:
         fleet = proxy.gateway.fleet

@@ -27,7 +27,7 @@ async def test_what_no_policy_will_keep_is_not_kept_for_a_moment_either(
         "/metrics": b"# x\nvllm:num_requests_running 0\n",
         "/version": b'{"version": "0.32.0"}',
         "/v1/agentsched/state?brief=1": state,
-        "/v1/agentsched/state?brief=0": state,
+        "/v1/agentsched/state?only=cached": state,
     }
     engines = [{"url": upstream.url, "id": "e0", "kind": "vllm"}]
     async with start(engines=engines, policies={"pin": policy}) as proxy:
@@ -54,7 +54,7 @@ async def test_a_plugin_that_was_not_heard_at_first_is_asked_again(
         [engine] = proxy.scheduler.engines.values()
         assert not engine.capabilities.pins
         state = msgspec.json.encode(plugin_state())
-        upstream.pages |= {f"/v1/agentsched/state?brief={n}": state for n in (0, 1)}
+        upstream.pages |= {f"/v1/agentsched/state?{n}": state for n in ("brief=1", "only=cached")}
         await proxy.turns.until(lambda: engine.capabilities.pins)
         assert not proxy.turns.events(EngineLost)
 

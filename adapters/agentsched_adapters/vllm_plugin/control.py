@@ -8,7 +8,7 @@ steps on its own thread (at once when it is idle), so nothing here can race with
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from math import isfinite
 from typing import Any, Final
@@ -48,6 +48,13 @@ def attach() -> None:
         return serve(scheduler.agentsched, scheduler, operation, body)
 
     setattr(EngineCore, METHOD, agentsched_control)
+
+
+def state_body(query: Mapping[str, str]) -> str:
+    """How much of the state a query asks for: counts alone, with what is cached, or all of it."""
+    if query.get("brief") == "1":
+        return "brief"
+    return "cached" if query.get("only") == "cached" else ""
 
 
 def serve(host: EngineHost, scheduler: Any, operation: str, body: str) -> str:
@@ -129,7 +136,7 @@ def _release(host: EngineHost, scheduler: Any, body: bytes) -> ReleaseAnswer:
 
 
 def _state(host: EngineHost, scheduler: Any, body: bytes) -> EngineState:
-    is_brief = body == b"brief"
+    is_brief = body in (b"brief", b"cached")
     pins, now = host.pins, host.now()
     if host.is_active:
         pins.expire(now=now)
@@ -163,6 +170,7 @@ def _state(host: EngineHost, scheduler: Any, body: bytes) -> EngineState:
             for pin in listed[:_LISTED_MAX]
         ),
         programs=() if is_brief else _programs(host),
+        cached=_cached(host) if body == b"cached" else {},
         pins_granted_total=pins.granted_total,
         pins_ended_total=pins.ended_total,
         shrunk_blocks_total=pins.shrunk_blocks_total,
@@ -170,16 +178,30 @@ def _state(host: EngineHost, scheduler: Any, body: bytes) -> EngineState:
     )
 
 
-def _programs(host: EngineHost) -> tuple[ProgramState, ...]:
-    """What is in the cache of each program that ended a step lately, the most recent first.
+def _listed(host: EngineHost) -> Iterator[str]:
+    """Conversations that ended a step lately, the most recent first.
 
     Of the older ones, those of which nothing is there any more: else who was told once that they
     are would never hear that they went.
     """
-    found: dict[str, dict[str, int]] = {}
     known = list(reversed(list(host.pins.conversations)))
-    latest, older = known[:_LISTED_MAX], known[_LISTED_MAX:]
-    for conversation in (*latest, *islice(filter(host.pins.is_gone, older), _LISTED_MAX)):
+    yield from known[:_LISTED_MAX]
+    yield from islice(filter(host.pins.is_gone, known[_LISTED_MAX:]), _LISTED_MAX)
+
+
+def _cached(host: EngineHost) -> dict[str, bool]:
+    """Of which of them anything is in the cache.
+
+    A proxy asks every two seconds, and the engine's next step waits for the answer: to count the
+    tokens of 1,024 conversations would take tens of milliseconds.
+    """
+    return {conversation: not host.pins.is_gone(conversation) for conversation in _listed(host)}
+
+
+def _programs(host: EngineHost) -> tuple[ProgramState, ...]:
+    """What is in the cache of each of their programs."""
+    found: dict[str, dict[str, int]] = {}
+    for conversation in _listed(host):
         tokens = host.pins.cached_tokens(conversation)
         program = host.pins.program_of(conversation)
         found.setdefault(program, {})[conversation] = tokens

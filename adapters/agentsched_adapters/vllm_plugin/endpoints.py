@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agentsched_adapters.vllm_plugin import LOGGER
-from agentsched_adapters.vllm_plugin.control import METHOD
+from agentsched_adapters.vllm_plugin.control import METHOD, state_body
 from agentsched_adapters.vllm_plugin.wire import PATH
 
 log = logging.getLogger(LOGGER)
@@ -51,7 +51,7 @@ class Endpoints:
     def _handler(self, operation: str) -> Any:
         async def handle(request: Request) -> Response:
             if operation == "state":
-                body = "brief" if request.query_params.get("brief") == "1" else ""
+                body = state_body(request.query_params)
             else:
                 raw = await _body(request)
                 if raw is None:

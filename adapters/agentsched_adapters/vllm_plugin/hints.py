@@ -101,7 +101,14 @@ class PluginHints:
         Raises:
             EngineError: it did not answer, or not as it should.
         """
-        target = f"{PATH}/state?brief={int(is_brief)}"
+        return await self._state(f"brief={int(is_brief)}", timeout_s=timeout_s)
+
+    async def cached(self, *, timeout_s: float = _TIMEOUT_S) -> State | None:
+        """As `state`, with `cached` in place of lists; a plugin that cannot do that gives all."""
+        return await self._state("only=cached", timeout_s=timeout_s)
+
+    async def _state(self, query: str, *, timeout_s: float) -> State | None:
+        target = f"{PATH}/state?{query}"
         status, body = await self._http.fetch("GET", target, timeout_s=timeout_s)
         if status in _NO_ANSWER:
             raise EngineError(f"{self._http.url}{target} answered {status}")

@@ -126,6 +126,8 @@ class EngineState(msgspec.Struct, kw_only=True, frozen=True):
     waiting: int
     pins: tuple[PinState, ...] = ()
     programs: tuple[ProgramState, ...] = ()
+    #: In their place where that alone is asked: whether anything of a conversation is cached still.
+    cached: dict[str, bool] = {}
     pins_granted_total: int = 0
     pins_ended_total: dict[str, int] = {}
     shrunk_blocks_total: int = 0

@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from agentsched_adapters.vllm_plugin.blocks import BlockPins
-from agentsched_adapters.vllm_plugin.control import serve
+from agentsched_adapters.vllm_plugin.control import serve, state_body
 from agentsched_adapters.vllm_plugin.host import EngineHost
 from agentsched_adapters.vllm_plugin.settings import PluginSettings
 from agentsched_adapters.vllm_plugin.wire import (
@@ -203,7 +203,7 @@ class FakePlugin:
         if len(body) > _BODY_BYTES_MAX:
             return _say(413, "the body is too long")
         if operation == "state":
-            body = b"brief" if request.query.get("brief") == "1" else b""
+            body = state_body(request.query).encode()
         answer = msgspec.json.decode(serve(self.host, self, operation, body.decode()))
         if "error" in answer:
             return _say(500 if answer.get("is_ours") else 400, answer["error"])
