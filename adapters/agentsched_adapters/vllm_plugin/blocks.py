@@ -2,8 +2,8 @@
 
 A pinned block carries one reference of ours, however many pins want it, so vLLM neither evicts it
 nor counts it as free. What makes pins soft is `_allocate`, put around the manager's own: where a
-request cannot get its slots, it is asked once more under the promise that blocks which only pins
-hold are as good as free; vLLM then takes exactly as many as it needs, from the pins of least value
+request cannot get its slots, it is asked again under the promise that blocks which only pins hold,
+a few of them and then all, are as good as free; vLLM takes exactly as many as it needs, from the pins of least value
 first, tails before heads. A request that does not fit even so costs no pin anything. So whatever
 could run without pins runs with them, in the same engine step: they cannot idle it or lock it up.
 
@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -30,6 +30,9 @@ from agentsched_adapters.vllm_plugin.layout import layout_of
 from agentsched_adapters.vllm_plugin.ledger import Block, HeldPin, PinLedger
 
 _IS_CACHED: Final = attrgetter("is_cached")
+#: So many blocks are promised at first: most requests need one, and to count all of a large pool
+#: takes as long as a good part of a step.
+_FEW: Final = 256
 #: Conversations whose blocks we remember after their pin, so that a late pin can find them.
 _PAST_MAX: Final = 4_096
 
@@ -321,9 +324,10 @@ class BlockPins:
         """Blocks of the pool that requests can have."""
         return self._pool.num_gpu_blocks - 1
 
-    def reclaimable(self, keep: frozenset[int] = frozenset()) -> int:
-        """Blocks that only pins hold, but for those in `keep`."""
-        return sum(b.ref_cnt == 1 and b.block_id not in keep for b in self._ledger.blocks)
+    def reclaimable(self, keep: frozenset[int] = frozenset(), *, most: int | None = None) -> int:
+        """Blocks that only pins hold, but for those in `keep`; counted up to `most`."""
+        only_ours = (b for b in self._ledger.blocks if b.ref_cnt == 1 and b.block_id not in keep)
+        return sum(1 for _ in islice(only_ours, most))
 
     def tokens_of(self, pin: HeldPin) -> int:
         """How many tokens a pin's blocks hold."""
@@ -485,13 +489,17 @@ class BlockPins:
             hits = kwargs.get("new_computed_blocks")
             groups = hits.blocks if hits is not None else ()
             keep = frozenset(block.block_id for group in groups for block in group)
-            promise = self.reclaimable(keep)
+            promise = self.reclaimable(keep, most=_FEW)
         except Exception:
             self._failed("allocate")
             return original(request, *args, **kwargs)
         if not promise:
             return None
         with self._promised(promise, keep):
+            slots = original(request, *args, **kwargs)
+        if slots is not None or promise < _FEW:
+            return slots
+        with self._promised(self.reclaimable(keep), keep):
             return original(request, *args, **kwargs)
 
     @contextmanager

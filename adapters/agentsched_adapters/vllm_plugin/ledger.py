@@ -129,7 +129,9 @@ class PinLedger:
         """Take blocks that no request uses from these pins, the tail of the first one first.
 
         Until `need` are free or there are no more; blocks in `keep` stay. Blocks that one pin alone
-        wants go before shared ones, whoever they belong to.
+        wants, down to the first that is wanted or used by others as well, go before all else,
+        whoever they belong to: what is before that one in a prompt is so, too, or nearly always,
+        and is not looked at for each block that somebody needs.
         """
         freed: list[Block] = []
         for shared in (False, True):
@@ -145,13 +147,16 @@ class PinLedger:
         kept: list[Block] = []
         blocks = pin.blocks
         while blocks and len(freed) < need:
-            block = blocks.pop()
+            block = blocks[-1]
             is_free = block.ref_cnt == 1 and block.block_id not in keep
             if is_free and (shared or self._wanted[block.block_id] == 1):
+                blocks.pop()
                 if self._drop(pin.tenant, block):
                     freed.append(block)
+            elif shared:
+                kept.append(blocks.pop())
             else:
-                kept.append(block)
+                return
         blocks.extend(reversed(kept))
 
     def cut(self, pins: Sequence[HeldPin], excess: Callable[[], int]) -> list[Block]:
