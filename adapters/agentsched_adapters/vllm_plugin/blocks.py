@@ -3,9 +3,10 @@
 A pinned block carries one reference of ours, however many pins want it, so vLLM neither evicts it
 nor counts it as free. What makes pins soft is `_allocate`, put around the manager's own: where a
 request cannot get its slots, it is asked again under the promise that blocks which only pins hold,
-a few of them and then all, are as good as free; vLLM takes exactly as many as it needs, from the pins of least value
-first, tails before heads. A request that does not fit even so costs no pin anything. So whatever
-could run without pins runs with them, in the same engine step: they cannot idle it or lock it up.
+a few of them and then all, are as good as free; vLLM takes exactly as many as it needs, from the
+pins of least value first, tails before heads. A request that does not fit even so costs no pin
+anything. So whatever could run without pins runs with them, in the same engine step: they cannot
+idle it or lock it up.
 
 Facts about vLLM 0.32 that this rests on, each with a test against the real pool:
 
