@@ -28,6 +28,17 @@ from agentsched_bench.workload.statistics import spread
 _JOURNALS = Path(__file__).parents[2] / "data" / "journals"
 
 
+NEAR = FitRow(calls=9, held_out=9, first_token_error=0.01, answer_error=0.01)
+
+
+def trusting(fit: FitRow) -> Trust:
+    """All is as it should be, but for the fit."""
+    return Trust(
+        entries=9, diverged_at=None, divergence="", fit=fit, self_error=0.0, program_error=0.0,
+        cached_error=0.0, unfinished=0,
+    )  # fmt: skip
+
+
 def course(name: str, mean_s: float, *, failed: int = 0) -> Course:
     times = spread([mean_s])
     return Course(
@@ -49,11 +60,7 @@ def test_programs_that_give_up_make_no_policy_faster(
     failed: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The times are of those that are left."""
-    fit = FitRow(calls=9, held_out=9, first_token_error=0.01, answer_error=0.01)
-    trust = Trust(
-        entries=9, diverged_at=None, divergence="", fit=fit, self_error=0.0, program_error=0.0,
-        cached_error=0.0, unfinished=0,
-    )  # fmt: skip
+    trust = trusting(NEAR)
     found = Answer(
         journal="j", policy="fcfs", trust=trust, recorded=course("recorded", 10.0),
         same=course("same policy", 10.0), others=[course("saga", 4.0, failed=failed)],
@@ -71,11 +78,7 @@ def test_no_tenant_waits_longer_than_everybody(capsys: pytest.CaptureFixture[str
         happened = recorded_course(plans_of(read_past(opened)))
     assert len(happened.tenants) == 3
     assert happened.held_s.max < happened.first_token_s.max
-    fit = FitRow(calls=9, held_out=9, first_token_error=0.01, answer_error=0.01)
-    trust = Trust(
-        entries=9, diverged_at=None, divergence="", fit=fit, self_error=0.0, program_error=0.0,
-        cached_error=0.0, unfinished=0,
-    )  # fmt: skip
+    trust = trusting(NEAR)
     found = Answer(
         journal="j", policy="fcfs", trust=trust, recorded=happened, same=happened, others=[],
         ratios={},
@@ -99,10 +102,7 @@ def test_the_end_of_an_answer_is_no_first_token(capsys: pytest.CaptureFixture[st
     fit = FitRow(
         calls=9, held_out=9, first_token_error=0.0, answer_error=0.25, note="none was streamed"
     )
-    trust = Trust(
-        entries=9, diverged_at=None, divergence="", fit=fit, self_error=0.0, program_error=0.0,
-        cached_error=0.0, unfinished=0,
-    )  # fmt: skip
+    trust = trusting(fit)
     found = Answer(
         journal="j", policy="fcfs", trust=trust, recorded=happened,
         same=msgspec.structs.replace(modelled, name="same"), others=[], ratios={},
@@ -153,10 +153,6 @@ def test_a_journal_that_was_cut_off_says_so(
 
 
 def test_a_model_in_which_programs_give_up_that_did_not_is_weak() -> None:
-    fit = FitRow(calls=9, held_out=9, first_token_error=0.01, answer_error=0.01)
-    trust = Trust(
-        entries=9, diverged_at=None, divergence="", fit=fit, self_error=0.0, program_error=0.0,
-        cached_error=0.0, unfinished=0, gave_up=0.2,
-    )  # fmt: skip
+    trust = msgspec.structs.replace(trusting(NEAR), gave_up=0.2)
 
     assert trust.is_weak
