@@ -173,7 +173,16 @@ class Bodies:
         ]
 
 
-async def test_tokens_are_asked_of_the_engine() -> None:
+@dataclass
+class Tokenizer:
+    """An engine that says what a prompt's tokens are, and remembers what it was asked."""
+
+    engine: OpenAiCompatibleEngine
+    asked: list[Any]
+
+
+@pytest.fixture
+async def tokenizer() -> AsyncIterator[Tokenizer]:
     asked: list[Any] = []
 
     async def tokenize(request: web.Request) -> web.Response:
@@ -182,35 +191,28 @@ async def test_tokens_are_asked_of_the_engine() -> None:
 
     application = web.Application()
     application.router.add_post("/tokenize", tokenize)
-    body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}'
     async with TestServer(application) as server:
         engine = OpenAiCompatibleEngine(EngineId("e"), str(server.make_url("/")))
-        found = await EngineTokens(engine, Bodies(b"{", b'{"input": 1}', body)).tokens(PIN)
-        assert list(found) == [7, 8, 9]
-        assert not list(await EngineTokens(engine, Bodies()).tokens(PREFETCH))
+        yield Tokenizer(engine, asked)
         await engine.aclose()
-    assert asked == [{"model": "m", "messages": [{"role": "user", "content": "x"}]}]
 
 
-async def test_a_prompt_is_tokenized_as_it_was_computed() -> None:
-    asked: list[Any] = []
+async def test_tokens_are_asked_of_the_engine(tokenizer: Tokenizer) -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}'
+    source = Bodies(b"{", b'{"input": 1}', body)
+    assert list(await EngineTokens(tokenizer.engine, source).tokens(PIN)) == [7, 8, 9]
+    assert not list(await EngineTokens(tokenizer.engine, Bodies()).tokens(PREFETCH))
+    assert tokenizer.asked == [{"model": "m", "messages": [{"role": "user", "content": "x"}]}]
 
-    async def tokenize(request: web.Request) -> web.Response:
-        asked.append(await request.json())
-        return web.json_response({"count": 3, "tokens": [7, 8, 9]})
 
-    application = web.Application()
-    application.router.add_post("/tokenize", tokenize)
+async def test_a_prompt_is_tokenized_as_it_was_computed(tokenizer: Tokenizer) -> None:
     chat: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
     templated = chat | {"chat_template_kwargs": {"enable_thinking": False}}
     whole: dict[str, Any] = {"model": "m", "prompt": "x", "add_special_tokens": False}
-    async with TestServer(application) as server:
-        engine = OpenAiCompatibleEngine(EngineId("e"), str(server.make_url("/")))
-        for body in (templated, whole):
-            source = Bodies(json.dumps(body | {"max_tokens": 1}).encode())
-            assert list(await EngineTokens(engine, source).tokens(PIN)) == [7, 8, 9]
-        # By the Messages API: its beginning would be missing, and nothing found.
-        source = Bodies(json.dumps(chat | {"system": "You are"}).encode())
-        assert not list(await EngineTokens(engine, source).tokens(PIN))
-        await engine.aclose()
-    assert asked == [templated, whole]
+    for body in (templated, whole):
+        source = Bodies(json.dumps(body | {"max_tokens": 1}).encode())
+        assert list(await EngineTokens(tokenizer.engine, source).tokens(PIN)) == [7, 8, 9]
+    # By the Messages API: its beginning would be missing, and nothing found.
+    source = Bodies(json.dumps(chat | {"system": "You are"}).encode())
+    assert not list(await EngineTokens(tokenizer.engine, source).tokens(PIN))
+    assert tokenizer.asked == [templated, whole]
