@@ -548,6 +548,7 @@ class Books:
 
     def _check_shares(self) -> None:
         self.shares.check()
+        assert sorted(self.shares.who_waits()) == sorted({step.tenant for step in self.ready})
         for key, account in self.shares.accounts().items():
             programs = [p for p in self._programs.values() if p.tenant == key]
             assert set(account.live) == {p.program for p in programs}

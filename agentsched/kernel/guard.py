@@ -160,12 +160,11 @@ class GuardedPolicies:
         """The ranks of all that wait; None where tenants do not matter, or one cannot be ranked:
         whoever has none would be before or behind all others, and nobody said so."""
         known: dict[TenantId, SortKey] = {}
-        for step in self._books.ready:
-            if step.tenant not in known:
-                key = self._rank_tenant(step.tenant, now=now)
-                if key is None:
-                    return None
-                known[step.tenant] = key
+        for tenant in self._books.shares.who_waits():
+            key = self._rank_tenant(tenant, now=now)
+            if key is None:
+                return None
+            known[tenant] = key
         return known
 
     def _rank_tenant(self, tenant: TenantId, *, now: Instant) -> SortKey | None:

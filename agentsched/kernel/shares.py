@@ -14,7 +14,7 @@ with it. Else a replica that nobody used for an hour would owe that hour to whoe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Final
@@ -282,6 +282,11 @@ class ShareLedger:
         if self._background:
             return len(self._waiting.keys() | self._background.keys())
         return len(self._waiting)
+
+    def who_waits(self) -> Iterator[TenantId]:
+        """The tenants that have a step waiting here, each once."""
+        yield from self._waiting
+        yield from (tenant for tenant in self._background if tenant not in self._waiting)
 
     @property
     def claiming_tenants(self) -> int:
