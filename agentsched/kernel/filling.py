@@ -77,7 +77,8 @@ class Filler:
             return commands + self._tell_stranded(now=now)
         newcomers = self._books.ready.newcomers
         shut = self._shut_out(now=now)
-        some = len(shut) < len(newcomers.models)
+        # Those that are shut out for more than one reason are each told their own.
+        some = len(shut) < len(newcomers.models) or len(set(shut.values())) > 1
         in_turn = partial(self._policies.in_turn, now=now, newcomers=some)
         for step in in_turn() if up else list(self._books.ready):
             if up and len(blocked) == len(up):
