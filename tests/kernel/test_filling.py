@@ -362,3 +362,58 @@ def test_what_does_not_hold_for_all_newcomers_is_counted_and_each_is_asked_for(
     rig.arrive("s1")
     assert asked == ["s1"]
     assert rig.scheduler.policy_errors == {"admit.shuts_out": 1}
+
+
+@pytest.mark.parametrize("ends", [(5, 3), (3, 5)])
+def test_of_several_that_are_held_the_first_that_may_go_is_asked_again(
+    rig: Any, ends: tuple[int, int]
+) -> None:
+    until = {f"s{number}": Instant(end * SECOND) for number, end in enumerate(ends)}
+    rig.policy.admission = lambda step, engine: Held(
+        reason="x", until=until[step.step], blocks_others=False
+    )
+    rig.engine()
+    for step in until:
+        rig.arrive(step, program=step, at=1)
+    assert rig.scheduler.next_deadline() == 3 * SECOND
+
+
+def test_of_several_without_an_engine_the_first_is_told_so_first(make_rig: Any) -> None:
+    rig = make_rig(engine_wait_ns_max=Nanos(2 * SECOND))
+    for number in range(2):
+        rig.arrive(f"s{number}", program=f"p{number}", at=number)
+    for number in range(2):
+        assert rig.scheduler.next_deadline() == (2 + number) * SECOND
+        [reject] = rig.timer()
+        assert (reject.step, reject.reason) == (f"s{number}", RejectReason.NO_ENGINE)
+
+
+def test_a_due_step_whose_engine_is_full_goes_where_the_fewest_run(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=2, wait_ns_max=Nanos(SECOND))
+    favourite = {"a": "e1", "b": "e1", "c": "e2", "s": "e1"}
+    rig.policy.score_of = lambda step, engine: float(engine.engine == favourite[step.step])
+    for name in ("e1", "e2", "e3"):
+        rig.engine(name)
+    for name in favourite:
+        rig.arrive(name, program=name)
+    [dispatch] = rig.timer()
+    assert (dispatch.step, dispatch.engine) == ("s", "e3")
+
+
+def test_only_a_step_that_leaves_others_behind_tells_how_fast_the_queue_moves(
+    make_rig: Any,
+) -> None:
+    rig = make_rig(running_steps_per_engine_max=1)
+    pace = rig.scheduler._books.pace
+    guess = pace.ns_per_step
+    rig.engine()
+    for number in range(3):  # each is sent as it comes
+        rig.arrive(f"s{number}", at=10 * number)
+        rig.finish(f"s{number}")
+    assert pace.ns_per_step == guess
+    for number in range(4):
+        rig.arrive(f"q{number}", program=f"q{number}", at=30)
+    rig.finish("q0", at=31)  # q1 goes, and others wait
+    assert pace.ns_per_step == guess
+    rig.finish("q1", at=33)
+    assert pace.ns_per_step == pytest.approx(guess + 0.1 * (2 * SECOND - guess))

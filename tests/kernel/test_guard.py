@@ -14,21 +14,25 @@ from agentsched.model import (
     SECOND,
     Dispatch,
     Instant,
+    Limits,
     Nanos,
     Pin,
     Prefetch,
     Prefix,
     PrefixId,
+    Reconfigured,
     TenantId,
     TenantLimits,
 )
-from agentsched.policy import Admitted, Held, Retention, TurnedAway
+from agentsched.policy import Admitted, Held, Prices, Retention, TurnedAway
 
 BAD_ADMISSIONS = [
     None,
     True,
     Admitted(releases=None),  # type: ignore[arg-type]
     Admitted(releases=(1,)),  # type: ignore[arg-type]
+    Admitted(releases=("x", 1)),  # type: ignore[arg-type]
+    Admitted(releases=["x"]),  # type: ignore[arg-type]
     Held(reason=None),  # type: ignore[arg-type]
     Held(reason="x", until=1.5),  # type: ignore[arg-type]
     TurnedAway(reason="\ud800"),
@@ -137,6 +141,13 @@ def test_a_priority_that_is_no_number(rig: Any, priority: Any) -> None:
     assert {c.priority for c in drive(rig) if isinstance(c, Dispatch)} == {0}
 
 
+@pytest.mark.parametrize("priority", [-(2**63), 2**63 - 1])
+def test_a_priority_is_any_number_of_64_bits(rig: Any, priority: int) -> None:
+    rig.policy.priority_of = lambda step: priority
+    assert {c.priority for c in drive(rig) if isinstance(c, Dispatch)} == {priority}
+    assert not rig.scheduler.policy_errors
+
+
 @pytest.mark.parametrize("score", [None, "high"])
 def test_a_score_that_is_no_number_leaves_the_engines_their_turns(rig: Any, score: Any) -> None:
     rig.policy.score_of = lambda step, engine: score
@@ -200,6 +211,16 @@ def wait_for_an_engine(rig: Any) -> list[str]:
 def test_tenants_take_turns_by_their_ranks(rig: Any) -> None:
     rig.policy.share_of = lambda account: (0.0 if account.tenant == "late" else 1.0,)
     assert wait_for_an_engine(rig) == ["late1", "late3", "early0", "early2"]
+    assert not rig.scheduler.policy_errors
+
+
+def test_ranks_and_values_may_be_whole_numbers(rig: Any) -> None:
+    rig.policy.share_of = lambda account: (int(account.tenant == "early"),)
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND), value=2)
+    assert wait_for_an_engine(rig) == ["late1", "late3", "early0", "early2"]
+    [pin] = rig.finish("late1")
+    assert isinstance(pin, Pin)
+    assert pin.value == 2
     assert not rig.scheduler.policy_errors
 
 
@@ -304,3 +325,85 @@ def test_a_tenant_that_may_have_nothing_more_is_not_asked_for(rig: Any) -> None:
     assert [c.program for c in commands if isinstance(c, Prefetch)][:1] == ["p1"]
     talks = [c for p in rig.scheduler.programs.values() for c in p.conversations.values()]
     assert sum(talk.is_warmed for talk in talks) == 1
+
+
+@pytest.mark.parametrize(
+    ("prices", "charged"),
+    [
+        (Prices(prefill=2.0, output=3.0, memory=0.0), 2 * 100 + 3 * 10),
+        ("dear", 100 + 4 * 10),  # the usual ones stand in
+    ],
+)
+def test_a_share_policy_may_name_its_prices(rig: Any, prices: Any, charged: float) -> None:
+    rig.policy.prices = prices
+    rig.scheduler._guarded._take(rig.policy.as_set())
+    rig.engine()
+    rig.arrive("s1")
+    rig.finish("s1", prompt=100, output=10)
+    assert rig.scheduler.tenants["t1"].charged(now=Instant(rig.now)) == charged
+
+
+@pytest.mark.parametrize(
+    ("may_continue", "tenants", "order"),
+    [
+        (lambda account: account.tenant == "late", "early late", "late+ early early+ late"),
+        (lambda account: False, "early late", "early early+ late late+"),
+        (explode, "early late", "early early+ late late+"),
+        # Nobody else waits: what goes first is for the order policy alone to say.
+        (lambda account: True, "late", "late late+"),
+    ],
+)
+def test_resident_conversations_go_first_as_far_as_their_tenant_may(
+    rig: Any, may_continue: Any, tenants: str, order: str
+) -> None:
+    """Of each tenant a new program waits, and then (+) one whose conversation is resident."""
+    rig.policy.share_of = lambda account: (0.0,)
+    rig.policy.may_continue = lambda account, world, *, now: may_continue(account)
+    rig.scheduler._guarded._take(rig.policy.as_set())
+    rig.engine()
+    for tenant in tenants.split():
+        rig.arrive(f"{tenant}-", program=f"{tenant}+", tenant=tenant)
+        rig.finish(f"{tenant}-")
+    rig.policy.admission = lambda step, engine: Held(reason="x", blocks_others=False)
+    for tenant in tenants.split():
+        for name in (tenant, f"{tenant}+"):
+            rig.arrive(name, program=name, tenant=tenant, at=rig.now / SECOND + 1)
+    rig.policy.admission = lambda step, engine: Admitted()
+    commands = rig.timer(at=rig.now / SECOND + 1)
+    assert [c.step for c in commands if isinstance(c, Dispatch)] == order.split()
+    failed = {"share.may_continue"} if may_continue is explode else set()
+    assert set(rig.scheduler.policy_errors) == failed
+
+
+def test_who_cannot_be_told_what_was_decided_is_counted_and_the_others_are(rig: Any) -> None:
+    told: list[Any] = []
+    rig.policy.decided = lambda commands, *, now: told.append(commands) or explode()
+    rig.scheduler._guarded._take(rig.policy.as_set())
+    rig.arrive("s1")
+    assert told == []  # nothing was decided
+    rig.engine()
+    points = ("order", "admit", "place", "pin", "prefetch", "share")
+    assert rig.scheduler.policy_errors == {f"{point}.decided": 1 for point in points}
+    assert [[c.step for c in commands] for commands in told] == [["s1"]] * 6
+
+
+def test_a_graph_that_takes_no_other_limits_is_counted(make_rig: Any) -> None:
+    told: list[Limits] = []
+
+    class Graph:
+        def observe(self, event: Any, *, now: Instant) -> None:
+            pass
+
+        def view(self, program: Any) -> None:
+            return None
+
+        def set_limits(self, limits: Limits) -> None:
+            told.append(limits)
+            explode()
+
+    rig = make_rig(graph=Graph())
+    rig.scheduler._remake = lambda *_: rig.policy.as_set()
+    limits = Limits(wait_ns_max=Nanos(5 * SECOND))
+    rig.push(Reconfigured(profile="other", choices={}, limits=limits))
+    assert told == [limits]
+    assert rig.scheduler.policy_errors == {"graph.set_limits": 1}

@@ -135,3 +135,49 @@ def test_an_extended_pin_is_the_same_pin() -> None:
     assert ledger.extend(pin.pin, expires_at=Instant(20)).expires_at == 20
     assert ledger.expired(now=Instant(15)) == ()
     assert [p.pin for p in ledger.expired(now=Instant(20))] == ["a"]
+
+
+def test_a_budget_may_be_used_to_the_last_token(ledger: PinLedger) -> None:
+    assert ledger.room_for(make("whole", tokens=100)) == ()
+    ledger.hold(make("most", tokens=60))
+    assert ledger.room_for(make("rest", tokens=40)) == ()
+    assert ledger.room_for(make("more", tokens=41, value=-1.0)) is None
+
+
+def test_a_tenants_cap_may_be_used_to_the_last_token_and_its_equals_give_way() -> None:
+    ledger = PinLedger(
+        pins_per_engine_max=99, tokens_per_engine_max=9_000, tokens_per_tenant_max=20
+    )
+    tenant, other = TenantId("t"), TenantId("other")
+    cheap, first, second = (
+        make("cheap", value=0.0),
+        make("first", value=1.0),
+        make("second", value=2.0),
+    )
+    ledger.hold(cheap, tenant=other)
+    for pin in (first, second):
+        assert ledger.room_for(pin, tenant=tenant) == ()
+        ledger.hold(pin, tenant=tenant)
+    assert ledger.room_for(make("equal", value=1.0), tenant=tenant) == (first,)
+    assert ledger.room_for(make("less", value=0.9), tenant=tenant) is None
+    assert ledger.one_too_many(E1) is None
+    ledger.cap(tenant, 19)
+    assert ledger.one_too_many(E1) == first
+    ledger.release(first.pin)
+    assert ledger.one_too_many(E1) is None
+
+
+@pytest.mark.parametrize(("pins", "tokens", "gone"), [(2, 20, 0), (1, 20, 1), (2, 19, 1)])
+def test_one_is_too_many_where_either_of_an_engines_budgets_is_short(
+    ledger: PinLedger, pins: int, tokens: int, gone: int
+) -> None:
+    dear, cheap = make("dear", value=2.0), make("cheap", value=1.0)
+    for pin in (dear, cheap):
+        ledger.hold(pin)
+    ledger.set_bounds(
+        pins_per_engine_max=pins, tokens_per_engine_max=tokens, tokens_per_tenant_max=None
+    )
+    assert ledger.one_too_many(E1) == (cheap if gone else None)
+    if gone:
+        ledger.release(cheap.pin)
+    assert ledger.one_too_many(E1) is None

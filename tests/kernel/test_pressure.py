@@ -119,3 +119,25 @@ def test_nothing_is_wanted_any_more_where_a_conversation_went_away(rig: Any) -> 
     turn(rig, "a2", program="a", tokens=960)
     engines = rig.scheduler.engines
     assert [engines[EngineId(name)].wanted_tokens for name in ("e1", "e2")] == [0, 960]
+
+
+@pytest.mark.parametrize(("tokens", "wanted"), [(600, 600), (300, 400)])
+def test_a_step_wants_its_prompt_or_what_its_conversation_had_if_that_is_more(
+    keen: Any, tokens: int, wanted: int
+) -> None:
+    turn(keen, "a", tokens=400)
+    keen.arrive("a2", program="a", tokens=tokens)
+    assert gate(keen) == (False, wanted)
+
+
+def test_whoever_is_pinned_already_is_not_asked_again_when_it_opens(keen: Any) -> None:
+    for name, tokens in (("a", 400), ("b", 450), ("c", 60)):
+        turn(keen, name, tokens=tokens)
+    for name in "ca":
+        keen.push(ProgramClosed(program=ProgramId(name), reason="done"))
+    assert gate(keen) == (False, 450)
+    commands = turn(keen, "d", tokens=459)
+    assert gate(keen) == (True, 909)
+    assert [c.program for c in commands if isinstance(c, Pin)] == ["d"]
+    pinned = keen.scheduler._books.pins
+    assert {pin.program for pin in pinned} == {"b", "d"}

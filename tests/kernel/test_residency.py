@@ -367,3 +367,17 @@ def test_of_what_is_shared_each_has_its_part() -> None:
     parts = [residency.split_tokens(conversation(name)) for name in "xyz"]
     # Of 10 a third, of 3 a half, both in whole tokens, and all of the tail.
     assert parts == [3 + 1 + 1, 3 + 1 + 2, 3]
+
+
+def test_a_prompt_is_as_long_as_the_longest_of_its_beginnings_at_least() -> None:
+    residency = Residency()
+    prefixes = [
+        Prefix(prefix=PrefixId("a"), tokens=5),
+        Prefix(prefix=PrefixId("ab"), tokens=3),  # estimates that contradict each other
+    ]
+    residency.place(conversation("x"), E0, prefixes=prefixes, context_tokens=9)
+    assert residency.chain(conversation("x")) == ([(PrefixId("a"), 5, 1)], 4)
+    residency.place(conversation("x"), E0, prefixes=prefixes, context_tokens=4)
+    assert residency.chain(conversation("x")) == ([(PrefixId("a"), 5, 1)], 0)
+    assert (residency.tokens(E0), residency.own_tokens(conversation("x"))) == (5, 5)
+    residency.check()

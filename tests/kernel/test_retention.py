@@ -481,3 +481,36 @@ class TestToolsThatOnlyTheirRunnerSpokeOf:
         self.tell(talked, "k4", program="nobody")
         assert self.tools(talked) == ["k2"]
         assert self.tools(talked, "p1/side") == ["k1", "k3"]
+
+
+def test_it_expires_while_its_own_step_runs(pinned: Any) -> None:
+    """Its engine's own references keep the blocks; only while a step waits nothing else does."""
+    pinned.arrive("s2", at=5)
+    assert ended(pinned.timer(at=12)) == [UnpinReason.EXPIRED]
+
+
+@pytest.mark.parametrize(("ttl_s", "kept_s"), [(60, 20), (15, 15)])
+def test_what_is_kept_for_a_step_that_waits_is_kept_for_as_long_as_that_may_wait(
+    make_rig: Any, ttl_s: int, kept_s: int
+) -> None:
+    rig = make_rig(wait_ns_max=Nanos(20 * SECOND), pin_ttl_ns_max=Nanos(ttl_s * SECOND))
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(10 * SECOND))
+    rig.engine()
+    rig.arrive("s1", at=1)
+    rig.finish("s1", at=2)
+    rig.policy.room = lambda engine: False
+    rig.arrive("s2", at=5)
+    [extended] = rig.timer(at=12)
+    assert isinstance(extended, Pin)
+    assert extended.expires_at == (12 + kept_s) * SECOND
+
+
+def test_a_beginning_that_several_keep_is_pinned_once(rig: Any) -> None:
+    head = prefix("head", 40)
+    rig.policy.retention = lambda pause: Retention(ttl=Nanos(SECOND), prefix=head)
+    rig.engine()
+    for name in ("a", "b"):
+        rig.arrive(name, program=name, prefixes=(head, prefix(name, 100)))
+        [pin] = rig.finish(name, tools={name: "bash"})
+        assert pin.prefix == head
+    assert rig.scheduler.engines["e1"].pinned_tokens == 40

@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 
 from agentsched.kernel.shares import ShareLedger
-from agentsched.model import SECOND, Instant, ServedElsewhere, TenantId, Usage
+from agentsched.model import (
+    SECOND,
+    Instant,
+    ProgramId,
+    ServedElsewhere,
+    TenantId,
+    TenantLimits,
+    Usage,
+)
 from agentsched.policy import Prices
 
 A, B, C = (TenantId(name) for name in "abc")
@@ -169,3 +177,136 @@ def test_an_answer_is_at_most_what_was_asked_for_and_never_less_than_nothing(
     assert account.output_expected(None, 64) == 40
     assert account.output_expected(7, None) == 7
     assert account.output_expected(7, 0) == 0
+
+
+def test_a_mean_answer_is_that_of_all_steps(ledger: ShareLedger) -> None:
+    for output in (40, 21):
+        ledger.charge(tenant=A, usage=usage(1, output=output))
+    assert ledger.accounts()[A].output_expected(None, None) == 30
+
+
+def test_each_kind_of_token_is_charged_at_its_price_and_a_weight_changes_only_what_comes() -> None:
+    ledger = ShareLedger(tenants_max=9, prices=Prices(prefill=2.0, output=3.0, memory=5.0))
+    ledger.charge(tenant=A, usage=usage(10, output=4))
+    account = ledger.account(A)
+    account.pending_uncached, account.pending_output, account.running_steps = 1, 2, 1
+    account.keep(7, now=Instant(0))
+    now = Instant(2 * SECOND)
+    assert account.charged(now=now) == 2 * 11 + 3 * 6 + 5 * 14 == 110
+    assert ledger.configure(A, weight=4.0, now=now)
+    assert account.service(now=now) == 110
+    ledger.charge(tenant=A, usage=usage(6))
+    assert account.service(now=now) == 110 + 2 * 6 / 4
+
+
+def test_the_first_policy_finds_everybody_level_and_the_next_where_he_is() -> None:
+    now = Instant(0)
+    ledger = ShareLedger(tenants_max=9)
+    ledger.charge(tenant=A, usage=usage(5_000))
+    ledger.charge(tenant=B, usage=usage(100))
+    ledger.set_policy(Prices(), now=now)
+    assert level(ledger, A, B) == [0, 0]
+    ledger.charge(tenant=A, usage=usage(300))
+    ledger.set_policy(Prices(prefill=7.0), now=now)
+    assert level(ledger, A, B) == [300, 0]
+    ledger.charge(tenant=A, usage=usage(10))
+    assert level(ledger, A, B) == [370, 0]
+    # Whoever waits alone moves virtual time on; after a time without shares all begin there.
+    ledger.wait(A, now=now)
+    ledger.leave(A, now=now)
+    ledger.set_policy(None, now=now)
+    ledger.charge(tenant=B, usage=usage(9_000))
+    ledger.set_policy(Prices(), now=now)
+    assert level(ledger, A, B) == [370, 370]
+
+
+def test_batch_work_is_lifted_to_other_batch_work_that_waits_and_no_further() -> None:
+    now = Instant(0)
+    ledger = ShareLedger(tenants_max=9)
+    ledger.set_policy(Prices(), now=now)
+    others = [TenantId(name) for name in ("early", "late", "ordinary")]
+    for tenant in (*others, B):
+        ledger.account(tenant)
+    early, late, ordinary = others
+    ledger.wait(early, is_batch=True, now=now)
+    ledger.charge(tenant=B, usage=usage(5_000))
+    ledger.wait(B, now=now)
+    ledger.wait(late, is_batch=True, now=now)
+    ledger.wait(ordinary, now=now)
+    assert level(ledger, early, late, ordinary, B) == [0, 0, 5_000, 5_000]
+    ledger.check()
+
+
+def test_who_waits_with_both_kinds_of_work_is_named_once(ledger: ShareLedger) -> None:
+    now = Instant(0)
+    for tenant, is_batch in ((A, False), (A, True), (B, True)):
+        ledger.account(tenant)
+        ledger.wait(tenant, is_batch=is_batch, now=now)
+    assert list(ledger.who_waits()) == [A, B]
+    assert (ledger.waiting_tenants, ledger.claiming_tenants) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("cached", "missing", "charged"),
+    [(None, 40, 40), (None, 200, 100), (None, None, 100), (0, 40, 100), (30, 40, 70)],
+)
+def test_what_was_missing_counts_where_the_engine_does_not_say(
+    ledger: ShareLedger, cached: int | None, missing: int | None, charged: int
+) -> None:
+    told = ledger.charge(tenant=A, usage=usage(100, cached=cached), missing_tokens=missing)
+    assert (told, ledger.served(A)) == (charged, charged)
+
+
+def test_sums_tell_what_this_replica_served_from_what_others_did(ledger: ShareLedger) -> None:
+    now = Instant(0)
+    ledger.charge(tenant=A, usage=usage(100, cached=60, output=5))
+    ledger.charge_part(tenant=A, uncached_tokens=30, output_tokens=2)
+    for uncached, output, idle in ((500, 70, 3), (20, 9, 4), (-1, -1, -1)):
+        event = ServedElsewhere(
+            tenant=A, uncached_tokens=uncached, output_tokens=output, idle_token_s=idle
+        )
+        ledger.charge_elsewhere(event, now=now)
+    account = ledger.account(A)
+    assert account.elsewhere == (520, 79, 7)
+    assert (account.uncached_tokens, account.output_tokens) == (40 + 30 + 520, 5 + 2 + 79)
+    assert (account.uncached_here, account.output_here, account.cached_here) == (70, 7, 60)
+    assert account.idle_token_s(now=now) == 0
+
+
+def test_nothing_that_others_served_is_nothing(ledger: ShareLedger) -> None:
+    event = ServedElsewhere(tenant=A, uncached_tokens=0, output_tokens=0, idle_token_s=0)
+    ledger.charge_elsewhere(event, now=Instant(0))
+    account = ledger.account(A)
+    assert (account.elsewhere, account.idle_token_ns) == ((0, 0, 0), 0)
+
+
+def test_ceilings_outlive_the_account_and_another_weight(ledger: ShareLedger) -> None:
+    limits = TenantLimits(pins_max=3)
+    assert ledger.configure(A, weight=1.0, limits=limits)
+    for tenant in (B, C):  # A's account makes room for theirs
+        ledger.charge(tenant=tenant, usage=usage(1))
+    assert A not in ledger.accounts()
+    assert ledger.configure(A, weight=2.0)
+    assert (ledger.view(A).weight, ledger.view(A).limits) == (2.0, limits)
+
+
+def test_whoever_is_configured_can_be_configured_again_though_no_more_may_be(
+    ledger: ShareLedger,
+) -> None:
+    for tenant in (A, B):
+        assert ledger.configure(tenant, weight=2.0)
+    assert ledger.configure(A, weight=3.0)
+    assert ledger.view(A).weight == 3.0
+
+
+def test_accounts_of_those_that_are_busy_are_kept(ledger: ShareLedger) -> None:
+    ledger.open_program(A, ProgramId("p"))
+    for tenant in (B, C):
+        ledger.account(tenant)
+    assert list(ledger.accounts()) == [C, A]
+    ledger.open_program(C, ProgramId("q"))
+    ledger.account(B)  # the one that is asked for is not forgotten for itself
+    assert set(ledger.accounts()) == {A, B, C}
+    ledger.drop_program(A, ProgramId("p"))
+    assert len(ledger.accounts()) == 2
+    assert C in ledger.accounts()
