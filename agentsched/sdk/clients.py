@@ -27,6 +27,8 @@ _CREDENTIALS: Final = (
     *("auth_token", "credentials", "config", "profile"),
     *("workload_identity", "provider"),
 )
+#: Where the libraries look for a credential next, once their first variable says none.
+_SECOND: Final = {"ANTHROPIC_API_KEY": "ANTHROPIC_AUTH_TOKEN"}
 #: Marks a request that our headers were added to; one that follows a redirect has it as well.
 _ADDED: Final = "agentsched"
 
@@ -47,9 +49,12 @@ def api_key_of(given: str | None, variable: str) -> str:
 
 def _key(given: str | None, variable: str, options: Mapping[str, Any]) -> dict[str, str]:
     """The argument `api_key` of a client; none where another credential is given in its place."""
-    if given is None and any(options.get(name) is not None for name in _CREDENTIALS):
+    key = api_key_of(given, variable)
+    is_another_set = key == _NO_KEY and os.environ.get(_SECOND.get(variable, ""))
+    is_another_given = any(options.get(name) is not None for name in _CREDENTIALS)
+    if given is None and (is_another_given or is_another_set):
         return {}
-    return {"api_key": api_key_of(given, variable)}
+    return {"api_key": key}
 
 
 def _adding(root: str) -> Callable[[httpx.Request], None]:

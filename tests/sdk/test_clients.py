@@ -127,6 +127,25 @@ def test_another_credential_goes_in_place_of_a_key(monkeypatch: pytest.MonkeyPat
         assert client.api_key == "theirs"
 
 
+def test_the_librarys_second_variable_counts_where_the_first_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where Claude Code looks, too; a key that is made up for the proxy would hide it."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token")
+    with agentsched.anthropic("http://proxy:8900") as client:
+        assert (client.api_key, client.auth_token) == (None, "token")
+    with agentsched.anthropic("http://proxy:8900", api_key="none") as client:
+        assert client.api_key == "none"
+    agentsched.configure("http://proxy:8900", api_key="ours")
+    with agentsched.anthropic() as client:
+        assert client.api_key == "ours"
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN")
+    agentsched.configure("http://proxy:8900")
+    with agentsched.anthropic() as client:
+        assert client.api_key == "none"
+
+
 @pytest.mark.parametrize(
     ("proxy", "asked"),
     [
