@@ -310,6 +310,17 @@ class TestAgentsOfOpenAI:
             await runs.run("And 7 * 7?", ("sums", None))
         assert runs.whose == ["g", "g.sums", "g", "g.sums", "g.sums"]
 
+    async def test_the_proxy_is_asked_over_http_whatever_the_frameworks_default(
+        self, openai_agents: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[dict[str, Any]] = []
+        monkeypatch.setattr(openai_agents, "OpenAIProvider", lambda **more: asked.append(more))
+        config = RunConfig(model_provider=Generic())
+        async with openai_agents.through_proxy(config, use_responses=True):
+            assert asked.pop()["use_responses_websocket"] is False
+        async with openai_agents.through_proxy(config):
+            assert "use_responses_websocket" not in asked.pop()  # older ones know no such thing
+
     async def test_names_in_any_script_are_told_apart(self, openai_agents: Any) -> None:
         async with openai_agents.through_proxy(RunConfig(group_id="g")) as config:
             runs = Runs(config)

@@ -149,8 +149,10 @@ async def through_proxy(
         client = None
         if isinstance(config.model_provider, MultiProvider):
             client = async_openai(url, api_key=api_key)
+            # The framework may be told to ask over WebSockets, which our proxy does not relay.
+            way = {"use_responses_websocket": False} if use_responses else {}
             changes["model_provider"] = OpenAIProvider(
-                openai_client=client, use_responses=use_responses
+                openai_client=client, use_responses=use_responses, **way
             )
         token = _PLACE.set(None)
         try:
