@@ -77,6 +77,9 @@ def _function(target: Callable[..., Any], opens: Open) -> Callable[..., Any]:
             if isinstance(returned, CoroutineType):
                 is_over = False
                 return _awaited(returned, scope)
+            if _is_future(returned):
+                is_over = False
+                returned.add_done_callback(functools.partial(_end_with, scope))
             return returned
         except BaseException as error:
             failed = error
@@ -101,6 +104,20 @@ async def _awaited(pending: Coroutine[Any, Any, Any], scope: Scope) -> Any:
     finally:
         scope.leave()
         scope.end(failed)
+
+
+def _is_future(value: object) -> bool:
+    """Whether it is what an executor or an event loop gives; neither is imported to find out."""
+    loops, executors = sys.modules.get("asyncio"), sys.modules.get("concurrent.futures")
+    return (loops is not None and bool(loops.isfuture(value))) or (
+        executors is not None and isinstance(value, executors.Future)
+    )
+
+
+def _end_with(scope: Scope, future: Any) -> None:
+    """A call ends with the future that it returned."""
+    # Who asks for its error takes the loop's warning of one that nobody asked for.
+    scope.end(RuntimeError("cancelled") if future.cancelled() else None)
 
 
 def _coroutine(target: Callable[..., Any], opens: Open) -> Callable[..., Any]:

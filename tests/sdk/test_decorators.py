@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Coroutine, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from typing import Any
 from uuid import UUID
@@ -446,6 +446,27 @@ class TestToolCall:
         assert ran == ["ls"]
         finished, _ = inbox.events(2)
         assert (finished["event"], finished["is_error"]) == ("finished", True)
+
+    @pytest.mark.parametrize("kind", ["executor", "loop"])
+    @pytest.mark.parametrize("is_cancelled", [False, True])
+    async def test_a_function_that_returns_a_future(
+        self, inbox: Any, kind: str, *, is_cancelled: bool
+    ) -> None:
+        """As what an executor is given: the tool runs until that is done."""
+        future: Any = Future() if kind == "executor" else asyncio.get_running_loop().create_future()
+        run = tool_call("bash")(lambda: future)
+        async with program(id="p"):
+            assert run() is future
+            assert await asyncio.to_thread(agentsched.sdk.reporter.reporter().flush, 60)
+            assert [e["event"] for e in inbox.events(1)] == ["started"]
+            if is_cancelled:
+                future.cancel()
+            else:
+                future.set_result(None)
+            await asyncio.sleep(0)
+        finished, closed = inbox.events(2)
+        assert (finished["event"], closed["event"]) == ("finished", "closed")
+        assert finished.get("is_error", False) is is_cancelled
 
     def test_where_the_calls_id_stands(self, inbox: Any) -> None:
         class Shell:
