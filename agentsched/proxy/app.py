@@ -38,7 +38,7 @@ from agentsched.proxy.idempotency import SharedAnswers
 from agentsched.proxy.identity import IdentityIndex, IdentityLimits
 from agentsched.proxy.memory import Memory, sharing_of
 from agentsched.proxy.observed import observed
-from agentsched.proxy.plain import GOING_ON, PlainRelay
+from agentsched.proxy.plain import GOING_ON, MODELS, PlainRelay
 from agentsched.proxy.receive import check_length, request_id
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.resends import Resends
@@ -440,6 +440,9 @@ def _dialect(request: web.BaseRequest) -> Dialect:
 def _is_devious(raw_path: str) -> bool:
     """Whether an engine might read another path out of it than we did."""
     path = raw_path.split("?", 1)[0].lower()
+    if path.startswith(MODELS):
+        # Their names have slashes, which SDKs encode; whoever decodes them stays below this.
+        path = path.replace("%2f", "/")
     parts = path.replace("%2e", ".").split("/")
     # An empty part, which some servers leave out, may be first (`http://` too) or last.
     has_bad_part = ".." in parts or "." in parts or "" in parts[2:-1]

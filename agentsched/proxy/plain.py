@@ -16,6 +16,7 @@ from agentsched.model import (
     Reject,
     RejectReason,
     StepId,
+    WireError,
     in_seconds,
 )
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
@@ -36,6 +37,8 @@ from agentsched.proxy.sending import hang_up, send
 
 #: They stand where ids of responses do, and may go on from one that their body names.
 GOING_ON: Final = ("/v1/responses/compact", "/v1/responses/input_tokens")
+#: Below it, a path names a model.
+MODELS: Final = "/v1/models/"
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 #: They do nothing in an engine.
@@ -54,7 +57,7 @@ _FORM_HEAD_BYTES_MAX: Final = 512
 #: What is uploaded beside it may hold those words, too.
 _FORM_TRIES: Final = 8
 _NAME_BYTES_MAX: Final = 256
-_MODELS: Final = "/v1/models/"
+_NO_WEBSOCKETS: Final = "WebSockets are not relayed. Ask over HTTP, or the engine itself."
 
 
 class PlainRelay:
@@ -68,10 +71,13 @@ class PlainRelay:
         """Relay one request, whole body to whole body or stream to stream.
 
         Raises:
-            WireError: it breaks a limit.
+            WireError: it breaks a limit, or is no request but the beginning of a WebSocket.
         """
         if request.method not in _METHODS:
             raise web.HTTPMethodNotAllowed(request.method, _METHODS)
+        if "Sec-WebSocket-Key" in request.headers:
+            # As a plain request it would only get some 404 or 405 of an engine's.
+            raise WireError(_NO_WEBSOCKETS, status=501, code="no_websockets")
         ids = {"x-request-id": request_id(request)}
         received = None if self._gateway.is_draining else await self._gateway.receive(request)
         if received is None:
@@ -233,7 +239,7 @@ def _length(answer: EngineAnswer) -> int | None:
 def _named(request: web.Request) -> str:
     """The model that the path is about."""
     path = request.path
-    return path.removeprefix(_MODELS) if path.startswith(_MODELS) else ""
+    return path.removeprefix(MODELS) if path.startswith(MODELS) else ""
 
 
 def _model(received: Received) -> str:

@@ -26,6 +26,7 @@ from agentsched.proxy.plain import _model_of_form
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
         ("GET", "/v1/models/m"),
+        ("GET", "/v1/models/org%2Fm"),  # so SDKs ask for a model whose name has a slash
         ("DELETE", "/v1/responses/resp_1"),
         ("POST", "/v1/responses/resp_1/cancel"),
         ("GET", "/v1/anything/at%20all?x=%2F&y"),
@@ -54,6 +55,21 @@ async def test_bytes_pass_as_they_are(
     assert response.headers["x-more"] == "yes"
     assert response.headers["x-agentsched-engine"] == "e0"
     assert response.headers["x-request-id"] == seen.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime?model=m", "/v1/responses"])
+async def test_a_websocket_is_refused_in_plain_words(
+    proxy: Any, upstream: Upstream, path: str
+) -> None:
+    begins = {
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    response = await proxy.client.get(path, headers=begins)
+    assert (response.status_code, response.json()["error"]["code"]) == (501, "no_websockets")
+    assert upstream.exchanges == []
 
 
 async def test_head(proxy: Any, upstream: Upstream) -> None:
