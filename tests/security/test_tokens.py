@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -32,6 +33,8 @@ class Issuer:
         self.url = ""
         self.keys: dict[str, Any] = {}
         self.algorithms: dict[str, str] = {}
+        #: Keys that are listed without the algorithm that they are for.
+        self.unsaid: set[str] = set()
         self.more_keys: list[dict[str, Any]] = []
         self.claimed_issuer = ""
         self.fetches = 0
@@ -72,7 +75,8 @@ class Issuer:
         for kid, key in self.keys.items():
             algorithm = jwt.get_algorithm_by_name(self.algorithms[kid])
             jwk = json.loads(algorithm.to_jwk(key.public_key()))
-            listed.append(jwk | {"kid": kid, "use": "sig", "alg": self.algorithms[kid]})
+            said = {} if kid in self.unsaid else {"alg": self.algorithms[kid]}
+            listed.append(jwk | {"kid": kid, "use": "sig"} | said)
         return {"keys": listed + self.more_keys}
 
     async def serve_keys(self, request: web.Request) -> web.Response:
@@ -206,6 +210,8 @@ class TestForgeries:
             {"exp": 1},
             {"exp": None},
             {"exp": "never"},
+            {"exp": math.inf},
+            {"nbf": math.inf},
             {"nbf": 4_000_000_000},
             {"tenant": None},
             {"tenant": ""},
@@ -334,6 +340,77 @@ class TestKeys:
                 await asyncio.sleep(0.01)
             assert verifier.verify(old, now=time.time()) is None
 
+    async def test_one_replaced_under_its_own_name_is_asked_for(
+        self, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By a token of the new one: nobody waits until the next regular look."""
+        monkeypatch.setattr(module, "_HURRY_S", 0.01)
+        async with verifying(issuer, refresh_interval="1h") as verifier:
+            issuer.add("rsa", "RS256")
+            new = issuer.token("rsa")
+            deadline = time.monotonic() + 60
+            while verifier.verify(new, now=time.time()) is None:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
+
+    @pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS256", "PS384", "PS512"])
+    async def test_one_that_does_not_say_what_it_is_for(
+        self, issuer: Issuer, algorithm: str
+    ) -> None:
+        """As many providers list theirs: it is for what the configuration takes, of its kind."""
+        issuer.add("plain", algorithm)
+        issuer.unsaid = {"plain", "ec"}
+        claims, key = issuer.claims(), issuer.keys["plain"]
+        async with verifying(issuer, algorithms=["RS256", "ES256", algorithm]) as verifier:
+            assert verifier.verify(issuer.token("ec"), now=time.time()) is not None
+            for name in ("RS256", algorithm):
+                token = jwt.encode(claims, key, name, headers={"kid": "plain"})
+                assert verifier.verify(token, now=time.time()) is not None, name
+            for name in {"RS384", "RS512", "PS256", "PS384", "PS512"} - {algorithm}:
+                token = jwt.encode(claims, key, name, headers={"kid": "plain"})
+                assert verifier.verify(token, now=time.time()) is None, name
+            for token in (
+                _hmac_token(claims, issuer.public("plain"), kid="plain"),
+                unsigned(claims, {"alg": "none", "kid": "plain"}),
+                unsigned(claims, {"alg": [algorithm], "kid": "plain"}),
+                # This one says that it is for RS256.
+                jwt.encode(claims, issuer.keys["rsa"], algorithm, headers={"kid": "rsa"}),
+            ):
+                assert verifier.verify(token, now=time.time()) is None
+
+    async def test_two_of_different_kinds_under_one_name(self, issuer: Issuer) -> None:
+        """RFC 7517, 4.5, allows it; a provider without names has but this one."""
+        issuer.add("", "RS256")
+        del issuer.keys["rsa"]
+        [second] = (k for k in issuer.jwks()["keys"] if k["kid"] == "ec")
+        issuer.more_keys = [second | {"kid": ""}]
+        async with verifying(issuer) as verifier:
+            assert verifier.verify(issuer.token(""), now=time.time()) is not None
+            other = jwt.encode(issuer.claims(), issuer.keys["ec"], "ES256", headers={"kid": ""})
+            assert verifier.verify(other, now=time.time()) is not None
+
+    async def test_a_defect_in_a_fetch_is_not_the_last_of_them(
+        self, issuer: Issuer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Broken(TokenVerifier):
+            fetches = 0
+
+            async def _fetch(self) -> Any:
+                self.fetches += 1
+                if self.fetches == 1:
+                    raise RuntimeError("nobody thought of it")
+                return await super()._fetch()
+
+        said = {"issuer": issuer.url, "audience": AUDIENCE, "refresh_interval": "10ms"}
+        verifier = Broken(OidcConfig.model_validate(said))
+        task = asyncio.create_task(verifier.keep_keys())
+        fetched = asyncio.ensure_future(verifier.fetched.wait())
+        await asyncio.wait((task, fetched), timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        assert not task.done()
+        task.cancel()
+        assert verifier.verify(issuer.token("rsa"), now=time.time()) is not None
+        assert "a defect while fetching" in caplog.text
+
     async def test_unknown_keys_do_not_make_us_ask_at_once(self, issuer: Issuer) -> None:
         async with verifying(issuer) as verifier:
             stranger = Issuer()
@@ -362,6 +439,10 @@ class TestKeys:
             {"kty": "oct", "kid": "oct", "k": secret, "alg": "HS256"},
             {"kty": "RSA", "kid": "broken", "n": "?", "e": "?"},
             {"kty": "RSA", "kid": "enc", "use": "enc"},
+            {"kty": "RSA", "kid": "unsigned", "alg": "none", "n": "AQAB", "e": "AQAB"},
+            {"kty": "RSA", "kid": "hmac", "alg": "HS256", "k": secret},
+            {"kty": "EC", "kid": "odd", "crv": ["P-256"], "alg": {}},
+            {"kty": ["RSA"], "kid": "listed"},
             "nothing",  # type: ignore[list-item]
         ]
         async with verifying(issuer) as verifier:

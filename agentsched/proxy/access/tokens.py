@@ -32,6 +32,20 @@ _DOCUMENT_BYTES_MAX: Final = 1 << 20
 #: Between two fetches for tokens under unknown keys, which anybody may make up.
 _HURRY_S: Final = 10.0
 _TENANT_CHARS_MAX: Final = 64
+_RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+#: What a key may be used for, by its kind and curve, as far as it does not say itself for which one
+#: it is. A secret key has no place here, so no token is ever checked with one.
+_FITTING: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("RSA", ""): _RSA,
+    ("EC", "P-256"): ("ES256",),
+    ("EC", "P-384"): ("ES384",),
+    ("EC", "P-521"): ("ES512",),
+    ("OKP", "Ed25519"): ("EdDSA",),
+    ("OKP", "Ed448"): ("EdDSA",),
+}
+
+#: One public key, for each algorithm that it is used with.
+_Key = dict[str, jwt.PyJWK]
 
 
 class ProviderError(AgentschedError):
@@ -43,7 +57,7 @@ class TokenVerifier:
 
     def __init__(self, config: OidcConfig) -> None:
         self.config = config
-        self._keys: dict[str, jwt.PyJWK] = {}
+        self._keys: dict[str, _Key] = {}
         #: When a token that was found good is over, and whom it stands for.
         self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
         self._wanted = asyncio.Event()
@@ -84,21 +98,27 @@ class TokenVerifier:
     def _claims(self, token: str) -> dict[str, Any] | None:
         try:
             header = jwt.get_unverified_header(token)
-            key = self._keys.get(str(header.get("kid", "")))
-            if key is None:
+            found = self._keys.get(str(header.get("kid", "")))
+            if found is None:
                 self._wanted.set()
                 return None
-            if header.get("alg") not in self.config.algorithms:
+            algorithm = str(header.get("alg"))
+            key = found.get(algorithm) if algorithm in self.config.algorithms else None
+            if key is None:
                 return None
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key=key,
-                algorithms=list(self.config.algorithms),
+                algorithms=[algorithm],
                 audience=self.config.audience,
                 issuer=self.config.issuer,
                 leeway=self._leeway_s,
                 options={"require": ["exp", "iss", "aud"]},
             )
+        except jwt.InvalidSignatureError:
+            # A forger's; or the provider has another key under this name by now.
+            self._wanted.set()
+            return None
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             log.debug("a token is refused: %s", type(error).__name__)
             return None
@@ -131,6 +151,9 @@ class TokenVerifier:
             except (ProviderError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 # Those that we know stay in force: the provider may be away for a while.
                 log.warning("%s: its keys cannot be fetched: %s", self.config.issuer, error)
+            except Exception:
+                # Who fetches no more refuses everybody from the provider's next key on.
+                log.exception("a defect while fetching the keys of %s", self.config.issuer)
             await asyncio.sleep(min(_HURRY_S, in_seconds(self.config.refresh_interval)))
             rest = in_seconds(self.config.refresh_interval) - _HURRY_S
             if rest > 0 and self._keys:
@@ -139,7 +162,7 @@ class TokenVerifier:
                 except TimeoutError:
                     continue
 
-    def _take(self, keys: dict[str, jwt.PyJWK]) -> None:
+    def _take(self, keys: dict[str, _Key]) -> None:
         if any(
             name not in keys or not _is_same(key, keys[name]) for name, key in self._keys.items()
         ):
@@ -149,7 +172,7 @@ class TokenVerifier:
         self.fetched_total += 1
         self.fetched.set()
 
-    async def _fetch(self) -> dict[str, jwt.PyJWK]:
+    async def _fetch(self) -> dict[str, _Key]:
         timeout = aiohttp.ClientTimeout(total=in_seconds(self.config.timeout))
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
             url = self.config.jwks_url or await self._discover(session)
@@ -182,30 +205,43 @@ async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     return found
 
 
-def _usable(document: Mapping[str, Any], config: OidcConfig) -> dict[str, jwt.PyJWK]:
-    """Keys for signatures, of kinds that are taken, by id. Secret ones have no place here."""
+def _usable(document: Mapping[str, Any], config: OidcConfig) -> dict[str, _Key]:
+    """Keys for signatures, of kinds that are taken, by id."""
     listed = document.get("keys")
-    found: dict[str, jwt.PyJWK] = {}
+    found: dict[str, _Key] = {}
     for entry in listed if isinstance(listed, list) else ():
         if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
             continue
-        if entry.get("kty") not in ("RSA", "EC", "OKP") or len(found) >= _KEYS_MAX:
-            continue
-        try:
-            key = jwt.PyJWK(entry)
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
-            log.warning("%s: a key cannot be used: %s", config.issuer, type(error).__name__)
-            continue
-        if key.algorithm_name in config.algorithms:
-            found[str(entry.get("kid", ""))] = key
+        key = _made(entry, config) if len(found) < _KEYS_MAX else {}
+        if key:
+            found.setdefault(str(entry.get("kid", "")), {}).update(key)
     if not found:
         raise ProviderError("it has no key that can be used")
     return found
 
 
-def _is_same(one: jwt.PyJWK, other: jwt.PyJWK) -> bool:
+def _made(entry: dict[str, Any], config: OidcConfig) -> _Key:
+    """A key for those of the configured algorithms that it may be used with.
+
+    One that says for which it is, is for that one. Left to itself the library takes an RSA key for
+    RS256 alone, which is not what a provider that signs otherwise and does not say so means.
+    """
+    kind, said = str(entry.get("kty")), entry.get("alg") or ""
+    fitting = _FITTING.get((kind, "" if kind == "RSA" else str(entry.get("crv"))), ())
+    try:
+        return {
+            name: jwt.PyJWK(entry, name)
+            for name in fitting
+            if name in config.algorithms and said in ("", name)
+        }
+    except (jwt.PyJWTError, ValueError, TypeError) as error:
+        log.warning("%s: a key cannot be used: %s", config.issuer, type(error).__name__)
+        return {}
+
+
+def _is_same(one: _Key, other: _Key) -> bool:
     """Providers that name no ids replace a key under the same one."""
-    return one.algorithm_name == other.algorithm_name and bool(one.key == other.key)
+    return one.keys() == other.keys() and all(one[name].key == other[name].key for name in one)
 
 
 def _inside(claims: Mapping[str, Any], path: str) -> Any:
