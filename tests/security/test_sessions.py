@@ -10,7 +10,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from agentsched.config_access import OidcConfig
 from agentsched.proxy.access.sessions import COOKIE, CSRF, Session, Sessions, new_id
+from agentsched.proxy.access.tokens import TokenVerifier
 
 URL = "/agentsched/v1/session"
 ADMIN_KEY = "an-admin-key-of-some-length"
@@ -59,6 +61,24 @@ class TestLogin:
         assert (await keyed.chat(headers={CSRF: csrf})).status_code == 401
         cookie = {"Cookie": f"{COOKIE}={keyed.client.cookies[COOKIE]}"}
         assert (await keyed.chat(headers=cookie)).status_code == 401
+
+    async def test_an_admin_key_that_looks_like_another(
+        self, keyed: Any, new: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such as one that `agentsched keys create` made; or one in three parts, as tokens are."""
+        gateway = keyed.gateway
+        config = OidcConfig.model_validate({"issuer": "https://id.example", "audience": "a"})
+        monkeypatch.setattr(gateway.gate, "tokens", TokenVerifier(config))
+        for key in (new("ops").token, "one.of-three.parts"):
+            update = {"admin_key": SecretStr(key)}
+            gateway.follow(gateway.config.model_copy(update=update))
+            opened = await login(keyed, key)
+            assert opened.status_code == 200
+            shown = await keyed.client.get("/agentsched/v1/statistics")
+            assert "scheduler" in shown.json(), key
+            drain = "/agentsched/v1/engines/e0/drain"
+            headers = {CSRF: opened.json()["csrf"]}
+            assert (await keyed.client.post(drain, headers=headers)).status_code == 200
 
     async def test_changes_need_the_token(self, keyed: Any) -> None:
         csrf = (await login(keyed, ADMIN_KEY)).json()["csrf"]

@@ -248,7 +248,9 @@ class Gate:
         if opener is None or READ not in opener.scopes:
             return None
         until = self._now() + config.auth.session_timeout / 1e9
-        if self.tokens is not None and token.count(".") == 2:
+        # An admin key may look like a key or a token, and is neither.
+        is_admin_key = opener is OPERATOR
+        if self.tokens is not None and token.count(".") == 2 and not is_admin_key:
             until = min(until, self.tokens.ends_at(token))
         session = Session(
             id=new_id(),
@@ -256,8 +258,8 @@ class Gate:
             name=opener.name,
             scopes=tuple(sorted(opener.scopes)),
             tenant=opener.tenant,
-            key=id_of(token) or "",
-            mark=self.sessions.mark(token) if opener is OPERATOR else "",
+            key="" if is_admin_key else id_of(token) or "",
+            mark=self.sessions.mark(token) if is_admin_key else "",
         )
         return session, self.sessions.issue(session)
 
