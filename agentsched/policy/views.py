@@ -300,6 +300,14 @@ class GraphView(Protocol):
         """Whether a conversation pauses until its sub-agents or sub-programs are done."""
         ...
 
+    def subagents_beside(self, conversation: ConversationId) -> int | None:
+        """How many others the join of a sub-agent waits for; None: nobody waits for this one."""
+        ...
+
+    def subprograms_beside(self, program: ProgramId) -> int | None:
+        """How many others the join of a sub-program waits for; None: nobody waits for this one."""
+        ...
+
     def next_tools(self, conversation: ConversationId) -> tuple[tuple[ToolName, float], ...]:
         """Tools by how likely the next answer calls them, the likeliest first.
 

@@ -87,9 +87,32 @@ class Outlook:
         graph = self.graph
         if any(t.open_children and not t.active for t in graph.threads.values()):
             return True
-        return not graph.active_steps and any(
-            child.is_awaited and self.is_open(child) for child in graph.children.values()
-        )
+        return not graph.active_steps and any(True for _ in self._awaited())
+
+    def subagents_beside(self, conversation: ConversationId) -> int | None:
+        """How many others the join of a sub-agent waits for; None: nobody waits for this one."""
+        threads = self.graph.threads
+        thread = threads.get(conversation)
+        parent = threads.get(thread.parent) if thread is not None and thread.parent else None
+        if thread is None or parent is None or parent.active:
+            return None
+        if thread.is_over or not thread.is_awaited:
+            return None
+        return parent.open_children - 1 + sum(1 for _ in self._awaited())
+
+    def subprograms_beside(self, program: ProgramId) -> int | None:
+        """How many others the join of a sub-program waits for; None: nobody waits for this one."""
+        if self.graph.active_steps:
+            return None
+        awaited = [child.program for child in self._awaited()]
+        if program not in awaited:
+            return None
+        return len(awaited) - 1 + sum(t.open_children for t in self.graph.threads.values())
+
+    def _awaited(self) -> Iterator[ChildNode]:
+        """Sub-programs that are not over and whose opener has not gone on since."""
+        children = self.graph.children.values()
+        return (child for child in children if child.is_awaited and self.is_open(child))
 
     def is_open(self, child: ChildNode, *, depth: int = 0) -> bool:
         """Whether something is still to come from a sub-program, as far as anyone can tell."""

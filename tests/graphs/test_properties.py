@@ -142,7 +142,10 @@ def ask_everything(view: Any, graph: ExecutionGraph, now: Instant) -> None:
         assert critical is None or 0 <= critical <= (left or 0)
         assert view.fan_out() >= 0
         assert view.is_waiting_for_children() in (True, False)
+        for child in graph.children:
+            assert (view.subprograms_beside(child) or 0) >= 0
         for conversation in graph.threads:
+            assert (view.subagents_beside(conversation) or 0) >= 0
             tools = view.next_tools(conversation)
             assert sum(chance for _, chance in tools) <= 1.0 + 1e-9
             returns = view.returns(conversation, now=now)

@@ -56,6 +56,33 @@ def family(course: Any) -> Any:
     return course
 
 
+def beside(course: Any, *conversations: str) -> list[int | None]:
+    view = course.builder.view(P)
+    return [view.subagents_beside(ConversationId(key)) for key in conversations]
+
+
+class TestJoin:
+    def test_a_sibling_whose_tool_runs_is_waited_for_as_one_that_computes(
+        self, family: Any
+    ) -> None:
+        assert beside(family, "k", "c", "unknown") == [0, None, None]
+        spawn(family, "l1", "l")
+        family.feed(finished("l1", "tool_calls", "Read"))
+        assert beside(family, "k", "l") == [1, 1]
+        family.step("l2", conversation="l", step_class=StepClass.SUBAGENT)
+        assert beside(family, "k", "l") == [0, None]
+
+    def test_sub_programs_are_waited_for_beside_it(self, family: Any) -> None:
+        family.step("q1", "x:Read", conversation="cq", program="q", parent=P)
+        assert beside(family, "k") == [1]
+        family.close("q")
+        assert beside(family, "k") == [0]
+
+    def test_nobody_waits_once_their_parent_goes_on(self, family: Any) -> None:
+        family.arrive("m2")
+        assert beside(family, "k") == [None]
+
+
 class TestWaiting:
     @pytest.mark.parametrize(
         "end",

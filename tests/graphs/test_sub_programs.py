@@ -64,6 +64,22 @@ def test_a_last_word_ends_it(pair: Any) -> None:
     assert view(pair).fan_out() == 0
 
 
+def test_who_is_waited_for_beside_whom(pair: Any) -> None:
+    def beside(*programs: str) -> list[int | None]:
+        return [view(pair).subprograms_beside(ProgramId(key)) for key in programs]
+
+    assert beside("q", "p", "unknown") == [0, None, None]
+    child(pair, "r1", "y:Read", program="r", lineage=Lineage.NEW)
+    assert beside("q", "r") == [1, 1]
+    pair.step("k1", "z:Read", conversation="k", lineage=Lineage.SPAWNED, parent_conversation="c")
+    assert beside("q", "r") == [2, 2]  # a sub-agent of its own, too
+    child(pair, "r2", program="r", answers=["y"])
+    pair.step("k2", conversation="k", answers=["z"])
+    assert beside("q", "r") == [0, None]
+    pair.arrive("s2")
+    assert beside("q") == [None]
+
+
 def test_so_does_a_pause_that_is_probably_the_last(course: Any) -> None:
     for number in range(30):
         name = f"p{number}"

@@ -23,25 +23,35 @@ def test_a_share_is_taken(ageing: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step_class", "is_waiting", "fan_out", "goes_first"),
+    ("step_class", "parent", "subagents", "subprograms", "goes_first"),
     [
-        (StepClass.SUBAGENT, True, 1, True),
-        (StepClass.SUBAGENT, True, 0, True),
-        (StepClass.SUBAGENT, True, 2, False),
-        (StepClass.SUBAGENT, False, 1, False),
-        (StepClass.STEP, True, 1, False),
+        (StepClass.SUBAGENT, None, 0, None, True),
+        (StepClass.SUBAGENT, None, 1, None, False),
+        (StepClass.SUBAGENT, None, None, None, False),
+        (StepClass.STEP, None, 0, 0, False),
+        (StepClass.STEP, "e", None, 0, True),
+        (StepClass.STEP, "e", None, 1, False),
+        (StepClass.STEP, "e", None, None, False),
+        # A client that calls its sub-program's steps those of a sub-agent; and a sub-agent's own.
+        (StepClass.SUBAGENT, "e", None, 0, True),
+        (StepClass.SUBAGENT, "e", 1, 0, False),
+        (StepClass.SUBAGENT, "e", 0, 1, True),
     ],
 )
 def test_the_last_that_a_join_waits_for_goes_first(
-    step_class: StepClass, is_waiting: bool, fan_out: int, goes_first: bool
+    step_class: StepClass,
+    parent: str | None,
+    subagents: int | None,
+    subprograms: int | None,
+    goes_first: bool,
 ) -> None:
-    """Alone means one at most: with two, neither ends the wait by itself."""
+    """Alone: with one beside it, whether that runs or not, neither ends the wait by itself."""
     graph = SimpleNamespace(
         steps_left=lambda: 2.0,
-        is_waiting_for_children=lambda: is_waiting,
-        fan_out=lambda: fan_out,
+        subagents_beside=lambda conversation: subagents,
+        subprograms_beside=lambda program: subprograms,
     )
-    work = ranked(graph, step_class=step_class)
+    work = ranked(graph, step_class=step_class, parent=parent)
     assert work == pytest.approx(2.0 * 100 * (0.1 if goes_first else 1.0))
 
 
@@ -72,6 +82,7 @@ def ranked(
     graph: Any,
     *,
     step_class: StepClass = StepClass.STEP,
+    parent: str | None = None,
     of_program: int | None = None,
     of_step: int | None = None,
     now: int = 0,
@@ -84,7 +95,7 @@ def ranked(
     program = SimpleNamespace(
         deadline=of_program,
         opened_at=Instant(0),
-        parent=None,
+        parent=parent,
         conversations={"c": SimpleNamespace(is_resident=True)},
     )
     world: Any = SimpleNamespace(

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from agentsched.kernel import GraphBuilder
 from agentsched.model import (
+    Command,
     ConversationId,
     Event,
     Instant,
@@ -71,6 +72,12 @@ class TrueGraph:
     def is_waiting_for_children(self) -> bool:
         return self._graph.is_waiting_for_children()
 
+    def subagents_beside(self, conversation: ConversationId) -> int | None:
+        return self._graph.subagents_beside(conversation)
+
+    def subprograms_beside(self, program: ProgramId) -> int | None:
+        return self._graph.subprograms_beside(program)
+
     def next_tools(self, conversation: ConversationId) -> tuple[tuple[ToolName, float], ...]:
         return self._graph.next_tools(conversation)
 
@@ -122,6 +129,12 @@ class TrueGraphs:
 
     def observe(self, event: Event, *, now: Instant) -> None:
         self._graphs.observe(event, now=now)
+
+    def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
+        """Graphs that want to know what was decided are told, as without an oracle."""
+        decided = getattr(self._graphs, "decided", None)
+        if decided is not None:
+            decided(commands, now=now)
 
     def view(self, program: ProgramId) -> GraphView | None:
         graph = self._graphs.view(program)

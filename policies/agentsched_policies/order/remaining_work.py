@@ -67,11 +67,17 @@ class RemainingWork:
     def _is_straggler(
         self, step: StepView, step_class: StepClass, parent: ProgramId | None, world: World
     ) -> bool:
-        """Whether a join waits for this step's conversation alone: all the others are done."""
-        if parent is None and step_class is not StepClass.SUBAGENT:
-            return False
-        graph = world.graph(step.program if parent is None else parent)
-        return graph is not None and graph.is_waiting_for_children() and graph.fan_out() <= 1
+        """Whether a join waits for this sub-agent or sub-program alone: all others are done.
+
+        One whose tool runs is not done: whoever comes first then ends no wait.
+        """
+        if step_class is StepClass.SUBAGENT:
+            graph = world.graph(step.program)
+            beside = graph.subagents_beside(step.conversation) if graph is not None else None
+            if beside is not None:
+                return beside == 0
+        graph = world.graph(parent) if parent is not None else None
+        return graph is not None and graph.subprograms_beside(step.program) == 0
 
     def _time_left(self, step: StepView, program: ProgramView, *, now: Instant) -> float:
         """The share of the time to the deadline that is left; 1 when there is none, or none left.
