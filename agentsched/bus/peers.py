@@ -37,6 +37,8 @@ _NOTHING: Final = EngineMessage(running_steps=0, resident_tokens=0)
 class _Peer:
     met_at: Instant
     heard_at: Instant
+    #: Which of its lives this is; empty until it has said so.
+    epoch: str = ""
     #: What was said last of each engine, and when.
     engines: dict[EngineId, tuple[EngineMessage, Instant]] = field(default_factory=dict)
     #: What was said last of each tenant, which was counted, and when.
@@ -139,12 +141,14 @@ class Peers:
         for tenant in tuple(peer.waiting):
             yield from self._stops_waiting(peer, tenant)
 
+    def silent(self, *, now: Instant) -> tuple[str, ...]:
+        """Peers that have said nothing for too long."""
+        peers = self._peers.items()
+        return tuple(name for name, p in peers if between(p.heard_at, now) > self._silence)
+
     def expire(self, *, now: Instant) -> Iterator[Event]:
         """Peers that were silent for too long are gone; what was not said again is so no more."""
-        silent = [
-            name for name, p in self._peers.items() if between(p.heard_at, now) > self._silence
-        ]
-        for name in silent:
+        for name in self.silent(now=now):
             yield from self.gone(name, now=now)
         for name, peer in self._peers.items():
             for engine, (_, at) in tuple(peer.engines.items()):
@@ -176,6 +180,14 @@ class Peers:
             idle_token_s=idle,
             waits=self._waits(tenant),
         )
+
+    def introduce(self, replica: str, epoch: str, *, now: Instant) -> bool:
+        """A peer says that it is there; whether in this life of it for the first time."""
+        peer = self.meet(replica, now=now)
+        if peer is None or peer.epoch == epoch:
+            return False
+        peer.epoch = epoch
+        return True
 
     def meet(self, replica: str, *, now: Instant) -> _Peer | None:
         """A peer is there: what it serves from now on is charged here. None: there are too many."""

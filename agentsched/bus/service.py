@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -21,7 +22,7 @@ from agentsched.bus.messages import (
     write_message,
 )
 from agentsched.bus.peers import Peers
-from agentsched.bus.telling import TELL_EVERY_S, State, Telling
+from agentsched.bus.telling import TELL_AGAIN_S, TELL_EVERY_S, State, Telling
 from agentsched.bus.topics import (
     EngineTopic,
     ReplicaTopic,
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 #: A peer that is silent for so long counts as gone.
 SILENCE: Final = Nanos(seconds(10))
 _STATE_EXPIRY_S: Final = 10
-_OTHERS_MAX: Final = 256
 #: Batches of turns that may wait to be sent.
 _SLOTS: Final = 1_024
 
@@ -84,9 +84,9 @@ class Bus:
         self._telling = Telling(replica=replica, epoch=self._epoch)
         #: Messages heard, by what became of them.
         self.counts: Counter[str] = Counter()
-        #: Replicas that said that they are there, and have not said goodbye.
-        self.others: dict[str, ReplicaMessage] = {}
         self._slot = 0
+        #: When this replica told the others anything last, in the loop's seconds.
+        self._said_at = -math.inf
         self.connection = Connection(
             broker,
             name=f"{cluster}-{replica}",
@@ -145,18 +145,20 @@ class Bus:
 
     def _met(self, replica: str, message: ReplicaMessage) -> None:
         self.counts["replica"] += 1
-        if message.state == "up":
-            self._telling.forget()
         if message.state == "gone":
             log.info("replica %s is gone", replica)
-            self.others.pop(replica, None)
-            self._feed(self.peers.gone(replica, now=self._wiring.now()))
-            self._wiring.gone(replica)
-            return
-        self.peers.meet(replica, now=self._wiring.now())
-        self.others[replica] = message
-        if len(self.others) > _OTHERS_MAX:
-            del self.others[next(iter(self.others))]
+            self._lose(replica)
+        elif self.peers.introduce(replica, message.epoch, now=self._wiring.now()):
+            self._telling.forget()
+
+    def _lose(self, replica: str) -> None:
+        self._feed(self.peers.gone(replica, now=self._wiring.now()))
+        self._wiring.gone(replica)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Replicas that are heard: whoever is not has nobody who listens there."""
+        return self.peers.names
 
     def neighbours(self) -> Neighbours:
         """Who else is there, and who was."""
@@ -174,8 +176,7 @@ class Bus:
     def _alone(self) -> None:
         """The broker is away: what the others hold is not known any more."""
         self._telling.forget()
-        self.others.clear()  # whoever is there says so again, for that is retained
-        self._feed(self.peers.lost())
+        self._feed(self.peers.lost())  # whoever is there says so again, for that is retained
 
     # -- telling -----------------------------------------------------------------------------------
 
@@ -210,15 +211,28 @@ class Bus:
         while True:
             await self.connection.is_up.wait()
             try:
-                for topic, message in self._telling.due(self._wiring.state(), at=loop.time()):
-                    self.connection.publish(
-                        Letter(
-                            topic=write_topic(self._cluster, topic),
-                            payload=write_message(message),
-                            expiry_s=_STATE_EXPIRY_S,
-                        )
-                    )
-                self._feed(self.peers.expire(now=self._wiring.now()))
+                self._beat(at=loop.time())
             except Exception:
                 log.exception("a defect while telling other replicas")
             await asyncio.sleep(TELL_EVERY_S)
+
+    def _beat(self, *, at: float) -> None:
+        """Tell what is due, and take leave of whoever says nothing any more."""
+        for topic, message in self._telling.due(self._wiring.state(), at=at):
+            self._said_at = at
+            self.connection.publish(
+                Letter(
+                    topic=write_topic(self._cluster, topic),
+                    payload=write_message(message),
+                    expiry_s=_STATE_EXPIRY_S,
+                )
+            )
+        if at - self._said_at >= TELL_AGAIN_S:
+            # With no engine up there is nothing to tell: silent, it would be taken for dead.
+            self._said_at = at
+            self.connection.publish(self._presence("up"))
+        now = self._wiring.now()
+        for replica in self.peers.silent(now=now):
+            log.info("replica %s says nothing any more", replica)
+            self._lose(replica)
+        self._feed(self.peers.expire(now=now))
