@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from trace_files import imported, lines, written
 
 
@@ -98,3 +99,58 @@ def test_what_skills_add_to_a_message_is_part_of_it(tmp_path: Path) -> None:
     run["history"][0] = _task(extended_content=[{"type": "text", "text": "mind the tests"}])
     (row,), _ = imported(written(tmp_path / "o.json", run), tmp_path / "t.jsonl", text=True)
     assert row.messages[0].text == "fix it\nmind the tests"
+
+
+@pytest.mark.parametrize("name", ["delegate", "message", "recall", "system"])
+def test_tools_may_be_called_as_old_actions_were(name: str, tmp_path: Path) -> None:
+    """The new SDK's tool `delegate` opens no conversation in this one: others are theirs alone."""
+    asked = _asked(2, 4, "c1", "r1")
+    asked["tool_name"] = asked["tool_call"]["name"] = name
+    run = _run(asked, _seen(3, 9, "c1", 2), _asked(4, 12, "c2", "r2"), _seen(5, 13, "c2", 4))
+    (row,), report = imported(lines(tmp_path / "o.jsonl", run), tmp_path / "t.jsonl")
+    assert report.errors_count == 0
+    assert [(tool.name, tool.duration_s) for step in row.steps for tool in step.tools] == [
+        (name, 5.0),
+        ("terminal", 1.0),
+    ]
+
+
+def test_sub_agents_are_kept_below_the_conversation_that_started_them(tmp_path: Path) -> None:
+    def keep(folder: Path, *events: dict[str, Any]) -> None:
+        (folder / "events").mkdir(parents=True)
+        for number, event in enumerate(events):
+            written(folder / "events" / f"event-{number:05d}-{event['id']}.json", event)
+
+    main = tmp_path / "runs" / "abc"
+    asked = _asked(2, 4, "c1", "r1") | {"tool_name": "task"}
+    keep(main, _task(), asked, _seen(3, 30, "c1", 2), _asked(4, 33, "c2", "r2"))
+    keep(main / "subagents" / "def", _task(), _asked(2, 9, "d1", "s1"), _seen(3, 12, "d1", 2))
+    # Of a conversation that was started by one which is not there.
+    keep(tmp_path / "runs" / "gone" / "subagents" / "ghi", _task(), _asked(2, 3, "e1", "u1"))
+    rows, report = imported(tmp_path / "runs", tmp_path / "t.jsonl")
+    assert report.errors_count == 0
+    assert [(row.session_id, row.parent, row.parent_t_s, row.agent) for row in rows] == [
+        ("abc", None, None, "OpenHands"),
+        ("abc/def", "abc", 0.0, "OpenHands/sub-agent"),
+        ("ghi", None, None, "OpenHands"),
+    ]
+
+
+def test_rules_of_a_path_are_part_of_the_result_that_told_of_them(tmp_path: Path) -> None:
+    seen = _seen(3, 6, "c1", 2) | {"extended_content": [{"type": "text", "text": "mind this"}]}
+    run = _run(_asked(2, 4, "c1", "r1"), seen, _asked(4, 9, "c2", "r2"))
+    (row,), _ = imported(written(tmp_path / "o.json", run), tmp_path / "t.jsonl", text=True)
+    assert [m.text for m in row.messages if m.role == "tool"] == ["output\nmind this"]
+
+
+def test_cached_tokens_beside_the_prompt_are_part_of_it(tmp_path: Path) -> None:
+    """LiteLLM passed on for long what Anthropic's API counts."""
+    run = _run(_asked(2, 4, "c1", "r1"), _seen(3, 6, "c1", 2), _asked(4, 9, "c2", "r2"))
+    run["metrics"] = {
+        "token_usages": [
+            {"response_id": "r1", "prompt_tokens": 6, "cache_write_tokens": 700},
+            {"response_id": "r2", "prompt_tokens": 940, "cache_read_tokens": 700},
+        ]
+    }
+    (row,), _ = imported(written(tmp_path / "o.json", run), tmp_path / "t.jsonl")
+    assert [(s.input_tokens, s.prefix_tokens) for s in row.steps] == [(706, None), (940, 700)]

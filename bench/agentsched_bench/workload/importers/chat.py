@@ -65,8 +65,9 @@ def read_usage(value: Json) -> Usage:
         first(usage.get("prompt_tokens_details"), usage.get("input_tokens_details"))
     )
     cached = as_count(details.get("cached_tokens"))
-    is_beside = "prompt_tokens" not in usage and (read is not None or made is not None)
-    if is_beside and prompt is not None:
+    if prompt is not None and "prompt_tokens" in usage:
+        prompt = whole_prompt(prompt, read=read, made=made)
+    elif prompt is not None:
         prompt += (read or 0) + (made or 0)
     out_details = as_object(
         first(usage.get("completion_tokens_details"), usage.get("output_tokens_details"))
@@ -77,6 +78,16 @@ def read_usage(value: Json) -> Usage:
         cached_tokens=cached if cached is not None else read,
         reasoning_tokens=as_count(out_details.get("reasoning_tokens")) or 0,
     )
+
+
+def whole_prompt(prompt: int, *, read: int | None, made: int | None) -> int:
+    """All of a prompt, of which some count what was read from a cache, or put there, beside it.
+
+    Those do who pass on what Anthropic's API counts: what is more than the prompt is no part of it.
+    """
+    if read is not None and read > prompt:
+        return prompt + read + (made or 0)
+    return prompt + made if made is not None and made > prompt else prompt
 
 
 def read_tool_calls(message: Object) -> list[RecordedToolCall]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -69,6 +70,8 @@ class OpenHands:
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
+        #: By its folder: a conversation's name, and when it began.
+        kept: dict[Path, tuple[str, float | None]] = {}
         for group in groups_of(files):
             events: list[Object] = []
             for file in group.files:
@@ -79,7 +82,13 @@ class OpenHands:
                     yield from self._one(group.name, file, found, options, on_error=on_error)
             if events:
                 whole = Value(value=group.state() | {"history": events})
-                yield from self._one(group.name, group.files[0], whole, options, on_error=on_error)
+                owner = kept.get(group.owner) if group.owner is not None else None
+                for imported in self._one(
+                    group.name, group.files[0], whole, options, on_error=on_error, owner=owner
+                ):
+                    own = (imported.recording.session_id, imported.epoch_s)
+                    kept.setdefault(group.folder, own)
+                    yield imported
 
     def _one(
         self,
@@ -89,10 +98,13 @@ class OpenHands:
         options: ImportOptions,
         *,
         on_error: OnError,
+        owner: tuple[str, float | None] | None = None,
     ) -> Iterator[Imported]:
         record = as_object(found.value)
         default += f"/{found.line}" if found.line is not None else ""
         name = as_name(record.get("instance_id"), default=default)
+        if owner is not None:
+            name = f"{owner[0]}/{name}"
         reader = _History(record, history_of(found.value) or [])
         reader.read()
         metadata = as_object(record.get("metadata"))
@@ -104,19 +116,25 @@ class OpenHands:
         )
         is_found = False
         for part in reader.parts:
-            parent = None if part.parent is None else part.parent.full_name(name)
             first_call = part.conversation.calls[0] if part.conversation.calls else None
             begun = None if first_call is None else first_call.begun_s
+            parent, offset_s, agent = None, part.offset_s(begun), part.agent
+            if part.parent is not None:
+                parent = part.parent.full_name(name)
+            elif owner is not None:
+                parent, agent = owner[0], "sub-agent"
+                if begun is not None and owner[1] is not None:
+                    offset_s = max(0.0, begun - owner[1])
             recording = part.conversation.recording(
                 session_id=part.full_name(name),
                 source=options.source or "openhands",
                 keeps_text=options.keeps_text,
                 workload="swe-bench",
-                agent="OpenHands" if parent is None else f"OpenHands/{part.agent}",
+                agent="OpenHands" if parent is None else f"OpenHands/{agent}",
                 model=as_name(model) or None,
                 token_source=part.token_source(),
                 parent=parent,
-                parent_t_s=part.offset_s(begun),
+                parent_t_s=offset_s,
                 is_cut=found.is_cut,
             )
             if recording is not None:

@@ -27,6 +27,7 @@ _NUMBER: Final = re.compile(r"\d+")
 _SOURCES: Final = ("agent", "user", "environment", "hook", None)
 _KINDS: Final = re.compile(r"(Event|Observation|Condensation|CondensationRequest)\Z")
 _COPIES: Final = "event_cache"
+_SUB_AGENTS: Final = "subagents"
 #: Where the events of a run are, by the program that wrote it down.
 _HISTORIES: Final = ("history", "trajectory", "items", "events")
 
@@ -61,9 +62,21 @@ class Group:
     name: str
     files: tuple[InputFile, ...]
 
+    @property
+    def folder(self) -> Path:
+        """Where the new SDK keeps this conversation."""
+        return self.files[0].path.parent.parent
+
+    @property
+    def owner(self) -> Path | None:
+        """Where it keeps the conversation that started this one, if one did."""
+        above = self.folder.parent
+        is_kept = _is_folder_of_events(self.files[0].path)
+        return above.parent if is_kept and above.name == _SUB_AGENTS else None
+
     def state(self) -> Object:
         """What the new SDK keeps beside its folder of events: tokens and latencies."""
-        path = self.files[0].path.parent.parent / "base_state.json"
+        path = self.folder / "base_state.json"
         if not _is_folder_of_events(self.files[0].path) or not path.is_file():
             return {}
         found = next(values(InputFile(path=path), on_error=lambda _: None), None)
@@ -124,12 +137,13 @@ class Metrics:
 
 
 def _usage(row: Object) -> Usage:
-    usage = read_usage(row)
-    cached = row.get("cache_read_tokens")
+    read, made = as_count(row.get("cache_read_tokens")), as_count(row.get("cache_write_tokens"))
+    told = {"cache_read_input_tokens": read, "cache_creation_input_tokens": made}
+    usage = read_usage(told | row)
     return Usage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
-        cached_tokens=cached if isinstance(cached, int) and cached > 0 else None,
+        cached_tokens=read or None,
         reasoning_tokens=usage.reasoning_tokens or as_count(row.get("reasoning_tokens")) or 0,
     )
 
@@ -177,14 +191,15 @@ def _message(event: Object) -> Object:
 def _action(event: Object) -> Object:
     call = event.get("tool_call")
     metadata: dict[str, Any] = {
-        "function_name": event.get("tool_name"),
+        "function_name": as_name(event.get("tool_name"), default="tool"),
         "tool_call_id": event.get("tool_call_id"),
         "model_response": {"id": event.get("llm_response_id")},
         "tool_call": call if isinstance(call, dict) else None,
     }
     arguments = {k: v for k, v in as_object(event.get("action")).items() if k != "kind"}
+    # A tool may be called `delegate` or `message`: that is no action of the old words.
     return {
-        "action": as_name(event.get("tool_name"), default="tool"),
+        "action": "run",
         "args": arguments | {"thought": as_text(event.get("thought"))},
         "tool_call_metadata": metadata,
     }
@@ -193,11 +208,13 @@ def _action(event: Object) -> Object:
 def _observation(event: Object) -> Object:
     seen = as_object(event.get("observation"))
     text = as_text(first(seen.get("content"), seen.get("output"), event.get("error")))
+    # Rules of the path that was touched go behind the result.
+    texts = (text or as_text(event.get("rejection_reason")), as_text(event.get("extended_content")))
     code = first(as_object(seen.get("metadata")).get("exit_code"), seen.get("exit_code"))
     is_error = event.get("kind") == "AgentErrorEvent" or seen.get("is_error") is True
     return {
         "observation": "error" if is_error else "run",
-        "content": text or as_text(event.get("rejection_reason")),
+        "content": "\n".join(filter(None, texts)),
         "cause": event.get("action_id"),
         "tool_call_metadata": {"tool_call_id": event.get("tool_call_id")},
         "extras": {"metadata": {"exit_code": code}},
