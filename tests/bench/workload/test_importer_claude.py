@@ -318,3 +318,64 @@ def test_claude_code_agents_that_no_call_started(
         (f"s/{agent}", "s", f"claude-code/{kind}"),
     ]
     assert rows[0].steps[0].tools[0].child == child
+
+
+_GONE = "[Old tool result content cleared]"
+
+
+def test_claude_code_results_that_were_cleared(tmp_path: Path) -> None:
+    """A small compaction leaves the conversation as it is, but for what old tools said."""
+    session = _Claude("s")
+    session.user("begin")
+    for answer, call in (("m1", "a"), ("m2", "b")):
+        session.says(answer, _call(call))
+        session.result(call)
+    facts = {"trigger": "auto", "compactedToolIds": ["a", "unknown"], "tokensSaved": 9}
+    session._line("system", None, subtype="microcompact_boundary", microcompactMetadata=facts)
+    session.says("m3", _call("c"))
+    session.result("c")
+    session.says("m4", _text("done"))
+    path = lines(tmp_path / "s.jsonl", *session.lines)
+    (row,), _ = imported(path, tmp_path / "t.jsonl", text=True)
+    assert [step.is_compaction for step in row.steps] == [False, False, True, False]
+    heard: list[list[str]] = [[], ["found"], [_GONE, "found"], [_GONE, "found", "found"]]
+    for step, results in zip(row.steps, heard, strict=True):
+        prompt = [row.messages[n] for low, high in step.prompt or () for n in range(low, high + 1)]
+        assert [message.text for message in prompt if message.role == "tool"] == results
+
+
+def test_claude_code_call_that_was_tried_again_took_as_long_as_the_last_try(tmp_path: Path) -> None:
+    session = _Claude("s")
+    session.user("begin")
+    for wait in (500, 2500):
+        session._line("system", None, subtype="api_error", retryAttempt=1, retryInMs=wait)
+    session._seconds = 9
+    session.says("m1", _call("a"))
+    session.result("a")
+    session.says("m2", _text("done"))
+    path = lines(tmp_path / "s.jsonl", *session.lines)
+    (row,), report = imported(path, tmp_path / "t.jsonl")
+    assert report.errors_count == 0
+    # Asked at 1, tried for the last time at 5.5, answered at 10.
+    assert [(step.t_s, step.llm_s, step.gap_s) for step in row.steps] == [
+        (0.0, 4.5, 1.0),
+        (10.0, 1.0, None),
+    ]
+
+
+def test_claude_code_call_that_the_providers_tools_made_several(tmp_path: Path) -> None:
+    """What all of them read is added up; the next prompt goes on from the last one's."""
+    session = _Claude("s")
+    session.user("search")
+    session.says("m1", _text("this is it"))
+    parts = [
+        {"type": "message", "input_tokens": 5, "cache_read_input_tokens": read, "output_tokens": 9}
+        for read in (1000, 1400)
+    ]
+    parts.insert(0, {"type": "compaction", "input_tokens": 9000, "output_tokens": 500})
+    whole = {"input_tokens": 10, "cache_read_input_tokens": 2400, "output_tokens": 18}
+    session.lines[-1]["message"]["usage"] = whole | {"iterations": parts}
+    path = lines(tmp_path / "s.jsonl", *session.lines)
+    (row,), _ = imported(path, tmp_path / "t.jsonl")
+    (step,) = row.steps
+    assert (step.input_tokens, step.prefix_tokens, step.output_tokens) == (1405, 1400, 18)

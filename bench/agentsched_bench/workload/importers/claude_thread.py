@@ -3,7 +3,7 @@
 An answer's lines may stand between the results of its own first tools, which ran while it was still
 spoken. A prompt that goes on from an earlier line (`parentUuid`) takes back what came after that.
 Some versions write down how much was said when it had only begun; where the text is longer, it is
-counted instead.
+counted instead. An answer that was tried for again took as long as the last try.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from agentsched_bench.workload.importers.loose import (
     as_name,
     as_object,
     as_objects,
+    as_seconds,
     as_text,
     first,
 )
@@ -38,6 +39,8 @@ from agentsched_bench.workload.trace import RecordedToolCall
 
 #: Answers that Claude Code wrote itself, when no model was asked or none answered.
 _SYNTHETIC: Final = "<synthetic>"
+#: What stands for a tool's result that was cleared.
+_CLEARED: Final = "[Old tool result content cleared]"
 #: A count that many times below what was said is one of an answer that had only begun.
 _BEGUN: Final = 4
 #: Answers that are remembered, to know them where other files repeat them.
@@ -56,6 +59,7 @@ class _Answer:
     tool_calls: list[RecordedToolCall] = field(default_factory=list)
     asked_at: dict[str, float] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    tried_at: float | None = None
 
 
 class Thread:
@@ -73,7 +77,11 @@ class Thread:
         self._messages: dict[str, list[int]] = {}
         self._after: dict[str, Runs] = {}
         self._waiting: dict[str, tuple[Call, int, float | None]] = {}
+        #: The message of each tool call's result.
+        self._results: dict[str, int] = {}
         self._said_at: float | None = None
+        #: When it was asked again, since the last that was said to the model.
+        self._tried_at: float | None = None
         self._is_compacted = False
         #: What a compaction kept: it stands behind the summary.
         self._kept: list[int] = []
@@ -107,14 +115,40 @@ class Thread:
             self._close()
         if speaker == "user":
             self._user(message, at, line)
-        elif kind == "system" and line.get("subtype") in ("compact_boundary", "compaction"):
-            self._compact(line)
+        elif kind == "system":
+            self._note_of_system(line, at)
         if self._answer is None:
             self._after[uuid] = self._chain.snapshot()
 
     def _put(self, number: int, uuid: str) -> None:
         self._chain.append(number)
         self._messages.setdefault(uuid, []).append(number)
+
+    def _note_of_system(self, line: Object, at: float | None) -> None:
+        match line.get("subtype"):
+            case "compact_boundary" | "compaction":
+                self._compact(line)
+            case "microcompact_boundary":
+                self._clear(as_object(line.get("microcompactMetadata")))
+            case "api_error" if at is not None:
+                self._tried_at = at + (as_seconds(line.get("retryInMs")) or 0.0) / 1000
+            case _:
+                pass
+
+    def _clear(self, facts: Object) -> None:
+        """Old results are told no more: something short stands in their places."""
+        ids = map(as_name, as_list(facts.get("compactedToolIds")))
+        gone = {self._results.pop(own): own for own in ids if own in self._results}
+        numbers = [n for low, last in self._chain.snapshot() for n in range(low, last + 1)]
+        if gone.keys().isdisjoint(numbers):
+            return
+        self._chain.restart(
+            [
+                self.conversation.add("tool", _CLEARED, call_id=gone[n]) if n in gone else n
+                for n in numbers
+            ]
+        )
+        self._is_compacted = True
 
     def _compact(self, line: Object) -> None:
         self._chain.restart([self._system])
@@ -155,6 +189,7 @@ class Thread:
             self._kept = []
         if at is not None:
             self._said_at = at if self._said_at is None else max(self._said_at, at)
+        self._tried_at = None
 
     def _go_back(self, parent: str) -> None:
         """A prompt behind an earlier line: the answers since then are no part of it."""
@@ -171,7 +206,7 @@ class Thread:
     def _result(self, block: Object, at: float | None, uuid: str) -> None:
         call_id = as_name(block.get("tool_use_id"))
         text = as_text(block.get("content"))
-        number = self.conversation.add("tool", text, call_id=call_id)
+        number = self._results[call_id] = self.conversation.add("tool", text, call_id=call_id)
         self._put(number, uuid)
         found = self._waiting.pop(call_id, None)
         if found is None:
@@ -210,7 +245,8 @@ class Thread:
             model=None,
             is_compaction=self._is_compacted,
         )
-        answer = _Answer(own_id, call, is_repeated=own_id in self._told)
+        answer = _Answer(own_id, call, is_repeated=own_id in self._told, tried_at=self._tried_at)
+        self._tried_at = None
         if len(self._told) < _ANSWERS_MAX:
             self._told.add(own_id)
         self._is_compacted = self._is_compacted and answer.is_repeated
@@ -284,6 +320,8 @@ class Thread:
         self._close()
         for answer in self._answers.values():
             call = answer.call
+            if answer.tried_at is not None and call.ended_s is not None:
+                call.llm_s = max(0.0, call.ended_s - answer.tried_at)
             if answer.is_repeated or call.input_tokens is None:
                 continue
             self._counted += 1
@@ -310,9 +348,15 @@ def _usage(usage: Object) -> Usage:
     """An answer's usage. Where nothing is left beside the cached parts, `input_tokens` may be all.
 
     So it is behind vLLM, which counts a prompt whole first and by its parts at the end: of that end
-    Claude Code passes over a zero.
+    Claude Code passes over a zero. What the provider's own tools made of one call to several is
+    added up: the last of those has the prompt that the next call goes on from.
     """
     counted = read_usage(usage)
+    kinds = (None, "message")
+    parts = [part for part in as_objects(usage.get("iterations")) if part.get("type") in kinds]
+    if len(parts) > 1:
+        last = read_usage(parts[-1])
+        return replace(last, output_tokens=counted.output_tokens)
     whole = as_count(usage.get("input_tokens"))
     if whole and counted.input_tokens == 2 * whole:
         return replace(counted, input_tokens=whole)
