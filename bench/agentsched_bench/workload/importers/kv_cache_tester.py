@@ -4,7 +4,8 @@
 own. `think_time` is the client's pause *before* its request, `api_time` what the call took. Calls
 inside of a marker are timed from the marker in the tester's own files and from the session's start
 in the files that SemiAnalysis published; the times themselves tell which. Block ids of scope
-`local` mean nothing outside of their file, so they get a scope of their own here.
+`local` mean nothing outside of their file, so they get a scope of their own here. Requests that run
+beside each other in one list are several agents', which their capture did not tell apart.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.blocks import Numbers, prefix_blocks, runs_of
 from agentsched_bench.workload.importers.draft import Imported
 from agentsched_bench.workload.importers.files import InputFile, Names, OnError, values
+from agentsched_bench.workload.importers.flattened import Request, conversations, is_flattened
 from agentsched_bench.workload.importers.loose import (
     Json,
     Object,
@@ -101,12 +103,14 @@ def _session(
         "is_cut": is_cut,
         "numbers": numbers,
     }
+    own, *others = _agents(calls)
+    start_s = _start_of(own)
     main = _recording(
-        calls,
-        offset_s=_start_of(calls),
+        own,
+        offset_s=start_s,
         session_id=name,
         agent="claude-code",
-        model=_model(value, calls),
+        model=_model(value, own),
         tool_tokens=as_count(value.get("tool_tokens")),
         system_tokens=as_count(value.get("system_tokens")),
         **fields,
@@ -116,12 +120,13 @@ def _session(
     else:
         yield Imported(recording=main)
     taken = {name}
+    yield from _beside(others, owner=name, owner_start_s=start_s, taken=taken, fields=fields)
     for number, marker in enumerate(r for r in requests if r.get("type") == "subagent"):
         yield from _sub_agent(
             marker,
             number=number,
             owner=name,
-            owner_start_s=_start_of(calls),
+            owner_start_s=start_s,
             has_owner=main is not None,
             taken=taken,
             fields=fields,
@@ -138,7 +143,9 @@ def _sub_agent(
     taken: set[str],
     fields: dict[str, Any],
 ) -> Iterator[Imported]:
-    calls = [r for r in as_objects(marker.get("requests")) if r.get("type") != "subagent"]
+    calls, *others = _agents(
+        [r for r in as_objects(marker.get("requests")) if r.get("type") != "subagent"]
+    )
     kind = as_name(marker.get("subagent_type"), default="sub-agent")
     own = as_name(first(marker.get("agent_id"), marker.get("id")), default=f"agent_{number:03d}")
     name = f"{owner}/{own}"
@@ -164,6 +171,7 @@ def _sub_agent(
     if child is not None:
         yield Imported(recording=child)
         owner, owner_start_s, has_owner = name, first_s, True
+        yield from _beside(others, owner=name, owner_start_s=first_s, taken=taken, fields=fields)
     # What one without calls has started hangs on the next above.
     for index, inner in enumerate(
         r for r in as_objects(marker.get("requests")) if r.get("type") == "subagent"
@@ -177,6 +185,64 @@ def _sub_agent(
             taken=taken,
             fields=fields,
         )
+
+
+def _agents(calls: Sequence[Object]) -> list[Sequence[Object]]:
+    """The calls of each agent, the main one's first: of one, unless some run beside others.
+
+    Who asked once before that may have made a title. Think times are from the request that stands
+    before, whosever that is: there times tell the pauses.
+    """
+    counted = [call for call in calls if _tokens(call) is not None]
+    told = [(request, call) for call in counted if (request := _request(call)) is not None]
+    told.sort(key=lambda pair: pair[0].begun_s)
+    requests = [request for request, _ in told]
+    if len(told) < len(counted) or not is_flattened(requests):
+        return [calls]
+    found = conversations(requests)
+    main = next((at for at, places in enumerate(found) if len(places) > 1), 0)
+    found.insert(0, found.pop(main))
+    return [
+        [{k: v for k, v in told[place][1].items() if k != "think_time"} for place in places]
+        for places in found
+    ]
+
+
+def _request(call: Object) -> Request | None:
+    begun_s = as_seconds(call.get("t"))
+    took_s = as_seconds(first(call.get("api_time"), call.get("llm_time")))
+    blocks = as_list(call.get("hash_ids"))
+    if begun_s is None or took_s is None or not blocks:
+        return None
+    model = as_name(call.get("model"))
+    return Request(begun_s=begun_s, ended_s=begun_s + took_s, blocks=blocks, model=model)
+
+
+def _beside(
+    agents: Sequence[Sequence[Object]],
+    *,
+    owner: str,
+    owner_start_s: float,
+    taken: set[str],
+    fields: dict[str, Any],
+) -> Iterator[Imported]:
+    """Agents that were written down as parts of their owner."""
+    for number, calls in enumerate(agents, start=1):
+        name = f"{owner}/beside-{number}"
+        taken.add(name)
+        start_s = _start_of(calls)
+        recording = _recording(
+            calls,
+            offset_s=start_s,
+            session_id=name,
+            agent="claude-code/sub-agent",
+            model=_model({}, calls),
+            parent=owner,
+            parent_t_s=round(max(0.0, start_s - owner_start_s), 6),
+            **fields,
+        )
+        if recording is not None:
+            yield Imported(recording=recording)
 
 
 def _start_of(calls: Sequence[Object]) -> float:
