@@ -301,6 +301,32 @@ def test_mini_swe_agents_first_releases_kept_the_text_of_what_was_wrong(tmp_path
     assert row.steps[0].output_tokens > row.steps[1].output_tokens
 
 
+@pytest.mark.parametrize("form", ["version 1", "version 2", "timeout", "anthropic"])
+def test_results_say_whether_their_tools_failed(form: str, tmp_path: Path) -> None:
+    def turn(code: int) -> list[dict[str, Any]]:
+        said: dict[str, Any] = {"role": "assistant", "content": "```bash\nls\n```"}
+        seen: dict[str, Any] = {"role": "user", "content": f"<returncode>{code}</returncode>\nout"}
+        match form:
+            case "version 2":
+                seen |= {"content": "out", "extra": {"returncode": code}}
+            case "timeout":
+                told = {"returncode": None, "exception_info": "timed out" if code else ""}
+                seen |= {"content": "out", "extra": told}
+            case "anthropic":
+                asked = {"type": "tool_use", "id": f"c{code}", "name": "bash", "input": {}}
+                result = {"type": "tool_result", "tool_use_id": f"c{code}", "content": "out"}
+                said["content"] = [asked]
+                seen["content"] = [result | {"is_error": bool(code)}]
+            case _:
+                pass
+        return [said, seen]
+
+    messages = [{"role": "user", "content": "t"}, *turn(0), *turn(2)]
+    value = {"messages": [*messages, {"role": "assistant", "content": "done"}]}
+    (row,), _ = imported(written(tmp_path / "x.json", value), tmp_path / "t.jsonl")
+    assert [tool.is_error for step in row.steps for tool in step.tools] == [False, True]
+
+
 def test_results_in_parts_are_no_answers(tmp_path: Path) -> None:
     """The Responses API's items in a list of messages: a result may be a list, too."""
     asked = {"type": "function_call", "call_id": "c", "name": "bash", "arguments": "{}"}
@@ -482,6 +508,24 @@ def test_mooncake_sessions_that_tell_only_what_is_new(tmp_path: Path) -> None:
     (row,), _ = imported(lines(tmp_path / "m.jsonl", *rows), tmp_path / "t.jsonl")
     assert [step.input_tokens for step in row.steps] == [500, 690, 1400]
     assert [step.new_input_tokens for step in row.steps] == [None, 150, 700]
+
+
+def test_mooncake_rows_that_name_their_session_may_stand_in_any_order(tmp_path: Path) -> None:
+    rows = [
+        {"session_id": own, "timestamp": at, "input_length": 100 + at, "output_length": 5}
+        for own, at in (("s", 40), ("t", 10), ("s", 0), ("t", 30), ("s", 20))
+    ]
+    found, _ = imported(lines(tmp_path / "m.jsonl", *rows), tmp_path / "t.jsonl")
+    found.sort(key=lambda row: row.session_id)
+    assert [[step.input_tokens for step in row.steps] for row in found] == [
+        [100, 120, 140],
+        [110, 130],
+    ]
+    assert [[step.cycle_s for step in row.steps] for row in found] == [
+        [0.02, 0.02, None],
+        [0.02, None],
+    ]
+    assert [row.start_s for row in found] == [0.0, 0.01]
 
 
 def test_mooncake_sessions_whose_blocks_do_not_go_on_were_rewritten(tmp_path: Path) -> None:

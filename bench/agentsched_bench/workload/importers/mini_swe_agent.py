@@ -9,10 +9,11 @@ an answer of a wrong form is in what complains about it. A line or a document wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -42,6 +43,7 @@ from agentsched_bench.workload.importers.loose import (
     as_json,
     as_list,
     as_name,
+    as_number,
     as_object,
     as_objects,
     as_text,
@@ -54,6 +56,7 @@ from agentsched_bench.workload.trace import (
 )
 
 _NOT_SENT = frozenset({"exit"})
+_RETURN_CODE: Final = re.compile(r"\s*<returncode>(-?\d{1,9})</returncode>")
 #: What names a session, the most particular first.
 _NAMES = ("trajectory_id", "traj_id", "instance_id", "session_id", "id")
 
@@ -178,16 +181,20 @@ class _Messages:
         blocks = as_objects(message.get("content"))
         results = [block for block in blocks if block.get("type") == "tool_result"]
         if not results:
-            self._result(role or "user", text, call_id=call_id, at=at)
+            is_error = _has_failed(text, extra)
+            self._result(role or "user", text, call_id=call_id, at=at, is_error=is_error)
             return
         for block in results:
             block_id = as_name(block.get("tool_use_id")) or None
-            self._result("tool", as_text(block.get("content")), call_id=block_id, at=at)
+            text, is_error = as_text(block.get("content")), block.get("is_error") is True
+            self._result("tool", text, call_id=block_id, at=at, is_error=is_error)
         beside = said({"content": [b for b in blocks if b.get("type") != "tool_result"]})
         if beside:
             self._chain.append(self.conversation.add(role or "user", beside))
 
-    def _result(self, role: str, text: str, *, call_id: str | None, at: float | None) -> None:
+    def _result(
+        self, role: str, text: str, *, call_id: str | None, at: float | None, is_error: bool
+    ) -> None:
         number = self.conversation.add(role, text, call_id=call_id)
         self._chain.append(number)
         if self.conversation.calls:
@@ -201,6 +208,7 @@ class _Messages:
                     last.tools[place],
                     result_tokens=self.conversation.tokens_of(number),
                     duration_s=None if took is None else round(max(0.0, took), 6),
+                    is_error=is_error,
                 )
         if at is not None:
             self._said_at = at
@@ -305,6 +313,13 @@ class _Messages:
         for call, following in pairwise(calls):
             if call.begun_s is not None and call.ended_s is None and following.begun_s is not None:
                 call.cycle_s = max(0.0, following.begun_s - call.begun_s)
+
+
+def _has_failed(text: str, extra: Object) -> bool:
+    """Whether a command did: version 2 keeps its code, version 1 tells it to the model alone."""
+    told = _RETURN_CODE.match(text)
+    code = as_number(first(extra.get("returncode"), told.group(1) if told else None))
+    return bool(code) or bool(extra.get("exception_info"))
 
 
 def _is_response(message: Object) -> bool:

@@ -103,6 +103,8 @@ class _Open:
     """A conversation that may go on."""
 
     name: str
+    #: Its rows say whose they are, so that their order in the file says nothing.
+    is_told: bool = False
     rows: list[_Row] = field(default_factory=list)
     key: int | None = None
 
@@ -183,7 +185,8 @@ class _File:
         name = session or self._goes_on(row)
         conversation = self._open.get(name) if name else None
         if conversation is None:
-            conversation = _Open(name or f"{_stem(self._file)}/{self._count}")
+            own = name or f"{_stem(self._file)}/{self._count}"
+            conversation = _Open(own, is_told=bool(session))
             self._open[conversation.name] = conversation
         self._count += 1
         conversation.rows.append(row)
@@ -218,6 +221,9 @@ class _File:
 
     def _finished(self, conversation: _Open) -> Imported:
         rows = conversation.rows
+        times = [row.at_s for row in rows if row.at_s is not None]
+        if conversation.is_told and len(times) == len(rows):
+            rows = sorted(rows, key=lambda row: row.at_s or 0.0)
         zero = rows[0].at_s
         has_blocks = any(row.blocks for row in rows)
         if not has_blocks:
