@@ -369,3 +369,100 @@ def test_otel_agents_beside_each_other_are_several(begun: int, tmp_path: Path) -
         ("c/02", "b", None),
     ]
     assert [row.steps[0].gap_s for row in rows] == [2.5, 2.5]
+
+
+def _claude(own: str, parent: str | None, kind: str, at: tuple[int, int], **facts: Any) -> Any:
+    """A span of Claude Code's own telemetry, of one session and of a trace a turn."""
+    common = {"session.id": "s", "span.type": kind}
+    return _console(own, parent, *at, span_name=f"claude_code.{kind}", **common, **facts)
+
+
+def test_otel_of_claude_code_itself(tmp_path: Path) -> None:
+    """Its counts have names of their own; sub-agents are below the tool that started them."""
+
+    def asked(own: str, parent: str, at: tuple[int, int], read: int, made: int) -> Any:
+        facts = {"model": "claude", "ttft_ms": 250, "success": True, "output_tokens": 40}
+        cached = {"cache_read_tokens": read, "cache_creation_tokens": made}
+        return _claude(own, parent, "llm_request", at, input_tokens=4, **cached, **facts)
+
+    later = [
+        _claude("b0", None, "interaction", (40, 50)),
+        asked("b1", "b0", (41, 42), 900, 5),
+    ]
+    for span in later:
+        span["context"] = span["context"] | {"trace_id": "0xbb"}
+    spans = [
+        _claude("a0", None, "interaction", (0, 30)),
+        asked("a1", "a0", (1, 2), 0, 500),
+        _claude("a2", "a0", "tool", (3, 9), tool_name="Bash", tool_use_id="t", full_command="ls"),
+        _claude("a3", "a2", "tool.blocked_on_user", (3, 7), decision="accept"),
+        _claude("a4", "a2", "tool.execution", (8, 9), success=True),
+        asked("a5", "a0", (10, 11), 500, 100),
+        _claude("a6", "a0", "tool", (12, 20), tool_name="Agent", tool_use_id="u"),
+        asked("a7", "a6", (13, 14), 0, 80),
+        _claude("a8", "a6", "tool", (15, 16), tool_name="Read", tool_use_id="v"),
+        _claude("a9", "a8", "tool.execution", (15, 16)),
+        asked("aa", "a6", (17, 18), 80, 20),
+        asked("ab", "a0", (21, 22), 600, 200),
+        *later,
+    ]
+    rows, report = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    assert report.errors_count == 0
+    main, agent = rows
+    assert [step.input_tokens for step in main.steps] == [504, 604, 804, 909]
+    assert [step.prefix_tokens for step in main.steps] == [0, 500, 600, 900]
+    assert [(tool.name, tool.call_id) for step in main.steps for tool in step.tools] == [
+        ("Bash", "t"),
+        ("Agent", "u"),
+    ]
+    bash = main.steps[0].tools[0]
+    assert (bash.duration_s, bash.command, main.steps[0].gap_s) == (1.5, "ls", 7.5)
+    assert (main.session_id, main.agent, main.model) == ("s", "claude-code", "claude")
+    assert (agent.parent, agent.agent, agent.parent_t_s) == ("s", "Agent", 12.0)
+    assert [step.input_tokens for step in agent.steps] == [84, 104]
+    assert [tool.name for tool in agent.steps[0].tools] == ["Read"]
+    assert main.steps[1].tools[0].child == agent.session_id
+    assert {step.ttft_s for row in rows for step in row.steps} == {0.25}
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_otel_a_tool_that_asks_a_model_is_a_sub_agent(is_traced: bool, tmp_path: Path) -> None:
+    """And what a tool's client and its server say of one call is one call."""
+    call, tool = {"gen_ai.operation.name": "chat"}, {"gen_ai.operation.name": "execute_tool"}
+    tool["gen_ai.tool.name"] = "research"
+    spans = [
+        _console("01", None, 0, 30, span_name="agent", **{"gen_ai.operation.name": "invoke_agent"}),
+        _console("02", "01", 1, 2, **call, **_tokens(100, 5)),
+        _console("03", "01", 3, 9, **tool),
+        _console("04", "03", 3, 9, span_name="tools/call research", **tool),
+        _console("05", "04", 4, 8, span_name="tools/call research", **tool),
+        _console("06", "05", 5, 6, **call, **_tokens(40, 5)),
+        _console("07", "01", 10, 11, **call, **_tokens(200, 5)),
+    ]
+    if not is_traced:
+        del spans[5]
+    rows, _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    assert [step.input_tokens for step in rows[0].steps] == [100, 200]
+    (known,) = rows[0].steps[0].tools
+    assert (known.name, known.duration_s) == ("research", 6.5)
+    children = [(row.session_id, row.parent, row.agent) for row in rows[1:]]
+    assert children == ([("aa/03", "aa", "research")] if is_traced else [])
+    assert known.child == ("aa/03" if is_traced else None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "read", "made", "whole"),
+    [(3, 900, 20, 923), (3, 0, 900, 903), (923, 900, 20, 923), (50, None, None, 50)],
+)
+def test_otel_cached_tokens_within_or_beside_the_prompt(
+    prompt: int, read: int | None, made: int | None, whole: int, tmp_path: Path
+) -> None:
+    """Some pass on what Anthropic's API counts, which has them beside."""
+    spans = _run_of_spans()
+    facts = spans[4]["attributes"]
+    facts["gen_ai.usage.input_tokens"] = prompt
+    facts["gen_ai.usage.cache_read.input_tokens"] = read
+    facts["gen_ai.usage.cache_creation.input_tokens"] = made
+    (row,), _ = imported(lines(tmp_path / "s.jsonl", *spans), tmp_path / "t.jsonl")
+    assert row.steps[1].input_tokens == whole
+    assert read is None or row.steps[1].prefix_tokens == read

@@ -6,8 +6,9 @@ and what the Python SDK's console exporter prints, and JavaScript's spans as the
 inside of calls the innermost counts. A conversation is the nearest agent span above a call (or
 `gen_ai.conversation.id`, or a trace); an agent below another agent is its sub-agent, one beside
 another has its own. A tool belongs to the last call of its conversation that ended before it began,
-or that it ran inside of: such a call ends where its tools begin. Spans come in any order, so all
-that matters of them is held until the end of the input.
+or that it ran inside of: such a call ends where its tools begin. Calls inside of a tool are a
+sub-agent's, and a tool inside of a tool without any is the same once more. Spans come in any order,
+so all that matters of them is held until the end of the input.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class Otel:
             if not is_found:
                 on_error(TraceError("no span in it", path=file.path))
         _keep_innermost(spans)
-        threads = _threads(spans)
+        frames = _frames(spans)
+        _keep_outermost(spans, frames)
+        _leave_out_waiting(spans)
+        threads = _threads(spans, frames)
         if spans and not threads:
             path = files[0].path
             on_error(TraceError("no span of an LLM call with its tokens in it", path=path))
@@ -83,6 +87,54 @@ def _keep_innermost(spans: dict[str, Span]) -> None:
         if len(calls) == 1 and not calls[0].prompt and not frame.is_guess:
             calls[0].prompt, calls[0].answer = frame.prompt, calls[0].answer or frame.answer
         frame.kind = "agent" if frame.is_guess else ""
+
+
+def _nearest(span: Span, spans: dict[str, Span]) -> Span | None:
+    """The agent or the tool that a span runs under, the innermost one."""
+    seen = {span.key}
+    key = span.parent
+    while key in spans and key not in seen:
+        seen.add(key)
+        if spans[key].kind in ("agent", "tool"):
+            return spans[key]
+        key = spans[key].parent
+    return None
+
+
+def _frames(spans: dict[str, Span]) -> set[str]:
+    """Tools that ask models: sub-agents of programs that have no spans for those."""
+    asking = [_nearest(span, spans) for span in spans.values() if _is_asked(span)]
+    direct = {above.key for above in asking if above is not None and above.kind == "tool"}
+    found: set[str] = set()
+    for key in direct:
+        outer = spans[key]
+        seen = {key}
+        while (above := _nearest(outer, spans)) is not None and above.kind == "tool":
+            if above.key in direct or above.key in seen:
+                break
+            seen.add(above.key)
+            outer = above
+        found.add(outer.key)
+    return found
+
+
+def _keep_outermost(spans: dict[str, Span], frames: set[str]) -> None:
+    """A framework, its client of a tool and the tool's server may all have a span for one call."""
+    inner: list[Span] = []
+    for span in spans.values():
+        above = _nearest(span, spans) if span.kind == "tool" else None
+        if above is not None and above.kind == "tool" and above.key not in frames:
+            inner.append(span)
+    for span in inner:
+        span.kind = ""
+
+
+def _leave_out_waiting(spans: dict[str, Span]) -> None:
+    """A tool took as long as it ran; that somebody was asked before is part of the pause alone."""
+    for span in spans.values():
+        tool = spans.get(span.parent) if span.kind == "execution" else None
+        if tool is not None and tool.kind == "tool":
+            tool.begun_s, tool.ended_s = span.begun_s, span.ended_s
 
 
 @dataclass(slots=True)
@@ -184,13 +236,13 @@ def _token_source(calls: Sequence[Span]) -> dict[str, str | None]:
     }
 
 
-def _threads(spans: dict[str, Span]) -> list[_Thread]:
+def _threads(spans: dict[str, Span], frames: set[str]) -> list[_Thread]:
     """Conversations with at least one call, parents before their sub-agents."""
     threads: dict[str, _Thread] = {}
     order = [
         span for span in sorted(spans.values(), key=lambda s: (s.begun_s, s.key)) if _counts(span)
     ]
-    above = {span.key: _agents_above(span, spans) for span in order}
+    above = {span.key: _agents_above(span, spans, frames) for span in order}
     bases: dict[str, set[str]] = {}
     for span in order:
         if span.kind == "call":
@@ -217,9 +269,11 @@ def _threads(spans: dict[str, Span]) -> list[_Thread]:
 
 
 def _counts(span: Span) -> bool:
-    if span.kind == "call":
-        return span.input_tokens is not None or bool(span.prompt)
-    return span.kind == "tool"
+    return span.kind == "tool" or _is_asked(span)
+
+
+def _is_asked(span: Span) -> bool:
+    return span.kind == "call" and (span.input_tokens is not None or bool(span.prompt))
 
 
 def _base(span: Span, agents: Sequence[Span]) -> str:
@@ -235,7 +289,7 @@ def _lanes(order: Sequence[Span], above: dict[str, list[Span]]) -> dict[tuple[st
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for span in order:
         agents = above[span.key]
-        if span.kind == "call" and agents:
+        if span.kind == "call" and agents and not any(one.kind == "tool" for one in agents):
             runs = found.setdefault(_base(span, agents), {})
             begun_s, ended_s = runs.get(agents[0].key, (span.begun_s, span.ended_s))
             runs[agents[0].key] = (begun_s, max(ended_s, span.ended_s))
@@ -250,14 +304,14 @@ def _lanes(order: Sequence[Span], above: dict[str, list[Span]]) -> dict[tuple[st
     return lanes
 
 
-def _agents_above(span: Span, spans: dict[str, Span]) -> list[Span]:
-    """The agents that a span runs under, outermost first."""
+def _agents_above(span: Span, spans: dict[str, Span], frames: set[str]) -> list[Span]:
+    """The agents that a span runs under, outermost first; also tools that are as good as one."""
     found: list[Span] = []
     seen: set[str] = set()
     key = span.parent
     while key in spans and key not in seen:
         seen.add(key)
-        if spans[key].kind == "agent":
+        if spans[key].kind == "agent" or key in frames:
             found.append(spans[key])
         key = spans[key].parent
     found.reverse()
@@ -267,13 +321,14 @@ def _agents_above(span: Span, spans: dict[str, Span]) -> list[Span]:
 def _thread(
     base: str, agents: Sequence[Span], threads: dict[str, _Thread], spans: dict[str, Span]
 ) -> _Thread:
-    thread = threads.setdefault(base, _Thread(base, agent=agents[0].name if agents else ""))
-    for agent in agents[1:]:
+    is_own = bool(agents) and agents[0].kind == "agent"
+    thread = threads.setdefault(base, _Thread(base, agent=agents[0].name if is_own else ""))
+    for agent in agents[1:] if is_own else agents:
         name = f"{base}/{agent.key.rsplit('/', 1)[-1]}"
         known = threads.get(name)
         if known is None:
             known = _Thread(name, agent=agent.name, parent=thread)
-            above = spans.get(agent.parent)
+            above = agent if agent.kind == "tool" else spans.get(agent.parent)
             known.started_by = above.key if above is not None and above.kind == "tool" else ""
             threads[name] = known
         thread = known

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from agentsched_bench.workload.importers.chat import whole_prompt
 from agentsched_bench.workload.importers.draft import command_word
 from agentsched_bench.workload.importers.loose import (
     Json,
@@ -66,13 +67,27 @@ _CACHED_TOKENS: Final = (
     "gen_ai.usage.cache_read.input_tokens",
     "gen_ai.usage.cache_read_input_tokens",
     "gen_ai.usage.cached_tokens",
+    "gen_ai.usage.details.cache_read_tokens",
     "llm.token_count.prompt_details.cache_read",
+    "ai.usage.cachedInputTokens",
+    "ai.usage.inputTokenDetails.cacheReadTokens",
+)
+_WRITTEN_TOKENS: Final = (
+    "gen_ai.usage.cache_write.input_tokens",
+    "gen_ai.usage.cache_creation.input_tokens",
+    "gen_ai.usage.cache_creation_input_tokens",
+    "gen_ai.usage.cache_write_input_tokens",
+    "gen_ai.usage.details.cache_write_tokens",
+    "llm.token_count.prompt_details.cache_write",
+    "ai.usage.inputTokenDetails.cacheWriteTokens",
 )
 _REASONING_TOKENS: Final = (
     "gen_ai.usage.reasoning.output_tokens",
     "gen_ai.usage.reasoning_tokens",
     "llm.usage.reasoning_tokens",
     "llm.token_count.completion_details.reasoning",
+    "ai.usage.reasoningTokens",
+    "ai.usage.outputTokenDetails.reasoningTokens",
 )
 _MODELS: Final = (
     "gen_ai.response.model",
@@ -92,6 +107,22 @@ _FIRST_TOKEN: Final = (
     # vLLM's and SGLang's own spans.
     "gen_ai.latency.time_to_first_token",
 )
+_FIRST_TOKEN_MS: Final = ("ai.response.msToFirstChunk", "ttft_ms")
+#: Claude Code's own spans, and what they are. Its facts have names of their own, too.
+_CLAUDE_CODE: Final = "claude_code."
+_CLAUDE_CODE_KINDS: Final = {
+    "llm_request": "call",
+    "tool": "tool",
+    "tool.execution": "execution",
+    "interaction": "agent",
+}
+_CLAUDE_CODE_NAMES: Final = {
+    "output_tokens": "gen_ai.usage.output_tokens",
+    "cache_read_tokens": "gen_ai.usage.cache_read.input_tokens",
+    "tool_name": "gen_ai.tool.name",
+    "tool_use_id": "gen_ai.tool.call.id",
+    "model": "gen_ai.request.model",
+}
 _NAMES: Final = {
     "tool": ("gen_ai.tool.name", "tool.name", "ai.toolCall.name", "traceloop.entity.name"),
     "agent": ("gen_ai.agent.name", "agent.name", "agent_name", "traceloop.entity.name"),
@@ -108,7 +139,8 @@ _CALL_IDS: Final = ("gen_ai.tool.call.id", "ai.toolCall.id", "tool_call.id")
 
 @dataclass(slots=True, kw_only=True)
 class Span:
-    """What matters of a span. `kind` is call, tool, agent, or empty for one in between.
+    """What matters of a span. `kind` is call, tool, agent, or empty for one in between; `execution`
+    is that part of a tool in which it ran, without a person's approval.
 
     `is_guess`: only its tokens say that it is a call. `is_untimed`: a tool that we wrote without
     knowing how long it took.
@@ -270,10 +302,14 @@ def read_span(span: Object, resource: Object, *, keeps_text: bool) -> Span | Non
         return None
     ended_s = _at(span, "end")
     facts = _facts(span)
+    name = as_name(span.get("name"))
+    if name.startswith(_CLAUDE_CODE):
+        facts = _of_claude_code(facts)
     trace = _id_of(span, "trace")
     told_parent = first(span.get("parentSpanId"), span.get("parent_span_id"), span.get("parent_id"))
     parent = as_name(told_parent).removeprefix("0x")
-    kind, is_guess = _kind(facts, as_name(span.get("name")))
+    kind, is_guess = _kind(facts, name)
+    read_tokens = as_count(_first_of(facts, _CACHED_TOKENS))
     told = as_object(span.get("status"))
     status = first(told.get("code"), told.get("status_code"), span.get("status_code"))
     read = Span(
@@ -290,11 +326,11 @@ def read_span(span: Object, resource: Object, *, keeps_text: bool) -> Span | Non
         ended_s=max(begun_s, begun_s if ended_s is None else ended_s),
         conversation=as_name(_first_of(facts, _CONVERSATIONS)),
         model=as_name(_first_of(facts, _MODELS)),
-        input_tokens=as_count(_first_of(facts, _INPUT_TOKENS)) or None,
+        input_tokens=_input_tokens(facts, read_tokens),
         output_tokens=as_count(_first_of(facts, _OUTPUT_TOKENS)),
-        cached_tokens=as_count(_first_of(facts, _CACHED_TOKENS)),
+        cached_tokens=read_tokens,
         reasoning_tokens=as_count(_first_of(facts, _REASONING_TOKENS)) or 0,
-        ttft_s=as_number(_first_of(facts, _FIRST_TOKEN)),
+        ttft_s=_ttft_s(facts),
         is_error=status in (2, "STATUS_CODE_ERROR", "ERROR") or "error.type" in facts,
         call_id=as_name(_first_of(facts, _CALL_IDS)),
         result_tokens=as_count(facts.get("agentsched.tool.result_tokens")),
@@ -339,8 +375,32 @@ def _first_of(facts: Object, keys: tuple[str, ...]) -> Json:
     return first(*(facts.get(key) for key in keys))
 
 
+def _of_claude_code(facts: Object) -> Object:
+    """Claude Code's facts by others' names for them; it counts as Anthropic's API does."""
+    renamed = {_CLAUDE_CODE_NAMES.get(key, key): value for key, value in facts.items()}
+    if "input_tokens" in facts:
+        parts = ("input_tokens", "cache_read_tokens", "cache_creation_tokens")
+        whole = sum(as_count(facts.get(part)) or 0 for part in parts)
+        renamed["gen_ai.usage.input_tokens"] = whole
+    return {"gen_ai.agent.name": "claude-code"} | renamed | facts
+
+
+def _input_tokens(facts: Object, read: int | None) -> int | None:
+    prompt = as_count(_first_of(facts, _INPUT_TOKENS))
+    made = as_count(_first_of(facts, _WRITTEN_TOKENS))
+    return None if prompt is None else whole_prompt(prompt, read=read, made=made) or None
+
+
+def _ttft_s(facts: Object) -> float | None:
+    took_s = as_number(_first_of(facts, _FIRST_TOKEN))
+    took_ms = as_number(_first_of(facts, _FIRST_TOKEN_MS))
+    return took_s if took_s is not None or took_ms is None else took_ms / 1000
+
+
 def _kind(facts: Object, name: str) -> tuple[str, bool]:
     """What a span is, and whether that is a guess."""
+    if name.startswith(_CLAUDE_CODE):
+        return _CLAUDE_CODE_KINDS.get(name.removeprefix(_CLAUDE_CODE), ""), False
     operation = as_name(first(facts.get("gen_ai.operation.name"), facts.get("llm.request.type")))
     told = as_name(facts.get("openinference.span.kind")).upper()
     traceloop = as_name(facts.get("traceloop.span.kind"))
@@ -368,6 +428,8 @@ def _command(facts: Object) -> str | None:
     if told:
         return told
     arguments = as_json(_first_of(facts, _ARGUMENTS))
+    if "full_command" in facts:
+        arguments = {"command": facts["full_command"]}  # Claude Code's
     if isinstance(arguments, list) and len(as_list(arguments)) == 1:
         arguments = arguments[0]
     command = first(as_object(arguments).get("command"), as_object(arguments).get("cmd"))
