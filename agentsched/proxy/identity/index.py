@@ -412,6 +412,7 @@ class IdentityIndex:
         program.turns.append(turn)
         program.open[self._next] = turn
         turn.handle = self._next
+        turn.prefill = self._digester.prefill(request, prompt)
         self._turns += 1
         is_named = claim is not None and claim.is_naming
         if match is None and step_class is StepClass.AUXILIARY and named is None:

@@ -85,13 +85,20 @@ class Learner:
         self._put(needle)
 
     def _chain(self, turn: Turn, answer: Answer) -> None:
-        chain = self._digester.answer_chain(turn.prompt, answer)
-        if chain is None:
+        prefill, turn.prefill = turn.prefill, None
+        if prefill is not None:
+            chains = self._digester.continued_chains(prefill, answer)
+        else:
+            chain = self._digester.answer_chain(turn.prompt, answer)
+            chains = [] if chain is None else [chain]
+        if not chains:
             return
-        turn.answer = chain
+        turn.answer, *others = chains
+        turn.others = tuple(others)
         book = turn.conversation.program.book
-        book.add_point(chain, turn, candidates_max=self._limits.candidates_max)
-        text = answer.text.strip()
+        for chain in chains:
+            book.add_point(chain, turn, candidates_max=self._limits.candidates_max)
+        text = ((prefill.text if prefill is not None else "") + answer.text).strip()
         if not answer.calls and len(text) >= _SAID_MIN and turn.step_class.is_work:
             turn.said = self._digester.said(text)
             book.add_said(turn.said, turn)

@@ -27,8 +27,20 @@ _CHUNK: Final = 1_024
 _SMALL_CHUNKS: Final = (64, 128, 256, 512)
 _PREFIXES_MAX: Final = 8
 _KEPT_ATOMS_MAX: Final = 256
+_PREFILL_BYTES_MAX: Final = 16_384
 #: The characters of call ids that take as much as an atom does.
 _REFS_PER_ATOM: Final = 128
+
+
+class Prefill(NamedTuple):
+    """The beginning of an answer, with which a prompt ends: its text, and the chain before it.
+
+    `before` are the assistant's atoms that stand between the two.
+    """
+
+    chain: bytes
+    before: tuple[Atom, ...]
+    text: str
 
 
 class Point(NamedTuple):
@@ -255,6 +267,35 @@ class Digester:
             return None
         return self.link(chain, run_data(atoms))
 
+    def prefill(self, request: ParsedRequest, prompt: Prompt) -> Prefill | None:
+        """What a prompt begins of its answer; None where it does not, as most do not."""
+        if not prompt.atoms or prompt.atoms[-1].kind != Kind.ASSISTANT or len(prompt.points) < 2:
+            return None
+        chain, start, _ = prompt.points[-2]
+        *before, last = prompt.atoms[start:]
+        text = _said_in(request.messages[-1])
+        is_it = self._normaliser.text(Kind.ASSISTANT, spoken(text)).digest == last.digest
+        if not is_it or any(atom.kind != Kind.ASSISTANT for atom in before):
+            return None
+        return Prefill(chain, tuple(before), text)
+
+    def continued_chains(self, prefill: Prefill, answer: Answer) -> list[bytes]:
+        """The chains of a prompt and an answer that it began.
+
+        Clients keep both as one message; or as two; or what was answered alone.
+        """
+        if answer.calls:
+            chain = self.answer_chain(prefill.chain, answer)
+            return [] if chain is None else [chain]
+        if not answer.text.strip():
+            return []
+        texts = (prefill.text + answer.text, prefill.text, answer.text)
+        whole, begun, ended = (self._normaliser.text(Kind.ASSISTANT, spoken(t)) for t in texts)
+        return [
+            self.link(prefill.chain, run_data([*prefill.before, *atoms]))
+            for atoms in ([whole], [begun, ended], [ended])
+        ]
+
     def said(self, text: str) -> bytes:
         """The digest that an assistant's atom with this text has."""
         return self._normaliser.text(Kind.ASSISTANT, spoken(text)).digest
@@ -347,6 +388,20 @@ def run_data(run: Sequence[Atom]) -> bytes:
     if not said:
         return b"".join(atom.digest for atom in run)
     return b"".join(sorted(said))
+
+
+def _said_in(raw: msgspec.Raw) -> str:
+    """The text of one message; empty where it is long, for it has to be kept for a while."""
+    if len(raw) > _PREFILL_BYTES_MAX:
+        return ""
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+    content = value.get("content") if isinstance(value, dict) else None
+    parts = content if isinstance(content, list) else [content]
+    texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _prompt_text(request: ParsedRequest) -> bytes:

@@ -6,10 +6,13 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentsched.model import ConversationId, Instant, ProgramId, StepClass, TenantId
 from agentsched.proxy.identity.needles import KeptNeedle, NeedleKind, Needles
+
+if TYPE_CHECKING:
+    from agentsched.proxy.identity.prompt import Prefill
 
 #: Ids that engines count up (`call_1`, `functions.get:0`) say nothing without their history.
 _WEAK_ID: Final = re.compile(r"[^0-9]*\d{0,4}")
@@ -46,6 +49,8 @@ class Turn:
         "is_handed",
         "is_solid",
         "origin",
+        "others",
+        "prefill",
         "prompt",
         "response_id",
         "retaken",
@@ -68,6 +73,10 @@ class Turn:
         self.head = head
         self.at = at
         self.answer = b""
+        #: Where else its answer may end, as some clients send it back.
+        self.others: tuple[bytes, ...] = ()
+        #: What its prompt begins of the answer, until that is there.
+        self.prefill: Prefill | None = None
         self.calls: tuple[str, ...] = ()
         self.said = b""
         self.response_id = ""
@@ -98,6 +107,7 @@ class Turn:
         """Note that no complete answer reached the client."""
         self.state = TurnState.ABANDONED
         self.at = now
+        self.prefill = None
         self.free_origin()
 
     def free_origin(self) -> None:
@@ -278,7 +288,7 @@ class Book:
     def forget_turn(self, turn: Turn) -> None:
         """Take a turn out of every index."""
         ends = turn.text
-        for chain in (turn.prompt, turn.answer, *(ends.chains if ends else ())):
+        for chain in (turn.prompt, turn.answer, *turn.others, *(ends.chains if ends else ())):
             self.drop_point(chain, turn)
         for call_id in turn.calls:
             if self.calls.get(call_id, turn) in (turn, None):
