@@ -4,7 +4,8 @@ A model whose layers are of one kind has one group of them, and one block for ea
 tokens. A hybrid one has several groups in one pool, each with a block of its own for a stretch,
 which may be of another length; of a prefix, only what all groups have is found. A group whose
 attention has a window keeps the blocks of the window alone, so that a prefix without the last
-blocks of its window is not found at all.
+blocks of its window is not found at all. Where a model drafts with layers of a group (EAGLE, MTP),
+vLLM finds the group's prefix one block short of what is there: that block has to be there, too.
 
 Pins rest on this: a block that has a hash stays as it is while anybody holds it. That is so for
 full, sliding-window and chunked attention, alone and together, and shown against the real pool.
@@ -31,13 +32,15 @@ _END: Final = attrgetter("block_hash_num_tokens")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """One engine's layout. `unit` is the length in tokens at whose multiples a prefix is found;
-    `dense` says of each group whether it keeps all of a prompt, not the window alone.
+    `dense` says of each group whether it keeps all of a prompt, not the window alone, and `drafts`
+    whether a prefix is found in it only with the block that follows.
 
     A block that is cached knows how many tokens of its prompt lie up to its end, in any group.
     """
 
     unit: int
     dense: tuple[bool, ...]
+    drafts: tuple[bool, ...]
 
     @property
     def has_windows(self) -> bool:
@@ -57,8 +60,10 @@ class Layout:
             request.block_hashes, request.num_tokens - 1
         )
         return [
-            blocks if is_dense else hit
-            for blocks, hit, is_dense in zip(own, hits, self.dense, strict=True)
+            blocks if is_dense else [*hit, *_next(hit, blocks)] if drafts else hit
+            for blocks, hit, is_dense, drafts in zip(
+                own, hits, self.dense, self.drafts, strict=True
+            )
         ]
 
     def by_position(self, blocks: Iterable[Block]) -> list[Block]:
@@ -79,8 +84,17 @@ class Layout:
 
 def layout_of(manager: Any, *, unit: int) -> Layout:
     """The layout of a `KVCacheManager`; `unit` is its scheduler's block size."""
-    kinds = [type(one).__name__ for one in manager.coordinator.single_type_managers]
-    return Layout(unit=unit, dense=tuple(kind == _DENSE for kind in kinds))
+    managers = manager.coordinator.single_type_managers
+    return Layout(
+        unit=unit,
+        dense=tuple(type(one).__name__ == _DENSE for one in managers),
+        drafts=tuple(bool(getattr(one, "use_eagle", False)) for one in managers),
+    )
+
+
+def _next(hit: Sequence[Block], own: Sequence[Block]) -> Sequence[Block]:
+    """The block after those that are found, while it is the request's own."""
+    return own[len(hit) : len(hit) + 1] if hit else ()
 
 
 def refusal(manager: Any) -> str | None:

@@ -29,7 +29,11 @@ LAYOUTS: dict[str, tuple[tuple[str, int], ...]] = {
     "chunked": (("full", 4), ("chunked", 4)),
     "two lengths": (("full", 8), ("sliding", 4)),
     "sliding alone": (("sliding", 4),),
+    "drafting": (("full", 4), ("sliding", 4)),
+    "drafting alone": (("sliding", 4),),
 }
+#: Those that draft with layers of every group: vLLM finds one block less than there is.
+DRAFTING = frozenset({"drafting", "drafting alone"})
 _WINDOW = 10
 _CHUNK = 16
 _MODEL = {
@@ -160,7 +164,9 @@ class Lab:
                 num_blocks=blocks,
                 kv_cache_tensors=[],
                 kv_cache_groups=[
-                    KVCacheGroupSpec([f"layer{number}"], _spec(*group))
+                    KVCacheGroupSpec(
+                        [f"layer{number}"], _spec(*group), is_eagle_group=layout in DRAFTING
+                    )
                     for number, group in enumerate(groups)
                 ],
             ),

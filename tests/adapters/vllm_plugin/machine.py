@@ -41,6 +41,7 @@ POOLS = {
     "chunked": 44,
     "two lengths": 32,
     "sliding alone": 20,
+    "drafting": 44,
 }
 CONVERSATIONS = st.sampled_from([f"c{i}" for i in range(6)])
 SEEN: dict[str, int] = {"preempted": 0, "hits": 0, "gave_way": 0, "pins": 0, "steps": 0}

@@ -62,7 +62,8 @@ def test_no_order_of_events_breaks_it(
 
 
 @pytest.mark.parametrize(
-    "layout", ["sliding", "two sliding", "chunked", "two lengths", "sliding alone"]
+    "layout",
+    ["sliding", "two sliding", "chunked", "two lengths", "sliding alone", "drafting"],
 )
 def test_nor_does_it_where_groups_of_layers_share_the_pool(
     vllm_python: Path, tmp_path: Path, layout: str
