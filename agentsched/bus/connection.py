@@ -224,4 +224,7 @@ def _properties(letter: Letter) -> Properties:
 def _will(letter: Letter | None) -> aiomqtt.Will | None:
     if letter is None:
         return None
-    return aiomqtt.Will(letter.topic, letter.payload, letter.qos, letter.is_retained)
+    properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+    if letter.expiry_s is not None:
+        properties.MessageExpiryInterval = letter.expiry_s
+    return aiomqtt.Will(letter.topic, letter.payload, letter.qos, letter.is_retained, properties)

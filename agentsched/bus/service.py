@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 #: A peer that is silent for so long counts as gone.
 SILENCE: Final = Nanos(seconds(10))
 _STATE_EXPIRY_S: Final = 10
+#: That a replica is gone is news for so long; its name may never come back.
+_GONE_EXPIRY_S: Final = 3_600
 #: Batches of turns that may wait to be sent.
 _SLOTS: Final = 1_024
 
@@ -85,6 +87,8 @@ class Bus:
         #: Messages heard, by what became of them.
         self.counts: Counter[str] = Counter()
         self._slot = 0
+        #: The broker has our word that we are there, in place of an earlier life's.
+        self._is_known = False
         #: When this replica told the others anything last, in the loop's seconds.
         self._said_at = -math.inf
         self.connection = Connection(
@@ -133,6 +137,8 @@ class Bus:
                 self._feed(self.peers.tenant(replica, TenantId(tenant), message, now=now))
             case ReplicaTopic(replica), ReplicaMessage() if replica != self.replica:
                 self._met(replica, message)
+            case ReplicaTopic(), ReplicaMessage():
+                self._met_itself(message)
             case _:
                 self.counts["own"] += 1
 
@@ -150,6 +156,18 @@ class Bus:
             self._lose(replica)
         elif self.peers.introduce(replica, message.epoch, now=self._wiring.now()):
             self._telling.forget()
+
+    def _met_itself(self, message: ReplicaMessage) -> None:
+        """What is said under our name: by us, by an earlier life, or by one who should have another.
+
+        The broker keeps the later of two connections of one name, so that both come and go for ever.
+        """
+        self.counts["own"] += 1
+        if message.epoch == self._epoch:
+            self._is_known = True
+        elif self._is_known:
+            text = "another process is on the bus as %s: give each replica its own bus.replica"
+            log.error(text, self.replica)
 
     def _lose(self, replica: str) -> None:
         self._feed(self.peers.gone(replica, now=self._wiring.now()))
@@ -204,6 +222,7 @@ class Bus:
             payload=write_message(message),
             qos=1,
             is_retained=True,
+            expiry_s=_GONE_EXPIRY_S if state == "gone" else None,
         )
 
     async def _tell(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import aiomqtt
 import pytest
+from live import eventually
 
 from agentsched.bus.connection import Broker
 from agentsched.bus.messages import EngineMessage, ToolMessage
@@ -233,3 +234,44 @@ async def test_a_password_is_asked_for() -> None:
             while not bus.connection.counts["away"]:  # noqa: ASYNC110  # nothing tells of it
                 await asyncio.sleep(0)
             assert not bus.connection.counts["connected"]
+
+
+async def test_two_of_one_name_are_told_what_is_wrong(
+    broker: LocalMosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker keeps the later of two, so each ends the other's connection, again and again."""
+    said = "another process is on the bus as same"
+    async with Replica("same").on(at(broker)):
+        pass
+    async with Replica("same").on(at(broker)) as bus:
+        await eventually(lambda: bus._is_known)
+        assert said not in caplog.text  # that was an earlier life
+        async with Replica("same").on(at(broker)):
+            await eventually(lambda: said in caplog.text)
+
+
+async def test_what_is_said_of_one_that_is_gone_does_not_stay_for_ever(
+    broker: LocalMosquitto,
+) -> None:
+    """Names may never come back, as those of Kubernetes' pods; each would be told to all who come."""
+    async with Replica("polite").on(at(broker)):
+        pass
+    async with relay(broker) as (port, cut):
+        async with Replica("dead").on(Broker(host="127.0.0.1", port=port)) as bus:
+            cut()
+            await eventually(lambda: not bus.connection.is_up.is_set())
+    left: dict[str, aiomqtt.Message] = {}
+    async with (
+        aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as late,
+        asyncio.timeout(60),
+    ):
+        await late.subscribe("agentsched/c/replicas/+", qos=1)
+        async for message in late.messages:
+            left[message.topic.value.rpartition("/")[2]] = message
+            if left.keys() == {"polite", "dead"}:
+                break
+    for message in left.values():
+        assert json.loads(message.payload)["state"] == "gone"
+        assert message.retain
+        assert message.properties is not None
+        assert 0 < message.properties.MessageExpiryInterval <= 3_600
