@@ -87,6 +87,8 @@ class CallState:
     #: The id of its try before, of which this one is the retry.
     retries: StepId | None = None
     started_at: Instant | None = None
+    #: How often it was sent to an engine, over all of its tries.
+    sendings: int = 0
     #: Where the host has noted how long it was held, and how long it waited for a first token.
     held_place: int | None = None
     waited_place: int | None = None

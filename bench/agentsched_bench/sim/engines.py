@@ -52,6 +52,8 @@ class SimEngine:
         #: Number of its latest entry in the agenda; older ones are stale.
         self.wake = 0
         self.is_lost = False
+        #: How often it was lost: what an earlier life had to say does not come out any more.
+        self.lives = 0
         #: It stands still: what is in it stays where it is.
         self.is_stalled = False
         self._busy_before = 0
@@ -135,6 +137,7 @@ class SimEngine:
         self.model = self._fresh()
         self.slow(1.0)
         self.is_lost = True
+        self.lives += 1
         return live
 
     def claim(self, conversation: str, hashes: Sequence[int], *, at: Instant | None) -> None:

@@ -345,19 +345,24 @@ class SimHost:
         self.tally.forced += command.order == "bound"
         held = between(call.sent_at, self.now)
         call.held_place = _noted(self.tally.held, call.held_place, held)
+        call.sendings += 1
         engine = self.engines[command.engine]
-        self._reach(engine, partial(self._deliver, engine, command.step, command.priority))
+        deliver = partial(self._deliver, engine, command.step, call.sendings, command.priority)
+        self._reach(engine, deliver)
 
-    def _deliver(self, engine: SimEngine, step: StepId, priority: int, now: Instant) -> None:
+    def _deliver(
+        self, engine: SimEngine, step: StepId, sending: int, priority: int, now: Instant
+    ) -> None:
         found = self._in_flight.get(step)
-        if found is None or found[1] != engine.engine:
+        # What was sent to an engine that was lost meanwhile never comes, though it may be back.
+        if found is None or found[1] != engine.engine or found[0].sendings != sending:
             return
         if engine.is_lost:
             self._fail(step, reason="connection refused")
             return
         self._unclaim(found[0].talk.key, back_on=engine)
         refusal = engine.add(self.clients.generation(found[0], priority=priority), now=now)
-        if refusal is Refusal.QUEUE_FULL:
+        if refusal in (Refusal.QUEUE_FULL, Refusal.TOO_LONG):  # engines may be unlike
             self._fail(step, reason=str(refusal))
             return
         assert refusal is None, f"{step}: {refusal}"
@@ -387,21 +392,23 @@ class SimHost:
         while (found := engine.advance(until=until)) is not None:
             at, outcome = found
             seen_at = max(self.now, after(at, engine.request_ns))
-            self._later(seen_at, partial(self._show, engine.engine, outcome))
+            self._later(seen_at, partial(self._show, engine, engine.lives, outcome))
             # A client that hears of it may answer, and that may come to this engine.
             until = min(until, after(seen_at, engine.request_ns))
 
-    def _show(self, engine: EngineId, outcome: StepOutcome, now: Instant) -> None:
+    def _show(self, engine: SimEngine, life: int, outcome: StepOutcome, now: Instant) -> None:
         """What an engine's step brought reaches the proxy and the clients."""
+        if engine.lives != life:
+            return  # it was lost meanwhile, and its connections with it
         for key in outcome.first:
             found = self._in_flight.get(StepId(key))
-            if found is not None and found[1] == engine:
+            if found is not None and found[1] == engine.engine:
                 self._start(found[0], now=now)
         for finished in outcome.finished:
             if self._hints.finished(finished):
                 continue
             found = self._in_flight.get(StepId(finished.id))
-            if found is not None and found[1] == engine:
+            if found is not None and found[1] == engine.engine:
                 self._finish(found[0], finished, now=now)
 
     def _start(self, call: CallState, *, now: Instant) -> None:

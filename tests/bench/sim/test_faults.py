@@ -10,13 +10,15 @@ from dataclasses import replace
 import pytest
 
 from agentsched.compose import SchedulerConfig, build_scheduler
-from agentsched.model import ConfigError, Limits, seconds
+from agentsched.model import ConfigError, Instant, Limits, Nanos, after, seconds
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario, parse_arm, run_arm, starts_of
+from agentsched_bench.sim.clients import Start
 from agentsched_bench.sim.faults import (
     Faults,
+    Outage,
     apart,
     draw_faults,
     outage,
@@ -116,6 +118,38 @@ def test_a_call_that_was_tried_again_waited_once() -> None:
     assert tally.failed > 0
     assert not any(run.is_failed for run in outcome.runs)
     assert len(tally.held) == len(tally.first_token_waits) == tally.calls
+
+
+def test_an_engine_may_be_back_before_calls_reach_it() -> None:
+    """What was on its way to it when it was lost never arrives, and is tried again once."""
+    blinks = tuple(outage(f"0@{0.3 * number + 0.5}+0.001") for number in range(30))
+    made = scenario(engines=1, faults=Faults(outages=blinks))
+    assert made.engines[0].cost.per_call_ns > seconds(0.002)
+
+    outcome = run_arm(parse_arm("direct"), made, seed=1)
+
+    assert outcome.tally.failed > 0
+    assert not any(run.is_failed for run in outcome.runs)
+    assert [run.calls for run in outcome.runs] == [run.plan.calls for run in outcome.runs]
+
+
+def test_an_answer_that_was_on_its_way_is_lost_with_its_engine() -> None:
+    made = scenario(engines=1)
+    plan = made.plans[0]
+    call = replace(plan.main.calls[0], output_tokens=1)
+    plan = replace(plan, main=replace(plan.main, calls=(call,)), children=())
+
+    def took(*outages: Outage) -> int:
+        scheduler = build_scheduler(SchedulerConfig(profile="passthrough"))
+        host = SimHost(scheduler, engines=made.engines)
+        (run,) = host.run([Start(plan=plan, at=Instant(0))], outages=outages)
+        assert not run.is_failed
+        return host.now
+
+    plain = took()
+    way = made.engines[0].cost.per_call_ns / 2
+    at = Instant(round(plain - way / 2))
+    assert took(Outage(engine=0, at=at, back_at=after(at, Nanos(1)))) > plain + way
 
 
 def test_a_restart_loses_what_was_under_way_and_nothing_else() -> None:
