@@ -12,7 +12,6 @@ from typing import Protocol
 
 from agentsched.kernel import GraphBuilder
 from agentsched.model import (
-    Command,
     ConversationId,
     Event,
     Instant,
@@ -129,12 +128,6 @@ class TrueGraphs:
 
     def observe(self, event: Event, *, now: Instant) -> None:
         self._graphs.observe(event, now=now)
-
-    def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
-        """Graphs that want to know what was decided are told, as without an oracle."""
-        decided = getattr(self._graphs, "decided", None)
-        if decided is not None:
-            decided(commands, now=now)
 
     def view(self, program: ProgramId) -> GraphView | None:
         graph = self._graphs.view(program)
