@@ -110,6 +110,8 @@ class _Reader:
                     call.ttft_s = at_s - call.sent_s
             case StepFinished():
                 self._finished(event, at_s=at_s)
+            case StepFailed(is_retryable=True):
+                pass  # the scheduler has it back: it goes elsewhere, or a command turns it away
             case StepFailed() | StepCancelled():
                 self._open.discard(event.step)
                 call = self._calls.get(event.step)

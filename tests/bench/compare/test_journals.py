@@ -127,6 +127,24 @@ def test_what_the_journal_has_no_end_of_did_not_complete() -> None:
     assert (program.outcome, program.jct_s) == ("interrupted", None)
 
 
+@pytest.mark.parametrize("is_sent_again", [True, False])
+def test_a_step_that_its_engine_lost_is_open_still(is_sent_again: bool) -> None:
+    book = Book()
+    book.at(0, asked("s1"), dispatch("s1"))
+    book.at(1, StepFailed(step=StepId("s1"), reason="engine gone", is_retryable=True))
+    book.at(2, TimerFired(), *([dispatch("s1")] if is_sent_again else ()))
+    book.at(5, TimerFired())
+
+    told = tell(book.entries)
+
+    assert [(call.error, call.latency_s) for call in told.calls] == [("interrupted", 5)]
+    assert told.programs[0].outcome == "interrupted"
+    refused = Reject(step=StepId("s1"), reason=RejectReason.ENGINE_FAILED)
+    book.at(6, StepFailed(step=StepId("s1"), reason="gone", is_retryable=True), refused)
+    (call,) = tell(book.entries).calls
+    assert (call.error, call.latency_s) == ("rejected: engine_failed", 6)
+
+
 def test_pins_last_until_they_are_ended_or_the_journal_is() -> None:
     book = Book()
     book.at(0, asked("s1"), dispatch("s1"))
