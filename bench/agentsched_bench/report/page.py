@@ -125,7 +125,7 @@ def _names(results: Sequence[CompareResult]) -> list[str]:
     """What each is called: how it came about and when it began tell those of one name apart."""
     names = [result.name for result in results]
     hows = [_HOW[result.how] for result in results]
-    times = [_when(result)[:19] for result in results]
+    times = [_when(result, 19) for result in results]
     for words in (hows, times):
         counts = Counter(names)
         names = [
@@ -135,8 +135,11 @@ def _names(results: Sequence[CompareResult]) -> list[str]:
     return names
 
 
-def _when(result: CompareResult) -> str:
-    return result.started_at.replace("T", " ")
+def _when(result: CompareResult, chars: int) -> str:
+    """When it began, to the minute (16 characters) or the second (19)."""
+    told = result.started_at
+    zone = " UTC" if told.endswith(("+00:00", "Z")) else ""
+    return f"{told[:chars].replace('T', ' ')}{zone}"
 
 
 def _jump(results: Sequence[CompareResult], names: Sequence[str]) -> str:
@@ -162,7 +165,7 @@ def _chips(result: CompareResult) -> str:
     if isinstance(result.spec.get("engine"), dict):
         chips.append(_engine(result))
     if result.started_at:
-        chips.append(_when(result)[:16])
+        chips.append(_when(result, 16))
     items = "".join(f"<li>{escape(chip)}</li>" for chip in chips if chip)
     if result.trace.is_synthetic:
         items += '<li class="warn">synthetic programs</li>'

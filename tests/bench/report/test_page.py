@@ -201,9 +201,9 @@ def test_results_of_one_name_are_told_apart(comparison: CompareResult, outline: 
     lines = outline(render([comparison, model, later, other])).lines
 
     for name in (
-        "fixed, measured live, 2026-11-21 10:00:00",
+        "fixed, measured live, 2026-11-21 10:00:00 UTC",
         "fixed, simulated",
-        "fixed, measured live, 2026-11-22 10:00:00",
+        "fixed, measured live, 2026-11-22 10:00:00 UTC",
         "other",
     ):
         assert f"li: {name}" in lines
