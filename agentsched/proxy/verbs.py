@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from dataclasses import replace
 from typing import Any, Final, assert_never
@@ -33,12 +34,14 @@ from agentsched.model import (
 from agentsched.policy.registry import POINTS
 from agentsched.proxy import forms
 from agentsched.proxy.access.principal import ANYBODY, TENANTS, principal_of
+from agentsched.proxy.access.quota import HintQuota
 from agentsched.proxy.access.targets import check_target
 from agentsched.proxy.errors import error_body
 from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.identity import Identity
 from agentsched.proxy.receive import receive
+from agentsched.proxy.refusal import Refusal
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.steering import Steering
 from agentsched.proxy.wire import parse_request
@@ -50,6 +53,11 @@ _DIALECTS: Final = {
     "/v1/responses": Dialect.RESPONSES,
     "/v1/messages": Dialect.MESSAGES,
 }
+#: A dry run takes time that grows with live programs (10,000: some 0.1 s), while everybody waits. A
+#: tenant may have so many programs gone through a second, a tenth of this proxy's time; and so many
+#: are counted for the smallest run.
+_PLANNED_PER_S: Final = 10_000
+_PLAN_AT_LEAST: Final = 100
 
 
 class _Policy(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,6 +80,7 @@ class Verbs:
     def __init__(self, gateway: Gateway, steering: Steering) -> None:
         self._gateway = gateway
         self._steering = steering
+        self._plans = HintQuota()
 
     async def plan(self, request: web.Request) -> web.Response:
         """`POST plan/v1/chat/completions` and the like: what would happen to this request now.
@@ -83,12 +92,18 @@ class Verbs:
             return _error(404, "unknown_path", f"There are: {', '.join(filter(None, _DIALECTS))}")
         gateway, principal = self._gateway, principal_of(request)
         received = await receive(request, gateway.config.http)
+        tenant = _tenant(gateway, request, received.headers)
+        if not principal.is_admin and (wait := self._wait_to_plan(tenant)):
+            text = "You plan more than your share. Try again later."
+            return Refusal(
+                status=429, code="plan_quota", message=text, retry_after_s=math.ceil(wait)
+            ).response(Dialect.OTHER, {"x-request-id": received.request_id})
         parsed = parse_request(dialect, received.body, gateway.wire_limits)
         now = gateway.host.now()
         identity = gateway.index.identify(
             parsed,
             received.headers,
-            tenant=_tenant(gateway, request, received.headers),
+            tenant=tenant,
             now=now,
             bytes_per_token=gateway.ratios.of(parsed.model),
             is_dry=True,
@@ -100,6 +115,12 @@ class Verbs:
             # How busy engines are with others, and what of others' would give way.
             shown = msgspec.structs.replace(shown, engines=UNSET, releases=UNSET)
         return _json(shown)
+
+    def _wait_to_plan(self, tenant: TenantId) -> float:
+        """Take a plan from a tenant's part; 0, or after how many seconds it may ask again."""
+        host = self._gateway.host
+        cost = _PLAN_AT_LEAST + len(host.scheduler.programs)
+        return self._plans.take(tenant, cost, rate=_PLANNED_PER_S, now=host.now())
 
     async def choose(self, request: web.Request) -> web.Response:
         """`POST policies`: another profile, other policies, another bound; at once."""

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentsched.model import StepArrived, ToolFinished, ToolStarted
+from agentsched.proxy import verbs
 
 BASE = "/agentsched/v1"
 ADMIN_KEY = "an-admin-key-of-some-length"
@@ -250,6 +251,25 @@ class TestChanges:
         assert (first.status_code, second.status_code, other.status_code) == (202, 429, 202)
         assert 1 <= int(second.headers["retry-after"]) <= 10
         assert second.json()["error"]["code"] == "report_quota"
+
+    async def test_dry_runs_have_a_quota_for_each_tenant(
+        self, keyed: Any, keys: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each goes through all programs, and everybody waits."""
+        monkeypatch.setattr(verbs, "_PLANNED_PER_S", 20)  # two of the smallest at once
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+        async def plan(key: Any) -> httpx.Response:
+            url = f"{BASE}/plan/v1/chat/completions"
+            answer: httpx.Response = await keyed.client.post(url, json=body, headers=key.headers)
+            return answer
+
+        assert [(await plan(keys.red)).status_code for _ in range(2)] == [200, 200]
+        refused = await plan(keys.red)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "plan_quota")
+        assert 1 <= int(refused.headers["retry-after"]) <= 5
+        assert (await plan(keys.blue)).status_code == 200
+        assert {(await plan(keys.admin)).status_code for _ in range(4)} == {200}
 
 
 #: How a client may name the program, conversation or answer that it goes on from.

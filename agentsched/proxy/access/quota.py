@@ -1,4 +1,4 @@
-"""How much one tenant may send of what costs the scheduler and no engine: hints."""
+"""How much one tenant may send of what costs the scheduler and no engine: hints, dry runs."""
 
 from __future__ import annotations
 

@@ -93,6 +93,7 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
             400: "No request that could be sent.",
             404: "No such path is scheduled.",
             413: "It is too large.",
+            429: "More than your tenant may ask for.",
         },
         scope="data",
     ),
