@@ -13,6 +13,7 @@ from aiohttp import web
 from agentsched.dashboard.feed import Feed, Watcher
 from agentsched.dashboard.pages import Pages
 from agentsched.dashboard.rows import MemberView, seconds_of
+from agentsched.dashboard.seats import Seats
 from agentsched.dashboard.shapes import Replicas
 from agentsched.dashboard.timeline import timeline
 from agentsched.kernel import JournalEntry, Scheduler
@@ -78,6 +79,7 @@ class Dashboard:
         self._viewer = viewer
         self._may_go_on = may_go_on
         self._send = send
+        self._seats = Seats()
         self.feed = Feed(
             host.scheduler,
             members=members,
@@ -131,7 +133,8 @@ class Dashboard:
         Until the client goes, the proxy drains, which the last one says, or who opened it may not
         look any more.
         """
-        if self.feed.watchers >= _WATCHERS_MAX:
+        tenant = self._viewer(request)
+        if not self._seats.has_room(tenant, most=_WATCHERS_MAX):
             return _error(503, "too_many_watchers", "As many dashboards watch as may.")
         response = web.StreamResponse(
             headers={
@@ -141,9 +144,10 @@ class Dashboard:
                 "X-Content-Type-Options": "nosniff",
             }
         )
-        await response.prepare(request)
-        watcher = self.feed.watch(self._viewer(request))
+        watcher = self.feed.watch(tenant)
+        self._seats.take(tenant)
         try:
+            await response.prepare(request)
             is_over = self._draining.is_set()
             while not is_over:
                 frame = await self._next(watcher)
@@ -158,6 +162,7 @@ class Dashboard:
                 await self._send(request, response, shown)
         finally:
             self.feed.unwatch(watcher)
+            self._seats.leave(tenant)
         return response
 
     async def _next(self, watcher: Watcher) -> bytes | None:

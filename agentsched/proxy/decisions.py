@@ -97,22 +97,25 @@ async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamR
     """`GET /agentsched/v1/decisions?program=P`: until the client hangs up, the proxy drains, or who
     opened it may not look any more. 503 where as many watch as may.
     """
-    if gateway.decision_watchers >= _WATCHERS_MAX:
+    principal = principal_of(request)
+    tenant = None if principal.is_admin else principal.tenant or ""
+    seats = gateway.decision_seats
+    if not seats.has_room(tenant, most=_WATCHERS_MAX):
         return _TOO_MANY.response(Dialect.OTHER, {"x-request-id": request_id(request)})
     scheduler = gateway.host.scheduler
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
     )
-    await response.prepare(request)
     # Nothing comes between here and the watch: what is live is known, what comes is heard.
-    own = OwnPart(principal_of(request), scheduler)
+    own = OwnPart(principal, scheduler)
     subject = request.query.get("program")
     about = None if subject is None else _About(subject, _live_names(scheduler, subject))
     watcher = _Watcher(about, own)
     gateway.host.watch(watcher)
-    gateway.decision_watchers += 1
+    seats.take(tenant)
     gateway.meters.count_watchers(1)
     try:
+        await response.prepare(request)
         await send(request, response, b": watching\n\n", gateway.config.http)
         while not gateway.is_draining:
             turn = await _next(gateway, watcher)
@@ -121,7 +124,7 @@ async def watch_decisions(gateway: Gateway, request: web.Request) -> web.StreamR
             await send(request, response, watcher.shown(turn), gateway.config.http)
     finally:
         gateway.host.unwatch(watcher)
-        gateway.decision_watchers -= 1
+        seats.leave(tenant)
         gateway.meters.count_watchers(-1)
     return response
 

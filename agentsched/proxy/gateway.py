@@ -13,6 +13,7 @@ from aiohttp import web
 
 from agentsched.config import Config, HttpConfig
 from agentsched.config_trust import IdempotencyConfig, RetriesConfig
+from agentsched.dashboard.seats import Seats
 from agentsched.model import (
     EngineId,
     Instant,
@@ -102,8 +103,8 @@ class Gateway:
     arriving: int = 0
     #: Requests of clients, to engines, whose answer is not all out; some read slowly.
     answering: int = 0
-    #: Clients of the stream of decisions.
-    decision_watchers: int = 0
+    #: Who watches the stream of decisions.
+    decision_seats: Seats = field(default_factory=Seats)
     #: Says who may do what.
     gate: Gate = field(init=False)
 

@@ -98,7 +98,7 @@ async def test_no_more_than_so_many_watch(proxy: Any, monkeypatch: pytest.Monkey
         async with proxy.client.stream("GET", PATH) as refused:
             assert refused.status_code == 503
             assert json.loads(await refused.aread())["error"]["code"] == "too_many_watchers"
-    await eventually(lambda: proxy.gateway.decision_watchers == 0)
+    await eventually(lambda: not proxy.gateway.decision_seats)
     async with proxy.client.stream("GET", PATH) as response:
         assert await anext(events(response)) == ("comment", ": watching")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -83,3 +84,23 @@ async def test_a_session_ends_its_feed(keyed: Any, keys: Any, is_over: bool) -> 
             csrf = {"x-agentsched-csrf": login.json()["csrf"]}
             assert (await keyed.client.delete(f"{BASE}/session", headers=csrf)).status_code == 200
         await rest_of(lines)
+
+
+@pytest.mark.parametrize("path", ["feed", "decisions"])
+async def test_no_tenant_watches_in_everybodys_place(
+    keyed: Any, keys: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentsched.dashboard.board._WATCHERS_MAX", 8)
+    monkeypatch.setattr("agentsched.proxy.decisions._WATCHERS_MAX", 8)
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def opened(key: Any, times: int) -> list[int]:
+            streams = [
+                keyed.client.stream("GET", f"{BASE}/{path}", headers=key.headers)
+                for _ in range(times)
+            ]
+            return [(await stack.enter_async_context(s)).status_code for s in streams]
+
+        assert await opened(keys.red_read, 3) == [200, 200, 503]
+        assert await opened(keys.blue, 3) == [200, 200, 503]
+        assert await opened(keys.admin, 5) == [200] * 4 + [503]
