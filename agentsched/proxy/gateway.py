@@ -114,7 +114,9 @@ class Gateway:
     def follow(self, config: Config) -> None:
         """Another configuration is in force, for what was made of the one before as well."""
         self.config = config
-        self.wire_limits = self.warm_bodies.limits = wire_limits(config.http)
+        self.wire_limits = wire_limits(config.http)
+        has_credentials = config.upstream.forward_authorization
+        self.warm_bodies.follow(self.wire_limits, has_credentials=has_credentials)
         self.fleet.follow(config.upstream)
 
     def still_admits(self, request: web.Request) -> bool:

@@ -127,6 +127,11 @@ def to_engine(
     return [*kept, ("Accept-Encoding", "identity"), ("x-request-id", request_id)]
 
 
+def without_credentials(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Headers that were made for an engine, without the client's keys."""
+    return [pair for pair in headers if pair[0].lower() not in _CREDENTIALS]
+
+
 def _is_key(value: str, key: str) -> bool:
     """Whether a header says this key, with the word for it before or without."""
     if not key or len(value) < len(key):

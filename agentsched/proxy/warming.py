@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -33,7 +33,7 @@ from agentsched.model import (
 from agentsched.ports import Engine, EngineRequest
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.fields import BROKEN, first_byte
-from agentsched.proxy.headers import with_turn
+from agentsched.proxy.headers import with_turn, without_credentials
 from agentsched.proxy.request import Dialect, ParsedRequest
 from agentsched.proxy.splicing import splice
 from agentsched.proxy.wire import WireLimits, parse_request
@@ -70,6 +70,10 @@ class _Kept:
         calls = sum(len(call.arguments) for call in self.answer.calls)
         return len(self.request.body) + len(self.answer.text) + calls + 512
 
+    def without_credentials(self) -> _Kept:
+        headers = without_credentials(self.request.headers)
+        return replace(self, request=replace(self.request, headers=headers))
+
 
 class WarmBodies(Collector):
     """The last request of each paused conversation. Implements `WarmSource`, and `EventSink`.
@@ -85,7 +89,9 @@ class WarmBodies(Collector):
         lives: Callable[[ConversationId], bool] = lambda _: True,
         bytes_max: int = _BYTES_MAX,
     ) -> None:
-        self.limits = limits
+        self._limits = limits
+        #: Whether engines get the clients' keys, as far as the configuration in force says.
+        self._has_credentials = True
         self._bytes_max = bytes_max
         #: The one kept first comes first.
         self._kept: OrderedDict[ConversationId, _Kept] = OrderedDict()
@@ -98,6 +104,13 @@ class WarmBodies(Collector):
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def follow(self, limits: WireLimits, *, has_credentials: bool) -> None:
+        """Another configuration is in force: also for what is kept, and for what is on its way."""
+        self._limits, self._has_credentials = limits, has_credentials
+        if not has_credentials:
+            for key, kept in self._kept.items():
+                self._kept[key] = kept.without_credentials()
 
     def keep(
         self,
@@ -120,7 +133,8 @@ class WarmBodies(Collector):
         if kept.size > self._bytes_max:
             self.dropped += 1
             return
-        self._kept[conversation] = kept
+        # It may have been sent under a configuration that is in force no more.
+        self._kept[conversation] = kept if self._has_credentials else kept.without_credentials()
         self.bytes += kept.size
         while self.bytes > self._bytes_max:
             self.forget(next(iter(self._over or self._kept)))
@@ -161,7 +175,7 @@ class WarmBodies(Collector):
         turn = engine.admission_headers(priority=LOWEST_PRIORITY)
         headers = with_turn(kept.request.headers, turn)
         try:
-            parsed = parse_request(kept.dialect, kept.request.body, self.limits)
+            parsed = parse_request(kept.dialect, kept.request.body, self._limits)
         except WireError:
             return ()
         bodies = [warm_body(parsed, answer, fields) for answer in (kept.answer, None)]

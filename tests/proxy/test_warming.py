@@ -231,3 +231,47 @@ async def test_a_proxy_keeps_no_keys_of_programs_that_are_over(start: Any, upstr
         said = await proxy.client.post("/agentsched/v1/policies", json={"policies": never})
         assert said.status_code == 200, said.text
         assert (len(bodies), bodies.bytes) == (0, 0)
+
+
+def asked_with(*headers: tuple[str, str]) -> EngineRequest:
+    body = json.dumps({"model": "m", "messages": ASKED}).encode()
+    return EngineRequest(method="POST", target="/t", headers=headers, body=body)
+
+
+def test_clients_keys_that_engines_may_not_have_any_more_are_dropped_at_once() -> None:
+    bodies = WarmBodies(limits=LIMITS, is_on=lambda: True)
+    keys = {("Authorization", "Bearer sk"), ("x-api-key", "sk")}
+    request = asked_with(("x-request-id", "r"), *keys)
+
+    def kept_of(name: str) -> None:
+        bodies.keep(
+            ConversationId(name), request, ANSWER, dialect=Dialect.CHAT, program="p", tenant="t"
+        )
+
+    def sent(name: str) -> set[tuple[str, str]]:
+        headers = set(ask(bodies, name)[0].headers)
+        assert ("x-request-id", "r") in headers
+        return headers & keys
+
+    kept_of("a")
+    kept_of("b")
+    assert [sent(name) for name in "ab"] == [keys] * 2
+    bodies.follow(LIMITS, has_credentials=False)
+    kept_of("c")  # it was sent before that, and its answer came after
+    assert [sent(name) for name in "abc"] == [set()] * 3
+    assert "sk" not in repr(bodies._kept)
+    bodies.follow(LIMITS, has_credentials=True)
+    kept_of("d")
+    assert [sent(name) for name in "abcd"] == [set(), set(), set(), keys]
+
+
+async def test_a_reload_takes_clients_keys_from_what_is_kept(start: Any, upstream: Any) -> None:
+    async with start(upstream.url, policies={"prefetch": {"name": "value"}}) as proxy:
+        await proxy.chat(headers={"authorization": "Bearer sk-theirs"})
+        gateway = proxy.gateway
+        assert "sk-theirs" in repr(gateway.warm_bodies._kept)
+        upstream_config = gateway.config.upstream
+        quiet = upstream_config.model_copy(update={"forward_authorization": False})
+        gateway.follow(gateway.config.model_copy(update={"upstream": quiet}))
+        assert len(gateway.warm_bodies) == 1
+        assert "sk-theirs" not in repr(gateway.warm_bodies._kept)
