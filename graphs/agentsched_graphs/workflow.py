@@ -155,7 +155,7 @@ def _parsed(source: bytes | str | Mapping[str, Any]) -> object:
     try:
         return msgspec.yaml.decode(source)
     except ImportError as error:
-        raise ConfigError("workflow: to read YAML, pyyaml must be installed") from error
+        raise ConfigError("workflow: pip install 'agentsched[yaml]' to read YAML") from error
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         # A number of thousands of digits is a ValueError of Python's own.
         raise ConfigError(f"workflow: neither YAML nor JSON: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,13 @@ def test_configuration_names_the_files(tmp_path: Path) -> None:
     file.write_text("name: w")
     with pytest.raises(ConfigError, match=r"w\.yaml: workflow: .*missing required field"):
         load_config(None, {"workflows": [str(file)]}).scheduler()
+
+
+def test_whoever_lacks_yaml_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ConfigError, match=r"pip install 'agentsched\[yaml\]'"):
+        read_workflow(TEXT)
+    assert read_workflow('{"name": "w", "start": "a", "steps": {"a": {}}}').name == "w"
 
 
 def test_journals_carry_them() -> None:

@@ -43,7 +43,9 @@ def load(path: Path) -> CompareResult:
     try:
         head = _beginning(path)
     except (OSError, EOFError, zlib.error) as error:
-        raise AgentschedError(f"{path}: {error}") from error
+        # The system's words hold the path once more, and a number; gzip's have no others.
+        said = error.strerror if isinstance(error, OSError) else None
+        raise AgentschedError(f"{path}: {said or error}") from error
     if head.startswith(b'{"agentsched"') or _JOURNAL.search(head.partition(b"\n")[0][:4000]):
         return from_journal_file(path)
     schema = _schema(path)

@@ -57,27 +57,28 @@ def vllm(
     Needs vLLM in its own environment: --python, or .venv-vllm in the current directory. Prints one
     line when it is ready and stops cleanly on Ctrl-C or SIGTERM.
     """
+    config = LocalVllmConfig(
+        python=python,
+        host=host,
+        port=port,
+        model_name=model_name,
+        blocks=blocks,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        scheduling=scheduling.value,
+        dev_routes=dev_routes,
+        plugin=plugin or bool(plugin_setting),
+        plugin_settings=tuple(_setting(text) for text in plugin_setting or ()),
+        extra_args=tuple(extra or ()),
+        log=log,
+        start_timeout_s=start_timeout,
+    )
     try:
-        config = LocalVllmConfig(
-            python=python,
-            host=host,
-            port=port,
-            model_name=model_name,
-            blocks=blocks,
-            block_size=block_size,
-            max_model_len=max_model_len,
-            scheduling=scheduling.value,
-            dev_routes=dev_routes,
-            plugin=plugin or bool(plugin_setting),
-            plugin_settings=tuple(_setting(text) for text in plugin_setting or ()),
-            extra_args=tuple(extra or ()),
-            log=log,
-            start_timeout_s=start_timeout,
-        )
         asyncio.run(serve_until_signal(config))
-    except (ConfigError, EngineError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+    except EngineError as error:
+        # With the last lines of vLLM's log: lines, where other errors are one.
+        typer.echo(f"agentsched: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _setting(text: str) -> tuple[str, str]:

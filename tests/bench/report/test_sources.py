@@ -239,6 +239,14 @@ def test_what_is_no_result_is_named(tmp_path: Path, content: bytes) -> None:
         load(path)
 
 
+def test_what_is_not_there_is_said_in_few_words(tmp_path: Path) -> None:
+    path = tmp_path / "none.json"
+
+    with pytest.raises(AgentschedError) as raised:
+        load(path)
+    assert str(raised.value) == f"{path}: No such file or directory"
+
+
 def corrupt(data: bytes) -> bytes:
     """Packed, and damaged inside: no end too soon, and no check sum that is wrong."""
     packed = bytearray(gzip.compress(data, mtime=0))

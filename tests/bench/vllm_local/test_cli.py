@@ -3,25 +3,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from agentsched_bench.vllm_local.cli import vllm
-
-app = typer.Typer()
-app.command()(vllm)
+from agentsched.cli import main
 
 
-def test_no_vllm_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_vllm_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the words in which every command says what went wrong."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AGENTSCHED_VLLM_PYTHON", raising=False)
-    result = CliRunner().invoke(app, [])
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: no vLLM found: ")
-    assert result.stderr.count("\n") == 1
+    assert main(["engine", "vllm"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("agentsched: no vLLM found: ")
+    assert said.count("\n") == 1
 
 
-def test_impossible_sizes(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["--blocks", "20"])
-    assert result.exit_code == 2
-    assert "give 513 blocks" in result.stderr
+def test_impossible_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engine", "vllm", "--blocks", "20"]) == 2
+    assert "give 513 blocks" in capsys.readouterr().err
