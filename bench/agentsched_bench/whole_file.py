@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from agentsched.model import ConfigError
 
 
 def refuse_unwritable(path: Path | None) -> None:
@@ -23,9 +28,46 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written. Nothing is left beside it.
     """
-    if _is_stream(path):
-        path.write_bytes(data)
+    try:
+        if _is_stream(path):
+            path.write_bytes(data)
+        else:
+            _replace(path, data)
+    except OSError as error:
+        # A disk that is full says what it lacks, and not for which file.
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def only_writer(path: Path | None) -> Iterator[None]:
+    """Keep other processes from this file while the block runs: of what two replace by turns, each
+    loses the half.
+
+    Raises:
+        ConfigError: another one is at it.
+        OSError: nothing can be written there.
+    """
+    if path is None or _is_stream(path):
+        yield
         return
+    target = Path(os.path.realpath(path))
+    lock = target.with_name(f".{target.name}.lock")
+    with lock.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{path} is being written by another process: wait for it, or name another file "
+                "(--out)"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _replace(path: Path, data: bytes) -> None:
     draft = _draft(path)
     try:
         with draft.open("wb") as file:

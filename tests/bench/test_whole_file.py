@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agentsched_bench.whole_file import refuse_unwritable, write_whole
+from agentsched.model import ConfigError
+from agentsched_bench.whole_file import only_writer, refuse_unwritable, write_whole
 
 
 def test_a_file_is_replaced_as_a_whole_and_through_a_link(tmp_path: Path) -> None:
@@ -49,3 +50,27 @@ def test_what_cannot_be_written_is_said_before_and_leaves_nothing(tmp_path: Path
     refuse_unwritable(tmp_path / "r.json")
 
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_disk_that_is_full_is_named() -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        write_whole(Path("/dev/full"), b"x")
+
+
+def test_one_process_at_a_time_writes_a_file(tmp_path: Path) -> None:
+    """Two comparisons at once would each write their own runs over the other's."""
+    path, link = tmp_path / "r.json", tmp_path / "latest.json"
+    link.symlink_to(path)
+    with only_writer(path):
+        text = r"latest\.json is being written by another"
+        with pytest.raises(ConfigError, match=text), only_writer(link):
+            pass
+        with only_writer(tmp_path / "other.json"), only_writer(None), only_writer(Path(os.devnull)):
+            write_whole(path, b"one")
+        with pytest.raises(ConfigError), only_writer(path):
+            pass
+    with only_writer(path):
+        pass
+    link.unlink()
+
+    assert [each.name for each in tmp_path.iterdir()] == ["r.json"]
