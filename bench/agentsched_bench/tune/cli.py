@@ -6,8 +6,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Annotated, Final
@@ -20,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from agentsched.model import ConfigError, parse_span
+from agentsched.model import AgentschedError, ConfigError, parse_span
 from agentsched_bench.live import options
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.sim.arms import Scenario
@@ -31,13 +33,14 @@ from agentsched_bench.tune.sweep import (
     SCHEMA,
     Trial,
     Tuning,
+    Verdict,
     candidates,
     halves,
     judge,
     judged_score,
     try_arm,
 )
-from agentsched_bench.whole_file import refuse_unwritable, write_whole
+from agentsched_bench.whole_file import only_writer, refuse_unwritable, write_whole
 
 INTERRUPTED: Final = 130
 _NOT_ALWAYS_KNOWN: Final = {"engines_sha256", "agentsched"}
@@ -122,14 +125,19 @@ def tune(
         metric=metric,
         candidates=candidates(profile, sweep, sample=sample, seed=0),
     )
-    tuning = _resumed(fresh, out)
-    was_stopped = run(tuning, scenario, _seeds(seeds), jobs=jobs, out=out, is_quiet=as_json)
+    with only_writer(out):
+        tuning = _resumed(fresh, out)
+        was_stopped = run(tuning, scenario, _seeds(seeds), jobs=jobs, out=out, is_quiet=as_json)
+    _show(tuning, as_json=as_json)
+    if was_stopped:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show(tuning: Tuning, *, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(tuning.verdict))
     else:
         print_tuning(tuning, console=Console())
-    if was_stopped:
-        raise typer.Exit(INTERRUPTED)
 
 
 def _seeds(text: str) -> list[int]:
@@ -214,18 +222,46 @@ def _try_all(
             keep(try_arm(arm, half, seed, scenario, alone_s, tuning.metric))
         return
     with ProcessPoolExecutor(max_workers=jobs, initializer=_ignore_interrupts) as pool:
-        running: set[Future[Trial]] = {
-            pool.submit(try_arm, arm, half, seed, scenario, alone_s, tuning.metric)
-            for arm, seed in left
-        }
-        try:
-            while running:
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    keep(future.result())
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        keep_all(
+            (
+                pool.submit(try_arm, arm, half, seed, scenario, alone_s, tuning.metric)
+                for arm, seed in left
+            ),
+            keep,
+            at_once=jobs,
+        )
+
+
+def keep_all(
+    trials: Iterator[Future[Trial]], keep: Callable[[Trial], None], *, at_once: int
+) -> None:
+    """Keep every trial as it ends; so many are begun at a time, by taking them.
+
+    After an error or Ctrl-C no other begins; what those come to that have begun is kept as well.
+
+    Raises:
+        AgentschedError: a process was ended from outside.
+    """
+    running: set[Future[Trial]] = set()
+    try:
+        while True:
+            running.update(islice(trials, at_once - len(running)))
+            if not running:
+                return
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                running.remove(future)
+                keep(future.result())
+    except BaseException as error:
+        for future in wait(running).done:
+            if future.exception() is None:
+                keep(future.result())
+        if isinstance(error, BrokenProcessPool):
+            raise AgentschedError(
+                "a process of the sweep was ended from outside, for want of memory perhaps "
+                "(--jobs 1 takes the least)"
+            ) from error
+        raise
 
 
 def _ignore_interrupts() -> None:
@@ -234,13 +270,13 @@ def _ignore_interrupts() -> None:
 
 def _save(tuning: Tuning, out: Path | None) -> None:
     """A stop in the middle loses nothing."""
-    if out is None:
-        return
     # Of another sweep there may be trials, too: they stand behind.
     places = {arm: place for place, arm in enumerate(tuning.candidates)}
     last = len(places)
+    # Also without a file: in which order processes end must not show in a sum.
     tuning.trials.sort(key=lambda t: (t.half, places.get(t.arm, last), t.arm, t.seed))
-    write_whole(out, msgspec.json.format(msgspec.json.encode(tuning), indent=1) + b"\n")
+    if out is not None:
+        write_whole(out, msgspec.json.format(msgspec.json.encode(tuning), indent=1) + b"\n")
 
 
 def print_tuning(tuning: Tuning, *, console: Console, rows: int = 12) -> None:
@@ -258,13 +294,16 @@ def print_tuning(tuning: Tuning, *, console: Console, rows: int = 12) -> None:
         table.add_row(Text(arm), _score(tuning.mean(arm, "tune")), aside)
     console.print(table)
     if tuning.verdict is not None:
-        verdict = tuning.verdict
-        console.print(
-            f"{verdict.text} (ratio {verdict.ratio:.3f}, 95 % between {verdict.ratio_low:.3f} and "
-            f"{verdict.ratio_high:.3f})",
-            highlight=False,
-            markup=False,
-        )
+        said = f"{tuning.verdict.text}{_how_sure(tuning.verdict)}"
+        console.print(said, highlight=False, markup=False)
+
+
+def _how_sure(verdict: Verdict) -> str:
+    """The ratio and its interval; with a single seed there is none."""
+    if verdict.ratio_low < verdict.ratio_high:
+        interval = f"95 % between {verdict.ratio_low:.3f} and {verdict.ratio_high:.3f}"
+        return f" (ratio {verdict.ratio:.3f}, {interval})"
+    return "" if verdict.ratio == 1.0 else f" (ratio {verdict.ratio:.3f})"
 
 
 def _score(mean: float) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 import xxhash
 
-from agentsched.model import ConfigError
+from agentsched.model import ConfigError, PolicyError
 from agentsched.policy import load
 from agentsched_bench.sim.arms import Scenario, alone, parse_arm, run_arm
 from agentsched_bench.sim.results import SimRow, row_of
@@ -187,8 +187,16 @@ def try_arm(
     alone_s: dict[str, float],
     metric: str,
 ) -> Trial:
-    """Simulate one candidate under one seed."""
-    row = row_of(arm, seed, run_arm(parse_arm(arm), scenario, seed=seed), alone_s=alone_s)
+    """Simulate one candidate under one seed.
+
+    Raises:
+        PolicyError: one of its policies failed, or refuses its parameters.
+    """
+    try:
+        outcome = run_arm(parse_arm(arm), scenario, seed=seed)
+    except PolicyError as error:
+        raise PolicyError(f"{arm} under seed {seed}: {error}") from error
+    row = row_of(arm, seed, outcome, alone_s=alone_s)
     return Trial(arm=arm, half=half, seed=seed, score=judged_score(row, metric), row=row)
 
 
@@ -225,7 +233,8 @@ def judge(tuning: Tuning, best: str, default: str) -> Verdict:
     # One seed says nothing about spread.
     noise = best == default or len(ratios) < 3 or low <= 1.0 <= high
     if best == default:
-        text = "the default is best"
+        is_any = not tuning.has_all(best, "tune") or tuning.mean(best, "tune") < inf
+        text = "the default is best" if is_any else "programs gave up under every candidate"
     elif any(mine is None for mine, _ in pairs):
         noise, text = True, f"under {best} programs gave up that were kept aside"
     elif noise:

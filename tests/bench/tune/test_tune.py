@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
-from agentsched.model import ConfigError, PolicyError
+from agentsched.model import AgentschedError, ConfigError, PolicyError
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
@@ -303,3 +307,67 @@ def test_what_no_policy_takes_is_refused_before_anything_is_tried(sweep: str, sa
     """Its turn may come after hours."""
     with pytest.raises(PolicyError, match=said):
         candidates("concur", [sweep], sample=None, seed=0)
+
+
+def test_where_programs_gave_up_under_all_none_is_best() -> None:
+    sweep = tuning("a", "b")
+    rows = [("a", 1, None), ("a", 2, None), ("b", 1, None), ("b", 2, 1.0)]
+    sweep.trials = [*held(*rows, half="tune"), *held(("a", 1, None), ("a", 2, 3.0))]
+    sweep.seeds = [1, 2]
+
+    assert judge(sweep, "a", "a").text == "programs gave up under every candidate"
+    sweep.trials[0].score = sweep.trials[1].score = 2.0
+    assert judge(sweep, "a", "a").text == "the default is best"
+
+
+def test_one_seed_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = tuning("a", "b")
+    rows = [(arm, seed, score) for seed in (1, 2, 3) for arm, score in (("a", 1.0), ("b", 0.5))]
+    for seeds, said in ((1, "(ratio 0.500)"), (3, "(ratio 0.497, 95 % between")):
+        sweep.trials = held(*(row for row in rows if row[1] <= seeds))
+        sweep.trials[-1].score = 0.49 if seeds > 1 else 0.5
+        sweep.verdict = judge(sweep, "b", "a")
+        cli.print_tuning(sweep, console=Console(width=200))
+        assert said in capsys.readouterr().out
+
+
+def test_after_an_error_nothing_begins_and_what_had_begun_is_kept() -> None:
+    trials = held(*(("a", seed, 1.0) for seed in range(5)))
+    begun: list[Future[Trial]] = []
+    kept: list[Trial] = []
+
+    def begin() -> Iterator[Future[Trial]]:
+        for number, trial in enumerate(trials):
+            begun.append(Future())
+            if number == 1:
+                begun[-1].set_exception(PolicyError("it broke"))
+            else:
+                begun[-1].set_result(trial)
+            yield begun[-1]
+
+    with pytest.raises(PolicyError, match="it broke"):
+        cli.keep_all(begin(), kept.append, at_once=3)
+
+    assert len(begun) == 3
+    assert sorted(trial.seed for trial in kept) == [0, 2]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_error_names_its_candidate_and_what_is_done_stays(jobs: int, tmp_path: Path) -> None:
+    out = tmp_path / "tuning.json"
+    sweep = tuning("passthrough", "agentsched,admit.low=9")
+
+    with pytest.raises(PolicyError, match=r"agentsched,admit.low=9 under seed 1: .*bad parameters"):
+        cli.run(sweep, scenario(), [1, 2, 3], jobs=jobs, out=out)
+
+    done = [(t.arm, t.seed) for t in msgspec.json.decode(out.read_bytes(), type=Tuning).trials]
+    assert done[0] == ("passthrough", 1)
+    assert len(done) <= jobs
+
+
+def test_a_process_that_was_ended_is_said_in_words() -> None:
+    ended: Future[Trial] = Future()
+    ended.set_exception(BrokenProcessPool("abruptly"))
+
+    with pytest.raises(AgentschedError, match="a process of the sweep was ended from outside"):
+        cli.keep_all(iter([ended]), lambda _trial: None, at_once=2)
