@@ -36,6 +36,7 @@ from agentsched_bench.compare.show import Estimate, print_comparison, showing, s
 from agentsched_bench.compare.simulated import alone_seconds, simulated_sides
 from agentsched_bench.live.cli import INTERRUPTED, new_salt, until_signal
 from agentsched_bench.sim.specs import digest_of
+from agentsched_bench.whole_file import only_writer
 from agentsched_bench.workload.compose import shape_options
 
 What = Annotated[
@@ -132,7 +133,10 @@ def compare(
         path = _path(out, each, options, is_one=len(wanted) == 1)
         paths.append(path)
         folder = _logs(path, logs, each, is_one=len(wanted) == 1)
-        result, was_stopped = _compare(each, path, folder, options)
+        if not (simulate or dry_run):
+            folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(None if dry_run else path):
+            result, was_stopped = _compare(each, path, folder, options)
         found.append(result)
         if was_stopped:
             break
@@ -200,7 +204,6 @@ def _compare(
         result = resumed(result, path, redo_stalled=options.redo_stalled)
     store = Store(result, path=path)
     if not options.is_simulated and not options.dry_run:
-        logs.mkdir(parents=True, exist_ok=True)
         scenario = with_playback(scenario, loads, logs=logs, sides=sides)
     plan = Plan(
         scenario=scenario,

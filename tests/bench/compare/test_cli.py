@@ -15,6 +15,7 @@ from agentsched_bench.compare.cli import resumed
 from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.results import ArmRow, CompareResult
 from agentsched_bench.compare.scenario import load_scenario
+from agentsched_bench.whole_file import only_writer
 
 Make = Callable[..., CompareResult]
 ONCE = [{"a": 1.0}]
@@ -147,3 +148,12 @@ def test_runs_of_another_machine_are_not_gone_on_with(comparison: Make, tmp_path
     for other in ({"processor": "slow"}, {"cpus": "4"}):
         with pytest.raises(ConfigError, match="runs of another machine"):
             again(here | other)
+
+
+def test_two_comparisons_at_once_do_not_write_over_each_other(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    with only_writer(out):
+        with pytest.raises(ConfigError, match=r"r\.json is being written by another process"):
+            cli.compare(small, simulate=True, out=out, as_json=True)
+        cli.compare(small, simulate=True, out=out, dry_run=True)
+        assert not out.exists()
