@@ -185,6 +185,8 @@ def print_answer(found: Answer, *, console: Console, trust_anyway: bool = False)
         )
     if trust.is_cut:
         say("The journal was cut off; what was whole is taken.", highlight=False)
+    for line in trust.unlike:
+        say(line, highlight=False, markup=False)
     if trust.unfinished:
         say(f"{trust.unfinished} calls have no answer in the journal and are left out.")
     say(_table([found.recorded, found.same, *found.others], found))
@@ -196,6 +198,12 @@ def _verdict(course: Course, found: Answer) -> str:
     gave_up = f"{course.failed} of {course.programs + course.failed} programs gave up"
     if not course.is_sample:
         return f"{course.name}: cannot be said, {gave_up} in the model and are in no time above"
+    if not found.same.is_sample:
+        every = found.same.programs + found.same.failed
+        return (
+            f"{course.name}: cannot be said, {found.same.failed} of {every} programs gave up in "
+            "the model under the recorded policy, under which they did not"
+        )
     ratio = found.ratios[course.name]
     noise = found.trust.noise
     expected = found.recorded.jct_s.mean * ratio

@@ -16,11 +16,16 @@ from agentsched.model import (
     Capabilities,
     ConversationId,
     Dispatch,
+    EngineDrained,
     EngineId,
+    EngineLost,
     EngineReported,
     Instant,
+    PeerReported,
     ProgramClosed,
     ProgramId,
+    Reconfigured,
+    ServedElsewhere,
     StepArrived,
     StepFinished,
     StepId,
@@ -65,6 +70,11 @@ class Past:
     #: Programs that somebody declared to be over.
     closed: set[ProgramId] = field(default_factory=set)
     unfinished: int = 0
+    #: How often operators changed policies or limits, and engines were lost or drained.
+    changes: int = 0
+    losses: int = 0
+    #: Other replicas used these engines, too.
+    has_peers: bool = False
     began_at: Instant = _ZERO
     ended_at: Instant = _ZERO
 
@@ -127,6 +137,12 @@ class PastReader:
                 self._finish(event, now)
             case ProgramClosed() if event.reason != "idle":
                 past.closed.add(event.program)
+            case Reconfigured():
+                past.changes += 1
+            case EngineLost() | EngineDrained(is_draining=True):
+                past.losses += 1
+            case PeerReported() | ServedElsewhere():
+                past.has_peers = True
             case _:
                 pass
         for command in entry.commands:

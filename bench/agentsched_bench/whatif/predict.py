@@ -99,7 +99,8 @@ class Trust(msgspec.Struct, kw_only=True):
     `self_error`: predicted mean completion time under the recorded policy over the recorded one,
     less 1. `program_error`: median of |predicted - recorded| / recorded of single programs.
     `gave_up`: the share of programs that gave up in the model under the recorded policy, although
-    they did not. `is_cut`: the journal broke off, and all this is of what came before.
+    they did not. `is_cut`: the journal broke off, and all this is of what came before. `unlike`:
+    in what the model differs from what happened, as far as the journal tells.
     """
 
     entries: int
@@ -112,6 +113,7 @@ class Trust(msgspec.Struct, kw_only=True):
     unfinished: int
     gave_up: float = 0.0
     is_cut: bool = False
+    unlike: list[str] = []
 
     @property
     def noise(self) -> float:
@@ -443,6 +445,7 @@ def answer(
     if not plans:
         raise ConfigError("no call in the journal was answered")
     blank = engines_of(past, sizes)
+    longest = _longest(plans, blank)
     served = served_of(plans, block_size=blank[0].block_size)
     sizes_of = {str(key): engine for key, engine in zip(past.engines, blank, strict=True)}
     fit = fit_costs(
@@ -461,7 +464,7 @@ def answer(
     on_progress("predicting", 0.0)
     same, jct = predict("same policy", own, plans, engines, traits=traits, tenants=tenants)
     recorded = recorded_course(plans)
-    other_engines = fleet.of(engines, longest=_longest(plans))
+    other_engines = fleet.of(engines, longest=longest)
     other_traits = [traits[number % len(traits)] for number in range(len(other_engines))]
     wanted = [(arm.text, other_config(arm, journal.header)) for arm in arms]
     asked = [] if is_refused else wanted or [("same policy", own)]
@@ -485,17 +488,34 @@ def answer(
         recorded=recorded,
         same=same,
         others=others,
-        ratios={c.name: c.jct_s.mean / max(1e-9, same.jct_s.mean) for c in others},
+        ratios=_ratios(others, same),
     )
 
 
-def _longest(plans: Sequence[PastPlan]) -> int:
-    return max(
+def _ratios(others: Sequence[Course], same: Course) -> dict[str, float]:
+    """Mean completion times over that of the recorded policy; none where it has none itself."""
+    return {c.name: c.jct_s.mean / same.jct_s.mean for c in others if same.jct_s.count}
+
+
+def _longest(plans: Sequence[PastPlan], engines: Sequence[EngineConfig]) -> int:
+    """Tokens of the longest call.
+
+    Raises:
+        ConfigError: none of these engines takes it, though one of the journal's did.
+    """
+    longest = max(
         call.prompt_tokens + call.output_tokens
         for plan in plans
         for conversation in plan.start.plan.conversations
         for call in conversation.calls
     )
+    room = max(engine.max_model_len for engine in engines)
+    if longest > room:
+        raise ConfigError(
+            f"a call of {longest} tokens was answered, and no engine holds more than {room}: give "
+            "a larger --kv-tokens"
+        )
+    return longest
 
 
 def other_config(arm: Arm, header: JournalHeader) -> SchedulerConfig:
@@ -540,4 +560,23 @@ def _trust(
         unfinished=past.unfinished,
         gave_up=same.gave_up_share,
         is_cut=is_cut,
+        unlike=_unlike(past),
     )
+
+
+def _unlike(past: Past) -> list[str]:
+    """What happened while the journal was written that no model here has."""
+    found = []
+    if past.changes:
+        times = _times(past.changes)
+        found.append(f"Policies or limits were changed {times}: those at its beginning are taken.")
+    if past.losses:
+        times = _times(past.losses)
+        found.append(f"Engines were lost or drained {times}: in the model all serve all the time.")
+    if past.has_peers:
+        found.append("Other replicas used the engines: their load is not in this journal.")
+    return found
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -9,6 +9,16 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from agentsched.kernel import JournalEntry
+from agentsched.model import (
+    EngineDrained,
+    EngineId,
+    EngineLost,
+    Event,
+    Instant,
+    PeerReported,
+    Reconfigured,
+)
 from agentsched_bench.calibrate.model_file import FitRow
 from agentsched_bench.replay.journal_file import open_journal
 from agentsched_bench.whatif.cli import print_answer
@@ -20,6 +30,8 @@ from agentsched_bench.whatif.predict import (
     Sizes,
     Trust,
     _Pool,
+    _ratios,
+    _unlike,
     answer,
     recorded_course,
 )
@@ -70,6 +82,60 @@ def test_programs_that_give_up_make_no_policy_faster(
     print_answer(found, console=Console(width=200))
 
     assert said in capsys.readouterr().out
+
+
+def test_nothing_is_shorter_than_what_never_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    """The model has programs give up under the recorded policy that did not: no measure at all."""
+    trust = msgspec.structs.replace(trusting(NEAR), gave_up=0.5, self_error=-0.1)
+    found = Answer(
+        journal="j", policy="fcfs", trust=trust, recorded=course("recorded", 10.0),
+        same=course("same policy", 9.0, failed=10), others=[course("saga", 4.0)],
+        ratios={"saga": 0.4},
+    )  # fmt: skip
+
+    print_answer(found, console=Console(width=200))
+
+    assert "saga: cannot be said, 10 of 20 programs gave up in the model under the recorded " in (
+        capsys.readouterr().out
+    )
+    nobody = msgspec.structs.replace(course("same policy", 9.0), jct_s=spread([]))
+    assert _ratios([course("saga", 4.0)], nobody) == {}
+    assert _ratios([course("saga", 4.5)], course("same policy", 9.0)) == {"saga": 0.5}
+
+
+def test_what_no_model_has_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = EngineId("e0")
+    happened: list[Event] = [
+        Reconfigured(profile="fcfs", choices={}),
+        EngineLost(engine=engine, reason="outage"),
+        EngineDrained(engine=engine, is_draining=True),
+        EngineDrained(engine=engine, is_draining=False),
+        PeerReported(engine=engine, peer="b", running_steps=1, resident_tokens=10),
+    ]
+
+    def told(events: list[Event]) -> list[str]:
+        return _unlike(
+            read_past(
+                JournalEntry(seq=n, now=Instant(n), event=event, commands=())
+                for n, event in enumerate(events)
+            )
+        )
+
+    assert told([]) == []
+    said = told(happened)
+    assert said == [
+        "Policies or limits were changed once: those at its beginning are taken.",
+        "Engines were lost or drained 2 times: in the model all serve all the time.",
+        "Other replicas used the engines: their load is not in this journal.",
+    ]
+    trust = msgspec.structs.replace(trusting(NEAR), unlike=said)
+    found = Answer(
+        journal="j", policy="fcfs", trust=trust, recorded=course("recorded", 10.0),
+        same=course("same policy", 10.0), others=[], ratios={},
+    )  # fmt: skip
+    print_answer(found, console=Console(width=200))
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in said)
 
 
 def test_no_tenant_waits_longer_than_everybody(capsys: pytest.CaptureFixture[str]) -> None:

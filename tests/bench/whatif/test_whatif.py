@@ -371,6 +371,14 @@ def test_a_pool_that_cannot_hold_a_call_is_refused(tmp_path: Path) -> None:
     assert "cannot hold a call" in str(done.exception)
 
 
+def test_an_engine_that_cannot_hold_what_was_answered_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "j.ndjson"
+    journal(path, "fcfs")
+    done = CliRunner().invoke(app, ["whatif", str(path), "--order", "fcfs", "--kv-tokens", "320"])
+    assert isinstance(done.exception, ConfigError)
+    assert "give a larger --kv-tokens" in str(done.exception)
+
+
 def test_what_is_to_change_must_be_said(tmp_path: Path) -> None:
     path = tmp_path / "j.ndjson"
     journal(path, "fcfs")
