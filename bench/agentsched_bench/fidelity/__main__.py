@@ -9,6 +9,7 @@ are fitted to the baseline's own calls. See `agentsched_bench.fidelity.report`. 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agentsched.model import ConfigError
+from agentsched.model import ConfigError, EngineError
 from agentsched_bench.calibrate.cli import fit_engine, probe
 from agentsched_bench.calibrate.fit import fit_costs
 from agentsched_bench.calibrate.model_file import ModelFile, of_config, read_model, write_model
@@ -35,7 +36,7 @@ from agentsched_bench.compare.scenario import EngineKind, Scenario, load_scenari
 from agentsched_bench.compare.show import Estimate, showing
 from agentsched_bench.compare.simulated import simulate_run, simulated_sides
 from agentsched_bench.compare.stages import Engines, engines_running
-from agentsched_bench.fidelity.existing import fit_to, predict_all, read_measured
+from agentsched_bench.fidelity.existing import Measured, fit_to, predict_all, read_measured
 from agentsched_bench.fidelity.report import (
     ArmFidelity,
     Fidelity,
@@ -44,9 +45,11 @@ from agentsched_bench.fidelity.report import (
     error,
     figures_of,
     is_order_kept,
+    known,
     served_of,
 )
 from agentsched_bench.live.cli import new_salt
+from agentsched_bench.whole_file import refuse_unwritable, write_whole
 
 _METRICS: Final = (
     ("JCT mean s", "jct_mean_s"),
@@ -118,17 +121,24 @@ async def _measure(work: _Work, found: Fidelity) -> tuple[Scenario, list[Run]]:
         with showing(estimate, is_quiet=False) as show:
             await run_all(plan, store, show)
         config = fitted.config()
-        sizes = await sizes_of(url)
-        found.drift = drift_of(await probe(url, config, model=sizes.model, repeats=1), config)
-        return scenario, result.runs
+        # An engine that died under the load has been measured all the same.
+        with contextlib.suppress(EngineError):
+            sizes = await sizes_of(url)
+            again = await probe(url, config, model=sizes.model, repeats=1)
+            found.drift = drift_of(again, config)
+        measured = Measured(result=result, scenario=scenario, sides=work.sides, loads=work.loads)
+        return scenario, [run for side in work.sides for run in measured.runs(side.name)]
 
 
 def _refitted(work: _Work, scenario: Scenario, runs: list[Run], probes: ModelFile) -> ModelFile:
     """The engine as the baseline's own calls show it."""
     config = probes.config()
     first = work.sides[0].name
-    run = next(run for run in runs if run.arm == first and run.repeat == 0)
-    fit = fit_costs(served_of(run, work.loads[0], block_size=config.block_size), config)
+    run = next((run for run in runs if run.arm == first), None)
+    if run is None:
+        raise EngineError(f"no run of {first} came to its end: there is nothing to fit to")
+    load = work.loads[run.repeat]
+    fit = fit_costs(served_of(run, load, block_size=config.block_size), config)
     return of_config(
         replace(config, cost=fit.cost),
         source=f"fitted to the calls of {first} in {scenario.name}",
@@ -137,8 +147,9 @@ def _refitted(work: _Work, scenario: Scenario, runs: list[Run], probes: ModelFil
 
 
 def _predict(
-    work: _Work, scenario: Scenario, model: ModelFile, name: str
+    work: _Work, scenario: Scenario, runs: list[Run], model: ModelFile, name: str
 ) -> dict[str, list[Figures]]:
+    """The same loads as were measured, as this model has them."""
     path = work.logs / f"{name}.json"
     write_model(path, model)
     engine = scenario.engine.model_copy(update={"preset": str(path)})
@@ -146,9 +157,16 @@ def _predict(
     return {
         side.name: [
             figures_of(
-                simulate_run(side, load, scenario, repeat=number, on_call=lambda _done: None)
+                simulate_run(
+                    side,
+                    work.loads[run.repeat],
+                    scenario,
+                    repeat=run.repeat,
+                    on_call=lambda _done: None,
+                )
             )
-            for number, load in enumerate(work.loads)
+            for run in runs
+            if run.arm == side.name
         ]
         for side in work.sides
     }
@@ -164,8 +182,8 @@ def _compare(work: _Work, command: list[str]) -> Fidelity:
     scenario, runs = asyncio.run(_measure(work, found))
     assert found.probes is not None
     found.refitted = _refitted(work, scenario, runs, found.probes)
-    by_probes = _predict(work, scenario, found.probes, "probes")
-    by_load = _predict(work, scenario, found.refitted, "refitted")
+    by_probes = _predict(work, scenario, runs, found.probes, "probes")
+    by_load = _predict(work, scenario, runs, found.refitted, "refitted")
     for side in work.sides:
         found.arms.append(
             ArmFidelity(
@@ -186,8 +204,7 @@ def print_fidelity(found: Fidelity, *, console: Console) -> None:
     if fit is not None:
         console.print(
             f"probes: held-out first tokens off by {fit.first_token_error:.0%}, answers by "
-            f"{fit.answer_error:.0%}; after the load they took "
-            f"{found.drift or 0:.2f} times as long",
+            f"{fit.answer_error:.0%}; {_drifted(found.drift)}",
             highlight=False,
         )
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
@@ -206,10 +223,28 @@ def print_fidelity(found: Fidelity, *, console: Console) -> None:
             continue
         kept = "kept" if is_order_kept(found.arms, how) else "NOT kept"
         console.print(f"{how}: order of the arms {kept}", highlight=False)
+    for arm in found.arms:
+        every = [*arm.measured, *arm.probes, *arm.refitted]
+        done = [row.completed for row in every]
+        least, most = min(done, default=0), max(done, default=0)
+        if least < most:
+            console.print(
+                f"{arm.arm}: {least} to {most} programs of a run completed, and times are of those",
+                highlight=False,
+                markup=False,
+            )
+
+
+def _drifted(drift: float | None) -> str:
+    if drift is None:
+        return "how long they take after the load is not known"
+    return f"after the load they took {drift:.2f} times as long"
 
 
 def _cell(arm: ArmFidelity, rows: list[Figures], name: str, how: str) -> str:
-    values = [getattr(row, name) for row in rows]
+    values = known(rows, name)
+    if not values:
+        return "-"
     mean = sum(values) / len(values)
     text = f"{mean:.3f}" if name == "cached_share" else f"{mean:.2f}"
     if how == "measured":
@@ -269,11 +304,14 @@ def main(
     out: Annotated[Path, typer.Option("--out", "-o")] = Path("fidelity.json"),
 ) -> None:
     """How far the simulator is from a real engine."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Before anything is measured: a file that cannot be written must not cost a run.
+    refuse_unwritable(out)
     if ".json" in what.suffixes:
         found = _existing(what, fit=fit or (), model=model, beside=beside, out=out)
     else:
         found = _live(what, variant, change or (), arm or _ARMS, repeat, probes, out)
-    out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    write_whole(out, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     print_fidelity(found, console=Console())
     typer.echo(f"results: {out}")
 

@@ -30,13 +30,14 @@ _TIE: Final = 0.05
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """One arm, one repeat: seconds, and the share of prompt tokens from the cache."""
+    """One arm, one repeat: seconds, and the share of prompt tokens from the cache, where the engine
+    tells it. Times are of programs and calls that completed."""
 
     jct_mean_s: float
     jct_p95_s: float
     ttft_mean_s: float
     ttft_p95_s: float
-    cached_share: float
+    cached_share: float | None
     completed: int
 
 
@@ -71,13 +72,14 @@ def figures_of(run: Run) -> Figures:
     jct = [program.jct_s for program in run.programs if program.jct_s is not None]
     calls = [call for call in run.calls if not call.error]
     first = [call.ttft_s for call in calls if call.ttft_s is not None]
-    prompt = sum(call.prompt_tokens or 0 for call in calls)
+    known = [call for call in calls if call.prompt_tokens and call.cached_tokens is not None]
+    prompt = sum(call.prompt_tokens or 0 for call in known)
     return Figures(
         jct_mean_s=fmean(jct) if jct else 0.0,
         jct_p95_s=quantile(sorted(jct), 0.95) if jct else 0.0,
         ttft_mean_s=fmean(first) if first else 0.0,
         ttft_p95_s=quantile(sorted(first), 0.95) if first else 0.0,
-        cached_share=sum(call.cached_tokens or 0 for call in calls) / max(1, prompt),
+        cached_share=sum(call.cached_tokens or 0 for call in known) / prompt if known else None,
         completed=len(jct),
     )
 
@@ -124,10 +126,13 @@ def drift_of(served: Sequence[Served], config: EngineConfig) -> float | None:
 
 def error(measured: Sequence[Figures], predicted: Sequence[Figures], name: str) -> float | None:
     """Predicted over measured, less 1, of the means over repeats; None where there is nothing."""
-    if not measured or not predicted:
-        return None
-    seen = fmean(getattr(row, name) for row in measured)
-    return fmean(getattr(row, name) for row in predicted) / seen - 1.0 if seen else None
+    seen, said = known(measured, name), known(predicted, name)
+    return fmean(said) / fmean(seen) - 1.0 if seen and said and fmean(seen) else None
+
+
+def known(rows: Sequence[Figures], name: str) -> list[float]:
+    """What the rows say; one in which no program completed has no times."""
+    return [value for row in rows if row.completed and (value := getattr(row, name)) is not None]
 
 
 def is_order_kept(arms: Sequence[ArmFidelity], model: str) -> bool:
@@ -136,12 +141,10 @@ def is_order_kept(arms: Sequence[ArmFidelity], model: str) -> bool:
     Pairs that were measured within a twentieth of each other may stand either way.
     """
     rows = [
-        (
-            fmean(row.jct_mean_s for row in arm.measured),
-            fmean(row.jct_mean_s for row in getattr(arm, model)),
-        )
+        (fmean(seen), fmean(said))
         for arm in arms
-        if arm.measured and getattr(arm, model)
+        if (seen := known(arm.measured, "jct_mean_s"))
+        and (said := known(getattr(arm, model), "jct_mean_s"))
     ]
     return not any(
         seen < other_seen * (1 - _TIE) and said > other_said

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from agentsched.model import ConfigError
 from agentsched_bench.calibrate.fit import SPEEDS, fit_costs
@@ -19,6 +20,8 @@ from agentsched_bench.compare.results import Call, Machine, Program, Run, write
 from agentsched_bench.compare.scenario import load_scenario
 from agentsched_bench.compare.simulated import alone_seconds, simulate_run
 from agentsched_bench.engine.requests import EngineConfig
+from agentsched_bench.fidelity import __main__ as fidelity
+from agentsched_bench.fidelity.__main__ import print_fidelity
 from agentsched_bench.fidelity.existing import fit_to, read_measured
 from agentsched_bench.fidelity.report import (
     ArmFidelity,
@@ -114,6 +117,42 @@ def test_failed_calls_and_programs_are_left_out() -> None:
 
     assert (found.jct_mean_s, found.completed) == (4.0, 1)
     assert (found.ttft_mean_s, found.cached_share) == (1.0, 0.25)
+
+
+def test_what_nobody_completed_and_no_engine_told_has_no_figure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An arm under which all gave up is not the fastest, nor is a cache that is not told empty."""
+    run = Run(arm="a", repeat=0, seed=0)
+    run.programs = [Program(program="q", started_s=0, jct_s=None, outcome="failed")]
+    call = Call(program="q", conversation="q", step=0, sent_s=0, latency_s=4, prompt_tokens=100)
+    run.calls = [call]
+    none = figures_of(run)
+    assert none.cached_share is None
+    told = msgspec.structs.replace(call, cached_tokens=25)
+    run.calls = [call, told]
+    assert figures_of(run).cached_share == 0.25
+
+    arms = [
+        ArmFidelity(arm="a", measured=[none], refitted=[figures(5)]),
+        ArmFidelity(arm="b", measured=[figures(10), none], refitted=[figures(9)]),
+    ]
+    assert is_order_kept(arms, "refitted")
+    assert error(arms[0].measured, arms[0].refitted, "jct_mean_s") is None
+    assert error(arms[1].measured, arms[1].refitted, "jct_mean_s") == pytest.approx(-0.1)
+    found = Fidelity(command=[], scenario={}, machine={}, versions={}, arms=arms)
+    print_fidelity(found, console=Console(width=120))
+    shown = capsys.readouterr().out
+    assert " 0.00" not in shown
+    assert "a: 0 to 1 programs of a run completed, and times are of those" in shown
+
+
+def test_a_file_that_cannot_be_written_costs_no_measurement(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.json").mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        fidelity.main(small, out=tmp_path / "f.json")
+    assert not (tmp_path / "f.logs").exists()
 
 
 def test_an_order_is_kept_unless_a_clear_winner_loses() -> None:
