@@ -48,7 +48,7 @@ def modules() -> str:
 def first_sentence(text: str) -> str:
     """The first sentence of the first paragraph, on one line."""
     paragraph = " ".join(text.partition("\n\n")[0].split())
-    return re.split(r"(?<=[.:])\s+(?=[A-Z])", paragraph)[0]
+    return re.split(r"(?<=\.)\s+(?=[A-Z])", paragraph)[0]
 
 
 #: The tables of the file, in the order in which they are shown.

@@ -102,3 +102,9 @@ class TestEmbeddedEngine:
         assert json.loads(first.tool_calls[0].text()) == {"command": "ls"}
         file.write_text(cost, encoding="utf-8")
         assert read_cost(file) == CPU_2CORE
+
+
+def test_what_a_module_is_for_is_said_in_a_whole_sentence() -> None:
+    """A title before a colon tells nothing: what follows it does."""
+    drawn = page("architecture.md").partition("<!-- drawn: modules -->")[2]
+    assert re.findall(r"^- .*:$", drawn, re.M) == []
