@@ -487,7 +487,9 @@ class Config(BaseSettings):
     tls: TlsConfig = TlsConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     admin_key: OurKey | None = Field(
-        default=None, description="bearer token of the control plane; needed off loopback"
+        default=None,
+        description="bearer token of the control plane; from other machines it wants this or a key"
+        " (docs/security.md)",
     )
     journal: Path | None = Field(
         default=None,
