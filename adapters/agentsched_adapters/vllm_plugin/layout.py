@@ -50,20 +50,19 @@ class Layout:
     def groups(self, manager: Any, request: Any) -> list[Sequence[Block]]:
         """The blocks in which the next request of a conversation would find this one's.
 
-        Where the window of its last token has passed the window of the last whole unit, that of the
-        latter: it is no longer the request's own, but still cached.
+        With windows, those that are found now. Some are no longer the request's own but still
+        cached, and of its own some are of no use: unless told otherwise, vLLM caches of a window
+        what lies before the end of the prompt, so that nothing of the answer is found.
         """
-        own = manager.get_blocks(request.request_id).blocks
         if not self.has_windows:
-            return list(own)
+            return list(manager.get_blocks(request.request_id).blocks)
         hits, _, _ = manager.coordinator.find_longest_cache_hit(
             request.block_hashes, request.num_tokens - 1
         )
+        managers = manager.coordinator.single_type_managers
         return [
-            blocks if is_dense else [*hit, *_next(hit, blocks)] if drafts else hit
-            for blocks, hit, is_dense, drafts in zip(
-                own, hits, self.dense, self.drafts, strict=True
-            )
+            [*hit, *_next(one, request, len(hit))] if drafts else hit
+            for one, hit, drafts in zip(managers, hits, self.drafts, strict=True)
         ]
 
     def by_position(self, blocks: Iterable[Block]) -> list[Block]:
@@ -92,9 +91,13 @@ def layout_of(manager: Any, *, unit: int) -> Layout:
     )
 
 
-def _next(hit: Sequence[Block], own: Sequence[Block]) -> Sequence[Block]:
-    """The block after those that are found, while it is the request's own."""
-    return own[len(hit) : len(hit) + 1] if hit else ()
+def _next(manager: Any, request: Any, count: int) -> Sequence[Block]:
+    """The block of a group that follows the first `count` of a request's, where it is cached."""
+    pool = manager.block_pool
+    last = (count + 1) * (manager.block_size // pool.hash_block_size) - 1
+    if not count or last >= len(request.block_hashes):
+        return ()
+    return pool.get_cached_block(request.block_hashes[last], [manager.kv_cache_group_id]) or ()
 
 
 def refusal(manager: Any) -> str | None:

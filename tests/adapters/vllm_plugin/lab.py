@@ -131,7 +131,11 @@ def _hasher() -> Any:
 
 
 class Lab:
-    """One scheduler. `settings` are the plugin's variables; None runs vLLM's own."""
+    """One scheduler. `settings` are the plugin's variables; None runs vLLM's own.
+
+    `retention` is vLLM's `prefix_cache_retention_interval`: None caches windows everywhere, 0, the
+    default of a server, those before the end of a prompt alone.
+    """
 
     def __init__(
         self,
@@ -143,6 +147,7 @@ class Lab:
         step_tokens: int = 24,
         layout: str = "full",
         is_async: bool = True,
+        retention: int | None = None,
     ) -> None:
         from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
@@ -169,6 +174,7 @@ class Lab:
                     )
                     for number, group in enumerate(groups)
                 ],
+                prefix_cache_retention_interval=retention,
             ),
             structured_output_manager=StructuredOutputManager(config),
             block_size=self.unit,

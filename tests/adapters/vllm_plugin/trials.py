@@ -9,6 +9,7 @@ import json
 import random
 import sys
 import traceback
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,26 +41,60 @@ def a_paused_session_returns_to_its_cache() -> None:
 
 @trial
 def a_paused_session_returns_to_its_cache_whatever_its_layers() -> None:
-    whole = 10 * BLOCK_SIZE
-    # Where an answer ends in its block decides which blocks its window has just left behind.
-    for layout, groups in LAYOUTS.items():
-        for tokens in range(1, 2 * BLOCK_SIZE):
-            lab = Lab(LONG, layout=layout, blocks=1 + 27 * len(groups))
-            lab.add("first", words(1, 10), tokens=tokens, xargs=of("a"))
-            lab.run()
-            prompt = [*words(1, 10), *lab.answered["first"], 7, 8, 9]
-            # The last token of an answer is never computed.
-            most = (len(prompt) - 4) // lab.unit * lab.unit
-            keeper = Keeper(pin="p", conversation="a", value=1.0)
-            granted = lab.host.refine(keeper, ttl=seconds(600))
-            assert granted == (HintOutcome.ACCEPTED, seconds(600), most), (layout, tokens, granted)
-            flood(lab, blocks=9)
-            assert lab.host.pins.cached_tokens("a") == most >= whole
-            lab.add("second", prompt, tokens=3, xargs=of("a"))
-            lab.run()
-            found = most - lab.unit if layout in DRAFTING else most
-            assert lab.cached["second"] == found, (layout, tokens, lab.cached)
-            lab.check_quiet()
+    # Where an answer ends in its block decides which blocks its window has just left behind; a long
+    # one leaves the whole window of the prompt's end behind.
+    lengths = (*range(1, 2 * BLOCK_SIZE), 30)
+    for layout, retention, tokens in product(LAYOUTS, (None, 0), lengths):
+        _returns(layout, retention, tokens)
+
+
+def _returns(layout: str, retention: int | None, tokens: int) -> None:
+    case = layout, retention, tokens
+
+    def returning(lab: Lab) -> None:
+        prompt = [*words(1, 10), *lab.answered["first"], 7, 8, 9]
+        lab.add("second", prompt, tokens=3, xargs=of("a"))
+        lab.run()
+
+    stock, lab = (
+        Lab(settings, layout=layout, blocks=1 + 27 * len(LAYOUTS[layout]), retention=retention)
+        for settings in (None, LONG)
+    )
+    for one in (stock, lab):
+        one.add("first", words(1, 10), tokens=tokens, xargs=of("a"))
+        one.run()
+    returning(stock)  # at once, and nobody else was there
+    most = stock.cached["second"]
+    assert most >= 8 * BLOCK_SIZE, case
+    # Where layers draft, the last block that is there is computed again.
+    there = most + lab.unit if layout in DRAFTING else most
+    keeper = Keeper(pin="p", conversation="a", value=1.0)
+    granted = lab.host.refine(keeper, ttl=seconds(600))
+    assert granted == (HintOutcome.ACCEPTED, seconds(600), there), (case, granted)
+    flood(lab, blocks=9)
+    assert lab.host.pins.cached_tokens("a") == there, case
+    returning(lab)
+    assert lab.cached["second"] == most, (case, lab.cached)
+    lab.check_quiet()
+
+
+@trial
+def a_late_pin_does_not_need_what_nobody_would_find() -> None:
+    """Of an answer, vLLM's default leaves nothing in a window: what is gone of it matters not."""
+    lab = Lab(LONG | {"grace": "0s"}, layout="sliding", blocks=70, retention=0)
+    lab.add("first", words(1, 10), tokens=30, xargs=of("a"))
+    lab.run()
+    for index in range(3):
+        lab.add(f"other{index}", words(500 + index, 9), tokens=1)
+        lab.run()
+    assert lab.host.pins.cached_tokens("a") == 9 * BLOCK_SIZE
+    keeper = Keeper(pin="p", conversation="a", value=1.0)
+    assert lab.host.refine(keeper, ttl=seconds(600))[0] is HintOutcome.ACCEPTED
+    flood(lab)
+    lab.add("second", [*words(1, 10), *lab.answered["first"], 7], tokens=1, xargs=of("a"))
+    lab.run()
+    assert lab.cached["second"] == 9 * BLOCK_SIZE
+    lab.check_quiet()
 
 
 @trial
