@@ -72,8 +72,8 @@ class SimRow(msgspec.Struct, kw_only=True):
 class SimSummary(msgspec.Struct, kw_only=True):
     """One arm over all its seeds: means of the rows, and the worst wait of any.
 
-    Times are of the seeds under which a program completed, `computed_of_bound` of those under which
-    all did; they are 0 where there is none.
+    Times are of the seeds under which a program completed, `cached_share` of those under which any
+    call did, `computed_of_bound` of those under which all programs did; 0 where there is none.
     """
 
     arm: str
@@ -187,7 +187,7 @@ def _summary(arm: str, rows: Sequence[SimRow]) -> SimSummary:
         slowdown_p95=_mean(slow),
         slowdown_p95_range=(min(slow), max(slow)),
         first_token_wait_max_s=max(row.first_token_wait_s.max for row in rows),
-        cached_share=_mean(row.cached_share for row in rows),
+        cached_share=_mean(row.cached_share for row in rows if row.prompt_tokens),
         again_tokens=_mean(row.again_tokens for row in rows),
         busy_share=_mean(row.busy_share for row in rows),
         forced=_mean(row.forced for row in rows),
@@ -223,8 +223,9 @@ def print_simulation(result: SimResult, *, console: Console) -> None:
             # An arm under which nobody completed is not the fastest.
             *(f"{time_s:.1f}" if arm.jct_mean_s else "-" for time_s in times),
             f"{arm.slowdown_p95:.2f}" if arm.jct_mean_s else "-",
-            f"{arm.first_token_wait_max_s:.1f}",
-            f"{arm.cached_share:.3f}",
+            # Where no first token ever came, there was no short wait, nor an empty cache.
+            f"{arm.first_token_wait_max_s:.1f}" if arm.first_token_wait_max_s else "-",
+            f"{arm.cached_share:.3f}" if arm.first_token_wait_max_s else "-",
             f"{arm.jct_of_bound:.2f}" if arm.jct_mean_s else "-",
             f"{arm.computed_of_bound:.2f}" if arm.computed_of_bound else "-",
             f"{arm.busy_share:.2f}",

@@ -66,3 +66,24 @@ def test_the_table_says_which_arm_gave_up_on_programs() -> None:
     dead = next(line for line in text.splitlines() if line.strip().startswith("dead "))
     assert dead.split()[1:5] == ["-", "-", "-", "-"]
     assert dead.split()[7:9] == ["-", "-"]
+
+
+def test_where_nothing_was_served_no_wait_was_short_and_no_cache_empty() -> None:
+    """An engine that is never there: the first tokens that never came did not come at once."""
+    dead = row("a", 1, failed=2)
+    dead.first_token_wait_s, dead.prompt_tokens, dead.cached_share = spread([]), 0, 0.0
+    (some,) = summarise([dead, row("a", 2, 4.0)])
+    assert some.cached_share == 0.5
+    trace = TraceRow(name="t", sha256="", programs=2, calls=4, is_synthetic=True)
+    result = SimResult(
+        schema=SCHEMA, command=[], versions={}, trace=trace, options={"programs": 2}, seeds=[1],
+        rows=[dead], summary=summarise([dead]),
+    )  # fmt: skip
+    console = Console(file=io.StringIO(), width=120)
+
+    print_simulation(result, console=console)
+
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    shown = next(line for line in lines if line.strip().startswith("a "))
+    assert shown.split()[1:] == ["-"] * 8 + ["0.50", "0"]
