@@ -191,6 +191,20 @@ def test_failure_is_one_line(
     assert capsys.readouterr().err.strip() == line
 
 
+def test_words_of_others_do_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: object) -> int:
+        raise OSError("it says \x1b[2J\x07")
+
+    monkeypatch.setattr("agentsched.cli.root.run", fail)
+    assert main([]) == 1
+    assert (
+        capsys.readouterr().err
+        == "agentsched: it says \N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}\n"
+    )
+
+
 def test_defect_has_a_traceback_on_request(
     join: Callable[..., None],
     capsys: pytest.CaptureFixture[str],

@@ -62,6 +62,8 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _say(text: str, code: int) -> int:
-    line = " ".join(text.split())
+    # Words of proxies and engines may be in it, which are not to steer the terminal.
+    signs = (c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    line = "".join(signs)
     print(f"agentsched: {line}", file=sys.stderr)
     return code
