@@ -286,6 +286,7 @@ class Feed:
             decisions=decisions,
             decisions_left_out=left_out,
             history=history,
+            tenants_total=len(self._scheduler.tenants),
         )
 
     def _engine_rows(self) -> tuple[EngineRow, ...]:
@@ -328,6 +329,7 @@ class Feed:
             policy_errors_total=statistics.policy_errors_total,
             prompt_tokens_total=sum(a.prompt_tokens for a in accounts),
             cached_tokens_total=sum(a.cached_here for a in accounts),
+            untold_tokens_total=sum(a.untold_tokens for a in accounts),
             replicas=self._replicas(),
         )
 

@@ -59,6 +59,7 @@ def program_row(
         context_tokens=sum(c.context_tokens for c in conversations if c.may_go_on or c.tools),
         prompt_tokens=record.prompt_tokens,
         cached_tokens=record.cached_tokens,
+        untold_tokens=record.untold_tokens,
         output_tokens=record.output_tokens,
     )
 

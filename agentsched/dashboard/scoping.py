@@ -21,6 +21,7 @@ class Own:
     tenant: str
     row: TenantRow | None
     cached_tokens: int
+    untold_tokens: int
     pins: int
     oldest_wait_s: float | None
 
@@ -39,6 +40,7 @@ class Own:
             tenant=tenant,
             row=row,
             cached_tokens=0 if account is None else account.cached_here,
+            untold_tokens=0 if account is None else account.untold_tokens,
             pins=sum(owner is not None and owner.tenant == tenant for owner in pins),
             oldest_wait_s=oldest_wait_s(
                 (step for step in scheduler.steps.values() if step.tenant == tenant), now=now
@@ -54,6 +56,7 @@ def own_part(frame: Frame, own: Own, *, owners: Mapping[str, str]) -> Frame:
         overview=_overview(frame, own),
         engines=tuple(_engine(row) for row in frame.engines),
         tenants=() if own.row is None else (own.row,),
+        tenants_total=0 if own.row is None else 1,
         programs=tuple(row for row in frame.programs if row.tenant == tenant),
         gone=tuple(key for key in frame.gone if owners.get(key) == tenant),
         programs_total=0 if own.row is None else own.row.programs,
@@ -90,6 +93,7 @@ def _overview(frame: Frame, own: Own) -> Overview:
         policy_errors_total=None,
         prompt_tokens_total=row.prompt_tokens if row else 0,
         cached_tokens_total=own.cached_tokens,
+        untold_tokens_total=own.untold_tokens,
         replicas=None,
     )
 

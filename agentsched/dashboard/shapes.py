@@ -38,6 +38,8 @@ class ProgramRow(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+    #: Of `prompt_tokens` those of which no engine said how much was cached; none is in the cached.
+    untold_tokens: int = 0
 
 
 class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +140,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     policy_errors_total: int | None
     prompt_tokens_total: int
     cached_tokens_total: int
+    #: Of the prompt tokens those of which no engine said it: what is cached of them is believed.
+    untold_tokens_total: int = 0
     replicas: Replicas | None = None
 
 
@@ -189,7 +193,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """What changed since the frame before; everything, where `is_full`.
 
     `programs` are new or changed; of `programs_total` live ones a full frame has at most as many
-    as are shown, the latest. `decisions_left_out` happened as well and are not told.
+    as are shown, the latest; of `tenants_total` every frame has the busiest. `decisions_left_out`
+    happened as well and are not told.
     """
 
     now: float
@@ -203,3 +208,4 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     decisions: tuple[Decision, ...]
     decisions_left_out: int
     history: tuple[Sample, ...]
+    tenants_total: int = 0

@@ -82,7 +82,8 @@ def programs(
         return
     shown = listed["programs"]
     if not shown:
-        print(f"no more than {listed['total']}" if listed["total"] else "no programs yet")
+        none = "no program matches" if len(query) > 2 else "no programs yet"
+        print(f"no more than {listed['total']}" if listed["total"] else none)
         return
     console = Console()
     print_programs(shown, console)
@@ -117,6 +118,7 @@ def program_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 def _program_row(row: Mapping[str, Any]) -> list[Text]:
     prompt = row["prompt_tokens"]
+    told = prompt - row.get("untold_tokens", 0)  # what of it an engine said how much was cached
     cells = [
         row["program"],
         row["tenant"],
@@ -125,7 +127,7 @@ def _program_row(row: Mapping[str, Any]) -> list[Text]:
         str(row["active_steps"]),
         f"{row['idle_s']:.0f} s",
         f"{prompt:,}",
-        f"{row['cached_tokens'] / prompt:.0%}" if prompt else "-",
+        f"{row['cached_tokens'] / told:.0%}" if told else "-",
         f"{row['output_tokens']:,}",
     ]
     return [Text(plain(cell)) for cell in cells]  # ids are not markup

@@ -95,13 +95,16 @@ def _paint(axes: Axes, shown: Snapshot, lanes: list[Lane]) -> None:
 
 
 def _headline(shown: Snapshot) -> str:
-    steps = [node for node in shown.nodes if node.kind in ("step", "folded")]
+    ended = [node for node in shown.nodes if node.state in ("finished", "folded")]
+    steps = [node for node in ended if node.kind in ("step", "folded")]
     prompt = sum(node.prompt_tokens for node in steps)
     cached = sum(node.cached_tokens or 0 for node in steps)
+    # Where the engine tells of one step, one that it tells nothing of had nothing cached.
+    is_told = prompt and any(node.cached_tokens is not None for node in steps)
     tools = sum(
         node.tools if node.kind == "folded" else node.kind == "tool" for node in shown.nodes
     )
-    share = f", {cached / prompt:.0%} of {prompt:,} prompt tokens cached" if prompt else ""
+    share = f", {cached / prompt:.0%} of {prompt:,} prompt tokens cached" if is_told else ""
     name = f"{shown.agent}: " if shown.agent else ""
     return f"{name}{shown.program}   {shown.steps_done} steps, {tools} tool calls{share}"
 

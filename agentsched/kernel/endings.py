@@ -20,9 +20,14 @@ def account(
     usage = event.usage
     program.prompt_tokens += usage.prompt_tokens
     program.cached_tokens += usage.cached_tokens or 0
+    untold = 0 if _is_told(books, step, usage) else usage.prompt_tokens
+    program.untold_tokens += untold
     program.output_tokens += usage.output_tokens
     program.served_tokens += books.shares.charge(
-        tenant=program.tenant, usage=usage, missing_tokens=step.missing_tokens
+        tenant=program.tenant,
+        usage=usage,
+        missing_tokens=step.missing_tokens,
+        untold_tokens=untold,
     )
     if not step.step_class.is_work:
         return
@@ -44,6 +49,13 @@ def account(
         conversation.tools[call.call_id] = call.tool
         if len(conversation.tools) > limit:
             del conversation.tools[next(iter(conversation.tools))]
+
+
+def _is_told(books: Books, step: StepRecord, usage: Usage) -> bool:
+    """Whether its engine said what was cached: vLLM leaves the number out where nothing was."""
+    if usage.cached_tokens is not None:
+        return True
+    return step.engine is not None and books.engines[step.engine].capabilities.cached_tokens
 
 
 def learn_cost(books: Books, step: StepRecord, usage: Usage, *, now: Instant) -> None:

@@ -184,6 +184,9 @@ class ProgramRecord:
     active_steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    #: Of `prompt_tokens` those of steps whose engines did not say how much of them was cached:
+    #: `cached_tokens` has none of theirs.
+    untold_tokens: int = 0
     output_tokens: int = 0
     served_tokens: int = 0
     conversations: dict[ConversationId, ConversationRecord] = field(default_factory=dict)

@@ -55,6 +55,9 @@ class TenantAccount:
     #: Of `uncached_tokens` those of steps that did not get to their end: `prompt_tokens` has none
     #: of theirs.
     unfinished_tokens: int = 0
+    #: Of `prompt_tokens` those of steps whose engines did not say how much of them was cached: that
+    #: part of what is cached is believed.
+    untold_tokens: int = 0
     steps: int = 0
     waiting_steps: int = 0
     #: Batch steps among them.
@@ -208,17 +211,25 @@ class ShareLedger:
             account.prices = prices
             account.lift += before - account.service(now=now)
 
-    def charge(self, *, tenant: TenantId, usage: Usage, missing_tokens: int | None = None) -> int:
+    def charge(
+        self,
+        *,
+        tenant: TenantId,
+        usage: Usage,
+        missing_tokens: int | None = None,
+        untold_tokens: int = 0,
+    ) -> int:
         """Charge a finished step; returns the served tokens it amounts to.
 
         `missing_tokens` is what its engine had to compute as far as we knew when it was sent; it
-        counts where the engine does not say how much was cached.
+        counts where the engine does not say how much was cached: of `untold_tokens` of the prompt.
         """
         account = self.account(tenant)
         uncached = max(0, usage.prompt_tokens - (usage.cached_tokens or 0))
         if usage.cached_tokens is None and missing_tokens is not None:
             uncached = min(uncached, missing_tokens)
         account.prompt_tokens += usage.prompt_tokens
+        account.untold_tokens += untold_tokens
         account.uncached_tokens += uncached
         account.output_tokens += usage.output_tokens
         account.steps += 1

@@ -36,6 +36,7 @@ class _Program(Struct, frozen=True, kw_only=True):
     active_steps: int
     prompt_tokens: int
     cached_tokens: int
+    untold_tokens: int
     output_tokens: int
     served_tokens: int
 

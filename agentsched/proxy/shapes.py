@@ -72,6 +72,7 @@ def _program(record: ProgramRecord, does: Doing, *, now: Instant) -> dict[str, A
         "active_steps": record.active_steps,
         "prompt_tokens": record.prompt_tokens,
         "cached_tokens": record.cached_tokens,
+        "untold_tokens": record.untold_tokens,
         "output_tokens": record.output_tokens,
         "served_tokens": record.served_tokens,
     }

@@ -124,7 +124,8 @@ class Folded:
     steps: int = 0
     tools: int = 0
     prompt_tokens: int = 0
-    cached_tokens: int = 0
+    #: None as long as no engine said it of any of them.
+    cached_tokens: int | None = None
     output_tokens: int = 0
 
     def take(self, step: StepNode) -> None:
@@ -135,7 +136,7 @@ class Folded:
         self.steps += 1
         self.tools += len(step.tools) + step.tools_left_out
         self.prompt_tokens += step.prompt_tokens
-        self.cached_tokens += step.cached_tokens or 0
+        self._add_cached(step.cached_tokens)
         self.output_tokens += step.output_tokens
 
     def merge(self, other: Folded) -> None:
@@ -145,8 +146,12 @@ class Folded:
         self.steps += other.steps
         self.tools += other.tools
         self.prompt_tokens += other.prompt_tokens
-        self.cached_tokens += other.cached_tokens
+        self._add_cached(other.cached_tokens)
         self.output_tokens += other.output_tokens
+
+    def _add_cached(self, tokens: int | None) -> None:
+        if tokens is not None:
+            self.cached_tokens = (self.cached_tokens or 0) + tokens
 
 
 @dataclass(slots=True)

@@ -315,6 +315,26 @@ def test_what_a_client_did_not_wait_for_takes_nothing_from_the_part_that_was_cac
         assert (told.prompt_tokens_total, told.cached_tokens_total) == (1_000, 900)
 
 
+def test_what_no_engine_said_to_be_cached_is_told_apart() -> None:
+    scheduler = build_scheduler(SchedulerConfig(profile="fcfs"))
+    feed = Feed(scheduler, members=tuple, is_draining=lambda: False)
+    scheduler.handle(reported("e"), now=at(0))
+    scheduler.handle(arrived("s1", "p", tokens=1_000), now=at(1))
+    scheduler.handle(finished("s1", prompt=1_000), now=at(2))
+    # vLLM tells with a flag, and leaves the number out where nothing was cached.
+    scheduler.handle(reported("e", cached_tokens=True), now=at(3))
+    scheduler.handle(arrived("s2", "p", tokens=1_500), now=at(4))
+    scheduler.handle(finished("s2", prompt=1_500), now=at(5))
+    scheduler.handle(arrived("s3", "p", tokens=2_000), now=at(6))
+    scheduler.handle(finished("s3", prompt=2_000, cached=1_500), now=at(7))
+    for tenant in (None, "t"):
+        frame = feed.full(now=at(8), tenant=tenant)
+        [row] = frame.programs
+        assert (row.prompt_tokens, row.cached_tokens, row.untold_tokens) == (4_500, 1_500, 1_000)
+        told = frame.overview
+        assert (told.prompt_tokens_total, told.untold_tokens_total) == (4_500, 1_000)
+
+
 def calls(work: Callable[[], None]) -> int:
     """How many functions a piece of work calls, Python's own with them: its cost on any machine."""
     count = 0

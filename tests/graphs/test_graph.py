@@ -16,11 +16,13 @@ from agentsched.model import (
     ProgramId,
     StepCancelled,
     StepFailed,
+    StepFinished,
     StepId,
     StepState,
     ToolFinished,
     ToolName,
     ToolStarted,
+    Usage,
 )
 from agentsched_graphs.builder import GraphBuilder
 from agentsched_graphs.graph import GraphLimits
@@ -294,6 +296,20 @@ class TestBounds:
         )
         assert ("c", "s6", "control") in course.edges()
         assert graph.steps_done == 10
+
+    def test_a_sum_of_what_no_engine_said_is_not_known(self, make_course: Any) -> None:
+        course = make_course(limited(steps_per_program_max=2))
+        for i, cached in enumerate((None, None, None, 30, None)):
+            course.arrive(f"s{i}")
+            course.dispatch(f"s{i}")
+            usage = Usage(prompt_tokens=100, cached_tokens=cached, output_tokens=5)
+            course.feed(StepFinished(step=StepId(f"s{i}"), usage=usage))
+            if i == 2:
+                assert course.graph().folded[ConversationId("c")].cached_tokens is None
+        for i in (5, 6):
+            course.step(f"s{i}")
+        folded = course.graph().folded[ConversationId("c")]
+        assert (folded.steps, folded.cached_tokens) == (5, 30)
 
     def test_what_is_too_old_is_folded(self, make_course: Any) -> None:
         course = make_course(limited(age_ns_max=Nanos(60 * SECOND)))

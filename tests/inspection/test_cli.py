@@ -53,6 +53,17 @@ class TestPrograms:
         assert line.split()[0] == row["program"]
         assert line.split()[-1] == "10"
 
+    def test_what_no_engine_said_is_not_shown_as_said(self) -> None:
+        row = {"program": "p", "tenant": "default", "agent": "", "idle_s": 3.0, "output_tokens": 9}
+        row |= {"steps_done": 2, "active_steps": 0, "prompt_tokens": 400}
+        cells = []
+        for cached, untold in ((0, 400), (150, 200), (0, 0)):
+            shown = io.StringIO()
+            numbers = {"cached_tokens": cached, "untold_tokens": untold}
+            print_programs([row | numbers], Console(width=100, file=shown))
+            cells.append(shown.getvalue().splitlines()[1].split()[-2])
+        assert cells == ["-", "75%", "0%"]
+
     def test_json(self, proxy: Any, capfdbinary: Any) -> None:
         code, out, _ = run(capfdbinary, "programs", "--url", f"{proxy.url}/v1", "--json")
         assert code == 0
@@ -61,7 +72,7 @@ class TestPrograms:
 
     def test_none_of_a_tenant(self, proxy: Any, capfdbinary: Any) -> None:
         code, out, _ = run(capfdbinary, "programs", "--url", proxy.url, "--tenant", "nobody")
-        assert (code, out) == (0, "no programs yet\n")
+        assert (code, out) == (0, "no program matches\n")
 
     def test_pages_and_states(self, proxy: Any, capfdbinary: Any) -> None:
         model = httpx.get(f"{proxy.url}/v1/models").json()["data"][0]["id"]
@@ -80,7 +91,7 @@ class TestPrograms:
             assert run(capfdbinary, *listing, "--offset", "2")[1] == "no more than 2\n"
             _, out, _ = run(capfdbinary, *listing, "--agent", "claude-code", "--json")
             assert [row["program"] for row in json.loads(out)["programs"]] == ["fix-it"]
-            assert run(capfdbinary, *listing, "--state", "waiting")[1] == "no programs yet\n"
+            assert run(capfdbinary, *listing, "--state", "waiting")[1] == "no program matches\n"
             assert run(capfdbinary, *listing, "--state", "asleep")[0] == 2
         finally:
             httpx.post(f"{proxy.url}/agentsched/v1/programs/second/release")

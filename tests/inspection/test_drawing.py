@@ -135,6 +135,17 @@ def test_dollars_in_names_are_no_formulas(name: str) -> None:
     assert f"{name}: {name}   1 steps, 0 tool calls" in written
 
 
+@pytest.mark.slow
+def test_what_no_engine_said_is_not_drawn_as_said() -> None:
+    told = step("a", 0, 2, prompt_tokens=100, cached_tokens=50)
+    # vLLM leaves the number out where nothing was cached; of one that runs nobody knows it yet.
+    cold, live = step("b", 3, 4, prompt_tokens=100), step("c", 5, None, prompt_tokens=9_000)
+    for nodes, said in (((told, cold, live), "25% of 200 prompt tokens cached"), ((cold,), "")):
+        drawn = draw(snapshot(*nodes), format="svg").decode()
+        [line] = [text for text in re.findall("<!-- (.*) -->", drawn) if "tool calls" in text]
+        assert line.partition(" tool calls")[2].strip(", ") == said
+
+
 def test_nothing_to_draw() -> None:
     with pytest.raises(ConfigError, match="no steps to draw yet"):
         draw(snapshot(), format="png")
