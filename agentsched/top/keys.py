@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import re
 import select
 import termios
 import tty
@@ -28,6 +29,8 @@ _NAMES: Final = {
     "\x03": "quit",
 }
 _TYPED_MAX: Final = 60
+#: What a terminal sends for one key that is no letter.
+_SEQUENCE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~])")
 
 
 class Keys:
@@ -61,9 +64,12 @@ class Keys:
 
 def _keys(text: str) -> Iterator[str]:
     while text:
-        found = next((code for code in _NAMES if len(code) > 1 and text.startswith(code)), text[0])
-        yield _NAMES.get(found, found)
+        sequence = _SEQUENCE.match(text)
+        found = text[0] if sequence is None else sequence[0]
         text = text[len(found) :]
+        # One that means nothing here is no Esc with letters after it.
+        if sequence is None or found in _NAMES:
+            yield _NAMES.get(found, found)
 
 
 def press(key: str, view: View) -> str:

@@ -12,6 +12,7 @@ from agentsched.dashboard.shapes import (
     SAMPLE_TENANTS_MAX,
     EngineRow,
     Frame,
+    Overview,
     ProgramRow,
     Replicas,
     Sample,
@@ -133,13 +134,12 @@ def _head(frame: Frame) -> Iterator[Text]:
     if len(frame.programs) < frame.programs_total:
         line.append(f"of the latest {len(frame.programs)}", "dim")
     yield line
-    hit = it.cached_tokens_total / it.prompt_tokens_total if it.prompt_tokens_total else None
     oldest = "-" if it.oldest_wait_s is None else span(it.oldest_wait_s)
     waits = f"{span(it.wait_p50_s)} / {span(it.wait_p95_s)}"
     line = Text(f"steps {it.running_steps} computing, {it.waiting_steps} waiting")
     line.append(f"  wait p50/p95 {waits}  oldest {oldest} of {span(it.max_wait_s)}")
     yield line
-    line = Text(f"cached {'-' if hit is None else f'{hit:.0%}'}  pins {it.pins}")
+    line = Text(f"cached {_cached(it)}  pins {it.pins}")
     if it.rejected_total is not None:
         line.append(f"  rejected {it.rejected_total}  retried {it.retried_total}")
     if it.policy_errors_total:
@@ -147,6 +147,15 @@ def _head(frame: Frame) -> Iterator[Text]:
     if it.is_bound_too_tight:
         line.append(f"  wait bound too tight (about {span(it.sensible_wait_s)})", "yellow")
     yield line
+
+
+def _cached(it: Overview) -> str:
+    """The part of prompts that came from caches, and how much of it an engine has said."""
+    if not it.prompt_tokens_total:
+        return "-"
+    hit = it.cached_tokens_total / it.prompt_tokens_total
+    told = f"{1 - it.untold_tokens_total / it.prompt_tokens_total:.0%}"
+    return f"{hit:.0%}" if told == "100%" else f"about {hit:.0%} (engines tell of {told})"
 
 
 def _replicas(it: Replicas) -> Text:
@@ -201,8 +210,9 @@ def _tenants(frame: Frame, rows_max: int) -> Iterator[Text]:
     yield Text(f"{'TENANT':<14} {'':<{_BAR}}   GOT  ENTITLED  COMPUTING  WAITING  PROGRAMS", "dim")
     for row in shown:
         yield _tenant(row, got.get(row.tenant))
-    if len(frame.tenants) > len(shown):
-        yield Text(f"{len(frame.tenants) - len(shown)} more", "dim")
+    total = max(frame.tenants_total, len(frame.tenants))
+    if total > len(shown):
+        yield Text(f"{total - len(shown)} more", "dim")
 
 
 def _tenant(row: TenantRow, got: float | None) -> Text:

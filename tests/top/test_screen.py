@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from msgspec.structs import replace
 from top_frames import ENGINE, SIX, made, program, sample, tenant
 
 from agentsched.dashboard.shapes import Frame, GoneReplica, Replicas
-from agentsched.top.keys import press
+from agentsched.top.keys import Keys, press
 from agentsched.top.screen import SORTS, View, chosen, everything, lines, shares, span, tokens
 
 
@@ -38,6 +40,12 @@ def test_says_what_matters() -> None:
     assert "for bash" in shown
     # red got 300 of 400, blue 100.
     assert "75%" in next(line for line in shown.splitlines() if line.startswith("red "))
+
+
+def test_what_no_engine_said_is_not_shown_as_said() -> None:
+    frame = made(*SIX)
+    partly = replace(frame.overview, untold_tokens_total=400)
+    assert "cached about 75% (engines tell of 60%)" in text(replace(frame, overview=partly))
 
 
 def test_who_waits_comes_first() -> None:
@@ -109,6 +117,16 @@ def test_keys() -> None:
     assert "agentsched top" in text(frame, view)
 
 
+def test_a_key_that_means_nothing_is_no_escape() -> None:
+    read, write = os.pipe()
+    try:
+        os.write(write, b"\x1b[Cs\x1bOP\x1b[3~\x1b[15;2~\x1b[A\x1bj")
+        assert Keys(read).wait(0) == ["s", "up", "escape", "j"]
+    finally:
+        os.close(read)
+        os.close(write)
+
+
 def test_filter_is_typed() -> None:
     view, frame = View(), made(*SIX)
     for key in ("/", "w", "q", "rub", "a", "i", "t"):
@@ -133,6 +151,8 @@ def test_a_pipe_gets_every_engine_and_tenant() -> None:
     names = [*(f"gpu-{i}" for i in range(9)), *(f"team-{i}" for i in range(8))]
     assert [word for word in words if word.startswith(("gpu-", "team-"))] == names
     assert "3 more" in text(frame).splitlines()
+    many = everything(replace(frame, tenants_total=60), View(), width=80)
+    assert "52 more" in [line.plain for line in many]
 
 
 def test_states_are_said_to_be_of_those_that_are_told() -> None:
