@@ -189,12 +189,15 @@ class Matcher:
 
         Equal programs are told apart by what has not gone on yet, then by the same system prompt
         and tools, then by the latest answer: of two runs, one after the other, it is the second.
+        Of runs that were asked for at once it is the one that was answered first.
         """
         head = asked.prompt.head
         same = [t for t in answered if t.head == head]
         free = [t for t in same if not t.is_continued]
         if free:
-            turn = max(free, key=lambda t: (not t.is_handed, t.at))
+            latest = max(free, key=lambda t: (not t.is_handed, t.at))
+            beside = [t for t in free if t.group == latest.group]
+            turn = min(beside, key=lambda t: (t.is_handed, t.at))
             return Match(turn, Relation.EXTENDS, _kind(turn))
         if same:
             return Match(same[-1], Relation.FORKS, _kind(same[-1]))

@@ -39,6 +39,7 @@ class Turn:
     __slots__ = (
         "answer",
         "at",
+        "beside",
         "calls",
         "conversation",
         "handle",
@@ -69,6 +70,8 @@ class Turn:
         self.conversation = conversation
         #: What `Identity.turn` says of it.
         self.handle = 0
+        #: The first of the turns with this prompt that had no answer yet when it came, or 0.
+        self.beside = 0
         self.prompt = prompt
         self.head = head
         self.at = at
@@ -102,6 +105,11 @@ class Turn:
         self.text: TextEnd | None = None
         #: What is kept of its needles, where anything is.
         self.traces: tuple[KeptNeedle, ...] = ()
+
+    @property
+    def group(self) -> int:
+        """The same for turns with one prompt that were asked for at once."""
+        return self.beside or self.handle
 
     def abandon(self, *, now: Instant) -> None:
         """Note that no complete answer reached the client."""

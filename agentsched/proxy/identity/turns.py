@@ -41,6 +41,9 @@ def add_turn(
     if prompt.text is not None:
         boundary, length = prompt.boundaries[-1]
         turn.text = TextEnd(boundary=boundary, length=length, tail=prompt.text[length:])
+    equal = asked.book.at(prompt.end)
+    open_one = next((other for other in equal if other.state is TurnState.OPEN), None)
+    turn.beside = open_one.group if open_one is not None else 0
     asked.book.add_point(prompt.end, turn, candidates_max=candidates_max)
     return turn
 

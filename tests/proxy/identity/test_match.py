@@ -148,3 +148,28 @@ def test_who_says_hello_after_a_transfer_is_somebody_else(
     wire.answer(one, "", [("call_77aa02bb03cc", "transfer_to_human_agents", "{}")])
     other = wire.chat([system("It is 10:02."), *greeting, user("Hello"), *more])
     assert other.program != one.program
+
+
+def test_of_equal_runs_at_once_the_one_that_was_answered_first_goes_on_first(wire: Wire) -> None:
+    """They are told apart by nothing else; one that is over before they began is not meant."""
+    prompt = [system(), user("fix the bug")]
+    over = wire.chat(prompt)
+    wire.answer(over, "What bug?")
+    begun = [wire.chat(prompt) for _ in range(3)]
+    for run in (begun[1], begun[0], begun[2]):
+        wire.answer(run, "What bug?")
+    told = [*prompt, said("What bug?"), user("that one")]
+    found = [wire.chat(told).program for _ in range(4)]
+    assert found == [begun[1].program, begun[0].program, begun[2].program, over.program]
+
+
+def test_a_run_that_goes_on_while_another_waits_for_its_answer_is_meant(wire: Wire) -> None:
+    prompt = [system(), user("fix the bug")]
+    one, other = wire.chat(prompt), wire.chat(prompt)
+    wire.answer(one, "What bug?")
+    told = [*prompt, said("What bug?"), user("that one")]
+    assert wire.chat(told).program == one.program
+    wire.answer(other, "What bug?")
+    later = wire.chat(prompt)
+    wire.answer(later, "What bug?")
+    assert [wire.chat(told).program for _ in range(2)] == [later.program, other.program]
