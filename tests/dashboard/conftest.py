@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
+from browser_window import PATIENCE_MS, Window
 
 from agentsched.config import Config, EngineConfig
 from agentsched.model import EngineId
@@ -125,3 +126,23 @@ async def browser() -> AsyncIterator[Any]:
             yield started
         finally:
             await started.close()
+
+
+@pytest.fixture
+async def window(browser: Any) -> AsyncIterator[Any]:
+    """Opens a page of a board's dashboard. What a page complained of fails the test."""
+    made: list[tuple[Any, Window]] = []
+
+    async def open_window(board: Any, **settings: Any) -> Window:
+        context = await browser.new_context(
+            **{"viewport": {"width": 1280, "height": 800}} | settings
+        )
+        context.set_default_timeout(PATIENCE_MS)
+        shown = Window(await context.new_page(), board.url)
+        made.append((context, shown))
+        return shown
+
+    yield open_window
+    for context, shown in made:
+        await context.close()
+        assert shown.complaints == []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_window import PATIENCE_MS, until_count, until_reads
 
 from agentsched.bus.service import Neighbours
 from agentsched.model import (
@@ -26,8 +26,6 @@ from agentsched_adapters.fake import FakeSpeed
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(110)]
 
 BASH = [{"type": "function", "function": {"name": "bash"}}]
-#: How long anything that is waited for may take on a busy machine.
-PATIENCE_MS = 30_000
 PAGES = ("overview", "engines", "tenants", "decisions", "control")
 
 #: What stands on each page when it has been drawn.
@@ -39,63 +37,6 @@ OWN = {
     "control": ".policy-form select",
     "programs/red%2Falpha": ".timeline .span",
 }
-
-
-class Window:
-    """A page of the dashboard, which fails a test when the page complains."""
-
-    def __init__(self, page: Any, url: str) -> None:
-        self.page = page
-        self._url = url
-        self.complaints: list[str] = []
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", self._hear)
-        #: Every address that the page asked for.
-        self.asked: list[str] = []
-        page.on("request", lambda request: self.asked.append(request.url))
-
-    def _hear(self, message: Any) -> None:
-        # A 401 before the login, and the like, is the page finding out where it stands.
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            self.complaints.append(message.text)
-
-    async def open(self, page: str = "overview", *, wanted: str = ".link-live") -> Any:
-        await self.page.goto(f"{self._url}/agentsched/#/{page}")
-        await self.page.wait_for_selector(wanted)
-        return self.page
-
-
-@pytest.fixture
-async def window(browser: Any) -> AsyncIterator[Any]:
-    made: list[tuple[Any, Window]] = []
-
-    async def open_window(board: Any, **settings: Any) -> Window:
-        context = await browser.new_context(
-            **{"viewport": {"width": 1280, "height": 800}} | settings
-        )
-        context.set_default_timeout(PATIENCE_MS)
-        shown = Window(await context.new_page(), board.url)
-        made.append((context, shown))
-        return shown
-
-    yield open_window
-    for context, shown in made:
-        await context.close()
-        assert shown.complaints == []
-
-
-async def until_count(locator: Any, count: int) -> None:
-    """Without evaluating anything in the page: its policy forbids that."""
-    from playwright.async_api import expect
-
-    await expect(locator).to_have_count(count, timeout=PATIENCE_MS)
-
-
-async def until_reads(locator: Any, text: str) -> None:
-    """Until somebody who looks at it can read that there."""
-    from playwright.async_api import expect
-
-    await expect(locator).to_contain_text(text, use_inner_text=True, timeout=PATIENCE_MS)
 
 
 async def work(board: Any) -> None:
@@ -220,6 +161,9 @@ async def test_a_replica_that_is_gone_is_told_until_it_is_back(board: Any, windo
     await page.wait_for_selector(".banner:has-text('replica-0 is gone')")
     await page.keyboard.press("3")
     await page.wait_for_selector(".banner:has-text('replica-0 is gone')")
+    await page.wait_for_selector(".banner:has-text('Gone since ')")
+    # A screen reader says what changes there: how long it is gone would be told every second.
+    assert "since" not in await page.inner_text(".banner [role=status]")
     gateway.bus.found = Neighbours(is_connected=False, others=(), gone={})
     await page.wait_for_selector(".banner:has-text('decides alone')")
     gateway.bus.found = there

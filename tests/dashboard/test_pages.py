@@ -17,7 +17,7 @@ def test_built_of_these_sources() -> None:
     for name in [*names, "index.html"]:
         made.update(f"{name}\0".encode() + (WEB / name).read_bytes() + b"\0")
     built = (ASSETS / "sources.txt").read_text().strip()
-    assert made.hexdigest() == built, "run: cd web && npm ci && npm run build"
+    assert made.hexdigest() == built, "run: cd web && npm install && npm run build"
 
 
 def test_small() -> None:

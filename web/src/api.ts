@@ -4,12 +4,16 @@ export class Refused extends Error {
   constructor(
     readonly status: number,
     message: string,
+    readonly code = "",
   ) {
     super(message);
   }
 }
 
 let token = "";
+
+/** A stream says something at least every 15 s: one that is silent for longer has no other end. */
+const SILENT_MS = 40_000;
 
 async function ask<T>(method: string, path: string, body?: string, headers: Record<string, string> = {}): Promise<T> {
   const response = await fetch(path, {
@@ -23,6 +27,11 @@ async function ask<T>(method: string, path: string, body?: string, headers: Reco
     credentials: "same-origin",
     signal: AbortSignal.timeout(15_000),
   });
+  return (await read(response)) as T;
+}
+
+/** What an answer says; a refusal is thrown. */
+async function read(response: Response): Promise<unknown> {
   const text = await response.text();
   let said: unknown = null;
   try {
@@ -31,10 +40,44 @@ async function ask<T>(method: string, path: string, body?: string, headers: Reco
     // An answer from something else than the proxy; the status tells enough.
   }
   if (!response.ok) {
-    const message = (said as { error?: { message?: string } } | null)?.error?.message;
-    throw new Refused(response.status, message ?? `${response.status} ${response.statusText}`);
+    const error = (said as { error?: { message?: string; code?: string } } | null)?.error;
+    throw new Refused(response.status, error?.message ?? `${response.status} ${response.statusText}`, error?.code);
   }
-  return said as T;
+  return said;
+}
+
+/**
+ * Follow server-sent events until the server ends them. An EventSource does not tell why it was
+ * refused, nor that a line is dead.
+ */
+export async function follow(path: string, stop: AbortSignal, take: (data: string) => void): Promise<void> {
+  const silent = new AbortController();
+  const heard = <T>(next: Promise<T>): Promise<T> => {
+    const alarm = setTimeout(() => silent.abort(), SILENT_MS);
+    return next.finally(() => clearTimeout(alarm));
+  };
+  const asked = fetch(`v1/${path}`, {
+    headers: { Accept: "text/event-stream" },
+    credentials: "same-origin",
+    cache: "no-store",
+    signal: AbortSignal.any([stop, silent.signal]),
+  });
+  const response = await heard(asked);
+  if (!response.ok || !response.body) {
+    await read(response);
+    return;
+  }
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await heard(reader.read());
+    if (done) return;
+    const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
+    rest = lines.pop()!;
+    // Each event is one line of data: JSON has no line breaks of its own.
+    for (const line of lines) if (line.startsWith("data: ")) take(line.slice(6));
+  }
 }
 
 export const api = {

@@ -34,7 +34,8 @@ function PolicySwitch() {
     event.preventDefault();
     const body: Record<string, unknown> = {};
     if (profile && profile !== known.profile) body.profile = profile;
-    const changed = Object.entries(points).filter(([point, name]) => name && name !== known.active[point]);
+    // With another profile, what is in force now has to be asked for as well: that may not have it.
+    const changed = Object.entries(points).filter(([point, name]) => name && (body.profile || name !== known.active[point]));
     if (changed.length) body.policies = Object.fromEntries(changed.map(([point, name]) => [point, { name }]));
     if (maxWait) body.max_wait = maxWait;
     if (!Object.keys(body).length) return setSaid({ text: "Nothing is changed.", isBad: false });
@@ -127,24 +128,26 @@ interface Plan {
   detail?: string;
   ahead?: number;
   due_in_s?: number | null;
-  engines: { engine: string; is_up: boolean; is_silent: boolean; running_steps: number; missing_tokens: number; prefill_s: number }[];
+  /** for who may see all tenants */
+  engines?: { engine: string; is_up: boolean; is_silent: boolean; running_steps: number; missing_tokens: number; prefill_s: number }[];
 }
 
 function PlanForm() {
-  const [body, setBody] = useState("");
+  const [body, setBody] = useState<string | null>(null);
   const [target, setTarget] = useState("/v1/chat/completions");
   const [program, setProgram] = useState("");
   const [tenant, setTenant] = useState("");
   const [plan, setPlan] = useState<Plan | null>(null);
   const [said, setSaid] = useState("");
   const model = engines.value.find((e) => e.models.length)?.models[0] ?? "model";
+  const shown = body ?? SAMPLE.replace("MODEL", model);
   const submit = async (event: Event) => {
     event.preventDefault();
     const headers: Record<string, string> = {};
     if (program) headers["x-agentsched-program"] = program;
     if (tenant) headers["x-agentsched-tenant"] = tenant;
     try {
-      setPlan(await api.post<Plan>(`plan${target}`, body || SAMPLE.replace("MODEL", model), headers));
+      setPlan(await api.post<Plan>(`plan${target}`, shown, headers));
       setSaid("");
     } catch (error) {
       setPlan(null);
@@ -165,7 +168,7 @@ function PlanForm() {
       </div>
       <label>
         Body
-        <textarea rows={7} spellcheck={false} value={body || SAMPLE.replace("MODEL", model)} onInput={(e) => setBody(e.currentTarget.value)} />
+        <textarea rows={7} spellcheck={false} value={shown} onInput={(e) => setBody(e.currentTarget.value)} />
       </label>
       <button type="submit" class="primary">What would happen?</button>
       {said && <p class="banner bad" role="alert">{said}</p>}
@@ -181,17 +184,19 @@ function PlanForm() {
             {plan.order && <div><dt>order</dt><dd>{plan.order}</dd></div>}
             {plan.place && <div><dt>place</dt><dd>{plan.place}</dd></div>}
           </dl>
-          <table>
-            <thead><tr><th>Engine</th><th class="num">Computing</th><th class="num">To compute</th><th class="num">Takes</th></tr></thead>
-            <tbody>
-              {plan.engines.map((e) => (
-                <tr key={e.engine}>
-                  <td>{e.engine}{e.engine === plan.engine ? " ✓" : ""}{!e.is_up ? " (not up)" : e.is_silent ? " (silent)" : ""}</td>
-                  <td class="num">{e.running_steps}</td><td class="num">{tokens(e.missing_tokens)}</td><td class="num">{span(e.prefill_s)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
+          {plan.engines && (
+            <table>
+              <thead><tr><th>Engine</th><th class="num">Computing</th><th class="num">To compute</th><th class="num">Takes</th></tr></thead>
+              <tbody>
+                {plan.engines.map((e) => (
+                  <tr key={e.engine}>
+                    <td>{e.engine}{e.engine === plan.engine ? " ✓" : ""}{!e.is_up ? " (not up)" : e.is_silent ? " (silent)" : ""}</td>
+                    <td class="num">{e.running_steps}</td><td class="num">{tokens(e.missing_tokens)}</td><td class="num">{span(e.prefill_s)}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          )}
         </div>
       )}
     </form>

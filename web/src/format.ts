@@ -22,6 +22,12 @@ export function percent(part: number | null | undefined): string {
   return part === null || part === undefined || !isFinite(part) ? "–" : `${Math.round(part * 100)} %`;
 }
 
+/** The part of prompts that engines said came from their caches; null where none said anything. */
+export function cachedPart(row: { prompt_tokens: number; cached_tokens: number; untold_tokens: number }): number | null {
+  const told = row.prompt_tokens - row.untold_tokens;
+  return told > 0 ? row.cached_tokens / told : null;
+}
+
 /** The end of an id tells ids of one agent apart as well as its beginning. */
 export function short(id: string, max = 28): string {
   if (id.length <= max) return id;

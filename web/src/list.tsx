@@ -2,8 +2,8 @@
 
 import { signal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { percent, short, span, tokens } from "./format";
-import { go, href } from "./router";
+import { cachedPart, percent, short, span, tokens } from "./format";
+import { href } from "./router";
 import { everyone, now, programsTotal, query, rows, sorting, type SortKey, wanted } from "./store";
 import type { ProgramRow, State } from "./types";
 import { Empty, STATE_WORDS, StateChip, Tenant } from "./ui";
@@ -11,6 +11,9 @@ import { Empty, STATE_WORDS, StateChip, Tenant } from "./ui";
 const OVERSCAN = 8;
 
 export const chosen = signal("");
+
+/** Columns that people read from A on, and not from the greatest number. */
+const WORDS = new Set<SortKey | "">(["state", "tenant"]);
 
 const COLUMNS: [SortKey | "", string, string][] = [
   ["state", "State", "c-state"],
@@ -29,9 +32,15 @@ export function move(by: number): void {
   const list = rows.value;
   if (!list.length) return;
   const at = list.findIndex((row) => row.program === chosen.value);
-  const next = at < 0 ? 0 : Math.min(list.length - 1, Math.max(0, at + by));
-  chosen.value = list[next]!.program;
+  chosen.value = list[Math.min(list.length - 1, Math.max(0, at + by))]!.program;
+  // A screen reader tells which row that is while the focus is on the grid.
+  document.getElementById(GRID)?.focus({ preventScroll: true });
 }
+
+const GRID = "programs";
+
+/** A row's name in the page, which has no spaces, as names of programs may. */
+const rowId = (program: string): string => `program-${encodeURIComponent(program)}`;
 
 function doing(row: ProgramRow): string {
   switch (row.state) {
@@ -48,6 +57,7 @@ function Row({ row, top, height, index }: { row: ProgramRow; top: number; height
   const at = now.value;
   return (
     <a
+      id={rowId(row.program)}
       class="row"
       role="row"
       aria-rowindex={index + 2}
@@ -65,7 +75,7 @@ function Row({ row, top, height, index }: { row: ProgramRow; top: number; height
       <span role="gridcell" class="c-doing">{doing(row)}</span>
       <span role="gridcell" class="c-num">{row.steps}</span>
       <span role="gridcell" class="c-num">{tokens(row.context_tokens)}</span>
-      <span role="gridcell" class="c-num">{row.prompt_tokens ? percent(row.cached_tokens / row.prompt_tokens) : "–"}</span>
+      <span role="gridcell" class="c-num">{percent(cachedPart(row))}</span>
       <span role="gridcell" class="c-num">{tokens(row.output_tokens)}</span>
       <span role="gridcell" class="c-num">{span(at - row.since)}</span>
       <span role="gridcell" class="c-num">{span(at - row.opened)}</span>
@@ -87,7 +97,7 @@ function Filter({ name, label, values, words }: {
       onChange={(e) => (wanted.value = { ...wanted.value, [name]: e.currentTarget.value })}
     >
       <option value="">{label}: all</option>
-      {values.map((value) => (
+      {[...new Set([...values, wanted.value[name]])].filter(Boolean).map((value) => (
         <option key={value} value={value}>{words?.[value] ?? value}</option>
       ))}
     </select>
@@ -128,7 +138,7 @@ function Head() {
           aria-sort={sort && sort === key ? (down ? "descending" : "ascending") : undefined}
         >
           {sort ? (
-            <button type="button" onClick={() => (sorting.value = { key: sort, down: key === sort ? !down : true })}>
+            <button type="button" onClick={() => (sorting.value = { key: sort, down: key === sort ? !down : !WORDS.has(sort) })}>
               {title}
               <span aria-hidden="true">{key === sort ? (down ? " ↓" : " ↑") : ""}</span>
             </button>
@@ -168,33 +178,48 @@ export function ProgramList() {
 
   const first = Math.max(0, Math.floor(view.top / view.row) - OVERSCAN);
   const last = Math.min(list.length, Math.ceil((view.top + view.height) / view.row) + OVERSCAN);
+  const shown = list.slice(first, last);
+  const page = Math.max(1, Math.floor(view.height / view.row) - 1);
+  const moves: Record<string, number> = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -list.length, End: list.length };
+  const isNarrowed = list.length < everyone.value.length;
   return (
-    <div class="list" role="grid" aria-label="Live programs" aria-rowcount={list.length + 1}>
-      <Head />
+    <div class="list">
       <div
-        class="scroller"
-        role="rowgroup"
-        ref={scroller}
+        id={GRID}
+        role="grid"
+        aria-label="Live programs"
+        aria-rowcount={list.length + 1}
         tabIndex={0}
-        aria-label="Programs"
-        onScroll={(e) => {
-          const top = e.currentTarget.scrollTop;
-          setView((old) => (Math.abs(old.top - top) < old.row ? old : { ...old, top }));
-        }}
+        aria-activedescendant={shown.some((row) => row.program === chosen.value) ? rowId(chosen.value) : undefined}
         onKeyDown={(e) => {
-          if (e.key === "Enter" && chosen.value) go("programs", chosen.value);
+          const by = moves[e.key];
+          if (by === undefined || e.ctrlKey || e.metaKey || e.altKey) return;
+          move(by);
+          e.preventDefault();
         }}
       >
-        <div class="rows" style={{ height: `${list.length * view.row}px` }}>
-          {list.slice(first, last).map((row, i) => (
-            <Row key={row.program} row={row} index={first + i} top={(first + i) * view.row} height={view.row} />
-          ))}
+        <Head />
+        <div
+          class="scroller"
+          role="rowgroup"
+          ref={scroller}
+          tabIndex={-1}
+          onScroll={(e) => {
+            const top = e.currentTarget.scrollTop;
+            setView((old) => (Math.abs(old.top - top) < old.row ? old : { ...old, top }));
+          }}
+        >
+          <div class="rows" role="presentation" style={{ height: `${list.length * view.row}px` }}>
+            {shown.map((row, i) => (
+              <Row key={row.program} row={row} index={first + i} top={(first + i) * view.row} height={view.row} />
+            ))}
+          </div>
+          {!list.length && (
+            <Empty>{everyone.value.length ? "No program matches." : "No programs yet: point an agent's base URL at this proxy."}</Empty>
+          )}
         </div>
-        {!list.length && (
-          <Empty>{everyone.value.length ? "No program matches." : "No programs yet: point an agent's base URL at this proxy."}</Empty>
-        )}
       </div>
-      <p class="foot" aria-live="polite">
+      <p class="foot" aria-live={isNarrowed ? "polite" : "off"}>
         {list.length === everyone.value.length ? `${list.length} programs` : `${list.length} of ${everyone.value.length} programs`}
         {programsTotal.value > everyone.value.length && `; ${programsTotal.value} are live, the latest are shown`}
       </p>

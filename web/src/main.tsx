@@ -13,7 +13,7 @@ import { chosen, move } from "./list";
 import { OverviewPage } from "./overview";
 import { ProgramPage } from "./program";
 import { go, href, route } from "./router";
-import { connect, link, now, overview, session, start } from "./store";
+import { connect, isOld, type Link, link, now, overview, session } from "./store";
 import { TenantsPage } from "./tenants";
 import { Card, Empty } from "./ui";
 
@@ -26,19 +26,44 @@ const PAGES: [string, string, string][] = [
 ];
 
 type Theme = "auto" | "light" | "dark";
-const theme = signal<Theme>((localStorage.getItem("agentsched-theme") as Theme | null) ?? "auto");
+const NEXT: Record<Theme, Theme> = { auto: "light", light: "dark", dark: "auto" };
+const theme = signal<Theme>("auto");
+
+/** A browser may forbid pages to keep anything: then a theme lasts as long as the page. */
+function kept(): Storage | null {
+  try {
+    return localStorage;
+  } catch {
+    return null;
+  }
+}
 
 function applyTheme(wanted: Theme): void {
   theme.value = wanted;
-  localStorage.setItem("agentsched-theme", wanted);
+  kept()?.setItem("agentsched-theme", wanted);
   document.documentElement.dataset.theme = wanted;
 }
-applyTheme(theme.value);
+const before = kept()?.getItem("agentsched-theme") as Theme | null | undefined;
+applyTheme(before && before in NEXT ? before : "auto");
 
 const isHelpOpen = signal(false);
-const NEXT: Record<Theme, Theme> = { auto: "light", light: "dark", dark: "auto" };
 
-const LINK_WORDS = { connecting: "connecting", live: "live", lost: "no answer, trying again", locked: "locked" };
+const LINK_WORDS: Record<Link, string> = {
+  connecting: "connecting",
+  live: "live",
+  lost: "no answer, trying again",
+  full: "no place free, trying again",
+  locked: "locked",
+};
+
+/** Why nothing new is shown; null while there is. */
+const TROUBLE: Record<Link, string | null> = {
+  connecting: null,
+  live: null,
+  lost: "The proxy does not answer",
+  full: "As many dashboards watch this proxy as may, and this one comes in as soon as another is closed",
+  locked: null,
+};
 
 function Bar() {
   const page = route.value.page === "programs" ? "overview" : route.value.page;
@@ -90,8 +115,9 @@ function ReplicaBanner() {
         <p class="banner warn" role="status">The broker does not answer: {it.replica} decides alone, and knows of no other replica.</p>
       )}
       {it.gone.map(({ replica, since }) => (
-        <p key={replica} class="banner warn" role="status">
-          Replica <b>{replica}</b> is gone since {span(now.value - since)}; its programs go on wherever their next step comes.
+        <p key={replica} class="banner warn">
+          {/* What ticks stands beside it: it would be read out again and again. */}
+          <span role="status">Replica <b>{replica}</b> is gone; its programs go on wherever their next step comes.</span> Gone since {span(now.value - since)}.
         </p>
       ))}
     </>
@@ -175,9 +201,10 @@ function press(event: KeyboardEvent): void {
 }
 
 function Page() {
+  const trouble = TROUBLE[link.value];
   if (link.value === "locked") return <Login />;
   if (!overview.value) {
-    return <Card><Empty>{link.value === "lost" ? "The proxy does not answer; trying again." : "Connecting…"}</Empty></Card>;
+    return <Card><Empty>{trouble ? `${trouble}; trying again.` : "Connecting…"}</Empty></Card>;
   }
   switch (route.value.page) {
     case "programs":
@@ -195,14 +222,26 @@ function Page() {
   }
 }
 
+/** Tabs and the browser's history tell pages apart by their titles. */
+function title(): string {
+  const { page, id } = route.value;
+  return [id, page === "programs" ? "" : PAGES.find(([name]) => name === page)?.[1], "agentsched"].filter(Boolean).join(" · ");
+}
+
 function App() {
+  useEffect(() => void (document.title = title()), [route.value]);
   return (
     <>
       <a class="skip" href="#main" onClick={(e) => { e.preventDefault(); document.getElementById("main")?.focus(); }}>To the content</a>
       <Bar />
       <main id="main" tabIndex={-1} class={`page-${route.value.page}`}>
         {overview.value?.is_draining && <p class="banner warn" role="status">This proxy is draining: it takes no new work.</p>}
-        {link.value === "lost" && overview.value && <p class="banner warn" role="status">The proxy does not answer; what is shown is the latest that is known.</p>}
+        {TROUBLE[link.value] && overview.value && <p class="banner warn" role="status">{TROUBLE[link.value]}; what is shown is the latest that is known.</p>}
+        {isOld.value && (
+          <p class="banner warn" role="status">
+            Another version of the proxy answers than this page is of. <button type="button" onClick={() => location.reload()}>Reload</button>
+          </p>
+        )}
         <ReplicaBanner />
         <Page />
       </main>
@@ -213,4 +252,4 @@ function App() {
 
 addEventListener("keydown", press);
 render(<App />, document.getElementById("app")!);
-void start();
+connect();

@@ -29,6 +29,9 @@ function Tiles() {
   const past = history.value;
   const isLate = it.oldest_wait_s !== null && it.oldest_wait_s > it.max_wait_s * 0.8;
   const hit = it.prompt_tokens_total ? it.cached_tokens_total / it.prompt_tokens_total : null;
+  const told = percent(1 - it.untold_tokens_total / Math.max(1, it.prompt_tokens_total));
+  const isTold = told === percent(1);
+  const hitText = `${isTold ? "" : "about "}${percent(hit)}`;
   return (
     <div class="tiles">
       <Tile label="Steps computing" value={String(it.running_steps)} note={`${it.steps_total.toLocaleString("en")} so far`}>
@@ -45,8 +48,8 @@ function Tiles() {
       <Tile label="Wait, 95th percentile" value={span(it.wait_p95_s)} note={it.wait_p95_s === null ? undefined : `median ${span(it.wait_p50_s)}, most ${span(it.wait_max_s)}`}>
         <Spark values={past.map((s) => s.wait_p95_s)} label="Wait, 95th percentile, last quarter of an hour" tone="wait" />
       </Tile>
-      <Tile label="Prompt from cache" value={percent(hit)} note={`${tokens(it.prompt_tokens_total)} prompt tokens`}>
-        <Meter part={hit ?? 0} label={`${percent(hit)} of prompt tokens came from the cache`} />
+      <Tile label="Prompt from cache" value={hitText} note={`${tokens(it.prompt_tokens_total)} prompt tokens${isTold ? "" : `; engines tell of ${told}`}`}>
+        <Meter part={hit ?? 0} label={`${hitText} of prompt tokens came from the cache`} />
       </Tile>
       <Tile label="Pins" value={String(it.pins)} note={it.rejected_total === null ? undefined : it.rejected_total ? `${it.rejected_total} steps rejected` : "no step rejected"}>
         <Spark values={past.map((s) => s.pins)} label="Pins, last quarter of an hour" tone="pin" />
@@ -141,8 +144,8 @@ export function OverviewPage() {
   return (
     <>
       {it.is_bound_too_tight && (
-        <p class="banner warn" role="status">
-          The wait bound of {span(it.max_wait_s)} is tighter than this load allows (about {span(it.sensible_wait_s)}).
+        <p class="banner warn">
+          <span role="status">The wait bound of {span(it.max_wait_s)} is tighter than this load allows</span> (about {span(it.sensible_wait_s)}).
         </p>
       )}
       <Tiles />

@@ -3,10 +3,10 @@
 import { useState } from "preact/hooks";
 import { api, path } from "./api";
 import { useFetched } from "./fetching";
-import { percent, short, span, tokens } from "./format";
+import { cachedPart, percent, short, span, tokens } from "./format";
 import { GraphView } from "./graph";
 import { go, href } from "./router";
-import { mayChange, now, program } from "./store";
+import { link, mayChange, now, program } from "./store";
 import { TimelineView } from "./timeline";
 import type { Graph, ProgramDetail, Timeline } from "./types";
 import { Card, Empty, StateChip, Tenant } from "./ui";
@@ -172,6 +172,7 @@ export function ProgramPage({ id }: { id: string }) {
         {row && mayChange.value && <button type="button" class="quiet danger" onClick={release}>Release</button>}
       </div>
       {said && <p class="banner bad" role="alert">{said}</p>}
+      {life.error && link.value === "live" && <p class="banner warn" role="status">{life.error} What is shown is the latest that is known.</p>}
       {shown && (
         <dl class="facts wide">
           <div><dt>tenant</dt><dd><Tenant name={shown.tenant} /></dd></div>
@@ -181,7 +182,7 @@ export function ProgramPage({ id }: { id: string }) {
             <>
               <div><dt>steps</dt><dd>{row.steps}{row.live ? ` + ${row.live} live` : ""}</dd></div>
               <div><dt>context</dt><dd>{tokens(row.context_tokens)} tokens</dd></div>
-              <div><dt>prompt</dt><dd>{tokens(row.prompt_tokens)}, {row.prompt_tokens ? percent(row.cached_tokens / row.prompt_tokens) : "–"} cached</dd></div>
+              <div><dt>prompt</dt><dd>{tokens(row.prompt_tokens)}, {percent(cachedPart(row))} cached</dd></div>
               <div><dt>output</dt><dd>{tokens(row.output_tokens)}</dd></div>
               <div><dt>engine</dt><dd>{row.engine || "–"}</dd></div>
               <div><dt>age</dt><dd>{span(now.value - row.opened)}</dd></div>

@@ -1,23 +1,31 @@
 // The state of the page: one stream of frames, folded into signals.
 
 import { computed, signal } from "@preact/signals";
-import { api, Refused, resume, type Session } from "./api";
+import { follow, Refused, resume, type Session } from "./api";
+import { cachedPart } from "./format";
 import { giveHues } from "./hues";
 import type { Decision, EngineRow, Frame, Overview, ProgramRow, Sample, State, TenantRow } from "./types";
 
 const DECISIONS_MAX = 500;
 const HISTORY_MAX = 450;
 
-export type Link = "connecting" | "live" | "lost" | "locked";
+export type Link = "connecting" | "live" | "lost" | "full" | "locked";
+
+/** Where others have all places there is no hurry, and not everybody should come at once. */
+const FULL_MS = 5_000;
 
 export const link = signal<Link>("connecting");
 export const overview = signal<Overview | null>(null);
 export const engines = signal<EngineRow[]>([]);
 export const tenants = signal<TenantRow[]>([]);
+export const tenantsTotal = signal(0);
 export const decisions = signal<Decision[]>([]);
 export const decisionsLeftOut = signal(0);
 export const history = signal<Sample[]>([]);
 export const programsTotal = signal(0);
+/** Whether what answers is of another version than what answered first, and so than this page. */
+export const isOld = signal(false);
+let born = "";
 /** The proxy's clock, as of the latest frame. */
 export const now = signal(0);
 
@@ -37,7 +45,7 @@ export const wanted = signal<{ tenant: string; state: string; agent: string; eng
   agent: "",
   engine: "",
 });
-export const sorting = signal<{ key: SortKey; down: boolean }>({ key: "opened", down: true });
+export const sorting = signal<{ key: SortKey; down: boolean }>({ key: "opened", down: false });
 
 const STATE_ORDER: Record<State, number> = { waiting: 0, running: 1, pinned: 2, paused: 3, idle: 4 };
 
@@ -46,9 +54,12 @@ function rank(row: ProgramRow, key: SortKey): number | string {
     case "state":
       return STATE_ORDER[row.state];
     case "cached":
-      return row.prompt_tokens ? row.cached_tokens / row.prompt_tokens : -1;
+      return cachedPart(row) ?? -1;
     case "tenant":
       return row.tenant;
+    case "since":
+    case "opened":
+      return -row[key]; // as long as is shown: the latest is the shortest
     default:
       return row[key];
   }
@@ -99,10 +110,13 @@ function take(frame: Frame): void {
   for (const key of frame.gone) known.delete(key);
   for (const row of frame.programs) known.set(row.program, row);
   giveHues(frame.tenants.map((it) => it.tenant));
+  born ||= frame.overview.version;
+  isOld.value = frame.overview.version !== born;
   now.value = frame.now;
   overview.value = frame.overview;
   engines.value = frame.engines;
   tenants.value = frame.tenants;
+  tenantsTotal.value = frame.tenants_total;
   programsTotal.value = frame.programs_total;
   if (frame.history.length) history.value = [...history.value, ...frame.history].slice(-HISTORY_MAX);
   if (frame.decisions.length) decisions.value = [...decisions.value, ...frame.decisions].slice(-DECISIONS_MAX);
@@ -113,46 +127,43 @@ function take(frame: Frame): void {
 export const session = signal<Session | null>(null);
 export const mayChange = computed(() => session.value?.scopes.includes("admin") ?? false);
 
-export async function start(): Promise<void> {
-  try {
-    session.value = await resume();
-  } catch {
-    session.value = null;
-  }
-  if (session.value && !session.value.is_open) link.value = "locked";
-  else connect();
-}
+let running: AbortController | null = null;
 
-let source: EventSource | null = null;
-let retry = 0;
-
+/** Follow what the proxy tells, from now on. */
 export function connect(): void {
-  source?.close();
+  running?.abort();
+  running = new AbortController();
   if (link.value === "locked") link.value = "connecting";
-  source = new EventSource("v1/feed");
-  source.addEventListener("frame", (event) => {
-    retry = 0;
-    link.value = "live";
-    take(JSON.parse((event as MessageEvent<string>).data) as Frame);
-  });
-  source.onerror = () => {
-    source?.close();
-    void diagnose();
-  };
+  void stay(running.signal);
 }
 
-/** A stream does not say why it failed; a plain request does. */
-async function diagnose(): Promise<void> {
-  try {
-    await api.get("statistics");
-    link.value = "connecting";
-  } catch (error) {
-    if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
-      link.value = "locked";
-      return;
+/** One stream after the other, until somebody has to log in. */
+async function stay(stop: AbortSignal): Promise<void> {
+  let failed = 0;
+  while (!stop.aborted) {
+    try {
+      // What one may do is asked each time: what answers now may have been away, or be another.
+      session.value = await resume();
+      if (!session.value.is_open) throw new Refused(401, "Nobody is logged in.");
+      await follow("feed", stop, (data) => {
+        failed = 0;
+        link.value = "live";
+        take(JSON.parse(data) as Frame);
+      });
+      link.value = "connecting";
+    } catch (error) {
+      if (stop.aborted) return;
+      link.value = broken(error);
+      if (link.value === "locked") return;
     }
-    link.value = "lost";
+    failed = Math.min(failed + 1, 6);
+    const pause = link.value === "full" ? FULL_MS * (1 + Math.random()) : 250 * 2 ** failed;
+    await new Promise((resolve) => setTimeout(resolve, pause));
   }
-  retry = Math.min(retry + 1, 6);
-  setTimeout(connect, 250 * 2 ** retry);
+}
+
+function broken(error: unknown): Link {
+  if (!(error instanceof Refused)) return "lost";
+  if (error.status === 401 || error.status === 403) return "locked";
+  return error.code === "too_many_watchers" ? "full" : "lost";
 }

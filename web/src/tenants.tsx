@@ -2,7 +2,7 @@
 
 import { percent, tokens } from "./format";
 import { hue } from "./hues";
-import { history, tenants } from "./store";
+import { history, tenants, tenantsTotal } from "./store";
 import type { Sample } from "./types";
 import { Card, Empty, Tenant } from "./ui";
 
@@ -153,6 +153,7 @@ export function TenantsPage() {
             </tbody>
           </table>
         </div>
+        {tenantsTotal.value > tenants.value.length && <p class="foot">{tenantsTotal.value} tenants; the busiest {tenants.value.length} are shown.</p>}
         {!tenants.value.length && <Empty>No tenant was served or configured yet.</Empty>}
       </Card>
     </>

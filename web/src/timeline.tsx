@@ -29,7 +29,7 @@ const WORDS: Record<Span["kind"], string> = {
 function ticks(from: number, to: number, count: number): number[] {
   const rough = Math.max((to - from) / Math.max(1, count), 1e-3);
   const base = 10 ** Math.floor(Math.log10(rough));
-  const unit = rough >= 60 ? [60, 120, 300, 600, 900, 1800, 3600, 7200] : [1, 2, 5, 10].map((m) => m * base);
+  const unit = rough >= 60 ? [60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800, 86_400, 172_800, 604_800] : [1, 2, 5, 10].map((m) => m * base);
   const step = unit.find((u) => u >= rough) ?? unit[unit.length - 1]!;
   const found = [];
   for (let at = Math.ceil(from / step) * step; at <= to; at += step) found.push(at);
@@ -122,6 +122,7 @@ export function TimelineView({ data, legend }: { data: Timeline; legend: Compone
   const [room, setRoom] = useState(800);
   const [zoom, setZoom] = useState(1);
   const [picked, setPicked] = useState<Span | null>(null);
+  const [walked, setWalked] = useState(0);
   const end = data.closed ?? data.now;
   const whole = Math.max(end, 0.05);
   const width = Math.max(room * zoom, 200);
@@ -146,7 +147,12 @@ export function TimelineView({ data, legend }: { data: Timeline; legend: Compone
   const step = (by: number) => {
     const at = picked ? all.findIndex((s) => s.node === picked.node && s.kind === picked.kind && s.begins === picked.begins) : -1;
     setPicked(all[Math.min(all.length - 1, Math.max(0, at + by))] ?? null);
+    setWalked(walked + 1);
   };
+  // Who goes there with keys has to see where; the mouse is where its bar is.
+  useLayoutEffect(() => {
+    scroller.current!.querySelector(".is-picked")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }, [walked]);
   return (
     <div class="timeline">
       <div class="toolbar">

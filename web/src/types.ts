@@ -22,6 +22,8 @@ export interface ProgramRow {
   prompt_tokens: number;
   cached_tokens: number;
   output_tokens: number;
+  /** of the prompt tokens, those of which no engine said how much was cached */
+  untold_tokens: number;
 }
 
 export interface EngineRow {
@@ -97,6 +99,8 @@ export interface Overview {
   policy_errors_total: number | null;
   prompt_tokens_total: number;
   cached_tokens_total: number;
+  /** of the prompt tokens, those of which no engine said so: what is cached of them is believed */
+  untold_tokens_total: number;
   /** null without a bus */
   replicas: Replicas | null;
 }
@@ -131,6 +135,8 @@ export interface Frame {
   overview: Overview;
   engines: EngineRow[];
   tenants: TenantRow[];
+  /** the busiest are told */
+  tenants_total: number;
   programs: ProgramRow[];
   gone: string[];
   programs_total: number;
