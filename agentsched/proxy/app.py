@@ -412,7 +412,8 @@ def answer_in_shape(server: web.Server) -> None:
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if not request.path.startswith("/agentsched/") and _is_devious(request.raw_path):
-            raise WireError("the path has dot segments or encoded slashes", code="bad_path")
+            text = "the path has dot segments, encoded slashes or two slashes in a row"
+            raise WireError(text, code="bad_path")
         request.app[GATEWAY].gate.enter(request)
         return await handler(request)
     except WireError as error:

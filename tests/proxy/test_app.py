@@ -58,6 +58,10 @@ class TestPaths:
         assert (status, said["error"]["code"]) == (400, "bad_path")
         assert upstream.exchanges == []
 
+    async def test_a_base_url_with_a_slash_too_many_is_told_so(self, proxy: Any) -> None:
+        _, _, said = parsed(await proxy.say(post(b"/v1//chat/completions")))
+        assert "two slashes" in said["error"]["message"]
+
     @pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/models", "//v1/models", "/v1x/y"])
     async def test_there_is_nothing_elsewhere(self, proxy: Any, path: str) -> None:
         status, _, said = parsed(await proxy.say(post(path.encode())))
