@@ -77,7 +77,7 @@ def _function(target: Callable[..., Any], opens: Open) -> Callable[..., Any]:
             if isinstance(returned, CoroutineType):
                 is_over = False
                 return _awaited(returned, scope)
-            if _is_future(returned):
+            if hasattr(returned, "add_done_callback") and _is_future(returned):
                 is_over = False
                 returned.add_done_callback(functools.partial(_end_with, scope))
             return returned
