@@ -311,6 +311,12 @@ class TestCommandsAlone:
         assert timedelta(days=29) < left <= timedelta(days=30)
         Config.model_validate({"auth": {"keys": [table]}})
 
+    def test_days_are_days_however_many(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert not cli.main(["keys", "create", "-t", "red", "--expires-in", "50000d", "--json"])
+        ends = datetime.fromisoformat(json.loads(capsys.readouterr().out)["expires_at"])
+        left = ends - datetime.now(UTC)
+        assert timedelta(days=49_999) < left <= timedelta(days=50_000)
+
     def test_hash_reads_standard_input(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -327,6 +333,8 @@ class TestCommandsAlone:
         [
             ["create", "-t", "red", "-s", "root"],
             ["create", "-t", ""],
+            ["create", "-t", "red", "--expires-in", "99999999999h"],
+            ["create", "-t", "red", "--expires-in", "9999999d"],
             ["rotate", "a" * 12],
             ["revoke", "a" * 12],
         ],

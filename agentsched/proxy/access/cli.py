@@ -191,8 +191,11 @@ def _until(span: str | None) -> datetime | None:
     if span is None:
         return None
     # Spans end at hours; people give keys days.
-    text = f"{float(span[:-1]) * 24:g}h" if span[:-1].isdecimal() and span[-1] == "d" else span
-    return datetime.now(UTC) + timedelta(seconds=in_seconds(parse_span(text)))
+    text = f"{int(span[:-1]) * 24}h" if span[:-1].isdecimal() and span[-1] == "d" else span
+    try:
+        return datetime.now(UTC) + timedelta(seconds=in_seconds(parse_span(text)))
+    except OverflowError:
+        raise ConfigError(f"{span} ends after the last of all dates") from None
 
 
 def _row(key: KeyConfig, token: str) -> StoredKey:
