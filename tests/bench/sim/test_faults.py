@@ -152,6 +152,18 @@ def test_an_answer_that_was_on_its_way_is_lost_with_its_engine() -> None:
     assert took(Outage(engine=0, at=at, back_at=after(at, Nanos(1)))) > plain + way
 
 
+@pytest.mark.parametrize("arm", ["direct", "agentsched"])
+def test_a_call_that_is_too_long_for_one_engine_goes_to_another(arm: str) -> None:
+    made = scenario(engines=1)
+    (large,) = made.engines
+    small = replace(large, blocks=30, max_model_len=29 * large.block_size)
+
+    outcome = run_arm(parse_arm(arm), replace(made, engines=[large, small]), seed=1)
+
+    assert outcome.tally.failed > 0
+    assert not any(run.is_failed for run in outcome.runs)
+
+
 def test_a_restart_loses_what_was_under_way_and_nothing_else() -> None:
     outcome = run_arm(
         parse_arm("agentsched"), scenario(faults=Faults(restarts=(restart("2+1.5"),))), seed=1
