@@ -38,6 +38,31 @@ async def test_a_page_for_which_there_is_no_place_says_so_and_comes_in_later(
     await page.wait_for_selector("text=No programs yet")
 
 
+#: What a browser does to a page when another tab comes before it, and when it is back.
+SEEN = """(is_seen) => {
+  Object.defineProperty(document, 'hidden', { configurable: true, get: () => !is_seen });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+async def test_a_page_that_nobody_sees_leaves_its_place_to_others(
+    board: Any, window: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentsched.dashboard.board._WATCHERS_MAX", 1)
+    first, second = await window(board), await window(board)
+    await first.page.clock.install()
+    hidden = await first.open()
+    page = await second.open(wanted=".link-full")
+    await hidden.evaluate(SEEN, False)
+    await hidden.clock.fast_forward(11_000)
+    await page.wait_for_selector(".link-live")
+    await hidden.evaluate(SEEN, True)
+    await hidden.wait_for_selector(".link-full")
+    await page.goto("about:blank")
+    await hidden.clock.fast_forward(10_000)
+    await hidden.wait_for_selector(".link-live")
+
+
 async def test_a_line_that_is_dead_is_not_shown_as_live(
     board: Any, window: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

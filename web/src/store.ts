@@ -14,6 +14,9 @@ export type Link = "connecting" | "live" | "lost" | "full" | "locked";
 /** Where others have all places there is no hurry, and not everybody should come at once. */
 const FULL_MS = 5_000;
 
+/** For so long a page that nobody sees keeps its stream. */
+const UNSEEN_MS = 10_000;
+
 export const link = signal<Link>("connecting");
 export const overview = signal<Overview | null>(null);
 export const engines = signal<EngineRow[]>([]);
@@ -133,9 +136,25 @@ let running: AbortController | null = null;
 export function connect(): void {
   running?.abort();
   running = new AbortController();
-  if (link.value === "locked") link.value = "connecting";
+  link.value = "connecting";
   void stay(running.signal);
 }
+
+let unseen: ReturnType<typeof setTimeout> | undefined;
+
+/** A page that nobody sees leaves its stream to others: a browser has six for all its tabs. */
+function attend(): void {
+  clearTimeout(unseen);
+  if (!document.hidden) {
+    if (running?.signal.aborted) connect();
+    return;
+  }
+  unseen = setTimeout(() => {
+    if (link.value !== "locked") running?.abort();
+  }, UNSEEN_MS);
+}
+document.addEventListener("visibilitychange", attend);
+attend();
 
 /** One stream after the other, until somebody has to log in. */
 async function stay(stop: AbortSignal): Promise<void> {
