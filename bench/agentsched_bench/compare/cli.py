@@ -367,6 +367,12 @@ def new_result(
             f"The load is not as recorded: {said}. --set workload.scale_tokens=1 and so on change "
             "that."
         )
+    if left := sum(load.left_out for load in loads):
+        drawn = left + sum(len(load.plans) for load in loads)
+        result.notes.append(
+            f"{left} of {drawn} programs are left out: their first call is longer than "
+            f"{scenario.workload.context_tokens_max:,} tokens (workload.context_tokens_max)."
+        )
     return result
 
 

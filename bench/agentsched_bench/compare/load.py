@@ -16,7 +16,8 @@ from agentsched_bench.workload.spec import Workload
 class Load:
     """What arrives. A start of None waits for room in its program's pool (a closed loop).
 
-    `deadlines_s` is what clients say of their programs, in seconds from each one's start.
+    `deadlines_s` is what clients say of their programs, in seconds from each one's start;
+    `left_out` is how many programs were drawn whose first call is too long.
     """
 
     plans: Sequence[PlannedProgram]
@@ -27,6 +28,7 @@ class Load:
     without_ids: frozenset[str] = frozenset()
     deadlines_s: Mapping[str, float] = field(default_factory=dict)
     trace: TraceRow
+    left_out: int = 0
 
     @property
     def calls(self) -> int:
@@ -72,6 +74,7 @@ def make_load(workload: Workload, *, seed: int, beside: Path) -> Load:
         weights=planned.weights,
         without_ids=planned.without_ids,
         trace=_trace_row(planned),
+        left_out=planned.left_out,
     )
 
 

@@ -8,6 +8,7 @@ every command that plays a trace heeds it. Limits (`steps_max` and so on) are on
 
 from __future__ import annotations
 
+import os.path
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,6 +109,8 @@ class PlannedWorkload:
     weights: Mapping[str, float]
     traces: tuple[TraceUse, ...]
     spec: Workload
+    #: Programs whose first call exceeds `context_tokens_max`.
+    left_out: int = 0
 
     @property
     def without_ids(self) -> frozenset[str]:
@@ -159,6 +162,7 @@ def plan_workload(composition: Composition) -> PlannedWorkload:
         weights={tenant.name: tenant.weight for tenant in spec.tenants},
         traces=composition.traces,
         spec=spec,
+        left_out=len(composition.programs) - len(plans),
     )
 
 
@@ -243,6 +247,12 @@ class _Composer:
 
     def _read(self, trace: str, only: Sequence[str]) -> list[RecordedProgram]:
         path = sample_path() if trace == SAMPLE else (self._folder / trace)
+        if not path.exists():
+            # Ours are other people's recordings, and come with no checkout.
+            raise ConfigError(
+                f"{os.path.normpath(path)}: no such trace (docs/benchmarks.md says where they come "
+                'from; trace = "sample" is a synthetic one that is always there)'
+            )
         recordings = read_trace(path)
         if not self._spec.text:
             recordings = (without_text(recording) for recording in recordings)

@@ -76,6 +76,25 @@ def test_what_was_made_smaller_is_noted(small: Path) -> None:
     assert notes(*whole)[0].startswith("The load is not as recorded: pauses of at most 2 s, at")
 
 
+def test_programs_that_are_left_out_are_noted(small: Path) -> None:
+    scenario = load_scenario(small, changes=("workload.programs=7", "workload.scale_tokens=8"))
+    longest = max(plan.main.calls[0].prompt_tokens for plan in load_of(scenario, small).plans)
+    fewer = scenario.workload.model_copy(update={"context_tokens_max": longest - 1})
+    scenario = scenario.model_copy(update={"workload": fewer})
+    load = load_of(scenario, small)
+    sides = [parse_side("direct", engine=scenario.engine)]
+    noted = new_result(scenario, sides, [load], how="simulated", alone_s={}).notes[-1]
+    assert noted == (
+        f"{7 - len(load.plans)} of 7 programs are left out: their first call is longer than "
+        f"{longest - 1:,} tokens (workload.context_tokens_max)."
+    )
+    assert 0 < len(load.plans) < 7
+
+
+def load_of(scenario: Scenario, small: Path) -> Load:
+    return make_load(scenario.workload, seed=0, beside=small.parent)
+
+
 def test_nobody_is_compared_with_the_time_alone_of_a_program_of_another_repeat(
     small: Path,
 ) -> None:
