@@ -10,7 +10,18 @@ from typing import Final
 from agentsched.model import ConfigError
 from agentsched_bench.workload.trace import RecordedProgram
 
-FIELDS: Final = ("session_id", "source", "workload", "agent", "model", "dataset", "group")
+#: How many sub-agents a program has; the others are its main recording's.
+_SUB_AGENTS: Final = "sub_agents"
+FIELDS: Final = (
+    "session_id",
+    "source",
+    "workload",
+    "agent",
+    "model",
+    "dataset",
+    "group",
+    _SUB_AGENTS,
+)
 
 
 def sample_programs(
@@ -29,7 +40,7 @@ def sample_programs(
     fitting = [
         program
         for program in programs
-        if all(fnmatchcase(str(getattr(program.main, name)), pattern) for name, pattern in filters)
+        if all(fnmatchcase(_value(program, name), pattern) for name, pattern in filters)
     ]
     if not fitting:
         reason = f"matches {' and '.join(only)}" if only else "is in the trace"
@@ -38,6 +49,12 @@ def sample_programs(
         return fitting
     chosen = sorted(rng.sample(range(len(fitting)), count))
     return [fitting[index] for index in chosen]
+
+
+def _value(program: RecordedProgram, name: str) -> str:
+    if name == _SUB_AGENTS:
+        return str(len(program.children))
+    return str(getattr(program.main, name))
 
 
 def _parse(text: str) -> tuple[str, str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from agentsched.model import ConfigError
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.sample import sample_programs
-from agentsched_bench.workload.trace import group_programs
+from agentsched_bench.workload.trace import RecordedProgram, group_programs
 
 _PROGRAMS = group_programs(generate(programs=20, seed=1, steps_max=4))
 
@@ -31,6 +32,21 @@ def test_filters_apply_before_the_lot() -> None:
 
     assert len(chosen) == 10
     assert {program.main.agent for program in chosen} == {"shell-agent"}
+
+
+def test_programs_with_sub_agents_can_be_asked_for() -> None:
+    main = _PROGRAMS[0].main
+    child = replace(_PROGRAMS[1].main, parent=main.session_id)
+    programs = [*_PROGRAMS[2:], RecordedProgram(main=main, children=(child,))]
+
+    def chosen(pattern: str) -> list[RecordedProgram]:
+        return sample_programs(
+            programs, count=None, rng=random.Random(0), only=[f"sub_agents={pattern}"]
+        )
+
+    assert chosen("[1-9]*") == [program for program in programs if program.children]
+    assert chosen("1")[-1] == programs[-1]
+    assert chosen("0") == [program for program in programs if not program.children]
 
 
 @pytest.mark.parametrize("wrong", ["agent", "colour=red", "agent=none such"])
