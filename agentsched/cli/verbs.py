@@ -19,7 +19,7 @@ from agentsched.cli.summary import summary
 GROUP: Final = "agentsched.commands"
 
 #: Help of the words that only gather commands; others list what they gather.
-_GATHERED: Final = {"engine": "Start an engine: the embedded one, or a real one on this machine."}
+_GATHERED: Final = {"engine": "Start an engine: embedded, or a real vLLM."}
 
 
 class Verb(TyperCommand):

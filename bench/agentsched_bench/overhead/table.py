@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from agentsched_bench.overhead.results import Figure, Result, Row
+
+_WIDTH_MAX: Final = 1_000
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -22,6 +27,9 @@ def print_result(result: Result, console: Console) -> None:
             table.add_section()
         table.add_row(str(row.cell) if row.cell != cell else "", row.arm, *_figures(row))
         cell = row.cell
+    # It may be wider than its console: arms whose names begin alike are told apart by their ends.
+    needed = Measurement.get(console, console.options.update(width=_WIDTH_MAX), table).maximum
+    console.width = max(console.width, needed)
     console.print(table)
     for sample in result.memory:
         size = sample.per_program_bytes / 1024

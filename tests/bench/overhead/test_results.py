@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from agentsched_bench.overhead.arms import DIRECT, INFERRED, PROGRAMS
 from agentsched_bench.overhead.results import (
     Cell,
     MemorySample,
+    Result,
     Sample,
     goals,
     percentile,
     summarise,
 )
+from agentsched_bench.overhead.table import print_result
 
 _CELL = Cell(shape="130KB", is_stream=False, concurrency=1)
 
@@ -85,3 +90,15 @@ def test_percentiles() -> None:
     assert percentile([], 0.5) == 0.0
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([1.0] * 99 + [5.0], 0.99) == 5.0
+
+
+def test_arms_and_figures_are_whole_on_a_narrow_terminal() -> None:
+    """Names that begin alike, and numbers, are of no use with their ends cut off."""
+    rows = summarise(_samples())
+    result = Result(started_at="", machine={}, settings={}, arms=[], rows=rows)
+    out = io.StringIO()
+    print_result(result, Console(file=out, width=80))
+    shown = out.getvalue()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    for words in (DIRECT, INFERRED, PROGRAMS, "recognised", "300 [100, 400]", "90.0 %"):
+        assert f" {words} " in shown
