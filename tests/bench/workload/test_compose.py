@@ -152,6 +152,16 @@ def test_tenants_get_their_loads_and_their_own_arrivals(tmp_path: Path) -> None:
     assert work.weights == {"heavy": 2.0, "light": 1.0, "own": 1.0}
 
 
+def test_who_lacks_the_recordings_is_told_where_they_come_from(tmp_path: Path) -> None:
+    gone = tmp_path.parent / "gone.jsonl.gz"
+    with pytest.raises(ConfigError) as raised:
+        composed(tmp_path, programs=1, sources=[{"trace": "../gone.jsonl.gz"}])
+    said = str(raised.value)
+    assert said.startswith(f"{gone}: no such trace")
+    assert "docs/benchmarks.md" in said
+    assert 'trace = "sample"' in said
+
+
 def test_a_duration_bounds_open_arrivals(tmp_path: Path) -> None:
     work = planned(tmp_path, duration_s=60, arrivals={"process": "regular", "rate": 0.5})
     assert work.starts_s == tuple(2.0 * number for number in range(30))
