@@ -29,7 +29,7 @@ from agentsched.model import ConfigError
 from agentsched.policy import Choice
 from agentsched_bench.compare.scenario import ArmSpec, EngineKind, EngineSpec, Scenario
 from agentsched_bench.live.identity import style
-from agentsched_bench.sim.arms import parse_arm
+from agentsched_bench.sim.arms import Arm, parse_arm
 
 PEERS: Final = Path(".venv-peers")
 ROUTER: Final = "vllm-router"
@@ -165,8 +165,19 @@ def _foreign(name: str, rest: str, *, ids: str) -> Side:
     )
 
 
+def _policies(text: str) -> Arm:
+    """What a proxy can be run with: it knows no future, and changes no engine."""
+    arm = parse_arm(text)
+    if arm.knows or arm.is_unlimited:
+        raise ConfigError(
+            f"{text!r} is an oracle, or an engine of its own, and no proxy: `agentsched simulate` "
+            "plays those"
+        )
+    return arm
+
+
 def _ours(text: str, said: str, *, ids: str) -> Side:
-    arm = parse_arm(said)
+    arm = _policies(said)
     return Side(
         name=text,
         text=text,
@@ -182,7 +193,7 @@ def _ours(text: str, said: str, *, ids: str) -> Side:
 def _plugin(text: str, *, profile: str | None, ids: str) -> Side:
     choices: Mapping[str, Choice] = {}
     if profile is not None:
-        arm = parse_arm(profile)
+        arm = _policies(profile)
         profile, choices = arm.profile, arm.choices
     before = f", our proxy ({profile}) before it" if profile else ""
     return Side(

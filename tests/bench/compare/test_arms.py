@@ -58,6 +58,16 @@ def test_nonsense_is_refused(text: str) -> None:
         parse_side(text, engine=SIM)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["agentsched+srpt", "plugin:agentsched+returns", "direct+belady", "unlimited,order=fcfs"],
+)
+def test_who_knows_the_future_is_no_arm(text: str) -> None:
+    """It ran as the plain profile, under the oracle's name."""
+    with pytest.raises(ConfigError, match="is an oracle, or an engine of its own, and no proxy"):
+        parse_side(text, engine=EngineSpec())
+
+
 def test_names_are_unique_and_only_names_arms(small: Path) -> None:
     twice = load_scenario(small, changes=['arms=["direct", "direct"]'])
     with pytest.raises(ConfigError, match="two arms are called 'direct'"):
