@@ -32,8 +32,8 @@ Program = Annotated[str, typer.Argument(help="The program's id, as `agentsched p
 #: Fields of events and commands that every line of a story would repeat.
 _REPEATED: Final = frozenset({"program", "tenant", "prefixes", "prefix", "step"})
 _VALUE_CHARS_MAX: Final = 48
-#: Of an id that the proxy makes: `p-` and sixteen digits, behind a tenant's name or its key's hash.
-_ID_WIDTH_MAX: Final = 48
+#: Of a tenant's and an agent's name on one line: a key's hash is no longer.
+_NAME_WIDTH_MAX: Final = 16
 _WIDTH_MAX: Final = 1_000
 
 
@@ -96,19 +96,19 @@ def print_programs(rows: Iterable[Mapping[str, Any]], console: Console) -> None:
     """A table that may be wider than its console: ids are there to be copied."""
     table = program_table(rows)
     needed = Measurement.get(console, console.options.update(width=_WIDTH_MAX), table).minimum
-    console.print(table, width=max(console.width, needed), crop=False)
+    # A table is never printed wider than its console, whatever width it is given.
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def program_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A program a line. Ids as we make them are whole; with no tenant in them, on 80 columns."""
+    """A program a line. Ids are whole, however long; with no tenant in them, on 80 columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     cells = [_program_row(row) for row in rows]
     longest = max((program.cell_len for program, *_ in cells), default=0)
-    is_short = longest <= _ID_WIDTH_MAX
-    whole = longest if is_short else None
-    table.add_column("program", overflow="fold", no_wrap=is_short, min_width=whole)
+    table.add_column("program", no_wrap=True, min_width=longest)
     for title in ("tenant", "agent"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", max_width=_NAME_WIDTH_MAX)
     for title in ("steps", "live", "idle", "prompt", "cached", "output"):  # in tokens
         table.add_column(title, justify="right", no_wrap=True)
     for row in cells:

@@ -53,6 +53,20 @@ class TestPrograms:
         assert line.split()[0] == row["program"]
         assert line.split()[-1] == "10"
 
+    @pytest.mark.parametrize("length", [30, 60, 120])
+    def test_a_long_name_spoils_no_line(self, length: int) -> None:
+        """Who calls programs by long names can copy them all the same, and read the rest."""
+        numbers = {"steps_done": 1, "active_steps": 0, "idle_s": 3.0}
+        tokens = dict.fromkeys(("prompt_tokens", "cached_tokens", "output_tokens"), 12_345)
+        ids = ["p-6dfc75601804a72e", f"{'t' * length}/p-6dfc75601804a72f"]
+        rows = [{"program": i, "tenant": "t" * length, "agent": "a" * length} for i in ids]
+        shown = io.StringIO()
+        print_programs([row | numbers | tokens for row in rows], Console(width=80, file=shown))
+        lines = shown.getvalue().splitlines()
+        assert lines[0].split()[3:] == ["steps", "live", "idle", "prompt", "cached", "output"]
+        found = {line.split()[0]: line.split()[-1] for line in lines if "12,345" in line}
+        assert found == dict.fromkeys(ids, "12,345")
+
     def test_what_no_engine_said_is_not_shown_as_said(self) -> None:
         row = {"program": "p", "tenant": "default", "agent": "", "idle_s": 3.0, "output_tokens": 9}
         row |= {"steps_done": 2, "active_steps": 0, "prompt_tokens": 400}
