@@ -361,6 +361,8 @@ def new_result(
             f"The engine ran {scenario.engine.pace:g} times as fast as real, the load with it; "
             "times are the engine's."
         )
+    if scenario.engine.slowdowns and how == "live":
+        result.notes.append("No engine was slow: `slowdowns` are the simulator's alone.")
     said = shape_options(scenario.workload).said()
     if said:
         result.notes.append(

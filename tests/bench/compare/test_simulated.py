@@ -76,6 +76,17 @@ def test_what_was_made_smaller_is_noted(small: Path) -> None:
     assert notes(*whole)[0].startswith("The load is not as recorded: pauses of at most 2 s, at")
 
 
+@pytest.mark.parametrize(("how", "is_noted"), [("live", True), ("simulated", False)])
+def test_slow_spells_that_nothing_live_has_are_noted(how: str, is_noted: bool, small: Path) -> None:
+    scenario = load_scenario(small, changes=('engine.slowdowns=["0@1+1x4"]',))
+    load = make_load(scenario.workload, seed=0, beside=small.parent)
+    sides = [parse_side("direct", engine=scenario.engine)]
+
+    made = new_result(scenario, sides, [load], how=how, alone_s={})
+
+    assert ("No engine was slow: `slowdowns` are the simulator's alone." in made.notes) is is_noted
+
+
 def test_programs_that_are_left_out_are_noted(small: Path) -> None:
     scenario = load_scenario(small, changes=("workload.programs=7", "workload.scale_tokens=8"))
     longest = max(plan.main.calls[0].prompt_tokens for plan in load_of(scenario, small).plans)
