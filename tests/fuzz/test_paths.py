@@ -44,7 +44,7 @@ async def look(rig: Rig, nasty: NastyEngine, method: bytes, target: bytes) -> Ra
         assert seen.method.encode() == method
         assert seen.target.encode() in target
         assert seen.target.startswith(("/v1/", "/tokenize", "/detokenize")), seen.target
-        path = seen.target.partition("?")[0].lower().replace("%2e", ".")
+        path = seen.target.partition("?")[0].lower().replace("%2e", ".").replace("%2f", "/")
         assert "/../" not in f"{path}/", seen.target
     return answer
 
@@ -62,7 +62,9 @@ SAFE = st.text("abcv1/.%2ef5cC0\\;:@&=+$,~-_!*'()", max_size=40)
 
 @settings(settings.get_profile("fuzz-many"))
 @given(
-    base=st.sampled_from(["/v1/", "/agentsched/v1/", "/agentsched/v1/programs/", "/", "/metrics"]),
+    base=st.sampled_from(
+        ["/v1/", "/v1/models/", "/agentsched/v1/", "/agentsched/v1/programs/", "/", "/metrics"]
+    ),
     rest=SAFE,
     query=st.none() | SAFE,
     method=METHODS,
