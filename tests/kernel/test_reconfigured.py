@@ -24,8 +24,11 @@ from agentsched.model import (
     Limits,
     Lineage,
     Prefetch,
+    ProgramId,
+    ProgramOpened,
     Reconfigured,
     StepArrived,
+    StepCancelled,
     StepFinished,
     StepId,
     StepStarted,
@@ -35,6 +38,7 @@ from agentsched.model import (
     UnpinReason,
     seconds,
 )
+from agentsched.policy import Held
 from agentsched_policies.live_programs import LivePrograms
 from agentsched_policies.pauses import PauseWatch
 from agentsched_policies.usual_ends import Kind
@@ -241,3 +245,34 @@ def test_warm_ups_are_those_of_the_policy_in_force(rig: Any, *, is_replaced: boo
     rig.push(Reconfigured(profile="other", choices={}), at=2)
     warmed = [c for c in rig.push(TimerFired(), at=11) if isinstance(c, Prefetch)]
     assert len(warmed) == (not is_replaced)
+
+
+def test_a_retry_keeps_its_place_under_other_limits(rig: Any) -> None:
+    """Of a bound of 60 s it may find 50 used up: the 10 of an engine's absence are left to it."""
+    rig.scheduler._remake = lambda *_: rig.policy.as_set()
+    limits = Limits(wait_ns_max=seconds(60), engine_wait_ns_max=seconds(10))
+    rig.push(Reconfigured(profile="other", choices={}, limits=limits), at=0)
+    rig.policy.admission = lambda step, engine: Held(reason="not yet")
+    rig.engine()
+    rig.arrive("first", at=0)
+    for again, former, time_s, counts_from_s in (
+        ("second", "first", 30, 0),
+        ("third", "second", 58, 8),
+    ):
+        rig.push(StepCancelled(step=StepId(former), reason="client went away"), at=time_s)
+        rig.arrive(again, at=time_s, retries=StepId(former))
+        assert rig.scheduler.steps[StepId(again)].arrived_at == counts_from_s * SECOND
+
+
+def test_the_briefing_begins_with_the_engines(scheduler: Scheduler) -> None:
+    """At its first instant, whatever is told at that: time never steps back in it."""
+    assert [at for _, at in briefing(scheduler._books)] == [0]
+    for number, program in enumerate(("p", "q")):
+        opened = ProgramOpened(program=ProgramId(program), tenant=TenantId("t"))
+        scheduler.handle(opened, now=Instant(7 + number))
+        told = [(type(event).__name__, at) for event, at in briefing(scheduler._books)]
+        assert told == [
+            ("EngineReported", 7),
+            ("ProgramOpened", 7),
+            *[("ProgramOpened", 8)] * number,
+        ]

@@ -227,6 +227,17 @@ class TestWarmUps:
         assert isinstance(prefetch, Prefetch)
         assert warmed.scheduler.next_deadline() is None
 
+    def test_it_is_asked_again_only_for_the_conversation_that_waits_for_that_tool(
+        self, warmed: Any
+    ) -> None:
+        warmed.arrive("s2", conversation="p1/side", at=3)
+        warmed.finish("s2", at=3, tools={"k2": "bash"})
+        asked: list[str] = []
+        warmed.policy.warm = lambda pause: asked.append(pause.conversation)
+        done = ToolFinished(program=ProgramId("p1"), call_id=CallId("k1"), tool=ToolName("bash"))
+        assert warmed.push(done, at=4) == ()
+        assert asked == ["p1/main"]
+
     def test_a_second_opinion_may_be_never(self, warmed: Any) -> None:
         warmed.policy.warm = lambda pause: None
         done = ToolFinished(program=ProgramId("p1"), call_id=CallId("k1"), tool=ToolName("bash"))

@@ -137,3 +137,16 @@ def test_as_many_make_way_on_an_engine_as_could_use_it(make_rig: Any) -> None:
     assert [c.step for c in rig.arrive("x1", program="x1", model="x")] == ["b2"]
     assert [c.step for c in rig.arrive("z1", program="z1", model="z")] == ["b1"]
     assert rig.timer(at=1) == ()  # both are asked already
+
+
+def test_what_made_way_once_makes_way_again(make_rig: Any) -> None:
+    rig = make_rig(running_steps_per_engine_max=1)
+    rig.engine()
+    rig.arrive("b1", program="b1", step_class=BATCH)
+    for number in (1, 2):
+        step = f"s{number}"
+        cancel = Cancel(step=StepId("b1"), reason=CancelReason.YIELDED)
+        assert rig.arrive(step, program=step) == (cancel,)
+        assert sent(make_way(rig, "b1")) == [step]
+        assert sent(rig.finish(step)) == ["b1"]
+    assert rig.scheduler.statistics().yielded_total == 2

@@ -131,3 +131,9 @@ def test_the_rent_that_is_granted_runs_from_the_pause() -> None:
     policy = Value(patience=3.0)
     found = kept(policy, None, since=NOW - SECOND)
     assert found == Retention(ttl=Nanos(2 * SECOND))
+
+
+def test_what_always_pays_is_kept_for_as_long_as_a_forecast_may_say() -> None:
+    found = kept(Value(patience=0.0, ttl_s_max=4.0), 1.0)
+    assert found is not None
+    assert found.ttl == 4 * SECOND
