@@ -105,7 +105,7 @@ async def open_store(config: Config, *, encode_turn: EncodeTurn) -> AsyncIterato
     spool.acquire()
     try:
         owner = f"{socket.gethostname()}-{secrets.token_hex(8)}"
-        restored, secret = await _start(database, spool, config, owner)
+        restored, secret, is_seen = await _start(database, spool, config, owner)
         writer = StoreWriter(
             Database(database.url),
             spool,
@@ -116,6 +116,7 @@ async def open_store(config: Config, *, encode_turn: EncodeTurn) -> AsyncIterato
                 backlog_max=given.backlog_max,
                 flush_s=in_seconds(given.flush_interval),
                 opening=restored.opening,
+                is_unseen=not is_seen,
             ),
             encode_turn=encode_turn,
         )
@@ -150,8 +151,9 @@ async def open_store(config: Config, *, encode_turn: EncodeTurn) -> AsyncIterato
 
 async def _start(
     database: Database, spool: Spool, config: Config, owner: str
-) -> tuple[Restored, int]:
-    """What was, or a beginning; and the secret. Bounded by the configured time."""
+) -> tuple[Restored, int, bool]:
+    """What was, or a beginning; the secret; whether the database answered as it should. Bounded by
+    the configured time."""
     given = config.store
     timeout_s = in_seconds(given.restore_timeout)
     began = time.monotonic()
@@ -171,14 +173,14 @@ async def _start(
             await _bring_home(database, spool, replica=wanted.replica)
             restored = await restore(database, wanted)
             log.info("%s", told(restored, seconds=time.monotonic() - began))
-            return restored, secret
+            return restored, secret, True
         except StoreError as error:
             # A server may be starting beside us; a file that is damaged will not mend.
             if database.is_postgres and time.monotonic() - began < timeout_s:
                 await asyncio.sleep(_RETRY_S)
                 continue
             log.error("nothing is brought back, the store cannot be read: %s", error)
-            return begin(wanted), _known_secret(spool)
+            return begin(wanted), _known_secret(spool), False
 
 
 async def _bring_home(database: Database, spool: Spool, *, replica: str) -> None:

@@ -22,6 +22,7 @@ from typing import Final
 
 from agentsched.kernel import JournalEntry
 from agentsched.store.database import Database, StoreError
+from agentsched.store.migrate import upgrade
 from agentsched.store.records import (
     EncodeTurn,
     JournalRecord,
@@ -68,6 +69,8 @@ class WriterConfig:
     flush_s: float
     #: The journal's first record, where it is not in the database yet.
     opening: StreamRecord | None = None
+    #: The database was away at the start: nobody has looked whether it has our tables.
+    is_unseen: bool = False
 
 
 class StoreWriter:
@@ -94,6 +97,8 @@ class StoreWriter:
         self._backoff = _BACKOFF_FIRST_S
         self._lease_at = 0.0
         self._is_up = True
+        #: Our journal is in the database.
+        self._has_begun = config.opening is None
         #: Another process goes on with our journal, and that was said.
         self._is_taken = False
         self._last_error = ""
@@ -187,7 +192,7 @@ class StoreWriter:
         What comes meanwhile is left for the next round unless it fills a transaction: under load
         something always comes, and a transaction costs as much as a hundred rows.
         """
-        if not self._is_up and self._may_try():
+        if not self._is_up and self._has_begun and self._may_try():
             await self._renew()  # first, before anybody takes this replica for dead
         left = len(self._waiting)
         while left > 0 or len(self._waiting) >= _BATCH_MAX:
@@ -247,6 +252,7 @@ class StoreWriter:
 
     async def _insert(self, records: Sequence[Record]) -> bool:
         try:
+            await self._make_tables()
             await self._rows.insert(records, timeout_s=self._timeout())
         except StreamTaken as error:
             return await self._leave(records, error)
@@ -258,6 +264,14 @@ class StoreWriter:
         self._written += len(records)
         self._succeed()
         return True
+
+    async def _make_tables(self) -> None:
+        """A database that was away at the start may be a new one, or an earlier version's."""
+        if self._config.is_unseen and not self._has_begun:
+            # What is wrong with it the write says as well; a later version's will do.
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(self._timeout()):
+                    await upgrade(self._database)
 
     async def _leave(self, records: Sequence[Record], error: StreamTaken) -> bool:
         """This replica was taken for dead, and its journal goes on elsewhere: turns alone are kept.
@@ -296,6 +310,7 @@ class StoreWriter:
         if not self._is_up:
             log.info("the store is back")
         self._is_up, self._last_error, self._backoff = True, "", _BACKOFF_FIRST_S
+        self._has_begun = True
 
     def _fail(self, error: StoreError) -> None:
         if self._is_up or str(error) != self._last_error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from live import eventually
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import text
 
@@ -170,6 +171,22 @@ async def test_the_wait_for_a_server_has_an_end(
         assert not store.restored.is_continued
         happen(store, 2.0)
     assert list((tmp_path / "spool").glob("*.ndjson"))
+
+
+@pytest.mark.services
+async def test_a_new_database_that_was_away_at_the_start_gets_its_tables(
+    own_postgres: LocalPostgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = config(own_postgres.create("new"), tmp_path, restore_timeout="600ms")
+    own_postgres.kill()
+    async with opened(given) as store:
+        happen(store, 2.0)
+        await asyncio.to_thread(own_postgres.start)
+        await eventually(lambda: store.writer.statistics().written_total == 2)
+    assert "used twice" not in caplog.text  # by whom: its journal was not there yet
+    async with opened(given) as store:
+        assert store.restored.is_continued
+        assert store.restored.scheduler.tenants[TenantId("t")].weight == 2.0
 
 
 async def test_images_are_made_beside_the_proxy(url: str, tmp_path: Path) -> None:
