@@ -236,7 +236,7 @@ def tables_of(result: CompareResult, *, width: int) -> list[Table]:
     names = max(len(name) for name, _ in rows)
     widths = [max(len(cells[n]) for _, cells in rows) for n in range(len(result.summary))]
     tables: list[Table] = []
-    for group in _groups(widths, room=width - names - 2 * _BETWEEN):
+    for group in in_groups(widths, room=width - names - 2 * _BETWEEN, between=_BETWEEN):
         # Names are no markup, here and below.
         table = Table(
             title=Text("" if tables else title),
@@ -254,15 +254,15 @@ def tables_of(result: CompareResult, *, width: int) -> list[Table]:
     return tables
 
 
-def _groups(widths: Sequence[int], *, room: int) -> list[list[int]]:
+def in_groups(widths: Sequence[int], *, room: int, between: int) -> list[list[int]]:
     """Columns of these widths in groups that have room, at least one in each."""
     groups: list[list[int]] = []
     left = 0
     for number, width in enumerate(widths):
-        left -= width + _BETWEEN
+        left -= width + between
         if not groups or left < 0:
             groups.append([])
-            left = room - width - _BETWEEN
+            left = room - width - between
         groups[-1].append(number)
     return groups
 

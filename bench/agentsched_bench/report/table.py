@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agentsched_bench.compare.show import in_groups
 from agentsched_bench.live.results import ArmSummary, Result
 from agentsched_bench.workload.statistics import Spread
+
+#: Characters between two columns.
+_BETWEEN: Final = 2
 
 
 def _time(value: float) -> str:
@@ -91,24 +96,40 @@ _ROWS: Final[Sequence[tuple[str, Callable[[ArmSummary], str]]]] = (
 )
 
 
-def summary_table(result: Result) -> Table:
-    """The table of `result.summary`."""
+def summary_tables(result: Result, *, width: int) -> list[Table]:
+    """`result.summary`, one column for each arm.
+
+    As many tables as it takes for nothing to be cut off within `width` characters.
+    """
     kind = ", synthetic" if result.trace.is_synthetic else ""
     title = (
         f"{result.trace.name}{kind}: {result.trace.programs} programs, {result.trace.calls} calls"
     )
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("")
-    for arm in result.summary:
-        table.add_column(Text(arm.arm), justify="right", no_wrap=True)
-    for name, show in _ROWS:
-        table.add_row(name, *(show(arm) for arm in result.summary))
-    return table
+    columns = [[show(arm) for _, show in _ROWS] for arm in result.summary]
+    widths = [max(len(cell) for cell in column) for column in columns]
+    names = max(len(name) for name, _ in _ROWS)
+    tables: list[Table] = []
+    for group in in_groups(widths, room=width - names - 2 * _BETWEEN, between=_BETWEEN):
+        table = Table(
+            title=Text("" if tables else title),
+            title_justify="left",
+            box=box.SIMPLE,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("", no_wrap=True)
+        for number in group:
+            arm = Text(result.summary[number].arm)
+            table.add_column(arm, justify="right", overflow="fold", min_width=widths[number])
+        for number, (name, _) in enumerate(_ROWS):
+            table.add_row(name, *(columns[arm][number] for arm in group))
+        tables.append(table)
+    return tables
 
 
 def print_summary(result: Result, *, console: Console) -> None:
-    """Print the table, and what a reader must know about it."""
-    console.print(summary_table(result))
+    """Print the tables, and what a reader must know about them."""
+    for table in summary_tables(result, width=console.width):
+        console.print(table)
     if not result.is_complete:
         console.print("Interrupted: the figures cover what was measured until then.")
     errors: dict[str, int] = {}
