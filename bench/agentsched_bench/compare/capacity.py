@@ -89,11 +89,12 @@ def print_capacity(rows: Sequence[Carried], scenario: Scenario, *, console: Cons
         title=Text(f"{scenario.name}: p95 slowdown by programs per second (at most {bound:g})"),
         title_justify="left",
         box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("arm")
+    table.add_column("arm", overflow="fold", min_width=12)
     rates = list(dict.fromkeys(rate for row in rows for rate in row.slowdown_p95))
     for rate in rates:
-        table.add_column(rate, justify="right")
+        table.add_column(rate, justify="right", no_wrap=True)
     table.add_column("carries", justify="right")
     for row in rows:
         cells = [row.slowdown_p95.get(rate) for rate in rates]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from agentsched.model import ConfigError
-from agentsched_bench.compare.capacity import at_rate, capacity, said
+from agentsched_bench.compare.capacity import Carried, at_rate, capacity, print_capacity, said
 from agentsched_bench.compare.figures import summarise
 from agentsched_bench.compare.results import CompareResult
 from agentsched_bench.compare.scenario import load_scenario
@@ -86,3 +88,16 @@ def test_only_arrivals_with_a_rate_have_one(small: Path) -> None:
     assert changed.workload.arrivals.rate == 0.5  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match="no rate"):
         at_rate(closed, 0.5)
+
+
+def test_an_arms_name_is_whole_beside_many_rates(small: Path) -> None:
+    names = ("agentsched,order=fcfs", "agentsched,order=program-fcfs")
+    slow = {f"0.{n}": 1.25 for n in range(1, 9)}
+    rows = [Carried(arm=name, rate=0.8, is_limit=False, slowdown_p95=slow) for name in names]
+    shown = io.StringIO()
+    print_capacity(rows, load_scenario(small), console=Console(file=shown, width=80))
+    lines = shown.getvalue().splitlines()
+    cells = "".join(line.strip().partition(" ")[0] for line in lines)
+    assert all(name in cells for name in names)
+    assert "".join(shown.getvalue().split()).count("0.8/s") == 2
+    assert sum(line.count("1.25") for line in lines) == 16
