@@ -166,11 +166,6 @@ class Feed:
         """Stop watching."""
         self._watchers.remove(watcher)
 
-    @property
-    def watchers(self) -> int:
-        """How many watch."""
-        return len(self._watchers)
-
     def sample(self, *, now: Instant) -> None:
         """Enter this moment into the history."""
         rows = tenant_rows(self._scheduler, now=now, rows_max=SAMPLE_TENANTS_MAX)
