@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -168,9 +169,16 @@ def _warn(error: TraceError) -> None:
 def _print_statistics(trace: Path, figures: TraceStatistics) -> None:
     console = Console()
     label = " (synthetic)" if figures.synthetic else ""
-    table = Table(title=Text(f"{trace.name}{label}"), title_justify="left")
-    for column in ("", "count", "mean", "p50", "p90", "p99", "max"):
-        table.add_column(column, justify="left" if not column else "right")
+    table = Table(
+        title=Text(f"{trace.name}{label}"),
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    # Names of tools begin alike where a server gives many.
+    table.add_column("", overflow="fold", min_width=12)
+    for column in ("count", "mean", "p50", "p90", "p99", "max"):
+        table.add_column(column, justify="right", no_wrap=True)
     rows = {
         "steps per recording": figures.steps,
         "prompt tokens": figures.prompt_tokens,

@@ -101,6 +101,19 @@ def test_figures_are_printed_for_people_and_for_machines(made: Path) -> None:
     assert json.loads(machines.output)["programs"] == 6
 
 
+def test_names_of_tools_and_large_numbers_are_whole_on_eighty_columns(tmp_path: Path) -> None:
+    tools = [f"mcp__github_enterprise__create_pull_request_{word}" for word in ("review", "note")]
+    path = tmp_path / "t.jsonl"
+    used = [{"name": name, "duration_s": 12_345.6} for name in tools]
+    first = {"step": 0, "input_tokens": 1_000_000, "output_tokens": 1, "tools": used}
+    steps = [first, {"step": 1, "input_tokens": 1_200_000, "output_tokens": 1}]
+    path.write_text(json.dumps({"session_id": "s", "source": "x", "steps": steps}))
+    shown = _RUN.invoke(app, ["stats", str(path)], env={"COLUMNS": "80"}).stdout
+    assert "1,200,000" in shown
+    names = "".join(line[1:].partition("  ")[0] for line in shown.splitlines())
+    assert all(name in names for name in tools)
+
+
 def test_figures_can_leave_bad_lines_out(made: Path, tmp_path: Path) -> None:
     path = tmp_path / "mixed.jsonl"
     rows = list(read_trace(made))
