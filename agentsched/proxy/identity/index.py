@@ -312,6 +312,11 @@ class IdentityIndex:
         named: ProgramId | None,
     ) -> Match | None:
         match = self._matcher.find(asked, previous)
+        if (match is None or match.relation is Relation.FORKS) and not asked.prompt.is_first:
+            answers = self._digester.answers_in(request, asked.prompt)
+            later = self._matcher.find_changed(asked, answers)
+            if later is not None and (match is None or later.turn.at > match.turn.at):
+                match = later
         book = asked.book
         is_condenser = step_class is StepClass.COMPACTION and len(book.quotes) > 0
         is_sought = is_condenser or len(book.needles) > 0

@@ -8,7 +8,7 @@ from typing import Final
 
 from agentsched.model import Instant, StepClass
 from agentsched.proxy.answer import Answer
-from agentsched.proxy.identity.atoms import call_ref
+from agentsched.proxy.identity.atoms import call_ref, spoken
 from agentsched.proxy.identity.model import IdentityLimits
 from agentsched.proxy.identity.needles import (
     Needle,
@@ -99,6 +99,8 @@ class Learner:
         for chain in chains:
             book.add_point(chain, turn, candidates_max=self._limits.candidates_max)
         text = ((prefill.text if prefill is not None else "") + answer.text).strip()
+        if not answer.calls and prefill is None:
+            turn.begun = self._digester.beginnings(spoken(text))
         if not answer.calls and len(text) >= _SAID_MIN and turn.step_class.is_work:
             turn.said = self._digester.said(text)
             book.add_said(turn.said, turn)

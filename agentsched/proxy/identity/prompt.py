@@ -28,6 +28,10 @@ _SMALL_CHUNKS: Final = (64, 128, 256, 512)
 _PREFIXES_MAX: Final = 8
 _KEPT_ATOMS_MAX: Final = 256
 _PREFILL_BYTES_MAX: Final = 16_384
+_ANSWERS_MAX: Final = 32
+#: Characters; of an answer that comes back shortened one of its beginnings is left.
+BEGINNINGS: Final = (16, 64, 256)
+HASH_BYTES: Final = 8
 #: The characters of call ids that take as much as an atom does.
 _REFS_PER_ATOM: Final = 128
 
@@ -295,6 +299,36 @@ class Digester:
             self.link(prefill.chain, run_data([*prefill.before, *atoms]))
             for atoms in ([whole], [begun, ended], [ended])
         ]
+
+    def answers_in(
+        self, request: ParsedRequest, prompt: Prompt
+    ) -> Iterator[tuple[bytes, str, bool]]:
+        """The answers in a prompt, the latest first: the chain before each, its text, and whether
+        calls are beside it.
+
+        Costly: for prompts that go on from nothing known only.
+        """
+        ends = {point.atom: point.chain for point in prompt.points}
+        start = len(prompt.atoms)
+        for raw in reversed(request.messages[-_ANSWERS_MAX:]):
+            known = self._message(raw)
+            own = (known,) if isinstance(known, Atom) else known.atoms
+            kinds = {atom.kind for atom in (*own, *prompt.atoms[start : start + 1])}
+            start -= len(own)
+            if own and own[0].kind in (Kind.ASSISTANT, Kind.CALL) and start in ends:
+                yield ends[start], spoken(_said_in(raw)), Kind.CALL in kinds
+
+    def spoken_chain(self, chain: bytes, text: str) -> bytes:
+        """The chain of a prompt and an answer that is this text."""
+        return self.link(chain, self._normaliser.text(Kind.ASSISTANT, text).digest)
+
+    def beginnings(self, text: str) -> bytes:
+        """Short hashes of the beginnings of a text that it is longer than."""
+        return b"".join(
+            xxhash.xxh3_64_digest(text[:size].encode("utf-8", "surrogatepass"), seed=self._seed)
+            for size in BEGINNINGS
+            if size < len(text)
+        )
 
     def said(self, text: str) -> bytes:
         """The digest that an assistant's atom with this text has."""

@@ -39,6 +39,7 @@ class Turn:
     __slots__ = (
         "answer",
         "at",
+        "begun",
         "beside",
         "calls",
         "conversation",
@@ -78,6 +79,8 @@ class Turn:
         self.answer = b""
         #: Where else its answer may end, as some clients send it back.
         self.others: tuple[bytes, ...] = ()
+        #: Short hashes of the beginnings of its answer, where that is text alone.
+        self.begun = b""
         #: What its prompt begins of the answer, until that is there.
         self.prefill: Prefill | None = None
         self.calls: tuple[str, ...] = ()
