@@ -83,11 +83,20 @@ def pause(rig: Any, name: str, *, tenant: str = "t1") -> Any:
     return rig.finish(name, tools={f"k-{name}": "bash"}, prompt=100, output=10)
 
 
-@pytest.mark.parametrize(("most", "asked_for"), [(219, ["a"]), (220, ["a", "b"])])
+@pytest.mark.parametrize(
+    ("limits", "asked_for"),
+    [
+        ({"pinned_tokens_max": 219}, ["a"]),
+        ({"pinned_tokens_max": 220}, ["a", "b"]),
+        ({"pins_max": 1}, ["a"]),
+        ({"pins_max": 2}, ["a", "b"]),
+        ({"pins_max": 2, "pinned_tokens_max": 219}, ["a"]),
+    ],
+)
 def test_a_tenant_whose_pins_have_no_room_left_is_not_asked_for(
-    rig: Any, most: int, asked_for: list[str]
+    rig: Any, limits: dict[str, int], asked_for: list[str]
 ) -> None:
-    limit(rig, pinned_tokens_max=most)
+    limit(rig, **limits)
     asked: list[str] = []
     rig.policy.retention = lambda paused: (
         asked.append(paused.program) or Retention(ttl=Nanos(SECOND), value=float(len(asked)))

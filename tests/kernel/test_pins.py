@@ -160,6 +160,8 @@ def test_a_tenants_cap_may_be_used_to_the_last_token_and_its_equals_give_way() -
         ledger.hold(pin, tenant=tenant)
     assert ledger.room_for(make("equal", value=1.0), tenant=tenant) == (first,)
     assert ledger.room_for(make("less", value=0.9), tenant=tenant) is None
+    # As many as it takes, and no more.
+    assert ledger.room_for(make("dear", value=9.0), tenant=tenant) == (first,)
     assert ledger.one_too_many(E1) is None
     ledger.cap(tenant, 19)
     assert ledger.one_too_many(E1) == first

@@ -310,3 +310,44 @@ def test_accounts_of_those_that_are_busy_are_kept(ledger: ShareLedger) -> None:
     ledger.drop_program(A, ProgramId("p"))
     assert len(ledger.accounts()) == 2
     assert C in ledger.accounts()
+
+
+def test_memory_that_is_kept_is_charged_by_time_from_change_to_change() -> None:
+    ledger = ShareLedger(tenants_max=9, prices=Prices(prefill=0.0, output=0.0, memory=1.0))
+    account = ledger.account(A)
+
+    def kept(second: int) -> tuple[float, int]:
+        now = Instant(second * SECOND)
+        return account.charged(now=now), account.idle_token_s(now=now)
+
+    for tokens, second in ((3, 2), (4, 5), (-1, 5), (1, 5)):
+        account.keep(tokens, now=Instant(second * SECOND))
+    assert account.idle_token_ns == 3 * 3 * SECOND
+    assert kept(5) == (9, 9)
+    assert kept(7) == (9 + 7 * 2, 9 + 7 * 2)
+    account.keep(-7, now=Instant(8 * SECOND))
+    account.keep(2, now=Instant(6 * SECOND))  # a clock that went back takes nothing away
+    assert kept(7) == (9 + 7 * 3, 9 + 7 * 3)
+    assert kept(10) == (9 + 7 * 3 + 2 * 2, 9 + 7 * 3 + 2 * 2)
+
+
+def test_prompts_of_which_nobody_said_what_was_cached_are_summed(ledger: ShareLedger) -> None:
+    for untold in ({}, {"untold_tokens": 30}, {"untold_tokens": 4}):
+        ledger.charge(tenant=A, usage=usage(50, cached=None), **untold)
+    account = ledger.account(A)
+    assert (account.untold_tokens, account.prompt_tokens) == (34, 150)
+
+
+def test_whoever_comes_begins_with_the_one_that_was_served_least_of_those_that_wait() -> None:
+    now = Instant(0)
+    ledger = ShareLedger(tenants_max=9)
+    ledger.set_policy(Prices(), now=now)
+    for tenant, tokens in ((A, 100), (B, 5_000), (C, 0)):
+        ledger.charge(tenant=tenant, usage=usage(tokens))
+    for tenant in (B, A):
+        ledger.wait(tenant, now=now)
+    # A, which was less served than B when it came, began where B was.
+    assert level(ledger, A, B) == [5_000, 5_000]
+    ledger.charge(tenant=B, usage=usage(700))
+    ledger.wait(C, now=now)
+    assert level(ledger, A, B, C) == [5_000, 5_700, 5_000]
