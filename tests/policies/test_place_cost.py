@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from shorthand import reported
 
 from agentsched.model import Dispatch, EngineId, Instant, StepId
+from agentsched_policies.hashing import rendezvous
 from agentsched_policies.place.rendezvous import Rendezvous
 
 MS = 1e6
@@ -38,10 +40,14 @@ def cost_ms(
     is_tried: bool = True,
     parent: str | None = None,
     talks: int = 1,
+    spread: float = 0.0,
+    pools: tuple[int | None, ...] = (),
     **known: Any,
 ) -> float:
     """Of the engine e, for a step of 1,000 tokens whose answer is expected to have 50."""
-    policy = Rendezvous(roomy=0.0, spread=0.0)
+    policy = Rendezvous(roomy=0.0, spread=spread)
+    for name, pool in zip("ef", pools, strict=False):
+        policy.observe(reported(name, kv_tokens=pool), now=Instant(0))
     if is_tried:
         sent = Dispatch(step=StepId("x"), engine=EngineId("e"), priority=0)
         policy.decided([sent], now=Instant(0))
@@ -131,3 +137,29 @@ def test_an_engine_that_had_no_step_is_tried_by_new_programs_of_their_own(
 ) -> None:
     cost = cost_ms(is_tried=False, resident=resident, peer_tokens=peers, talks=talks, parent=parent)
     assert (cost == 0.0) is is_free
+
+
+@pytest.mark.parametrize(
+    ("pools", "weight"),
+    [
+        ((10_000, 10_000), 1.0),
+        ((10_000, 30_000), 0.5),  # half of the mean: it wins half as many
+        ((10_000, None), 10_000 / 55_000),  # one that says nothing is taken to hold 100,000
+    ],
+)
+@pytest.mark.parametrize("is_tried", [True, False])
+def test_what_tells_equals_apart_is_a_share_of_computing_the_prompt(
+    pools: tuple[int, int | None], weight: float, *, is_tried: bool
+) -> None:
+    plain = cost_ms(is_tried=is_tried)
+    spread = cost_ms(is_tried=is_tried, spread=0.5, pools=pools)
+    scale = rendezvous("p", "e", weight=weight)
+    assert scale < 10
+    assert spread - plain == pytest.approx(0.5 * scale * 1_000 * 0.1)
+
+
+def test_it_is_ten_at_most() -> None:
+    """Were it without end, a small engine would never be anybody's."""
+    plain = cost_ms()
+    spread = cost_ms(spread=0.5, pools=(1, 10**9))
+    assert spread - plain == pytest.approx(0.5 * 10 * 1_000 * 0.1)
