@@ -224,6 +224,14 @@ def test_ranks_and_values_may_be_whole_numbers(rig: Any) -> None:
     assert not rig.scheduler.policy_errors
 
 
+def test_a_tenants_rank_is_that_after_each_step_that_went(rig: Any) -> None:
+    rig.policy.share_of = lambda account: (account.running_steps,)
+    for number, tenant in enumerate(("early", "early", "late", "late")):
+        rig.arrive(f"{tenant}{number}", program=f"p{number}", tenant=tenant, at=number)
+    commands = rig.engine()
+    assert [c.step for c in commands] == ["early0", "late2", "early1", "late3"]
+
+
 def test_without_a_rank_for_tenants_steps_go_as_they_come(rig: Any) -> None:
     assert wait_for_an_engine(rig) == ["early0", "late1", "early2", "late3"]
     assert not rig.scheduler.policy_errors
@@ -349,6 +357,7 @@ def test_a_share_policy_may_name_its_prices(rig: Any, prices: Any, charged: floa
         (lambda account: account.tenant == "late", "early late", "late+ early early+ late"),
         (lambda account: False, "early late", "early early+ late late+"),
         (explode, "early late", "early early+ late late+"),
+        (None, "early late", "early early+ late late+"),
         # Nobody else waits: what goes first is for the order policy alone to say.
         (lambda account: True, "late", "late late+"),
     ],
@@ -358,7 +367,8 @@ def test_resident_conversations_go_first_as_far_as_their_tenant_may(
 ) -> None:
     """Of each tenant a new program waits, and then (+) one whose conversation is resident."""
     rig.policy.share_of = lambda account: (0.0,)
-    rig.policy.may_continue = lambda account, world, *, now: may_continue(account)
+    if may_continue is not None:
+        rig.policy.may_continue = lambda account, world, *, now: may_continue(account)
     rig.scheduler._guarded._take(rig.policy.as_set())
     rig.engine()
     for tenant in tenants.split():
