@@ -137,3 +137,10 @@ def test_what_always_pays_is_kept_for_as_long_as_a_forecast_may_say() -> None:
     found = kept(Value(patience=0.0, ttl_s_max=4.0), 1.0)
     assert found is not None
     assert found.ttl == 4 * SECOND
+
+
+@pytest.mark.parametrize("bad", [{"patience": -0.1}, {"price": 0.0}, {"ttl_s_max": 0.0}])
+def test_parameters_that_make_no_sense(bad: dict[str, float]) -> None:
+    Value(patience=0.0, price=0.1, ttl_s_max=0.1)
+    with pytest.raises(ValueError, match="positive"):
+        Value(**bad)
