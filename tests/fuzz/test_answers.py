@@ -113,6 +113,16 @@ def call(arguments: str) -> Script:
     return script(b"HTTP/1.1 200 OK\r\nContent-Type: application/json", json.dumps(body).encode())
 
 
+def counted(tokens: int) -> Script:
+    message = {"role": "assistant", "content": "a"}
+    usage = {"prompt_tokens": tokens, "completion_tokens": 2**63 - 1}
+    body = {
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {**usage, "prompt_tokens_details": {"cached_tokens": tokens}},
+    }
+    return script(b"HTTP/1.1 200 OK\r\nContent-Type: application/json", json.dumps(body).encode())
+
+
 #: Each of these got the client an internal error, or an answer that is not HTTP.
 FOUND = {
     # Not HTTP (RFC 9110, 5.5): a strict reader has no answer to pass on, and says so.
@@ -122,6 +132,7 @@ FOUND = {
     "a protocol that nobody asked for": (script(b"HTTP/1.1 101 Switching Protocols"), 502),
     "a call without a command": (call('{"command":[],"cmd":[]}'), 200),
     "a call nested deeply": (call('{"x":' + "[" * 5_000 + "]" * 5_000 + "}"), 200),
+    "more tokens than fit a column": (counted(10**20), 200),
     "a call nested nearly too deeply": (call('{"x":' + "[" * 900 + "]" * 900 + "}"), 200),
 }
 

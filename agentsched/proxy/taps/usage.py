@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from agentsched.model import Usage
+
+#: No answer has so many tokens. What is beyond was miscounted, and sums of it fit no column.
+_COUNT_MAX: Final = 1 << 40
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -46,7 +51,7 @@ class MessagesUsage(msgspec.Struct, gc=False):
         created = _count(self.cache_creation_input_tokens)
         return Usage(
             prompt_tokens=_count(self.input_tokens) + cached + created,
-            cached_tokens=None if self.cache_read_input_tokens is None else cached,
+            cached_tokens=cached if _is_told(self.cache_read_input_tokens) else None,
             output_tokens=_count(self.output_tokens),
         )
 
@@ -72,10 +77,15 @@ def _usage(prompt: int | None, output: int | None, details: _Details | None) -> 
     cached = None if details is None else details.cached_tokens
     return Usage(
         prompt_tokens=_count(prompt),
-        cached_tokens=None if cached is None else _count(cached),
+        cached_tokens=_count(cached) if _is_told(cached) else None,
         output_tokens=_count(output),
     )
 
 
+def _is_told(value: int | None) -> bool:
+    return value is not None and value <= _COUNT_MAX
+
+
 def _count(value: int | None) -> int:
-    return max(0, value or 0)
+    """What was told; 0 where nothing was, or nothing that can be."""
+    return max(0, value) if value is not None and value <= _COUNT_MAX else 0
