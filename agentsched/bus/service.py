@@ -158,9 +158,9 @@ class Bus:
             self._telling.forget()
 
     def _met_itself(self, message: ReplicaMessage) -> None:
-        """What is said under our name: by us, by an earlier life, or by one who should have another.
+        """What is said under our name: by us, by an earlier life, or by who should have another.
 
-        The broker keeps the later of two connections of one name, so that both come and go for ever.
+        The broker keeps the later of two connections of a name, so that both come and go for ever.
         """
         self.counts["own"] += 1
         if message.epoch == self._epoch:
