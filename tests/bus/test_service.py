@@ -253,13 +253,15 @@ async def test_two_of_one_name_are_told_what_is_wrong(
 async def test_what_is_said_of_one_that_is_gone_does_not_stay_for_ever(
     broker: LocalMosquitto,
 ) -> None:
-    """Names may never come back, as those of Kubernetes' pods; each would be told to all who come."""
+    """Names may never come back, as those of Kubernetes' pods; all who come would be told them."""
     async with Replica("polite").on(at(broker)):
         pass
-    async with relay(broker) as (port, cut):
-        async with Replica("dead").on(Broker(host="127.0.0.1", port=port)) as bus:
-            cut()
-            await eventually(lambda: not bus.connection.is_up.is_set())
+    async with (
+        relay(broker) as (port, cut),
+        Replica("dead").on(Broker(host="127.0.0.1", port=port)) as bus,
+    ):
+        cut()
+        await eventually(lambda: not bus.connection.is_up.is_set())
     left: dict[str, aiomqtt.Message] = {}
     async with (
         aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as late,
