@@ -69,10 +69,12 @@ def _figures(arm: str, finished: Sequence[Run], result: CompareResult) -> ArmFig
         held_s=spread(held) if held else None,
         bypassed_max=max(bypassed) if bypassed else None,
         prompt_tokens=sum(call.prompt_tokens or 0 for call in done),
-        cached_tokens=cached,
-        cached_share=cached / prompts if prompts else None,
-        computed_tokens=prompts - cached,
-        again_tokens=sum(max(0, c.known_tokens - (c.cached_tokens or 0)) for c in known),
+        # Where no engine tells what it had cached, none is no count: to compute nothing is the best
+        # that an arm can do, and to have cached nothing the worst.
+        cached_tokens=cached if known else None,
+        cached_share=cached / prompts if known else None,
+        computed_tokens=prompts - cached if known else None,
+        again_tokens=_again(known) if known else None,
         output_tokens=outputs,
         preemptions=_total(run.preemptions for run in runs),
         busy_share=_average(run.busy_share for run in runs),
@@ -89,6 +91,11 @@ def _figures(arm: str, finished: Sequence[Run], result: CompareResult) -> ArmFig
         stalled=len(finished) - len(sound(finished)),
         in_time_share=in_time(programs, result.deadlines_s),
     )
+
+
+def _again(calls: Iterable[Call]) -> int:
+    """Tokens of prompts that an earlier call had brought, and that were computed all the same."""
+    return sum(max(0, call.known_tokens - (call.cached_tokens or 0)) for call in calls)
 
 
 def _against_baseline(

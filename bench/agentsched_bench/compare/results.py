@@ -151,7 +151,7 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ArmRow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One side. `missing` says why it could not run; it then has no runs."""
+    """One side. `missing` says why it could not run, at all or in a later repeat."""
 
     name: str
     text: str
@@ -176,7 +176,8 @@ class ArmFigures(msgspec.Struct, kw_only=True):
     """One arm over its finished runs.
 
     `slowdown` is over the time alone on an idle engine, None where that is unknown. `again_tokens`
-    were computed although an earlier call of the conversation had computed them. `held_s` is the
+    were computed although an earlier call of the conversation had computed them; they, the cached
+    and the computed are None where no engine told what it had cached. `held_s` is the
     proxy's own wait. `jct` compares with the baseline, program by program, None for the baseline;
     `noise` compares the arm with itself in the repeat before. `share_gap_tokens` is the greatest
     difference of service between two tenants while both had work waiting. `stalled` counts the
@@ -198,10 +199,10 @@ class ArmFigures(msgspec.Struct, kw_only=True):
     held_s: Spread | None
     bypassed_max: int | None
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: int | None
     cached_share: float | None
-    computed_tokens: int
-    again_tokens: int
+    computed_tokens: int | None
+    again_tokens: int | None
     output_tokens: int
     preemptions: float | None
     busy_share: float | None
@@ -297,6 +298,17 @@ def read(path: Path) -> CompareResult:
     if result.schema != SCHEMA:
         raise AgentschedError(f"{path}: schema {result.schema!r}, this version reads {SCHEMA!r}")
     return result
+
+
+def left_out(result: CompareResult) -> list[str]:
+    """A line for each arm that could not run, at all or any more, with why."""
+    lines = []
+    for row in result.arms:
+        if row.missing:
+            done = len(finished_runs(result, row.name))
+            after = f" after {done} run{'' if done == 1 else 's'}" if done else ""
+            lines.append(f"{row.name}: left out{after}, {row.missing}")
+    return lines
 
 
 def finished_runs(result: CompareResult, arm: str) -> Sequence[Run]:

@@ -74,11 +74,14 @@ class Store:
         )
 
     def has_all(self, repeats: int) -> bool:
-        """Whether each arm that can be run has so many repeats, also those left out this time."""
+        """Whether each arm that can be run has so many repeats, also those left out this time.
+
+        One that ran and then did not any more can be run.
+        """
         return all(
             self.has(row.name, repeat)
             for row in self.result.arms
-            if not row.missing
+            if not row.missing or results.finished_runs(self.result, row.name)
             for repeat in range(repeats)
         )
 

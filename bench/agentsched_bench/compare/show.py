@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentsched_bench.compare.machine import disturbances
-from agentsched_bench.compare.results import ArmFigures, CompareResult
+from agentsched_bench.compare.results import ArmFigures, CompareResult, left_out
 from agentsched_bench.compare.run import Show
 from agentsched_bench.workload.statistics import Spread
 
@@ -173,8 +173,8 @@ def _of(values: Spread, *shown: float) -> str:
     return _tail(shown) if values.count else "-"
 
 
-def _told(arm: ArmFigures, tokens: int) -> str:
-    """What follows from the cached tokens: where no engine told them nothing does, and not 0."""
+def _told(arm: ArmFigures, tokens: int | None) -> str:
+    """What follows from the cached tokens; where no engine told them, older results have 0."""
     return "-" if arm.cached_share is None else _number(tokens)
 
 
@@ -275,9 +275,8 @@ def print_comparison(result: CompareResult, *, console: Console) -> None:
     for arm in result.summary:
         if arm.jct is not None:
             console.print(f"{arm.arm}: {arm.sentence}", highlight=False, markup=False)
-    for row in result.arms:
-        if row.missing:
-            console.print(f"{row.name}: left out, {row.missing}", highlight=False, markup=False)
+    for line in left_out(result):
+        console.print(line, highlight=False, markup=False)
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
     if unlike := unlike_runs(result.summary):

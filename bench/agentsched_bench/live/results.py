@@ -101,9 +101,10 @@ class ArmSummary(msgspec.Struct, kw_only=True):
     """One arm's figures over all its runs.
 
     Programs and calls that failed or were interrupted are counted, and are in no distribution.
-    `cached_share` is cached over prompt tokens where the server reported both. `run_jct_s` has the
-    mean of each run, for the spread. `jct_ratio` is the median over programs of this arm's JCT over
-    the first arm's in the same repeat, None for the first arm.
+    `cached_share` is cached over prompt tokens where the server reported both; it and
+    `cached_tokens` are None where it never did. `run_jct_s` has the mean of each run, for the
+    spread. `jct_ratio` is the median over programs of this arm's JCT over the first arm's in the
+    same repeat, None for the first arm.
     """
 
     arm: str
@@ -117,7 +118,7 @@ class ArmSummary(msgspec.Struct, kw_only=True):
     ttft_s: Spread
     latency_s: Spread
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: int | None
     output_tokens: int
     cached_share: float | None
     prompt_error: float | None
@@ -217,7 +218,7 @@ def _summarise_arm(name: str, result: Result, *, baseline: str) -> ArmSummary:
         ttft_s=spread(row.ttft_s for row in done if row.ttft_s is not None),
         latency_s=spread(row.latency_s for row in done),
         prompt_tokens=prompts,
-        cached_tokens=cached,
+        cached_tokens=cached if known else None,
         output_tokens=sum(row.output_tokens or 0 for row in done),
         cached_share=cached / known if known else None,
         prompt_error=prompts / planned - 1 if planned else None,

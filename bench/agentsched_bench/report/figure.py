@@ -105,13 +105,14 @@ def _tokens(axes: Any, summary: Sequence[ArmFigures]) -> None:
 
 def _parts(arm: ArmFigures) -> Sequence[tuple[int, str, str]]:
     """What an arm's prompts consist of: tokens, colour, name."""
-    if arm.cached_share is None:
+    cached, computed, again = arm.cached_tokens, arm.computed_tokens, arm.again_tokens
+    if arm.cached_share is None or cached is None or computed is None or again is None:
         return ((arm.prompt_tokens, "#c9ccd1", "cached or computed: not told"),)
-    new = max(0, arm.computed_tokens - arm.again_tokens)
+    new = max(0, computed - again)
     return (
-        (arm.cached_tokens, "#9fd3c0", "from the cache"),
+        (cached, "#9fd3c0", "from the cache"),
         (new, "#7cb8e4", "computed, new"),
-        (arm.again_tokens, "#e07b39", "computed again"),
+        (again, "#e07b39", "computed again"),
     )
 
 

@@ -19,7 +19,7 @@ import msgspec
 import agentsched
 from agentsched_bench.compare.inference import Verdict
 from agentsched_bench.compare.machine import disturbances
-from agentsched_bench.compare.results import ArmFigures, CompareResult
+from agentsched_bench.compare.results import ArmFigures, CompareResult, left_out
 from agentsched_bench.compare.show import ROWS, unlike_runs
 from agentsched_bench.report.views import engines, view_of
 from agentsched_bench.whole_file import write_whole
@@ -244,18 +244,15 @@ def _short(result: CompareResult, key: str) -> str:
     others = [arm for arm in result.summary if arm.jct is not None]
     expects = f"<p>Expected: {escape(result.expects)}</p>" if result.expects else ""
     disturbed = _disturbed(result)
+    missing = "".join(f'<li class="soft">{escape(line)}</li>' for line in left_out(result))
+    missing = f"<ul>{missing}</ul>" if missing else ""
     if not others:
         only = "".join(_lone_card(arm) for arm in result.summary)
         return (
             f'<section id="{key}-short"><h2>In short</h2>{expects}<div class="cards">{only}</div>'
-            f"{disturbed}</section>"
+            f"{missing}{disturbed}</section>"
         )
     cards = "".join(_card(arm, result) for arm in others)
-    left_out = "".join(
-        f'<li class="soft">{escape(row.name)}: left out, {escape(row.missing)}</li>'
-        for row in result.arms
-        if row.missing
-    )
     names = [arm.arm for arm in result.summary]
     rows = [
         {
@@ -279,7 +276,7 @@ def _short(result: CompareResult, key: str) -> str:
     )
     return (
         f'<section id="{key}-short"><h2>In short</h2>{expects}'
-        f'<div class="cards">{cards}</div>{f"<ul>{left_out}</ul>" if left_out else ""}{disturbed}'
+        f'<div class="cards">{cards}</div>{missing}{disturbed}'
         f"{forest if rows else ''}</section>"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -38,6 +39,7 @@ from agentsched_bench.compare.show import Estimate, print_comparison, span
 from agentsched_bench.engine.cost import preset
 from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.engine.server import ServerConfig, running_engine
+from agentsched_bench.report.page import render
 
 _MAIN = "import sys; from agentsched.cli import main; sys.exit(main())"
 
@@ -257,6 +259,32 @@ def test_a_result_is_complete_with_the_repeats_of_arms_that_were_left_out(small:
     store.result.runs = [run for run in store.result.runs if run.arm == sides[0].name]
     store.row(sides[1].name).missing = "it is not installed"
     assert simulate(sides[0])
+
+
+def test_an_arm_that_fails_in_a_later_repeat_leaves_a_result_that_is_not_complete(
+    comparison: Callable[..., CompareResult],
+) -> None:
+    """It did not start a second time: its result said that all runs were there."""
+    made = comparison({"direct": [{"a": 1.0}] * 3, "ours": [{"a": 1.0}], "never": []})
+    made.arms[1].missing = "ours did not start"
+    made.arms[2].missing = "it is not installed"
+    store = Store(made, path=None)
+
+    assert not store.has_all(3)
+    store.save()
+    console = Console(file=io.StringIO(), width=120)
+    print_comparison(made, console=console)
+
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert "ours: left out after 1 run, ours did not start" in lines
+    assert "never: left out, it is not installed" in lines
+    assert "Not all runs are done: the same command goes on where this one stopped." in lines
+    page = render([made])
+    assert "not all runs are done" in page
+    assert "ours: left out after 1 run, ours did not start" in page
+    made.runs = [run for run in made.runs if run.arm == "direct"]
+    assert store.has_all(3)
 
 
 def test_no_two_arms_write_the_same_files() -> None:

@@ -54,6 +54,24 @@ def test_what_an_engine_does_not_tell_of_its_cache_is_not_0(
     assert rows["computed again"] == ["20", "-"]
 
 
+def test_what_an_engine_does_not_tell_of_its_cache_is_null_in_the_result(
+    comparison: Callable[..., CompareResult],
+) -> None:
+    """Whoever reads the file took 0 cached tokens for a cache that gave nothing back."""
+    made = comparison({"told": [{"a": 1.0}], "silent": [{"a": 1.0}]})
+    made.runs[1].calls[0].cached_tokens = None
+
+    told, silent = summarise(made)
+
+    assert (told.cached_tokens, told.computed_tokens, told.again_tokens) == (40, 60, 20)
+    assert (silent.cached_tokens, silent.computed_tokens, silent.again_tokens) == (None, None, None)
+    assert silent.cached_share is None
+    assert silent.prompt_tokens == 100
+    # One that another told, and that cached nothing, is a count.
+    made.runs[1].calls[0].cached_tokens = 0
+    assert summarise(made)[1].cached_tokens == 0
+
+
 def test_sums_over_unlike_numbers_of_runs_are_called_so(
     comparison: Callable[..., CompareResult],
 ) -> None:
