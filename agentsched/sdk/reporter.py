@@ -1,7 +1,9 @@
 """Tells the proxy about tools: in batches, from a thread of its own, never in the agent's way.
 
 Off until a proxy is known (`configure` or `AGENTSCHED_URL`). What cannot be sent is dropped: a
-report that comes late is worth nothing, and an agent must not feel that its proxy is away.
+report that comes late is worth nothing, and an agent must not feel that its proxy is away. A proxy
+that is there and refuses will not take the next report either: that its user reads, once for each
+reason, as a warning of the logger `agentsched.sdk`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
     import http.client
+
+    from agentsched.sdk.complaints import Complaints
 
 _QUEUE_MAX: Final = 10_000
 _BATCH_MAX: Final = 500
@@ -84,6 +88,8 @@ class Reporter:
         #: Reports that were thrown away: too many, too old, or refused.
         self.dropped = 0
         self.sent = 0
+        #: Made with the first one.
+        self._made: Complaints | None = None
         #: When it was told, as whom, and what.
         self._queue: deque[tuple[float, Mapping[str, str], Mapping[str, Any]]] = deque()
         # A report may come in the middle of another one, from a signal's handler or a finalizer:
@@ -233,20 +239,36 @@ class Reporter:
         events = self._encoded(batch)
         if not events:
             return True
+        is_taken = False
         try:
-            status = self._post(f'{{"events": [{",".join(events)}]}}', self._headers(sender))
+            body = f'{{"events": [{",".join(events)}]}}'
+            status, said = self._post(body, self._headers(sender))
+            is_taken = status < 300
+            # What is beyond is a proxy in trouble, or nobody behind a load balancer: it is away.
+            if 300 <= status < 500:
+                self._complaints().refused(status, said)
         except ValueError:  # a key or a tenant that no header can hold: the proxy is not away
             self.hang_up()
             self.dropped += len(events)
+            self._complaints().unsendable()
             return True
-        except (OSError, HTTPException):
+        except (OSError, HTTPException) as error:
             self.hang_up()
-            status = 0
-        if not 0 < status < 300:
+            # Of a certificate that is not trusted: asking again does not help.
+            if why := getattr(error, "verify_message", ""):
+                self._complaints().untrusted(why)
+        if is_taken:
+            self.sent += len(events)
+        else:
             self.dropped += len(events)
-            return False
-        self.sent += len(events)
-        return True
+        return is_taken
+
+    def _complaints(self) -> Complaints:
+        if self._made is None:
+            from agentsched.sdk.complaints import Complaints
+
+            self._made = Complaints(self.settings.url)
+        return self._made
 
     def _encoded(self, batch: list[Mapping[str, Any]]) -> list[str]:
         """Each report by itself: one that cannot be written takes no other with it."""
@@ -267,9 +289,10 @@ class Reporter:
             headers[TENANT] = in_header(self.settings.tenant)
         return headers | dict(sender)
 
-    def _post(self, body: str, headers: Mapping[str, str]) -> int:
-        """The answer's status. A connection that was idle may have been ended from the other side,
-        which is seen only when it is used again: then it is told once more over a fresh one.
+    def _post(self, body: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """The answer's status and body. A connection that was idle may have been ended from the
+        other side, which is seen only when it is used again: then it is told once more, over a
+        fresh one.
         """
         was_open = self._connection is not None
         try:
@@ -280,13 +303,12 @@ class Reporter:
             self.hang_up()
         return self._posted(body, headers)
 
-    def _posted(self, body: str, headers: Mapping[str, str]) -> int:
+    def _posted(self, body: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
         connection = self._connected()
         path = urlsplit(self.settings.url).path.rstrip("/") + _PATH
         connection.request("POST", path, body, headers)
         answer = connection.getresponse()
-        answer.read()
-        return answer.status
+        return answer.status, answer.read()
 
     def _connected(self) -> http.client.HTTPConnection:
         if self._connection is None:

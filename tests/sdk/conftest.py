@@ -22,6 +22,7 @@ class Inbox(http.server.ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.status = 202
+        self.answer = b"{}"
         #: Connections are ended after each answer without a word of it, as idle ones are.
         self.ends_when_idle = False
         #: Nothing is answered, and the connection ended.
@@ -54,9 +55,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.server.is_mute:
             return
         self.send_response(self.server.status)
-        self.send_header("Content-Length", "2")
+        self.send_header("Content-Length", str(len(self.server.answer)))
         self.end_headers()
-        self.wfile.write(b"{}")
+        self.wfile.write(self.server.answer)
 
     def log_message(self, *args: Any) -> None:
         """Nothing on the terminal."""
