@@ -389,6 +389,66 @@ class TestKeys:
             other = jwt.encode(issuer.claims(), issuer.keys["ec"], "ES256", headers={"kid": ""})
             assert verifier.verify(other, now=time.time()) is not None
 
+    async def test_a_token_need_not_name_its_key(self, issuer: Issuer) -> None:
+        """RFC 7515, 4.1.4: it is optional, and some providers with one key leave it out."""
+        mine = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        async with verifying(issuer) as verifier:
+            for kid, algorithm in issuer.algorithms.items():
+                key = issuer.keys[kid]
+                for headers in ({}, {"kid": ""}):
+                    token = jwt.encode(issuer.claims(), key, algorithm, headers=headers)
+                    found = verifier.verify(token, now=time.time())
+                    assert found is not None, (kid, headers)
+                    assert found.tenant == "red"
+            claims = issuer.claims()
+            for token in (
+                jwt.encode(claims, mine, "RS256"),
+                jwt.encode(claims, issuer.keys["rsa"], "RS512"),
+                jwt.encode(issuer.claims(exp=1), issuer.keys["rsa"], "RS256"),
+                jwt.encode(issuer.claims(aud="another"), issuer.keys["rsa"], "RS256"),
+                unsigned(claims, {"alg": "none"}),
+                unsigned(claims, {"alg": "RS256"}),
+                # A name that is not listed is not no name.
+                jwt.encode(claims, issuer.keys["rsa"], "RS256", headers={"kid": "other"}),
+            ):
+                assert verifier.verify(token, now=time.time()) is None, token
+
+    @pytest.mark.parametrize("is_named", [True, False], ids=["listed by name", "without names"])
+    async def test_a_rotation_without_names(self, issuer: Issuer, is_named: bool) -> None:
+        """The key before and the key after it are listed together; tokens of both are out."""
+        issuer.add("next", "RS256")
+        if not is_named:
+            listed = issuer.jwks()["keys"]
+            issuer.more_keys = [{n: v for n, v in k.items() if n != "kid"} for k in listed]
+        old, new = (jwt.encode(issuer.claims(), issuer.keys[k], "RS256") for k in ("rsa", "next"))
+        if not is_named:
+            issuer.keys.clear()
+        async with verifying(issuer, refresh_interval="10ms") as verifier:
+            assert verifier.verify(old, now=time.time()) is not None
+            assert verifier.verify(new, now=time.time()) is not None
+            issuer.keys.pop("rsa", None)
+            issuer.more_keys = issuer.more_keys[1:]
+            for _ in range(2):  # one may be under way
+                verifier.fetched.clear()
+                async with asyncio.timeout(60):
+                    await verifier.fetched.wait()
+            assert verifier.verify(old, now=time.time()) is None
+            assert verifier.verify(new, now=time.time()) is not None
+
+    async def test_too_many_keys_for_a_token_without_a_name(
+        self, issuer: Issuer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Each signature costs; whoever runs the provider can have it name its keys."""
+        for number in range(4):
+            issuer.keys[str(number)], issuer.algorithms[str(number)] = issuer.keys["ec"], "ES256"
+        async with verifying(issuer) as verifier:
+            token = jwt.encode(issuer.claims(), issuer.keys["ec"], "ES256")
+            for _ in range(2):
+                assert verifier.verify(token, now=time.time()) is None
+            assert verifier.verify(issuer.token("ec"), now=time.time()) is not None
+            assert verifier.verify(jwt.encode(issuer.claims(), issuer.keys["rsa"], "RS256"), now=1)
+        assert caplog.text.count("name no key (kid) and 5 keys fit") == 1
+
     async def test_a_defect_in_a_fetch_is_not_the_last_of_them(
         self, issuer: Issuer, caplog: pytest.LogCaptureFixture
     ) -> None:

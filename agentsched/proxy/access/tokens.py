@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -28,6 +28,9 @@ _TOKEN_CHARS_MAX: Final = 16_384
 #: Tokens that were found good, each by its hash; the least used is forgotten.
 _KNOWN_MAX: Final = 4_096
 _KEYS_MAX: Final = 64
+#: Of keys that fit a token which does not say its key's name (RFC 7515, 4.1.4: it need not): the
+#: one in use, and those beside it in a rotation. Each costs a signature for who sends us noise.
+_FITTING_MAX: Final = 4
 _DOCUMENT_BYTES_MAX: Final = 1 << 20
 #: Between two fetches for tokens under unknown keys, which anybody may make up.
 _HURRY_S: Final = 10.0
@@ -44,8 +47,8 @@ _FITTING: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("OKP", "Ed448"): ("EdDSA",),
 }
 
-#: One public key, for each algorithm that it is used with.
-_Key = dict[str, jwt.PyJWK]
+#: The public keys of one name, by the algorithm that they are used with. Mostly it is one key.
+_Keys = dict[str, tuple[jwt.PyJWK, ...]]
 
 
 class ProviderError(AgentschedError):
@@ -57,7 +60,9 @@ class TokenVerifier:
 
     def __init__(self, config: OidcConfig) -> None:
         self.config = config
-        self._keys: dict[str, _Key] = {}
+        self._keys: dict[str, _Keys] = {}
+        #: Whether it was said that too many keys fit tokens without a key's name.
+        self._is_told = False
         #: When a token that was found good is over, and whom it stands for.
         self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
         self._wanted = asyncio.Event()
@@ -98,30 +103,45 @@ class TokenVerifier:
     def _claims(self, token: str) -> dict[str, Any] | None:
         try:
             header = jwt.get_unverified_header(token)
-            found = self._keys.get(str(header.get("kid", "")))
-            if found is None:
-                self._wanted.set()
-                return None
             algorithm = str(header.get("alg"))
-            key = found.get(algorithm) if algorithm in self.config.algorithms else None
-            if key is None:
-                return None
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                key=key,
-                algorithms=[algorithm],
-                audience=self.config.audience,
-                issuer=self.config.issuer,
-                leeway=self._leeway_s,
-                options={"require": ["exp", "iss", "aud"]},
-            )
-        except jwt.InvalidSignatureError:
-            # A forger's; or the provider has another key under this name by now.
-            self._wanted.set()
-            return None
+            name = str(header.get("kid", ""))
+            for key in self._fitting(name, algorithm):
+                try:
+                    return self._signed_claims(token, key, algorithm)
+                except jwt.InvalidSignatureError:
+                    # A forger's; or the provider has another key under this name by now.
+                    self._wanted.set()
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             log.debug("a token is refused: %s", type(error).__name__)
-            return None
+        return None
+
+    def _fitting(self, name: str, algorithm: str) -> tuple[jwt.PyJWK, ...]:
+        """Keys that a token may be signed with: of this name, or of any where it says none."""
+        if algorithm not in self.config.algorithms:
+            return ()
+        fitting = self._keys.get(name, {}).get(algorithm, ())
+        if not name and not fitting:
+            fitting = tuple(_all_for(self._keys, algorithm))
+        if not fitting and (not name or name not in self._keys):
+            self._wanted.set()
+        if len(fitting) <= _FITTING_MAX:
+            return fitting
+        if not self._is_told:
+            self._is_told = True
+            text = "%s: its tokens name no key (kid) and %d keys fit: they are refused"
+            log.warning(text, self.config.issuer, len(fitting))
+        return ()
+
+    def _signed_claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any]:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key=key,
+            algorithms=[algorithm],
+            audience=self.config.audience,
+            issuer=self.config.issuer,
+            leeway=self._leeway_s,
+            options={"require": ["exp", "iss", "aud"]},
+        )
         return claims
 
     def _principal(self, claims: Mapping[str, Any]) -> Principal | None:
@@ -162,17 +182,15 @@ class TokenVerifier:
                 except TimeoutError:
                     continue
 
-    def _take(self, keys: dict[str, _Key]) -> None:
-        if any(
-            name not in keys or not _is_same(key, keys[name]) for name, key in self._keys.items()
-        ):
+    def _take(self, keys: dict[str, _Keys]) -> None:
+        if not all(_has(keys, name, held) for name, held in self._keys.items()):
             # A key is withdrawn for a reason: what it signed is looked at again.
             self._known.clear()
         self._keys = keys
         self.fetched_total += 1
         self.fetched.set()
 
-    async def _fetch(self) -> dict[str, _Key]:
+    async def _fetch(self) -> dict[str, _Keys]:
         timeout = aiohttp.ClientTimeout(total=in_seconds(self.config.timeout))
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
             url = self.config.jwks_url or await self._discover(session)
@@ -205,22 +223,29 @@ async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     return found
 
 
-def _usable(document: Mapping[str, Any], config: OidcConfig) -> dict[str, _Key]:
+def _usable(document: Mapping[str, Any], config: OidcConfig) -> dict[str, _Keys]:
     """Keys for signatures, of kinds that are taken, by id."""
     listed = document.get("keys")
-    found: dict[str, _Key] = {}
+    found: dict[str, _Keys] = {}
+    count = 0
     for entry in listed if isinstance(listed, list) else ():
         if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
             continue
-        key = _made(entry, config) if len(found) < _KEYS_MAX else {}
-        if key:
-            found.setdefault(str(entry.get("kid", "")), {}).update(key)
+        made = _made(entry, config) if count < _KEYS_MAX else {}
+        if made:
+            count += 1
+            name = str(entry.get("kid", ""))
+            # Of two under one name the later counts; keys without a name are all counted.
+            held = found.setdefault(name, {})
+            for algorithm, key in made.items():
+                before = () if name else held.get(algorithm, ())
+                held[algorithm] = (*before, key)
     if not found:
         raise ProviderError("it has no key that can be used")
     return found
 
 
-def _made(entry: dict[str, Any], config: OidcConfig) -> _Key:
+def _made(entry: dict[str, Any], config: OidcConfig) -> dict[str, jwt.PyJWK]:
     """A key for those of the configured algorithms that it may be used with.
 
     One that says for which it is, is for that one. Left to itself the library takes an RSA key for
@@ -239,9 +264,22 @@ def _made(entry: dict[str, Any], config: OidcConfig) -> _Key:
         return {}
 
 
-def _is_same(one: _Key, other: _Key) -> bool:
-    """Providers that name no ids replace a key under the same one."""
-    return one.keys() == other.keys() and all(one[name].key == other[name].key for name in one)
+def _all_for(keys: Mapping[str, _Keys], algorithm: str) -> Iterator[jwt.PyJWK]:
+    for held in keys.values():
+        yield from held.get(algorithm, ())
+
+
+def _has(keys: Mapping[str, _Keys], name: str, held: _Keys) -> bool:
+    """Whether all of these are still there under their name, each for what it was for.
+
+    Providers that name no ids replace a key under the same one.
+    """
+    now = keys.get(name, {})
+    return all(
+        any(key.key == other.key for other in now.get(algorithm, ()))
+        for algorithm, held_keys in held.items()
+        for key in held_keys
+    )
 
 
 def _inside(claims: Mapping[str, Any], path: str) -> Any:
