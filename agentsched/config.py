@@ -246,6 +246,11 @@ def _broker_url(url: SecretStr) -> SecretStr:
         is_good = False
     if not is_good or parts.scheme not in ("mqtt", "mqtts") or parts.path.strip("/"):
         raise ValueError("write mqtt://HOST:PORT or mqtts://USER:PASSWORD@HOST:PORT")
+    if parts.query or parts.fragment:
+        # Of a password that was written as it is, the rest would be lost without a word.
+        raise ValueError("write ? and # in a user name or a password as %3F and %23")
+    if parts.password and not parts.username:
+        raise ValueError("a password wants a user name: write mqtts://USER:PASSWORD@HOST:PORT")
     return url
 
 

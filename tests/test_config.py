@@ -118,6 +118,14 @@ class TestErrors:
                 (f"[bus]\nurl = 'mqtt://{place}'", "bus.url: write mqtt://HOST:PORT")
                 for place in ("", "h:99999", "h:x", "h:0", "broker..internal", "[::1", "h/x")
             ),
+            *(
+                (f"[bus]\nurl = 'mqtt://{place}'", f"bus.url: {says}")
+                for place, says in (
+                    (":hush@broker", "a password wants a user name: write mqtts://USER:"),
+                    ("u:1?hush@broker", "write ? and # in a user name or a password as"),
+                    ("u:1#hush@broker", "write ? and # in a user name or a password as"),
+                )
+            ),
             ("[identity]\ntenant_header = 'x y'", "identity.tenant_header"),
             ("[identity]\nextra_headers = ['x-a', 'x:']", "identity.extra_headers.1"),
             ("[telemetry.otlp_headers]\n'x y' = 'v'", "telemetry.otlp_headers.x y"),
