@@ -481,10 +481,10 @@ class Books:
         A child does the work of its parent, which was begun when that was served.
         """
         program = self._programs[step.program]
-        if program.steps_done or program.active_steps > 1 or step.attempts:
+        if program.was_served or program.active_steps > 1 or step.attempts:
             return False
         elder = self._programs.get(program.parent) if program.parent is not None else None
-        if elder is not None and elder.steps_done and program.program in elder.children:
+        if elder is not None and elder.was_served and program.program in elder.children:
             return False
         return program.conversations[step.conversation].engine is None
 

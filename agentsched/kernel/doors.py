@@ -19,7 +19,7 @@ def refusal(event: StepArrived, books: Books) -> Reject | None:
     program = books.programs.get(event.program)
     parent = event.parent if program is None else program.parent
     elder = books.programs.get(parent) if parent is not None else None
-    was_served = any(one is not None and one.steps_done for one in (program, elder))
+    was_served = any(one is not None and one.was_served for one in (program, elder))
     is_new = not was_served and event.home is None  # where another replica did, it told us
     waiting = len(books.ready)
     if waiting >= limits.ready_steps_max - (limits.ready_steps_max // 10 if is_new else 0):

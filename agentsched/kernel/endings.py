@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agentsched.kernel.books import Books
-from agentsched.kernel.records import ConversationRecord, StepRecord
-from agentsched.model import Instant, StepFinished, Usage, between
+from agentsched.kernel.records import ConversationRecord, ProgramRecord, StepRecord
+from agentsched.model import Instant, StepClass, StepFinished, Usage, between
 
 
 def account(
@@ -29,14 +29,13 @@ def account(
         missing_tokens=step.missing_tokens,
         untold_tokens=untold,
     )
+    if step.step_class.is_work or step.step_class is StepClass.BATCH:
+        serve(books, program)
     if not step.step_class.is_work:
         return
     assert step.dispatched_at is not None
     books.pace.ended(between(step.dispatched_at, now))
     program.steps_done += 1
-    if program.steps_done == 1:
-        for child in program.children:
-            books.ready.begin(child)  # its parent was served, so it is no newcomer any more
     prompt_tokens = usage.prompt_tokens or step.prompt_tokens
     conversation.grow(context_tokens=prompt_tokens + usage.output_tokens)
     conversation.prefixes = (
@@ -49,6 +48,14 @@ def account(
         conversation.tools[call.call_id] = call.tool
         if len(conversation.tools) > limit:
             del conversation.tools[next(iter(conversation.tools))]
+
+
+def serve(books: Books, program: ProgramRecord) -> None:
+    """A step of what it is for was answered: neither it nor a child is a newcomer any more."""
+    if not program.was_served:
+        program.was_served = True
+        for child in program.children:
+            books.ready.begin(child)
 
 
 def _is_told(books: Books, step: StepRecord, usage: Usage) -> bool:

@@ -8,6 +8,7 @@ left it when it comes back.
 from __future__ import annotations
 
 from agentsched.kernel.books import Books
+from agentsched.kernel.endings import serve
 from agentsched.kernel.records import ConversationRecord
 from agentsched.kernel.retention import Retention
 from agentsched.model import Command, ContinuedElsewhere, StepArrived, UnpinReason
@@ -30,7 +31,10 @@ def let_go(books: Books, retention: Retention, event: ContinuedElsewhere) -> lis
 def take_over(books: Books, conversation: ConversationRecord, event: StepArrived) -> None:
     """A conversation comes from another replica: its context lies where that one left it."""
     home = event.home
-    engine = books.engines.get(home) if home is not None else None
+    if home is None:
+        return
+    serve(books, books.programs[conversation.program])
+    engine = books.engines.get(home)
     if engine is None or not engine.is_alive or conversation.active_steps:
         return
     tokens = min(event.home_tokens, event.prompt_tokens)

@@ -133,6 +133,14 @@ class ProgramView(Protocol):
     @property
     def steps_done(self) -> int: ...
     @property
+    def was_served(self) -> bool:
+        """Whether it has begun: a step of it was answered, here or by another replica.
+
+        Batch steps count, which `steps_done` leaves out; titles, probes and the like do not.
+        """
+        ...
+
+    @property
     def active_steps(self) -> int: ...
     @property
     def served_tokens(self) -> int:

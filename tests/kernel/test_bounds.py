@@ -139,6 +139,25 @@ def test_a_child_of_whoever_was_served_is_let_in(make_rig: Any) -> None:
     assert rig.arrive("kid", program="kid", parent=ProgramId("parent")) == ()
 
 
+@pytest.mark.parametrize("step_class", StepClass)
+def test_the_last_tenth_of_the_queue_is_for_programs_whose_work_was_answered_also_batch(
+    make_rig: Any, step_class: StepClass
+) -> None:
+    """A title or a probe begins nothing."""
+    rig = make_rig(ready_steps_max=10)
+    rig.engine()
+    rig.arrive("s", program="begun", step_class=step_class)
+    rig.finish("s")
+    rig.policy.admission = lambda step, engine: Held(reason="never")
+    for number in range(9):
+        rig.arrive(f"s{number}", program="busy", conversation=f"c{number}")
+    [reject] = rig.arrive("new", program="new", step_class=step_class)
+    assert reject.reason is RejectReason.QUEUE_FULL
+    refused = rig.arrive("more", program="begun", step_class=step_class)
+    begins = step_class in (StepClass.STEP, StepClass.SUBAGENT, BATCH)
+    assert [reject.reason for reject in refused] == [RejectReason.QUEUE_FULL] * (not begins)
+
+
 @pytest.fixture
 def capped(make_rig: Any) -> Any:
     rig = make_rig()

@@ -24,11 +24,13 @@ from agentsched.model import (
     EngineLost,
     Instant,
     Limits,
+    Lineage,
     Nanos,
     PolicyError,
     ProgramId,
     Reject,
     RejectReason,
+    StepClass,
     StepId,
     StepStarted,
     TimerFired,
@@ -62,6 +64,13 @@ class Desk:
         step = f"{program}{number}"
         event = arrived(step, program, tokens=tokens, prefixes=(HEAD, prefix(step, tokens)))
         return sent(self.feed(event, at))
+
+    def night(self, program: str, tokens: int, *, at: float, **more: Any) -> list[str]:
+        """A step of background work."""
+        number = self.steps[program] = self.steps.get(program, -1) + 1
+        step, prompt = f"{program}{number}", (HEAD, prefix(f"{program}{number}", tokens))
+        more = {"step_class": StepClass.BATCH, "prefixes": prompt, **more}
+        return sent(self.feed(arrived(step, program, tokens=tokens, **more), at))
 
     def start(self, program: str, *, at: float) -> list[str]:
         return sent(self.feed(StepStarted(step=StepId(f"{program}{self.steps[program]}")), at))
@@ -222,6 +231,53 @@ def test_a_child_of_a_program_that_was_served_is_never_turned_away() -> None:
     held = {step.step: step.held_for for step in desk.scheduler.steps.values()}
     assert held == {"a1": "", "new": "programs", "kid": "memory"}
     assert desk.tick(at=3.6) == ["kid"]
+
+
+def served_by_night(**params: Any) -> Desk:
+    """Three programs fill the house; a batch agent among them was answered, and is let go."""
+    desk = Desk(wait_s=0.5, swap_share=0.0001, **params)
+    desk.night("night", 3_400, at=0)
+    desk.start("night", at=0.05)
+    desk.answer("night", 3_410, at=0.1)
+    for number, name in enumerate("abc", start=1):
+        desk.turn(name, 3_500, at=number)
+    assert desk.ask("a", 9_000, at=4) == ["a1"]
+    return desk
+
+
+def test_a_batch_agent_that_was_served_before_is_never_turned_away() -> None:
+    desk = served_by_night()
+    assert desk.night("night", 3_500, at=4.1) == []
+    held = {step.step: step.held_for for step in desk.scheduler.steps.values()}
+    assert held == {"a1": "", "night1": "memory"}
+    assert desk.tick(at=4.6) == ["night1"]
+
+
+def test_a_new_batch_agent_is_one_however_often_it_comes_back() -> None:
+    """Nor does it help that it says that it goes on: nobody has answered it."""
+    desk = served_by_night()
+    for number in range(3):
+        now = 4.1 + number
+        assert desk.night("late", 3_500, at=now, lineage=Lineage.EXTENDS) == []
+        [reject] = desk.feed(TimerFired(), now + 0.5)
+        assert isinstance(reject, Reject)
+        assert (reject.reason, reject.detail) == (RejectReason.WAIT_BOUND, "programs")
+
+
+def test_a_child_of_a_batch_agent_that_was_served_is_never_turned_away() -> None:
+    desk = served_by_night()
+    kid = {"parent": ProgramId("night"), "step_class": StepClass.BATCH}
+    desk.feed(arrived("kid", "kid", tokens=3_500, **kid), 4.1)
+    assert desk.scheduler.steps[StepId("kid")].held_for == "memory"
+    assert desk.tick(at=4.6) == ["kid"]
+
+
+def test_whom_another_replica_served_is_never_turned_away_though_its_engine_is_gone() -> None:
+    desk = served_by_night()
+    moved = arrived("m", "moved", tokens=3_500, home=EngineId("lost"), home_tokens=3_000)
+    desk.feed(moved, 4.1)
+    assert desk.scheduler.steps[StepId("m")].held_for == "memory"
+    assert desk.tick(at=4.6) == ["m"]
 
 
 def test_an_engine_of_unknown_size_is_left_alone() -> None:
@@ -576,7 +632,7 @@ def test_whoever_is_shut_out_would_be_held_on_each_engine_that_has_its_model(
             reload_ns=float(reload_ns),
             prefill_ns=1.0,
         )
-    new = {"new": SimpleNamespace(steps_done=0, parent=None)}
+    new = {"new": SimpleNamespace(was_served=False, parent=None)}
     world: Any = SimpleNamespace(engines=up, wait_ns_max=SECOND, programs=new)
     now = Instant(len(programs) + len(ended) + 1)
     if admit.shuts_out(list(up.values()), world, now=now) is None:

@@ -44,13 +44,16 @@ def answer(
     idle = talk(conversation="idle", engine="e", context_tokens=5_000, paused_at=NOW)
     own = talk(conversation="own", steps_done=steps_done)
     program = SimpleNamespace(
-        steps_done=steps_done, parent="elder" if parent_done is not None else None
+        was_served=steps_done > 0, parent="elder" if parent_done is not None else None
     )
     world: Any = SimpleNamespace(
         wait_ns_max=BOUND,
         bypasses_max=9,
         engines={"e": engine},
-        programs={"p": program, "elder": SimpleNamespace(steps_done=parent_done, parent=None)},
+        programs={
+            "p": program,
+            "elder": SimpleNamespace(was_served=bool(parent_done), parent=None),
+        },
         conversation=lambda step: own,
         missing_tokens=lambda step, engine: missing,
         resident=lambda engine: [idle],

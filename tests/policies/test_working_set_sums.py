@@ -49,7 +49,7 @@ def test_shut_out_is_whom_each_engine_by_itself_finds_one_too_many(
         for number, pool in enumerate(pools)
     ]
     by_name = {engine.engine: engine for engine in engines}
-    new = {"new": SimpleNamespace(steps_done=0, parent=None)}
+    new = {"new": SimpleNamespace(was_served=False, parent=None)}
     world: Any = SimpleNamespace(wait_ns_max=SECOND // 10, engines=by_name, programs=new)
     newcomer: Any = SimpleNamespace(program="new", tenant="t", model="", prefixes=())
     crowded = [

@@ -256,7 +256,7 @@ class WorkingSet:
         return self._live.ends.is_question(kind_of(step))
 
     def _has_begun(self, step: StepView, world: World) -> bool:
-        return step.program in self._live or bool(world.programs[step.program].steps_done)
+        return step.program in self._live or world.programs[step.program].was_served
 
     def _wanted(self, world: World, *, now: Instant) -> list[tuple[str, float]]:
         """By model: tokens that programs under way want of each engine that has it."""
@@ -370,7 +370,7 @@ def _is_of_begun(step: StepView, world: World) -> bool:
     """Whether its program is a child of one that was served."""
     parent = world.programs[step.program].parent
     elder = world.programs.get(parent) if parent is not None else None
-    return elder is not None and elder.steps_done > 0
+    return elder is not None and elder.was_served
 
 
 def _serves(engine: EngineView, model: str) -> bool:
