@@ -212,3 +212,7 @@ async def test_operators_paths_are_not_for_the_outside(balanced: Balanced) -> No
 async def test_tools_report_from_the_outside(balanced: Balanced) -> None:
     told = await balanced.client.post("/agentsched/v1/tools", json={"events": []})
     assert told.status_code == 202
+    over = await balanced.client.post("/finish_session", params={"session_id": "nobody's"})
+    assert over.json() == {"finished": False}
+    asked = {"model": "sim", "prompt": "hi"}
+    assert (await balanced.client.post("/tokenize", json=asked)).json()["count"] > 0

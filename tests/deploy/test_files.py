@@ -249,10 +249,6 @@ class TestEnvoy:
 
     def test_lets_streams_be(self, manager: dict[str, Any]) -> None:
         routes = manager["route_config"]["virtual_hosts"][0]["routes"]
-        assert {r["match"].get("prefix", r["match"].get("path")) for r in routes} == {
-            "/v1",
-            "/agentsched/v1/tools",
-        }
         assert all(r["route"]["timeout"] == "0s" for r in routes)
         # As nginx's: whoever has no answer yet is sent to another replica.
         for again in (r["route"]["retry_policy"] for r in routes):
