@@ -23,7 +23,7 @@ from agentsched.proxy.identity.needles import (
     summary_of,
     title_of,
 )
-from agentsched.proxy.identity.prompt import Digester
+from agentsched.proxy.identity.prompt import Digester, Prefill
 from agentsched.proxy.identity.records import TextEnd, Turn, TurnState
 from agentsched.proxy.identity.traces import Tracer
 from agentsched.proxy.request import ParsedRequest
@@ -50,11 +50,13 @@ class Learner:
         turn.state = TurnState.ANSWERED
         turn.at = now
         turn.origin = None
+        # Text, which is not to be held for longer, whatever became of the answer.
+        prefill, turn.prefill = turn.prefill, None
         self.calls(turn, answer, counts)
         if turn.text is not None:
             self._text(turn, turn.text, answer.text)
         elif not answer.is_truncated:
-            self._chain(turn, answer)
+            self._chain(turn, answer, prefill)
         self._response(turn, named)
         self._needles(turn, answer, now=now)
 
@@ -84,8 +86,7 @@ class Learner:
         needle = Needle(kind=NeedleKind.QUOTE, text="", turn=turn, at=now, trace=trace)
         self._put(needle)
 
-    def _chain(self, turn: Turn, answer: Answer) -> None:
-        prefill, turn.prefill = turn.prefill, None
+    def _chain(self, turn: Turn, answer: Answer, prefill: Prefill | None) -> None:
         if prefill is not None:
             chains = self._digester.continued_chains(prefill, answer)
         else:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentsched.model import Lineage
+from agentsched.proxy.answer import Answer
 from agentsched.proxy.identity import Evidence, Identity
 from agentsched_bench.clients.acting import Wire, result, said, system, user
 
@@ -88,6 +89,20 @@ def test_an_answer_that_broke_off_and_was_ended_is_one(wire: Wire) -> None:
     wire.answer(again, "done.")
     second = wire.chat([system(), *HEAD, said("All done."), user("thanks")])
     assert (second.conversation, second.step) == (first.conversation, 2)
+
+
+@pytest.mark.parametrize("ends", ["whole", "cut at its length", "broken off", "abandoned"])
+def test_text_of_a_prompt_is_held_no_longer_than_its_request(wire: Wire, ends: str) -> None:
+    first = _ask(wire, "chat", *HEAD, said(BEGUN))
+    [turn] = wire.index._programs[first.program].turns
+    assert turn.prefill is not None
+    if ends == "abandoned":
+        wire.abandon(first)
+    else:
+        is_complete, is_cut = ends != "broken off", ends == "cut at its length"
+        answer = Answer(text="It is so", is_complete=is_complete, is_truncated=is_cut)
+        wire.index.answered(first, answer, now=wire.now)
+    assert turn.prefill is None
 
 
 @pytest.mark.parametrize("how", ["forgotten", "nothing said", "abandoned", "very long"])
