@@ -303,6 +303,16 @@ class IdentityIndex:
             return None
         return book.responses.get(value) if isinstance(value, str) else None
 
+    def _exactly(self, asked: Asked, request: ParsedRequest, previous: Turn | None) -> Match | None:
+        """The match by exact means, also by an answer of ours that its client changed."""
+        match = self._matcher.find(asked, previous)
+        if asked.prompt.is_first or not (match is None or match.relation is Relation.FORKS):
+            return match
+        answers = self._digester.answers_in(request, asked.prompt, is_ours=asked.book.at)
+        later = self._matcher.find_changed(asked, answers)
+        is_later = later is not None and (match is None or later.turn.at > match.turn.at)
+        return later if is_later else match
+
     def _match(
         self,
         asked: Asked,
@@ -311,12 +321,7 @@ class IdentityIndex:
         previous: Turn | None,
         named: ProgramId | None,
     ) -> Match | None:
-        match = self._matcher.find(asked, previous)
-        if (match is None or match.relation is Relation.FORKS) and not asked.prompt.is_first:
-            answers = self._digester.answers_in(request, asked.prompt)
-            later = self._matcher.find_changed(asked, answers)
-            if later is not None and (match is None or later.turn.at > match.turn.at):
-                match = later
+        match = self._exactly(asked, request, previous)
         book = asked.book
         is_condenser = step_class is StepClass.COMPACTION and len(book.quotes) > 0
         is_sought = is_condenser or len(book.needles) > 0

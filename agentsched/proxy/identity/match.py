@@ -11,7 +11,14 @@ from agentsched.model import MILLISECOND, MINUTE, Instant, Nanos, ProgramId
 from agentsched.proxy.identity.atoms import Kind
 from agentsched.proxy.identity.model import Evidence, IdentityLimits
 from agentsched.proxy.identity.needles import Hay, Needle, NeedleKind
-from agentsched.proxy.identity.prompt import HASH_BYTES, Digester, Prompt, run_data
+from agentsched.proxy.identity.prompt import (
+    HASH_BYTES,
+    Digester,
+    Point,
+    Prompt,
+    Said,
+    run_data,
+)
 from agentsched.proxy.identity.records import Book, Program, Turn, TurnState, is_weak
 from agentsched.proxy.identity.signs import Sign
 
@@ -322,41 +329,42 @@ class Matcher:
                     return Match(turn, Relation.REWRITES, Evidence.TEXT)
         return None
 
-    def find_changed(
-        self, asked: Asked, answers: Iterable[tuple[bytes, str, bool]]
-    ) -> Match | None:
+    def find_changed(self, asked: Asked, answers: Iterable[Said]) -> Match | None:
         """The match by an answer of ours that its client changed.
 
         It stands beside calls that the client read out of it, or it was shortened.
         """
-        for before, text, is_calling in answers:
-            if is_calling and text:
-                chain = self._digester.spoken_chain(before, text)
+        for said in answers:
+            text = self._digester.spoken_in(said)
+            if said.is_calling and text:
+                chain = self._digester.spoken_chain(said.before.chain, text)
                 turns = self._within(asked, asked.book.at(chain))
                 answered = [turn for turn in turns if turn.answer == chain]
                 if answered:
                     return self._continued(asked, answered)
-            turn = self._begun(asked, before, text)
+            turn = self._begun(asked, said.before, text)
             if turn is not None:
                 return Match(turn, Relation.EXTENDS, _kind(turn))
         return None
 
-    def _begun(self, asked: Asked, before: bytes, text: str) -> Turn | None:
+    def _begun(self, asked: Asked, before: Point, text: str) -> Turn | None:
         """The one turn with this prompt whose answer begins as the text does.
 
         Where many may have the prompt, because nobody has answered in it yet, it must be a long one
         and much of the answer must be left; and none may wait there whose answer we do not know.
         """
-        turns = [t for t in asked.book.at(before) if t.prompt == before]
+        turns = [t for t in asked.book.at(before.chain) if t.prompt == before.chain]
         turns = [t for t in self._within(asked, turns) if t.head == asked.prompt.head]
         if any(turn.state is not TurnState.ANSWERED for turn in turns):
             return None
+        # System prompt and tools, which may be long, are the same in all programs of an agent.
+        is_one_task = before.size - asked.prompt.head_size >= _LONG_PROMPT
         told = self._digester.beginnings(f"{text} ")
         fitting: list[Turn] = []
         for turn in turns:
             size = min(len(told), len(turn.begun))
             least = 2 if turn.is_first else 1
-            if turn.is_first and turn.size < _LONG_PROMPT:
+            if turn.is_first and not is_one_task:
                 continue
             if (
                 size >= least * HASH_BYTES

@@ -9,7 +9,7 @@ chain, in `head`: a change of them with the same chain is a handoff.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -29,6 +29,9 @@ _PREFIXES_MAX: Final = 8
 _KEPT_ATOMS_MAX: Final = 256
 _PREFILL_BYTES_MAX: Final = 16_384
 _ANSWERS_MAX: Final = 32
+#: Of the latest answers, and of the places before them, of which a message of blocks has many.
+_POINTS_MAX: Final = 4 * _ANSWERS_MAX
+_ANSWERING: Final = (Kind.ASSISTANT, Kind.CALL)
 #: Characters; of an answer that comes back shortened one of its beginnings is left.
 BEGINNINGS: Final = (16, 64, 256)
 HASH_BYTES: Final = 8
@@ -53,6 +56,14 @@ class Point(NamedTuple):
     chain: bytes
     atom: int
     size: int
+
+
+class Said(NamedTuple):
+    """An answer in a prompt: the place before it, its message, and whether calls are beside it."""
+
+    before: Point
+    raw: msgspec.Raw
+    is_calling: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -301,22 +312,39 @@ class Digester:
         ]
 
     def answers_in(
-        self, request: ParsedRequest, prompt: Prompt
-    ) -> Iterator[tuple[bytes, str, bool]]:
-        """The answers in a prompt, the latest first: the chain before each, its text, and whether
-        calls are beside it.
+        self, request: ParsedRequest, prompt: Prompt, *, is_ours: Callable[[bytes], object]
+    ) -> Iterator[Said]:
+        """The answers in a prompt, the latest first, of those before which a prompt of ours ends.
 
-        Costly: for prompts that go on from nothing known only.
+        And the latest where calls are beside it: what went on already is known by its answer alone.
+        For prompts that go on from nothing known only: their messages are looked up once more.
         """
-        ends = {point.atom: point.chain for point in prompt.points}
-        start = len(prompt.atoms)
-        for raw in reversed(request.messages[-_ANSWERS_MAX:]):
+        atoms = prompt.atoms
+        ends = {
+            point.atom: point
+            for point in prompt.points[-_POINTS_MAX:-1]
+            if atoms[point.atom].kind in _ANSWERING
+        }
+        sought = {at for at, point in ends.items() if is_ours(point.chain)}
+        if ends:
+            latest = max(ends)
+            if any(atom.kind == Kind.CALL for atom in atoms[latest : latest + 2]):
+                sought.add(latest)
+        start = len(atoms)
+        for raw in reversed(request.messages[-_ANSWERS_MAX:] if sought else ()):
             known = self._message(raw)
             own = (known,) if isinstance(known, Atom) else known.atoms
-            kinds = {atom.kind for atom in (*own, *prompt.atoms[start : start + 1])}
             start -= len(own)
-            if own and own[0].kind in (Kind.ASSISTANT, Kind.CALL) and start in ends:
-                yield ends[start], spoken(_said_in(raw)), Kind.CALL in kinds
+            if own and start in sought:
+                is_calling = any(atom.kind == Kind.CALL for atom in atoms[start : start + 2])
+                yield Said(ends[start], raw, is_calling)
+                sought.remove(start)
+            if not sought:
+                return
+
+    def spoken_in(self, said: Said) -> str:
+        """An answer's text. It is decoded for that."""
+        return spoken(_said_in(said.raw))
 
     def spoken_chain(self, chain: bytes, text: str) -> bytes:
         """The chain of a prompt and an answer that is this text."""

@@ -9,6 +9,7 @@ import pytest
 
 from agentsched.model import Lineage
 from agentsched.proxy.identity import Evidence, Identity
+from agentsched.proxy.identity.prompt import Digester, Said
 from agentsched_bench.clients.acting import Wire, said, system, user
 
 APIS = ("chat", "messages", "responses")
@@ -77,6 +78,36 @@ def test_equal_programs_with_calls_of_their_own_stay_two(wire: Wire, api: str) -
     assert _ask(wire, api, stranger).evidence is Evidence.NONE
 
 
+def test_a_branch_off_an_answer_with_calls_of_the_clients_own_is_its_programs(wire: Wire) -> None:
+    told, text = [user("fix the bug")], "Ok: <tool>ls</tool>"
+    first = wire.chat(told)
+    wire.answer(first, text)
+    wire.answer(wire.chat([*told, *_turn("chat", text, "one-0a1b2c3d")]), "Done.")
+    other = wire.chat([*told, *_turn("chat", text, "two-0a1b2c3d")])
+    assert (other.program, other.lineage) == (first.program, Lineage.FORKS)
+
+
+@pytest.mark.parametrize("is_calling", [True, False])
+def test_of_a_history_that_nobody_knows_one_answer_is_decoded_at_most(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, is_calling: bool
+) -> None:
+    """Some clients write theirs anew at each request: to decode all of them took half its time."""
+    decoded: list[object] = []
+    spoken_in = Digester.spoken_in
+
+    def count(self: Digester, one: Said) -> str:
+        decoded.append(one)
+        return spoken_in(self, one)
+
+    monkeypatch.setattr(Digester, "spoken_in", count)
+    told = [user("fix the bug")]
+    for number in range(20):
+        text = f"answer {number}"
+        told += _turn("chat", text, f"c{number}-c0ffee") if is_calling else [said(text), user("?")]
+    assert wire.chat(told).evidence is Evidence.NONE
+    assert len(decoded) == is_calling
+
+
 def test_the_ids_that_we_handed_out_come_first(wire: Wire) -> None:
     first = wire.chat([user("fix the bug")])
     wire.answer(first, "I look.", [("call_0a1b2c3d4e5f", "bash", '{"cmd": "ls"}')])
@@ -128,6 +159,14 @@ def test_a_first_answer_in_part_joins_nobody_where_it_could_be_anothers(
     first = wire.chat([user(task)])
     wire.answer(first, _SAID)
     assert wire.chat(_shortened(task, left)).evidence is Evidence.NONE, why
+
+
+def test_what_all_programs_of_an_agent_are_told_makes_no_task_a_long_one(wire: Wire) -> None:
+    head = "You are an agent. " * 200
+    first = wire.chat([system(head), user("hello")], tools=["bash" * 300])
+    wire.answer(first, _SAID * 20)
+    left = _shortened("hello", _SAID * 2, head)
+    assert wire.chat(left, tools=["bash" * 300]).evidence is Evidence.NONE
 
 
 @pytest.mark.parametrize("other", ["answered alike", "not answered", "broke off"])
