@@ -80,6 +80,9 @@ class KeptTurn(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     needles: tuple[KeptNeedle, ...] = ()
     #: The turn that this one goes on from, as `Turn.origin` is.
     origin: int = 0
+    others: tuple[bytes, ...] = ()
+    begun: bytes = b""
+    beside: int = 0
 
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
@@ -106,6 +109,7 @@ def read_turn(told: KeptTurn, conversation: Conversation) -> Turn:
     turn.state = TurnState(told.state)
     turn.calls = tuple(sys.intern(call) for call in told.calls)
     turn.answer, turn.said, turn.response_id = told.answer, told.said, told.response_id
+    turn.others, turn.begun, turn.beside = told.others, told.begun, told.beside
     for bit, name in enumerate(_FLAGS):
         setattr(turn, name, bool(told.flags >> bit & 1))
     if told.boundary:
@@ -155,6 +159,9 @@ def encode_turn(turn: Any, *, step_id: str = "") -> tuple[int, int, bytes]:
         step_id=step_id,
         needles=turn.traces,
         origin=turn.origin.handle if turn.origin is not None else 0,
+        others=turn.others,
+        begun=turn.begun,
+        beside=turn.beside,
     )
     return turn.handle, turn.at, _ENCODE(kept)
 
@@ -303,7 +310,7 @@ class KeptIndex(IdentityIndex):
         """Make a turn known under everything that names it."""
         room = self._limits.candidates_max
         ends = turn.text
-        for chain in (turn.prompt, turn.answer, *(ends.chains if ends else ())):
+        for chain in (turn.prompt, turn.answer, *turn.others, *(ends.chains if ends else ())):
             if chain:
                 book.add_point(chain, turn, candidates_max=room)
         for boundary, length in ends.places if ends else ():

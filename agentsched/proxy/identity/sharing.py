@@ -89,7 +89,7 @@ class SharedIndex(KeptIndex):
             is_auxiliary=False,
             now=now,
         )
-        match = self._matcher.find(asked, self._previous(book, request))
+        match = self._exactly(asked, request, self._previous(book, request))
         if match is None or match.relation is Relation.FORKS:
             return True
         return match.relation is Relation.EXTENDS and _holds_more(prompt, match.turn)
@@ -151,6 +151,7 @@ class SharedIndex(KeptIndex):
         book.forget_turn(turn)
         turn.state, turn.at = new.state, Instant(told.at)
         turn.answer, turn.said, turn.calls = new.answer, new.said, new.calls
+        turn.others, turn.begun = new.others, new.begun
         turn.response_id, turn.text = new.response_id, new.text
         if turn.origin is not None:
             # Only by this turn's end is it known that what it goes on from may be gone on from.

@@ -236,6 +236,40 @@ def test_tenants_stay_apart(wire: Wire, disk: Disk) -> None:
     assert wire.chat(history, tenant="one").program == first.program
 
 
+def test_equal_programs_at_once_go_on_in_the_same_order(wire: Wire, disk: Disk) -> None:
+    prompt = [system(), user("fix the bug")]
+    begun = [wire.chat(prompt) for _ in range(3)]
+    for run in (begun[1], begun[0], begun[2]):
+        wire.answer(run, "What bug?")
+    restart(wire, disk)
+    told = [*prompt, said("What bug?"), user("that one")]
+    found = [wire.chat(told).program for _ in range(3)]
+    assert found == [begun[1].program, begun[0].program, begun[2].program]
+
+
+@pytest.mark.parametrize("kept", ["apart", "the answer alone"])
+def test_an_answer_that_its_prompt_began_goes_on(wire: Wire, disk: Disk, kept: str) -> None:
+    prompt = [system(), user("fix the bug")]
+    first = wire.chat([*prompt, said("Thought: ")])
+    wire.answer(first, "which one?")
+    restart(wire, disk)
+    begun = [said("Thought: ")] if kept == "apart" else []
+    second = wire.chat([*prompt, *begun, said("which one?"), user("that one")])
+    assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+    book = wire.index._books[first.tenant]
+    assert wire.index.forget(first.program)
+    assert not book.points
+
+
+def test_an_answer_that_its_client_shortened_goes_on(wire: Wire, disk: Disk) -> None:
+    prompt = [system(), user("fix the bug that is told of below. " * 40)]
+    first = wire.chat(prompt)
+    wire.answer(first, LONG * 3)
+    restart(wire, disk)
+    second = wire.chat([*prompt, said((LONG * 3)[:100]), user("go on")])
+    assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+
+
 def test_no_text_is_kept(wire: Wire, disk: Disk) -> None:
     secret, answer = "the launch code is 0000", "so it is zero zero zero zero, I see"
     identity = wire.chat([system(secret), user(secret * 3)])
@@ -272,7 +306,8 @@ def test_what_was_refused_before_a_restart_goes_first_after_it(disk: Disk) -> No
     assert (served.program in index, refused.program in index) == (True, False)
 
 
-@pytest.mark.parametrize("fields_more", [1, 2])  # an origin; before that, no texts' traces
+#: How answers may come back changed, and equal prompts asked for at once; an origin; traces.
+@pytest.mark.parametrize("fields_more", [3, 4, 5])
 def test_turns_that_an_earlier_version_kept_come_back(
     wire: Wire, disk: Disk, fields_more: int
 ) -> None:

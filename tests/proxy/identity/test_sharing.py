@@ -108,6 +108,26 @@ def test_the_next_turn_is_known_where_it_comes(pair: tuple[Replica, Replica]) ->
     )
 
 
+def test_an_answer_that_comes_back_shortened_is_known_there_and_not_waited_for(
+    pair: tuple[Replica, Replica],
+) -> None:
+    a, b = pair
+    task, answer = "fix the bug that is told of below. " * 40, "I will look at the parser. " * 9
+    b.hear(a)
+    first = a.ask(task)
+    b.hear(a)  # while it runs
+    a.answer(first, answer)
+    told = (task, answer[:120], "go on")
+    assert b.index.is_orphan(request(*told), {}, tenant=TENANT, now=b.now)
+    b.hear(a)
+    assert not b.index.is_orphan(request(*told), {}, tenant=TENANT, now=b.now)
+    # What holds more answers than that one may have been answered elsewhere meanwhile.
+    more = request(*told, "Well.", "and now?")
+    assert b.index.is_orphan(more, {}, tenant=TENANT, now=b.now)
+    second = b.ask(*told)
+    assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+
+
 def test_without_hearing_it_is_another_program(pair: tuple[Replica, Replica]) -> None:
     a, b = pair
     first = a.ask("fix it")
