@@ -25,7 +25,7 @@ from agentsched_bench.workload.importers.blocks import (
     runs_of,
 )
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import InputFile, Names, OnError, objects
+from agentsched_bench.workload.importers.files import InputFile, Names, OnError, rows_of
 from agentsched_bench.workload.importers.loose import (
     Object,
     as_count,
@@ -36,6 +36,7 @@ from agentsched_bench.workload.importers.loose import (
     as_objects,
     as_seconds,
     first,
+    flat,
 )
 from agentsched_bench.workload.importers.mooncake import grown_tokens, has_length, lengths
 from agentsched_bench.workload.trace import RecordedStep, RecordedTool, Recording, TraceError
@@ -44,6 +45,7 @@ SCHEMA: Final = "dynamo.agentic_mooncake"
 #: What the converter of version 1 uses where nothing says otherwise.
 _BLOCK_SIZE: Final = 64
 _ROWS_MAX: Final = 5_000_000
+_PROBED: Final = 20
 #: What our own exporter calls itself in the header: its blocks are the same in all plays.
 _OWN_FORMAT: Final = "agentsched"
 #: Which of the relations of a first request names its parent, the best first; others are between.
@@ -71,7 +73,7 @@ class AgenticMooncake:
     block_size: int = _BLOCK_SIZE
 
     def claims(self, head: Sequence[Any]) -> bool:
-        for value in head:
+        for value in flat(head)[:_PROBED]:
             row = as_object(value)
             if as_name(row.get("schema")).startswith(SCHEMA):
                 return True
@@ -154,7 +156,7 @@ class _File:
         self._is_by_play = False
 
     def read(self) -> Iterator[Imported]:
-        for number, value in objects(self._file, on_error=self._on_error):
+        for number, value in rows_of(self._file, on_error=self._on_error):
             row = as_object(value)
             if "schema" in row and not has_length(row):
                 told = as_count(row.get("block_size"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import msgspec
 
@@ -27,7 +28,7 @@ _PROBE_LINES: Final = 20
 _NONE: Final = object()
 _BAD: Final = object()
 _DECODER: Final = msgspec.json.Decoder()
-_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|,', re.DOTALL)
+_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|,|"', re.DOTALL)
 _READER: Final = json.JSONDecoder()
 #: What may stand between documents in a row: space, and RFC 7464's record separator.
 _BETWEEN: Final = re.compile(r"[\s\x1e]*")
@@ -55,8 +56,58 @@ class InputFile:
         return self.path.parent.name or name if name.lower() in _USUAL else name
 
     def open(self) -> IO[bytes]:
-        """Its content, decompressed by what it begins with. Raises TraceError."""
-        return open_packed(self.path)
+        """Its content, decompressed by what it begins with. Raises TraceError.
+
+        Of what is damaged all is read that stands before the damage.
+        """
+        return _ToItsBreak(_Remembering(open_packed(self.path)), 1 << 16)
+
+
+class _Remembering(io.RawIOBase):
+    """A file that ends where it cannot be read on, and remembers why."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = cast("io.BufferedReader", file)
+        self.error: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self.error is not None:
+            return 0
+        try:
+            data = self._file.read1(len(buffer))
+        except (EOFError, ValueError, *decompress_errors()) as error:
+            self.error = error
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _ToItsBreak(io.BufferedReader):
+    """Raises what is wrong with a file when all that stands before is read, and not with it.
+
+    The library's own readers drop what they have of a line, or of a part, when the next byte fails.
+    """
+
+    raw: _Remembering
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._unless_broken(super().read(size))
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return self._unless_broken(super().readline(size))
+
+    def _unless_broken(self, data: bytes) -> bytes:
+        if not data and self.raw.error is not None:
+            raise self.raw.error
+        return data
 
 
 class Names:
@@ -85,29 +136,44 @@ def lines(file: InputFile, *, on_error: OnError | None = None) -> Iterator[tuple
 def objects(file: InputFile, *, on_error: OnError) -> Iterator[tuple[int, Json]]:
     """The JSON value of each line with its number. A bad line is reported and left out."""
     found = lines(file, on_error=on_error)
+    bad: TraceError | None = None
     while True:
         try:
-            number, line = next(found)
-        except StopIteration:
-            return
+            number, line = next(found, (0, b""))
         except TraceError as error:
-            on_error(error)
+            # A line before this that is cut short is where the file broke off.
+            where = error.line if bad is None else bad.line
+            on_error(TraceError(error.message, path=file.path, line=where))
+            return
+        if bad is not None:
+            on_error(bad)
+            bad = None
+        if not number:
             return
         try:
             value = decode(line, path=file.path, number=number)
         except TraceError as error:
-            on_error(error)
+            bad = error
             continue
         yield number, value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """One JSON value of a file. `line` None: it is the whole file. `is_cut`: it broke off."""
+    """One JSON value of a file. `line` None: it is the whole file. `is_cut`: it broke off.
+
+    `place` counts it, from 1, among those of the list that it stood in.
+    """
 
     value: Json
     line: int | None = None
     is_cut: bool = False
+    place: int | None = None
+
+    @property
+    def mark(self) -> str:
+        """What tells it from others of its file, behind the file's name; empty where it is all."""
+        return "".join(f"/{n}" for n in (self.line, self.place) if n is not None)
 
 
 def values(file: InputFile, *, on_error: OnError) -> Iterator[Value]:
@@ -139,6 +205,26 @@ def values(file: InputFile, *, on_error: OnError) -> Iterator[Value]:
             yield Value(value=kept, is_cut=True)
         return
     yield Value(value=whole)
+
+
+def documents(
+    file: InputFile, *, on_error: OnError, is_one: Callable[[Json], bool] = lambda _: False
+) -> Iterator[Value]:
+    """What `values` gives, and of a list what it holds, unless the list itself `is_one`."""
+    for found in values(file, on_error=on_error):
+        if not isinstance(found.value, list) or is_one(found.value):
+            yield found
+            continue
+        last = len(found.value)
+        for place, value in enumerate(found.value, start=1):
+            is_cut = found.is_cut and place == last
+            yield Value(value=value, line=found.line, is_cut=is_cut, place=place)
+
+
+def rows_of(file: InputFile, *, on_error: OnError) -> Iterator[tuple[int, Json]]:
+    """Each of a file's rows with its number, also where they stand in one list."""
+    for number, found in enumerate(documents(file, on_error=on_error), start=1):
+        yield found.line or number, found.value
 
 
 def _in_a_row(data: bytes, *, path: Path, on_error: OnError) -> Iterator[Value]:
@@ -237,6 +323,8 @@ def salvage(data: bytes) -> Json:
             safe = (match.end(), b"".join(reversed(stack)))
         elif token == b",":
             safe = (match.start(), b"".join(reversed(stack)))
+        elif token == b'"':
+            break  # It broke inside of this string: brackets and commas in it are text.
     if safe is None:
         return None
     try:

@@ -19,7 +19,13 @@ import msgspec
 from agentsched_bench.workload.importers.base import ImportOptions
 from agentsched_bench.workload.importers.blocks import Numbers, prefix_blocks, runs_of
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import InputFile, Names, OnError, values
+from agentsched_bench.workload.importers.files import (
+    InputFile,
+    Names,
+    OnError,
+    Value,
+    documents,
+)
 from agentsched_bench.workload.importers.flattened import Request, conversations, is_flattened
 from agentsched_bench.workload.importers.loose import (
     Json,
@@ -31,6 +37,7 @@ from agentsched_bench.workload.importers.loose import (
     as_objects,
     as_seconds,
     first,
+    flat,
 )
 from agentsched_bench.workload.trace import (
     RecordedStep,
@@ -52,7 +59,7 @@ class KvCacheTester:
     title: str = "kv-cache-tester / Weka / AgentX JSON"
 
     def claims(self, head: Sequence[Any]) -> bool:
-        value = as_object(head[0]) if head else {}
+        value = as_object(next(iter(flat(head)), None))
         requests = as_objects(value.get("requests"))
         return "requests" in value and (
             "hash_id_scope" in value
@@ -65,7 +72,7 @@ class KvCacheTester:
     ) -> Iterator[Imported]:
         numbers, scopes = Numbers(), Names()
         for file in files:
-            for found in values(file, on_error=on_error):
+            for found in documents(file, on_error=on_error):
                 value = as_object(found.value)
                 yield from _session(
                     value,
@@ -74,8 +81,7 @@ class KvCacheTester:
                     on_error=on_error,
                     numbers=numbers,
                     scopes=scopes,
-                    line=found.line,
-                    is_cut=found.is_cut,
+                    found=found,
                 )
 
 
@@ -87,8 +93,7 @@ def _session(
     on_error: OnError,
     numbers: Numbers,
     scopes: Names,
-    line: int | None,
-    is_cut: bool = False,
+    found: Value,
 ) -> Iterator[Imported]:
     name = as_name(value.get("id"), default=file.path.name.split(".")[0])
     requests = as_objects(value.get("requests"))
@@ -100,7 +105,7 @@ def _session(
         "block_size": as_count(value.get("block_size")) or _BLOCK,
         "hash_scope": scopes.of(name) if scope == "local" else None,
         "token_source": {"input": "recorded", "output": "recorded", "result": None},
-        "is_cut": is_cut,
+        "is_cut": found.is_cut,
         "numbers": numbers,
     }
     own, *others = _agents(calls)
@@ -116,7 +121,7 @@ def _session(
         **fields,
     )
     if main is None:
-        on_error(TraceError(f"{name}: no call with its tokens", path=file.path, line=line))
+        on_error(TraceError(f"{name}: no call with its tokens", path=file.path, line=found.line))
     else:
         yield Imported(recording=main)
     taken = {name}

@@ -34,7 +34,7 @@ from agentsched_bench.workload.importers.draft import (
     Imported,
     command_word,
 )
-from agentsched_bench.workload.importers.files import InputFile, OnError, Value, values
+from agentsched_bench.workload.importers.files import InputFile, OnError, Value, documents
 from agentsched_bench.workload.importers.loose import (
     Json,
     Object,
@@ -48,6 +48,7 @@ from agentsched_bench.workload.importers.loose import (
     as_objects,
     as_text,
     first,
+    flat,
 )
 from agentsched_bench.workload.trace import (
     RecordedTool,
@@ -56,6 +57,8 @@ from agentsched_bench.workload.trace import (
 )
 
 _NOT_SENT = frozenset({"exit"})
+#: Who speaks first in a list that is all messages and says nothing else.
+_ROLES: Final = ("system", "developer", "user")
 _RETURN_CODE: Final = re.compile(r"\s*<returncode>(-?\d{1,9})</returncode>")
 #: What names a session, the most particular first.
 _NAMES = ("trajectory_id", "traj_id", "instance_id", "session_id", "id")
@@ -69,7 +72,7 @@ class MiniSweAgent:
     title: str = "mini-swe-agent .traj.json, or chat messages (with usage)"
 
     def claims(self, head: Sequence[Any]) -> bool:
-        value = as_object(head[0]) if head else {}
+        value = _whole(head[0]) if head else {}
         if as_name(value.get("trajectory_format")).startswith("mini-swe-agent"):
             return True
         # A call's log has its prompt and the response to it: many of them are one conversation.
@@ -80,7 +83,7 @@ class MiniSweAgent:
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
         for file in files:
-            for found in values(file, on_error=on_error):
+            for found in documents(file, on_error=on_error, is_one=_is_conversation):
                 imported = self._one(file, found, options)
                 if imported is not None:
                     yield imported
@@ -89,12 +92,12 @@ class MiniSweAgent:
                 on_error(TraceError(text, path=file.path, line=found.line))
 
     def _one(self, file: InputFile, found: Value, options: ImportOptions) -> Imported | None:
-        value = as_object(found.value)
+        value = _whole(found.value)
         reader = _Messages()
         reader.read(value)
         info = as_object(value.get("info"))
         is_mini = "mini_version" in info or "trajectory_format" in value
-        default = file.name + ("" if found.line is None else f"/{found.line}")
+        default = file.name + found.mark
         name = first(*(value.get(key) for key in _NAMES))
         recording = reader.conversation.recording(
             session_id=as_name(name, default=default),
@@ -110,6 +113,19 @@ class MiniSweAgent:
         if recording is None:
             return None
         return Imported(recording=recording, epoch_s=reader.conversation.calls[0].begun_s)
+
+
+def _is_conversation(value: Json) -> bool:
+    """Whether a list is one of messages, rather than of recordings."""
+    head = as_objects(value)[:1]
+    return any(item.get("role") in _ROLES and "messages" not in item for item in head)
+
+
+def _whole(value: Json) -> Object:
+    """A recording: itself, one whose messages are all there is, or the first of a list of them."""
+    if _is_conversation(value):
+        return {"messages": value}
+    return as_object(next(iter(flat([value])), None))
 
 
 def _messages_of(value: Object) -> list[Object]:

@@ -25,7 +25,7 @@ from agentsched_bench.workload.importers.blocks import (
     runs_of,
 )
 from agentsched_bench.workload.importers.draft import Imported
-from agentsched_bench.workload.importers.files import InputFile, Names, OnError, objects
+from agentsched_bench.workload.importers.files import InputFile, Names, OnError, rows_of
 from agentsched_bench.workload.importers.loose import (
     Object,
     as_count,
@@ -35,6 +35,7 @@ from agentsched_bench.workload.importers.loose import (
     as_object,
     as_seconds,
     first,
+    flat,
 )
 from agentsched_bench.workload.trace import RecordedStep, Recording, TraceError
 
@@ -55,7 +56,7 @@ class Mooncake:
     block_size: int = BLOCK_SIZE
 
     def claims(self, head: Sequence[Any]) -> bool:
-        return any(_is_row(as_object(value)) for value in head[:5])
+        return any(_is_row(as_object(value)) for value in flat(head[:5])[:5])
 
     def read(
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
@@ -136,13 +137,13 @@ class _File:
         self._count = 0
 
     def read(self) -> Iterator[Imported]:
-        peeked = islice(objects(self._file, on_error=lambda _: None), _PEEKED)
+        peeked = islice(rows_of(self._file, on_error=lambda _: None), _PEEKED)
         sizes = [
             (lengths(row)[0], len(as_list(row.get("hash_ids"))))
             for row in (as_object(value) for _, value in peeked)
         ]
         self._block_size = block_size_of(sizes, default=self._block_size)
-        for number, value in objects(self._file, on_error=self._on_error):
+        for number, value in rows_of(self._file, on_error=self._on_error):
             row = self._row(as_object(value))
             if row is None:
                 text = "not a request: it has no input_length"

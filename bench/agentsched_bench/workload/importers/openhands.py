@@ -27,7 +27,7 @@ from agentsched_bench.workload.importers.chat import (
     recorded_tool,
 )
 from agentsched_bench.workload.importers.draft import Call, Chain, Conversation, Imported
-from agentsched_bench.workload.importers.files import InputFile, OnError, Value, values
+from agentsched_bench.workload.importers.files import InputFile, OnError, Value, documents
 from agentsched_bench.workload.importers.loose import (
     Object,
     as_count,
@@ -65,6 +65,8 @@ class OpenHands:
 
     def claims(self, head: Sequence[Any]) -> bool:
         value = head[0] if head else None
+        if isinstance(value, list) and history_of(value) is None:
+            value = next(iter(value), None)
         return is_event(value) or history_of(value) is not None
 
     def read(
@@ -75,7 +77,7 @@ class OpenHands:
         for group in groups_of(files):
             events: list[Object] = []
             for file in group.files:
-                for found in values(file, on_error=on_error):
+                for found in documents(file, on_error=on_error, is_one=_is_history):
                     if is_event(found.value):
                         events.append(found.value)
                         continue
@@ -101,7 +103,7 @@ class OpenHands:
         owner: tuple[str, float | None] | None = None,
     ) -> Iterator[Imported]:
         record = as_object(found.value)
-        default += f"/{found.line}" if found.line is not None else ""
+        default += found.mark
         name = as_name(record.get("instance_id"), default=default)
         if owner is not None:
             name = f"{owner[0]}/{name}"
@@ -392,6 +394,11 @@ class _History:
         part.chain.append(part.conversation.add("user", arguments_text(arguments.get("inputs"))))
         self.parts.append(part)
         self._part = part
+
+
+def _is_history(value: Any) -> bool:
+    """Whether a list is one of events, rather than of instances."""
+    return history_of(value) is not None
 
 
 def _forgotten(arguments: Object) -> frozenset[str]:

@@ -32,7 +32,7 @@ from agentsched_bench.workload.importers.draft import (
     Runs,
     command_word,
 )
-from agentsched_bench.workload.importers.files import InputFile, OnError, values
+from agentsched_bench.workload.importers.files import InputFile, OnError, documents
 from agentsched_bench.workload.importers.loose import (
     Json,
     Object,
@@ -45,6 +45,7 @@ from agentsched_bench.workload.importers.loose import (
     as_seconds,
     as_text,
     first,
+    flat,
 )
 from agentsched_bench.workload.token_estimate import estimate_tokens
 from agentsched_bench.workload.trace import (
@@ -67,7 +68,7 @@ class SweAgent:
     title: str = "SWE-agent .traj"
 
     def claims(self, head: Sequence[Any]) -> bool:
-        value = as_object(head[0]) if head else {}
+        value = as_object(next(iter(flat(head)), None))
         steps = as_objects(value.get("trajectory"))
         # OpenHands' downloads have a `trajectory` of events, which say their source.
         steps = [step for step in steps[:5] if "source" not in step]
@@ -84,9 +85,9 @@ class SweAgent:
         self, files: Sequence[InputFile], options: ImportOptions, *, on_error: OnError
     ) -> Iterator[Imported]:
         for file in files:
-            for found in values(file, on_error=on_error):
+            for found in documents(file, on_error=on_error):
                 value = as_object(found.value)
-                name = _session_id(file, value, line=found.line)
+                name = _session_id(file, value, mark=found.mark)
                 runs = _runs(value, name)
                 is_found = False
                 for own_name, run in runs:
@@ -125,9 +126,9 @@ def _recording(
     )
 
 
-def _session_id(file: InputFile, value: Object, *, line: int | None) -> str:
-    if line is not None:
-        return as_name(value.get("instance_id"), default=f"{file.name}/{line}")
+def _session_id(file: InputFile, value: Object, *, mark: str) -> str:
+    if mark:
+        return as_name(value.get("instance_id"), default=f"{file.name}{mark}")
     problem = as_object(_config(value).get("problem_statement"))
     return file.name or as_name(problem.get("id"), default="trajectory")
 
