@@ -77,8 +77,7 @@ class Filler:
             return commands + self._tell_stranded(now=now)
         newcomers = self._books.ready.newcomers
         shut = self._shut_out(now=now)
-        # Those that are shut out for more than one reason are each told their own.
-        some = len(shut) < len(newcomers.models) or len(set(shut.values())) > 1
+        some = len(shut) < len(newcomers.models)
         in_turn = partial(self._policies.in_turn, now=now, newcomers=some)
         for step in in_turn() if up else list(self._books.ready):
             if up and len(blocked) == len(up):
@@ -124,8 +123,8 @@ class Filler:
             held = self._policies.shuts_out(fit, now=now) if fit else None
             if held is not None:
                 shut[model] = held.reason
-        if shut and len(shut) == len(newcomers.models) and len(set(shut.values())) == 1:
-            newcomers.tell(next(iter(shut.values())))
+        if shut and len(shut) == len(newcomers.models):
+            newcomers.tell(shut)
         else:
             newcomers.ask_each()
         return shut

@@ -7,6 +7,8 @@ however many others knock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agentsched.kernel.records import StepRecord
 from agentsched.model import ProgramId, StepId
 
@@ -19,9 +21,9 @@ class Newcomers:
         self._by_program: dict[ProgramId, StepRecord] = {}
         #: How many ask for each model.
         self.models: dict[str, int] = {}
-        #: Those that were not yet told why all of them wait, and what the others were told.
+        #: Those that were not told yet why all wait, and by model what the others were told.
         self._untold: dict[StepId, StepRecord] = {}
-        self._reason = ""
+        self._told: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -44,19 +46,24 @@ class Newcomers:
         self.models[step.model] -= 1
         if not self.models[step.model]:
             del self.models[step.model]
+            self._told.pop(step.model, None)
         return True
 
     def of(self, program: ProgramId) -> StepRecord | None:
         """The newcomer of a program."""
         return self._by_program.get(program)
 
-    def tell(self, reason: str) -> None:
-        """All of them wait for this reason; costs as many as were not told it before."""
-        if reason != self._reason:
-            self._untold.update(self._steps)
-            self._reason = reason
+    def tell(self, reasons: Mapping[str, str]) -> None:
+        """All of them wait, each for the reason of its model.
+
+        Costs as many as were not told it before; all of them where a model's reason is another.
+        """
+        told = self._told
+        changed = {m for m, reason in reasons.items() if told.get(m, reason) != reason}
+        if changed:
+            self._untold.update({s.step: s for s in self._steps.values() if s.model in changed})
         for step in self._untold.values():
-            step.held_for = reason
+            step.held_for = told[step.model] = reasons[step.model]
         self._untold.clear()
 
     def ask_each(self) -> None:
@@ -75,3 +82,4 @@ class Newcomers:
             counts[step.model] = counts.get(step.model, 0) + 1
         assert counts == self.models
         assert self._untold.keys() <= self._steps.keys()
+        assert self._told.keys() <= self.models.keys()

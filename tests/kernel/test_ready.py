@@ -103,13 +103,13 @@ def test_newcomers_are_told_why_they_wait_once_each_and_again_after_each_was_ask
 ) -> None:
     step = make("new", at=1)
     ready.add(step, is_newcomer=True)
-    ready.newcomers.tell("programs")
+    ready.newcomers.tell({"": "programs"})
     assert step.held_for == "programs"
     step.held_for = "memory"
     ready.newcomers.ask_each()
-    ready.newcomers.tell("programs")
+    ready.newcomers.tell({"": "programs"})
     assert step.held_for == "programs"
-    ready.newcomers.tell("other")
+    ready.newcomers.tell({"": "other"})
     assert step.held_for == "other"
     ready.remove(step)
     ready.check()
