@@ -259,6 +259,10 @@ class EngineRecord:
         return self.cost.prefill_ns_per_token
 
     @property
+    def is_priced(self) -> bool:
+        return self.cost.samples > 0
+
+    @property
     def decode_ns(self) -> float:
         return self.cost.decode_ns_per_token
 

@@ -230,6 +230,11 @@ class EngineView(Protocol):
         ...
 
     @property
+    def is_priced(self) -> bool:
+        """Whether a step taught `prefill_ns`: until then it says nothing of this engine."""
+        ...
+
+    @property
     def decode_ns(self) -> float:
         """Nanoseconds for one output token under its usual load: learnt, a guess at first."""
         ...

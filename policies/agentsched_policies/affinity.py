@@ -16,7 +16,9 @@ class Affinity:
 
     `speed`: whether what runs on an engine counts by how long its tokens take there, so that a new
     program goes where it will be done first and not where the fewest steps run. Prices are learnt;
-    those within a half of the fleet's mean count as alike, since they follow the load as well.
+    those within a half of the fleet's mean count as alike, since they follow the load as well. An
+    engine whose price was not learnt yet is taken to be like the others: it has just joined, and a
+    guess that is dearer than what they turned out to cost would keep it idle beside them.
     """
 
     def __init__(self, *, speed: bool) -> None:
@@ -59,18 +61,20 @@ class Affinity:
         return min(near or engines, key=lambda e: (self._load(e, usual), e.engine))
 
     def _price(self, world: World, *, now: Instant) -> float:
-        """What a token costs in the fleet, in the mean; 0 where that does not matter."""
+        """What a token costs in the fleet, in the mean of what was learnt; 0 where that does not
+        matter, or nothing was."""
         if not self._speed:
             return 0.0
         if self._usual is None or self._usual[0] != now:
-            prices = [engine.prefill_ns for engine in world.engines.values() if engine.is_up]
+            up = (engine for engine in world.engines.values() if engine.is_up)
+            prices = [engine.prefill_ns for engine in up if engine.is_priced]
             self._usual = (now, sum(prices) / max(1, len(prices)))
         return self._usual[1]
 
     def _load(self, engine: EngineView, usual: float) -> float:
         """The steps that run there and the one to come, in those of an engine of usual speed."""
         steps = 1.0 + engine.running_steps
-        if not usual:
+        if not usual or not engine.is_priced:
             return steps
         ratio = engine.prefill_ns / usual
         return steps * ratio if abs(ratio - 1.0) > _ALIKE else steps

@@ -56,11 +56,31 @@ class TestSessionAffinity:
                 assert f.ask(name, name, 2_000) == {name: name}
                 f.start(name, at=now + seconds)
             for name in ("e1", "e2"):
-                f.answer(name, prompt=2_000, is_last=True)
+                f.answer(name, at=2, prompt=2_000, is_last=True)
             return [f.ask(f"s{n}", f"p{n}")[f"s{n}"] for n in range(5)]
 
         assert placed(speed=False) == ["e1", "e2", "e1", "e2", "e1"]
         assert placed(speed=True) == ["e2", "e2", "e2", "e1", "e2"]
+
+    @pytest.mark.parametrize(
+        "choice", [place("session-affinity", speed=True), place("rendezvous", roomy=1.0)]
+    )
+    @pytest.mark.parametrize("took_s", [0.02, 2.0])
+    def test_one_that_has_just_joined_is_taken_to_be_as_fast_as_the_others(
+        self, floor: Floors, choice: Choice, took_s: float
+    ) -> None:
+        """Ten times as fast as the guess, or as slow: that guess is no price of the new one."""
+        f = floor(engines=2, place=choice, kv_tokens=100_000)
+        for name in ("e1", "e2"):
+            assert f.ask(name, name, 2_000) == {name: name}
+        now = f.now + took_s
+        for name in ("e1", "e2"):
+            f.start(name, at=now)
+        for name in ("e1", "e2"):
+            f.answer(name, at=now + 1, prompt=2_000, is_last=True)
+        f.report("e3", kv_tokens=100_000)
+        homes = [f.ask(f"s{n}", f"p{n}")[f"s{n}"] for n in range(6)]
+        assert homes == ["e1", "e2", "e3"] * 2
 
     @pytest.mark.parametrize("speed", [False, True])
     @pytest.mark.parametrize("seed", range(5))
