@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agentsched.kernel.books import Books
 from agentsched.kernel.records import ConversationRecord, ProgramRecord, StepRecord
 from agentsched.model import Instant, StepClass, StepFinished, Usage, between
@@ -11,16 +13,19 @@ def account(
     books: Books,
     step: StepRecord,
     event: StepFinished,
+    usage: Usage,
     conversation: ConversationRecord,
     *,
     now: Instant,
 ) -> None:
-    """Charge the step, and take its answer into the conversation where it is part of the work."""
+    """Charge the step, and take its answer into the conversation where it is part of the work.
+
+    `usage` is the event's, as `completed` has it.
+    """
     program = books.programs[step.program]
-    usage = event.usage
     program.prompt_tokens += usage.prompt_tokens
     program.cached_tokens += usage.cached_tokens or 0
-    untold = 0 if _is_told(books, step, usage) else usage.prompt_tokens
+    untold = usage.prompt_tokens if usage.cached_tokens is None else 0
     program.untold_tokens += untold
     program.output_tokens += usage.output_tokens
     program.served_tokens += books.shares.charge(
@@ -58,11 +63,15 @@ def serve(books: Books, program: ProgramRecord) -> None:
             books.ready.begin(child)
 
 
-def _is_told(books: Books, step: StepRecord, usage: Usage) -> bool:
-    """Whether its engine said what was cached: vLLM leaves the number out where nothing was."""
-    if usage.cached_tokens is not None:
-        return True
-    return step.engine is not None and books.engines[step.engine].capabilities.cached_tokens
+def completed(books: Books, step: StepRecord, usage: Usage) -> Usage:
+    """A step's usage, with what its engine means by saying nothing of what was cached.
+
+    SGLang and earlier versions of vLLM leave the number out where it would be 0.
+    """
+    if usage.cached_tokens is not None or not usage.prompt_tokens or step.engine is None:
+        return usage
+    is_told = books.engines[step.engine].capabilities.cached_tokens
+    return replace(usage, cached_tokens=0) if is_told else usage
 
 
 def learn_cost(books: Books, step: StepRecord, usage: Usage, *, now: Instant) -> None:

@@ -16,7 +16,7 @@ from agentsched.kernel.books import Books, GraphBuilder
 from agentsched.kernel.bounds import sensible_wait
 from agentsched.kernel.charging import charge_unfinished, take_back
 from agentsched.kernel.doors import refusal, turn_away
-from agentsched.kernel.endings import account, learn_cost
+from agentsched.kernel.endings import account, completed, learn_cost
 from agentsched.kernel.filling import Filler
 from agentsched.kernel.guard import GuardedPolicies
 from agentsched.kernel.joins import children_done
@@ -458,8 +458,9 @@ class Scheduler:
             books.evict(conversation)  # a title or a probe: nothing will extend it
         if not isinstance(event, StepFinished):
             return []
-        account(books, step, event, conversation, now=now)
-        self._retention.finished(step, event.usage)
+        usage = completed(books, step, event.usage)
+        account(books, step, event, usage, conversation, now=now)
+        self._retention.finished(step, usage)
         if step.step_class.is_work and not conversation.active_steps:
             self._paused = conversation
             books.keep(conversation)

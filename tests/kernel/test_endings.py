@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shorthand import prefix
 
 from agentsched.kernel.records import EngineRecord
-from agentsched.model import CallId, EngineId, StepClass, StepId
+from agentsched.model import CallId, EngineId, ProgramId, StepClass, StepId, TenantId
 
 #: A cache that holds one of two conversations: whoever comes back was evicted by the other.
 CACHE = 4_000
@@ -80,3 +81,30 @@ def test_what_is_asked_beside_it_takes_no_call_from_a_conversation(rig: Any) -> 
         rig.finish(step, at=4, tools={step: "bash"})
     rig.arrive("title", at=5, step_class=StepClass.AUXILIARY)
     assert tools(rig) == ["k1", "s2", "s3"]
+
+
+@pytest.mark.parametrize(
+    ("tells", "charged", "untold"), [(True, 100 + 130, 0), (False, 100 + 30, 130)]
+)
+def test_an_engine_that_tells_what_was_cached_and_says_nothing_had_nothing_cached(
+    rig: Any, *, tells: bool, charged: int, untold: int
+) -> None:
+    """SGLang leaves the number out where it is 0; of others what we believe counts."""
+    rig.engine(cached_tokens=tells)
+    kept = prefix("kept", 100)
+    rig.arrive("s1", at=1, prefixes=(kept,))
+    rig.finish("s1", at=2, prompt=100, cached=0, output=0)
+    rig.arrive("s2", at=3, tokens=130, prefixes=(kept, prefix("new", 130)))
+    rig.finish("s2", at=4, prompt=130, cached=None, output=0)
+    tenant = rig.scheduler.tenants[TenantId("t1")]
+    assert (tenant.uncached_tokens, tenant.untold_tokens) == (charged, untold)
+    program = rig.scheduler.programs[ProgramId("p1")]
+    assert (program.served_tokens, program.untold_tokens) == (charged, untold)
+
+
+def test_an_answer_without_any_usage_tells_nothing(rig: Any) -> None:
+    rig.engine(cached_tokens=True)
+    rig.arrive("s1", at=1)
+    rig.finish("s1", at=2, prompt=0, cached=None, output=0)
+    tenant = rig.scheduler.tenants[TenantId("t1")]
+    assert (tenant.uncached_tokens, tenant.untold_tokens, tenant.steps) == (0, 0, 1)
