@@ -95,6 +95,11 @@ class EngineConfig(Part):
     api_key: Key | None = Field(
         default=None, description="sent to the engine in place of the client's keys"
     )
+    models: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
+        default=(),
+        description="models that it takes beside those that its `/v1/models` lists: adapters that"
+        " it loads when they are asked for, other names; `*` for any",
+    )
     lmcache: Annotated[AnyHttpUrl, AfterValidator(_plain_url)] | None = Field(
         default=None, description="URL of the LMCache controller of an engine with tiers"
     )

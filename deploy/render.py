@@ -96,6 +96,7 @@ class Chart:
             "nindent": lambda count, text: "\n" + _indent(count, text),
             "not": lambda value: not value,
             "quote": lambda value: json.dumps(str(value)),
+            "toJson": json.dumps,
             "sha256sum": lambda text: hashlib.sha256(text.encode()).hexdigest(),
             "toYaml": lambda value: yaml.safe_dump(value, sort_keys=True).rstrip("\n"),
             "trimSuffix": lambda suffix, text: text.removesuffix(suffix),

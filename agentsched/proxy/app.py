@@ -286,6 +286,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     await asyncio.gather(expiry, return_exceptions=True)
     await gateway.shared.aclose()
     await app[STEERING].aclose()
+    await gateway.lists.aclose()
     await gateway.fleet.aclose()
     await gateway.host.aclose()
 
@@ -356,6 +357,7 @@ def _member(engine: EngineConfig, config: Config) -> Member:
         has_key=api_key is not None,
         is_detected=engine.kind == "auto",
         tier=tier,
+        models=engine.models,
     )
 
 

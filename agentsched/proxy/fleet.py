@@ -63,6 +63,8 @@ class Member:
     is_detected: bool = False
     looks: int = 0
     tier: Tier | None = None
+    #: Models that it takes beside those that it lists; `*` for any.
+    models: tuple[str, ...] = ()
     #: None until something answered at the address for the first time.
     engine: Engine | None = None
     is_up: bool = False
@@ -76,6 +78,8 @@ class Member:
     is_said_silent: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     was_looked_at: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Who waits for a look that has not begun yet.
+    asked: list[asyncio.Future[None]] = field(default_factory=list)
 
 
 class Fleet:
@@ -151,6 +155,23 @@ class Fleet:
         """How many of those that are up have a model."""
         records = self._host.scheduler.engines
         return sum(records[engine.id].serves(model) for engine in self.up())
+
+    def knows(self, model: str) -> bool:
+        """Whether an engine has this model, or none is up that could say otherwise."""
+        records = self._host.scheduler.engines.values()
+        return any(r.serves(model) for r in records) or not any(r.is_up for r in records)
+
+    def look_again(self) -> list[asyncio.Future[None]]:
+        """Look at all engines that are up without waiting for their turn.
+
+        Each is done when such a look, which begins after this call, is over.
+        """
+        members = [member for member in self._members.values() if member.is_up]
+        asked = [asyncio.get_running_loop().create_future() for _ in members]
+        for member, future in zip(members, asked, strict=True):
+            member.asked.append(future)
+            member.wake.set()
+        return asked
 
     @contextlib.contextmanager
     def using(self, engine: Engine) -> Iterator[None]:
@@ -342,12 +363,16 @@ class Fleet:
 
     async def _watch(self, member: Member) -> None:
         while True:
+            asked, member.asked = member.asked, []
             try:
                 await self._look(member)
             except Exception as error:
                 # A watcher that died would leave its engine as it was last seen, for ever.
                 log.exception("a defect while looking at engine %s", member.id)
                 self._failed(member, error)
+            finally:
+                for future in asked:
+                    future.set_result(None)
             member.was_looked_at.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(member.wake.wait(), in_seconds(self._config.probe_interval))
@@ -371,6 +396,10 @@ class Fleet:
             if member.is_up and isinstance(error, TimeoutError | EngineTimeout):
                 self._unanswered(member, since=began_at)
             return
+        if member.models and capabilities.models:
+            listed = dict.fromkeys((*capabilities.models, *member.models))
+            # One without a list is taken to have any model.
+            capabilities = replace(capabilities, models=() if "*" in listed else tuple(listed))
         if member.tier is not None:
             # Pinned not in the engine, but below it.
             capabilities = replace(capabilities, pins=True, tier=True)

@@ -28,6 +28,7 @@ from agentsched.proxy.access.gate import Gate
 from agentsched.proxy.access.principal import ANYBODY, TENANTS, Principal, principal_of
 from agentsched.proxy.bodies import Bodies
 from agentsched.proxy.fleet import Fleet
+from agentsched.proxy.fresh_lists import FreshLists
 from agentsched.proxy.health import RetryBudget
 from agentsched.proxy.homes import Homes
 from agentsched.proxy.host import LiveHost
@@ -107,9 +108,12 @@ class Gateway:
     decision_seats: Seats = field(default_factory=Seats)
     #: Says who may do what.
     gate: Gate = field(init=False)
+    #: Looks for models that no engine lists.
+    lists: FreshLists = field(init=False)
 
     def __post_init__(self) -> None:
         self.gate = Gate(lambda: self.config)
+        self.lists = FreshLists(self.fleet)
 
     def follow(self, config: Config) -> None:
         """Another configuration is in force, for what was made of the one before as well."""

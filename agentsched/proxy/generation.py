@@ -94,6 +94,7 @@ async def serve_generation(
     check_previous(gateway, parsed, tenant)
 
     async def work(asked: web.Request) -> tuple[web.StreamResponse, bool]:
+        await gateway.lists.look_for(parsed.model)
         now = gateway.host.now()
         ratio = gateway.ratios.of(parsed.model)
         if gateway.sharing is not None:

@@ -192,7 +192,8 @@ class PlainRelay:
             return [] if engine is None else [engine]
         up = self._gateway.fleet.up()
         model = _named(request) or _model(received)
-        serving = [e for e in up if not e.capabilities.models or model in e.capabilities.models]
+        records = self._gateway.host.scheduler.engines
+        serving = [e for e in up if records[e.id].serves(model)]
         # With an unknown model any engine will do: it knows best how to say no.
         candidates = (serving if model else up) or up
         turn = next(self._turn) % len(candidates) if candidates else 0

@@ -67,7 +67,10 @@ def of_reject(reject: Reject) -> Refusal:
     """What the scheduler's no means to a client."""
     status, message = _REJECTS[reject.reason]
     if reject.reason is RejectReason.UNKNOWN_MODEL:
-        message = f"The model {reject.detail[:128]!r} does not exist. GET /v1/models lists them."
+        message = (
+            f"The model {reject.detail[:128]!r} does not exist. GET /v1/models lists them."
+            " Operators: `models` of [[engines]] names what an engine takes and does not list."
+        )
     code = "model_not_found" if status == 404 else reject.reason.value
     wait = round(in_seconds(reject.retry_after)) if reject.retry_after is not None else 1
     retry_after = min(max(1, wait), RETRY_AFTER_S_MAX) if status in (429, 502, 503) else None

@@ -130,8 +130,9 @@ def test_engines_are_what_the_configuration_takes(chart: ModuleType) -> None:
     assert set(taken["properties"]) == set(fields) - {"api_key"}
     kinds = get_args(fields["kind"].annotation)
     assert tuple(taken["properties"]["kind"]["enum"]) == kinds
-    engines = [{"url": "http://gpu-0:8000"}]
+    engines: list[dict[str, Any]] = [{"url": "http://gpu-0:8000"}]
     engines += [{"id": kind, "url": "http://gpu-1:8000", "kind": kind} for kind in kinds]
+    engines[0] |= {"models": ["an-adapter", 'a "b" <c>']}
     engines[1] |= {"lmcache": "http://lmcache:9000", "lmcache_instance": "one"}
     jsonschema.validate(chart.values_of(chart.CHART, {"engines": engines}), schema)
     found = by_kind(objects(chart.render({"engines": engines})))

@@ -21,6 +21,9 @@ url = {{ .url | quote }}
 {{- if .kind }}
 kind = {{ .kind | quote }}
 {{- end }}
+{{- if .models }}
+models = {{ .models | toJson }}
+{{- end }}
 {{- if .lmcache }}
 lmcache = {{ .lmcache | quote }}
 {{- end }}
