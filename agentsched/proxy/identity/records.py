@@ -79,7 +79,8 @@ class Turn:
         self.answer = b""
         #: Where else its answer may end, as some clients send it back.
         self.others: tuple[bytes, ...] = ()
-        #: Short hashes of the beginnings of its answer, where that is text alone.
+        #: Short hashes of the beginnings of its answer, where that is text alone; empty with
+        #: `prompt`, behind which they are looked for.
         self.begun = b""
         #: What its prompt begins of the answer, until that is there.
         self.prefill: Prefill | None = None

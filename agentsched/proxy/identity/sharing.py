@@ -144,7 +144,7 @@ class SharedIndex(KeptIndex):
         if turn.prompt and not told.prompt:
             # It went on from its answer: its prompt will not be asked for again.
             book.drop_point(turn.prompt, turn)
-            turn.prompt = b""
+            turn.prompt = turn.begun = b""
         is_ours = turn.handle in turn.conversation.program.open
         if is_ours or turn.state is TurnState.ANSWERED or new.state is turn.state:
             return

@@ -72,7 +72,7 @@ def _link(turn: Turn, at: Place, match: Match, step_class: StepClass) -> None:
                 if known.state is TurnState.ANSWERED and known.answer:
                     # It will not be asked for again, and forks start at its answer.
                     turn.conversation.program.book.drop_point(known.prompt, known)
-                    known.prompt = b""
+                    known.prompt = known.begun = b""
             else:
                 known.is_handed = True
         elif match.relation is Relation.HANDS:

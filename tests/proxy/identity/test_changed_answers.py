@@ -134,6 +134,15 @@ def test_an_answer_that_comes_back_shortened_is_known(wire: Wire, api: str, kept
     assert (third.conversation, third.step) == (first.conversation, 3)
 
 
+def test_how_an_answer_begins_is_kept_until_it_was_gone_on_from(wire: Wire) -> None:
+    first = wire.chat(_TASK)
+    wire.answer(first, _SAID)
+    [turn] = wire.index._programs[first.program].turns
+    assert turn.begun
+    wire.chat([*_TASK, said(_SAID), user("go on")])
+    assert (turn.prompt, turn.begun) == (b"", b"")
+
+
 def test_an_answer_that_its_client_wrote_more_behind_is_known(wire: Wire) -> None:
     first = _ask(wire, "chat", _TASK)
     wire.answer(first, _SAID)
