@@ -149,6 +149,9 @@ class TextPrompts:
             prompt = [*kept, answer]
         else:
             prompt = self._cut(kept, float(call.keep_tokens))
+            elided = self._elided(call, kept, prompt) if call.elides else None
+            if elided is not None:
+                return elided
             used = calibration.fixed_tokens + _total(prompt)
         # A cut message of the user's goes on with the new text, as an elided observation does.
         opened = prompt.pop() if prompt and prompt[-1].role == "user" else None
@@ -199,6 +202,37 @@ class TextPrompts:
         tokens = (answer.tokens - overhead) * share + overhead
         return Message(role="assistant", text=text if text.strip() else "...", tokens=tokens)
 
+    def _elided(
+        self, call: PlannedCall, before: Sequence[Message], kept: Sequence[Message]
+    ) -> list[Message] | None:
+        """The prompt before with what the user said at the cut made shorter, and the answer to it.
+
+        `kept` is that prompt up to the cut. Answers behind it come back as they were; what the user
+        said there does as far as there is room, the latest first. None: not even the answers have.
+        """
+        assert call.base is not None
+        pairs = enumerate(zip(before, kept, strict=False))
+        whole = next((n for n, (old, new) in pairs if old is not new), len(kept))
+        tail = [*before[whole:], self._answers[call.base]]
+        heard = [place for place, message in enumerate(tail) if message.role != "assistant"]
+        word = self._calibration.word_tokens
+        least = self._calibration.message_tokens + word
+        # At least a word of each, and of what is new.
+        room = call.prompt_tokens - self._calibration.fixed_tokens - _total(kept[:whole])
+        room -= _total(tail) - sum(tail[place].tokens - least for place in heard) + least
+        if room < 0:
+            return None
+        for place in reversed(heard):
+            message = tail[place]
+            more = min(room, message.tokens - least)
+            if place == heard[0]:
+                opened = kept[whole].tokens - least if whole < len(kept) else 0.0
+                more = min(more, opened)
+            more = max(more, 0.0)
+            tail[place] = _beginning(message, tokens=least + more, overhead=least - word)
+            room -= more
+        return [*kept[:whole], *tail, self._message("user", call.pieces, tokens=room + word)]
+
     def _cut(self, messages: Sequence[Message], keep_tokens: float) -> list[Message]:
         """The messages up to about `keep_tokens`; one that lies across the cut is shortened."""
         left = keep_tokens - self._calibration.fixed_tokens
@@ -210,12 +244,20 @@ class TextPrompts:
                 continue
             room = left - self._calibration.message_tokens
             if room >= 1:
-                share = room / max(message.tokens - self._calibration.message_tokens, 1.0)
-                text = message.text[: round(share * len(message.text))]
-                if text.strip():
-                    kept.append(Message(role=message.role, text=text, tokens=left))
+                begun = _beginning(message, tokens=left, overhead=left - room)
+                if begun.text.strip():
+                    kept.append(begun)
             break
         return kept
+
+
+def _beginning(message: Message, *, tokens: float, overhead: float) -> Message:
+    """What of a message takes so many tokens; itself, where it takes no more."""
+    if message.tokens <= tokens:
+        return message
+    share = (tokens - overhead) / max(message.tokens - overhead, 1.0)
+    text = message.text[: round(share * len(message.text))]
+    return Message(role=message.role, text=text, tokens=tokens)
 
 
 def _total(messages: Sequence[Message]) -> float:

@@ -30,8 +30,10 @@ from agentsched_bench.workload.trace import (
 _JOIN_SLACK_S: Final = 2.0
 #: At least this share of an agent's recordings must have met a warm cache to speak for the others,
 _HITS_SHARE_MIN: Final = 0.1
-#: and half of them must lie this near to their median.
+#: and half of them must lie this near to their median. Counts of different kinds agree as well.
 _NEAR: Final = 0.1
+#: A prompt that was cut, and has this share of the one before, was not made anew of a summary.
+_ELIDED_SHARE_MIN: Final = 0.4
 
 
 #: No pause is longer: a cap beyond it cuts none.
@@ -103,8 +105,10 @@ class PlannedCall:
 
     The prompt is the first `keep_tokens` of the prompt of call `base` (None: a fresh prompt), then
     `echo_tokens` of the answer to `base` (only if all of its prompt was kept), then `pieces`.
-    `pause_s` is the time the tools take after it, without sub-agents that are waited for. Where
-    texts were recorded, `prompt` are runs of the conversation's messages, and `answer` is one.
+    `pause_s` is the time the tools take after it, without sub-agents that are waited for. `elides`:
+    of the prompt before something was made shorter where it was cut, and what follows stands behind
+    it, the answers too; otherwise all of that is gone. Where texts were recorded, `prompt` are runs
+    of the conversation's messages, and `answer` is one.
     """
 
     base: int | None
@@ -115,6 +119,7 @@ class PlannedCall:
     output_tokens: int
     pause_s: float
     tools: tuple[str, ...] = ()
+    elides: bool = False
     prompt: tuple[tuple[int, int], ...] = ()
     answer: int | None = None
 
@@ -417,6 +422,10 @@ def _plan_conversation(
                 output_tokens=output_tokens,
                 pause_s=options.pause(pause_after_s(step, options)),
                 tools=tuple(tool.name for tool in step.tools),
+                elides=base is not None
+                and prompts[index] is None
+                and keep < calls[base].prompt_tokens
+                and _elides(index, steps),
                 prompt=step.prompt or (),
                 answer=step.answer,
             )
@@ -495,9 +504,28 @@ def _lineage(
         return index - 1, keep, 0
     # Reasoning was dropped, or the tools' results were counted otherwise: the answer came back
     # shorter than it was.
-    results = sum(tool.result_tokens or 0 for tool in before.tools)
-    echo = options.tokens(max(0, grown - results))
+    echo = options.tokens(max(0, grown - _heard_tokens(before)))
     return index - 1, base.prompt_tokens, min(echo, base.output_tokens)
+
+
+def _elides(index: int, steps: Sequence[RecordedStep]) -> bool:
+    """Whether a prompt that was cut lost only a part of the one before: a summary is far shorter.
+
+    However large, one message may be made a short one: no more went than the longest before it.
+    """
+    step, before = steps[index], steps[index - 1]
+    if step.is_compaction:
+        return False
+    if step.input_tokens >= _ELIDED_SHARE_MIN * before.input_tokens:
+        return True
+    longest = max(steps[0].input_tokens, *(_heard_tokens(earlier) for earlier in steps[:index]))
+    whole = before.input_tokens + before.output_tokens + _heard_tokens(before)
+    return whole - step.input_tokens <= (1 + _NEAR) * longest
+
+
+def _heard_tokens(step: RecordedStep) -> int:
+    """Tokens of what a step's tools said."""
+    return sum(tool.result_tokens or 0 for tool in step.tools)
 
 
 def _hashed_lineage(
