@@ -66,7 +66,7 @@ class Desk:
         return sent(self.feed(event, at))
 
     def night(self, program: str, tokens: int, *, at: float, **more: Any) -> list[str]:
-        """A step of background work."""
+        """A step of background work, or of another class."""
         number = self.steps[program] = self.steps.get(program, -1) + 1
         step, prompt = f"{program}{number}", (HEAD, prefix(f"{program}{number}", tokens))
         more = {"step_class": StepClass.BATCH, "prefixes": prompt, **more}
@@ -156,6 +156,27 @@ def test_what_has_outgrown_the_cache_is_gone() -> None:
     )
     assert desk.ask("b", 8_600, at=1.2) == ["b1"]
     assert desk.ask("a", 4_100, at=1.3) == []
+
+
+@pytest.mark.parametrize("step_class", [StepClass.AUXILIARY, StepClass.PROBE])
+def test_a_large_step_of_a_class_that_goes_first_holds_nobody_up(step_class: StepClass) -> None:
+    """A summary of 6,000 tokens, say: until it has room those go on that have theirs."""
+    desk = Desk(patience=1_000.0)
+    for number, name in enumerate("ab"):
+        desk.turn(name, 4_000, at=number)
+    assert desk.ask("b", 4_100, at=2) == ["b1"]
+    assert desk.night("sum", 6_000, at=2.1, step_class=step_class) == []
+    assert desk.ask("a", 4_100, at=2.2) == ["a1"]
+    assert desk.scheduler.steps[StepId("sum0")].held_for == "memory"
+    # It goes at its bound at the latest.
+    assert desk.tick(at=22.1) == ["sum0"]
+
+
+def test_nor_over_a_tier_where_the_engines_queue_is_full() -> None:
+    desk = Desk(cheap_reload=2.0, engine_queue=0.5)
+    assert desk.ask("a", 4_000, at=0) == ["a0"]
+    assert desk.night("sum", 6_000, at=0.1, step_class=StepClass.AUXILIARY) == []
+    assert desk.ask("b", 900, at=0.2) == ["b0"]
 
 
 def test_an_oversize_program_runs_alone() -> None:
