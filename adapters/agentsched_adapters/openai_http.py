@@ -1,7 +1,7 @@
 """The shared streaming HTTP client: bytes to an engine and back, unchanged, all waits bounded.
 
 Nothing is added to a request but what belongs to the connection, and nothing is decoded or
-decompressed on the way back.
+decompressed on the way back, but for what we ask ourselves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from agentsched.model import ConfigError, EngineError, EngineTimeout, EngineUnre
 from agentsched.ports import EngineRequest
 from agentsched_adapters.http_connection import Connection, Exchange
 from agentsched_adapters.http_pool import HttpPool
+from agentsched_adapters.unpacking import coding_of, unpacked
 
 #: Headers of one connection, not of the message (RFC 9110, 7.6.1), in lower case.
 HOP_BY_HOP: Final = frozenset(
@@ -185,7 +186,7 @@ class OpenAiHttp:
             async with asyncio.timeout(timeout_s):
                 answer = await self.send(request)
                 try:
-                    return answer.status, await answer.read()
+                    return answer.status, await unpacked(answer, coding_of(answer)).read()
                 finally:
                     await answer.aclose()
         except TimeoutError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -11,12 +12,26 @@ import msgspec
 from agentsched.model import EngineError, EngineUnreachable
 from agentsched.ports import EngineAnswer
 from agentsched.proxy import refusal
+from agentsched.proxy.fleet import Member
 from agentsched.proxy.sse import SseTap
+from agentsched_adapters.unpacking import coding_of, unpacked
+
+log = logging.getLogger(__name__)
 
 #: An answer that is not streamed is read whole, so it needs a ceiling.
 _BYTES_MAX: Final = 64 << 20
 #: Announcements repeat what was asked; an engine that goes on announcing is relayed all the same.
 _ANNOUNCED_BYTES_MAX: Final = 16 << 20
+
+
+def readable(answer: EngineAnswer, member: Member | None) -> EngineAnswer:
+    """The answer in plain bytes, as it was asked for; who packs it all the same is named, once."""
+    coding = coding_of(answer)
+    if coding and member is not None and not member.is_said_packed:
+        member.is_said_packed = True
+        text = "engine %s answers in the encoding %s, which nobody asked for: turn it off there"
+        log.warning(text, member.id, coding[:64])
+    return unpacked(answer, coding) if coding else answer
 
 
 def is_event_stream(answer: EngineAnswer) -> bool:

@@ -72,6 +72,8 @@ class Member:
     last_error: str = "not probed yet"
     #: Whether it was said that it is lost, or not up, since it last was up.
     is_said_down: bool = False
+    #: Whether it was said that it compresses its answers unasked.
+    is_said_packed: bool = False
     #: When a byte of an answer last came from it.
     heard_at: Instant | None = None
     #: Whether it was said that it answers nothing (`agentsched.kernel.silence`).

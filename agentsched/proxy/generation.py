@@ -49,7 +49,13 @@ from agentsched.proxy.answers import read_answer
 from agentsched.proxy.call_ids import CallIdMarker
 from agentsched.proxy.clients import client_of
 from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
-from agentsched.proxy.engine_answer import beginning, is_event_stream, read_whole, strict_json
+from agentsched.proxy.engine_answer import (
+    beginning,
+    is_event_stream,
+    read_whole,
+    readable,
+    strict_json,
+)
 from agentsched.proxy.errors import stream_error
 from agentsched.proxy.families import family_of
 from agentsched.proxy.gateway import Gateway
@@ -306,7 +312,8 @@ class Generation:
         engine = self._asked = self._gateway.fleet.engine(verdict.engine)
         if self._sent is None:
             self._gateway.retries.request()
-        answer = await engine.send(self._outgoing(engine, verdict))
+        member = self._gateway.fleet.members.get(verdict.engine)
+        answer = readable(await engine.send(self._outgoing(engine, verdict)), member)
         try:
             if self._passes_on(answer.status):
                 raise EngineUnreachable(f"it answered with status {answer.status}")

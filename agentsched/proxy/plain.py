@@ -34,6 +34,7 @@ from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.receive import Received, receive, request_id
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.sending import hang_up, send
+from agentsched_adapters.unpacking import coding_of, unpacked
 
 #: They stand where ids of responses do, and may go on from one that their body names.
 GOING_ON: Final = ("/v1/responses/compact", "/v1/responses/input_tokens")
@@ -174,7 +175,8 @@ class PlainRelay:
             async with asyncio.timeout(patience):
                 answer = await engine.send(self._outgoing(request, received, engine))
                 try:
-                    listed: dict[str, Any] = msgspec.json.decode(await answer.read(), type=dict)
+                    said = await unpacked(answer, coding_of(answer)).read()
+                    listed: dict[str, Any] = msgspec.json.decode(said, type=dict)
                 finally:
                     await answer.aclose()
         except (EngineError, TimeoutError, *BROKEN):
