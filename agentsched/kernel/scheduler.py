@@ -454,7 +454,8 @@ class Scheduler:
         if isinstance(event, StepFinished):
             learn_cost(books, step, event.usage, now=now)
         conversation = books.end_step(step, now=now)
-        if not step.step_class.is_work and not conversation.steps_done:
+        is_in_use = conversation.steps_done or conversation.running_steps
+        if not step.step_class.is_work and not is_in_use:
             books.evict(conversation)  # a title or a probe: nothing will extend it
         if not isinstance(event, StepFinished):
             return []

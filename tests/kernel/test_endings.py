@@ -108,3 +108,29 @@ def test_an_answer_without_any_usage_tells_nothing(rig: Any) -> None:
     rig.finish("s1", at=2, prompt=0, cached=None, output=0)
     tenant = rig.scheduler.tenants[TenantId("t1")]
     assert (tenant.uncached_tokens, tenant.untold_tokens, tenant.steps) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("beside", [StepClass.AUXILIARY, StepClass.BATCH])
+def test_what_is_asked_beside_a_step_takes_no_memory_of_it_along(
+    rig: Any, beside: StepClass
+) -> None:
+    """A title of the same conversation is answered while the step runs: what that computes is
+    there afterwards, and is not taken to be computed again by the next one."""
+    rig.engine(kv_tokens=10_000)
+    rig.arrive("s1", tokens=1_000)
+    rig.arrive("t1", tokens=100, step_class=beside)
+    rig.finish("t1", prompt=100, output=5)
+    rig.finish("s1", prompt=1_000, output=50, tools={"c": "bash"})
+    assert rig.scheduler.world.resident_tokens("e1") == 1_050
+    rig.arrive("s2", tokens=1_100)
+    assert rig.scheduler.steps["s2"].missing_tokens == 50
+
+
+def test_what_was_asked_for_by_the_way_alone_is_gone_with_the_last_of_it(rig: Any) -> None:
+    rig.engine(kv_tokens=10_000)
+    for step in ("t1", "t2"):
+        rig.arrive(step, tokens=100, step_class=StepClass.AUXILIARY)
+    rig.finish("t1")
+    assert rig.scheduler.world.resident_tokens("e1") == 100
+    rig.finish("t2")
+    assert rig.scheduler.world.resident_tokens("e1") == 0
