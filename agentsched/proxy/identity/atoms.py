@@ -78,6 +78,7 @@ _THINKING: Final = re.compile(r"^\s*(?:<think>.*?)?</think>", re.DOTALL)
 _PROSE_CALLS: Final = "Calling tools:"
 _PROSE_CALL_ID: Final = re.compile(r"['\"]id['\"]:\s*['\"]([^'\"]{1,128})['\"]")
 _REF_CHARS_MAX: Final = 128
+_ODD_IN_ID: Final = re.compile(r"[^0-9A-Za-z_-]")
 _ROLES: Final = {
     "system": Kind.SYSTEM,
     "developer": Kind.SYSTEM,
@@ -138,9 +139,13 @@ def canonical_arguments(arguments: object) -> bytes:
 
 
 def call_ref(call_id: str) -> str:
-    """A tool call's id as we keep it: ids come from outside, and one of a megabyte is hashed."""
+    """A tool call's id as we keep it: ids come from outside, and one of a megabyte is hashed.
+
+    Some clients keep only letters, digits, `-` and `_` of one, and write `_` for all others
+    (`functions.bash:0` comes back as `functions_bash_0`): here, too.
+    """
     if len(call_id) <= _REF_CHARS_MAX:
-        return call_id
+        return _ODD_IN_ID.sub("_", call_id)
     return "h-" + xxhash.xxh3_128_hexdigest(_encoded(call_id))
 
 
@@ -175,7 +180,7 @@ class Normaliser:
         """
         ref = ""
         if kind is Kind.ASSISTANT and _PROSE_CALLS in text:
-            ref = " ".join(_PROSE_CALL_ID.findall(text[:65_536]))
+            ref = " ".join(map(call_ref, _PROSE_CALL_ID.findall(text[:65_536])))
             text = text.partition(_PROSE_CALLS)[0].strip() or text
         return Atom(int(kind), self.digest(kind, _encoded(text)), ref)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from agentsched.model import Lineage
 from agentsched.proxy.identity import Evidence, Identity
 from agentsched.proxy.identity.prompt import Digester, Said
-from agentsched_bench.clients.acting import Wire, said, system, user
+from agentsched_bench.clients.acting import Wire, result, said, system, user
 
 APIS = ("chat", "messages", "responses")
 
@@ -197,3 +198,23 @@ def test_another_agents_part_of_an_answer_is_not_meant(wire: Wire) -> None:
     first = wire.chat([system("You write."), user(task)])
     wire.answer(first, _SAID * 2)
     assert wire.chat(_shortened(task, _SAID[:80], "You judge.")).evidence is Evidence.NONE
+
+
+@pytest.mark.parametrize("call", ["functions.bash:0", "call.A1:b2/c3=="])
+def test_ids_whose_odd_characters_a_client_wrote_anew_are_ours(wire: Wire, call: str) -> None:
+    """Kimi's engines count calls up like this, and several clients keep no dots and colons."""
+    written = re.sub("[^0-9A-Za-z_-]", "_", call)
+    told = [system(), user("fix the bug")]
+    first = wire.chat(told)
+    wire.answer(first, "", [(call, "bash", "{}")])
+    told += [said("", (written, "bash", "{}")), result(written)]
+
+    second = wire.chat(told)
+
+    assert (second.program, second.conversation) == (first.program, first.conversation)
+    assert second.lineage is Lineage.EXTENDS
+    wire.answer(second, "", [(call.replace("0", "1"), "bash", "{}")])
+    again = re.sub("[^0-9A-Za-z_-]", "_", call.replace("0", "1"))
+    third = wire.chat([*told, said("", (again, "bash", "{}")), result(again)])
+    assert third.conversation == first.conversation
+    assert (third.program, third.step) == (first.program, first.step + 2)
