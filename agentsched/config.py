@@ -286,6 +286,16 @@ class BusConfig(Part):
         " replica's word of it",
     )
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> BusConfig:
+        is_plain = self.url is not None and urlsplit(self.url.get_secret_value()).scheme == "mqtt"
+        if is_plain and (self.tls_ca or self.tls_certificate or self.tls_key):
+            # Whoever names them believes that passwords and tools are encrypted on their way.
+            raise ValueError("tls_ca, tls_certificate and tls_key are for mqtts://")
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("tls_key needs a tls_certificate")
+        return self
+
 
 class StoreConfig(Part):
     """Where the journal, programs, graphs and what was learnt outlive the process (`[store]`)."""

@@ -126,6 +126,11 @@ class TestErrors:
                     ("u:1#hush@broker", "write ? and # in a user name or a password as"),
                 )
             ),
+            *(
+                (f"[bus]\nurl = 'mqtt://broker'\n{key} = 'a.pem'", "bus: tls_ca, tls_certificate")
+                for key in ("tls_ca", "tls_certificate", "tls_key")
+            ),
+            ("[bus]\nurl = 'mqtts://broker'\ntls_key = 'a.pem'", "tls_key needs a tls_certificate"),
             ("[identity]\ntenant_header = 'x y'", "identity.tenant_header"),
             ("[identity]\nextra_headers = ['x-a', 'x:']", "identity.extra_headers.1"),
             ("[telemetry.otlp_headers]\n'x y' = 'v'", "telemetry.otlp_headers.x y"),

@@ -97,7 +97,7 @@ async def test_who_is_not_let_in_decides_alone(guarded: Guarded, wrong: str) -> 
         case "authority":
             ca = None
         case _:
-            url = guarded.url(scheme="mqtt")
+            url, ca = guarded.url(scheme="mqtt"), None
     async with member("one", url, ca) as one:
         await eventually(lambda: one.connection.counts["away"] > 0)
         assert not one.connection.counts["connected"]
