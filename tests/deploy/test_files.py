@@ -19,6 +19,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from agentsched.cli import MISUSED
 from agentsched.config import Config
 from agentsched_bench.engine.cli import sim
 
@@ -237,6 +238,16 @@ def test_the_unit_gives_time_to_drain(deploy: Path) -> None:
     [limit] = re.findall(r"TimeoutStopSec=(\d+)", text)
     http = Config().http
     assert int(limit) > (http.drain_notice + http.drain_timeout) / 1e9 + 5
+
+
+def test_the_unit_does_not_start_again_what_is_configured_wrongly(deploy: Path) -> None:
+    """It never reached systemd's limit of starts: a wrong file was a line in the log for ever."""
+    text = (deploy / "systemd" / "agentsched.service").read_text()
+    assert re.findall(r"(?m)^RestartPreventExitStatus=(\d+)$", text) == [str(MISUSED)]
+
+
+def test_the_unit_sends_nobody_to_an_example(deploy: Path) -> None:
+    assert "example." not in (deploy / "systemd" / "agentsched.service").read_text()
 
 
 class TestEnvoy:
