@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from agentsched.config import Config
+
 BASE = "/agentsched/v1"
 
 
@@ -66,6 +68,22 @@ class TestAKeyThatIsTakenAway:
             async with asyncio.timeout(60):
                 while "later" not in await anext(lines):
                     pass
+
+
+@pytest.mark.parametrize("path", ["feed", "decisions"])
+async def test_another_admin_key_ends_what_the_old_one_opened(
+    start: Any, upstream: Any, path: str
+) -> None:
+    async with start(upstream.url, admin_key="the old one") as proxy:
+        headers = {"Authorization": "Bearer the old one"}
+        async with proxy.client.stream("GET", f"{BASE}/{path}", headers=headers) as response:
+            lines = response.aiter_lines()
+            assert await anext(lines) in ("event: frame", ": watching")
+            config = proxy.gateway.config
+            new = Config(engines=config.engines, admin_key="another one").admin_key
+            proxy.gateway.follow(config.model_copy(update={"admin_key": new}))
+            assert (await proxy.chat()).status_code == 200  # there is something to be told
+            await rest_of(lines)
 
 
 @pytest.mark.parametrize("is_over", [True, False])

@@ -191,6 +191,20 @@ class TestThroughTheProxy:
             assert int(answer.headers["set-cookie"].split("Max-Age=")[1].split(";")[0]) <= 90
             assert (await proxy.client.get("/agentsched/v1/programs")).status_code == 200
 
+    async def test_a_stream_ends_with_the_key_of_its_token(
+        self, start: Any, upstream: Any, issuer: Issuer
+    ) -> None:
+        """The provider withdraws it: what it signed counts no more, also where it is in use."""
+        async with start(upstream.url, auth=oidc(issuer, refresh_interval="10ms")) as proxy:
+            headers = {"Authorization": f"Bearer {issuer.token('rsa', scope='agentsched:read')}"}
+            feed = proxy.client.stream("GET", "/agentsched/v1/feed", headers=headers)
+            async with feed as response, asyncio.timeout(60):
+                lines = response.aiter_lines()
+                assert await anext(lines) == "event: frame"
+                del issuer.keys["rsa"]
+                async for _ in lines:
+                    pass
+
 
 def unsigned(claims: dict[str, Any], header: dict[str, Any]) -> str:
     def part(value: dict[str, Any]) -> str:
