@@ -30,6 +30,8 @@ class Complaints:
     def __init__(self, url: str) -> None:
         self._url = url
         self._said: set[str] = set()
+        #: Nobody may be there any more to write for.
+        self.is_muted = False
 
     def refused(self, status: int, body: bytes) -> None:
         """The proxy's answer was a no."""
@@ -42,11 +44,18 @@ class Complaints:
 
     def unsendable(self) -> None:
         """No request could be made of what we were given."""
-        self._say("the key or the tenant has characters that no HTTP header can hold")
+        self._say("the URL, the key or the tenant has characters that no HTTP request can hold")
+
+    def unknown(self, count: int) -> None:
+        """All that it was told so far was about programs that it has not seen."""
+        self._say(
+            f"it knows none of the programs of {count} reports: do their LLM calls go through it,"
+            " as the same program, with the same key and tenant?"
+        )
 
     def _say(self, reason: str) -> None:
         """Warn, where this reason is new. Never raises: a handler of the user's may."""
-        if reason in self._said or len(self._said) >= _REASONS_MAX:
+        if self.is_muted or reason in self._said or len(self._said) >= _REASONS_MAX:
             return
         self._said.add(reason)
         with suppress(Exception):

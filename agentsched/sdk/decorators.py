@@ -235,7 +235,7 @@ class ToolCall:
     """What `tool_call` makes: a decorator, and a context manager of both kinds."""
 
     def __init__(self, name: str | None, call_id: str, expects_s: float | None) -> None:
-        self._name = name
+        self._name = None if name is None else str(name)
         self._call_id = call_id
         self._expects = expects_s
         self._open: list[_ToolScope] = []

@@ -40,6 +40,9 @@ _LAST_S: Final = 0.5
 #: For the HTTP client to be imported by then: a slow machine is no proxy that is away.
 _LOAD_S: Final = 10.0
 _PATH: Final = "/agentsched/v1/tools"
+#: So many reports about unknown programs, and none that counted, are no chance, as one is that
+#: comes before its program's first call, or that reached another replica.
+_UNKNOWN_MAX: Final = 20
 #: Headers that carry a key, in the order in which the proxy looks for them; and one for the tenant.
 KEYS: Final = ("x-agentsched-key", "authorization", "x-api-key")
 TENANT: Final = "x-agentsched-tenant"
@@ -90,6 +93,12 @@ class Reporter:
         self.sent = 0
         #: Made with the first one.
         self._made: Complaints | None = None
+        #: Whether a report has counted, or its user knows that none does.
+        self._is_heard = False
+        #: Reports about programs that the proxy has not seen, until one counts.
+        self._unknown = 0
+        #: The process ends, and nobody waits for the thread any more: it must not write now.
+        self._is_left = False
         #: When it was told, as whom, and what.
         self._queue: deque[tuple[float, Mapping[str, str], Mapping[str, Any]]] = deque()
         # A report may come in the middle of another one, from a signal's handler or a finalizer:
@@ -142,6 +151,7 @@ class Reporter:
         if self._thread is not None and self._thread.is_alive():
             self._loaded.wait(_LOAD_S)
             self._thread.join(timeout_s)
+        self._is_left = True
 
     def _begin(self) -> None:
         with self._lock:
@@ -241,41 +251,59 @@ class Reporter:
             return True
         is_taken = False
         try:
-            body = f'{{"events": [{",".join(events)}]}}'
+            body = b'{"events": [%s]}' % b",".join(events)
             status, said = self._post(body, self._headers(sender))
             is_taken = status < 300
             # What is beyond is a proxy in trouble, or nobody behind a load balancer: it is away.
             if 300 <= status < 500:
                 self._complaints().refused(status, said)
-        except ValueError:  # a key or a tenant that no header can hold: the proxy is not away
-            self.hang_up()
-            self.dropped += len(events)
-            self._complaints().unsendable()
-            return True
         except (OSError, HTTPException) as error:
             self.hang_up()
             # Of a certificate that is not trusted: asking again does not help.
             if why := getattr(error, "verify_message", ""):
                 self._complaints().untrusted(why)
+        except ValueError:  # what no request can hold: the proxy is not away
+            self.hang_up()
+            self.dropped += len(events)
+            self._complaints().unsendable()
+            return True
         if is_taken:
             self.sent += len(events)
+            if not self._is_heard:
+                self._look_whether_heard(said)
         else:
             self.dropped += len(events)
         return is_taken
+
+    def _look_whether_heard(self, said: bytes) -> None:
+        """Until the first report counts: where none ever does, the calls are somebody else's."""
+        try:
+            told = json.loads(said)
+            counted, unknown = told["accepted"], told["ignored"].get("unknown_program", 0)
+            self._is_heard = counted > 0
+            self._unknown += unknown
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return  # nobody who counts
+        if self._unknown >= _UNKNOWN_MAX and not self._is_heard:
+            self._is_heard = True
+            self._complaints().unknown(self._unknown)
 
     def _complaints(self) -> Complaints:
         if self._made is None:
             from agentsched.sdk.complaints import Complaints
 
             self._made = Complaints(self.settings.url)
+        self._made.is_muted = self._is_left
         return self._made
 
-    def _encoded(self, batch: list[Mapping[str, Any]]) -> list[str]:
+    def _encoded(self, batch: list[Mapping[str, Any]]) -> list[bytes]:
         """Each report by itself: one that cannot be written takes no other with it."""
         events = []
         for report in batch:
             try:
-                events.append(json.dumps(report, allow_nan=False))
+                text = json.dumps(report, allow_nan=False, ensure_ascii=False)
+                # Half of a character, as a file's name may have it, would spoil all of the batch.
+                events.append(text.encode(errors="replace"))
             except (TypeError, ValueError, RecursionError):
                 self.dropped += 1
         return events
@@ -289,7 +317,7 @@ class Reporter:
             headers[TENANT] = in_header(self.settings.tenant)
         return headers | dict(sender)
 
-    def _post(self, body: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """The answer's status and body. A connection that was idle may have been ended from the
         other side, which is seen only when it is used again: then it is told once more, over a
         fresh one.
@@ -303,7 +331,7 @@ class Reporter:
             self.hang_up()
         return self._posted(body, headers)
 
-    def _posted(self, body: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    def _posted(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         connection = self._connected()
         path = urlsplit(self.settings.url).path.rstrip("/") + _PATH
         connection.request("POST", path, body, headers)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import ssl
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentsched.sdk.complaints import Complaints
 from agentsched.sdk.reporter import Reporter, Settings
+from agentsched_bench.services.certificates import make_certificate
 
 KEY = "sk-very-secret"
 
@@ -101,7 +104,7 @@ def test_a_key_that_no_header_can_hold_is_said(
 ) -> None:
     tell(Reporter(Settings(url=inbox.url, api_key="sk-\u6771")))
     (said,) = warnings(caplog)
-    assert "no HTTP header can hold" in said
+    assert "no HTTP request can hold" in said
     assert "\u6771" not in said
 
 
@@ -122,14 +125,69 @@ def test_what_a_handler_raises_ends_no_reports(inbox: Any) -> None:
         logging.getLogger("agentsched.sdk").removeHandler(broken)
 
 
-def test_a_certificate_that_is_not_trusted_and_a_password_that_is_not_said(
-    caplog: pytest.LogCaptureFixture,
+def test_a_certificate_that_is_not_trusted(
+    inbox: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Complaints("https://me:hush@proxy:8900/x").untrusted("self-signed certificate")
+    """Its error is a `ValueError` as well, as that of a key is which no header can hold."""
+    own = make_certificate(tmp_path, "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*own.pair)
+    inbox.socket = context.wrap_socket(inbox.socket, server_side=True)
+    assert not tell(Reporter(Settings(url=inbox.url.replace("http:", "https:"))))
+    (said,) = warnings(caplog)
+    assert "its certificate is not trusted (" in said
+
+
+def test_a_password_in_the_url_is_not_said(caplog: pytest.LogCaptureFixture) -> None:
+    Complaints("https://me:hush@proxy:8900/x").unsendable()
     (said,) = warnings(caplog)
     assert "https://proxy:8900/x" in said
-    assert "self-signed certificate" in said
     assert "hush" not in said
+
+
+def counting(inbox: Any, accepted: int, unknown: int) -> None:
+    ignored = {"unknown_program": unknown} if unknown else {}
+    inbox.answer = json.dumps({"accepted": accepted, "ignored": ignored}).encode()
+
+
+def test_reports_of_which_none_counts_are_said_once(
+    inbox: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The agent's calls go past the proxy, or come as another tenant's."""
+    told = Reporter(Settings(url=inbox.url))
+    counting(inbox, 0, 10)
+    assert tell(told)
+    assert warnings(caplog) == []
+    for _ in range(5):
+        assert tell(told)
+    (said,) = warnings(caplog)
+    assert "none of the programs of 20 reports" in said
+    assert "the same key and tenant" in said
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[]", b"", b'{"accepted": "x", "ignored": 1}'])
+def test_reports_of_which_some_count_need_no_word(
+    inbox: Any, caplog: pytest.LogCaptureFixture, answer: bytes
+) -> None:
+    told = Reporter(Settings(url=inbox.url))
+    inbox.answer = answer  # of somebody who does not count
+    assert tell(told)
+    counting(inbox, 1, 19)
+    assert tell(told)
+    counting(inbox, 0, 500)
+    assert tell(told)
+    assert warnings(caplog) == []
+
+
+def test_nothing_is_said_when_nobody_waits_for_it_any_more(
+    inbox: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its end the interpreter stops the thread wherever it is, also in the middle of a line."""
+    inbox.status = 401
+    told = Reporter(Settings(url=inbox.url))
+    told.stop()
+    assert not tell(told)
+    assert warnings(caplog) == []
 
 
 def test_whoever_has_ever_new_reasons_is_not_listened_to_for_ever(

@@ -180,6 +180,22 @@ def test_a_report_that_cannot_be_written_takes_no_other_with_it(inbox: Any, wron
     assert (reporter().sent, reporter().dropped) == (2, 1)
 
 
+def test_names_that_are_no_text_spoil_no_batch(inbox: Any) -> None:
+    """The proxy refuses a whole body in which a name is a number, or ends in half a character."""
+    with agentsched.program(id="p"):
+        with agentsched.tool_call("kept"):
+            pass
+        with agentsched.tool_call(name=7):  # type: ignore[call-overload]
+            pass
+        with agentsched.tool_call("cut\ud83d", call_id="\ude00"):
+            pass
+    told = inbox.events(7)
+    assert [e.get("tool") for e in told[::2]] == ["kept", "7", "cut?", None]
+    assert [e.get("call_id") for e in told[4:6]] == ["?", "?"]
+    assert reporter().flush(60)
+    assert reporter().dropped == 0
+
+
 def test_a_header_that_cannot_be_sent_is_no_end_of_reports(inbox: Any) -> None:
     reporter().put({"event": "started", "program": "x"}, sender={"authorization": "Bearer \u6771"})
     assert reporter().flush(60)
