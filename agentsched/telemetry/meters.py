@@ -84,7 +84,10 @@ class MeterSink:
             "agentsched_rejects", "Steps turned away.", ["reason"], registry=registry
         )
         self._tokens = Counts(
-            "agentsched_tokens", "Tokens by kind.", ["engine", "kind"], registry=registry
+            "agentsched_tokens",
+            "Tokens by kind: prompt, cached (where the engine tells it), output.",
+            ["engine", "kind"],
+            registry=registry,
         )
         self._decisions = DecisionMeters(registry)
         self._reports = Counts(
@@ -156,7 +159,10 @@ class MeterSink:
             return  # late or a duplicate
         engine = times.engine
         self._tokens.add((engine, "prompt"), event.usage.prompt_tokens)
-        self._tokens.add((engine, "cached"), event.usage.cached_tokens or 0)
+        # An engine that does not tell what it had cached has no such series: 0 would say that
+        # it found nothing.
+        if event.usage.cached_tokens is not None:
+            self._tokens.add((engine, "cached"), event.usage.cached_tokens)
         self._tokens.add((engine, "output"), event.usage.output_tokens)
 
     def _event(self, entry: JournalEntry) -> None:

@@ -109,6 +109,17 @@ def test_the_times_of_a_step(bench: Bench) -> None:
     assert bench.value("tokens_total", engine="e0", kind="output") == 7
 
 
+def test_what_an_engine_does_not_tell_of_its_cache_is_no_series(bench: Bench) -> None:
+    """0 was drawn as a cache in which nothing is ever found."""
+    bench.feed(arrived("s"))
+    bench.feed(finished("s", prompt=100, cached=None, output=7))
+    assert bench.value("tokens_total", engine="e0", kind="prompt") == 100
+    assert bench.value("tokens_total", engine="e0", kind="cached") is None
+    bench.feed(arrived("t"))
+    bench.feed(finished("t", prompt=100, cached=0, output=7))
+    assert bench.value("tokens_total", engine="e0", kind="cached") == 0
+
+
 @pytest.mark.parametrize(
     ("waited_s", "shorter", "bound"), [(250, "120.0", "300.0"), (3_000, "1800.0", "3600.0")]
 )
