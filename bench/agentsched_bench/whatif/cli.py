@@ -170,10 +170,13 @@ def print_answer(found: Answer, *, console: Console, trust_anyway: bool = False)
         if not trust_anyway:
             say("Another version or configuration decides otherwise: no prediction is given.")
             return
+    cached = "what was cached nobody told"
+    if trust.cached_error is not None:
+        cached = f"cached share by {trust.cached_error:+.3f}"
     say(
         f"fit: {trust.fit.said} (median, {trust.fit.held_out} calls held out)\n"
         f"self-prediction: mean completion time off by {trust.self_error:+.1%}, single programs by "
-        f"{trust.program_error:.0%} (median), cached share by {trust.cached_error:+.3f}",
+        f"{trust.program_error:.0%} (median), {cached}",
         highlight=False,
     )
     if trust.is_weak:
@@ -233,7 +236,7 @@ def _table(courses: Sequence[Course], found: Answer) -> Table:
             # Answers that came whole tell no first token, and 0 would be a short wait.
             f"{first.p99:.1f}" if first.count else "-",
             f"{first.max:.1f}" if first.count else "-",
-            f"{course.cached_share:.3f}",
+            "-" if course.cached_share is None else f"{course.cached_share:.3f}",
             "" if ratio is None else f"{ratio:.2f}",
         )
         if len(course.tenants) > 1:

@@ -59,7 +59,8 @@ class TenantPart(msgspec.Struct, kw_only=True):
 class Course(msgspec.Struct, kw_only=True):
     """One course of events: as recorded, or as the model has it under some policy.
 
-    `first_token_s` is of the answers that were streamed; the model knows it of all.
+    `first_token_s` is of the answers that were streamed; the model knows it of all. `untold_tokens`
+    are those of prompts of which no engine told what it had cached.
     """
 
     name: str
@@ -73,10 +74,13 @@ class Course(msgspec.Struct, kw_only=True):
     tenants: dict[str, TenantPart]
     failed: int = 0
     gave_up: float | None = None
+    untold_tokens: int = 0
 
     @property
-    def cached_share(self) -> float:
-        return self.cached_tokens / max(1, self.prompt_tokens)
+    def cached_share(self) -> float | None:
+        """Of the prompt tokens of which it was told; None: of none."""
+        told = self.prompt_tokens - self.untold_tokens
+        return self.cached_tokens / told if told > 0 else None
 
     @property
     def is_sample(self) -> bool:
@@ -99,7 +103,8 @@ class Trust(msgspec.Struct, kw_only=True):
     `self_error`: predicted mean completion time under the recorded policy over the recorded one,
     less 1. `program_error`: median of |predicted - recorded| / recorded of single programs.
     `gave_up`: the share of programs that gave up in the model under the recorded policy, although
-    they did not. `is_cut`: the journal broke off, and all this is of what came before. `unlike`:
+    they did not. `cached_error` is None where no engine told what it had cached. `is_cut`: the
+    journal broke off, and all this is of what came before. `unlike`:
     in what the model differs from what happened, as far as the journal tells.
     """
 
@@ -109,7 +114,7 @@ class Trust(msgspec.Struct, kw_only=True):
     fit: FitRow
     self_error: float
     program_error: float
-    cached_error: float
+    cached_error: float | None
     unfinished: int
     gave_up: float = 0.0
     is_cut: bool = False
@@ -123,7 +128,7 @@ class Trust(msgspec.Struct, kw_only=True):
     @property
     def is_weak(self) -> bool:
         """The model does not reproduce what happened: it may be right about directions at most."""
-        is_off = self.noise > _WEAK or abs(self.cached_error) > _WEAK_CACHED
+        is_off = self.noise > _WEAK or abs(self.cached_error or 0.0) > _WEAK_CACHED
         return is_off or self.gave_up > _GAVE_UP_MAX
 
 
@@ -305,6 +310,9 @@ def recorded_course(plans: Sequence[PastPlan]) -> Course:
         held_s=spread(in_seconds(between(step.asked_at, step.sent_at)) for step in steps),
         prompt_tokens=sum(step.prompt_tokens for step in steps),
         cached_tokens=sum(step.finished.usage.cached_tokens or 0 for step in steps),
+        untold_tokens=sum(
+            step.prompt_tokens for step in steps if step.finished.usage.cached_tokens is None
+        ),
         tenants=_tenant_parts(tenants),
     )
 
@@ -549,6 +557,7 @@ def _trust(
         for plan in plans
         if plan.start.plan.program in jct
     ]
+    told, modelled = recorded.cached_share, same.cached_share
     return Trust(
         entries=entries,
         diverged_at=diverged_at,
@@ -556,7 +565,7 @@ def _trust(
         fit=fit.row,
         self_error=same.jct_s.mean / max(1e-9, recorded.jct_s.mean) - 1.0,
         program_error=median(off) if off else 0.0,
-        cached_error=same.cached_share - recorded.cached_share,
+        cached_error=None if told is None or modelled is None else modelled - told,
         unfinished=past.unfinished,
         gave_up=same.gave_up_share,
         is_cut=is_cut,

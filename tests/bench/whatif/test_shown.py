@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from agentsched.model import (
     Instant,
     PeerReported,
     Reconfigured,
+    Usage,
 )
 from agentsched_bench.calibrate.model_file import FitRow
 from agentsched_bench.replay.journal_file import open_journal
@@ -82,6 +84,45 @@ def test_programs_that_give_up_make_no_policy_faster(
     print_answer(found, console=Console(width=200))
 
     assert said in capsys.readouterr().out
+
+
+def test_what_no_engine_told_of_its_cache_is_no_error_of_the_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It was shown as 0.000, and a model that finds a cache at work as not to be believed."""
+    with open_journal(_JOURNALS / "fcfs.ndjson.gz") as opened:
+        past = read_past(opened)
+    modelled = msgspec.structs.replace(recorded_course(plans_of(past)), name="same")
+    assert modelled.cached_share is not None
+    half = len(past.steps) // 2
+    for step in past.steps[:half]:
+        step.finished = replace(step.finished, usage=untold(step.finished.usage))
+    partly = recorded_course(plans_of(past)).cached_share
+    assert partly is not None
+    assert partly > modelled.cached_share / 2
+    for step in past.steps[half:]:
+        step.finished = replace(step.finished, usage=untold(step.finished.usage))
+    happened = recorded_course(plans_of(past))
+    assert happened.cached_share is None
+    trust = msgspec.structs.replace(trusting(NEAR), cached_error=None)
+    assert not trust.is_weak
+    found = Answer(
+        journal="j", policy="fcfs", trust=trust, recorded=happened, same=modelled, others=[],
+        ratios={},
+    )  # fmt: skip
+
+    print_answer(found, console=Console(width=200))
+
+    shown = capsys.readouterr().out
+    assert "single programs by 0% (median), what was cached nobody told" in shown
+    lines = [line.split() for line in shown.splitlines() if line.strip()]
+    cached = {line[0]: line[6] for line in lines if line[0] in ("recorded", "same")}
+    assert cached == {"recorded": "-", "same": f"{modelled.cached_share:.3f}"}
+
+
+def untold(usage: Usage) -> Usage:
+    """As of an engine that does not say what it had cached."""
+    return replace(usage, cached_tokens=None)
 
 
 def test_nothing_is_shorter_than_what_never_ended(capsys: pytest.CaptureFixture[str]) -> None:

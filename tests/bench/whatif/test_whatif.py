@@ -457,6 +457,7 @@ def test_the_journal_of_a_live_proxy_is_answered(tmp_path: Path) -> None:
     assert found.recorded.programs == 6
     assert found.trust.noise >= abs(found.trust.self_error)
     # The cache is modelled block by block, whatever the machine was busy with.
+    assert found.trust.cached_error is not None
     assert abs(found.trust.cached_error) < 0.1
 
 
