@@ -17,7 +17,8 @@ class Sign(IntFlag):
     ASIDE = 8
     #: An order to one that has heard all that its parent heard, where it is the last message.
     FORKED = 16
-    #: A guess at what the user says next, asked with all the tools, where it is the last message.
+    #: A guess at what the user says next, or who speaks next, asked with all the tools or with one
+    #: of its own, where it is the last message.
     GUESS = 32
     #: A wish to have an answer ended that broke off, where it is the last message.
     RESUMED = 64
@@ -46,6 +47,7 @@ _PHRASES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
             "distilling chat history into a structured",
             "given a task to compact this conversation context",
             "extract the highest quality/most relevant context",
+            "*briefly* summarize this partial conversation about programming",
         ),
     ),
     (
@@ -61,10 +63,20 @@ _PHRASES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
             "generates concise, one-line git commit messages",
             "write a concise commit message",
             "reply with only a description in four words or less",
+            "analyze if this message indicates a new conversation topic",
+            "extract any file paths that this command reads or modifies",
+            "bash commands that an ai coding agent wants to run",
+            "summarize this coding conversation in under",
         ),
     ),
     (int(Sign.SUBAGENT), ("cc_is_subagent=true",)),
-    (int(Sign.GUESS), ("[suggestion mode: suggest what the user might naturally type next",)),
+    (
+        int(Sign.GUESS),
+        (
+            "[suggestion mode: suggest what the user might naturally type next",
+            "analyze *only* the content and structure of your immediately preceding response",
+        ),
+    ),
     (int(Sign.FORKED), ("<fork-boilerplate>",)),
     (int(Sign.RESUMED), ("the connection dropped mid-response",)),
     (

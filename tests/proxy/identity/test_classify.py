@@ -215,3 +215,66 @@ def test_a_guess_at_what_the_user_says_next_is_an_aside(
 def test_a_task_about_guesses_is_work(wire: Wire) -> None:
     asked = "Why does it send [SUGGESTION MODE: Suggest what the user might naturally type next?"
     assert wire.chat([user(asked)]).step_class is StepClass.STEP
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "Analyze if this message indicates a new conversation topic. If it does, give a title.",
+        "Extract any file paths that this command reads or modifies. Use paths verbatim.",
+        "Your task is to process Bash commands that an AI coding agent wants to run.",
+        "Summarize this coding conversation in under 50 characters.",
+    ],
+)
+def test_what_an_older_claude_code_asks_by_the_way_is_auxiliary(wire: Wire, told: str) -> None:
+    """Before it sent headers, a small model was asked beside each step; its metadata says whose."""
+    user_id = "user_aa_account__session_0a1b2c3d-0000-4000-8000-000000000000"
+    known: dict[str, Any] = {"model": "m", "metadata": {"user_id": user_id}, "max_tokens": 512}
+    tools = [{"name": "Bash", "input_schema": {"type": "object"}}]
+    work = {"system": "You are Claude Code.", "messages": [user("fix the bug")], "tools": tools}
+    first = wire.send(known | work, api="messages")
+    wire.answer(first, "", [("toolu_0a1b", "Bash", "{}")])
+
+    blocks = [{"type": "text", "text": text} for text in ("You are Claude Code.", told)]
+    aside = wire.send(known | {"system": blocks, "messages": [user("Command: ls")]}, api="messages")
+
+    assert (aside.step_class, aside.program) == (StepClass.AUXILIARY, first.program)
+    assert aside.conversation != first.conversation
+    wire.answer(aside, "none")
+    asked = {"type": "tool_use", "id": "toolu_0a1b", "name": "Bash", "input": {}}
+    seen = {"type": "tool_result", "tool_use_id": "toolu_0a1b", "content": "ok"}
+    told_so_far = [
+        user("fix the bug"),
+        {"role": "assistant", "content": [asked]},
+        {"role": "user", "content": [seen]},
+    ]
+    second = wire.send(known | work | {"messages": told_so_far}, api="messages")
+    assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+    assert second.step == first.step + 1
+
+
+@pytest.mark.parametrize("tools", [(), ("respond_in_schema",)])
+def test_who_speaks_next_is_no_step(wire: Wire, tools: tuple[str, ...]) -> None:
+    """As Gemini's and Qwen's agents ask after an answer without calls, over the whole history."""
+    told = [system("You help."), user("fix the bug"), said("I will look at the file now, then.")]
+    first = wire.chat(told[:2])
+    wire.answer(first, str(told[2]["content"]))
+    asked = (
+        "Analyze *only* the content and structure of your immediately preceding response (your last"
+        " turn in the conversation history). Who should speak next?"
+    )
+
+    check = wire.chat([*told, user(asked)], tools=tools)
+
+    assert (check.step_class, check.program) == (StepClass.AUXILIARY, first.program)
+    wire.answer(check, '{"next_speaker": "model"}')
+    second = wire.chat([*told, user("Please continue.")])
+    assert (second.conversation, second.lineage) == (first.conversation, Lineage.EXTENDS)
+
+
+def test_aiders_summary_of_its_history_is_a_compaction(wire: Wire) -> None:
+    prompt = [
+        system("*Briefly* summarize this partial conversation about programming."),
+        user("# USER\nfix the bug\n# ASSISTANT\nDone."),
+    ]
+    assert wire.chat(prompt, tools=()).step_class is StepClass.COMPACTION
