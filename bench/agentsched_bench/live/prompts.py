@@ -226,8 +226,9 @@ class TextPrompts:
             message = tail[place]
             more = min(room, message.tokens - least)
             if place == heard[0]:
-                opened = kept[whole].tokens - least if whole < len(kept) else 0.0
-                more = min(more, opened)
+                # Of another message than the one that the cut goes through nothing is left.
+                is_opened = not place and whole < len(kept)
+                more = min(more, kept[whole].tokens - least if is_opened else 0.0)
             more = max(more, 0.0)
             tail[place] = _beginning(message, tokens=least + more, overhead=least - word)
             room -= more

@@ -68,11 +68,18 @@ def test_a_packed_document_that_was_cut_keeps_what_came_before(
     assert "decompress" in report.errors[0].message or "cut short" in report.errors[0].message
 
 
+def recording(name: str) -> dict[str, Any]:
+    """One of our own."""
+    step = {"step": 0, "input_tokens": 5, "output_tokens": 1}
+    return {"session_id": name, "source": "s", "steps": [step]}
+
+
+@pytest.mark.parametrize("made", [conversation, recording])
 def test_lines_of_a_packed_file_that_was_cut_are_kept_to_the_last_whole_one(
-    tmp_path: Path,
+    made: Any, tmp_path: Path
 ) -> None:
     dice = random.Random(7)
-    rows = [conversation(f"c{n}") | {"note": words(dice, 200)} for n in range(20)]
+    rows = [made(f"c{n}") | {"note": words(dice, 200)} for n in range(20)]
     data = gzip.compress("\n".join(map(json.dumps, rows)).encode())
     path = tmp_path / "runs.jsonl.gz"
     path.write_bytes(data[: len(data) // 2])
@@ -160,5 +167,8 @@ def test_a_list_of_messages_is_a_conversation(tmp_path: Path) -> None:
 
     (row,), report = imported([path], tmp_path / "t.jsonl")
     assert (row.session_id, len(row.steps), report.errors_count) == ("chat", 1, 0)
+    path.write_text(json.dumps([conversation()["messages"]] * 2))
+    rows, _ = imported([path], tmp_path / "t.jsonl")
+    assert [row.session_id for row in rows] == ["chat/1", "chat/2"]
     _, whole = imported(tmp_path, tmp_path / "t.jsonl")
-    assert (whole.errors_count, whole.recordings) == (0, 1)
+    assert (whole.errors_count, whole.recordings) == (0, 2)

@@ -129,6 +129,19 @@ def _messages_as(form: str) -> dict[str, Any]:
                 {"role": "tool", "content": [seen]},
             ]
             return {"ai.prompt.messages": json.dumps(prompt), "ai.response.text": "there"}
+        case "content":
+            call = {"id": "c", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+            sent: list[dict[str, Any]] = [
+                {"role": "user", "content": "where"},
+                {"role": "assistant", "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c", "content": "here"},
+            ]
+            answered = {"gen_ai.completion": [{"role": "assistant", "content": "there"}]}
+            pair = [
+                {"name": "gen_ai.content.prompt", "attributes": _strings({"gen_ai.prompt": sent})},
+                {"name": "gen_ai.content.completion", "attributes": _strings(answered)},
+            ]
+            return {"span_events": pair}
         case _:
             call = {"id": "c", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
             events = [
@@ -149,7 +162,9 @@ def _strings(event: dict[str, Any]) -> dict[str, Any]:
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in event.items()}
 
 
-@pytest.mark.parametrize("form", ["numbered", "openinference", "vercel", "attribute", "events"])
+@pytest.mark.parametrize(
+    "form", ["numbered", "openinference", "vercel", "attribute", "events", "content"]
+)
 def test_otel_messages_in_every_form(form: str, tmp_path: Path) -> None:
     facts = _messages_as(form)
     events = facts.pop("span_events", [])

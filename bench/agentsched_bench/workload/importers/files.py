@@ -121,39 +121,48 @@ class Names:
         return name if self._used[name] == 1 else f"{name}#{self._used[name]}"
 
 
-def lines(file: InputFile, *, on_error: OnError | None = None) -> Iterator[tuple[int, bytes]]:
+def lines(
+    file: InputFile, *, on_error: OnError | None = None, keeps_part: bool = False
+) -> Iterator[tuple[int, bytes]]:
     """Each line with its number, without blank ones and a byte order mark.
 
-    A line that is too long is told to `on_error` and left out, if there is one.
+    A line that is too long is told to `on_error` and left out, if there is one. The line in which a
+    file cannot be read on is that error's, and no line, unless `keeps_part`.
 
     Raises:
         TraceError: the file cannot be read on; or a line is too long, without `on_error`.
     """
+    part: tuple[int, bytes] | None = None
     with file.open() as opened:
-        yield from lines_of(opened, path=file.path, on_long=on_error)
+        try:
+            for number, line in lines_of(opened, path=file.path, on_long=on_error):
+                if keeps_part or line.endswith(b"\n"):
+                    yield number, line
+                else:
+                    part = number, line
+        except TraceError as error:
+            if part is None:
+                raise
+            raise TraceError(error.message, path=file.path, line=part[0]) from error
+    if part is not None:
+        yield part
 
 
 def objects(file: InputFile, *, on_error: OnError) -> Iterator[tuple[int, Json]]:
     """The JSON value of each line with its number. A bad line is reported and left out."""
     found = lines(file, on_error=on_error)
-    bad: TraceError | None = None
     while True:
         try:
-            number, line = next(found, (0, b""))
-        except TraceError as error:
-            # A line before this that is cut short is where the file broke off.
-            where = error.line if bad is None else bad.line
-            on_error(TraceError(error.message, path=file.path, line=where))
+            number, line = next(found)
+        except StopIteration:
             return
-        if bad is not None:
-            on_error(bad)
-            bad = None
-        if not number:
+        except TraceError as error:
+            on_error(error)
             return
         try:
             value = decode(line, path=file.path, number=number)
         except TraceError as error:
-            bad = error
+            on_error(error)
             continue
         yield number, value
 
@@ -371,7 +380,9 @@ def _first_values(file: InputFile) -> Iterator[Any]:
     Nothing, where the first line only opens a document that goes on in the next ones.
     """
     try:
-        for count, (number, line) in enumerate(lines(file, on_error=lambda _: None)):
+        for count, (number, line) in enumerate(
+            lines(file, on_error=lambda _: None, keeps_part=True)
+        ):
             if count >= _PROBE_LINES:
                 return
             try:

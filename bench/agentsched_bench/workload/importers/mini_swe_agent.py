@@ -48,7 +48,6 @@ from agentsched_bench.workload.importers.loose import (
     as_objects,
     as_text,
     first,
-    flat,
 )
 from agentsched_bench.workload.trace import (
     RecordedTool,
@@ -123,9 +122,11 @@ def _is_conversation(value: Json) -> bool:
 
 def _whole(value: Json) -> Object:
     """A recording: itself, one whose messages are all there is, or the first of a list of them."""
-    if _is_conversation(value):
-        return {"messages": value}
-    return as_object(next(iter(flat([value])), None))
+    while isinstance(value, list):
+        if _is_conversation(value):
+            return {"messages": value}
+        value = value[0] if value else None
+    return as_object(value)
 
 
 def _messages_of(value: Object) -> list[Object]:

@@ -1,8 +1,9 @@
 """The messages of a call's span: in one attribute, in numbered ones, or in the span's events.
 
-`gen_ai.input.messages` is today's form; before it there were events (`gen_ai.user.message`), and
-each instrumentation has its own: OpenLLMetry numbers `gen_ai.prompt.0.role`, OpenInference
-`llm.input_messages.0.message.role`, Vercel's AI SDK has `ai.prompt.messages`.
+`gen_ai.input.messages` is today's form; before it there were events (`gen_ai.user.message`; at
+first `gen_ai.content.prompt` with all messages as JSON), and each instrumentation has its own:
+OpenLLMetry numbers `gen_ai.prompt.0.role`, OpenInference `llm.input_messages.0.message.role`,
+Vercel's AI SDK has `ai.prompt.messages`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from agentsched_bench.workload.trace import RecordedMessage, RecordedToolCall
 
 Events = Sequence[tuple[str, Object]]
 
-_DETAILS: Final = "gen_ai.client.inference.operation.details"
+#: Events that have what others have as attributes: today's, and the two of the first versions.
+_DETAILS: Final = frozenset(
+    {
+        "gen_ai.client.inference.operation.details",
+        "gen_ai.content.prompt",
+        "gen_ai.content.completion",
+    }
+)
 #: Events of one message each, by what they say its role is.
 _EVENTS: Final = {
     "gen_ai.system.message": "system",
@@ -91,7 +99,7 @@ def offered_tools(facts: Object) -> Json:
 
 def _with_details(facts: Object, events: Events) -> Object:
     for name, event in events:
-        if name == _DETAILS:
+        if name in _DETAILS:
             facts = event | facts
     return facts
 
