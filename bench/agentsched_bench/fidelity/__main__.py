@@ -199,7 +199,9 @@ def _compare(work: _Work, command: list[str]) -> Fidelity:
 def print_fidelity(found: Fidelity, *, console: Console) -> None:
     """Measured, predicted and how far apart, for each arm."""
     fit = found.probes.fit if found.probes is not None else None
-    if found.fitted_to:
+    if found.refitted is not None and found.fitted_to == [found.refitted.source]:
+        console.print(f"the engine is as given: {found.refitted.source}", highlight=False)
+    elif found.fitted_to:
         console.print(f"the engine is fitted to {', '.join(found.fitted_to)}", highlight=False)
     if fit is not None:
         console.print(

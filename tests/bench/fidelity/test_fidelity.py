@@ -209,6 +209,8 @@ def test_a_comparison_that_is_there_is_predicted(measured: Path) -> None:
         [*command, "--model", str(model)], capture_output=True, text=True, timeout=200, check=False
     )
     assert again.returncode == 0, again.stderr
+    source = "the engine is as given: fitted to the calls of direct, unlimited in"
+    assert source in " ".join(again.stdout.split())
     assert msgspec.json.decode(out.read_bytes(), type=Fidelity).arms == found.arms
 
 
