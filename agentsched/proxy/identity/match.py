@@ -430,6 +430,8 @@ class Matcher:
             return prompt.head != turn.head and not (turn.is_continued or turn.is_handed)
 
         def may_join(needle: Needle) -> bool:
+            if asked.is_auxiliary and prompt.head == needle.turn.head:
+                return False  # a second title in the same words is a second program's
             return now - needle.at <= _TITLE_SPAN and not needle.is_used
 
         def may_quote(needle: Needle) -> bool:

@@ -51,7 +51,8 @@ def add_turn(
 def _link(turn: Turn, at: Place, match: Match, step_class: StepClass) -> None:
     """Note on the matched turn that it went on."""
     known = match.turn
-    if match.needle is not None:
+    # What else is asked beside a title leaves it to the program's first step to join it.
+    if match.needle is not None and (step_class.is_work or match.relation is not Relation.JOINS):
         match.needle.use()
     if at.is_retry:
         known.retaken = True

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentsched.model import Lineage
+from agentsched.model import Lineage, StepClass
 from agentsched.proxy.identity import Evidence, Identity
 from agentsched_bench.clients.acting import Wire, result, said, system, user
 
@@ -173,3 +173,22 @@ def test_a_run_that_goes_on_while_another_waits_for_its_answer_is_meant(wire: Wi
     later = wire.chat(prompt)
     wire.answer(later, "What bug?")
     assert [wire.chat(told).program for _ in range(2)] == [later.program, other.program]
+
+
+def test_titles_in_equal_words_are_two_programs(wire: Wire) -> None:
+    """Two agents get one task at once, and each asks for a title first."""
+    ask = [system("You are a title generator."), user("Title this:"), user('"fix the bug"')]
+    titles = [wire.chat(ask, tools=()) for _ in range(2)]
+    assert [title.step_class for title in titles] == [StepClass.AUXILIARY] * 2
+    assert titles[0].program != titles[1].program
+    mains = [wire.chat([system(), user("fix the bug")]) for _ in range(2)]
+    assert mains[0].program != mains[1].program
+    # What else is asked about the same words before the work begins is beside the title.
+    ask = [system("You are a title generator."), user("find the leak in the pool")]
+    title = wire.chat(ask, tools=())
+    topic = [
+        system("Analyze if this message indicates a new conversation topic."),
+        user("find the leak in the pool"),
+    ]
+    assert wire.chat(topic, tools=()).program == title.program
+    assert wire.chat([system(), user("find the leak in the pool")]).program == title.program
