@@ -135,7 +135,12 @@ class IdentityIndex:
         previous = self._previous(book, request)
         base = (previous.answer or previous.prompt) if previous is not None else b""
         base_size = previous.size if previous is not None else 0
-        prompt = self._digester.digest(request, base=base, base_size=base_size)
+        prompt = self._digester.digest(
+            request,
+            base=base,
+            base_size=base_size,
+            base_head=previous.head if previous is not None else b"",
+        )
         step_class = classify(request, prompt, claim)
         named = self._named(book, claim)
         if echoed is not None and claim is not None and claim.source == TURN_STATE:

@@ -104,6 +104,9 @@ class Digester:
         self._normaliser = Normaliser(seed=seed)
         self._memo: Memo[Atom | Message] = Memo(messages_max, weigh=_weight)
         self._systems: Memo[tuple[bytes, int]] = Memo(4_096)
+        #: By a head with messages in it, for prompts that are continued by response id: the head
+        #: without them, and the size of the whole.
+        self._bare: Memo[tuple[bytes, int]] = Memo(4_096)
 
     def __len__(self) -> int:
         return len(self._memo)
@@ -112,8 +115,16 @@ class Digester:
         """The chain, one link longer."""
         return xxhash.xxh3_128_digest(chain + data, seed=self._seed)
 
-    def digest(self, request: ParsedRequest, *, base: bytes = b"", base_size: int = 0) -> Prompt:
-        """Digest a request's prompt; `base` is the chain that it continues by response id."""
+    def digest(
+        self,
+        request: ParsedRequest,
+        *,
+        base: bytes = b"",
+        base_size: int = 0,
+        base_head: bytes = b"",
+    ) -> Prompt:
+        """Digest a request's prompt; `base` is the chain that it continues by response id, under
+        the head `base_head`."""
         if request.dialect is Dialect.COMPLETIONS:
             return self._completion(request)
         atoms: list[Atom] = []
@@ -144,11 +155,14 @@ class Digester:
             lead = 0  # a prompt of system messages only: they are what it says
         said = [atoms[at] for at in range(lead) if at + 1 not in joined]
         head, system_signs, tools = self._head(request, said)
+        head_size = sum(sizes[:lead]) + _size(request.system) + _size(request.tools)
+        if request.dialect is Dialect.RESPONSES:
+            head, head_size = self._whole_head(request, head, head_size, lead, base_head)
         prompt = Prompt(
             points=[],
             atoms=atoms,
             head=head,
-            head_size=sum(sizes[:lead]) + _size(request.system) + _size(request.tools),
+            head_size=head_size,
             tools=tools,
             system_signs=system_signs | self._lead_signs(request, lead),
             last_signs=signs,
@@ -194,6 +208,18 @@ class Digester:
             tools = 1
         data += b"|" + system + b"".join([atom.digest for atom in lead])
         return self.link(request.model.encode(), data), signs, tools
+
+    def _whole_head(
+        self, request: ParsedRequest, head: bytes, size: int, lead: int, base_head: bytes
+    ) -> tuple[bytes, int]:
+        """The head and its size: of a prompt that another is continued by, whose system prompt
+        stands in its messages, these are not sent again."""
+        if lead:
+            if self._bare.get(head) is None:
+                self._bare.put(head, (self._head(request, ())[0], size))
+            return head, size
+        known = self._bare.get(base_head) if base_head and request.system is None else None
+        return (base_head, known[1]) if known is not None and known[0] == head else (head, size)
 
     def _system(self, raw: msgspec.Raw) -> tuple[bytes, int]:
         key = xxhash.xxh3_128_digest(raw, seed=self._seed)

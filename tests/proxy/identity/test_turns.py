@@ -100,3 +100,34 @@ def test_a_fork_of_the_history_is_a_sub_agent(wire: Wire) -> None:
     further = wire.chat([*begun, said("", OWN), result(OWN[0])])
     assert (further.conversation, further.lineage) == (fork.conversation, Lineage.EXTENDS)
     assert further.step_class is StepClass.SUBAGENT
+
+
+def test_a_system_prompt_in_what_a_response_id_carries_is_there_still(wire: Wire) -> None:
+    """Clients that go on by id send what is new alone; each turn began a conversation."""
+    tools = [{"type": "function", "name": "bash", "parameters": {}}]
+    body = {"model": "m", "tools": tools}
+    ask = [{"role": "developer", "content": "You are an agent."}, user("fix the bug")]
+    first = wire.send(body | {"input": ask}, api="responses")
+    found = [first]
+    for number in range(3):
+        wire.answer(found[-1], "", [OWN], response_id=f"resp_{number}")
+        seen = {"type": "function_call_output", "call_id": OWN[0], "output": f"saw {number}"}
+        more = body | {"input": [seen], "previous_response_id": f"resp_{number}"}
+        found.append(wire.send(more, api="responses"))
+
+    assert {(step.program, step.conversation) for step in found} == {
+        (first.program, first.conversation)
+    }
+    assert [step.lineage for step in found[1:]] == [Lineage.EXTENDS] * 3
+    assert [step.step for step in found] == [1, 2, 3, 4]
+    assert {step.prefixes[0] for step in found} == {first.prefixes[0]}
+    # Other tools are another agent's, and instructions are not carried along.
+    wire.answer(found[-1], "", [OWN], response_id="resp_3")
+    handed = wire.send(
+        {"model": "m", "input": "and now?", "previous_response_id": "resp_3"}, api="responses"
+    )
+    assert (handed.program, handed.lineage) == (first.program, Lineage.FORKS)
+    told = wire.send(body | {"instructions": "Be kind.", "input": "hello"}, api="responses")
+    wire.answer(told, "Hello.", response_id="resp_9")
+    bare = wire.send(body | {"input": "go on", "previous_response_id": "resp_9"}, api="responses")
+    assert (bare.program, bare.lineage) == (told.program, Lineage.FORKS)
