@@ -1,4 +1,4 @@
-"""The default order's rank: class, then memory that is held anyway, then work."""
+"""The default order's rank: background last, then memory that is held anyway, then work."""
 
 from __future__ import annotations
 
@@ -43,23 +43,26 @@ def rank(
 @pytest.mark.parametrize(
     ("step_class", "place"),
     [
-        (StepClass.AUXILIARY, -1),
-        (StepClass.PROBE, -1),
-        (StepClass.TOKEN_COUNT, -1),
-        (StepClass.STEP, 0),
-        (StepClass.SUBAGENT, 0),
-        (StepClass.BATCH, 1),
+        (StepClass.AUXILIARY, (0, 0.5)),
+        (StepClass.PROBE, (0, 0.5)),
+        (StepClass.TOKEN_COUNT, (0, 0.5)),
+        (StepClass.STEP, (0, 1)),
+        (StepClass.SUBAGENT, (0, 1)),
+        (StepClass.COMPACTION, (0, 1)),
+        (StepClass.BATCH, (1, 1)),
     ],
 )
-def test_what_is_cheap_goes_first_and_background_work_last(
-    step_class: StepClass, place: int
+def test_what_is_cheap_goes_before_what_needs_room_and_background_work_last(
+    step_class: StepClass, place: tuple[float, float]
 ) -> None:
-    assert rank(step_class=step_class)[0] == place
+    assert rank(step_class=step_class, is_resident=False)[:2] == place
 
 
-def test_whoever_holds_memory_goes_before_all_others_of_its_class() -> None:
-    assert rank(is_resident=True)[1] == 0
-    assert rank(is_resident=False)[1] == 1
+@pytest.mark.parametrize("step_class", StepClass)
+def test_whoever_holds_memory_goes_before_all_others_but_background_work(
+    step_class: StepClass,
+) -> None:
+    assert rank(step_class=step_class)[:2] == (step_class is StepClass.BATCH, 0)
 
 
 def test_work_does_not_fall_below_nothing_however_long_a_step_waits() -> None:

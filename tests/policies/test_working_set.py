@@ -16,6 +16,8 @@ from agentsched.compose import SchedulerConfig, build_scheduler
 from agentsched.kernel import Scheduler
 from agentsched.model import (
     SECOND,
+    Cancel,
+    CancelReason,
     Capabilities,
     Command,
     ConversationId,
@@ -159,8 +161,8 @@ def test_what_has_outgrown_the_cache_is_gone() -> None:
 
 
 @pytest.mark.parametrize("step_class", [StepClass.AUXILIARY, StepClass.PROBE])
-def test_a_large_step_of_a_class_that_goes_first_holds_nobody_up(step_class: StepClass) -> None:
-    """A summary of 6,000 tokens, say: until it has room those go on that have theirs."""
+def test_nobody_who_has_room_waits_for_a_large_step_that_has_none(step_class: StepClass) -> None:
+    """A summary of 6,000 tokens, say, though such go before others."""
     desk = Desk(patience=1_000.0)
     for number, name in enumerate("ab"):
         desk.turn(name, 4_000, at=number)
@@ -168,15 +170,27 @@ def test_a_large_step_of_a_class_that_goes_first_holds_nobody_up(step_class: Ste
     assert desk.night("sum", 6_000, at=2.1, step_class=step_class) == []
     assert desk.ask("a", 4_100, at=2.2) == ["a1"]
     assert desk.scheduler.steps[StepId("sum0")].held_for == "memory"
-    # It goes at its bound at the latest.
+    # Whoever has no room either comes after it, and it goes at its bound at the latest.
+    assert desk.ask("c", 1_500, at=2.3) == []
     assert desk.tick(at=22.1) == ["sum0"]
 
 
 def test_nor_over_a_tier_where_the_engines_queue_is_full() -> None:
     desk = Desk(cheap_reload=2.0, engine_queue=0.5)
-    assert desk.ask("a", 4_000, at=0) == ["a0"]
-    assert desk.night("sum", 6_000, at=0.1, step_class=StepClass.AUXILIARY) == []
-    assert desk.ask("b", 900, at=0.2) == ["b0"]
+    desk.turn("a", 1_000, at=0)
+    assert desk.ask("b", 4_000, at=1) == ["b0"]
+    assert desk.night("sum", 6_000, at=1.1, step_class=StepClass.AUXILIARY) == []
+    assert desk.ask("a", 1_100, at=1.2) == ["a1"]
+
+
+def test_background_work_makes_way_for_a_summary() -> None:
+    desk = Desk()
+    desk.turn("a", 4_000, at=0)
+    assert desk.night("night", 5_000, at=1) == ["night0"]
+    asked = arrived("sum", "sum", tokens=6_000, step_class=StepClass.AUXILIARY)
+    [stop] = desk.feed(asked, 1.1)
+    assert isinstance(stop, Cancel)
+    assert (stop.step, stop.reason) == ("night0", CancelReason.YIELDED)
 
 
 def test_an_oversize_program_runs_alone() -> None:

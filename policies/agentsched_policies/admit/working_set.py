@@ -213,7 +213,7 @@ class WorkingSet:
         queued = engine.starting_tokens
         if is_due or not queued or queued + step.prompt_tokens <= self._engine_queue * capacity:
             return Admitted()
-        return Held(reason="engine queue", blocks_others=_holds_up(step))
+        return Held(reason="engine queue")
 
     def _is_cheap(self, engine: EngineView) -> bool:
         return engine.reload_ns <= self._cheap_reload * engine.prefill_ns
@@ -276,8 +276,7 @@ class WorkingSet:
         freed = sum(world.own_tokens(key) for key in victims)
         if freed >= short:
             return Admitted(releases=tuple(victims))
-        until = self._next_crossing(engine, world, threshold, now=now)
-        return Held(reason="memory", until=until, blocks_others=_holds_up(step))
+        return Held(reason="memory", until=self._next_crossing(engine, world, threshold, now=now))
 
     def _victims(
         self, engine: EngineView, world: World, short: float, *, now: Instant, threshold: float
@@ -372,12 +371,6 @@ def _is_of_begun(step: StepView, world: World) -> bool:
     parent = world.programs[step.program].parent
     elder = world.programs.get(parent) if parent is not None else None
     return elder is not None and elder.was_served
-
-
-def _holds_up(step: StepView) -> bool:
-    """Whether nobody may pass while it waits. What goes first for being small may be large: then
-    those whose KV is resident, who need no room, would all stop until it has some."""
-    return step.step_class not in _CHEAP
 
 
 def _serves(engine: EngineView, model: str) -> bool:
