@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
 from agentsched.kernel.charging import start_keeping, stop_keeping
+from agentsched.kernel.closing import Closing
 from agentsched.kernel.pace import Pace
 from agentsched.kernel.pins import PinLedger
 from agentsched.kernel.places import LeftPlaces
@@ -85,9 +86,7 @@ class Books:
         #: Conversations of all live programs; an id belongs to one program.
         self.conversations: dict[ConversationId, ConversationRecord] = {}
         #: Programs that go when their last active step ends.
-        self._closing: dict[ProgramId, None] = {}
-        #: Those of them that have no active step any more.
-        self._closable: dict[ProgramId, None] = {}
+        self._closing = Closing()
         #: Steps that ended in this turn, for the story of their programs.
         self.ended: dict[StepId, ProgramId] = {}
         self.programs_opened = 0
@@ -210,8 +209,7 @@ class Books:
         record.agent = agent or record.agent
         record.deadline = deadline if deadline is not None else record.deadline
         # Whoever closed it was too early: it may wake, as a parent does for a background child.
-        self._closing.pop(program, None)
-        self._closable.pop(program, None)
+        self._closing.wake(program)
         self.touch(record, now=now)
         return record
 
@@ -262,18 +260,18 @@ class Books:
             self.evict(conversation)
             del self.conversations[conversation.conversation]
         del self._programs[program]
-        self._closing.pop(program, None)
-        self._closable.pop(program, None)
+        self._closing.wake(program)
         self.shares.drop_program(record.tenant, program)
         elder = self._programs.get(record.parent) if record.parent is not None else None
         if elder is not None:
             elder.children.pop(program, None)
 
-    def close_when_idle(self, record: ProgramRecord) -> None:
-        """Let a program go as soon as no step of it is active, unless it wakes again."""
-        self._closing[record.program] = None
-        if not record.active_steps:
-            self._closable[record.program] = None
+    def close_when_idle(self, record: ProgramRecord, *, by: StepId | None = None) -> None:
+        """Let a program go as soon as no step of it is active, unless it wakes again.
+
+        `by`: the step that is said to be its last one.
+        """
+        self._closing.close(record, by)
 
     def is_closing(self, program: ProgramId) -> bool:
         """Whether the program goes as soon as no step of it is active."""
@@ -281,7 +279,7 @@ class Books:
 
     def closable(self) -> list[ProgramRecord]:
         """Programs that were closed and whose last step has ended."""
-        return [self._programs[key] for key in self._closable]
+        return [self._programs[key] for key in self._closing.idle()]
 
     def idlest(self) -> ProgramRecord | None:
         """The program without active steps that is idle for longest."""
@@ -511,8 +509,7 @@ class Books:
                 self.keep(conversation)  # no answer adds to what it keeps
         conversation.last_at = now
         self.touch(program, now=now)
-        if not program.active_steps and step.program in self._closing:
-            self._closable[step.program] = None
+        self._closing.ended(step, program)
         return conversation
 
     def check(self) -> None:
@@ -536,9 +533,7 @@ class Books:
         on_engines = {step for e in self._engines.values() for step in e.running}
         assert on_engines | waiting == set(self.steps)
         assert not on_engines & waiting
-        assert set(self._closing) <= set(self._programs)
-        idle = {key for key in self._closing if not self._programs[key].active_steps}
-        assert idle == set(self._closable)
+        self._closing.check(self._programs)
         assert len(self._programs) <= self.limits.programs_max
         # Steps that come back are let in beyond the limit; their number is bounded by what ran.
         assert sum(not s.attempts for s in self.ready) <= self.limits.ready_steps_max

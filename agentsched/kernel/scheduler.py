@@ -401,7 +401,7 @@ class Scheduler:
         )
         books.begin_step(record, program, now=now)
         if event.is_last:
-            books.close_when_idle(program)
+            books.close_when_idle(program, by=event.step)
         return commands
 
     def _let_in(self, event: StepArrived) -> list[Command] | Reject:
