@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from agentsched.model import EngineId, Event, Instant
 from agentsched.policy import EngineView, StepView, World
+from agentsched_policies.models import serves
 
 #: Prices that differ from the fleet's mean by less than this share of it are taken to be alike.
 _ALIKE = 0.5
@@ -16,23 +17,24 @@ class Affinity:
 
     `speed`: whether what runs on an engine counts by how long its tokens take there, so that a new
     program goes where it will be done first and not where the fewest steps run. Prices are learnt;
-    those within a half of the fleet's mean count as alike, since they follow the load as well. An
-    engine whose price was not learnt yet is taken to be like the others: it has just joined, and a
-    guess that is dearer than what they turned out to cost would keep it idle beside them.
+    those within a half of the mean of all engines with its model count as alike, since they follow
+    the load as well. An engine whose price was not learnt yet is taken to be like the others: it
+    has just joined, and a guess that is dearer than what they turned out to cost would keep it idle
+    beside them.
     """
 
     def __init__(self, *, speed: bool) -> None:
         self._speed = speed
-        #: The latest answer of `_price`, until something is observed.
-        self._usual: tuple[Instant, float] | None = None
+        #: The latest answers of `_price` by model, until something is observed.
+        self._usual: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, object]:
         # An answer that is remembered is no knowledge.
-        return {**vars(self), "_usual": None}
+        return {**vars(self), "_usual": {}}
 
     def observe(self, event: Event, *, now: Instant) -> None:
         """Nothing to learn, but prices may have."""
-        self._usual = None
+        self._usual.clear()
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
         """3 at home; between 0 and 2 elsewhere, less the more runs there."""
@@ -40,7 +42,7 @@ class Affinity:
         if conversation.engine == engine.engine:
             return 3.0
         # Below 1, and less the more runs there.
-        room = 1.0 / (1.0 + self._load(engine, self._price(world, now=now)))
+        room = 1.0 / (1.0 + self._load(engine, self._price(step, world)))
         return room + (1.0 if self._is_home(step, engine.engine, world) else 0.0)
 
     def best(
@@ -57,19 +59,20 @@ class Affinity:
         if len(conversations) > 1:
             homes = {c.engine for c in conversations.values() if c.is_resident}
             near = [engine for engine in engines if engine.engine in homes]
-        usual = self._price(world, now=now)
+        usual = self._price(step, world)
         return min(near or engines, key=lambda e: (self._load(e, usual), e.engine))
 
-    def _price(self, world: World, *, now: Instant) -> float:
-        """What a token costs in the fleet, in the mean of what was learnt; 0 where that does not
-        matter, or nothing was."""
+    def _price(self, step: StepView, world: World) -> float:
+        """What a token costs on the engines that have its model, in the mean of what was learnt; 0
+        where that does not matter, or nothing was."""
         if not self._speed:
             return 0.0
-        if self._usual is None or self._usual[0] != now:
-            up = (engine for engine in world.engines.values() if engine.is_up)
-            prices = [engine.prefill_ns for engine in up if engine.is_priced]
-            self._usual = (now, sum(prices) / max(1, len(prices)))
-        return self._usual[1]
+        usual = self._usual.get(step.model)
+        if usual is None:
+            up = [e for e in world.engines.values() if e.is_up and e.is_priced]
+            prices = [e.prefill_ns for e in up if serves(e.capabilities, step.model)]
+            usual = self._usual[step.model] = sum(prices) / max(1, len(prices))
+        return usual
 
     def _load(self, engine: EngineView, usual: float) -> float:
         """The steps that run there and the one to come, in those of an engine of usual speed."""

@@ -20,7 +20,7 @@ def engine(name: str, **known: Any) -> Any:
     0.02 ms to bring one back, and 10 ms for one of an answer. 300 tokens are being computed."""
     usual: dict[str, Any] = {
         "is_up": True,
-        "capabilities": SimpleNamespace(kv_tokens=10_000, context_max=None),
+        "capabilities": SimpleNamespace(kv_tokens=10_000, context_max=None, models=()),
         "prefill_ns": 0.1 * MS,
         "reload_ns": 0.02 * MS,
         "decode_ns": 10 * MS,
@@ -63,7 +63,9 @@ def cost_ms(
         missing_tokens=lambda step, engine: 1_000,
         resident_tokens=lambda engine: resident,
     )
-    step: Any = SimpleNamespace(program="p", prompt_tokens=1_000, output_tokens_expected=50)
+    step: Any = SimpleNamespace(
+        program="p", model="", prompt_tokens=1_000, output_tokens_expected=50
+    )
     return -policy.score(step, engines["e"], world, now=Instant(0)) / MS
 
 
@@ -117,7 +119,7 @@ def test_an_answer_costs_as_usual_on_an_engine_that_is_nearly_as_fast(
 def test_beyond_nineteen_twentieths_somebody_goes(
     resident: int, pool: int | None, over: int
 ) -> None:
-    capabilities = SimpleNamespace(kv_tokens=pool, context_max=None)
+    capabilities = SimpleNamespace(kv_tokens=pool, context_max=None, models=())
     cost = cost_ms(resident=resident, capabilities=capabilities, peer_tokens=0)
     assert cost == pytest.approx(1_000 * 0.1 + BEFORE + 4 * over * 0.02 + ANSWERS)
 

@@ -18,6 +18,15 @@ def place(name: str, **params: object) -> Choice:
     return Choice(name=name, params=params)
 
 
+def teach(f: Any, engine: str, *, took_s: float, said_s: float, **more: Any) -> None:
+    """A program that was there for one step, alone in the house: 2,000 tokens, and 10 for them."""
+    step, now = f"teaches-{engine}", f.now
+    assert f.ask(step, step, 2_000, head=step, **more) == {step: engine}
+    f.start(step, at=now + took_s)
+    f.answer(step, at=now + took_s + said_s, prompt=2_000)
+    f.close(step)
+
+
 @pytest.mark.parametrize("roomy", [0.0, 0.8])
 def test_a_prompt_goes_to_an_engine_that_takes_its_length(floor: Floors, roomy: float) -> None:
     f = floor(engines=0, place=place("rendezvous", spread=0.0, roomy=roomy))
@@ -83,3 +92,27 @@ def test_quanta_where_it_cannot_go_are_not_waited_for(floor: Floors, other: str)
         f.feed(EngineDrained(engine=EngineId("e2"), is_draining=False))
         assert f.ask("b", "pb", 2_500, head="b", model="m") == {"b": "e2"}
         assert used.get("t") == {"e1": 500.0, "e2": 2_500.0}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        place("session-affinity", speed=True),
+        place("rendezvous", spread=0.0, roomy=1.0),
+        place("rendezvous", spread=0.0, roomy=0.0),
+    ],
+)
+def test_what_engines_of_other_models_cost_is_no_matter(floor: Floors, choice: Choice) -> None:
+    """Of two that are nearly equally fast, both would be unlike the mean with much slower ones."""
+
+    def homes(*others: str) -> list[str]:
+        f = floor(engines=0, place=choice)
+        spans = {"e1": (0.04, 1.0), "e2": (0.06, 1.1), **dict.fromkeys(others, (4.0, 5.0))}
+        for name, (took_s, said_s) in spans.items():
+            f.report(name, kv_tokens=100_000, models=("other" if name in others else "m", name))
+            teach(f, name, took_s=took_s, said_s=said_s, model=name)
+        asked = [f.ask(f"s{n}", f"p{n}", 2_000, head=f"h{n}", model="m") for n in range(16)]
+        return [engine for one in asked for engine in one.values()]
+
+    assert homes("z1", "z2", "z3", "z4") == homes()
+    assert min(Counter(homes()).values()) >= 4

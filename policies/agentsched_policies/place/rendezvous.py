@@ -64,6 +64,7 @@ from agentsched.policy import EngineView, StepView, World
 from agentsched_policies.affinity import Affinity
 from agentsched_policies.hashing import rendezvous
 from agentsched_policies.homes import Homes
+from agentsched_policies.models import serves
 
 #: Worse than any cost: the engine does not take a prompt of this length.
 _IMPOSSIBLE = 1e30
@@ -135,7 +136,8 @@ class Rendezvous:
         self._tried |= {command.engine for command in commands if isinstance(command, Dispatch)}
 
     def score(self, step: StepView, engine: EngineView, world: World, *, now: Instant) -> float:
-        able = _able(step, [e for e in world.engines.values() if e.is_up])
+        up = [e for e in world.engines.values() if e.is_up]
+        able = _able(step, [e for e in up if serves(e.capabilities, step.model)])
         if not _takes(engine, step) and any(_takes(e, step) for e in able):
             return -_IMPOSSIBLE
         if self._is_roomy(step, able):
@@ -143,7 +145,7 @@ class Rendezvous:
         home = self._kept_by(step, able, world, now=now)
         if home is not None and home is not engine:
             return -_AWAY
-        answers, usual_ns = self._answers(step, world), _usual_ns(world)
+        answers, usual_ns = self._answers(step, world), _usual_ns(step, world)
         return -self._cost(step, engine, world, answers=answers, usual_ns=usual_ns, now=now)
 
     def best(
@@ -158,7 +160,7 @@ class Rendezvous:
         home = self._kept_by(step, engines, world, now=now)
         if home is not None:
             return home
-        answers, usual_ns = self._answers(step, world), _usual_ns(world)
+        answers, usual_ns = self._answers(step, world), _usual_ns(step, world)
 
         def key(engine: EngineView) -> tuple[float, EngineId]:
             cost = self._cost(step, engine, world, answers=answers, usual_ns=usual_ns, now=now)
@@ -260,7 +262,8 @@ def _takes(engine: EngineView, step: StepView) -> bool:
     return longest is None or step.prompt_tokens <= longest
 
 
-def _usual_ns(world: World) -> float:
-    """What an output token costs in the fleet, in the mean."""
-    prices = [engine.decode_ns for engine in world.engines.values() if engine.is_up]
+def _usual_ns(step: StepView, world: World) -> float:
+    """What an output token costs on the engines that have its model, in the mean."""
+    up = [engine for engine in world.engines.values() if engine.is_up]
+    prices = [engine.decode_ns for engine in up if serves(engine.capabilities, step.model)]
     return sum(prices) / max(1, len(prices))

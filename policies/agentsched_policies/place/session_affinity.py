@@ -13,7 +13,8 @@ class SessionAffinity(Affinity):
 
     `speed`: whether what runs on an engine counts by how long its tokens take there, so that a new
     program goes where it will be done first and not where the fewest steps run. Prices are learnt;
-    those within a half of the fleet's mean count as alike, since they follow the load as well.
+    those within a half of the mean of all engines with its model count as alike, since they follow
+    the load as well.
     """
 
     def __init__(self, *, speed: bool = False) -> None:
