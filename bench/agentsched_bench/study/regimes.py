@@ -74,7 +74,7 @@ class ArmRow(msgspec.Struct, kw_only=True):
     slowdown_p95: float | None
     ttft_max_s: float
     cached_share: float | None
-    again_tokens: int
+    again_tokens: int | None
     failed: int
     ratio: tuple[float, float, float] | None
     verdict: Verdict | None

@@ -77,9 +77,10 @@ class _Remembering(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if self.error is not None:
             return 0
+        broken: tuple[type[Exception], ...] = (EOFError, ValueError, *decompress_errors())
         try:
             data = self._file.read1(len(buffer))
-        except (EOFError, ValueError, *decompress_errors()) as error:
+        except broken as error:
             self.error = error
             return 0
         buffer[: len(data)] = data
