@@ -8,93 +8,31 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from desk import HEAD, Desk, sent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shorthand import answered, arrived, at, finished, prefix, reported
 
 from agentsched.compose import SchedulerConfig, build_scheduler
-from agentsched.kernel import Scheduler
 from agentsched.model import (
     SECOND,
-    Cancel,
-    CancelReason,
     Capabilities,
-    Command,
     ConversationId,
-    Dispatch,
     EngineId,
     EngineLost,
     Instant,
-    Limits,
-    Lineage,
     Nanos,
     PolicyError,
     ProgramId,
     Reject,
     RejectReason,
-    StepClass,
     StepId,
-    StepStarted,
     TimerFired,
     seconds,
 )
-from agentsched.policy import Choice, Held
+from agentsched.policy import Held
 from agentsched_policies.admit.working_set import WorkingSet
 from agentsched_policies.live_programs import LivePrograms
-
-HEAD = prefix("head", 1_000)
-
-
-class Desk:
-    """One engine of 10,000 tokens; instants are seconds, names are programs."""
-
-    def __init__(self, *, wait_s: float = 20.0, kv_tokens: int = 10_000, **params: object) -> None:
-        admit = Choice(name="working-set", params={"cold_tokens": 100_000, **params})
-        limits = Limits(wait_ns_max=seconds(wait_s))
-        config = SchedulerConfig(profile="agentsched", choices={"admit": admit}, limits=limits)
-        self.scheduler: Scheduler = build_scheduler(config)
-        self.steps: dict[str, int] = {}
-        self.feed(reported(kv_tokens=kv_tokens, cached_tokens=True), 0)
-
-    def feed(self, event: Any, time_s: float) -> tuple[Command, ...]:
-        commands = self.scheduler.handle(event, now=at(time_s))
-        self.scheduler.check()
-        return commands
-
-    def ask(self, program: str, tokens: int, *, at: float) -> list[str]:
-        number = self.steps[program] = self.steps.get(program, -1) + 1
-        step = f"{program}{number}"
-        event = arrived(step, program, tokens=tokens, prefixes=(HEAD, prefix(step, tokens)))
-        return sent(self.feed(event, at))
-
-    def night(self, program: str, tokens: int, *, at: float, **more: Any) -> list[str]:
-        """A step of background work, or of another class."""
-        number = self.steps[program] = self.steps.get(program, -1) + 1
-        step, prompt = f"{program}{number}", (HEAD, prefix(f"{program}{number}", tokens))
-        more = {"step_class": StepClass.BATCH, "prefixes": prompt, **more}
-        return sent(self.feed(arrived(step, program, tokens=tokens, **more), at))
-
-    def start(self, program: str, *, at: float) -> list[str]:
-        return sent(self.feed(StepStarted(step=StepId(f"{program}{self.steps[program]}")), at))
-
-    def answer(self, program: str, tokens: int, *, at: float, is_last: bool = False) -> list[str]:
-        """The answer makes the context `tokens` long."""
-        step = f"{program}{self.steps[program]}"
-        event = answered(step, is_last=is_last, prompt=tokens - 10, cached=0, output=10)
-        return sent(self.feed(event, at))
-
-    def turn(self, program: str, tokens: int, *, at: float) -> None:
-        """A whole turn that nobody waits for."""
-        assert self.ask(program, tokens, at=at) == [f"{program}{self.steps[program]}"]
-        self.start(program, at=at + 0.05)
-        self.answer(program, tokens + 10, at=at + 0.1)
-
-    def tick(self, *, at: float) -> list[str]:
-        return sent(self.feed(TimerFired(), at))
-
-
-def sent(commands: tuple[Command, ...]) -> list[str]:
-    return [command.step for command in commands if isinstance(command, Dispatch)]
 
 
 def test_nobody_is_held_while_things_fit() -> None:
@@ -158,39 +96,6 @@ def test_what_has_outgrown_the_cache_is_gone() -> None:
     )
     assert desk.ask("b", 8_600, at=1.2) == ["b1"]
     assert desk.ask("a", 4_100, at=1.3) == []
-
-
-@pytest.mark.parametrize("step_class", [StepClass.AUXILIARY, StepClass.PROBE])
-def test_nobody_who_has_room_waits_for_a_large_step_that_has_none(step_class: StepClass) -> None:
-    """A summary of 6,000 tokens, say, though such go before others."""
-    desk = Desk(patience=1_000.0)
-    for number, name in enumerate("ab"):
-        desk.turn(name, 4_000, at=number)
-    assert desk.ask("b", 4_100, at=2) == ["b1"]
-    assert desk.night("sum", 6_000, at=2.1, step_class=step_class) == []
-    assert desk.ask("a", 4_100, at=2.2) == ["a1"]
-    assert desk.scheduler.steps[StepId("sum0")].held_for == "memory"
-    # Whoever has no room either comes after it, and it goes at its bound at the latest.
-    assert desk.ask("c", 1_500, at=2.3) == []
-    assert desk.tick(at=22.1) == ["sum0"]
-
-
-def test_nor_over_a_tier_where_the_engines_queue_is_full() -> None:
-    desk = Desk(cheap_reload=2.0, engine_queue=0.5)
-    desk.turn("a", 1_000, at=0)
-    assert desk.ask("b", 4_000, at=1) == ["b0"]
-    assert desk.night("sum", 6_000, at=1.1, step_class=StepClass.AUXILIARY) == []
-    assert desk.ask("a", 1_100, at=1.2) == ["a1"]
-
-
-def test_background_work_makes_way_for_a_summary() -> None:
-    desk = Desk()
-    desk.turn("a", 4_000, at=0)
-    assert desk.night("night", 5_000, at=1) == ["night0"]
-    asked = arrived("sum", "sum", tokens=6_000, step_class=StepClass.AUXILIARY)
-    [stop] = desk.feed(asked, 1.1)
-    assert isinstance(stop, Cancel)
-    assert (stop.step, stop.reason) == ("night0", CancelReason.YIELDED)
 
 
 def test_an_oversize_program_runs_alone() -> None:
@@ -266,53 +171,6 @@ def test_a_child_of_a_program_that_was_served_is_never_turned_away() -> None:
     held = {step.step: step.held_for for step in desk.scheduler.steps.values()}
     assert held == {"a1": "", "new": "programs", "kid": "memory"}
     assert desk.tick(at=3.6) == ["kid"]
-
-
-def served_by_night(**params: Any) -> Desk:
-    """Three programs fill the house; a batch agent among them was answered, and is let go."""
-    desk = Desk(wait_s=0.5, swap_share=0.0001, **params)
-    desk.night("night", 3_400, at=0)
-    desk.start("night", at=0.05)
-    desk.answer("night", 3_410, at=0.1)
-    for number, name in enumerate("abc", start=1):
-        desk.turn(name, 3_500, at=number)
-    assert desk.ask("a", 9_000, at=4) == ["a1"]
-    return desk
-
-
-def test_a_batch_agent_that_was_served_before_is_never_turned_away() -> None:
-    desk = served_by_night()
-    assert desk.night("night", 3_500, at=4.1) == []
-    held = {step.step: step.held_for for step in desk.scheduler.steps.values()}
-    assert held == {"a1": "", "night1": "memory"}
-    assert desk.tick(at=4.6) == ["night1"]
-
-
-def test_a_new_batch_agent_is_one_however_often_it_comes_back() -> None:
-    """Nor does it help that it says that it goes on: nobody has answered it."""
-    desk = served_by_night()
-    for number in range(3):
-        now = 4.1 + number
-        assert desk.night("late", 3_500, at=now, lineage=Lineage.EXTENDS) == []
-        [reject] = desk.feed(TimerFired(), now + 0.5)
-        assert isinstance(reject, Reject)
-        assert (reject.reason, reject.detail) == (RejectReason.WAIT_BOUND, "programs")
-
-
-def test_a_child_of_a_batch_agent_that_was_served_is_never_turned_away() -> None:
-    desk = served_by_night()
-    kid = {"parent": ProgramId("night"), "step_class": StepClass.BATCH}
-    desk.feed(arrived("kid", "kid", tokens=3_500, **kid), 4.1)
-    assert desk.scheduler.steps[StepId("kid")].held_for == "memory"
-    assert desk.tick(at=4.6) == ["kid"]
-
-
-def test_whom_another_replica_served_is_never_turned_away_though_its_engine_is_gone() -> None:
-    desk = served_by_night()
-    moved = arrived("m", "moved", tokens=3_500, home=EngineId("lost"), home_tokens=3_000)
-    desk.feed(moved, 4.1)
-    assert desk.scheduler.steps[StepId("m")].held_for == "memory"
-    assert desk.tick(at=4.6) == ["m"]
 
 
 def test_an_engine_of_unknown_size_is_left_alone() -> None:
