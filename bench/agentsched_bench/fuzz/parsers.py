@@ -172,7 +172,9 @@ def streams(dice: Dice) -> str:
     assert b"".join(parts) + taps[1].close() == whole
     answer = taps[0].answer()
     assert answer == taps[1].answer()
-    if not hides:
+    if answer.is_given_up:  # its engine gave it up: the event that ends it is kept back
+        assert len(whole) < len(data)
+    elif not hides:
         assert whole == data
     return "complete" if answer.is_complete else "incomplete"
 
