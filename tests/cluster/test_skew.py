@@ -92,8 +92,9 @@ def test_turns_of_another_version() -> None:
     kept = [
         fields,  # before needles were kept
         [*fields, ()],  # before the turn was that it goes on from
-        [*fields, (), 6],
-        [*fields, (), 6, "of tomorrow"],
+        [*fields, (), 6],  # before other forms of its answer were kept
+        [*fields, (), 6, (b"other",), b"begun", 1],
+        [*fields, (), 6, (b"other",), b"begun", 1, "of tomorrow"],
     ]
     for data in map(msgspec.msgpack.encode, kept):
         turn = decode_turn(data)
