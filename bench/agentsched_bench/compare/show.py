@@ -233,8 +233,15 @@ def tables_of(result: CompareResult, *, width: int) -> list[Table]:
     )
     rows = [(name, [show(arm) for arm in result.summary]) for name, show in ROWS]
     rows = [(name, cells) for name, cells in rows if any(cell != "-" for cell in cells)]
+    return split_tables(title, [arm.arm for arm in result.summary], rows, width=width)
+
+
+def split_tables(
+    title: str, arms: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], *, width: int
+) -> list[Table]:
+    """Rows of a name and a cell for each arm, as tables whose cells are not cut off in `width`."""
     names = max(len(name) for name, _ in rows)
-    widths = [max(len(cells[n]) for _, cells in rows) for n in range(len(result.summary))]
+    widths = [max(len(cells[n]) for _, cells in rows) for n in range(len(arms))]
     tables: list[Table] = []
     for group in in_groups(widths, room=width - names - 2 * _BETWEEN, between=_BETWEEN):
         # Names are no markup, here and below.
@@ -246,7 +253,7 @@ def tables_of(result: CompareResult, *, width: int) -> list[Table]:
         )
         table.add_column("", no_wrap=True)
         for number in group:
-            arm = Text(result.summary[number].arm)
+            arm = Text(arms[number])
             table.add_column(arm, justify="right", overflow="fold", min_width=widths[number])
         for name, cells in rows:
             table.add_row(name, *(cells[number] for number in group))

@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from agentsched_bench.compare.show import in_groups
+from agentsched_bench.compare.show import split_tables
 from agentsched_bench.live.results import ArmSummary, Result
 from agentsched_bench.workload.statistics import Spread
-
-#: Characters between two columns.
-_BETWEEN: Final = 2
 
 
 def _time(value: float) -> str:
@@ -105,25 +100,8 @@ def summary_tables(result: Result, *, width: int) -> list[Table]:
     title = (
         f"{result.trace.name}{kind}: {result.trace.programs} programs, {result.trace.calls} calls"
     )
-    columns = [[show(arm) for _, show in _ROWS] for arm in result.summary]
-    widths = [max(len(cell) for cell in column) for column in columns]
-    names = max(len(name) for name, _ in _ROWS)
-    tables: list[Table] = []
-    for group in in_groups(widths, room=width - names - 2 * _BETWEEN, between=_BETWEEN):
-        table = Table(
-            title=Text("" if tables else title),
-            title_justify="left",
-            box=box.SIMPLE,
-            padding=(0, 1, 0, 0),
-        )
-        table.add_column("", no_wrap=True)
-        for number in group:
-            arm = Text(result.summary[number].arm)
-            table.add_column(arm, justify="right", overflow="fold", min_width=widths[number])
-        for number, (name, _) in enumerate(_ROWS):
-            table.add_row(name, *(columns[arm][number] for arm in group))
-        tables.append(table)
-    return tables
+    rows = [(name, [show(arm) for arm in result.summary]) for name, show in _ROWS]
+    return split_tables(title, [arm.arm for arm in result.summary], rows, width=width)
 
 
 def print_summary(result: Result, *, console: Console) -> None:
