@@ -18,6 +18,7 @@ from agentsched.ports import EngineRequest
 from agentsched_adapters.http_connection import Connection, Exchange
 from agentsched_adapters.http_pool import HttpPool
 from agentsched_adapters.unpacking import coding_of, unpacked
+from agentsched_adapters.whole import read_whole
 
 #: Headers of one connection, not of the message (RFC 9110, 7.6.1), in lower case.
 HOP_BY_HOP: Final = frozenset(
@@ -38,8 +39,6 @@ _NOT_SENT: Final = frozenset({"host", "content-length", "expect"})
 _NOT_SENT_WITH_KEY: Final = _NOT_SENT | {"authorization"}
 #: Methods that say how long their body is also where it is empty.
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
-#: An answer that is read whole; the longest are metrics, and the tokens of a long prompt.
-_READ_BYTES_MAX: Final = 64 << 20
 #: Methods that may be repeated (RFC 9110, 9.2.2).
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
@@ -101,14 +100,7 @@ class HttpAnswer:
             yield chunk
 
     async def read(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for chunk in self.chunks():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > _READ_BYTES_MAX:
-                raise EngineError(f"the answer is larger than {_READ_BYTES_MAX} bytes")
-        return b"".join(parts)
+        return await read_whole(self.chunks())
 
     async def aclose(self) -> None:
         """Close; a body that is not at its end takes the connection with it."""

@@ -12,10 +12,10 @@ from typing import Final
 
 from agentsched.model import EngineError
 from agentsched.ports import EngineAnswer
+from agentsched_adapters.whole import read_whole
 
 #: Bytes that are unpacked at once: a little that comes in may be very much that goes out.
 _PIECE: Final = 1 << 18
-_READ_BYTES_MAX: Final = 64 << 20
 #: For `zlib`: 16 is for gzip's frame around it.
 _FRAMED: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
 _CODINGS: Final = {**_FRAMED, "deflate": zlib.MAX_WBITS}
@@ -65,14 +65,7 @@ class Unpacked:
                 yield part
 
     async def read(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for part in self.chunks():
-            parts.append(part)
-            size += len(part)
-            if size > _READ_BYTES_MAX:
-                raise EngineError(f"the answer is larger than {_READ_BYTES_MAX} bytes")
-        return b"".join(parts)
+        return await read_whole(self.chunks())
 
     async def aclose(self) -> None:
         await self._answer.aclose()

@@ -1,4 +1,4 @@
-"""An engine's answer as it comes: a stream and how it begins, or a whole body, bounded."""
+"""An engine's answer as it comes: a stream and how it begins, and what packs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from agentsched.model import EngineError, EngineUnreachable
+from agentsched.model import EngineUnreachable
 from agentsched.ports import EngineAnswer
 from agentsched.proxy import refusal
 from agentsched.proxy.fleet import Member
@@ -18,8 +18,6 @@ from agentsched_adapters.unpacking import coding_of, unpacked
 
 log = logging.getLogger(__name__)
 
-#: An answer that is not streamed is read whole, so it needs a ceiling.
-_BYTES_MAX: Final = 64 << 20
 #: Announcements repeat what was asked; an engine that goes on announcing is relayed all the same.
 _ANNOUNCED_BYTES_MAX: Final = 16 << 20
 
@@ -91,19 +89,3 @@ async def beginning(
     if not tap.is_over:
         raise EngineUnreachable("the answer ended before it began")
     return b"".join(held)
-
-
-async def read_whole(answer: EngineAnswer) -> bytes:
-    """The answer's body.
-
-    Raises:
-        EngineError: it is too large, or the connection broke.
-    """
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in answer.chunks():
-        parts.append(chunk)
-        size += len(chunk)
-        if size > _BYTES_MAX:
-            raise EngineError(f"the answer is larger than {_BYTES_MAX} bytes")
-    return b"".join(parts)

@@ -52,7 +52,6 @@ from agentsched.proxy.early import EarlyStream, bounded, keep_alive_after
 from agentsched.proxy.engine_answer import (
     beginning,
     is_event_stream,
-    read_whole,
     readable,
     strict_json,
 )
@@ -71,6 +70,7 @@ from agentsched.proxy.splicing import forward_body
 from agentsched.proxy.sse import SseTap
 from agentsched.proxy.tools import finished_step, finished_tools
 from agentsched.proxy.wire import parse_request
+from agentsched_adapters.whole import read_whole
 
 #: What a response in the background says first.
 _ACCEPTED: Final = frozenset({"queued", "in_progress"})
@@ -364,7 +364,7 @@ class Generation:
     async def _whole(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
         if await self._opened() is not None:
             raise EngineError(refusal.NOT_STREAMED)
-        body = await read_whole(answer)
+        body = await read_whole(answer.chunks())
         seen = read_answer(self._parsed.dialect, body)
         if seen.is_given_up:
             raise EngineUnreachable(refusal.GIVEN_UP)
@@ -459,7 +459,7 @@ class Generation:
 
     async def _pass_error(self, answer: EngineAnswer, verdict: Dispatch) -> web.StreamResponse:
         is_open = await self._opened() is not None
-        body = await read_whole(answer)
+        body = await read_whole(answer.chunks())
         reason = f"status {answer.status}"
         self._judge(verdict.engine, answer.status, reason)
         self._end(StepFailed(step=self._step, reason=reason))

@@ -12,7 +12,7 @@ import pytest
 
 from agentsched.model import EngineError, EngineTimeout, EngineUnreachable
 from agentsched.ports import EngineRequest
-from agentsched_adapters import openai_http
+from agentsched_adapters import whole
 from agentsched_adapters.openai_http import HttpLimits, OpenAiHttp
 
 Read = Callable[[asyncio.StreamReader], Awaitable[tuple[bytes, bytes]]]
@@ -168,7 +168,7 @@ async def test_an_answer_that_is_read_whole_has_an_end(
     server: Any, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A probe that was answered without end would fill the memory before its time is up."""
-    monkeypatch.setattr(openai_http, "_READ_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(whole, "BYTES_MAX", 1 << 20)
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read(reader)

@@ -395,7 +395,7 @@ class TestFailingEngines:
     async def test_an_answer_without_end(
         self, proxy: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("agentsched.proxy.engine_answer._BYTES_MAX", 1_000)
+        monkeypatch.setattr("agentsched_adapters.whole.BYTES_MAX", 1_000)
 
         async def script(exchange: Exchange) -> None:
             await exchange.whole(200, b"x" * 5_000)
