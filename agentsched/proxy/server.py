@@ -7,6 +7,7 @@ take for ever over its first headers; a few thousand such connections would fill
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from http import HTTPStatus
 from typing import Any, Final
@@ -28,6 +29,27 @@ _LOOKS_PER_TIMEOUT: Final = 4
 class Connection(web.RequestHandler):
     """The library's connection, with our answer to bytes that it cannot read."""
 
+    def __init__(self, *args: Any, lingering_time: float, **kw: Any) -> None:
+        super().__init__(*args, lingering_time=lingering_time, **kw)
+        self._patience_s = lingering_time
+
+    async def hear_out(self) -> None:
+        """Read and drop what still comes, until the client closes or `lingering_time` is over.
+
+        A socket that is closed with bytes unread is reset, and a reset takes back what the client
+        has not read yet: our answer. The library does this for bodies, not for what is no HTTP.
+        """
+        transport = self.transport
+        if transport is None:
+            return
+        self.close()  # from here on what is received is dropped, and the handler is the last one
+        with contextlib.suppress(RuntimeError):  # uvloop's word for "is not paused"
+            transport.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
+        # Cancelled when the connection is lost: then there is nobody left to wait for.
+        await asyncio.sleep(self._patience_s)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -47,8 +69,8 @@ class Connection(web.RequestHandler):
             code, text = "internal_error", "The proxy failed on this request; its log says how."
         body = error_body(Dialect.OTHER, status=status, message=text, code=code)
         headers = {"Server": "agentsched"}
-        response = web.Response(
-            status=status, body=body, headers=headers, content_type="application/json"
+        response = _LastAnswer(
+            self, status=status, body=body, headers=headers, content_type="application/json"
         )
         response.force_close()
         return response
@@ -57,6 +79,19 @@ class Connection(web.RequestHandler):
         """Log a failure, unless it is a body that cannot be read: the client has its answer."""
         if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kw)
+
+
+class _LastAnswer(web.Response):
+    """What a connection ends with that is read no further."""
+
+    def __init__(self, connection: Connection, **kw: Any) -> None:
+        super().__init__(**kw)
+        self._connection = connection
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the answer, and keep the connection until it can have been read."""
+        await super().write_eof(data)
+        await self._connection.hear_out()
 
 
 class ConnectionGuard:

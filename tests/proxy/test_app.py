@@ -118,6 +118,39 @@ class TestGarbage:
             assert b"bad_http" in await reader.read()
         writer.close()
 
+    async def test_megabytes_behind_it_do_not_cost_the_answer(self, proxy: Any) -> None:
+        # A socket that is closed with bytes unread is reset, and then the client reads nothing.
+        reader, writer = await proxy.raw(self.beginning)
+        async with asyncio.timeout(60):
+            for _ in range(48):
+                writer.write(b"x" * (1 << 20))
+                await writer.drain()
+            status, _, said = parsed(await reader.read())
+        assert (status, said["error"]["code"]) == (400, "bad_http")
+        writer.close()
+
+    async def test_who_never_stops_is_let_go(self, start: Any, upstream: Upstream) -> None:
+        async with start(upstream.url, http={"body_timeout": "200ms"}) as proxy:
+            reader, writer = await proxy.raw(self.beginning)
+            async with asyncio.timeout(60):
+                assert b"bad_http" in await reader.read()
+                with pytest.raises(ConnectionError):
+                    await self.never_stop(writer)
+            writer.close()
+
+    @staticmethod
+    async def never_stop(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    #: No HTTP, for it says twice what its body is; and the body would be long.
+    beginning = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: a/b\r\n"
+        b"content-type: a/b\r\ncontent-length: %d\r\n\r\n" % (48 << 20)
+    )
+
 
 class TestHeaderLimits:
     @pytest.mark.parametrize(
