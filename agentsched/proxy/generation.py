@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -17,13 +16,11 @@ from typing import Final
 from aiohttp import web
 
 from agentsched.model import (
-    MILLISECOND,
     Dispatch,
     EngineError,
     EngineId,
     EngineUnreachable,
     Instant,
-    Nanos,
     Reject,
     StepCancelled,
     StepFailed,
@@ -31,7 +28,6 @@ from agentsched.model import (
     StepId,
     StepStarted,
     between,
-    in_seconds,
 )
 from agentsched.ports import Engine, EngineAnswer, EngineRequest
 from agentsched.proxy import headers as header_rules
@@ -40,7 +36,6 @@ from agentsched.proxy.access.ownership import (
     ENGINE_REFUSES_US,
     check_previous,
     is_about_our_key,
-    own_names,
 )
 from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.access.redact import redact
@@ -56,17 +51,16 @@ from agentsched.proxy.engine_answer import (
     strict_json,
 )
 from agentsched.proxy.errors import stream_error
+from agentsched.proxy.explaining import explanation, with_ours
 from agentsched.proxy.families import family_of
 from agentsched.proxy.gateway import Gateway
 from agentsched.proxy.host import Interrupted, Stop, Ticket
 from agentsched.proxy.identity import Evidence, Identity
-from agentsched.proxy.identity.cookie import TURN_STATE, takes_cookies
+from agentsched.proxy.outgoing import outgoing
 from agentsched.proxy.receive import Received, request_id
 from agentsched.proxy.request import Dialect, ParsedRequest
 from agentsched.proxy.resends import Sent
-from agentsched.proxy.salting import cache_salt
 from agentsched.proxy.sending import send
-from agentsched.proxy.splicing import forward_body
 from agentsched.proxy.sse import SseTap
 from agentsched.proxy.tools import finished_step, finished_tools
 from agentsched.proxy.wire import parse_request
@@ -326,38 +320,15 @@ class Generation:
             await answer.aclose()
 
     def _outgoing(self, engine: Engine, verdict: Dispatch) -> EngineRequest:
-        identity = self._identity
-        fields = engine.admission_fields(
-            priority=verdict.priority,
-            session=str(identity.conversation),
-            program=str(identity.program),
-            tenant=str(identity.tenant),
-            is_kept=identity.step_class.is_work and self._gateway.may_pin,
-        )
-        if engine.capabilities.cache_salt:
-            own = self._parsed.fields.get("cache_salt")
-            fields = {**fields, **cache_salt(self._gateway.config, identity.tenant, own=own)}
-        headers = header_rules.to_engine(
-            self._received.pairs,
-            request_id=self._received.engine_request_id,
-            with_credentials=self._gateway.forwards_credentials(
-                engine.id, principal_of(self._request)
-            ),
-            own_key=self._gateway.own_key,
-        )
-        turn = engine.admission_headers(priority=verdict.priority)
-        headers = header_rules.with_turn(self._gateway.notes.sign(self._step, headers), turn)
-        unnamed = own_names(self._gateway, self._parsed)
-        body = self._call_ids.request(forward_body(self._parsed, fields=fields, drop=unnamed))
-        target = self._received.target
-        idles: Mapping[str, Nanos] = self._gateway.config.upstream.idle_timeouts  # type: ignore[assignment]  # keys are words
-        idle = idles.get(self._parsed.dialect.value)
-        self._sent = EngineRequest(
-            method="POST",
-            target=target,
-            headers=headers,
-            body=body,
-            idle_s=None if idle is None else in_seconds(idle),
+        self._sent = outgoing(
+            self._gateway,
+            engine,
+            verdict,
+            received=self._received,
+            parsed=self._parsed,
+            identity=self._identity,
+            principal=principal_of(self._request),
+            call_ids=self._call_ids,
         )
         return self._sent
 
@@ -553,36 +524,16 @@ class Generation:
         self._gateway.index.abandoned(self._identity, now=self._host.now())
 
     def _headers(self, answer: EngineAnswer, verdict: Dispatch) -> list[tuple[str, str]]:
-        member = self._gateway.fleet.members.get(verdict.engine)
-        theirs = header_rules.to_client(
-            answer.headers, status=answer.status, engine_url=member.url if member else ""
-        )
         ours = self._explanation(verdict)
-        if any(name.lower() == TURN_STATE for name, _ in theirs):
-            ours = [pair for pair in ours if pair[0] != TURN_STATE]  # it has a cookie of its own
-        return [*theirs, *ours]
+        return with_ours(self._gateway, answer, ours, engine=verdict.engine)
 
     def _explanation(self, verdict: Dispatch | None) -> list[tuple[str, str]]:
-        """Our response headers: whose request this was, where it went and why."""
-        identity = self._identity
-        ours = [
-            ("x-request-id", self._received.request_id),
-            ("x-agentsched-program", header_rules.ascii_only(identity.program)),
-            ("x-agentsched-conversation", header_rules.ascii_only(identity.conversation)),
-            ("x-agentsched-step", str(identity.step)),
-        ]
-        if takes_cookies(self._received.headers):
-            ours.append((TURN_STATE, self._gateway.index.cookie(identity)))
-        if verdict is not None:
-            ours.append(("x-agentsched-engine", str(verdict.engine)))
-            ours.append(("x-agentsched-decision", self._decision(verdict)))
-        return ours
-
-    def _decision(self, verdict: Dispatch) -> str:
-        waited = between(self._arrived_at, self._sent_at) // MILLISECOND
-        return (
-            f"order={verdict.order} place={verdict.place} wait_ms={waited}"
-            f" pin={verdict.pin} bypassed={verdict.bypassed} as={self._identity.evidence.value}"
+        return explanation(
+            self._gateway,
+            self._identity,
+            verdict,
+            received=self._received,
+            waited=between(self._arrived_at, self._sent_at),
         )
 
     async def _refuse(self, no: refusal.Refusal, verdict: Dispatch | None) -> web.StreamResponse:
