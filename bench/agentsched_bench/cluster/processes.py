@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from agentsched.model import EngineTimeout, EngineUnreachable
+from agentsched_bench.cluster.tree import groups_of
 
 _LOOK_EVERY_S: Final = 0.05
 _EXIT_S: Final = 60.0
@@ -27,8 +28,8 @@ class Member:
     """A process that answers `GET ready` with 200 when it serves.
 
     `prefix` goes before the command (to run it in a network namespace, say). One that has processes
-    in sessions of their own is given `stop_s` to end them before it is killed by `close`. It serves
-    within `start_s` of its start, unless it is said otherwise there.
+    in groups of their own is given `stop_s` to end them before it is killed by `close`. It serves
+    within `start_s` of its start.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Member:
         """Whether its process is there, stopped or not."""
         return self._process is not None and self._process.poll() is None
 
-    async def start(self, *, within_s: float | None = None) -> None:
+    async def start(self) -> None:
         """Start it and wait until it serves.
 
         Raises:
@@ -86,8 +87,7 @@ class Member:
         assert not self.is_running
         self._began_ns = time.time_ns()
         self._process = self._begin()
-        within_s = self._start_s if within_s is None else within_s
-        until = asyncio.get_running_loop().time() + within_s
+        until = asyncio.get_running_loop().time() + self._start_s
         while not await asyncio.to_thread(self._is_ready):
             if self._process.poll() is not None:
                 raise EngineUnreachable(f"{self.name} ended: {self.last_words()}")
@@ -114,10 +114,15 @@ class Member:
             return False
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to it and to all that it started."""
-        if self._process is not None:
+        """Send a signal to it and to all that it started, in whichever groups they are."""
+        if self._process is None:
+            return
+        # Asked first: whoever is killed has no children any more. One that has ended has none, and
+        # its number may be another's by now.
+        groups = groups_of(self.pid) if self.is_running else [self.pid]
+        for group in groups:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+                os.killpg(group, number)
 
     async def kill(self) -> None:
         """As a crash does."""

@@ -288,10 +288,11 @@ async def _start_engines(stage: Cluster, stack: contextlib.AsyncExitStack) -> No
             host=host,
             prefix=inside.prefix if inside is not None else (),
             stop_s=20.0 if options.engine_kind == "vllm" else 0.0,
+            start_s=300.0,
         )
         stack.callback(engine.close)
         stage.engines.append(engine)
-    await asyncio.gather(*(engine.start(within_s=300) for engine in stage.engines))
+    await asyncio.gather(*(engine.start() for engine in stage.engines))
 
 
 def _start_services(stage: Cluster, stack: contextlib.AsyncExitStack) -> None:
