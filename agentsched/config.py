@@ -31,7 +31,7 @@ from pydantic_settings import (
 
 from agentsched.compose import SchedulerConfig
 from agentsched.config_access import AuthConfig, TlsConfig
-from agentsched.config_base import HeaderName, Key, OurKey, Part, Secret, Span
+from agentsched.config_base import HeaderName, Key, OurKey, Part, Secret, Span, TcpAddress
 from agentsched.config_reading import Environment, explain, over, read_file
 from agentsched.config_telemetry import TelemetryConfig
 from agentsched.config_trust import BreakerConfig, IdempotencyConfig, RetriesConfig
@@ -105,6 +105,9 @@ class EngineConfig(Part):
     )
     lmcache_instance: str = Field(
         default="", max_length=128, description="its `lmcache_instance_id` there; else its name"
+    )
+    kv_events: TcpAddress | None = Field(
+        default=None, description="where a vLLM publishes its KV events, as `tcp://gpu-1:5557`"
     )
 
     @property

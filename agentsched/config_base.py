@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final
 
 from pydantic import (
@@ -82,6 +83,21 @@ OurKey = Annotated[Secret, AfterValidator(_stripped), AfterValidator(_sendable)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_stripped), AfterValidator(_sendable)]
 #: A header's name as HTTP has it; an empty one is no request's.
 HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$")]
+
+
+def _reachable(address: str) -> str:
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not (address.startswith("tcp://") and re.fullmatch(r"[0-9]{1,5}", port)):
+        raise ValueError("write tcp://HOST:PORT")
+    if not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+", host):
+        raise ValueError("write the host of tcp://HOST:PORT; the engine binds to `*`, we go to it")
+    if not 0 < int(port) < 65_536:
+        raise ValueError("a port is a number from 1 to 65535")
+    return address
+
+
+#: Where somebody publishes over ZeroMQ.
+TcpAddress = Annotated[str, AfterValidator(_reachable)]
 
 
 class Part(BaseModel):

@@ -112,6 +112,10 @@ class TestErrors:
             ("[policies.order]\nparams = {}", "policies.order.name: Field required"),
             ("[[engines]]\nid = 'x'", "engines.0.url: Field required"),
             ("[[engines]]\nurl = 'http://h?x=1'", "engines.0.url: an engine's URL has no user"),
+            ("[[engines]]\nurl = 'http://h'\nkv_events = 'h:5557'", "write tcp://HOST:PORT"),
+            ("[[engines]]\nurl = 'http://h'\nkv_events = 'tcp://*:5557'", "we go to it"),
+            ("[[engines]]\nurl = 'http://h'\nkv_events = 'tcp://h:0'", "from 1 to 65535"),
+            ("[[engines]]\nurl = 'http://h'\nkv_events = 'tcp://u@h:1'", "write the host"),
             ("port = 1\nhost = 1\n[http]\nx = 1", "(and 1 more)"),
             ("port =", "is not TOML"),
             *(

@@ -18,12 +18,13 @@ async def detect(
     limits: HttpLimits | None = None,
     api_key: str | None = None,
     priority: bool | None = None,
+    kv_events: str | None = None,
 ) -> OpenAiCompatibleEngine:
     """The adapter for the engine at `url`, not yet probed.
 
     vLLM is what exports metrics under vLLM's names, the embedded engine included; SGLang is what
     says that it owns its models; anything else that lists its models is OpenAI-compatible.
-    `priority` is as in `VllmEngine`.
+    `priority` and `kv_events` are as in `VllmEngine`, and for no other make.
 
     Raises:
         ConfigError: not a URL.
@@ -32,7 +33,9 @@ async def detect(
     http = OpenAiHttp(url, limits=limits, api_key=api_key)
     try:
         if await _has_vllm_metrics(http):
-            return VllmEngine(id, url, limits=limits, api_key=api_key, priority=priority)
+            return VllmEngine(
+                id, url, limits=limits, api_key=api_key, priority=priority, kv_events=kv_events
+            )
         status, body = await http.fetch("GET", "/v1/models", timeout_s=PROBE_TIMEOUT_S)
     finally:
         await http.aclose()

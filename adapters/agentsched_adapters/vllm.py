@@ -38,6 +38,7 @@ from agentsched.model import (
     Prefetch,
     Unpin,
 )
+from agentsched_adapters.kv_events import KvEvents
 from agentsched_adapters.openai_compatible import (
     PROBE_TIMEOUT_S,
     OpenAiCompatibleEngine,
@@ -144,7 +145,8 @@ class _ServerInfo(msgspec.Struct):
 class VllmEngine(OpenAiCompatibleEngine):
     """One vLLM server. Implements `agentsched.ports.Engine` and `HintSink`.
 
-    `priority`: the operator's word on `--scheduling-policy`; None asks the engine.
+    `priority`: the operator's word on `--scheduling-policy`; None asks the engine. `kv_events`: the
+    address at which it publishes what enters and leaves its cache, as `tcp://host:5557`.
     """
 
     def __init__(
@@ -155,8 +157,10 @@ class VllmEngine(OpenAiCompatibleEngine):
         limits: HttpLimits | None = None,
         api_key: str | None = None,
         priority: bool | None = None,
+        kv_events: str | None = None,
     ) -> None:
         super().__init__(id, url, limits=limits, api_key=api_key)
+        self._events = None if kv_events is None else KvEvents(id, kv_events)
         self._declared_priority = priority
         self._version = ""
         self._trials = _Trials()
@@ -197,6 +201,11 @@ class VllmEngine(OpenAiCompatibleEngine):
         return not (self._trials.is_complete and self._is_plugin_known)
 
     @property
+    def hears_events(self) -> bool:
+        """Whether its KV events come in."""
+        return self._events is not None and self._events.is_heard
+
+    @property
     def _takes_priority(self) -> bool:
         return self.priority_answer in (PriorityAnswer.TAKEN, PriorityAnswer.CONFIRMED)
 
@@ -214,6 +223,8 @@ class VllmEngine(OpenAiCompatibleEngine):
             self._trials = await self._try(models[0], cache)
             self._process = process
         self._has_plugin = await self._find_plugin(was_there=is_same and self._has_plugin)
+        if self._events is not None:
+            self._events.start()
         self._capabilities = Capabilities(
             prefix_cache=cache.prefix_cache,
             pins=self._has_plugin,
@@ -251,7 +262,7 @@ class VllmEngine(OpenAiCompatibleEngine):
             kv_usage=None if usage is None else min(1.0, max(0.0, usage / lines)),
             preemptions=_count(self._named(page, *_PREEMPTIONS)),
             computed_tokens=_computed(page),
-            gone=await self._gone(),
+            gone=await self._gone() + (self._events.take_gone() if self._events else ()),
         )
 
     def admission_fields(
@@ -297,6 +308,11 @@ class VllmEngine(OpenAiCompatibleEngine):
             EngineError: the engine did not answer.
         """
         return await self._plugin.state() if self._has_plugin else None
+
+    async def aclose(self) -> None:
+        if self._events is not None:
+            await self._events.aclose()
+        await super().aclose()
 
     async def _look(self) -> bytes:
         """The page of gauges, of the process that gave the one before."""

@@ -334,17 +334,22 @@ def _member(engine: EngineConfig, config: Config) -> Member:
         idle_s=in_seconds(upstream.idle_timeout),
     )
     api_key = engine.api_key.get_secret_value() if engine.api_key else None
+    heard = engine.kv_events
 
     async def connect() -> Engine:
         match engine.kind:
             case "vllm":
-                return VllmEngine(key, engine.base_url, limits=limits, api_key=api_key)
+                return VllmEngine(
+                    key, engine.base_url, limits=limits, api_key=api_key, kv_events=heard
+                )
             case "sglang":
                 return SglangEngine(key, engine.base_url, limits=limits, api_key=api_key)
             case "openai":
                 return OpenAiCompatibleEngine(key, engine.base_url, limits=limits, api_key=api_key)
             case "auto":
-                return await detect(key, engine.base_url, limits=limits, api_key=api_key)
+                return await detect(
+                    key, engine.base_url, limits=limits, api_key=api_key, kv_events=heard
+                )
 
     tier = None
     if engine.lmcache is not None:

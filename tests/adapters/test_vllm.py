@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -12,6 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from plugin_state import plugin_state
+from zmtp_publisher import publishing, removed, stored
 
 from agentsched.model import (
     Capabilities,
@@ -493,3 +495,18 @@ async def test_the_plugin_is_asked_seldom(script: Script, make: Any) -> None:
     for _ in range(5):
         await engine.load()
     assert script.states == 1
+
+
+async def test_what_its_events_tell_is_in_its_next_reading(make: Any) -> None:
+    async with publishing() as publisher:
+        engine = make(kv_events=publisher.address)
+        await engine.probe()
+        await engine.probe()  # and hears it once
+        await publisher.subscribed.wait()
+        publisher.publish(stored(1, to="a"), stored(2, to="b"))
+        publisher.publish(removed(1))
+        async with asyncio.timeout(20):
+            while not (gone := (await engine.load()).gone):
+                pass
+        assert gone == ("a",)
+        assert (await engine.load()).gone == ()

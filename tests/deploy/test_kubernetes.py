@@ -134,6 +134,7 @@ def test_engines_are_what_the_configuration_takes(chart: ModuleType) -> None:
     engines += [{"id": kind, "url": "http://gpu-1:8000", "kind": kind} for kind in kinds]
     engines[0] |= {"models": ["an-adapter", 'a "b" <c>']}
     engines[1] |= {"lmcache": "http://lmcache:9000", "lmcache_instance": "one"}
+    engines[2] |= {"kv_events": "tcp://gpu-1:5557"}
     jsonschema.validate(chart.values_of(chart.CHART, {"engines": engines}), schema)
     found = by_kind(objects(chart.render({"engines": engines})))
     config = Config(**tomllib.loads(found["ConfigMap"]["data"]["agentsched.toml"]))

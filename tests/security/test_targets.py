@@ -73,6 +73,23 @@ async def test_the_controller_of_tiers_is_a_target_too(url: str, allowed: tuple[
 
 
 @pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("tcp://169.254.169.254:80", ()),
+        ("tcp://[fe80::1]:5557", ()),
+        ("tcp://10.1.2.3:5557", ("127.0.0.1",)),
+    ],
+)
+async def test_whoever_publishes_its_events_is_a_target_too(
+    address: str, allowed: tuple[str, ...]
+) -> None:
+    heard = EngineConfig.model_validate({"url": "http://127.0.0.1:8000", "kv_events": address})
+    with pytest.raises(ConfigError):
+        await check_target(heard, allowed)
+    await check_target(heard.model_copy(update={"kv_events": None}), allowed)
+
+
+@pytest.mark.parametrize(
     ("url", "allowed", "is_good"),
     [
         ("http://10.1.2.3:8000", ("10.0.0.0/8",), True),

@@ -14,8 +14,6 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from pydantic import AnyHttpUrl
-
 from agentsched.config import EngineConfig
 from agentsched.model import ConfigError
 
@@ -44,21 +42,24 @@ _NAMES: Final = frozenset(
 
 
 async def check_target(engine: EngineConfig, allowed: Sequence[str]) -> None:
-    """Say whether an engine may be there, and the controller of its tiers where theirs is.
+    """Say whether an engine may be there, its tiers' controller and its events where theirs are.
 
     Raises:
         ConfigError: it may not, or its name cannot be looked up.
     """
     for url in (engine.url, engine.lmcache):
         if url is not None:
-            await _check_url(url, allowed)
+            await _check_place(url.host or "", url.port or 80, allowed)
+    if engine.kv_events is not None:
+        host, _, port = engine.kv_events.removeprefix("tcp://").rpartition(":")
+        await _check_place(host, int(port), allowed)
 
 
-async def _check_url(url: AnyHttpUrl, allowed: Sequence[str]) -> None:
-    host = (url.host or "").strip("[]").rstrip(".").lower()
+async def _check_place(name: str, port: int, allowed: Sequence[str]) -> None:
+    host = name.strip("[]").rstrip(".").lower()
     if host in _NAMES:
         raise ConfigError(f"{host} is no place for an engine: it hands out credentials")
-    addresses = await _addresses(host, url.port or 80)
+    addresses = await _addresses(host, port)
     for address in addresses:
         if _is_refused(address):
             raise ConfigError(f"{host} is no place for an engine: link-local, or for credentials")

@@ -30,5 +30,8 @@ lmcache = {{ .lmcache | quote }}
 {{- if .lmcache_instance }}
 lmcache_instance = {{ .lmcache_instance | quote }}
 {{- end }}
+{{- if .kv_events }}
+kv_events = {{ .kv_events | quote }}
+{{- end }}
 {{ end }}
 {{- end }}
