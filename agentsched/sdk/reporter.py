@@ -142,7 +142,8 @@ class Reporter:
         if self._thread is None:
             return not self._queue
         with self._lock:
-            return self._lock.wait_for(lambda: self._is_idle, timeout_s)
+            # In this order: the thread is no longer idle before it takes the last one.
+            return self._lock.wait_for(lambda: not self._queue and self._is_idle, timeout_s)
 
     def stop(self, timeout_s: float = _LAST_S) -> None:
         """Send what is left, for so long at most once the HTTP client is loaded."""
@@ -200,6 +201,8 @@ class Reporter:
             while not self._wake.empty():  # what came meanwhile goes with it
                 self._wake.get()
             while self._queue:
+                with self._lock:  # it was, while it waited for a proxy that is away
+                    self._is_idle = False
                 sender, batch = self._take()
                 if not batch or self._send(batch, sender):
                     failures = 0

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -129,6 +130,54 @@ def test_what_is_refused_is_dropped(inbox: Any) -> None:
     inbox.posts.get(timeout=60)
     assert reporter().flush(60)
     assert reporter().dropped == 1
+
+
+class _Refused(Reporter):
+    """Refused, with a report that comes while the first is on its way; the second stays there."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(url="http://proxy"))
+        self.posts = 0
+        self.rests = threading.Event()
+        self.is_on_its_way = threading.Event()
+        self.goes_on = threading.Event()
+
+    def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        self.posts += 1
+        if self.posts == 1:
+            self.put({"event": "finished"})
+            return 403, b"{}"
+        self.is_on_its_way.set()
+        self.goes_on.wait(60)
+        return 202, b"{}"
+
+    def _rest(self) -> None:
+        super()._rest()
+        self.rests.set()
+
+
+def test_what_waits_behind_a_refusal_is_not_called_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread waits before it knocks again; a report in the queue was "sent or dropped"."""
+    monkeypatch.setattr(module, "_BACK_OFF_S", (3_600.0,))
+    told = _Refused()
+    told.put({"event": "started"})
+    assert told.rests.wait(60)
+    assert not told.flush(0)
+    told.stop()
+
+
+def test_what_is_on_its_way_after_a_refusal_is_not_called_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_BACK_OFF_S", (0.0,))
+    told = _Refused()
+    told.put({"event": "started"})
+    assert told.is_on_its_way.wait(60)
+    assert not told.flush(0)
+    told.goes_on.set()
+    assert told.flush(60)
+    assert (told.sent, told.dropped) == (1, 1)
+    told.stop()
 
 
 def test_a_connection_that_the_proxy_has_ended_costs_no_report(
