@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from agentsched.kernel import GraphBuilder
 from agentsched.model import (
+    Command,
     ConversationId,
     Event,
     Instant,
+    Limits,
     Nanos,
     ProgramId,
     StepClass,
@@ -22,6 +23,7 @@ from agentsched.model import (
     between,
 )
 from agentsched.policy import GraphView, ReturnView, SortKey, StepView, World
+from agentsched_graphs.builder import GraphBuilder
 
 
 class Future(Protocol):
@@ -128,6 +130,14 @@ class TrueGraphs:
 
     def observe(self, event: Event, *, now: Instant) -> None:
         self._graphs.observe(event, now=now)
+
+    def decided(self, commands: Sequence[Command], *, now: Instant) -> None:
+        # Where steps go and who is turned away is in no event: without it the forecasts that an
+        # oracle leaves as they are would be others than its profile's.
+        self._graphs.decided(commands, now=now)
+
+    def set_limits(self, limits: Limits) -> None:
+        self._graphs.set_limits(limits)
 
     def view(self, program: ProgramId) -> GraphView | None:
         graph = self._graphs.view(program)

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsched.compose import SchedulerConfig, build_scheduler
-from agentsched.kernel import JournalEntry
+from agentsched.compose import SchedulerConfig, build_graphs, build_policies, build_scheduler
+from agentsched.kernel import JournalEntry, Scheduler
 from agentsched.model import (
     ConfigError,
+    ConversationId,
     Instant,
+    Limits,
     ProgramId,
     StepArrived,
     StepFinished,
@@ -24,6 +26,7 @@ from agentsched_bench.engine.requests import EngineConfig
 from agentsched_bench.live.arrivals import parse_arrivals
 from agentsched_bench.oracles.belady import BeladyCache
 from agentsched_bench.oracles.bound import _work_s, bound_of, call_s
+from agentsched_bench.oracles.knowledge import TrueGraphs
 from agentsched_bench.sim.arms import Knows, Scenario, alone, parse_arm, run_arm, starts_of
 from agentsched_bench.sim.clients import Start
 from agentsched_bench.sim.engines import EngineTraits
@@ -40,6 +43,7 @@ from agentsched_bench.workload.shape import (
 )
 from agentsched_bench.workload.shared import limit_shared
 from agentsched_bench.workload.trace import group_programs
+from tests.helpers.shorthand import arrived, at, reported
 
 
 def scenario(*, blocks: int = 190, programs: int = 10) -> Scenario:
@@ -219,6 +223,46 @@ def test_oracles_serve_everyone(arm: str) -> None:
     made = scenario()
     outcome = run_arm(parse_arm(arm), made, seed=2)
     assert all(run.ended_at is not None and not run.is_failed for run in outcome.runs)
+
+
+class _Nobody:
+    """Knows nothing of what comes."""
+
+    def steps_left(self, program: ProgramId) -> int | None:
+        return None
+
+    def work_left_s(self, program: ProgramId) -> float | None:
+        return None
+
+    def returns_at(self, conversation: ConversationId) -> Instant | None:
+        return None
+
+
+def test_an_oracle_that_knows_nothing_is_its_profile() -> None:
+    """Its graphs were not told what is decided: where a step goes, who is turned away."""
+    limits = Limits(ready_steps_max=1, running_steps_per_engine_max=1)
+    config = SchedulerConfig(profile="agentsched", limits=limits)
+    graphs, plain = build_graphs(config), build_graphs(config)
+    seen = TrueGraphs(graphs, _Nobody(), steps=False, returns=False)
+    policies = build_policies(config)
+    oracle = Scheduler(policies=policies, limits=limits, graph=seen)
+    profile = build_scheduler(config, graph=plain)
+    for event in (reported(), *(arrived(name, name) for name in ("goes", "waits", "no room"))):
+        assert oracle.handle(event, now=at(1)) == profile.handle(event, now=at(1))
+
+    for program in map(ProgramId, ("goes", "waits", "no room")):
+        ours, theirs = graphs.graph(program), plain.graph(program)
+        assert ours is not None
+        assert theirs is not None
+        assert ours.steps == theirs.steps
+    sent = graphs.graph(ProgramId("goes"))
+    assert sent is not None
+    assert [node.engine for node in sent.steps.values()] == ["e"]
+    for each in (seen, plain):
+        each.set_limits(replace(limits, programs_max=1))
+        each.observe(arrived("late", "late"), now=at(2))
+    assert list(graphs.programs) == list(plain.programs)
+    assert len(graphs.programs) == 3
 
 
 def test_what_an_arm_knows_is_written_after_a_plus() -> None:
