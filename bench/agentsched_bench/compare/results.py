@@ -151,7 +151,10 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ArmRow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One side. `missing` says why it could not run, at all or in a later repeat."""
+    """One side. `missing` says why it could not run, at all or in a later repeat.
+
+    `has_failed`: as far as anybody knew it could be run, and then it did not start or broke off.
+    """
 
     name: str
     text: str
@@ -159,6 +162,7 @@ class ArmRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     version: str = ""
     ids: str = "none"
     missing: str = ""
+    has_failed: bool = False
 
 
 class TenantFigures(msgspec.Struct, kw_only=True):

@@ -76,12 +76,14 @@ class Store:
     def has_all(self, repeats: int) -> bool:
         """Whether each arm that can be run has so many repeats, also those left out this time.
 
-        One that ran and then did not any more can be run.
+        One that did not start can be run, and so can one that ran and then did not any more: both
+        are tried again. Only what was known not to run here before, such as a router that is not
+        installed, is no gap.
         """
         return all(
             self.has(row.name, repeat)
             for row in self.result.arms
-            if not row.missing or results.finished_runs(self.result, row.name)
+            if not row.missing or row.has_failed or results.finished_runs(self.result, row.name)
             for repeat in range(repeats)
         )
 
@@ -181,7 +183,8 @@ async def run_all(plan: Plan, store: Store, show: Show) -> None:
             except* EngineError as errors:
                 # One arm that does not start must not cost the others their runs.
                 if not store.has(side.name, repeat):
-                    store.row(side.name).missing = str(_first(errors))
+                    row = store.row(side.name)
+                    row.missing, row.has_failed = str(_first(errors)), True
             show.end(side=side.name, took_s=time.perf_counter() - begun)
     store.result.is_complete = store.has_all(len(plan.loads))
     store.save()

@@ -287,6 +287,25 @@ def test_an_arm_that_fails_in_a_later_repeat_leaves_a_result_that_is_not_complet
     assert store.has_all(3)
 
 
+def test_an_arm_that_did_not_even_start_once_leaves_a_result_that_is_not_complete(
+    comparison: Callable[..., CompareResult], tmp_path: Path
+) -> None:
+    """It could be tried again, as one that failed later; what is not installed here cannot."""
+    made = comparison({"direct": [{"a": 1.0}], "ours": [], "never": []})
+    made.arms[1].missing, made.arms[1].has_failed = "ours did not start", True
+    made.arms[2].missing = "it is not installed"
+    store = Store(made, path=tmp_path / "r.json")
+    assert not store.has_all(1)
+    store.save()
+    assert [row.has_failed for row in results.read(tmp_path / "r.json").arms] == [
+        False,
+        True,
+        False,
+    ]
+    made.arms[1].has_failed = False
+    assert store.has_all(1)
+
+
 def test_no_two_arms_write_the_same_files() -> None:
     long = "agentsched," + "x" * 80
     arms = ["fcfs", "plugin:fcfs", "plugin-fcfs", f"{long}1", f"{long}2"]
@@ -350,7 +369,8 @@ async def test_what_fails_in_a_task_of_one_arm_does_not_cost_the_others_their_ru
 
     assert [(run.arm, run.is_complete) for run in made.runs][-1] == ("direct", True)
     assert made.arms[0].missing.endswith("takes no reports of tools")
-    assert made.is_complete
+    assert made.arms[0].has_failed
+    assert not made.is_complete
 
 
 @pytest.mark.slow
@@ -407,6 +427,8 @@ def test_live_arms_are_started_measured_and_stopped(small: Path, tmp_path: Path)
     assert direct.readings
     assert all(run.machine is not None and run.machine.watched_s > 0 for run in (direct, ours))
     assert "did not start" in result.arms[2].missing
+    assert not result.is_complete
+    assert "Not all runs are done: the same command goes on" in " ".join(done.stdout.split())
     assert (tmp_path / "live.logs/agentsched-0.log").exists()
     assert (tmp_path / "live.html").stat().st_size > 20_000
 
