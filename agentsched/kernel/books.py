@@ -62,6 +62,8 @@ class Books:
         self.graph_builder = graph
         #: The instant of the turn that is under way.
         self.now = Instant(0)
+        #: That of the first turn; None before it.
+        self.began_at: Instant | None = None
         #: Live programs, the one idle for longest first.
         self._programs: OrderedDict[ProgramId, ProgramRecord] = OrderedDict()
         #: All and only steps that are not in a final state.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from agentsched.kernel.books import Books
 from agentsched.kernel.endings import serve
 from agentsched.kernel.records import ConversationRecord
+from agentsched.kernel.resumption import goes_on
 from agentsched.kernel.retention import Retention
 from agentsched.model import Command, ContinuedElsewhere, StepArrived, UnpinReason
 
@@ -29,12 +30,11 @@ def let_go(books: Books, retention: Retention, event: ContinuedElsewhere) -> lis
 
 
 def take_over(books: Books, conversation: ConversationRecord, event: StepArrived) -> None:
-    """A conversation comes from another replica: its context lies where that one left it."""
-    home = event.home
-    if home is None:
-        return
-    serve(books, books.programs[conversation.program])
-    engine = books.engines.get(home)
+    """A program that was begun elsewhere is no newcomer, and a conversation that comes from another
+    replica has its context where that one left it."""
+    if goes_on(event, books):
+        serve(books, books.programs[conversation.program])
+    engine = books.engines.get(event.home) if event.home is not None else None
     if engine is None or not engine.is_alive or conversation.active_steps:
         return
     tokens = min(event.home_tokens, event.prompt_tokens)

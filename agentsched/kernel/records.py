@@ -181,8 +181,8 @@ class ProgramRecord:
     agent: str = ""
     deadline: Instant | None = None
     steps_done: int = 0
-    #: Whether a step of what it is for was answered, batch or not, here or by another replica:
-    #: from then on it is no newcomer.
+    #: Whether a step of what it is for was answered, batch or not, here, by another replica or by
+    #: the process before this one: from then on it is no newcomer.
     was_served: bool = False
     active_steps: int = 0
     prompt_tokens: int = 0

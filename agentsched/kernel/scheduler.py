@@ -134,6 +134,8 @@ class Scheduler:
         counted and change nothing. A policy that fails is counted too (`policy_errors`).
         """
         self._now = self._books.now = now = max(self._now, now)
+        if self._books.began_at is None:
+            self._books.began_at = now
         subject = self._stories.subject(event)
         self._books.ended.clear()
         commands = self._apply(event, now=now)

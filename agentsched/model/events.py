@@ -59,7 +59,8 @@ class StepArrived:
     may set for itself (smaller is sooner). `retries` is the step that the client asks for again
     with this one: its place in the queue passes on, so the promise of a bounded wait counts on.
     `home` is the engine where another replica ran this conversation last, and `home_tokens` the
-    context that it left there.
+    context that it left there. `goes_on`: the request shows that its program was begun before it,
+    by answers in its prompt, say. That is the client's word alone.
     """
 
     step: StepId
@@ -83,6 +84,7 @@ class StepArrived:
     retries: StepId | None = None
     home: EngineId | None = None
     home_tokens: int = 0
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -233,5 +233,15 @@ class Gateway:
             retries=retries,
             home=home.engine if home is not None else None,
             home_tokens=home.tokens if home is not None else 0,
+            goes_on=identity.goes_on or self._names_elder(identity, request),
         )
         return isolated(self.config, arrived)
+
+    def _names_elder(self, identity: Identity, request: ParsedRequest) -> bool:
+        """Whether it names what must have been before it and is not known here: a response that it
+        goes on from, or its parent."""
+        previous = request.fields.get("previous_response_id")
+        if previous is not None and bytes(previous) != b"null":
+            return True
+        parent = identity.parent
+        return parent is not None and parent not in self.host.scheduler.programs

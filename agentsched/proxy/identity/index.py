@@ -43,7 +43,7 @@ from agentsched.proxy.identity.naming import (
 )
 from agentsched.proxy.identity.native import Claim, ClaimReader
 from agentsched.proxy.identity.needles import Needle, hay_of
-from agentsched.proxy.identity.place import AUXILIARY, Place, answers_of, place
+from agentsched.proxy.identity.place import AUXILIARY, Place, answers_of, goes_on, place
 from agentsched.proxy.identity.prompt import Digester, Prompt
 from agentsched.proxy.identity.records import (
     Book,
@@ -497,6 +497,7 @@ class IdentityIndex:
             prompt_tokens=max(1, round(prompt.size / ratio)),
             is_told=prompt.is_told,
             declared=claim.declared if claim is not None else NOTHING_DECLARED,
+            goes_on=goes_on(prompt, at, claim),
         )
 
     # -- remembering -----------------------------------------------------------------------------

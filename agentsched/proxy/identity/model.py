@@ -85,7 +85,7 @@ class Identity:
     first, the whole prompt last. `prompt_tokens` is an estimate; `is_told` means that all that it
     counts stands in the request as text, so that engines' counts can correct it. `turn` is the
     index's own handle for `answered`/`abandoned`, `retries` that of the turn which a retry
-    replaces.
+    replaces. `goes_on`: the request itself shows that its program was begun before it.
     """
 
     program: ProgramId
@@ -107,6 +107,7 @@ class Identity:
     declared: Declared = field(default=NOTHING_DECLARED)
     turn: int = 0
     retries: int = 0
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -253,3 +253,10 @@ def answers_of(asked: Asked, at: Place, match: Match | None) -> tuple[CallId, ..
         turns = {ref: asked.book.calls.get(ref) for ref in results}
         results = tuple(r for r, turn in turns.items() if turn is None or turn.conversation is own)
     return tuple(CallId(ref) for ref in results)
+
+
+def goes_on(prompt: Prompt, at: Place, claim: Claim | None) -> bool:
+    """Whether a request shows by itself that its program was begun before it: by what was answered
+    in it, as a sub-agent's, or by the number that its client gives it."""
+    number = claim.declared.step if claim is not None else None
+    return prompt.goes_on or at.is_subagent or (number is not None and number > 1)

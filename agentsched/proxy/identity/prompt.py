@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import msgspec
@@ -94,6 +95,14 @@ class Prompt:
     @property
     def end(self) -> bytes:
         return self.points[-1].chain
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether somebody went on after an answer: what is last may be the beginning of one."""
+        if self.is_first or not self.atoms or self.atoms[-1].kind not in _ANSWERING:
+            return not self.is_first
+        answers = [atom.kind in _ANSWERING for atom in self.atoms]
+        return any(is_one and not follows for is_one, follows in pairwise(answers))
 
 
 class Digester:
