@@ -29,7 +29,8 @@ class Answer:
     (0: it does not say). `is_complete` means that the end was seen: a stop
     reason or the dialect's last event; a cut stream is not complete, nor is one that the engine
     ended without being done (`is_given_up`). `breaks` are where in the text a further message
-    begins, as only the Responses API's answers have any.
+    begins, as only the Responses API's answers have any. `token_ids` are a completion's, packed
+    (`agentsched.proxy.token_ids`), where its client asked for them.
     """
 
     response_id: str = ""
@@ -38,6 +39,7 @@ class Answer:
     finish_reason: str = ""
     usage: Usage | None = None
     breaks: tuple[int, ...] = ()
+    token_ids: bytes = b""
     is_complete: bool = False
     is_given_up: bool = False
     is_truncated: bool = False

@@ -44,6 +44,7 @@ class _Choice(msgspec.Struct):
     index: int = 0
     message: _Message | None = None
     text: str | None = None
+    token_ids: Raw = Raw()
     finish_reason: str | None = None
 
 
@@ -134,6 +135,8 @@ def _read_chat(body: bytes, draft: AnswerDraft) -> None:
             draft.add_text(choice.text)
         if choice.message is not None:
             _read_message(choice.message, draft)
+        else:
+            draft.add_token_ids(choice.token_ids)
 
 
 def _read_message(message: _Message, draft: AnswerDraft) -> None:

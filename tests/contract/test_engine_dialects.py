@@ -128,3 +128,25 @@ async def test_tokenize_and_back(client: Any) -> None:
     status, back = await client.post("/detokenize", tokens=answer["tokens"])
     assert status == 200
     assert back["prompt"] == TEXT
+
+
+async def test_token_ids_of_answers_where_they_are_asked_for(client: Any, prompt: Any) -> None:
+    ids = prompt("ids", 96)
+    fields = {"prompt": ids, "max_tokens": 64, "ignore_eos": True}
+    status, whole = await client.post("/v1/completions", **fields, return_token_ids=True)
+    assert status == 200
+    (choice,) = whole["choices"]
+    assert choice["prompt_token_ids"] == ids
+    assert len(choice["token_ids"]) == 64
+
+    events = await client.events("/v1/completions", **fields, seed=1, return_token_ids=True)
+    choices = [choice for event in events for choice in event["choices"]]
+    assert choices[0]["prompt_token_ids"] == ids
+    assert not any(choice.get("prompt_token_ids") for choice in choices[1:])
+    assert sum(len(choice["token_ids"]) for choice in choices) == 64
+    # They are what lies in the cache: the last one was never computed.
+    assert await client.cached([*ids, *choice["token_ids"], 5]) >= 128
+
+    _, plain = await client.post("/v1/completions", **fields)
+    assert plain["choices"][0]["token_ids"] is None
+    assert plain["choices"][0]["prompt_token_ids"] is None

@@ -12,6 +12,53 @@ from agentsched.proxy.answer import Answer, AnsweredCall
 from agentsched.proxy.answers import read_answer
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.sse import SseTap
+from agentsched.proxy.token_ids import pack
+
+
+class TestTokenIds:
+    """Of completions, whose clients send ids for prompts and ask for those of the answers."""
+
+    @staticmethod
+    def chunk(**choice: object) -> bytes:
+        return data({"id": "c1", "choices": [{"index": 0, "text": "", **choice}]})
+
+    def test_of_a_stream(self) -> None:
+        answer = read(
+            Dialect.COMPLETIONS,
+            self.chunk(text="a", prompt_token_ids=[1, 2], token_ids=[7]),
+            self.chunk(text="b", token_ids=[8, 70_000]),
+            self.chunk(index=1, text="x", token_ids=[9]),
+            self.chunk(token_ids=[]),
+            self.chunk(token_ids=None),
+            self.chunk(token_ids=[2], finish_reason="stop"),
+            DONE,
+        )
+        assert answer.text == "ab"
+        assert answer.token_ids == pack([7, 8, 70_000, 2])
+
+    @pytest.mark.parametrize("ids", ["abc", {"a": 1}, [1, "b"], [-1], [1 << 40], [[1]], 7])
+    def test_what_is_none_does_no_harm(self, ids: object) -> None:
+        last = self.chunk(text="c", token_ids=[5], finish_reason="stop")
+        answer = read(Dialect.COMPLETIONS, self.chunk(text="ab", token_ids=ids), last, DONE)
+        assert (answer.text, answer.token_ids, answer.is_complete) == ("abc", b"", True)
+
+    def test_too_many_are_none(self) -> None:
+        many = self.chunk(token_ids=[100_000] * 200_000)
+        answer = read(Dialect.COMPLETIONS, many, many, many, many, self.chunk(token_ids=[1]))
+        assert answer.token_ids == b""
+
+    def test_of_a_whole_answer(self) -> None:
+        choice = {"index": 0, "text": "ab", "token_ids": [7, 8], "finish_reason": "stop"}
+        body = {"id": "c1", "choices": [choice]}
+        answer = read_answer(Dialect.COMPLETIONS, json.dumps(body).encode())
+        assert (answer.text, answer.token_ids) == ("ab", pack([7, 8]))
+
+    def test_those_of_chats_are_not_kept(self) -> None:
+        chunk = {"id": "c1", "choices": [{"index": 0, "delta": {"content": "a"}, "token_ids": [7]}]}
+        assert read(Dialect.CHAT, data(chunk), DONE).token_ids == b""
+        message = {"role": "assistant", "content": "a"}
+        body = {"id": "c1", "choices": [{"index": 0, "message": message, "token_ids": [7]}]}
+        assert read_answer(Dialect.CHAT, json.dumps(body).encode()).token_ids == b""
 
 
 class TestChat:

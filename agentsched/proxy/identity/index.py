@@ -55,6 +55,7 @@ from agentsched.proxy.identity.records import (
 from agentsched.proxy.identity.traces import Tracer
 from agentsched.proxy.identity.turns import add_turn
 from agentsched.proxy.request import ParsedRequest
+from agentsched.proxy.token_ids import ID_BYTES
 
 BYTES_PER_TOKEN: Final = 4.0
 DEFAULT_TENANT: Final = TenantId("default")
@@ -197,10 +198,10 @@ class IdentityIndex:
         named = answer.response_id if can_be_named else ""
         self._learner.answer(turn, answer, self._counts, now=now, named=named)
         self._touch(turn.conversation.program, now)
-        turn.size += len(answer.text) + sum(len(c.arguments) for c in answer.calls)
         if not turn.answer:
             return None
-        return self._digester.prefix(turn.head, turn.answer, turn.size, bytes_per_token)
+        ratio = ID_BYTES if turn.text is not None and turn.text.is_ids else bytes_per_token
+        return self._digester.prefix(turn.head, turn.answer, turn.size, ratio)
 
     def abandoned(self, identity: Identity, *, now: Instant) -> None:
         """Note that no complete answer reached the client: the same prompt may come again."""
@@ -477,6 +478,7 @@ class IdentityIndex:
         elif match is not None:
             evidence = match.evidence
         marks = (match.turn.prompt, match.turn.answer) if match is not None else ()
+        known = match.turn.text if match is not None else None
         return Identity(
             program=program,
             conversation=conversation,
@@ -493,8 +495,8 @@ class IdentityIndex:
             is_retry=at.is_retry,
             retries=match.turn.handle if at.is_retry and match is not None else 0,
             answers=answers_of(asked, at, match),
-            prefixes=self._digester.prefixes(prompt, marks, ratio),
-            prompt_tokens=max(1, round(prompt.size / ratio)),
+            prefixes=self._digester.prefixes(prompt, marks, ratio, known),
+            prompt_tokens=prompt.tokens(ratio),
             is_told=prompt.is_told,
             declared=claim.declared if claim is not None else NOTHING_DECLARED,
             goes_on=goes_on(prompt, at, claim),

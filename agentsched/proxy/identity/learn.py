@@ -27,6 +27,7 @@ from agentsched.proxy.identity.prompt import Digester, Prefill
 from agentsched.proxy.identity.records import TextEnd, Turn, TurnState
 from agentsched.proxy.identity.traces import Tracer
 from agentsched.proxy.request import ParsedRequest
+from agentsched.proxy.token_ids import ID_BYTES
 
 #: Shorter answers (`Done.`) are said by many.
 _SAID_MIN: Final = 48
@@ -53,8 +54,11 @@ class Learner:
         # Text, which is not to be held for longer, whatever became of the answer.
         prefill, turn.prefill = turn.prefill, None
         self.calls(turn, answer, counts)
+        is_ids = turn.text is not None and turn.text.is_ids
+        said = len(answer.token_ids) if is_ids else len(answer.text)
+        turn.size += said + sum(len(call.arguments) for call in answer.calls)
         if turn.text is not None:
-            self._text(turn, turn.text, answer.text)
+            self._text(turn, turn.text, answer)
         elif not answer.is_truncated:
             self._chain(turn, answer, prefill)
         self._response(turn, named)
@@ -106,13 +110,11 @@ class Learner:
             turn.said = self._digester.said(text)
             book.add_said(turn.said, turn)
 
-    def _text(self, turn: Turn, end: TextEnd, text: str) -> None:
-        """A completion's answer, as it was and trimmed, for templates differ."""
+    def _text(self, turn: Turn, end: TextEnd, answer: Answer) -> None:
+        """A completion's answer, in each of the forms in which clients send it back."""
         book = turn.conversation.program.book
-        for said in dict.fromkeys((text, text.rstrip(), text.strip())):
-            if not said.strip():
-                continue
-            tail = end.tail + said.encode("utf-8", "surrogatepass")
+        for said in _forms(end, answer):
+            tail = end.tail + said
             boundary, length = end.boundary, end.length
             for boundary, length in self._digester.boundaries_from(  # noqa: B007
                 end.boundary, end.length, tail
@@ -168,3 +170,19 @@ class Learner:
         if self.is_kept:
             needle.place = len(turn.traces)
             turn.traces += (kept(needle, self._tracer),)
+
+
+def _forms(end: TextEnd, answer: Answer) -> list[bytes]:
+    """An answer as it was and trimmed, for templates differ; of ids, with and without the last.
+
+    That one ends the turn, and many templates bring their own.
+    """
+    if end.is_ids:
+        ids = answer.token_ids
+        return [said for said in (ids, ids[:-ID_BYTES]) if said]
+    text = answer.text
+    return [
+        said.encode("utf-8", "surrogatepass")
+        for said in dict.fromkeys((text, text.rstrip(), text.strip()))
+        if said.strip()
+    ]

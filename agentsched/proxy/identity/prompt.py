@@ -9,9 +9,11 @@ chain, in `head`: a change of them with the same chain is a handoff.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,8 +23,10 @@ from agentsched.model import Prefix, PrefixId
 from agentsched.proxy.answer import Answer
 from agentsched.proxy.identity.atoms import Atom, Kind, Message, Normaliser, spoken
 from agentsched.proxy.identity.memo import Memo
+from agentsched.proxy.identity.records import TextEnd
 from agentsched.proxy.identity.signs import signs_of
 from agentsched.proxy.request import Dialect, ParsedRequest
+from agentsched.proxy.token_ids import ID_BYTES, pack
 
 _CHUNK: Final = 1_024
 _SMALL_CHUNKS: Final = (64, 128, 256, 512)
@@ -73,8 +77,9 @@ class Prompt:
 
     `refs` are the call ids in order of appearance; `results` those of the results behind the last
     answer. `is_first` means that no assistant has answered in it yet. `text` is a completion's
-    prompt. `signs` are those of the system prompt and of the last message. `size` is in bytes of
-    text; `is_told` means that all of it stands in the request, and as text.
+    prompt, of `is_ids` its token ids, packed. `signs` are those of the system prompt and of the
+    last message. `size` is in bytes of text; `is_told` means that all of it stands in the request,
+    and as text.
     """
 
     points: list[Point]
@@ -90,6 +95,7 @@ class Prompt:
     size: int
     is_told: bool = True
     text: bytes | None = None
+    is_ids: bool = False
     boundaries: list[tuple[bytes, int]] = field(default_factory=list)
 
     @property
@@ -103,6 +109,10 @@ class Prompt:
             return not self.is_first
         answers = [atom.kind in _ANSWERING for atom in self.atoms]
         return any(is_one and not follows for is_one, follows in pairwise(answers))
+
+    def tokens(self, ratio: float) -> int:
+        """An estimate, at so many bytes per token; of token ids it is the count."""
+        return _tokens(self.size, ID_BYTES if self.is_ids else ratio)
 
 
 class Digester:
@@ -400,7 +410,7 @@ class Digester:
     # -- completions: a prompt is one text, and an earlier one may end anywhere in it ------------
 
     def _completion(self, request: ParsedRequest) -> Prompt:
-        text = _prompt_text(request)
+        text, is_ids = _prompt_text(request)
         head = self.link(request.model.encode(), b"completion")
         boundaries = self._boundaries(text)
         prompt = Prompt(
@@ -410,12 +420,14 @@ class Digester:
             head_size=0,
             tools=0,
             system_signs=0,
-            last_signs=signs_of(text.decode("utf-8", "replace")),
+            last_signs=0 if is_ids else signs_of(text.decode("utf-8", "replace")),
             refs=[],
             results=(),
             is_first=True,
             size=len(text),
+            is_told=not is_ids,
             text=text,
+            is_ids=is_ids,
             boundaries=boundaries,
         )
         for chain, length in boundaries[1:]:
@@ -441,18 +453,43 @@ class Digester:
             at = end
             found.append((chain, at))
 
-    def prefixes(self, prompt: Prompt, marks: Sequence[bytes], ratio: float) -> tuple[Prefix, ...]:
+    def _begun(self, prompt: Prompt, end: TextEnd) -> Point | None:
+        """Where in a completion's prompt an earlier one and its answer end, if it begins so.
+
+        Under the name that the answer got, in whichever of its forms it came back.
+        """
+        text, starts = prompt.text or b"", dict(prompt.boundaries)
+        for chain, (boundary, length) in zip(end.chains, end.places, strict=True):
+            start = starts.get(boundary)
+            if start is None or not start <= length <= len(text):
+                continue
+            if self.link(boundary, text[start:length]) == chain:
+                return Point(end.chains[0], 0, length)
+        return None
+
+    def prefixes(
+        self,
+        prompt: Prompt,
+        marks: Sequence[bytes],
+        ratio: float,
+        known: TextEnd | None = None,
+    ) -> tuple[Prefix, ...]:
         """Name at most eight beginnings of a prompt, shortest first; `ratio` is bytes per token.
 
         Beginnings at fixed counts (1, 4, 16, ...) are found again by other programs; `marks` are
-        chains of this conversation's past, which engines hold already.
+        chains of this conversation's past, which engines hold already; a completion's prompt has
+        no messages that end there, and `known` says where to look.
         """
+        ratio = ID_BYTES if prompt.is_ids else ratio
         wanted: list[Point] = []
         last = len(prompt.points) - 1
         fixed = {0, 3, 15, 63}
         for at, point in enumerate(prompt.points):
             if at == last or at in fixed or (marks and point.chain in marks):
                 wanted.append(point)
+        begun = self._begun(prompt, known) if known is not None else None
+        if begun is not None:
+            insort(wanted, begun, key=attrgetter("size"))
         wanted = wanted[-(_PREFIXES_MAX - 1) :]
         named = [
             Prefix(prefix=PrefixId(prompt.head.hex()), tokens=_tokens(prompt.head_size, ratio))
@@ -501,18 +538,20 @@ def _said_in(raw: msgspec.Raw) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _prompt_text(request: ParsedRequest) -> bytes:
+def _prompt_text(request: ParsedRequest) -> tuple[bytes, bool]:
+    """A completion's prompt, and whether it is of token ids, packed."""
     for raw in request.messages:
         try:
             value = msgspec.json.decode(raw)
         except (msgspec.DecodeError, RecursionError):
-            return bytes(raw)
+            return bytes(raw), False
+        if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], int):
+            value = value[0]
         if isinstance(value, str):
-            return value.encode("utf-8", "surrogatepass")
-        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-            return value[0].encode("utf-8", "surrogatepass")
-        return bytes(raw)
-    return b""
+            return value.encode("utf-8", "surrogatepass"), False
+        ids = pack(value) if isinstance(value, list) else None
+        return (ids, True) if ids else (bytes(raw), False)
+    return b"", False
 
 
 def _size(raw: msgspec.Raw | None) -> int:

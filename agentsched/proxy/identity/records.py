@@ -129,11 +129,15 @@ class Turn:
 
 
 class TextEnd:
-    """The open end of a completion's prompt, and the places in `Book.lengths` that it took."""
+    """The open end of a completion's prompt, and the places in `Book.lengths` that it took.
 
-    __slots__ = ("boundary", "chains", "length", "places", "tail")
+    `is_ids` means that it is of token ids, packed, and not of text.
+    """
 
-    def __init__(self, *, boundary: bytes, length: int, tail: bytes) -> None:
+    __slots__ = ("boundary", "chains", "is_ids", "length", "places", "tail")
+
+    def __init__(self, *, boundary: bytes, length: int, tail: bytes, is_ids: bool = False) -> None:
+        self.is_ids = is_ids
         self.boundary = boundary
         self.length = length
         self.tail = tail

@@ -40,7 +40,9 @@ def add_turn(
         conversation.head = turn.head
     if prompt.text is not None:
         boundary, length = prompt.boundaries[-1]
-        turn.text = TextEnd(boundary=boundary, length=length, tail=prompt.text[length:])
+        turn.text = TextEnd(
+            boundary=boundary, length=length, tail=prompt.text[length:], is_ids=prompt.is_ids
+        )
     equal = asked.book.at(prompt.end)
     open_one = next((other for other in equal if other.state is TurnState.OPEN), None)
     turn.beside = open_one.group if open_one is not None else 0

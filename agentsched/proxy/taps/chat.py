@@ -45,6 +45,7 @@ class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     delta: _Delta | None = None
     text: str | None = None
+    token_ids: msgspec.Raw = msgspec.Raw()
     finish_reason: str | None = None
 
 
@@ -108,8 +109,11 @@ class ChatTap:
                     self._call(call)
             elif delta.reasoning or delta.reasoning_content or delta.refusal:
                 draft.is_started = True
-        elif choice.text:
-            draft.add_text(choice.text)
+        else:
+            if choice.text:
+                draft.add_text(choice.text)
+            if choice.token_ids:
+                draft.add_token_ids(choice.token_ids)
         if choice.finish_reason is not None:
             draft.finish_reason = choice.finish_reason
             draft.is_given_up = choice.finish_reason == ABORTED

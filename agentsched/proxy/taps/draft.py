@@ -9,11 +9,13 @@ import msgspec
 
 from agentsched.model import Usage
 from agentsched.proxy.answer import Answer, AnsweredCall
+from agentsched.proxy.token_ids import pack_lists
 
 ANSWER_CHARS_MAX: Final = 256 * 1024
 _CALLS_MAX: Final = 1024
 _NAME_CHARS_MAX: Final = 512
 _ERROR_CHARS_MAX: Final = 2048
+_IDS_BYTES_MAX: Final = 4 << 20
 
 
 class _ErrorObject(msgspec.Struct):
@@ -59,6 +61,8 @@ class AnswerDraft:
     __slots__ = (
         "_breaks",
         "_calls",
+        "_ids",
+        "_ids_size",
         "_message",
         "_room",
         "_size",
@@ -99,6 +103,9 @@ class AnswerDraft:
         #: Calls by their place in the answer, in the order in which they began.
         self._calls: dict[int, CallDraft] = {}
         self._text: list[str] = []
+        #: Lists of token ids as they were sent; None where they are too many to be kept.
+        self._ids: list[bytes] | None = []
+        self._ids_size = 0
         #: Where in the text further messages begin, and the place of the latest one.
         self._breaks: list[int] = []
         self._message: int | None = None
@@ -126,6 +133,17 @@ class AnswerDraft:
         if text:
             self._text.append(text)
             self._size += len(text)
+
+    def add_token_ids(self, ids: msgspec.Raw) -> None:
+        """Add a JSON list of token ids; an answer of which some are missing has none."""
+        raw = bytes(ids)
+        if self._ids is None or raw in (b"", b"null"):
+            return
+        self._ids_size += len(raw)
+        if self._ids_size > _IDS_BYTES_MAX:
+            self._ids = None
+        else:
+            self._ids.append(raw)
 
     def add_message(self, place: int, text: str) -> None:
         """Add text of the answer's message at `place`; an answer may hold several."""
@@ -186,6 +204,7 @@ class AnswerDraft:
             finish_reason=self.finish_reason,
             usage=self.usage,
             breaks=tuple(self._breaks),
+            token_ids=pack_lists(self._ids) if self._ids else b"",
             is_complete=self.is_complete,
             is_given_up=self.is_given_up,
             is_truncated=self.is_truncated,

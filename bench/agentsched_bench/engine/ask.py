@@ -57,6 +57,7 @@ class Ask:
     stream: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
+    return_token_ids: bool = False
     seed: int = 0
     priority: int = 0
     salt: str = ""

@@ -204,6 +204,7 @@ class CompletionWriter:
 
     def __init__(self, ask: Ask, *, key: str, created: int) -> None:
         self._ask = ask
+        self._is_first = True
         self._head = {
             "id": f"cmpl-{key}",
             "object": "text_completion",
@@ -225,6 +226,10 @@ class CompletionWriter:
             "finish_reason": answer.finish if last else None,
             "stop_reason": answer.stop_reason if last else None,
         }
+        if self._ask.return_token_ids:
+            prompt = list(self._ask.prompt) if self._is_first else None
+            choice |= {"prompt_token_ids": prompt, "token_ids": [token.id]}
+            self._is_first = False
         chunk = {**self._head, "choices": [choice]}
         if self._ask.continuous_usage:
             chunk["usage"] = usage(counts, details=False)
@@ -236,15 +241,16 @@ class CompletionWriter:
         return data_event({**self._head, "choices": [], "usage": usage(counts)}) + DONE
 
     def whole(self, answer: Answer, counts: Counts) -> dict[str, Any]:
+        is_asked = self._ask.return_token_ids
         choice = {
             "index": 0,
             "text": answer.text,
             "logprobs": None,
             "finish_reason": answer.finish,
             "stop_reason": answer.stop_reason,
-            "token_ids": None,
+            "token_ids": [token.id for token in answer.tokens] if is_asked else None,
             "prompt_logprobs": None,
-            "prompt_token_ids": None,
+            "prompt_token_ids": list(self._ask.prompt) if is_asked else None,
         }
         return {
             **self._head,

@@ -66,6 +66,7 @@ class ChatBody(Common, kw_only=True):
 class CompletionBody(Common, kw_only=True):
     prompt: str | list[int | str | list[int]]
     max_tokens: int | None = 16
+    return_token_ids: bool | None = None
 
 
 class ResponsesBody(Common, kw_only=True):
@@ -149,6 +150,7 @@ def parse_completion(body: bytes, *, default_model: str) -> Ask:
         prompt=prompts[0],
         max_tokens=given.max_tokens,
         messages=[],
+        return_token_ids=bool(given.return_token_ids),
     )
 
 
@@ -264,6 +266,7 @@ def _ask(
     tools: tuple[Tool, ...] = (),
     tool_choice: str = "auto",
     echo: Object | None = None,
+    return_token_ids: bool = False,
 ) -> Ask:
     _check_numbers(given, max_tokens)
     options = given.stream_options or StreamOptions()
@@ -294,6 +297,7 @@ def _ask(
         last_user=last_user(messages),
         answers=answers(messages),
         echo=echo or {},
+        return_token_ids=return_token_ids,
     )
 
 

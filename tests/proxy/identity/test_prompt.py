@@ -114,7 +114,7 @@ def test_two_answers_in_a_row_are_both_part_of_the_chain() -> None:
     [
         ("def f():", b"def f():"),
         (["def f():"], b"def f():"),
-        ([1, 2, 3], b"[1, 2, 3]"),
+        ([1, 2, 258], b"\1\0\0\0\2\0\0\0\2\1\0\0"),
         ([], b"[]"),
         (["two", "prompts"], b'["two", "prompts"]'),
         ("", b""),
