@@ -65,6 +65,9 @@ class ReplicaMessage(_Message):
     epoch: str = Field(min_length=1, max_length=64)
     url: str = Field(default="", max_length=512)
     version: str = Field(default="", max_length=64)
+    connections: _Count = Field(
+        default=0, description="how often it connected; each time it has forgotten what it heard"
+    )
 
 
 Message = ToolMessage | EngineMessage | TenantMessage | ReplicaMessage

@@ -37,8 +37,8 @@ _NOTHING: Final = EngineMessage(running_steps=0, resident_tokens=0)
 class _Peer:
     met_at: Instant
     heard_at: Instant
-    #: Which of its lives this is; empty until it has said so.
-    epoch: str = ""
+    #: Which of its lives this is, and how often it connected in it; empty until it has said so.
+    life: tuple[str, int] = ("", 0)
     #: What was said last of each engine, and when.
     engines: dict[EngineId, tuple[EngineMessage, Instant]] = field(default_factory=dict)
     #: What was said last of each tenant, which was counted, and when.
@@ -181,12 +181,16 @@ class Peers:
             waits=self._waits(tenant),
         )
 
-    def introduce(self, replica: str, epoch: str, *, now: Instant) -> bool:
-        """A peer says that it is there; whether in this life of it for the first time."""
+    def introduce(self, replica: str, epoch: str, connections: int, *, now: Instant) -> bool:
+        """A peer says that it is there; whether it has heard nothing yet of what is told.
+
+        That is so in each life of it, and each time that it comes back to the broker: what it had
+        heard is forgotten when the broker is away, also where nobody else noticed that.
+        """
         peer = self.meet(replica, now=now)
-        if peer is None or peer.epoch == epoch:
+        if peer is None or peer.life == (epoch, connections):
             return False
-        peer.epoch = epoch
+        peer.life = epoch, connections
         return True
 
     def meet(self, replica: str, *, now: Instant) -> _Peer | None:

@@ -87,6 +87,8 @@ class Bus:
         #: Messages heard, by what became of them.
         self.counts: Counter[str] = Counter()
         self._slot = 0
+        #: How often the broker was there.
+        self._connections = 0
         #: The broker has our word that we are there, in place of an earlier life's.
         self._is_known = False
         #: When this replica told the others anything last, in the loop's seconds.
@@ -154,7 +156,9 @@ class Bus:
         if message.state == "gone":
             log.info("replica %s is gone", replica)
             self._lose(replica)
-        elif self.peers.introduce(replica, message.epoch, now=self._wiring.now()):
+        elif self.peers.introduce(
+            replica, message.epoch, message.connections, now=self._wiring.now()
+        ):
             self._telling.forget()
 
     def _met_itself(self, message: ReplicaMessage) -> None:
@@ -211,11 +215,18 @@ class Bus:
         )
 
     def _introduce(self) -> list[Letter]:
+        self._connections += 1
         return [self._presence("up")]
 
     def _presence(self, state: str) -> Letter:
         message = ReplicaMessage.model_validate(
-            {"state": state, "epoch": self._epoch, "url": self._url, "version": __version__}
+            {
+                "state": state,
+                "epoch": self._epoch,
+                "url": self._url,
+                "version": __version__,
+                "connections": self._connections,
+            }
         )
         return Letter(
             topic=write_topic(self._cluster, ReplicaTopic(self.replica)),

@@ -12,9 +12,9 @@ from live import eventually
 from agentsched.bus.connection import Broker
 from agentsched.bus.messages import EngineMessage, ReplicaMessage, write_message
 from agentsched.bus.service import Bus, Wiring
-from agentsched.bus.telling import State
+from agentsched.bus.telling import Served, State
 from agentsched.bus.topics import EngineTopic, ReplicaTopic, Topic, write_topic
-from agentsched.model import EngineId, Event, Instant, PeerReported, seconds
+from agentsched.model import EngineId, Event, Instant, PeerReported, TenantId, seconds
 
 E = EngineId("e")
 HELD = EngineMessage(running_steps=1, resident_tokens=100)
@@ -62,8 +62,8 @@ async def telling(bus: Bus) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def up(epoch: str) -> ReplicaMessage:
-    return ReplicaMessage(state="up", epoch=epoch)
+def up(epoch: str, connections: int = 1) -> ReplicaMessage:
+    return ReplicaMessage(state="up", epoch=epoch, connections=connections)
 
 
 async def test_who_says_nothing_any_more_has_nobody_who_listens() -> None:
@@ -119,3 +119,31 @@ def test_who_says_again_that_it_is_there_has_heard_us_already() -> None:
     one.hear(ReplicaTopic("two"), ReplicaMessage(state="gone", epoch="2"))
     one.hear(ReplicaTopic("two"), up("2"))  # it was away, and did not hear what we told
     assert tells(2)
+
+
+def test_who_was_away_for_a_moment_is_told_of_idle_tenants_again() -> None:
+    """Its broker knew it again before anybody could say that it was gone."""
+    one = Replica(state=State(tenants={TenantId("t"): Served(uncached_tokens=9)}))
+    here = "agentsched/c/tenants/t/one"
+
+    def tells(at: float) -> bool:
+        one.bus._beat(at=at)
+        return here in one.told()
+
+    one.hear(ReplicaTopic("two"), up("1"))
+    assert tells(0)
+    assert not tells(30), "an idle tenant is nobody's news"
+    one.hear(ReplicaTopic("two"), up("1", connections=2))
+    assert tells(30.5)
+    one.hear(ReplicaTopic("two"), up("1", connections=2))
+    assert not tells(31)
+
+
+def test_each_connection_is_told_as_one() -> None:
+    """Nothing but its number tells others that what was heard before is forgotten."""
+    one, two = Replica(), Replica()
+    for number in range(1, 4):
+        [letter] = two.bus._introduce()
+        assert ReplicaMessage.model_validate_json(letter.payload).connections == number
+        one.bus._hear(write_topic("c", ReplicaTopic("two")), letter.payload)
+        assert one.bus.peers._peers["two"].life == (two.bus._epoch, number)
