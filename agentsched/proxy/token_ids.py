@@ -30,6 +30,11 @@ def pack(ids: Iterable[int]) -> bytes | None:
         return None
 
 
+def unpack(ids: bytes) -> list[int]:
+    """The ids that were packed."""
+    return array(_WORDS, ids).tolist()
+
+
 def pack_lists(raws: Iterable[bytes]) -> bytes:
     """Several JSON lists of token ids as one; nothing where one of them is none."""
     try:

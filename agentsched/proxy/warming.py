@@ -36,6 +36,7 @@ from agentsched.proxy.fields import BROKEN, first_byte
 from agentsched.proxy.headers import with_turn, without_credentials
 from agentsched.proxy.request import Dialect, ParsedRequest
 from agentsched.proxy.splicing import splice
+from agentsched.proxy.token_ids import unpack
 from agentsched.proxy.wire import WireLimits, parse_request
 from agentsched_adapters.hints import LOWEST_PRIORITY
 
@@ -50,6 +51,7 @@ _DROPPED: Final = (
     "logprobs",
     "top_logprobs",
     "prompt_logprobs",
+    "return_token_ids",
     "best_of",
     "stop",
     "stop_sequences",
@@ -68,7 +70,8 @@ class _Kept:
     @property
     def size(self) -> int:
         calls = sum(len(call.arguments) for call in self.answer.calls)
-        return len(self.request.body) + len(self.answer.text) + calls + 512
+        said = len(self.answer.text) + len(self.answer.token_ids)
+        return len(self.request.body) + said + calls + 512
 
     def without_credentials(self) -> _Kept:
         headers = without_credentials(self.request.headers)
@@ -210,7 +213,8 @@ def warm_body(request: ParsedRequest, answer: Answer | None, fields: Any) -> byt
     choice = request.fields.get("tool_choice")
     if choice is not None and bytes(choice).replace(b" ", b"") not in _NO_CHOICE:
         drop.append("tool_choice")
-    if answer is not None and not answer.is_truncated and (answer.text or answer.calls):
+    is_said = answer is not None and (answer.text or answer.calls or answer.token_ids)
+    if answer is not None and is_said and not answer.is_truncated:
         put |= _WITH_ANSWER[request.dialect](request, answer)
     return splice(request, put=put, drop=drop)
 
@@ -259,10 +263,13 @@ def _responses(request: ParsedRequest, answer: Answer) -> dict[str, object]:
 
 
 def _completion(request: ParsedRequest, answer: Answer) -> dict[str, object]:
-    prompt = request.fields.get("prompt")
-    if prompt is None or first_byte(prompt) != ord('"'):
-        return {}
-    return {"prompt": msgspec.json.decode(prompt, type=str) + answer.text}
+    try:
+        prompt = msgspec.json.decode(request.fields.get("prompt", b"null"), type=str | list[int])
+    except BROKEN:
+        return {}  # several prompts, or one in a list of its own
+    if isinstance(prompt, str):
+        return {"prompt": prompt + answer.text}
+    return {"prompt": prompt + unpack(answer.token_ids)}
 
 
 def _object(call: Any) -> Raw:

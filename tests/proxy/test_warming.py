@@ -26,6 +26,7 @@ from agentsched.model import (
 from agentsched.ports import EngineRequest
 from agentsched.proxy.answer import Answer, AnsweredCall
 from agentsched.proxy.request import Dialect
+from agentsched.proxy.token_ids import pack
 from agentsched.proxy.warming import WarmBodies, warm_body
 from agentsched.proxy.wire import WireLimits, parse_request
 from agentsched_adapters.fake import FakeEngine
@@ -104,6 +105,16 @@ def test_responses(asked: Any) -> None:
 def test_completions() -> None:
     assert warmed(Dialect.COMPLETIONS, {"model": "m", "prompt": "a "})["prompt"] == "a look"
     assert warmed(Dialect.COMPLETIONS, {"model": "m", "prompt": [1, 2]})["prompt"] == [1, 2]
+
+
+def test_completions_of_token_ids() -> None:
+    answer = Answer(text="", token_ids=pack([7, 70_000]) or b"", is_complete=True)
+    fields = {"model": "m", "prompt": [1, 2], "return_token_ids": True}
+    body = warmed(Dialect.COMPLETIONS, fields, answer)
+    assert body["prompt"] == [1, 2, 7, 70_000]
+    assert "return_token_ids" not in body
+    for prompt in (["a"], [[1, 2]], [1, "b"]):
+        assert warmed(Dialect.COMPLETIONS, fields | {"prompt": prompt}, answer)["prompt"] == prompt
 
 
 def test_without_the_answer_the_prompt_is_as_it_was() -> None:
