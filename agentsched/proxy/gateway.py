@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -31,7 +34,7 @@ from agentsched.proxy.fleet import Fleet
 from agentsched.proxy.fresh_lists import FreshLists
 from agentsched.proxy.health import RetryBudget
 from agentsched.proxy.homes import Homes
-from agentsched.proxy.host import LiveHost
+from agentsched.proxy.host import Interrupted, LiveHost, Stop, Ticket
 from agentsched.proxy.idempotency import SharedAnswers
 from agentsched.proxy.identity import Identity, IdentityIndex
 from agentsched.proxy.ratios import TokenRatios
@@ -47,6 +50,8 @@ from agentsched.telemetry.notes import Notes
 
 if TYPE_CHECKING:
     from agentsched.bus.service import Bus
+
+log = logging.getLogger(__name__)
 
 #: Tenant of requests without a key and without a tenant header.
 ANONYMOUS = TenantId("default")
@@ -100,6 +105,8 @@ class Gateway:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     #: Requests that are being relayed beside the scheduler.
     plain_requests: int = 0
+    #: Those of them that came with a key which may be taken away.
+    relays: set[Ticket] = field(default_factory=set)
     #: Requests whose body is still coming.
     arriving: int = 0
     #: Requests of clients, to engines, whose answer is not all out; some read slowly.
@@ -113,11 +120,13 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self.gate = Gate(lambda: self.config)
+        self.gate.ring.on_revoked = self._stop_of
         self.lists = FreshLists(self.fleet)
 
     def follow(self, config: Config) -> None:
         """Another configuration is in force, for what was made of the one before as well."""
         self.config = config
+        self.gate.follow()
         self.wire_limits = wire_limits(config.http)
         has_credentials = config.upstream.forward_authorization
         self.warm_bodies.follow(self.wire_limits, has_credentials=has_credentials)
@@ -153,14 +162,48 @@ class Gateway:
         """Take a request in; None where this proxy was about to end when all of it was there.
 
         Raises:
-            WireError: as `receive` does.
+            WireError: as `receive` does; or 401, where its key was taken away while it came.
         """
         self.arriving += 1
         try:
             received = await receive(request, self.config.http)
         finally:
             self.arriving -= 1
+        self.gate.check(principal_of(request))
         return None if self.is_draining else received
+
+    @contextmanager
+    def relaying(self, request: web.Request) -> Iterator[None]:
+        """Run the block, which relays a request beside the scheduler, until its key is taken away.
+
+        Raises:
+            Interrupted: it was.
+        """
+        self.plain_requests += 1
+        ticket = None
+        try:
+            key = principal_of(request).key
+            if not key:
+                yield
+                return
+            ticket = Ticket(StepId(""), self.host.loop, key=key)
+            self.relays.add(ticket)
+            with ticket.attempt():
+                yield
+        finally:
+            self.plain_requests -= 1
+            if ticket is not None:
+                self.relays.discard(ticket)
+
+    def _stop_of(self, keys: frozenset[str]) -> None:
+        """End what runs for keys that were taken away: whoever stole one goes on with nothing."""
+        relays = [ticket for ticket in self.relays if ticket.key in keys]
+        for ticket in relays:
+            ticket.interrupt(Interrupted(Stop.REVOKED, "its API key was revoked"))
+        count = self.host.stop_of(keys) + len(relays)
+        if count:
+            names = ", ".join(sorted(keys))
+            log.warning("%d requests under way end, for their keys were revoked: %s", count, names)
 
     def forwards_credentials(self, engine: EngineId, principal: Principal = ANYBODY) -> bool:
         """Whether this engine gets the client's keys: not those that were meant for us, and not

@@ -99,13 +99,14 @@ async def serve_generation(
         ratio = gateway.ratios.of(parsed.model)
         if gateway.sharing is not None:
             await gateway.sharing.settle(parsed, received.headers, tenant=tenant)
+        gateway.gate.check(principal_of(asked))  # from here to its ticket nothing waits
         identity = gateway.index.identify(  # 2. identify
             parsed, received.headers, tenant=tenant, now=now, bytes_per_token=ratio
         )
         generation = Generation(gateway, asked, received, parsed, identity, now=now, ratio=ratio)
         return await generation.serve(), generation.is_answered
 
-    key = gateway.shared.key(received, tenant)
+    key = gateway.shared.key(received, tenant, principal_of(request).key)
     if key is None:
         return (await work(request))[0]
     return await gateway.shared.serve(key, request, received, work, gateway.config.http)
@@ -191,7 +192,8 @@ class Generation:
             request_id=self._received.request_id,
             headers=self._received.headers,
         )
-        self._ticket = self._host.submit(arrived)  # 3. submit
+        key = principal_of(self._request).key
+        self._ticket = self._host.submit(arrived, key=key)  # 3. submit
         self._take_over()
         resends.begin(turn, self._step, self._give_way)
         if old is not None:

@@ -55,6 +55,7 @@ class Stop(StrEnum):
     YIELDED = "yielded"  # background work makes way before its answer began; it waits again
     PATIENCE = "patience"  # its client would not wait any longer
     DRAINING = "draining"  # this proxy ends, and the step took longer than it may
+    REVOKED = "revoked"  # the API key that it was asked for with was taken away
 
 
 class Interrupted(Exception):
@@ -68,8 +69,10 @@ class Interrupted(Exception):
 class Ticket:
     """A step's claim: what the scheduler said about it, and the attempt that carries it out."""
 
-    def __init__(self, step: StepId, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, step: StepId, loop: asyncio.AbstractEventLoop, *, key: str = "") -> None:
         self.step = step
+        #: The id of the API key that it was asked for with, where one was.
+        self.key = key
         self._loop = loop
         self._verdict: asyncio.Future[Dispatch | Reject] = loop.create_future()
         self._worker: asyncio.Task[Any] | None = None
@@ -191,9 +194,11 @@ class LiveHost:
         """The present instant."""
         return self._clock.now()
 
-    def submit(self, arrived: StepArrived) -> Ticket:
-        """Enter a step. Its owner must bring it to an end: finished, failed or cancelled."""
-        ticket = Ticket(arrived.step, self.loop)
+    def submit(self, arrived: StepArrived, *, key: str = "") -> Ticket:
+        """Enter a step, asked for with the API key of this id. Its owner must bring it to an end:
+        finished, failed or cancelled.
+        """
+        ticket = Ticket(arrived.step, self.loop, key=key)
         self._tickets[arrived.step] = ticket
         try:
             self.feed(arrived)
@@ -206,6 +211,13 @@ class LiveHost:
         """Stop every live step; each gets an error in its client's shape."""
         for ticket in list(self._tickets.values()):
             ticket.stop(Interrupted(Stop.DRAINING, reason))
+
+    def stop_of(self, keys: frozenset[str]) -> int:
+        """Stop what was asked for with these API keys, which were taken away; how many it was."""
+        tickets = [ticket for ticket in self._tickets.values() if ticket.key in keys]
+        for ticket in tickets:
+            ticket.stop(Interrupted(Stop.REVOKED, "its API key was revoked"))
+        return len(tickets)
 
     def feed(self, event: Event, *, now: Instant | None = None) -> None:
         """One turn of the scheduler, and the start of whatever it asks for."""

@@ -3,8 +3,9 @@
 A request says which one it is by `Idempotency-Key`, or by an `x-request-id` of its own together
 with the same body. Its work then runs in a task that no client owns: all who ask for it, the first
 included, follow its recording. When all have left, it goes on for a while, since a client that
-timed out is about to ask again; a good answer can be had again for a window. Keys are a tenant's
-own, and what is kept is bounded in bytes and in number.
+timed out is about to ask again; a good answer can be had again for a window. Names are a tenant's
+own, and where it has API keys, of each of these: work ends with the key that it was asked for with.
+What is kept is bounded in bytes and in number.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _ANSWER_BYTES_MAX: Final = 2 << 20
 
 #: Does the work for a request; the response, and whether it is a good answer to keep.
 Work = Callable[[web.Request], Awaitable[tuple[web.StreamResponse, bool]]]
-Key = tuple[TenantId, str, str]
+Key = tuple[TenantId, str, str, str]
 
 
 @dataclass(slots=True, eq=False)
@@ -79,8 +80,10 @@ class SharedAnswers:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def key(self, received: Received, tenant: TenantId) -> Key | None:
-        """Which request this is; None where it does not say, or nobody wants to know."""
+    def key(self, received: Received, tenant: TenantId, api_key: str = "") -> Key | None:
+        """Which request this is; None where it does not say, or nobody wants to know. `api_key`
+        is the id of the key that it came with, where keys are asked for.
+        """
         if not self._config.is_on:
             return None
         given = received.headers.get(HEADER)
@@ -88,13 +91,13 @@ class SharedAnswers:
             if len(given) > _KEY_CHARS_MAX:
                 text = f"the idempotency key has more than {_KEY_CHARS_MAX} characters"
                 raise WireError(text, code="bad_idempotency_key")
-            return tenant, received.target, f"key {given}"
+            return tenant, api_key, received.target, f"key {given}"
         named = received.headers.get(_REQUEST_ID)
         if not named or named != received.request_id:
             return None
         # Others use one id for several requests: the same body makes it the same one.
         digest = hashlib.sha256(received.body).hexdigest()
-        return tenant, received.target, f"id {named} {digest}"
+        return tenant, api_key, received.target, f"id {named} {digest}"
 
     async def serve(
         self, key: Key, request: web.Request, received: Received, work: Work, http: HttpConfig
@@ -137,7 +140,7 @@ class SharedAnswers:
         self._entries[key] = entry
         asked, bodies = recorded_request(request, entry.recording), request.app[BODIES]
         task = entry.task = asyncio.get_running_loop().create_task(
-            self._work(entry, asked, work), name=f"shared {key[2][:32]}"
+            self._work(entry, asked, work), name=f"shared {key[3][:32]}"
         )
         # Its body is held for as long as the work goes on, whether or not its client stays.
         bodies.hand_over(request, asked)

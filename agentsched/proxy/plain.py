@@ -31,6 +31,7 @@ from agentsched.proxy.access.ownership import (
 from agentsched.proxy.access.principal import principal_of
 from agentsched.proxy.fields import BROKEN
 from agentsched.proxy.gateway import Gateway
+from agentsched.proxy.host import Interrupted
 from agentsched.proxy.receive import Received, receive, request_id
 from agentsched.proxy.request import Dialect
 from agentsched.proxy.sending import hang_up, send
@@ -84,11 +85,14 @@ class PlainRelay:
         if received is None:
             return refusal.DRAINING.response(dialect, ids)
         about = self._about(request, received)
-        self._gateway.plain_requests += 1
         try:
-            return await self._serve(request, received, dialect, ids, about=about)
-        finally:
-            self._gateway.plain_requests -= 1
+            with self._gateway.relaying(request):
+                return await self._serve(request, received, dialect, ids, about=about)
+        except Interrupted as error:
+            if request.writer.output_size:
+                hang_up(request)
+                raise ConnectionResetError(str(error)) from None
+            return refusal.of_interruption(error).response(dialect, ids)
 
     def _about(self, request: web.Request, received: Received) -> str:
         """The stored response that a request is about, or goes on from; empty: none.

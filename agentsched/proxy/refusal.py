@@ -123,6 +123,8 @@ def of_interruption(error: Interrupted) -> Refusal:
             return Refusal(
                 status=409, code="cancelled", message=f"The request was stopped: {error}."
             )
+        case Stop.REVOKED:
+            return REVOKED
         case Stop.PATIENCE:
             return Refusal(
                 status=429,
@@ -158,6 +160,12 @@ DEFECT: Final = Refusal(
     status=500,
     code="internal_error",
     message="The proxy failed on this request; its log says how. Please report it.",
+)
+
+REVOKED: Final = Refusal(
+    status=401,
+    code="invalid_api_key",
+    message="The API key was revoked while this request was under way.",
 )
 
 DRAINING: Final = Refusal(

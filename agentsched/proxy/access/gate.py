@@ -156,7 +156,7 @@ class Gate:
         self._config = config
         self._now = now
         self._auth: AuthConfig | None = None
-        self.ring = KeyRing()
+        self.ring = KeyRing(now=now)
         self.tokens: TokenVerifier | None = None
         given = config().identity.secret
         shared = given.get_secret_value().encode() if given else secrets.token_bytes(32)
@@ -170,9 +170,7 @@ class Gate:
         Raises:
             WireError: 401, nobody known; or 403, somebody who may not.
         """
-        config = self._config()
-        if config.auth is not self._auth:
-            self._follow(config.auth)
+        config = self.follow()
         need = need_of(request, is_open=config.auth.mode == "open")
         if need is Need.NOTHING:
             return
@@ -180,10 +178,23 @@ class Gate:
         if need is Need.ADMIN or (need is Need.OWN and found.is_admin):
             log.info("%s %s by %s", request.method, request.raw_path[:256], found.name)
 
-    def _follow(self, auth: AuthConfig) -> None:
-        """Take over the keys of a configuration that was read anew."""
-        self._auth = auth
-        self.ring.configure(from_config(auth.keys))
+    def follow(self) -> Config:
+        """The configuration that is in force; its keys count from now on."""
+        config = self._config()
+        if config.auth is not self._auth:
+            self._auth = config.auth
+            self.ring.configure(from_config(config.auth.keys))
+        return config
+
+    def check(self, principal: Principal) -> None:
+        """See whether somebody who was let in still may: a long body may come for minutes.
+
+        Raises:
+            WireError: 401.
+        """
+        if not self.ring.still_lets_in(principal, now=self._now()):
+            self.refused["unknown"] += 1
+            raise _no_key()
 
     def _admit(self, request: web.Request, need: Need, config: Config) -> Principal:
         is_open = config.auth.mode == "open"
@@ -292,11 +303,7 @@ class Gate:
     def _unknown(self, request: web.Request, need: Need, config: Config) -> WireError:
         self.refused["unknown"] += 1
         if not need.is_control:
-            return WireError(
-                "The API key is missing, wrong, expired or revoked.",
-                status=401,
-                code="invalid_api_key",
-            )
+            return _no_key()
         if config.auth.mode == "open" and config.admin_key is None and not len(self.ring):
             text = "Without an admin key the control plane is for clients on this machine only."
             return WireError(text, status=403, code="forbidden")
@@ -305,6 +312,12 @@ class Gate:
             status=401,
             code="unauthorized",
         )
+
+
+def _no_key() -> WireError:
+    return WireError(
+        "The API key is missing, wrong, expired or revoked.", status=401, code="invalid_api_key"
+    )
 
 
 def _is_engine_verb(need: Need, request: web.Request) -> bool:

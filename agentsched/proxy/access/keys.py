@@ -11,7 +11,8 @@ import hmac
 import re
 import secrets
 import string
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +52,7 @@ class KeyRecord:
             scopes=scopes_of(self.scopes),
             tenant=TenantId(self.tenant),
             uses_header=True,
+            key=self.id,
         )
 
 
@@ -98,22 +100,29 @@ def from_config(keys: Iterable[KeyConfig]) -> dict[str, KeyRecord]:
 class KeyRing:
     """The keys that are valid, by id: those of the configuration, and those of the store."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._configured: dict[str, _Held] = {}
         self._stored: dict[str, _Held] = {}
         #: Ids of stored keys that were used since somebody last asked; at most as many as keys.
         self._used: set[str] = set()
+        #: Is told of keys that were taken away, before anything else happens.
+        self.on_revoked: Callable[[frozenset[str]], None] = lambda ids: None
 
     def __len__(self) -> int:
         return len(self._configured.keys() | self._stored.keys())
 
     def configure(self, records: Mapping[str, KeyRecord]) -> None:
         """Take over the configuration's keys."""
+        before = self._all()
         self._configured = _held(records)
+        self._tell(before)
 
     def store(self, records: Mapping[str, KeyRecord]) -> None:
         """Take over the store's keys; a configured one of the same id goes before."""
+        before = self._all()
         self._stored = _held(records)
+        self._tell(before)
 
     def find(self, token: str, *, now: float) -> Principal | None:
         """Whom a key stands for; None for one that is unknown, wrong, expired or revoked.
@@ -136,10 +145,44 @@ class KeyRing:
         held = self._configured.get(key) or self._stored.get(key)
         return None if held is None or _is_over(held, now) else held.principal
 
+    def still_lets_in(self, principal: Principal, *, now: float) -> bool:
+        """Whether the key by which somebody came in would let it in now, to all that it could."""
+        if not principal.key:
+            return True
+        found = self.by_id(principal.key, now=now)
+        return found is not None and _is_no_less(found, principal)
+
     def take_used(self) -> frozenset[str]:
         """Stored keys that were used since this was last asked."""
         used, self._used = frozenset(self._used), set()
         return used
+
+    def _all(self) -> dict[str, _Held]:
+        return {**self._stored, **self._configured}
+
+    def _tell(self, before: Mapping[str, _Held]) -> None:
+        """Say which keys were taken away. Not those that are over in time, as after a rotation:
+        what was begun while they counted may end.
+        """
+        after, now = self._all(), self._now()
+        revoked = frozenset(
+            key
+            for key, old in before.items()
+            if not _is_over(old, now) and _is_taken_away(old, after.get(key))
+        )
+        if revoked:
+            self.on_revoked(revoked)
+
+
+def _is_taken_away(old: _Held, new: _Held | None) -> bool:
+    if new is None or new.hash != old.hash:
+        return True
+    return not _is_no_less(new.principal, old.principal)
+
+
+def _is_no_less(now: Principal, before: Principal) -> bool:
+    """Whether a key that was changed is the same tenant's, and for all that it was for."""
+    return now.tenant == before.tenant and now.scopes >= before.scopes
 
 
 def _is_over(held: _Held, now: float) -> bool:

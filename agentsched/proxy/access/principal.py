@@ -25,12 +25,14 @@ class Principal:
 
     `tenant` None: the request's headers say who pays, for nobody was asked for a key. `uses_header`
     says that the client's `Authorization` (or `x-api-key`) was meant for us, not for an engine.
+    `key` is the id of the API key that let it in; empty: something else did, or nobody asked.
     """
 
     name: str
     scopes: frozenset[str]
     tenant: TenantId | None = None
     uses_header: bool = False
+    key: str = ""
 
     @property
     def is_admin(self) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from agentsched.config import Config
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 #: Between two notes of which keys are in use.
 _NOTE_EVERY_S: Final = 60.0
 _LAST_NOTE_S: Final = 2.0
+#: Keys that ended so lately are read, too: one whose end is put off to sooner than the next look
+#: (a rotation with little grace) must not seem to be revoked.
+_LATELY: Final = timedelta(hours=1)
 
 
 class StoredKeys:
@@ -46,7 +49,7 @@ class StoredKeys:
         """
         from agentsched.store.keys import valid_keys
 
-        found = await valid_keys(self._database, now=datetime.now(UTC))
+        found = await valid_keys(self._database, now=datetime.now(UTC) - _LATELY)
         self._gate.ring.store(
             {
                 key.key: KeyRecord(
