@@ -191,11 +191,13 @@ def _until(span: str | None) -> datetime | None:
     if span is None:
         return None
     # Spans end at hours; people give keys days.
-    text = f"{int(span[:-1]) * 24}h" if span[:-1].isdecimal() and span[-1] == "d" else span
+    is_days = span[:-1].isdecimal() and span[-1] == "d"
     try:
+        # Python reads no number of thousands of digits, and no date is so far.
+        text = f"{int(span[:-1]) * 24}h" if is_days else span
         return datetime.now(UTC) + timedelta(seconds=in_seconds(parse_span(text)))
-    except OverflowError:
-        raise ConfigError(f"{span} ends after the last of all dates") from None
+    except (OverflowError, ValueError):
+        raise ConfigError(f"{span[:32]} ends after the last of all dates") from None
 
 
 def _row(key: KeyConfig, token: str) -> StoredKey:
