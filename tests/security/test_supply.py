@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -95,6 +97,66 @@ def test_the_checks_tell_what_they_could_not_do(tmp_path: Path) -> None:
     )
     assert told.returncode == 3
     assert "sbom: uv is needed" in told.stderr
+
+
+#: What pip-audit writes and how it ends: a finding, nothing found, and two ways not to know.
+FOUND = """Found 1 known vulnerability in 1 package
+Name    Version ID             Fix Versions
+------- ------- -------------- ------------
+aiohttp 3.9.0   CVE-2024-23334 3.9.2
+"""
+NONE = "No known vulnerabilities found\n"
+AWAY = "ERROR:pip_audit._cli:Failed to connect to https://pypi.org: retries exceeded\n"
+UNKNOWN = "ERROR:pip_audit._cli:x: Dependency not found on PyPI and could not be audited\n"
+
+
+class TestWhatAnAuditSays:
+    """By a pip-audit that says what it is told to: the real one finds something on few days."""
+
+    @pytest.fixture
+    def audit(self, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+        def run(says: str, ends: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+            (tmp_path / "said").write_text(says)
+            tool = tmp_path / "uv"
+            tool.write_text(f'#!/bin/sh\ncat "{tmp_path}/said"\nexit {ends}\n')
+            tool.chmod(0o755)
+            return subprocess.run(
+                [ROOT / "scripts" / "audit", *arguments],
+                env={"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        return run
+
+    @pytest.mark.parametrize("arguments", [(), ("--strict",)])
+    def test_a_finding_fails_and_is_shown(self, audit: Any, arguments: tuple[str, ...]) -> None:
+        told = audit(FOUND, 1, *arguments)
+        assert told.returncode == 1
+        assert "CVE-2024-23334 3.9.2" in told.stdout
+        assert "NOT AUDITED" not in told.stderr
+
+    @pytest.mark.parametrize("arguments", [(), ("--strict",)])
+    def test_nothing_found_passes(self, audit: Any, arguments: tuple[str, ...]) -> None:
+        told = audit(NONE, 0, *arguments)
+        assert (told.returncode, told.stdout, told.stderr) == (0, NONE, "")
+
+    @pytest.mark.parametrize("says", [AWAY, UNKNOWN, ""])
+    @pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--strict",), 3)])
+    def test_not_to_know_is_neither(
+        self, audit: Any, says: str, arguments: tuple[str, ...], code: int
+    ) -> None:
+        told = audit(says, 1, *arguments)
+        assert told.returncode == code
+        assert told.stdout == says
+        assert "NOT AUDITED" in told.stderr
+
+    def test_integration_asks_and_fails_with_it(self) -> None:
+        lines = (ROOT / ".ci" / "run").read_text().splitlines()
+        (asks,) = [line for line in lines if line.startswith("scripts/audit")]
+        assert "status=1" in asks
+        assert lines.index(asks) > lines.index('scripts/test "$@" </dev/null || status=$?')
 
 
 @pytest.mark.slow
