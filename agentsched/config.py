@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -31,7 +31,17 @@ from pydantic_settings import (
 
 from agentsched.compose import SchedulerConfig
 from agentsched.config_access import AuthConfig, TlsConfig
-from agentsched.config_base import HeaderName, Key, OurKey, Part, Secret, Span, TcpAddress
+from agentsched.config_base import (
+    Count,
+    HeaderName,
+    Key,
+    OurKey,
+    Part,
+    Secret,
+    Span,
+    TcpAddress,
+)
+from agentsched.config_limits import LimitsConfig, TenantConfig
 from agentsched.config_reading import Environment, explain, over, read_file
 from agentsched.config_telemetry import TelemetryConfig
 from agentsched.config_trust import BreakerConfig, IdempotencyConfig, RetriesConfig
@@ -40,16 +50,10 @@ from agentsched.model import (
     MINUTE,
     SECOND,
     ConfigError,
-    Limits,
     Nanos,
-    TenantConfigured,
-    TenantId,
-    TenantLimits,
 )
 from agentsched.policy import Choice
 from agentsched_graphs.workflow import Workflow, read_workflow
-
-_Count = Annotated[int, Field(ge=1)]
 
 #: The questions that policies answer.
 Point = Literal["order", "admit", "place", "pin", "prefetch", "share"]
@@ -136,7 +140,7 @@ class HttpConfig(Part):
         default=16_384, ge=1024, description="bytes of one header line, or of the path; else 431"
     )
     headers_max: int = Field(default=128, ge=16, description="header lines; else 431")
-    messages_max: _Count = Field(
+    messages_max: Count = Field(
         default=20_000, description="messages or input items of one request; else 400"
     )
     header_timeout: Span = Field(
@@ -201,7 +205,7 @@ class UpstreamConfig(Part):
         default=Nanos(30 * SECOND),
         description="for the tiny requests that find out what a new engine can do",
     )
-    failures_until_lost: _Count = Field(
+    failures_until_lost: Count = Field(
         default=2, description="failed looks in a row; a refused connection counts at once"
     )
     forward_authorization: bool = Field(
@@ -232,7 +236,7 @@ class IdentityConfig(Part):
         description="a secret; with it each tenant gets a prefix cache of its own in vLLM, by"
         " `cache_salt`. Beginnings that tenants share are then computed and kept once for each",
     )
-    programs_max: _Count = Field(
+    programs_max: Count = Field(
         default=20_000, description="programs remembered; the idlest is forgotten"
     )
     idle_max: Span = Field(
@@ -322,7 +326,7 @@ class StoreConfig(Part):
     spool_bytes_max: int = Field(
         default=256 << 20, ge=1 << 16, description="bytes of the spool; more is dropped and counted"
     )
-    backlog_max: _Count = Field(
+    backlog_max: Count = Field(
         default=100_000, description="records in memory; more are dropped and counted"
     )
     flush_interval: Span = Field(
@@ -340,7 +344,7 @@ class StoreConfig(Part):
     restore_timeout: Span = Field(
         default=Nanos(30 * SECOND), description="for a start to bring back what was"
     )
-    restore_events_max: _Count = Field(
+    restore_events_max: Count = Field(
         default=200_000, description="journal entries that a start replays; older ones are left out"
     )
     shutdown_timeout: Span = Field(
@@ -358,117 +362,6 @@ class PolicyChoice(Part):
 
     name: str = Field(description="see `/agentsched/v1/policies`")
     params: dict[str, Any] = Field(default_factory=dict, description="the policy's own")
-
-
-class LimitsConfig(Part):
-    """The ceilings of the scheduler; those that are not set keep their defaults."""
-
-    programs_max: _Count | None = Field(
-        default=None, description="live programs; the idlest is forgotten, all busy: 429"
-    )
-    program_idle_max: Span | None = Field(
-        default=None, description="a program that is idle for so long is closed"
-    )
-    conversations_per_program_max: _Count | None = Field(
-        default=None, description="the idlest conversation is forgotten"
-    )
-    ready_steps_max: _Count | None = Field(default=None, description="held steps; else 429")
-    slow_start: Span | None = Field(
-        default=None,
-        description="an engine that came back gets its part of the work little by little for so"
-        " long",
-    )
-    silence: Span | None = Field(
-        default=None,
-        description="an engine with steps inside where nothing has moved for so long, beyond what"
-        " their prompts may take, gets no new ones while another is well",
-    )
-    running_steps_per_engine_max: _Count | None = Field(
-        default=None, description="steps at one engine; further ones are held"
-    )
-    engine_wait_max: Span | None = Field(
-        default=None, description="with no engine up a step is held so long, then 503"
-    )
-    max_wait: Span | None = Field(default=None, description="no held step waits longer")
-    max_bypass: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="no held step is overtaken more often"
-    )
-    pins_per_engine_max: _Count | None = Field(
-        default=None, description="retained prefixes; the one of least value gives way"
-    )
-    pinned_tokens_per_engine_max: _Count | None = Field(
-        default=None, description="tokens of retained prefixes; likewise"
-    )
-    pin_ttl_max: Span | None = Field(default=None, description="no prefix is retained longer")
-    retries_max: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="further engines that a step may be tried on"
-    )
-
-    def to_limits(self) -> Limits:
-        """The scheduler's limits."""
-        given = {
-            LIMIT_NAMES.get(key, key): value
-            for key in type(self).model_fields
-            if (value := getattr(self, key)) is not None
-        }
-        return Limits(**given)
-
-
-#: The scheduler's names of limits, where they differ from the operator's.
-LIMIT_NAMES: Final = {
-    "program_idle_max": "program_idle_ns_max",
-    "slow_start": "slow_start_ns",
-    "silence": "silence_ns",
-    "engine_wait_max": "engine_wait_ns_max",
-    "max_wait": "wait_ns_max",
-    "max_bypass": "bypasses_max",
-    "pin_ttl_max": "pin_ttl_ns_max",
-}
-
-
-class TenantConfig(Part):
-    """One tenant, as `[tenants.NAME]`. NAME is what the tenant header says, or `key-` and the
-    first twelve digits of the API key's SHA-256. What is left out is as for everybody."""
-
-    weight: float = Field(
-        default=1.0, gt=0, le=1e6, allow_inf_nan=False, description="its share, relative to others"
-    )
-    held_steps_max: _Count | None = Field(
-        default=None, description="of its steps that may be held; else 429"
-    )
-    programs_max: _Count | None = Field(
-        default=None, description="of its programs that may live; a further one: 429"
-    )
-    pins_max: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="retained prefixes"
-    )
-    pinned_tokens_max: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="tokens of those"
-    )
-    warm_max: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="conversations that are kept warm by requests"
-    )
-    priority_min: int = Field(
-        default=0, ge=-(2**31), description="the soonest that its requests may ask for"
-    )
-    priority_max: int = Field(
-        default=2**31 - 1, lt=2**31, description="the latest; what is beyond is the nearer one"
-    )
-    deadline: Span | None = Field(
-        default=None, description="for programs that name no deadline of their own"
-    )
-
-    @model_validator(mode="after")
-    def _priorities_are_a_range(self) -> TenantConfig:
-        if self.priority_min > self.priority_max:
-            raise ValueError("priority_min is at most priority_max")
-        return self
-
-    def configured(self, tenant: str) -> TenantConfigured:
-        """The event that sets this."""
-        given = self.model_dump(exclude={"weight", "deadline"})
-        limits = TenantLimits(**given, deadline_ns=self.deadline)
-        return TenantConfigured(tenant=TenantId(tenant), weight=self.weight, limits=limits)
 
 
 _TenantName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x20-\x7e]+$")]

@@ -45,6 +45,9 @@ def _long_enough(span: Nanos) -> Nanos:
     return span
 
 
+#: Of what there must be one at least.
+Count = Annotated[int, Field(ge=1)]
+
 #: A length of time: `15s` or `250ms` in files, seconds where it is a number with a point.
 Span = Annotated[
     Nanos,

@@ -6,10 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from agentsched.config_base import Part, Span
+from agentsched.config_base import Count, Part, Span
 from agentsched.model import MINUTE, SECOND, Nanos
 
-_Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -17,13 +16,13 @@ class BreakerConfig(Part):
     """When an engine that answers its probes but fails requests gets no new work (`[breaker]`)."""
 
     is_on: bool = Field(default=True, description="whether engines are ejected for failures")
-    failures: _Count = Field(
+    failures: Count = Field(
         default=5, description="failed requests in a row: no connection, silence, a 5xx, a cut"
     )
     failure_share: _Share = Field(
         default=0.5, description="or this share of the requests in the window"
     )
-    requests_min: _Count = Field(default=20, description="of which there must be so many")
+    requests_min: Count = Field(default=20, description="of which there must be so many")
     window: Span = Field(default=Nanos(30 * SECOND), description="what counts as lately")
     ejection: Span = Field(
         default=Nanos(10 * SECOND),

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from agentsched import config, config_access, config_telemetry, config_trust
+from agentsched import config, config_access, config_limits, config_telemetry, config_trust
 from agentsched.model import Limits
 
 ROOT: Final = Path(__file__).parent.parent
@@ -55,7 +55,7 @@ def first_sentence(text: str) -> str:
 _TABLES: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("", config.Config),
     ("[[engines]]", config.EngineConfig),
-    ("[limits]", config.LimitsConfig),
+    ("[limits]", config_limits.LimitsConfig),
     ("[http]", config.HttpConfig),
     ("[upstream]", config.UpstreamConfig),
     ("[identity]", config.IdentityConfig),
@@ -70,7 +70,7 @@ _TABLES: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("[idempotency]", config_trust.IdempotencyConfig),
     ("[telemetry]", config_telemetry.TelemetryConfig),
     ("[policies.POINT]", config.PolicyChoice),
-    ("[tenants.NAME]", config.TenantConfig),
+    ("[tenants.NAME]", config_limits.TenantConfig),
 )
 _UNITS: Final = (("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000))
 
@@ -99,9 +99,9 @@ def _default(part: type[BaseModel], name: str, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    limit = config.LIMIT_NAMES.get(name, name)
+    limit = config_limits.LIMIT_NAMES.get(name, name)
     # A tenant's ceiling of the same name is none where it is left out.
-    if value is None and part is config.LimitsConfig and limit in Limits.__slots__:
+    if value is None and part is config_limits.LimitsConfig and limit in Limits.__slots__:
         value = getattr(Limits(), limit)
         return f"`{_span(value)}`" if limit.endswith(("_ns", "_ns_max")) else f"`{value}`"
     if value is None or value in ("", (), {}):

@@ -15,10 +15,10 @@ from agentsched.config import (
     ClientName,
     Config,
     EngineConfig,
-    LimitsConfig,
     load_config,
 )
 from agentsched.config_access import OidcConfig
+from agentsched.config_limits import LimitsConfig
 from agentsched.model import MINUTE, SECOND, ConfigError, Limits, seconds
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 from pydantic import ValidationError
 
-from agentsched.config import TenantConfig
+from agentsched.config_limits import TenantConfig
 from agentsched.proxy import shapes
 from agentsched.proxy.errors import error_body
 from agentsched.proxy.fields import BROKEN

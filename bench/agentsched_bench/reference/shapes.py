@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from agentsched.config import EngineConfig, TenantConfig
+from agentsched.config import EngineConfig
+from agentsched.config_limits import TenantConfig
 from agentsched.dashboard.shapes import Frame
 from agentsched.dashboard.timeline import Timeline
 from agentsched.proxy import forms
