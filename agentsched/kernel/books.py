@@ -205,7 +205,7 @@ class Books:
             )
             self.programs_opened += 1
             self._programs[program] = record
-            self.shares.open_program(tenant, program)
+            self.shares.open_program(tenant, program, is_child=elder is not None)
             if elder is not None:
                 elder.children[program] = None
         record.agent = agent or record.agent
@@ -549,6 +549,7 @@ class Books:
         for key, account in self.shares.accounts().items():
             programs = [p for p in self._programs.values() if p.tenant == key]
             assert set(account.live) == {p.program for p in programs}
+            assert account.live_children == sum(account.live.values())
             kept = sum(c.kept_tokens for p in programs for c in p.conversations.values())
             assert account.idle_tokens == kept
             steps = [s for s in self.steps.values() if s.tenant == key]

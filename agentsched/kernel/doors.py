@@ -34,10 +34,13 @@ def refusal(event: StepArrived, books: Books) -> Reject | None:
         return turn_away(event, RejectReason.WAIT_BOUND, "too many wait already", wait)
     family = program or elder
     tenant = family.tenant if family is not None else event.tenant
-    return _tenants_refusal(event, books, tenant, is_new=is_new)
+    no = _queues_refusal(event, books, tenant, is_new=is_new)
+    if no is None and program is None:
+        no = _programs_refusal(event, books, tenant, is_child=elder is not None)
+    return no
 
 
-def _tenants_refusal(
+def _queues_refusal(
     event: StepArrived, books: Books, tenant: TenantId, *, is_new: bool
 ) -> Reject | None:
     account = books.shares.view(tenant)
@@ -49,13 +52,29 @@ def _tenants_refusal(
             wait = books.pace.until_sent((held + 1) * max(1, books.shares.waiting_tenants))
             detail = f"{held} steps of this tenant wait"
             return turn_away(event, RejectReason.TENANT_QUEUE, detail, wait)
-    if event.program not in books.programs and limits.programs_max is not None:
-        live = len(account.live)
-        if live >= limits.programs_max:
-            detail = f"{live} programs of this tenant are live"
-            wait = books.pace.until_sent(max(1, held) * max(1, books.shares.waiting_tenants))
-            return turn_away(event, RejectReason.TENANT_PROGRAMS, detail, wait)
     return None
+
+
+def _programs_refusal(
+    event: StepArrived, books: Books, tenant: TenantId, *, is_child: bool
+) -> Reject | None:
+    """A tenant's ceiling is on runs of agents: what these begin is part of them, and they wait for
+    it. But not without end, or whoever names a parent would have no ceiling."""
+    account = books.shares.view(tenant)
+    most = account.limits.programs_max
+    if most is None:
+        return None
+    live, kind = len(account.live) - account.live_children, "programs"
+    if is_child:
+        most *= books.limits.conversations_per_program_max
+        live, kind = account.live_children, "sub-programs"
+    if live < most:
+        return None
+    wait = books.pace.until_sent(
+        max(1, account.waiting_steps) * max(1, books.shares.waiting_tenants)
+    )
+    detail = f"{live} {kind} of this tenant are live"
+    return turn_away(event, RejectReason.TENANT_PROGRAMS, detail, wait)
 
 
 def turn_away(

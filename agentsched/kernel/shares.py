@@ -71,8 +71,10 @@ class TenantAccount:
     idle_token_ns: int = 0
     idle_at: Instant = _START
     lift: float = 0.0
-    #: Live programs, the one opened first coming first.
-    live: dict[ProgramId, None] = field(default_factory=dict)
+    #: Live programs, the one opened first coming first, and whether each was begun by another.
+    live: dict[ProgramId, bool] = field(default_factory=dict)
+    #: How many of them were.
+    live_children: int = 0
     #: Whether a step of it waits on another replica, as far as was heard.
     waits_elsewhere: bool = False
 
@@ -370,13 +372,16 @@ class ShareLedger:
         self._forget_surplus(keeping=account)
         return account
 
-    def open_program(self, tenant: TenantId, program: ProgramId) -> None:
-        """A program of this tenant lives from now on."""
-        self.account(tenant).live[program] = None
+    def open_program(self, tenant: TenantId, program: ProgramId, *, is_child: bool = False) -> None:
+        """A program of this tenant lives from now on; as a child it is part of another's work."""
+        account = self.account(tenant)
+        account.live[program] = is_child
+        account.live_children += is_child
 
     def drop_program(self, tenant: TenantId, program: ProgramId) -> None:
         """A program of this tenant is gone."""
-        del self._accounts[tenant].live[program]
+        account = self._accounts[tenant]
+        account.live_children -= account.live.pop(program)
         self._forget_surplus()
 
     def _forget_surplus(self, *, keeping: TenantAccount | None = None) -> None:

@@ -19,7 +19,7 @@ class TenantLimits:
     """
 
     held_steps_max: int | None = None  # Reject(TENANT_QUEUE)
-    programs_max: int | None = None  # a further one: Reject(TENANT_PROGRAMS)
+    programs_max: int | None = None  # a further one that no other began: Reject(TENANT_PROGRAMS)
     pins_max: int | None = None  # no further pin
     pinned_tokens_max: int | None = None  # likewise
     warm_max: int | None = None  # conversations kept warm by requests: no further one

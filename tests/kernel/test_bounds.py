@@ -193,6 +193,47 @@ def test_a_tenants_programs_are_counted(capped: Any) -> None:
     assert not isinstance(capped.arrive("s4", program="p0")[0], Reject)
 
 
+def test_what_a_program_begins_is_no_further_one(make_rig: Any) -> None:
+    """It could not end before its sub-agents do, and these not begin before it ended."""
+    rig = make_rig(conversations_per_program_max=2)
+    limits = TenantLimits(programs_max=2)
+    rig.push(TenantConfigured(tenant=TenantId("t1"), limits=limits))
+    rig.engine()
+    rig.arrive("s", program="agent")
+    for number in range(4):
+        kid = f"kid{number}"
+        [sent] = rig.arrive(kid, program=kid, parent=ProgramId("agent"))
+        assert not isinstance(sent, Reject)
+    # Nor has whoever names a parent no ceiling: as many as these programs' conversations may be.
+    [reject] = rig.arrive("kid4", program="kid4", parent=ProgramId("agent"))
+    assert (reject.reason, reject.detail) == (
+        RejectReason.TENANT_PROGRAMS,
+        "4 sub-programs of this tenant are live",
+    )
+    [sent] = rig.arrive("s2", program="another")
+    assert not isinstance(sent, Reject)
+    [reject] = rig.arrive("s3", program="third")
+    assert (reject.reason, reject.detail) == (
+        RejectReason.TENANT_PROGRAMS,
+        "2 programs of this tenant are live",
+    )
+
+
+def test_a_child_that_is_over_makes_room_for_another(make_rig: Any) -> None:
+    rig = make_rig(conversations_per_program_max=1)
+    rig.push(TenantConfigured(tenant=TenantId("t1"), limits=TenantLimits(programs_max=1)))
+    rig.engine()
+    rig.arrive("s", program="agent")
+    for number in range(3):
+        kid = f"kid{number}"
+        [sent] = rig.arrive(kid, program=kid, parent=ProgramId("agent"), is_last=True)
+        assert not isinstance(sent, Reject)
+        rig.finish(kid)
+    # One that names a parent which is not there is one like any other.
+    [reject] = rig.arrive("orphan", program="orphan", parent=ProgramId("gone"))
+    assert reject.reason is RejectReason.TENANT_PROGRAMS
+
+
 def test_a_tenant_with_too_many_programs_comes_back_when_its_queue_has_moved(rig: Any) -> None:
     limits = TenantLimits(programs_max=4)
     rig.push(TenantConfigured(tenant=TenantId("t1"), weight=1.0, limits=limits))
