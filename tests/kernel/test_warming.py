@@ -314,3 +314,25 @@ def test_a_tool_that_only_its_runner_spoke_of_warms_as_well(rig: Any) -> None:
     assert isinstance(begun, Prefetch)
     rig.arrive("a2", program="a")
     assert not rig.scheduler.programs[ProgramId("a")].conversations["a/main"].tools
+
+
+def test_what_is_cached_is_touched_and_is_the_latest_used(warm: Any) -> None:
+    """A warm-up of what is there keeps it from being the next that is dropped."""
+    warm.policy.warm = lambda pause: None
+    warm.engine(pins=False, kv_tokens=1_100, prefix_cache=True)
+    pause(warm, "a")
+    pause(warm, "b")
+    warm.policy.warm = lambda pause: Instant(0)
+    done = ToolFinished(program=ProgramId("a"), call_id=CallId("k-a"), tool=ToolName("bash"))
+    [touch] = warm.push(done)
+    assert isinstance(touch, Prefetch)
+    answer(warm, touch)
+    warm.policy.warm = lambda pause: None
+    pause(warm, "c")
+    talks = {
+        name: next(iter(warm.scheduler.programs[ProgramId(name)].conversations.values()))
+        for name in ("a", "b", "c")
+    }
+    assert [name for name, talk in talks.items() if talk.is_resident] == ["a", "c"]
+    come_back(warm, "a", cached=510)
+    assert account(warm) == (510, 510, 0, 0, 0)  # it was of use

@@ -96,6 +96,7 @@ class Program:
 class Engine:
     reload_ns: float = 1e6  # a thousand tokens a second
     warm_paid: float = 1.0
+    is_up: bool = True
     capabilities: Capabilities = field(
         default_factory=lambda: Capabilities(kv_tokens=10_000, prefix_cache=True)
     )
@@ -244,6 +245,60 @@ def test_value_leaves_alone_what_cannot_pay() -> None:
     assert at(policy, World(talk=None)) is None
 
 
+def touching(**params: Any) -> Value:
+    """One that touches after half a turnover. 100,000 computed tokens of late: a turnover of the
+    pool of 10,000 takes 30 s, so what pauses now is dropped in 30 s, and touched in 15.
+    """
+    policy = Value(touch=0.5, **params)
+    policy.observe(finished("s", prompt=100_000, cached=0, output=0), now=NOW)
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("first_s", "last_s", "expected"),
+    [
+        (30, 45, 15),  # after it would be dropped, and before it is dropped all the same
+        (0, 30, None),  # it is back before
+        (45, 60, None),  # too late for one touch
+        (0, 150, None),  # 0.1 of what is left: not worth it
+    ],
+)
+def test_value_touches_what_would_be_dropped_before_it_is_back(
+    first_s: float, last_s: float, expected: float | None
+) -> None:
+    cached = World(talk=Talk(is_resident=True), outlook=Graph(Spread(first_s, last_s)))
+    assert at(touching(), cached) == expected
+    assert at(Value(), cached) is None  # unless it is asked to, it leaves alone what is cached
+
+
+def test_value_touches_by_the_price_of_all_warm_ups() -> None:
+    cached = World(talk=Talk(is_resident=True), outlook=Graph(Spread(0, 150)))
+    assert at(touching(price=0.12), cached) == 15  # 15 of the 120 s that are left
+    assert at(touching(price=0.13), cached) is None
+    cached.engine.warm_paid = 0.5
+    assert at(touching(price=0.12), cached) is None
+    assert at(touching(price=0.06), cached) == 15
+
+
+def test_value_touches_nothing_that_it_knows_too_little_of() -> None:
+    def touched(returning: Spread | None, pause: Pause | None = None, **talk: Any) -> float | None:
+        world = World(talk=Talk(is_resident=True, **talk), outlook=Graph(returning))
+        return at(touching(), world, pause)
+
+    certain = Spread(31, 44)
+    assert touched(certain) == 15
+    assert touched(None) is None
+    assert touched(Spread(31, 44, has_skill=False)) is None
+    assert touched(certain, Pause(tools={})) is None
+    assert touched(certain, is_over=True) is None
+    assert touched(certain, Pause(prefix=prefix("short", 255))) is None
+    # Of one that paused 20 s ago the place in the LRU is past half a turnover.
+    assert touched(certain, Pause(since=Instant(NOW - 20 * SECOND))) is None
+    # What was evicted is warmed as ever.
+    evicted = World(outlook=Graph(Spread(9, 11)))
+    assert at(touching(), evicted) == 8
+
+
 def test_value_forgets_the_oldest_ended_tools() -> None:
     policy = Value()
     policy.observe(ended("k"), now=NOW)
@@ -258,6 +313,12 @@ def test_value_forgets_the_oldest_ended_tools() -> None:
 def test_value_refuses_what_makes_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="positive"):
         Value(**wrong)
+
+
+@pytest.mark.parametrize("touch", [-0.1, 1.0])
+def test_value_touches_after_a_share_of_a_turnover(touch: float) -> None:
+    with pytest.raises(ValueError, match="share of a turnover"):
+        Value(touch=touch)
 
 
 # Laws, in the scheduler with its own books: whatever the policy answers, the kernel keeps them.

@@ -22,10 +22,7 @@ arguments is averaged over them.
 
 from __future__ import annotations
 
-from typing import Final
-
 from agentsched.model import (
-    MINUTE,
     SECOND,
     Event,
     Instant,
@@ -36,10 +33,7 @@ from agentsched.model import (
 )
 from agentsched.policy import EngineView, PauseView, Retention, World
 from agentsched_policies.returning import SPANS, rate_of_return
-
-#: The computed tokens of the last so many seconds count for the turnover.
-_MEMORY_NS: Final = float(5 * MINUTE)
-_TURNOVER_MIN: Final = float(SECOND)
+from agentsched_policies.turnover import Turnover
 
 
 class Value:
@@ -55,17 +49,11 @@ class Value:
         self._patience = patience
         self._price = price
         self._ttl_max = Nanos(round(ttl_s_max * SECOND))
-        #: Tokens computed per nanosecond over all engines, and when that was last brought up.
-        self._computed = 0.0
-        self._at = Instant(0)
+        self._turnover = Turnover()
 
     def observe(self, event: Event, *, now: Instant) -> None:
-        if not isinstance(event, StepFinished):
-            return
-        usage = event.usage
-        fresh = max(0, usage.prompt_tokens - (usage.cached_tokens or 0)) + usage.output_tokens
-        self._computed = self._computed * self._fading(now) + fresh
-        self._at = now
+        if isinstance(event, StepFinished):
+            self._turnover.observe(event, now=now)
 
     def retain(self, pause: PauseView, world: World, *, now: Instant) -> Retention | None:
         program = world.programs.get(pause.program)
@@ -91,7 +79,7 @@ class Value:
         self, pause: PauseView, engine: EngineView, world: World, rate: float, *, now: Instant
     ) -> int:
         """How long from now the rate of return stays above the price of memory."""
-        price = self._price / self._turnover(engine, world, now=now)
+        price = self._price / self._turnover.span_ns(engine, world, now=now)
         graph = world.graph(pause.program)
         if rate < price or graph is None:
             return 0
@@ -104,16 +92,3 @@ class Value:
                 break
             worthwhile = span
         return max(worthwhile, SPANS[0])
-
-    def _turnover(self, engine: EngineView, world: World, *, now: Instant) -> float:
-        """Nanoseconds within which the engine computes as many tokens as its pool holds."""
-        capacity = engine.capabilities.kv_tokens
-        up = max(1, sum(other.is_up for other in world.engines.values()))
-        rate = self._computed * self._fading(now) / _MEMORY_NS / up
-        if capacity is None or rate <= 0.0:
-            return _MEMORY_NS
-        return max(_TURNOVER_MIN, capacity / rate)
-
-    def _fading(self, now: Instant) -> float:
-        # Hyperbolic: cheap, monotone, and half after one memory.
-        return 1.0 / (1.0 + between(self._at, now) / _MEMORY_NS)
