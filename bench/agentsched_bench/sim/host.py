@@ -87,6 +87,8 @@ class Tally:
     warmed_tokens: int = 0
     #: Nanoseconds, one for each call that came so far: until its last try did.
     first_token_waits: array[int] = field(default_factory=lambda: array("q"))
+    #: Which of these are of conversations' first calls: others continue one that was served.
+    first_calls: set[int] = field(default_factory=set)
     held: array[int] = field(default_factory=lambda: array("q"))
 
 
@@ -416,6 +418,8 @@ class SimHost:
         waited = between(call.sent_at, now)
         waits = self.tally.first_token_waits
         call.waited_place = _noted(waits, call.waited_place, waited)
+        if call.index == 0:
+            self.tally.first_calls.add(call.waited_place)
         run = call.talk.run
         run.first_token_wait_max = max(run.first_token_wait_max, waited)
         if self._streams and not self._faults.strikes("lost", call.step, self._faults.lost):

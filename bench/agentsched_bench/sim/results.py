@@ -65,6 +65,8 @@ class SimRow(msgspec.Struct, kw_only=True):
     makespan_of_bound: float = 0.0
     computed_of_bound: float = 0.0
     in_time: float = 0.0
+    #: As `first_token_wait_s`, of calls that continue a conversation. None in files of before.
+    continuing_wait_s: Spread | None = None
     #: By tenant, where there are several: programs, mean completion time, slowdown.
     tenants: dict[str, TenantRow] = {}
 
@@ -151,6 +153,11 @@ def row_of(arm: str, seed: int, outcome: Outcome, *, alone_s: Mapping[str, float
         * (tally.prompt_tokens - tally.cached_tokens)
         / max(1, bound.computed_tokens),
         in_time=_in_time(slow, len(outcome.runs)),
+        continuing_wait_s=_seconds(
+            wait
+            for place, wait in enumerate(tally.first_token_waits)
+            if place not in tally.first_calls
+        ),
         tenants={
             tenant: TenantRow(
                 programs=len(rows),

@@ -40,6 +40,7 @@ from agentsched_bench.sim.arms import (
 from agentsched_bench.sim.clients import Endings
 from agentsched_bench.sim.faults import Faults, restart
 from agentsched_bench.sim.host import SimHost
+from agentsched_bench.sim.results import row_of
 from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.shape import (
     PlannedProgram,
@@ -106,6 +107,18 @@ def test_whatever_the_clients_are_like(changes: dict[str, object]) -> None:
     outcome = run_arm(parse_arm("agentsched"), made, seed=2)
     check(outcome, made)
     assert len(outcome.runs) == (made.programs or len(made.plans))
+
+
+def test_waits_of_those_that_continue_are_told_apart() -> None:
+    """Newcomers wait for room; that somebody who was served waits as long is another matter."""
+    made = scenario()
+    outcome = run_arm(parse_arm("agentsched"), made, seed=1)
+    talks = sum(len(run.plan.conversations) for run in outcome.runs)
+    alone = {plan.program: 1.0 for plan in made.plans}
+    row = row_of("agentsched", 1, outcome, alone_s=alone)
+    assert row.continuing_wait_s is not None
+    assert row.continuing_wait_s.count == row.calls - talks
+    assert row.continuing_wait_s.max < row.first_token_wait_s.max  # of a newcomer, in this burst
 
 
 def test_a_program_that_ends_with_its_sub_agent_ends_once() -> None:
