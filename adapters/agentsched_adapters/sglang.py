@@ -14,6 +14,10 @@ What its HTTP surface tells, as documented for 0.5 (read, not tried: it needs a 
 - Gauges (`sglang:num_running_reqs` and so on) are there with `--enable-metrics` only, cached tokens
   in the usage with `--enable-cache-report` only.
 - It keeps what it computed by least recent use, and pins nothing: warm-ups are ordinary requests.
+- `session_id` in a body, of chats, completions and responses, is a request's identity (its pull
+  requests 27058 and 29436, of June 2026). With `--enable-session-radix-cache` what a session left
+  in the cache bears its name, and there it is sent. `session_params` is another thing: prompts that
+  a server puts together from what came before, and ours are whole.
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ class ServerInfo(msgspec.Struct):
     disable_radix_cache: bool | None = None
     enable_priority_scheduling: bool = False
     schedule_low_priority_values_first: bool = False
+    enable_session_radix_cache: bool = False
     enable_cache_report: bool = False
     enable_metrics: bool = False
 
@@ -101,6 +106,7 @@ class SglangEngine(OpenAiCompatibleEngine):
         self._capabilities = Capabilities(
             prefix_cache=not info.disable_radix_cache,
             priority=info.enable_priority_scheduling,
+            session_id=info.enable_session_radix_cache,
             cached_tokens=info.enable_cache_report,
             block_size=info.page_size,
             kv_tokens=None if pool is None else pool * ranks,
@@ -135,7 +141,10 @@ class SglangEngine(OpenAiCompatibleEngine):
         tenant: str = "",
         is_kept: bool = True,
     ) -> Mapping[str, object]:
-        if not self._info.enable_priority_scheduling:
-            return {}
-        is_ours = self._info.schedule_low_priority_values_first
-        return {"priority": priority if is_ours else -priority}
+        fields: dict[str, object] = {}
+        if self._info.enable_priority_scheduling:
+            is_ours = self._info.schedule_low_priority_values_first
+            fields["priority"] = priority if is_ours else -priority
+        if session and self._info.enable_session_radix_cache:
+            fields["session_id"] = session
+        return fields

@@ -53,6 +53,30 @@ async def test_greater_is_sooner_there(settings: dict[str, bool], sent: int | No
         await engine.aclose()
 
 
+@pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        ({"enable_session_radix_cache": True}, {"priority": -5, "session_id": "s"}),
+        (
+            {"enable_session_radix_cache": True, "enable_priority_scheduling": False},
+            {"session_id": "s"},
+        ),
+        ({"enable_session_radix_cache": False}, {"priority": -5}),
+        ({}, {"priority": -5}),  # of before June 2026
+    ],
+)
+async def test_a_cache_that_tells_sessions_apart_is_told_whose_a_step_is(
+    settings: dict[str, bool], sent: dict[str, object]
+) -> None:
+    async with TestServer(sglang_app(INFO | settings)) as server:
+        engine = SglangEngine(ID, str(server.make_url("/")))
+        found = await engine.probe()
+        assert found.session_id == ("session_id" in sent)
+        assert engine.admission_fields(priority=5, session="s") == sent
+        assert "session_id" not in engine.admission_fields(priority=5, session="")
+        await engine.aclose()
+
+
 async def test_counts_of_ranks_add_up_and_their_shares_do_not() -> None:
     ranks = "\n".join(
         f'sglang:num_running_reqs{{dp_rank="{rank}"}} {running}\n'
