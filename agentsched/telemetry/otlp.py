@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agentsched.model import SECOND, ConfigError, Instant, Nanos, in_seconds
+from agentsched.telemetry.export_words import WORDS
 from agentsched.telemetry.span import Span
 from agentsched.version import __version__
 
@@ -132,7 +133,13 @@ class OtlpThread:
         # A try that waits to be made again is given up; one under way ends by its own timeout.
         await asyncio.to_thread(self._exporter.shutdown)
         self._queue.dropped += len(self._queue)
-        log.warning("the export did not end in time; %d spans still waited", len(self._queue))
+        waited = f"; {len(self._queue)} spans still waited" if len(self._queue) else ""
+        log.warning(
+            "the last export did not end in %g s%s: %s",
+            in_seconds(timeout),
+            waited,
+            WORDS.reason or "no answer came",
+        )
         return False
 
     def _run(self) -> None:
@@ -165,6 +172,7 @@ class OtlpThread:
     def _export(self, batch: list[Span]) -> None:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
+        WORDS.forget()
         try:
             self._follow_time_of_day()
             spans = [self._readable(span) for span in batch]
@@ -181,7 +189,10 @@ class OtlpThread:
             if is_sent:
                 log.info("spans are exported again")
             else:
-                log.warning("spans cannot be exported; further failures are only counted")
+                log.warning(
+                    "spans cannot be exported; further failures are only counted: %s",
+                    WORDS.reason or "the exporter does not say why",
+                )
 
     def _follow_time_of_day(self) -> None:
         """The clock was set, or the machine slept, which our own clock does not notice."""
@@ -256,8 +267,7 @@ async def exporting(
         from opentelemetry.sdk.resources import Resource
     except ImportError as error:
         raise ConfigError("telemetry: pip install 'agentsched[otel]' for OTLP") from error
-    # It says of each failure that it failed, each time; we say when that changes.
-    logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
+    WORDS.listen()
     resource = Resource.create(
         {
             "service.name": service,

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from agentsched.model import Nanos, in_seconds
+from agentsched.telemetry.export_words import WORDS
 from agentsched.version import __version__
 
 if TYPE_CHECKING:
@@ -80,14 +81,18 @@ class MetricPush:
         """Send the metrics; a failure is logged when it is the first."""
         from opentelemetry.sdk.metrics.export import MetricExportResult
 
+        WORDS.forget()
         data = to_otlp(families, self._resource, began_ns=self._began_ns, now_ns=time.time_ns())
         is_sent = self._exporter.export(data) is MetricExportResult.SUCCESS
         if is_sent is self._is_failing:
             self._is_failing = not is_sent
-            log.log(
-                logging.INFO if is_sent else logging.WARNING,
-                "metrics are exported again" if is_sent else "metrics cannot be exported",
-            )
+            if is_sent:
+                log.info("metrics are exported again")
+            else:
+                log.warning(
+                    "metrics cannot be exported: %s",
+                    WORDS.reason or "the exporter does not say why",
+                )
 
 
 def to_otlp(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +13,13 @@ import pytest
 
 from agentsched.model import MILLISECOND, SECOND, Instant, Nanos
 from agentsched.telemetry.context import TraceContext
+from agentsched.telemetry.export_words import WORDS, ExportWords
 from agentsched.telemetry.otlp import SpanQueue, exporting
 from agentsched.telemetry.span import Span
 
 CLIENT_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CLIENT_SPAN = "00f067aa0ba902b7"
+MINUTE = Nanos(60 * SECOND)
 Said = Callable[[Any], dict[str, Any]]
 
 
@@ -164,6 +167,46 @@ class TestTrouble:
                 while 'spans_total{outcome="failed"} 0.0' in await proxy.metrics():
                     pass
 
+    async def test_the_log_says_why_nothing_goes_out(
+        self, watch: Any, receiver: Any, caplog: Any
+    ) -> None:
+        """Whoever mistyped the endpoint, or gave no key, has nothing else to go by."""
+        receiver.status = 404
+        async with watch(**settings(receiver)) as proxy:
+            assert (await proxy.run_agent())[1].status_code == 200
+            async with asyncio.timeout(60):
+                while 'spans_total{outcome="failed"} 0.0' in await proxy.metrics():
+                    pass
+        found = {r.getMessage() for r in caplog.records if "cannot be exported" in r.getMessage()}
+        assert {said.partition(" ")[0] for said in found} == {"spans", "metrics"}
+        assert all("404" in said for said in found)
+
+    async def test_a_last_export_that_does_not_end_says_why(
+        self, receiver: Any, caplog: Any
+    ) -> None:
+        receiver.url = "http://127.0.0.1:9"  # discard: nobody listens there
+        queue = SpanQueue(spans_max=9)
+        WORDS.forget()
+        async with export(
+            queue, receiver, flush_interval=MILLISECOND, shutdown_timeout=MILLISECOND
+        ):
+            queue.put(span(1))
+            async with asyncio.timeout(60):
+                while not WORDS.reason:  # noqa: ASYNC110 - said on the exporter's thread
+                    await asyncio.sleep(0)
+        [said] = [r.getMessage() for r in caplog.records if "did not end" in r.getMessage()]
+        assert said.startswith("the last export did not end in 0.001 s: ")
+        assert "refused" in said
+
+    def test_a_receiver_that_answers_with_a_page_gets_a_line(self) -> None:
+        words = ExportWords()
+        words.handle(logging.makeLogRecord({"msg": "<html>\n" + "x" * 5_000, "levelno": 40}))
+        words.handle(logging.makeLogRecord({"msg": "given up", "levelno": 40}))
+        assert words.reason.startswith("<html> xxx")
+        assert len(words.reason) == 300
+        words.forget()
+        assert words.reason == ""
+
     async def test_a_receiver_that_hangs_does_not_keep_us(self, watch: Any, receiver: Any) -> None:
         receiver.answers.clear()
         own = {"shutdown_timeout": "200ms", "otlp_timeout": "1h", "metrics_interval": "off"}
@@ -220,6 +263,7 @@ def export(
     receiver: Any,
     *,
     flush_interval: Nanos,
+    shutdown_timeout: Nanos = MINUTE,
     now: Callable[[], Instant] = lambda: Instant(0),
 ) -> Any:
     return exporting(
@@ -229,7 +273,7 @@ def export(
         service="agentsched",
         instance="test",
         now=now,
-        timeout=Nanos(60 * SECOND),
+        timeout=MINUTE,
         flush_interval=flush_interval,
-        shutdown_timeout=Nanos(60 * SECOND),
+        shutdown_timeout=shutdown_timeout,
     )
