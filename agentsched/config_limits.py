@@ -14,7 +14,9 @@ class LimitsConfig(Part):
     """The ceilings of the scheduler; those that are not set keep their defaults."""
 
     programs_max: Count | None = Field(
-        default=None, description="live programs; the idlest is forgotten, all busy: 429"
+        default=None,
+        description="live programs; the idlest is forgotten, one that was never answered before any"
+        " other; all busy: 429",
     )
     program_idle_max: Span | None = Field(
         default=None, description="a program that is idle for so long is closed"

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from agentsched.kernel.charging import start_keeping, stop_keeping
 from agentsched.kernel.closing import Closing
+from agentsched.kernel.invariants import check
 from agentsched.kernel.pace import Pace
 from agentsched.kernel.pins import PinLedger
 from agentsched.kernel.places import LeftPlaces
@@ -66,6 +67,9 @@ class Books:
         self.began_at: Instant | None = None
         #: Live programs, the one idle for longest first.
         self._programs: OrderedDict[ProgramId, ProgramRecord] = OrderedDict()
+        #: Those of them that were never served and have no active step, by when they last had one.
+        #: They make room first, so that a flood of newcomers costs nobody who pauses its place.
+        self._unserved: OrderedDict[ProgramId, None] = OrderedDict()
         #: All and only steps that are not in a final state.
         self.steps: dict[StepId, StepRecord] = {}
         #: Engines by id, in the order in which they first reported; lost ones stay known.
@@ -205,6 +209,7 @@ class Books:
             )
             self.programs_opened += 1
             self._programs[program] = record
+            self._unserved[program] = None
             self.shares.open_program(tenant, program, is_child=elder is not None)
             if elder is not None:
                 elder.children[program] = None
@@ -262,6 +267,7 @@ class Books:
             self.evict(conversation)
             del self.conversations[conversation.conversation]
         del self._programs[program]
+        self._unserved.pop(program, None)
         self._closing.wake(program)
         self.shares.drop_program(record.tenant, program)
         elder = self._programs.get(record.parent) if record.parent is not None else None
@@ -283,8 +289,19 @@ class Books:
         """Programs that were closed and whose last step has ended."""
         return [self._programs[key] for key in self._closing.idle()]
 
+    def serve(self, program: ProgramRecord) -> None:
+        """A step of what it is for was answered: neither it nor a child is a newcomer any more."""
+        if not program.was_served:
+            program.was_served = True
+            self._unserved.pop(program.program, None)
+            for child in program.children:
+                self.ready.begin(child)
+
     def idlest(self) -> ProgramRecord | None:
-        """The program without active steps that is idle for longest."""
+        """The program without active steps that is idle for longest, of those that were never
+        served where there are any."""
+        for key in self._unserved:
+            return self._programs[key]
         for record in self._programs.values():
             if not record.active_steps:
                 return record
@@ -460,6 +477,7 @@ class Books:
         """Count a step as active and let it wait."""
         conversation = program.conversations[step.conversation]
         self.steps[step.step] = step
+        self._unserved.pop(program.program, None)
         program.active_steps += 1
         conversation.active_steps += 1
         conversation.paused_at = None
@@ -504,6 +522,8 @@ class Books:
         if step.state is not StepState.FINISHED:
             self.leave(step.arrived, arrived_at=step.arrived_at, bypassed=step.bypassed, now=now)
         program.active_steps -= 1
+        if not (program.active_steps or program.was_served):
+            self._unserved[program.program] = None
         conversation.active_steps -= 1
         if not conversation.active_steps:
             conversation.paused_at = now
@@ -516,82 +536,4 @@ class Books:
 
     def check(self) -> None:
         """Assert every invariant that ties the records together."""
-        waiting = {s.step for s in self.steps.values() if s.state is StepState.WAITING}
-        assert waiting == {s.step for s in self.ready}
-        assert all(self._is_newcomer(s) for s in self.ready if s.step in self.ready.newcomers)
-        self.ready.check()
-        assert len(self.steps) >= len(waiting)
-        for record in self._engines.values():
-            running = list(record.running.values())
-            assert all(s.engine == record.engine for s in running)
-            assert all(s.state in (StepState.DISPATCHED, StepState.RUNNING) for s in running)
-            assert record.running_tokens == sum(s.prompt_tokens for s in running)
-            background = [s for s in running if s.step_class is StepClass.BATCH]
-            assert record.background_steps == len(background)
-            starting = [s for s in running if s.state is StepState.DISPATCHED]
-            assert record.starting_tokens == sum(s.prompt_tokens for s in starting)
-            assert record.pinned_tokens == self.pins.tokens(record.engine)
-            record.cold.check()
-        on_engines = {step for e in self._engines.values() for step in e.running}
-        assert on_engines | waiting == set(self.steps)
-        assert not on_engines & waiting
-        self._closing.check(self._programs)
-        assert len(self._programs) <= self.limits.programs_max
-        # Steps that come back are let in beyond the limit; their number is bounded by what ran.
-        assert sum(not s.attempts for s in self.ready) <= self.limits.ready_steps_max
-        self._check_programs()
-        self._check_shares()
-        self.pins.check()
-
-    def _check_shares(self) -> None:
-        self.shares.check()
-        assert sorted(self.shares.who_waits()) == sorted({step.tenant for step in self.ready})
-        for key, account in self.shares.accounts().items():
-            programs = [p for p in self._programs.values() if p.tenant == key]
-            assert set(account.live) == {p.program for p in programs}
-            assert account.live_children == sum(account.live.values())
-            kept = sum(c.kept_tokens for p in programs for c in p.conversations.values())
-            assert account.idle_tokens == kept
-            steps = [s for s in self.steps.values() if s.tenant == key]
-            running = [s for s in steps if s.state is not StepState.WAITING]
-            assert account.waiting_steps == len(steps) - len(running)
-            batch = sum(s.step_class is StepClass.BATCH for s in steps)
-            batch -= sum(s.step_class is StepClass.BATCH for s in running)
-            assert account.waiting_batch == batch
-            assert account.running_steps == len(running)
-            assert account.pending_uncached == sum(s.uncached_charged for s in running)
-            assert account.pending_output == sum(s.output_charged for s in running)
-
-    def _check_programs(self) -> None:
-        active: dict[ConversationId, int] = {}
-        running: dict[ConversationId, int] = {}
-        for step in self.steps.values():
-            if step.state is not StepState.WAITING:
-                running[step.conversation] = running.get(step.conversation, 0) + 1
-            assert step.program in self._programs
-            assert step.conversation in self._programs[step.program].conversations
-            active[step.conversation] = active.get(step.conversation, 0) + 1
-        for program in self._programs.values():
-            assert all(self._programs[key].parent == program.program for key in program.children)
-            conversations = program.conversations.values()
-            assert program.active_steps == sum(c.active_steps for c in conversations)
-            for conversation in conversations:
-                assert conversation.active_steps == active.get(conversation.conversation, 0)
-                assert (conversation.paused_at is None) or not conversation.active_steps
-                assert conversation.running_steps == running.get(conversation.conversation, 0)
-                assert self.conversations[conversation.conversation] is conversation
-        self.residency.check()
-        for conversation in self.conversations.values():
-            home = self.residency.home(conversation.conversation)
-            assert home == (conversation.engine if conversation.is_resident else None)
-        for engine in self._engines:
-            resting = [
-                key
-                for key in self.residency.conversations(engine)
-                if not self.conversations[key].running_steps
-            ]
-            assert list(self.residency.resting(engine)) == resting
-        known = [key for p in self._programs.values() for key in p.conversations]
-        assert sorted(known) == sorted(self.conversations)
-        for pin in self.pins:
-            assert pin.conversation in self._programs[pin.program].conversations
+        check(self)

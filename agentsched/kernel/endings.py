@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentsched.kernel.books import Books
-from agentsched.kernel.records import ConversationRecord, ProgramRecord, StepRecord
+from agentsched.kernel.records import ConversationRecord, StepRecord
 from agentsched.model import Instant, StepClass, StepFinished, Usage, between
 
 
@@ -35,7 +35,7 @@ def account(
         untold_tokens=untold,
     )
     if step.step_class.is_work or step.step_class is StepClass.BATCH:
-        serve(books, program)
+        books.serve(program)
     if not step.step_class.is_work:
         return
     assert step.dispatched_at is not None
@@ -53,14 +53,6 @@ def account(
         conversation.tools[call.call_id] = call.tool
         if len(conversation.tools) > limit:
             del conversation.tools[next(iter(conversation.tools))]
-
-
-def serve(books: Books, program: ProgramRecord) -> None:
-    """A step of what it is for was answered: neither it nor a child is a newcomer any more."""
-    if not program.was_served:
-        program.was_served = True
-        for child in program.children:
-            books.ready.begin(child)
 
 
 def completed(books: Books, step: StepRecord, usage: Usage) -> Usage:

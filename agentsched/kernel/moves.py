@@ -8,7 +8,6 @@ left it when it comes back.
 from __future__ import annotations
 
 from agentsched.kernel.books import Books
-from agentsched.kernel.endings import serve
 from agentsched.kernel.records import ConversationRecord
 from agentsched.kernel.resumption import goes_on
 from agentsched.kernel.retention import Retention
@@ -33,7 +32,7 @@ def take_over(books: Books, conversation: ConversationRecord, event: StepArrived
     """A program that was begun elsewhere is no newcomer, and a conversation that comes from another
     replica has its context where that one left it."""
     if goes_on(event, books):
-        serve(books, books.programs[conversation.program])
+        books.serve(books.programs[conversation.program])
     engine = books.engines.get(event.home) if event.home is not None else None
     if engine is None or not engine.is_alive or conversation.active_steps:
         return

@@ -12,7 +12,7 @@ from agentsched.model.time import MINUTE, SECOND, Nanos
 class Limits:
     """Ceilings of the core. Each has an answer when it is reached: see the comment beside it."""
 
-    programs_max: int = 20_000  # the idlest program is forgotten; all busy: Reject(PROGRAMS_FULL)
+    programs_max: int = 20_000  # the idlest is forgotten, unserved first; all busy: PROGRAMS_FULL
     program_idle_ns_max: Nanos = Nanos(60 * MINUTE)  # then the program is closed as "idle"
     conversations_per_program_max: int = 64  # the idlest conversation is forgotten
     ready_steps_max: int = 10_000  # Reject(QUEUE_FULL)

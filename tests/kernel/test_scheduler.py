@@ -154,6 +154,36 @@ def test_the_idlest_program_makes_room_and_busy_ones_do_not(make_rig: Any) -> No
     assert ProgramId("p5") not in rig.scheduler.programs
 
 
+@pytest.mark.parametrize("end", ["cancelled", "turned away"])
+def test_a_flood_of_newcomers_costs_nobody_who_pauses_its_place(make_rig: Any, end: str) -> None:
+    """They are no less programs for having been refused, and there are any number of them."""
+    rig = make_rig(programs_max=4)
+    rig.engine()
+    rig.arrive("s", program="old")
+    rig.finish("s", tools={"call": "bash"}, at=1)
+    rig.policy.admission = lambda step, engine: TurnedAway(reason="programs")
+    if end == "cancelled":
+        rig.policy.admission = lambda step, engine: Held(reason="programs")
+    for number in range(6):
+        name = f"new{number}"
+        rig.arrive(name, program=name, at=2 + number)
+        if end == "cancelled":
+            rig.push(StepCancelled(step=StepId(name), reason="the client went away"))
+    assert list(rig.scheduler.programs) == ["old", "new3", "new4", "new5"]
+    assert rig.scheduler.programs[ProgramId("old")].was_served
+    # One of them that is served at last is like any other, and so is whoever comes back to wait.
+    rig.policy.admission = lambda step, engine: Admitted()
+    rig.arrive("again", program="new3", at=9)
+    rig.finish("again", at=10)
+    rig.policy.admission = lambda step, engine: Held(reason="programs")
+    rig.arrive("waits", program="new4", at=11)
+    for number in range(6, 9):
+        name = f"new{number}"
+        rig.arrive(name, program=name, at=6 + number)
+        rig.push(StepCancelled(step=StepId(name), reason="the client went away"))
+    assert list(rig.scheduler.programs) == ["old", "new3", "new4", "new8"]
+
+
 def test_an_idle_program_is_forgotten_in_time(make_rig: Any) -> None:
     rig = make_rig(program_idle_ns_max=Nanos(10 * SECOND))
     rig.push(ProgramOpened(program=ProgramId("p1"), tenant=TenantId("t")), at=0)
