@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from agentsched_bench.chaos.faults import CALM, STORM
-from agentsched_bench.chaos.world import Shape, run
+from agentsched_bench.chaos.world import Shape, run, shape_of
 
 QUICK = 4
 SLOW = 240
@@ -36,6 +36,22 @@ def test_every_dialect_is_spoken_whole_and_streamed() -> None:
     kinds = run(1, shape=Shape(agents=24, turns=2), weather=CALM).kinds
     names = ("chat", "messages", "responses")
     assert set(kinds) == {f"{name} {how}" for name in names for how in ("stream", "whole")}
+
+
+def test_pins_are_taken_and_let_go() -> None:
+    """Two engines have the plugin and little room, so that what is checked of pins is something."""
+    outcome = run(1, weather=CALM)
+    assert not outcome.violations
+    assert outcome.pins["accepted"] >= 5
+    assert set(outcome.pins) <= {"pin", "accepted", "release", "released"}
+
+
+def test_shares_are_compared_while_tenants_wait() -> None:
+    """A seed of four: the bound is held at each of many turns, and the journal gives them again."""
+    outcome = run(3, shape=shape_of(3))
+    assert not outcome.violations
+    assert outcome.share_windows >= 5
+    assert outcome.share_turns >= 50
 
 
 @pytest.mark.parametrize("seed", range(QUICK))
@@ -63,4 +79,4 @@ def test_a_seed_gives_the_same_run_in_any_process(hash_seed: str) -> None:
 @pytest.mark.parametrize("first", range(QUICK, SLOW, BATCH))
 def test_many_storms(first: int) -> None:
     for seed in range(first, min(first + BATCH, SLOW)):
-        check(seed, weather=STORM.scaled((0.3, 1.0, 2.0)[seed % 3]))
+        check(seed, shape=shape_of(seed), weather=STORM.scaled((0.3, 1.0, 2.0)[seed % 3]))

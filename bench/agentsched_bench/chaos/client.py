@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentsched_bench.chaos.dialects import DIALECTS, Dialect
+from agentsched_bench.chaos.dialects import DIALECTS, Dialect, Said
 from agentsched_bench.chaos.engine import words_of
 from agentsched_bench.chaos.faults import Faults
 
@@ -65,7 +65,9 @@ class Agent:
         self._headers = {"x-agentsched-tenant": tenant}
         if random.random() < 0.5:
             self._headers["x-agentsched-program"] = name
-        self._dialect = random.choice(DIALECTS)
+        self._dialect = random.choice((*DIALECTS, DIALECTS[0]))
+        #: The id of the tool call that the next turn answers.
+        self._call_id = ""
         self._messages: list[dict[str, str]] = [
             {"role": "system", "content": f"You are agent {random.randrange(3)}. " * 8}
         ]
@@ -73,7 +75,8 @@ class Agent:
     async def run(self, turns: int) -> None:
         """Take so many turns, or stop where one cannot be had."""
         for turn in range(turns):
-            self._messages.append({"role": "user", "content": f"{self.name} asks {turn}"})
+            asked = {"role": "user", "content": f"{self.name} asks {turn}", "call": self._call_id}
+            self._messages.append(asked)
             if not await self._turn(turn):
                 return
             if self._faults.strikes("tool_reports"):
@@ -93,15 +96,16 @@ class Agent:
             calls = [self._call(call, headers, is_stream=is_stream)]
             if self._faults.strikes("client_duplicate"):
                 calls.append(self._call(f"{call}b", headers, is_stream=is_stream))
-            texts = await asyncio.gather(*calls)
-            answers = [text for text in texts if text is not None]
+            answers = [said for said in await asyncio.gather(*calls) if said is not None]
             if answers:
-                self._messages.append({"role": "assistant", "content": answers[0]})
+                text, self._call_id = answers[0].text, answers[0].call
+                said = {"role": "assistant", "content": text, "call": self._call_id}
+                self._messages.append(said)
                 return True
             await asyncio.sleep(self._faults.random.uniform(0.2, 2.0))
         return False
 
-    async def _call(self, call: str, headers: dict[str, str], *, is_stream: bool) -> str | None:
+    async def _call(self, call: str, headers: dict[str, str], *, is_stream: bool) -> Said | None:
         """One request; the answer where it is whole."""
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -109,11 +113,11 @@ class Agent:
         leaves = self._faults.strikes("client_hang_up")
         if leaves:
             patience = self._faults.random.uniform(0.0, 3.0)
-        text: str | None = None
+        said: Said | None = None
         line = _Line()
         try:
             async with asyncio.timeout(patience):
-                end, text = await self._exchange(line, headers, is_stream=is_stream)
+                end, said = await self._exchange(line, headers, is_stream=is_stream)
         except TimeoutError as error:
             end = "left" if leaves else "timed_out" if error.args else "hung"
         except ConnectionRefusedError:
@@ -124,11 +128,11 @@ class Agent:
             end = "left in silence"
         self._ends.note(call, end, took_s=loop.time() - began)
         self._ends.kinds[f"{self._dialect.name} {'stream' if is_stream else 'whole'}"] += 1
-        return text
+        return said
 
     async def _exchange(
         self, line: _Line, headers: dict[str, str], *, is_stream: bool
-    ) -> tuple[str, str | None]:
+    ) -> tuple[str, Said | None]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         link = writer.transport.wire.link  # type: ignore[attr-defined]  # ours: see `wire.End`
         line.is_dead = link.stall_after is not None
@@ -187,7 +191,7 @@ class Agent:
 
 async def _read(
     reader: asyncio.StreamReader, dialect: Dialect, *, expected: str
-) -> tuple[str, str | None]:
+) -> tuple[str, Said | None]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     status = int(head.split(" ", 2)[1])
     headers = {
@@ -202,10 +206,11 @@ async def _read(
     if headers.get("content-type", "").startswith("text/event-stream"):
         return _judge_stream(body, dialect, expected)
     try:
-        text = dialect.text_of(json.loads(body))
+        answer = json.loads(body)
+        said = Said(dialect.text_of(answer), True, False, dialect.call_of(answer))
     except (ValueError, KeyError, IndexError, TypeError):
         return "short", None
-    return ("answered", text) if text == expected else ("wrong", None)
+    return ("answered", said) if said.text == expected else ("wrong", None)
 
 
 async def _sized(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
@@ -221,7 +226,7 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
             return b"".join(parts)
 
 
-def _judge_stream(body: bytes, dialect: Dialect, expected: str) -> tuple[str, str | None]:
+def _judge_stream(body: bytes, dialect: Dialect, expected: str) -> tuple[str, Said | None]:
     try:
         said = dialect.read(body)
     except (ValueError, KeyError, IndexError, TypeError):
@@ -230,4 +235,4 @@ def _judge_stream(body: bytes, dialect: Dialect, expected: str) -> tuple[str, st
         return "error event", None
     if not said.is_done:
         return "short", None
-    return ("answered", said.text) if said.text == expected else ("wrong", None)
+    return ("answered", said) if said.text == expected else ("wrong", None)

@@ -22,6 +22,8 @@ class Said:
     text: str
     is_done: bool
     has_error: bool
+    #: The id of the tool call that it ends in.
+    call: str = ""
 
 
 class Dialect(ABC):
@@ -47,20 +49,30 @@ class Dialect(ABC):
         """One event with a part of the answer."""
 
     @abstractmethod
-    def closing(self, text: str, usage: tuple[int, int]) -> list[bytes]:
-        """Events after the last word. `usage`: tokens of the prompt and of the answer."""
+    def closing(self, text: str, usage: tuple[int, int], call: str = "") -> list[bytes]:
+        """Events after the last word. `usage`: tokens of the prompt and of the answer; `call`: the
+        id of a tool call at its end, in dialects that have any here.
+        """
 
     @abstractmethod
     def error(self) -> bytes:
         """The event by which an engine says that it failed."""
 
     @abstractmethod
-    def whole(self, text: str, usage: tuple[int, int]) -> bytes:
+    def whole(self, text: str, usage: tuple[int, int], call: str = "") -> bytes:
         """An answer that is no stream."""
 
     @abstractmethod
     def text_of(self, answer: dict[str, Any]) -> str:
         """Its text. Raises KeyError, IndexError or TypeError where it is none."""
+
+    def call_of(self, answer: dict[str, Any]) -> str:
+        """The id of its tool call. Raises as `text_of`."""
+        return ""
+
+    def calls_in(self, fields: dict[str, Any]) -> list[str]:
+        """Ids of the tool calls that a request answers."""
+        return []
 
     @abstractmethod
     def read(self, body: bytes) -> Said:
@@ -68,16 +80,30 @@ class Dialect(ABC):
 
 
 class Chat(Dialect):
-    """`/v1/chat/completions`."""
+    """`/v1/chat/completions`, the one here with tool calls."""
 
     name, path = "chat", "/v1/chat/completions"
 
     def fields(self, messages: Sequence[dict[str, str]]) -> dict[str, Any]:
-        return {"model": MODEL, "messages": list(messages)}
+        sent: list[dict[str, Any]] = []
+        for message in messages:
+            call = message.get("call")
+            shown = {"role": message["role"], "content": message["content"]}
+            if call and message["role"] == "assistant":
+                sent.append(shown | {"tool_calls": [_call(call)]})
+            elif call:
+                sent.append(shown | {"role": "tool", "tool_call_id": call})
+            else:
+                sent.append(shown)
+        return {"model": MODEL, "messages": sent}
 
     def last_text(self, fields: dict[str, Any]) -> str:
         content = fields["messages"][-1]["content"]
         return content if isinstance(content, str) else str(content[-1].get("text", ""))
+
+    def calls_in(self, fields: dict[str, Any]) -> list[str]:
+        messages = fields["messages"]
+        return [str(m["tool_call_id"]) for m in messages if "tool_call_id" in m]
 
     def opening(self) -> list[bytes]:
         return []
@@ -85,9 +111,11 @@ class Chat(Dialect):
     def word(self, word: str) -> bytes:
         return _event(_chat_chunk({"content": word}))
 
-    def closing(self, text: str, usage: tuple[int, int]) -> list[bytes]:
+    def closing(self, text: str, usage: tuple[int, int], call: str = "") -> list[bytes]:
+        called = [_event(_chat_chunk({"tool_calls": [{"index": 0} | _call(call)]}))] if call else []
         return [
-            _event(_chat_chunk({}, finish="stop")),
+            *called,
+            _event(_chat_chunk({}, finish="tool_calls" if call else "stop")),
             _event(_chat_chunk(None) | {"usage": _openai_usage(usage)}),
             b"data: [DONE]\n\n",
         ]
@@ -95,22 +123,31 @@ class Chat(Dialect):
     def error(self) -> bytes:
         return _event({"error": {"message": "as asked", "code": 500}})
 
-    def whole(self, text: str, usage: tuple[int, int]) -> bytes:
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    def whole(self, text: str, usage: tuple[int, int], call: str = "") -> bytes:
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if call:
+            message["tool_calls"] = [_call(call)]
+        end = "tool_calls" if call else "stop"
+        choice = {"index": 0, "message": message, "finish_reason": end}
         shown = {"id": "c", "object": "chat.completion", "created": 1, "model": MODEL}
         return json.dumps(shown | {"choices": [choice], "usage": _openai_usage(usage)}).encode()
 
     def text_of(self, answer: dict[str, Any]) -> str:
         return str(answer["choices"][0]["message"]["content"])
 
+    def call_of(self, answer: dict[str, Any]) -> str:
+        calls = answer["choices"][0]["message"].get("tool_calls") or [{"id": ""}]
+        return str(calls[0]["id"])
+
     def read(self, body: bytes) -> Said:
-        text, has_error = "", False
+        text, call, has_error = "", "", False
         for event in _events(body):
             has_error = has_error or "error" in event
             for choice in event.get("choices", ()):
-                text += (choice.get("delta") or {}).get("content", "")
-        return Said(text, b"data: [DONE]\n" in body, has_error)
+                delta = choice.get("delta") or {}
+                text += delta.get("content", "")
+                call += "".join(one.get("id", "") for one in delta.get("tool_calls", ()))
+        return Said(text, b"data: [DONE]\n" in body, has_error, call)
 
 
 class Messages(Dialect):
@@ -140,7 +177,7 @@ class Messages(Dialect):
         delta = {"type": "text_delta", "text": word}
         return _named({"type": "content_block_delta", "index": 0, "delta": delta})
 
-    def closing(self, text: str, usage: tuple[int, int]) -> list[bytes]:
+    def closing(self, text: str, usage: tuple[int, int], call: str = "") -> list[bytes]:
         used = {"input_tokens": usage[0], "output_tokens": usage[1]}
         delta = {"stop_reason": "end_turn", "stop_sequence": None}
         return [
@@ -152,7 +189,7 @@ class Messages(Dialect):
     def error(self) -> bytes:
         return _named({"type": "error", "error": {"type": "api_error", "message": "as asked"}})
 
-    def whole(self, text: str, usage: tuple[int, int]) -> bytes:
+    def whole(self, text: str, usage: tuple[int, int], call: str = "") -> bytes:
         message = self._message([{"type": "text", "text": text}], "end_turn")
         used = {"input_tokens": usage[0], "output_tokens": usage[1]}
         return json.dumps(message | {"usage": used}).encode()
@@ -202,7 +239,7 @@ class Responses(Dialect):
     def word(self, word: str) -> bytes:
         return _named({"type": "response.output_text.delta", **self._at(), "delta": word})
 
-    def closing(self, text: str, usage: tuple[int, int]) -> list[bytes]:
+    def closing(self, text: str, usage: tuple[int, int], call: str = "") -> list[bytes]:
         item = self._item(text, "completed")
         response = self._response(text, "completed") | {"usage": self._usage(usage)}
         return [
@@ -216,7 +253,7 @@ class Responses(Dialect):
         response = self._response(None, "failed") | {"error": said}
         return _named({"type": "response.failed", "response": response})
 
-    def whole(self, text: str, usage: tuple[int, int]) -> bytes:
+    def whole(self, text: str, usage: tuple[int, int], call: str = "") -> bytes:
         response = self._response(text, "completed") | {"usage": self._usage(usage)}
         return json.dumps(response).encode()
 
@@ -256,6 +293,10 @@ class Responses(Dialect):
 
 DIALECTS: Final[tuple[Dialect, ...]] = (Chat(), Messages(), Responses())
 BY_PATH: Final = {dialect.path: dialect for dialect in DIALECTS}
+
+
+def _call(call: str) -> dict[str, Any]:
+    return {"id": call, "type": "function", "function": {"name": "bash", "arguments": "{}"}}
 
 
 def _event(value: object) -> bytes:

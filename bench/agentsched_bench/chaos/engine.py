@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentsched_bench.chaos.dialects import BY_PATH, MODEL, Dialect
 from agentsched_bench.chaos.faults import Faults
+from agentsched_bench.chaos.plugin import PATH as PLUGIN_PATH
+from agentsched_bench.chaos.plugin import SimulatedPlugin
 
 _PORT: Final = 8_000
 _FATES: Final = (
@@ -28,6 +31,7 @@ _FATES: Final = (
     "garbage",
     "stream_error",
 )
+_CALL: Final = re.compile(r"call-[0-9a-f]{8}")
 _STREAM: Final = "content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
 
 
@@ -41,6 +45,8 @@ class EngineLedger:
     crashes: int = 0
     running: set[int] = field(default_factory=set)
     running_peak: int = 0
+    #: Ids of tool calls that came back and that no engine gave.
+    strange_calls: set[str] = field(default_factory=set)
 
 
 def words_of(prompt: str) -> list[str]:
@@ -49,13 +55,36 @@ def words_of(prompt: str) -> list[str]:
     return [f"{digest[i : i + 4]} " for i in range(0, 4 * (4 + int(digest[:2], 16) % 12), 4)]
 
 
+def tool_of(prompt: str) -> str:
+    """The id of the tool call that the answer to a prompt ends in, where its dialect has any; of
+    four answers one is a last word.
+    """
+    digest = hashlib.sha256(prompt.encode()).hexdigest()
+    return f"call-{digest[:8]}" if int(digest[-1], 16) % 4 else ""
+
+
 class SimulatedEngine:
-    """Listens at `http://{name}:{port}` while it is up; port 0 picks a free one."""
+    """Listens at `http://{name}:{port}` while it is up; port 0 picks a free one.
+
+    With `has_tools` it calls tools; with a `plugin` it keeps pins.
+    """
 
     def __init__(
-        self, name: str, faults: Faults, *, slots: int = 8, port: int = _PORT, token_s: float = 0.02
+        self,
+        name: str,
+        faults: Faults,
+        *,
+        slots: int = 8,
+        port: int = _PORT,
+        token_s: float = 0.02,
+        blocks: int = 4_096,
+        has_tools: bool = False,
+        plugin: SimulatedPlugin | None = None,
     ) -> None:
         self.name = name
+        self._blocks = blocks
+        self._has_tools = has_tools
+        self.plugin = plugin
         self._port = port
         self._token_s = token_s
         self.ledger = EngineLedger()
@@ -92,6 +121,8 @@ class SimulatedEngine:
         if self._server is None:
             return
         self.ledger.crashes += 1
+        if self.plugin is not None:
+            self.plugin.forget()
         self._server.close()
         self._server = None
         for writer in sorted(self._writers, key=id_of):
@@ -134,6 +165,10 @@ class SimulatedEngine:
             await writer.drain()
             return True
         fields = json.loads(body)
+        if self.plugin is not None and target.startswith(PLUGIN_PATH):
+            _whole(writer, *self.plugin.asked(target.rpartition("/")[2], fields))
+            await writer.drain()
+            return True
         self._numbers += 1
         number = self._numbers
         gone = asyncio.ensure_future(_until_gone(reader))
@@ -159,13 +194,15 @@ class SimulatedEngine:
         if target == "/v1/models":
             data = [{"id": MODEL, "object": "model", "max_model_len": 100_000}]
             return 200, json.dumps({"object": "list", "data": data}).encode()
+        if self.plugin is not None and target.startswith(f"{PLUGIN_PATH}/state"):
+            return 200, self.plugin.state()
         if target == "/metrics":
             return 200, self._metrics()
         return 404, b'{"error": {"message": "nothing here"}}'
 
     def _metrics(self) -> bytes:
         waiting = max(0, len(self.ledger.running) - self._slots)
-        info = 'block_size="16",num_gpu_blocks="4096",enable_prefix_caching="True"'
+        info = f'block_size="16",num_gpu_blocks="{self._blocks}",enable_prefix_caching="True"'
         lines = (
             "# pages of a simulated engine",
             f"vllm:cache_config_info{{{info}}} 1.0",
@@ -198,6 +235,7 @@ class SimulatedEngine:
             writer.write(b"\x16\x03\x01 this is not HTTP at all\r\n\r\n")
             return False
         ledger = self.ledger
+        ledger.strange_calls |= {c for c in dialect.calls_in(fields) if not _CALL.fullmatch(c)}
         ledger.begun += 1
         ledger.running.add(number)
         ledger.running_peak = max(ledger.running_peak, len(ledger.running))
@@ -230,13 +268,16 @@ class SimulatedEngine:
     async def _answer(
         self, dialect: Dialect, fields: dict[str, Any], writer: asyncio.StreamWriter, fate: str
     ) -> bool:
-        words = words_of(dialect.last_text(fields))
+        prompt = dialect.last_text(fields)
+        words, call = words_of(prompt), tool_of(prompt) if self._has_tools else ""
         usage = (8 + len(json.dumps(fields)) // 4, len(words))
         await asyncio.sleep(5 * self._token_s * self.slowness)
         if fields.get("stream"):
-            is_whole = await self._stream(dialect, words, usage, writer, fate)
+            closing = dialect.closing("".join(words), usage, call)
+            is_whole = await self._stream(dialect, words, closing, writer, fate)
         else:
-            is_whole = await self._at_once(dialect, words, usage, writer, fate)
+            whole = dialect.whole("".join(words), usage, call)
+            is_whole = await self._at_once(whole, len(words), writer, fate)
         await writer.drain()
         return is_whole
 
@@ -244,7 +285,7 @@ class SimulatedEngine:
         self,
         dialect: Dialect,
         words: list[str],
-        usage: tuple[int, int],
+        closing: list[bytes],
         writer: asyncio.StreamWriter,
         fate: str,
     ) -> bool:
@@ -268,27 +309,21 @@ class SimulatedEngine:
         if fate == "engine_stream_error":
             _chunk(writer, dialect.error())
         if not fate:
-            for event in dialect.closing("".join(words), usage):
+            for event in closing:
                 _chunk(writer, event)
         writer.write(b"0\r\n\r\n")
         return not fate or fate == "engine_stream_error"
 
     async def _at_once(
-        self,
-        dialect: Dialect,
-        words: list[str],
-        usage: tuple[int, int],
-        writer: asyncio.StreamWriter,
-        fate: str,
+        self, body: bytes, words: int, writer: asyncio.StreamWriter, fate: str
     ) -> bool:
-        stop = len(words) // 2 if fate else len(words)
+        stop = words // 2 if fate else words
         await asyncio.sleep(stop * self._token_s * self.slowness)
         if fate == "engine_hang":
             await asyncio.get_running_loop().create_future()
         if fate == "engine_cut":
             writer.transport.abort()
             return False
-        body = dialect.whole("".join(words), usage)
         if fate in ("engine_short", "engine_torn"):
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body))
             writer.write(body[: len(body) // 2])

@@ -40,6 +40,8 @@ class Weather:
     engine_short: float = 0.0
     engine_garbage: float = 0.0
     engine_stream_error: float = 0.0
+    plugin_error: float = 0.0
+    pin_refused: float = 0.0
     client_hang_up: float = 0.0
     client_duplicate: float = 0.0
     client_slow_reader: float = 0.0
@@ -80,6 +82,8 @@ STORM: Final = Weather(
     engine_short=0.01,
     engine_garbage=0.01,
     engine_stream_error=0.01,
+    plugin_error=0.05,
+    pin_refused=0.1,
     client_hang_up=0.06,
     client_duplicate=0.08,
     client_slow_reader=0.05,

@@ -119,6 +119,9 @@ def nothing_left(
         "policy errors": scheduler.statistics().policy_errors_total,
         "plain requests": gateway.plain_requests,
         "running in engines": sum(len(engine.ledger.running) for engine in engines),
+        "pins of the scheduler": scheduler.statistics().pins,
+        "pins in engines": sum(len(engine.plugin.pins) for engine in engines if engine.plugin),
+        "call ids that no engine gave": sum(len(e.ledger.strange_calls) for e in engines),
     }
     for engine in scheduler.engines.values():
         found[f"running on {engine.engine}"] = engine.running_steps

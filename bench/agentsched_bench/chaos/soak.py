@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from agentsched_bench.chaos.faults import STORM
-from agentsched_bench.chaos.world import Outcome, Shape, run
+from agentsched_bench.chaos.world import Outcome, run, shape_of
 
 #: Broken seeds that are told of one by one.
 _TOLD_MAX = 20
@@ -34,17 +34,22 @@ def simulate(
     faults: Counter[str] = Counter()
     broken: dict[int, list[str]] = {}
     done, turns, virtual_s, longest_s = 0, 0, 0.0, 0.0
-    shape, weather = Shape(profile=profile), STORM.scaled(scale)
-    run(first, shape=shape, weather=weather)  # what is loaded once is loaded now
+    pins: Counter[str] = Counter()
+    shares: Counter[str] = Counter()
+    weather = STORM.scaled(scale)
+    run(first, shape=shape_of(first, profile=profile), weather=weather)  # loads what is loaded once
     before = _held()
     while (seeds is None or done < seeds) and time.monotonic() - began < 60 * minutes:
-        outcome = run(first + done, shape=shape, weather=weather)
+        seed = first + done
+        outcome = run(seed, shape=shape_of(seed, profile=profile), weather=weather)
         done += 1
         turns, virtual_s = turns + outcome.turns, virtual_s + outcome.virtual_s
         longest_s = max(longest_s, outcome.longest_s)
         ends.update(outcome.ends)
         kinds.update(outcome.kinds)
         faults.update(outcome.faults)
+        pins.update(outcome.pins)
+        shares.update(windows=outcome.share_windows, turns=outcome.share_turns)
         if outcome.violations:
             broken[outcome.seed] = outcome.violations[:8]
             _tell(outcome)
@@ -61,6 +66,8 @@ def simulate(
         "longest_call_s": round(longest_s, 1),
         "kinds": dict(sorted(kinds.items())),
         "ends": dict(ends.most_common()),
+        "pins": dict(sorted(pins.items())),
+        "shares": dict(shares),
         "faults": dict(faults.most_common()),
         "faults_total": sum(faults.values()),
         "held_before": before,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, Final
 
+from agentsched.clock import MonotonicClock
 from agentsched.model import Instant
 from agentsched_bench.chaos.faults import Faults
 from agentsched_bench.chaos.wire import Wire, join
@@ -156,6 +157,21 @@ class VirtualClock:
     def now(self) -> Instant:
         self._latest = max(self._latest, Instant(round(self._loop.time() * 1e9)))
         return self._latest
+
+
+@contextlib.contextmanager
+def no_other_clock(loop: VirtualLoop) -> Iterator[None]:
+    """While inside, the machine's clock is the loop's: adapters say of a pin what is left of it."""
+    real, clock = MonotonicClock.now, VirtualClock(loop)
+
+    def now(self: MonotonicClock) -> Instant:
+        return clock.now()
+
+    MonotonicClock.now = now  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        MonotonicClock.now = real  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +42,14 @@ from agentsched_bench.chaos.client import FAULTY, Agent, Ends
 from agentsched_bench.chaos.engine import SimulatedEngine
 from agentsched_bench.chaos.faults import CALM, STORM, Faults, Weather
 from agentsched_bench.chaos.invariants import Witness, nothing_left
-from agentsched_bench.chaos.virtual import VirtualClock, VirtualLoop, seeded_ids
+from agentsched_bench.chaos.plugin import SimulatedPlugin
+from agentsched_bench.chaos.shares import SHARE, shares_told
+from agentsched_bench.chaos.virtual import (
+    VirtualClock,
+    VirtualLoop,
+    no_other_clock,
+    seeded_ids,
+)
 
 #: After the last call: longer than anything that may still be waited for.
 _SETTLE_S: Final = 90.0
@@ -57,6 +64,16 @@ class Shape:
     turns: int = 5
     engines: int = 3
     profile: str = "agentsched"
+    #: Whether tenants' shares are held against their bound: one step at each engine, so that all
+    #: tenants wait, and nobody changes policies or serves tenants elsewhere meanwhile.
+    has_shares: bool = False
+
+
+def shape_of(seed: int, *, profile: str = "agentsched") -> Shape:
+    """The usual shape of a seed: in one of four runs shares are watched."""
+    if profile == "agentsched" and seed % 4 == 3:
+        return Shape(agents=16, turns=4, has_shares=True)
+    return Shape(profile=profile)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +86,11 @@ class Outcome:
     ends: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
+    #: What engines were asked of pins, and what came of it.
+    pins: Counter[str] = field(default_factory=Counter)
+    #: Times in which two tenants waited, and turns at which their shares were compared.
+    share_windows: int = 0
+    share_turns: int = 0
     turns: int = 0
     virtual_s: float = 0.0
     longest_s: float = 0.0
@@ -154,6 +176,9 @@ class _Log(logging.Handler):
 
 def settings(shape: Shape, seed: int) -> dict[str, Any]:
     """The proxy's configuration: limits small enough to be met, other ones for each seed."""
+    # Prompts here are too small for pins to pay; in two of three runs all pauses have one.
+    policies: dict[str, Any] = {"pin": {"name": "fixed", "params": {"ttl_s": 5.0}}}
+    policies = policies if seed % 3 else {}
     return {
         "port": 0,
         "profile": shape.profile,
@@ -179,9 +204,10 @@ def settings(shape: Shape, seed: int) -> dict[str, Any]:
         "limits": {
             "max_wait": ("5s", "20s")[seed % 2],
             "engine_wait_max": "4s",
-            "running_steps_per_engine_max": (2, 4, 64)[seed % 3],
-            "ready_steps_max": (3, 1_000)[seed // 2 % 2],
+            "running_steps_per_engine_max": 1 if shape.has_shares else (2, 4, 64)[seed % 3],
+            "ready_steps_max": 1_000 if shape.has_shares else (3, 1_000)[seed // 2 % 2],
         },
+        "policies": policies | ({"share": SHARE} if shape.has_shares else {}),
         "identity": {"secret": "simulated"},
         "admin_key": "key",
     }
@@ -204,11 +230,24 @@ class World:
     def __init__(self, loop: VirtualLoop, seed: int, shape: Shape, outcome: Outcome) -> None:
         self.loop = loop
         self.faults = loop.faults
+        if shape.has_shares:
+            calmer = replace(self.faults.weather, peers_every_s=0.0, verbs_every_s=0.0)
+            self.faults.weather = calmer
         self.shape = shape
         self.outcome = outcome
         self.config = Config(**settings(shape, seed))
         self.engines = [
-            SimulatedEngine(f"engine-{n}", self.faults, slots=4) for n in range(shape.engines)
+            SimulatedEngine(
+                f"engine-{n}",
+                self.faults,
+                slots=4,
+                # In two of three runs a pool that few conversations fill, so that some are pinned.
+                blocks=8 if seed % 3 else 4_096,
+                has_tools=True,
+                # The first is stock, as in a fleet that is being moved over.
+                plugin=SimulatedPlugin(self.faults) if n else None,
+            )
+            for n in range(shape.engines)
         ]
         self.disk = _Disk()
         self.sink = _Broken(self.faults)
@@ -373,6 +412,7 @@ def run(seed: int, *, shape: Shape | None = None, weather: Weather = STORM) -> O
 
     with (
         seeded_ids(seed),
+        no_other_clock(loop),
         _listening(outcome.violations),
         asyncio.Runner(loop_factory=lambda: loop) as runner,
     ):
@@ -395,15 +435,28 @@ def _sum_up(world: World, outcome: Outcome) -> Outcome:
     outcome.digest = digest.hexdigest()
     outcome.ends, outcome.faults = world.ends.counts, world.faults.counts
     outcome.kinds = world.ends.kinds
+    for engine in world.engines:
+        outcome.pins.update(engine.plugin.counts if engine.plugin is not None else {})
     outcome.turns = len(world.witness.entries)
     outcome.longest_s = world.ends.longest_s
     for call, end, took in world.ends.log:
         if end in FAULTY:
             outcome.violations.append(f"call {call} ended {end} after {took} s")
+    if world.shape.has_shares:
+        _judge_shares(world, outcome)
     arrived = sum(isinstance(e.event, StepArrived) for e in world.witness.entries)
     if not arrived:
         outcome.violations.append("no step arrived")
     return outcome
+
+
+def _judge_shares(world: World, outcome: Outcome) -> None:
+    told = shares_told(world.witness.entries, world.config, _TENANTS)
+    outcome.share_windows, outcome.share_turns = told["windows"], told["watched_turns"]
+    if told["windows_exceeded"]:
+        outcome.violations.append(f"shares moved too far apart: {told['spans']['all']['nearest']}")
+    if told["entries_missing"] or told["entries_unlike"]:
+        outcome.violations.append("the journal does not give the same decisions again")
 
 
 class _listening:  # a context manager that reads as a phrase
