@@ -106,8 +106,8 @@ Name    Version ID             Fix Versions
 aiohttp 3.9.0   CVE-2024-23334 3.9.2
 """
 NONE = "No known vulnerabilities found\n"
-AWAY = "ERROR:pip_audit._cli:Failed to connect to https://pypi.org: retries exceeded\n"
-UNKNOWN = "ERROR:pip_audit._cli:x: Dependency not found on PyPI and could not be audited\n"
+AWAY = "ERROR:pip_audit._cli:Failed to connect: retries exceeded\n"
+UNKNOWN = "ERROR:pip_audit._cli:x: Dependency not found and could not be audited\n"
 
 
 class TestWhatAnAuditSays:
