@@ -40,7 +40,8 @@ class _Step(msgspec.Struct, forbid_unknown_fields=True):
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     start: str
-    steps: dict[str, _Step]
+    #: Read one by one, so that what is wrong with one is said of it.
+    steps: dict[str, Any]
     agent: str = ""
 
 
@@ -118,7 +119,10 @@ def read_workflow(source: bytes | str | Mapping[str, Any]) -> Workflow:
         raise ConfigError(f"{where}: it has {len(raw.steps)} steps (1 to {STEPS_MAX} are allowed)")
     if raw.start not in raw.steps:
         raise ConfigError(f"{where}: it starts with {raw.start!r}, which is none of its steps")
-    steps = {name: _step(name, step, raw, where=where) for name, step in raw.steps.items()}
+    steps = {
+        name: _step(name, _read_step(step, name, where=where), raw, where=where)
+        for name, step in raw.steps.items()
+    }
     _check_paths(steps, start=raw.start, where=where)
     left = _steps_left(steps, where=where)
     return Workflow(
@@ -157,8 +161,17 @@ def _parsed(source: bytes | str | Mapping[str, Any]) -> object:
     except ImportError as error:
         raise ConfigError("workflow: pip install 'agentsched[yaml]' to read YAML") from error
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        # A number of thousands of digits is a ValueError of Python's own.
-        raise ConfigError(f"workflow: neither YAML nor JSON: {error}") from error
+        # A number of thousands of digits is a ValueError of Python's own; a parser's word on YAML
+        # takes several lines.
+        said = " ".join(str(error).split())
+        raise ConfigError(f"workflow: neither YAML nor JSON: {said}") from error
+
+
+def _read_step(raw: object, name: str, *, where: str) -> _Step:
+    try:
+        return msgspec.convert(raw, _Step)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}, step {name!r}: {error}") from error
 
 
 def _step(name: str, raw: _Step, file: _File, *, where: str) -> DeclaredStep:

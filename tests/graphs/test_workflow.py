@@ -70,7 +70,10 @@ def changed(**changes: Any) -> dict[str, Any]:
         (changed(steps={"a": {"tools": {"t": 0.4}}}), "add up to 0.4, not to 1"),
         (changed(steps={"a": {"tools": {"t": -1}}}), "has the probability -1"),
         (changed(steps={"a": {"expected_s": -1}}), "expected_s is a number of seconds, not -1"),
-        (changed(steps={"a": {"tools": 7}}), "$.steps[...].tools"),
+        (changed(steps={"a": {"tools": 7}}), "step 'a': Expected `object | array`, got `int`"),
+        (changed(steps={"a": {"tools": 7}}), "`$.tools`"),
+        (changed(steps={"a": {}, "b": {"nxt": ["a"]}}), "step 'b': Object contains unknown field"),
+        (changed(steps={"a": {}, "b": 7}), "step 'b': Expected `object`, got `int`"),
         (changed(steps={"": {}}, start=""), "a name has 1 to 128 characters"),
         (
             changed(steps={"a": {"next": {"a": 0.99999, "b": 0.00001}}, "b": {}}),
@@ -82,6 +85,14 @@ def test_what_is_wrong_is_said(source: Any, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_workflow(source)
     assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_yaml_makes_of_it_is_one_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_workflow("name: x\nsteps: [")
+    assert "line 3" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_it_comes_before_what_was_learnt(make_course: Any) -> None:
