@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections import deque
 from typing import Final
@@ -77,9 +79,7 @@ class HttpPool:
         except TimeoutError:
             raise EngineUnreachable(f"{self._where}: no connection in time") from None
         except OSError as error:
-            raise EngineUnreachable(
-                f"{self._where}: {error.strerror or 'no connection'}"
-            ) from error
+            raise EngineUnreachable(f"{self._where}: {_why(error)}") from error
 
     async def aclose(self) -> None:
         """Close all connections; answers still open are aborted."""
@@ -164,3 +164,11 @@ class HttpPool:
             left = self._free[0].free_since + self._keepalive_s - now
             # A timer of less than the clock can tell apart would be due again at once, and again.
             self._sweeper = self._loop.call_later(max(left, _SWEEP_S_MIN), self._sweep)
+
+
+def _why(error: OSError) -> str:
+    """What the system says of a failed connection, in the same words under every event loop."""
+    if isinstance(error, ssl.SSLError | socket.gaierror) or error.errno is None:
+        # Numbers of their own; or a name with several addresses, each of which failed.
+        return error.strerror or str(error) or "no connection"
+    return os.strerror(error.errno)

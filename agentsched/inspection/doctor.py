@@ -17,7 +17,14 @@ from rich.text import Text
 
 from agentsched.inspection.client import AdminKey, AsJson, ControlClient, ProxyError, base_url
 from agentsched.inspection.words import plain
-from agentsched.model import Capabilities, ConfigError, EngineError, EngineId, EngineLoad
+from agentsched.model import (
+    Capabilities,
+    ConfigError,
+    EngineError,
+    EngineId,
+    EngineLoad,
+    EngineUnreachable,
+)
 from agentsched_adapters.detect import detect
 from agentsched_adapters.openai_compatible import OpenAiCompatibleEngine
 from agentsched_adapters.sglang import SglangEngine
@@ -183,7 +190,10 @@ def _clients_of(url: str, *, admin_key: str | None) -> dict[str, int]:
 
 
 async def _examine(url: str, *, api_key: str | None) -> Examined:
-    engine = await detect(EngineId("engine"), url, api_key=api_key)
+    try:
+        engine = await detect(EngineId("engine"), url, api_key=api_key)
+    except EngineUnreachable as error:
+        raise EngineUnreachable(f"{error} (is the engine, or the proxy, running?)") from error
     try:
         capabilities = await engine.probe()
         try:

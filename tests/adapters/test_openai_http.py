@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
+import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -268,6 +271,29 @@ async def test_silence_inside_a_body(server: Any, read: Read) -> None:
         with pytest.raises(EngineTimeout):
             await anext(chunks)
         await answer.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        # The words of asyncio's own loop for what uvloop calls "Connection refused".
+        (OSError(111, "Connect call failed ('127.0.0.1', 1)"), "Connection refused"),
+        (OSError(113, "Connect call failed ('10.0.0.1', 1)"), "No route to host"),
+        # A name with several addresses.
+        (OSError("Multiple exceptions: [Errno 111] a, [Errno 101] b"), "Multiple exceptions: "),
+        # Numbers that are not the system's.
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (ssl.SSLCertVerificationError(1, "self-signed certificate"), "self-signed certificate"),
+    ],
+)
+async def test_no_connection_says_why(error: OSError, said: str, monkeypatch: Any) -> None:
+    async def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fails)
+    async with client("http://127.0.0.1:1") as http:
+        with pytest.raises(EngineUnreachable, match=re.escape(f"http://127.0.0.1:1: {said}")):
+            await http.send(post())
 
 
 async def test_a_full_pool_is_a_bounded_wait(server: Any, read: Read) -> None:

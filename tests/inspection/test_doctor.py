@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -23,7 +24,7 @@ from agentsched.inspection.doctor import (
     _print,
     findings,
 )
-from agentsched.model import Capabilities, EngineLoad
+from agentsched.model import Capabilities, EngineLoad, EngineUnreachable
 from agentsched_adapters.vllm import PriorityAnswer
 
 ALL = Capabilities(
@@ -69,6 +70,12 @@ def marks(
 def test_all_that_can_be_wished_for() -> None:
     found = marks(ALL, load=EngineLoad(running=1, waiting=0, kv_usage=0.25))
     assert set(found.values()) == {Mark.GOOD}
+
+
+async def test_nobody_there_is_a_line_with_a_hint() -> None:
+    told = "http://127.0.0.1:9: Connection refused (is the engine, or the proxy, running?)"
+    with pytest.raises(EngineUnreachable, match=re.escape(told)):
+        await _examine("http://127.0.0.1:9", api_key=None)
 
 
 def test_words_of_others_do_not_steer_the_terminal() -> None:
