@@ -226,6 +226,7 @@ def test_defect_has_a_traceback_on_request(
         (["fail"], "agentsched fail: Missing argument 'how'."),
         (["fail", "--hwo"], "agentsched fail: No such option: --hwo"),
         (["--nope"], "agentsched: No such option: --nope"),
+        (["engine", "far", "--times"], "agentsched engine far: Option '--times' requires an "),
         (["engine"], "agentsched engine: Missing command."),
     ],
 )

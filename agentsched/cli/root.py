@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from agentsched import cli
-from agentsched.cli.verbs import JoinedGroup
+from agentsched.cli.verbs import JoinedGroup, called
 from agentsched.version import __version__
 
 app = typer.Typer(
@@ -40,13 +40,17 @@ def run(arguments: Sequence[str] | None) -> int:
     except typer.Abort:
         return cli.INTERRUPTED
     except typer.TyperException as error:
-        return _say_misuse(error)
+        context = getattr(error, "ctx", None)
+        if context is None:  # the parser's own errors have none: an option without its value
+            words = sys.argv[1:] if arguments is None else arguments
+            return _say_misuse(error, where=called(command, words))
+        return _say_misuse(error, where=context.command_path, context=context)
     return returned if isinstance(returned, int) else 0
 
 
-def _say_misuse(error: typer.TyperException) -> int:
-    context = getattr(error, "ctx", None)
-    where = context.command_path if context is not None else "agentsched"
+def _say_misuse(
+    error: typer.TyperException, *, where: str, context: typer.Context | None = None
+) -> int:
     if context is not None and error.format_message() == context.get_help():
         print(context.get_help(), file=sys.stderr)  # a group was called without a command
         return error.exit_code

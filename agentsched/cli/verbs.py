@@ -89,6 +89,20 @@ def join(root: TyperGroup, entries: Iterable[EntryPoint]) -> None:
             command.help = _GATHERED.get(word, f"Commands: {gathered}.")
 
 
+def called(root: object, words: Iterable[str]) -> str:
+    """The path of the command that these words call, as its help is asked for."""
+    path, command = ["agentsched"], root
+    for word in words:
+        if word.startswith("-"):
+            continue  # an option of the root: they take no values
+        found = command.commands.get(word) if isinstance(command, TyperGroup) else None
+        if found is None:
+            break
+        path.append(word)
+        command = found.load() if isinstance(found, Verb) else found
+    return " ".join(path)
+
+
 def _descend(root: TyperGroup, path: list[str]) -> TyperGroup:
     group = root
     for word in path:
