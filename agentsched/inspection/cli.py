@@ -35,6 +35,8 @@ _VALUE_CHARS_MAX: Final = 48
 #: Of a tenant's and an agent's name on one line: a key's hash is no longer.
 _NAME_WIDTH_MAX: Final = 16
 _WIDTH_MAX: Final = 1_000
+#: Those of the SDK, and all that say that they are over, end with their last call.
+_NONE: Final = "no program is live (of one that has ended `agentsched story PROGRAM` tells)"
 
 
 class State(StrEnum):
@@ -71,7 +73,7 @@ def programs(
     agent: Annotated[str | None, typer.Option(help="Only this kind of agent's.")] = None,
     is_json: AsJson = False,
 ) -> None:
-    """List the programs that a running proxy knows, the latest first."""
+    """List the live programs of a running proxy, the latest first."""
     query: dict[str, str | int] = {"limit": limit, "offset": offset}
     wanted = {"tenant": tenant, "state": state, "agent": agent}
     query |= {name: str(value) for name, value in wanted.items() if value is not None}
@@ -82,14 +84,20 @@ def programs(
         return
     shown = listed["programs"]
     if not shown:
-        none = "no program matches" if len(query) > 2 else "no programs yet"
-        print(f"no more than {listed['total']}" if listed["total"] else none)
+        print(none_shown(listed["total"], has_filter=len(query) > 2))
         return
     console = Console()
     print_programs(shown, console)
     end = offset + len(shown)
     if listed["total"] > end:
         console.print(f"{listed['total'] - end} more (--offset {end})", highlight=False)
+
+
+def none_shown(total: int, *, has_filter: bool) -> str:
+    """What a list without a line says; `total` is how many programs there are that match."""
+    if total:
+        return f"no more than {total}"
+    return "no program matches" if has_filter else _NONE
 
 
 def print_programs(rows: Iterable[Mapping[str, Any]], console: Console) -> None:

@@ -260,7 +260,7 @@ def _programs(frame: Frame, view: View, *, room: int, width: int) -> list[Text]:
         line.append(f"  {_doing(row)}", "dim")
         made.append(line)
     if not rows:
-        made.append(Text("no program matches" if frame.programs else "no programs yet", "dim"))
+        made.append(Text("no program matches" if frame.programs else "no program is live", "dim"))
     return made
 
 

@@ -13,7 +13,13 @@ import pytest
 from rich.console import Console
 
 from agentsched.cli import main
-from agentsched.inspection.cli import State, _story_lines, print_programs, program_table
+from agentsched.inspection.cli import (
+    State,
+    _story_lines,
+    none_shown,
+    print_programs,
+    program_table,
+)
 from agentsched.kernel.doing import ProgramState
 from agentsched_graphs.export import from_json
 
@@ -87,6 +93,12 @@ class TestPrograms:
     def test_none_of_a_tenant(self, proxy: Any, capfdbinary: Any) -> None:
         code, out, _ = run(capfdbinary, "programs", "--url", proxy.url, "--tenant", "nobody")
         assert (code, out) == (0, "no program matches\n")
+
+    def test_none_is_live(self) -> None:
+        """Programs that say that they are over, as the SDK's do, are soon gone from the list."""
+        told = "no program is live (of one that has ended `agentsched story PROGRAM` tells)"
+        assert none_shown(0, has_filter=False) == told
+        assert none_shown(0, has_filter=True) == "no program matches"
 
     def test_pages_and_states(self, proxy: Any, capfdbinary: Any) -> None:
         model = httpx.get(f"{proxy.url}/v1/models").json()["data"][0]["id"]
