@@ -84,6 +84,8 @@ class Connection:
         self._has_letters = asyncio.Event()
         self._is_empty = asyncio.Event()
         self._failures = 0
+        #: What was logged last of a broker that is away, so that only what is new gets a line.
+        self._said = ""
         #: Set while the broker is there.
         self.is_up = asyncio.Event()
         #: Messages by what became of them, and connections.
@@ -111,7 +113,7 @@ class Connection:
                 has_held = self.is_up.is_set() and clock() - began >= _SETTLED_S
                 self._failures = 0 if has_held else self._failures + 1
                 self.counts["away"] += 1
-                log.warning("the bus is away (%s); this replica decides alone", error)
+                self._say_away(str(error) or type(error).__name__)
             finally:
                 if self.is_up.is_set():
                     self.is_up.clear()
@@ -120,6 +122,16 @@ class Connection:
             # Replicas that lost one broker must not all knock at once.
             wait = min(high, low * 2 ** min(self._failures, 10)) * (0.5 + self._random.random())
             await asyncio.sleep(wait)
+
+    def _say_away(self, reason: str) -> None:
+        """Once for each reason until it is there again: a broker may be away for days."""
+        if self.is_up.is_set():
+            self._said = ""
+        if reason == self._said:
+            return
+        self._said = reason
+        where = f"{self._broker.host}:{self._broker.port}"
+        log.warning("the bus is away: %s: %s; this replica decides alone", where, reason)
 
     async def _live(self) -> None:
         client = aiomqtt.Client(

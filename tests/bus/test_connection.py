@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from live import eventually
@@ -84,6 +85,14 @@ async def test_one_that_drops_each_connection_is_knocked_at_ever_less() -> None:
     async with scripted(b"\x00", drops=True) as (port, _), running(port) as made:
         await eventually(lambda: made.counts["away"] >= 4)
         assert made._failures >= 4
+
+
+async def test_one_that_is_away_gets_one_line_that_names_it(caplog: Any) -> None:
+    async with running(9) as made:  # discard: nobody listens there
+        await eventually(lambda: made.counts["away"] >= 4)
+    [said] = [r.getMessage() for r in caplog.records if "is away" in r.getMessage()]
+    assert said.startswith("the bus is away: 127.0.0.1:9: ")
+    assert "refused" in said
 
 
 async def test_one_that_refuses_the_subscription_is_not_there() -> None:
