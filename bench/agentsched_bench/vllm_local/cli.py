@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from agentsched.model import ConfigError, EngineError
-from agentsched_bench.vllm_local.launcher import LocalVllmConfig, serve_until_signal
+from agentsched.model import ConfigError, EngineError, EngineTimeout
+from agentsched_bench.vllm_local.launcher import LocalVllmConfig, find_python, serve_until_signal
 
 
 class Scheduling(StrEnum):
@@ -73,11 +73,16 @@ def vllm(
         log=log,
         start_timeout_s=start_timeout,
     )
+    find_python(python)  # nothing is starting where there is none
+    typer.echo("starting vLLM (about half a minute; minutes on a busy machine)", err=True)
     try:
         asyncio.run(serve_until_signal(config))
     except EngineError as error:
         # With the last lines of vLLM's log: lines, where other errors are one.
         typer.echo(f"agentsched: {error}", err=True)
+        if isinstance(error, EngineTimeout):
+            longer = f"--start-timeout {2 * start_timeout:g}"
+            typer.echo(f"agentsched: where it only needs longer, write {longer}", err=True)
         raise typer.Exit(1) from None
 
 
