@@ -21,7 +21,7 @@ def refusal(event: StepArrived, books: Books) -> Reject | None:
     parent = event.parent if program is None else program.parent
     elder = books.programs.get(parent) if parent is not None else None
     was_served = any(one is not None and one.was_served for one in (program, elder))
-    is_new = not (was_served or goes_on(event, books))
+    is_new = not (was_served or goes_on(event))
     waiting = len(books.ready)
     if waiting >= limits.ready_steps_max - (limits.ready_steps_max // 10 if is_new else 0):
         wait = books.pace.until_sent(waiting)

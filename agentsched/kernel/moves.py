@@ -31,7 +31,7 @@ def let_go(books: Books, retention: Retention, event: ContinuedElsewhere) -> lis
 def take_over(books: Books, conversation: ConversationRecord, event: StepArrived) -> None:
     """A program that was begun elsewhere is no newcomer, and a conversation that comes from another
     replica has its context where that one left it."""
-    if goes_on(event, books):
+    if goes_on(event):
         books.serve(books.programs[conversation.program])
     engine = books.engines.get(event.home) if event.home is not None else None
     if engine is None or not engine.is_alive or conversation.active_steps:

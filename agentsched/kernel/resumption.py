@@ -11,19 +11,17 @@ from __future__ import annotations
 from typing import Final
 
 from agentsched.kernel.books import Books
-from agentsched.model import MINUTE, Nanos, StepArrived, between
+from agentsched.model import MINUTE, Instant, Nanos, StepArrived, between
 
 #: Far longer than nearly all pauses for tools, and no time in which to plan an evasion.
 _WINDOW: Final = Nanos(10 * MINUTE)
 
 
-def goes_on(event: StepArrived, books: Books) -> bool:
-    """Whether a step's program was begun elsewhere, as far as can be told and is believed.
+def believes(books: Books, *, now: Instant) -> bool:
+    """Whether a host may go by what requests themselves show (`StepArrived.goes_on`)."""
+    return books.began_at is None or between(books.began_at, now) <= _WINDOW
 
-    Another replica's word of it (`home`) is always believed, the client's own for a while.
-    """
-    if event.home is not None:
-        return True
-    if not event.goes_on or books.began_at is None:
-        return False
-    return between(books.began_at, books.now) <= _WINDOW
+
+def goes_on(event: StepArrived) -> bool:
+    """Whether a step's program was begun elsewhere: another replica said so, or its request did."""
+    return event.home is not None or event.goes_on

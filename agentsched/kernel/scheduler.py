@@ -24,6 +24,7 @@ from agentsched.kernel.journal import JournalEntry
 from agentsched.kernel.moves import let_go, take_over
 from agentsched.kernel.records import ConversationRecord, EngineRecord, ProgramRecord, StepRecord
 from agentsched.kernel.rehearsal import Plan, rehearse
+from agentsched.kernel.resumption import believes
 from agentsched.kernel.retention import Retention
 from agentsched.kernel.shares import TenantAccount
 from agentsched.kernel.silence import ends, hear, look_unanswered
@@ -174,6 +175,10 @@ class Scheduler:
     def plan(self, event: StepArrived, *, now: Instant) -> Plan:
         """What would happen to this step if it came now. Changes nothing."""
         return rehearse(self, event, now=max(self._now, now))
+
+    def believes(self, *, now: Instant) -> bool:
+        """Whether `goes_on` may be set in events: soon after the first turn, so not for ever."""
+        return believes(self._books, now=max(self._now, now))
 
     def next_deadline(self) -> Instant | None:
         """When the host should feed a `TimerFired`; None while time alone changes nothing."""

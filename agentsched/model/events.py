@@ -60,7 +60,7 @@ class StepArrived:
     with this one: its place in the queue passes on, so the promise of a bounded wait counts on.
     `home` is the engine where another replica ran this conversation last, and `home_tokens` the
     context that it left there. `goes_on`: the request shows that its program was begun before it,
-    by answers in its prompt, say. That is the client's word alone.
+    by answers in its prompt, say, at a time when that is believed (`Scheduler.believes`).
     """
 
     step: StepId

@@ -276,15 +276,17 @@ class Gateway:
             retries=retries,
             home=home.engine if home is not None else None,
             home_tokens=home.tokens if home is not None else 0,
-            goes_on=identity.goes_on or self._names_elder(identity, request),
+            goes_on=self._goes_on(identity, request, now=now),
         )
         return isolated(self.config, arrived)
 
-    def _names_elder(self, identity: Identity, request: ParsedRequest) -> bool:
-        """Whether it names what must have been before it and is not known here: a response that it
-        goes on from, or its parent."""
+    def _goes_on(self, identity: Identity, request: ParsedRequest, *, now: Instant) -> bool:
+        """Whether a request shows that its program was begun before it, while that is believed: by
+        its prompt, or by naming a response that it goes on from or a parent that is not known."""
+        scheduler = self.host.scheduler
+        if not scheduler.believes(now=now):
+            return False
         previous = request.fields.get("previous_response_id")
-        if previous is not None and bytes(previous) != b"null":
+        if identity.goes_on or (previous is not None and bytes(previous) != b"null"):
             return True
-        parent = identity.parent
-        return parent is not None and parent not in self.host.scheduler.programs
+        return identity.parent is not None and identity.parent not in scheduler.programs

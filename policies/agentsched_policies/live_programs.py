@@ -179,6 +179,8 @@ class LivePrograms:
     counted too long keep the door shut for newcomers that would only take turns (SWE-agent's
     sessions took up to half as long again without that).
 
+    One that was begun before we were is counted from its first word here, before any answer.
+
     Whoever said its last word is over at once. Where a first answer called no tool and was cut off
     nobody knows: it counts by the share of its kind that went on, and after ten seconds it is over.
     Only then is a program with one answer taken for a single question, however it ended. One that
@@ -323,6 +325,8 @@ class LivePrograms:
     def _arrive(self, event: StepArrived, *, now: Instant) -> None:
         live = self._find(event.program)
         kind = kind_of(event)
+        if live is None and event.goes_on and event.step_class.is_work:
+            live = self._resume(event, kind, now=now)
         if live is None and event.step not in self._new:
             self._new[event.step] = kind
             self._new_kinds[kind] = self._new_kinds.get(kind, 0) + 1
@@ -346,6 +350,32 @@ class LivePrograms:
         if goes_on and live.conversation == event.parent_conversation:
             live.conversation = event.conversation  # the same under another id
         self._count(event.program, 1, now=now)
+
+    def _resume(self, event: StepArrived, kind: Kind, *, now: Instant) -> _Live:
+        """A program that was begun before we were wants its memory from its first word here on."""
+        head = event.prefixes[0].tokens if len(event.prefixes) > 1 else 0
+        live = _Live(
+            tokens=max(0, event.prompt_tokens - head),
+            conversation=event.conversation,
+            kind=kind,
+            model=event.model,
+            since=now,
+            last_at=now,
+            phase=_Phase.GOES_ON,
+            went_on=True,
+        )
+        self._add(event.program, live, now=now)
+        return live
+
+    def _add(self, program: ProgramId, live: _Live, *, now: Instant) -> None:
+        self._live[program] = live
+        peak = self._current(now=now)
+        if peak is not None:
+            peak.add(live)
+            peak.until = min(peak.until, after(now, _SILENT))
+        if len(self._live) > self._programs_max:
+            self._live.popitem(last=False)
+            self._peak = None
 
     def _go_on(self, asked: _Asked) -> None:
         """A step is sent: its program goes on, whatever its latest answer looked like."""
@@ -470,14 +500,7 @@ class LivePrograms:
             active=self._under_way.get(found.program, 0),
             went_on=found.goes_on,
         )
-        self._live[found.program] = live
-        peak = self._current(now=now)
-        if peak is not None:
-            peak.add(live)
-            peak.until = min(peak.until, after(now, _SILENT))
-        if len(self._live) > self._programs_max:
-            self._live.popitem(last=False)
-            self._peak = None
+        self._add(found.program, live, now=now)
         return live
 
     def _judge_the_silent(self, *, now: Instant) -> None:

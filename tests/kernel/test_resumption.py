@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from desk import Desk
 from shorthand import arrived
 
 from agentsched.model import (
     MINUTE,
     SECOND,
-    Nanos,
+    Instant,
     ProgramId,
     Reject,
     RejectReason,
+    StepClass,
     StepId,
     TimerFired,
 )
 from agentsched.policy import Held
 
-WINDOW_S = 10 * MINUTE / SECOND
+WINDOW = 10 * MINUTE
+WINDOW_S = WINDOW / SECOND
 
 
 def hold_a_queue(rig: Any, *, waiting: int) -> None:
@@ -44,24 +45,16 @@ def test_the_last_tenth_of_the_queue_is_for_those_that_go_on_after_a_start(make_
     assert StepId("kid") not in rig.scheduler._books.ready.newcomers
 
 
-@pytest.mark.parametrize(("after_s", "is_believed"), [(WINDOW_S, True), (WINDOW_S + 1, False)])
-def test_it_is_believed_for_ten_minutes_after_the_start(
-    make_rig: Any, after_s: float, is_believed: bool
-) -> None:
-    rig = make_rig(ready_steps_max=20, wait_ns_max=Nanos(10**15))
-    rig.now = 7 * SECOND  # the clock of a machine begins anywhere
-    hold_a_queue(rig, waiting=18)
-    commands = rig.arrive("old", program="old", goes_on=True, at=7 + after_s)
-    assert [type(c) for c in commands] == ([] if is_believed else [Reject])
-
-
-def test_a_history_that_is_made_up_later_changes_nothing(make_rig: Any) -> None:
+def test_it_is_believed_for_ten_minutes_after_the_start(make_rig: Any) -> None:
     rig = make_rig()
+    assert rig.scheduler.believes(now=Instant(0))
+    rig.now = 7 * SECOND  # the clock of a machine begins anywhere
     rig.engine()
-    rig.policy.admission = lambda step, engine: Held(reason="never")
-    rig.arrive("made up", program="p", goes_on=True, at=WINDOW_S + 1)
-    assert StepId("made up") in rig.scheduler._books.ready.newcomers
-    assert not rig.scheduler.programs[ProgramId("p")].was_served
+    last = Instant(7 * SECOND + WINDOW)
+    assert rig.scheduler.believes(now=last)
+    assert not rig.scheduler.believes(now=Instant(last + 1))
+    rig.timer(at=(last + 1) / SECOND)
+    assert not rig.scheduler.believes(now=last), "time never steps back"
 
 
 def test_who_was_believed_goes_on_when_the_time_is_over(make_rig: Any) -> None:
@@ -97,13 +90,12 @@ def test_admission_refuses_newcomers_in_overload_and_not_who_goes_on() -> None:
     assert desk.tick(at=4.65) == ["o"]
 
 
-def test_nor_one_whose_history_is_made_up_when_the_start_is_long_ago() -> None:
-    desk = Desk(wait_s=0.5, swap_share=0.0001)
-    for number, name in enumerate("abc", start=1):
-        desk.turn(name, 3_500, at=WINDOW_S + number)
-    desk.ask("a", 9_000, at=WINDOW_S + 4)
-    made_up = arrived("m", "made up", tokens=3_500, goes_on=True)
-    assert desk.feed(made_up, WINDOW_S + 4.1) == ()
-    [reject] = desk.feed(TimerFired(), WINDOW_S + 4.6)
-    assert isinstance(reject, Reject)
-    assert reject.detail == "programs"
+def test_nobody_is_begun_in_place_of_who_comes_back() -> None:
+    """What it had before the start it wants again, and not only when it is answered."""
+    desk = Desk(swap_share=0.0001, patience=1_000.0)
+    desk.turn("a", 3_500, at=1)
+    desk.turn("b", 3_500, at=2)
+    assert desk.ask("a", 3_600, at=3) == ["a1"]
+    assert desk.night("old", 6_500, at=3.1, step_class=StepClass.STEP, goes_on=True) == []
+    assert desk.ask("new", 1_500, at=3.2) == []
+    assert desk.scheduler.steps[StepId("new0")].held_for == "programs"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentsched.model import StepArrived
+from agentsched.model import MINUTE, Instant, StepArrived
 from agentsched_bench.clients.acting import said, user
 
 HISTORY = [user("fix it"), said("done"), user("go on")]
@@ -40,3 +40,12 @@ async def test_a_response_that_is_gone_on_from_was_before(
     await proxy.client.post("/v1/responses", json=body)
     [asked] = proxy.turns.events(StepArrived)
     assert asked.goes_on is goes_on
+
+
+async def test_what_requests_show_is_not_believed_for_ever(proxy: Any) -> None:
+    """A history costs nothing to make up."""
+    scheduler = proxy.scheduler
+    scheduler._books.began_at = Instant(proxy.gateway.host.now() - 10 * MINUTE - 1)
+    await proxy.chat(messages=HISTORY)
+    await proxy.chat(headers={"x-agentsched-program": "kid", "x-agentsched-parent": "gone"})
+    assert [asked.goes_on for asked in proxy.turns.events(StepArrived)] == [False, False]
