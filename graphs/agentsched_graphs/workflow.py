@@ -38,9 +38,19 @@ class _Step(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """A whole workflow, as it is written, and as the control plane describes it."""
+
     name: str
     start: str
-    #: Read one by one, so that what is wrong with one is said of it.
+    steps: dict[str, _Step]
+    agent: str = ""
+
+
+class _Unread(msgspec.Struct, forbid_unknown_fields=True):
+    """The same with its steps not read yet: one by one, what is wrong with one is said of it."""
+
+    name: str
+    start: str
     steps: dict[str, Any]
     agent: str = ""
 
@@ -109,7 +119,7 @@ def read_workflow(source: bytes | str | Mapping[str, Any]) -> Workflow:
         ConfigError: what is wrong with it, and where.
     """
     try:
-        raw = msgspec.convert(_parsed(source), _File)
+        raw = msgspec.convert(_parsed(source), _Unread)
     except msgspec.ValidationError as error:
         raise ConfigError(f"workflow: {error}") from error
     if not raw.name:
@@ -174,7 +184,7 @@ def _read_step(raw: object, name: str, *, where: str) -> _Step:
         raise ConfigError(f"{where}, step {name!r}: {error}") from error
 
 
-def _step(name: str, raw: _Step, file: _File, *, where: str) -> DeclaredStep:
+def _step(name: str, raw: _Step, file: _Unread, *, where: str) -> DeclaredStep:
     where = f"{where}, step {name!r}"
     if not 0 < len(name) <= _NAME_CHARS_MAX:
         raise ConfigError(f"{where}: a name has 1 to {_NAME_CHARS_MAX} characters")
