@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentsched.model import (
     ConversationId,
     Instant,
     Nanos,
-    PrefixId,
     ProgramId,
     between,
     in_seconds,
 )
 from agentsched_bench.sim.clients import Endings, Start
+from agentsched_bench.whatif.beginnings import Beginning, beginnings_of
 from agentsched_bench.whatif.past import Past, PastStep
 from agentsched_bench.workload.shape import (
     Piece,
@@ -37,35 +36,26 @@ class PastPlan:
 
 def plans_of(past: Past) -> list[PastPlan]:
     """One plan for each program with at least one answered call, in the order of their starts."""
-    shared = _shared_names(past)
+    begun = beginnings_of(past)
     found: list[PastPlan] = []
     for program, conversations in past.programs.items():
-        found.append(_program(program, conversations, shared, past))
+        found.append(_program(program, conversations, begun, past))
     return sorted(found, key=lambda plan: (plan.start.at, plan.start.plan.program))
-
-
-def _shared_names(past: Past) -> frozenset[PrefixId]:
-    """Beginnings that several conversations had."""
-    seen: Counter[PrefixId] = Counter()
-    for conversations in past.programs.values():
-        for steps in conversations.values():
-            seen.update({prefix.prefix for step in steps for prefix in step.arrived.prefixes})
-    return frozenset(name for name, count in seen.items() if count > 1)
 
 
 def _program(
     program: ProgramId,
     conversations: dict[ConversationId, list[PastStep]],
-    shared: frozenset[PrefixId],
+    begun: Mapping[str, Beginning],
     past: Past,
 ) -> PastPlan:
     ordered = sorted(conversations.items(), key=lambda item: (item[1][0].asked_at, item[0]))
     main_key, main_steps = ordered[0]
-    main = _conversation(str(main_key), main_steps, shared)
+    main = _conversation(str(main_key), main_steps, begun[str(main_key)])
     children: list[PlannedConversation] = []
     joined: dict[int, float] = {}
     for key, steps in ordered[1:]:
-        child = _child(_conversation(str(key), steps, shared), main, main_steps, steps)
+        child = _child(_conversation(str(key), steps, begun[str(key)]), main, main_steps, steps)
         children.append(child)
         if child.joins and child.parent_call is not None:
             length_s = _span(main_steps[child.parent_call], steps[-1])
@@ -160,15 +150,13 @@ def _child(
     )
 
 
-def _conversation(
-    name: str, steps: Sequence[PastStep], shared: frozenset[PrefixId]
-) -> PlannedConversation:
+def _conversation(name: str, steps: Sequence[PastStep], begun: Beginning) -> PlannedConversation:
     calls: list[PlannedCall] = []
     for index, step in enumerate(steps):
         base, keep, echo = _lineage(index, steps, calls)
         prompt = max(step.prompt_tokens, keep + echo + 1)
         pieces = (
-            _first_pieces(name, step, prompt, shared)
+            begun.pieces
             if base is None
             else (Piece(stream=f"own/{name}/{index}", tokens=prompt - keep - echo),)
         )
@@ -186,8 +174,9 @@ def _conversation(
                 tools=tuple(str(call.tool) for call in step.finished.tool_calls),
             )
         )
-    common = sum(p.tokens for p in calls[0].pieces if p.stream.startswith("shared/"))
-    return PlannedConversation(conversation=name, calls=tuple(calls), system_tokens=common)
+    return PlannedConversation(
+        conversation=name, calls=tuple(calls), system_tokens=begun.system_tokens
+    )
 
 
 def _lineage(
@@ -217,20 +206,3 @@ def _lineage(
         # Nothing is named here; then a longer prompt is taken for one that goes on.
         return index - 1, before.prompt_tokens, before.output_tokens
     return index - 1, max(0, keep), 0
-
-
-def _first_pieces(
-    name: str, step: PastStep, prompt: int, shared: frozenset[PrefixId]
-) -> tuple[Piece, ...]:
-    """The first prompt as stretches between its named beginnings, true to their shares of it."""
-    scale = prompt / max(1, step.arrived.prompt_tokens)
-    pieces: list[Piece] = []
-    at = 0
-    for prefix in step.arrived.prefixes:
-        end = min(prompt - 1, round(prefix.tokens * scale))
-        if prefix.prefix not in shared or end <= at:
-            continue
-        pieces.append(Piece(stream=f"shared/{prefix.prefix}", tokens=end - at))
-        at = end
-    pieces.append(Piece(stream=f"own/{name}/0", tokens=prompt - at))
-    return tuple(pieces)

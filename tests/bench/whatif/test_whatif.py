@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ from agentsched_bench.sim.arms import Scenario, parse_arm, starts_of
 from agentsched_bench.sim.clients import Endings
 from agentsched_bench.sim.engines import EngineTraits
 from agentsched_bench.sim.host import SimHost
+from agentsched_bench.sim.prompts import SimPrompts
 from agentsched_bench.whatif.cli import _arms, print_answer
 from agentsched_bench.whatif.past import read_past
 from agentsched_bench.whatif.plans import plans_of
@@ -60,7 +62,12 @@ from agentsched_bench.whatif.predict import (
     other_config,
 )
 from agentsched_bench.workload.generate import generate
-from agentsched_bench.workload.shape import ShapeOptions, SharedPrompts, plan_programs
+from agentsched_bench.workload.shape import (
+    PlannedProgram,
+    ShapeOptions,
+    SharedPrompts,
+    plan_programs,
+)
 from agentsched_bench.workload.trace import group_programs
 
 _JOURNALS = Path(__file__).parents[2] / "data" / "journals"
@@ -120,6 +127,39 @@ def test_the_other_policy_is_foretold(tmp_path: Path) -> None:
     assert foretold == pytest.approx(truth["agentsched"], rel=0.15)
     # And the order of the two is right.
     assert (found.ratios["agentsched"] < 1) == (truth["agentsched"] < truth["passthrough"])
+
+
+def _unnamed(plan: PlannedProgram) -> PlannedProgram:
+    """Its agent's prompt has a date in it: what is before that is shared, and no name says so."""
+    first, *others = plan.main.calls
+    main = replace(plan.main, system_tokens=min(plan.main.system_tokens + 40, first.prompt_tokens))
+    assert others
+    return replace(plan, main=main, children=())
+
+
+@pytest.mark.slow
+def test_what_was_shared_without_a_name_is_shared_again(tmp_path: Path) -> None:
+    """The engine's own count of cached tokens told of it, and nobody listened."""
+    made = scenario()
+    made = replace(made, plans=[_unnamed(plan) for plan in made.plans if len(plan.main.calls) > 1])
+    path = tmp_path / "j.ndjson"
+    journal(path, "passthrough", made=made)
+    with open_journal(path) as opened:
+        plans = plans_of(read_past(opened))
+    talks = [plan.start.plan.main for plan in plans]
+    names = [
+        {prefix.prefix for prefix in SimPrompts(talk, copy="", block_size=16).prefixes(0)}
+        for talk in talks
+    ]
+    streams = [{piece.stream for piece in talk.calls[0].pieces} for talk in talks]
+    pairs = list(itertools.combinations(range(len(talks)), 2))
+
+    found = ask(path)
+
+    assert any(streams[a] & streams[b] for a, b in pairs)
+    assert not any(names[a] & names[b] for a, b in pairs), "a policy would know more than it did"
+    assert found.trust.cached_error is not None
+    assert abs(found.trust.cached_error) < 0.05
 
 
 def test_the_past_is_read_whole(tmp_path: Path) -> None:
