@@ -21,13 +21,17 @@ from agentsched.inspection.client import (
     AsJson,
     ControlClient,
     Url,
-    in_path,
 )
 from agentsched.inspection.words import plain
 from agentsched.model import ConfigError
 from agentsched_graphs.export import from_json
 
-Program = Annotated[str, typer.Argument(help="The program's id, as `agentsched programs` shows.")]
+Program = Annotated[
+    str,
+    typer.Argument(
+        help="The program's id, as `agentsched programs` shows; or its agent's name for it."
+    ),
+]
 
 #: Fields of events and commands that every line of a story would repeat.
 _REPEATED: Final = frozenset({"program", "tenant", "prefixes", "prefix", "step"})
@@ -160,7 +164,7 @@ def graph(
         raise ConfigError(f"a picture is not for a terminal (write --out graph.{format})")
     wanted = "json" if format.is_picture else str(format)
     with ControlClient(url, admin_key=admin_key) as client:
-        body = client.get(f"/programs/{in_path(program)}/graph", format=wanted)
+        body = client.get_of(program, "graph", format=wanted)
     if format.is_picture:
         from agentsched.inspection.drawing import draw
 
@@ -180,7 +184,7 @@ def story(
 ) -> None:
     """Tell what happened to a program lately and what was decided, oldest first."""
     with ControlClient(url, admin_key=admin_key) as client:
-        told = client.get_json(f"/programs/{in_path(program)}/story")
+        told = json.loads(client.get_of(program, "story"))
     if is_json:
         print(json.dumps(told))
         return

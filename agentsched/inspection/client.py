@@ -17,6 +17,9 @@ from agentsched.model import AgentschedError, ConfigError
 DEFAULT_URL: Final = "http://127.0.0.1:8900"
 _TIMEOUT: Final = httpx.Timeout(connect=5.0, read=30.0, write=10.0, pool=5.0)
 
+#: Whose programs are looked at for a name that is no id.
+_TENANTS_ASKED_MAX: Final = 100
+
 Url = Annotated[str, typer.Option("--url", help="The running proxy.", envvar="AGENTSCHED_URL")]
 AdminKey = Annotated[
     str | None,
@@ -92,6 +95,43 @@ class ControlClient:
         if not isinstance(decoded, dict):
             raise ProxyError(f"{self.url}: that is no agentsched proxy")
         return decoded
+
+    def get_of(self, program: str, view: str, **query: str | int) -> bytes:
+        """A view of a program, by its id, or by what its agent calls it.
+
+        An id begins with the program's tenant, unless that is the default one, and whoever wrote
+        the agent knows its name alone: most often the tenant is a hash of the agent's API key.
+
+        Raises:
+            ProxyError: as `get` does; and several tenants have one of that name.
+        """
+        try:
+            return self.get(f"/programs/{in_path(program)}/{view}", **query)
+        except ProxyError as error:
+            if error.code != "unknown_program" or "/" in program:
+                raise
+            found = self._of_tenants(program, view, query)
+            if not found:
+                raise
+        if len(found) > 1:
+            raise ProxyError(f"{self.url}: several have this name: {', '.join(found)}")
+        [body] = found.values()
+        return body
+
+    def _of_tenants(self, name: str, view: str, query: Mapping[str, str | int]) -> dict[str, bytes]:
+        found = {}
+        try:
+            tenants = self.get_json("/tenants")["tenants"]
+        except ProxyError:
+            return {}  # a key that may not see them
+        for tenant in [row["tenant"] for row in tenants][:_TENANTS_ASKED_MAX]:
+            program = f"{tenant}/{name}"
+            try:
+                found[program] = self.get(f"/programs/{in_path(program)}/{view}", **query)
+            except ProxyError as error:
+                if error.code != "unknown_program":
+                    raise
+        return found
 
 
 def base_url(url: str) -> str:

@@ -186,6 +186,32 @@ class TestGraph:
 
 
 class TestStory:
+    def test_by_the_name_that_its_agent_knows(self, proxy: Any, capfdbinary: Any) -> None:
+        """Of a tenant's program that has ended nothing lists the id, which begins with the tenant.
+
+        The SDK's clients have a key where nobody gave one, so that is the usual case.
+        """
+        model = httpx.get(f"{proxy.url}/v1/models").json()["data"][0]["id"]
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+        ids = []
+        for tenant in ("team-a", "team-b"):
+            headers = {"x-agentsched-program": "thread-1", "x-agentsched-tenant": tenant}
+            answer = httpx.post(f"{proxy.url}/v1/chat/completions", json=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+            ids.append(answer.headers["x-agentsched-program"])
+            quoted = ids[-1].replace("/", "%2F")
+            httpx.post(f"{proxy.url}/agentsched/v1/programs/{quoted}/release")
+            if len(ids) == 1:
+                code, out, _ = run(capfdbinary, "story", "thread-1", "--url", proxy.url)
+                assert code == 0
+                assert "ProgramClosed" in out.splitlines()[-1]
+                code, out, _ = run(capfdbinary, "graph", "thread-1", "--url", proxy.url)
+                assert (code, out.partition(" ")[0]) == (0, "flowchart")
+        assert ids == ["team-a/thread-1", "team-b/thread-1"]
+        code, _, err = run(capfdbinary, "story", "thread-1", "--url", proxy.url)
+        assert code == 1
+        assert err == f"agentsched: {proxy.url}: several have this name: {', '.join(ids)}\n"
+
     def test_lines(self, proxy: Any, capfdbinary: Any) -> None:
         code, out, _ = run(capfdbinary, "story", proxy.program, "--url", proxy.url)
         assert code == 0
