@@ -169,7 +169,7 @@ class Generation:
             if self._early is not None:
                 self._early.close()
             if not self._has_ended:
-                self._end(StepCancelled(step=self._step, reason=reason))
+                self._leave(reason)
             self._gateway.notes.drop(self._step)
 
     async def _submit(self) -> web.StreamResponse:
@@ -228,7 +228,7 @@ class Generation:
 
     def _give_way(self) -> None:
         """The client asks again: end this step, and whatever is still done for it."""
-        if not self._has_ended and self._ticket is not None:
+        if not self._has_ended and self._ticket is not None and self._host.is_live(self._step):
             reason = "its client asked again"
             self._end(StepCancelled(step=self._step, reason=reason))
             self._ticket.stop(Interrupted(Stop.CANCELLED, reason))
@@ -520,6 +520,15 @@ class Generation:
             self._gateway.resends.answered(self._identity.turn)
         else:
             self._abandon()
+
+    def _leave(self, reason: str) -> None:
+        """Nobody carries it out any more."""
+        if self._ticket is None or self._host.is_live(self._step):
+            self._end(StepCancelled(step=self._step, reason=reason))
+            return
+        # The scheduler's no came while its client left: it has ended there.
+        self._has_ended = True
+        self._abandon()
 
     def _abandon(self) -> None:
         self._gateway.resends.failed(self._identity.turn)

@@ -190,6 +190,10 @@ class LiveHost:
         """Steps that were submitted and have not ended."""
         return len(self._tickets)
 
+    def is_live(self, step: StepId) -> bool:
+        """Whether a step was submitted and has not ended."""
+        return step in self._tickets
+
     def now(self) -> Instant:
         """The present instant."""
         return self._clock.now()
