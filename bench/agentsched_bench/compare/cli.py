@@ -38,10 +38,11 @@ from agentsched_bench.live.cli import INTERRUPTED, new_salt, until_signal
 from agentsched_bench.sim.specs import digest_of
 from agentsched_bench.whole_file import only_writer
 from agentsched_bench.workload.compose import shape_options
+from agentsched_bench.workload.importers import input_files
 
 What = Annotated[
     Path,
-    typer.Argument(help="A scenario (.toml), a trace (.jsonl, .gz, .xz), or a folder of traces."),
+    typer.Argument(help="A scenario (.toml), or a trace or folder of any format that is imported."),
 ]
 Arms = Annotated[
     list[str] | None,
@@ -309,9 +310,8 @@ def _traces(what: Path) -> list[Path]:
     kinds = ("*.jsonl", "*.jsonl.gz", "*.jsonl.xz")
     found = sorted(path for kind in kinds for path in what.glob(kind))
     if not found:
-        raise ConfigError(
-            f"{what}: no trace in it (make one: agentsched trace import FORMAT FILES -o FILE)"
-        )
+        input_files([what])  # of other formats, imported when it is read as one
+        return [what]
     return found
 
 

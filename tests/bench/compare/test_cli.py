@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from typer.testing import CliRunner
 
+from agentsched.cli.root import app
 from agentsched.model import ConfigError
 from agentsched_bench.compare import cli, results
 from agentsched_bench.compare.capacity import at_rate
@@ -157,3 +160,30 @@ def test_two_comparisons_at_once_do_not_write_over_each_other(small: Path, tmp_p
             cli.compare(small, simulate=True, out=out, as_json=True)
         cli.compare(small, simulate=True, out=out, dry_run=True)
         assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_folder_of_other_tools_recordings_is_compared(tmp_path: Path) -> None:
+    """As `simulate` takes one: nothing but our own traces was looked for in it."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for name in ("one", "two"):
+        said = [{"role": "user", "content": f"mend {name}"}]
+        for number in range(3):
+            said.append({"role": "assistant", "content": f"look at {name} {number}"})
+            said.append({"role": "user", "content": "nothing there " * 30})
+        said.append({"role": "assistant", "content": "done"})
+        (folder / f"{name}.traj").write_text(json.dumps({"messages": said}))
+    out = tmp_path / "r.json"
+    asked_for = ["compare", str(folder), "--simulate", "--arm", "direct", "--out", str(out)]
+
+    done = CliRunner().invoke(app, [*asked_for, "--set", "workload.programs=2"])
+
+    assert done.exit_code == 0, done.output
+    assert results.read(out).trace.programs == 2
+    assert {row.outcome for row in results.read(out).runs[0].programs} == {"completed"}
+
+
+def test_a_folder_without_any_recording_says_what_would_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no \.traj, \.json"):
+        cli._traces(tmp_path)
