@@ -18,6 +18,9 @@ def refuse_unwritable(path: Path | None) -> None:
     draft = _draft(path)
     try:
         draft.touch()
+    except OSError as error:
+        error.filename = str(path)  # nobody asked for the draft
+        raise
     finally:
         draft.unlink(missing_ok=True)
 
@@ -34,8 +37,10 @@ def write_whole(path: Path, data: bytes) -> None:
         else:
             _replace(path, data)
     except OSError as error:
-        # A disk that is full says what it lacks, and not for which file.
-        error.filename = error.filename or str(path)
+        # A disk that is full says what it lacks, and not for which file; others name the draft, for
+        # which nobody asked.
+        if error.errno is not None:
+            error.filename = str(path)
         raise
 
 
@@ -53,7 +58,12 @@ def only_writer(path: Path | None) -> Iterator[None]:
         return
     target = Path(os.path.realpath(path))
     lock = target.with_name(f".{target.name}.lock")
-    with lock.open("wb") as file:
+    try:
+        opened = lock.open("wb")
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -74,3 +74,18 @@ def test_one_process_at_a_time_writes_a_file(tmp_path: Path) -> None:
     link.unlink()
 
     assert [each.name for each in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_who_cannot_be_written_is_called_as_it_was_asked_for(tmp_path: Path) -> None:
+    """Not as the draft or the lock beside it, of which nobody has heard."""
+    away = tmp_path / "nowhere" / "r.json"
+    for fails in (
+        lambda: refuse_unwritable(away),
+        lambda: write_whole(away, b"x"),
+        lambda: only_writer(away).__enter__(),
+    ):
+        with pytest.raises(FileNotFoundError) as raised:
+            fails()
+        assert raised.value.filename == str(away)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        write_whole(tmp_path, b"x")

@@ -172,3 +172,14 @@ def test_a_list_of_messages_is_a_conversation(tmp_path: Path) -> None:
     assert [row.session_id for row in rows] == ["chat/1", "chat/2"]
     _, whole = imported(tmp_path, tmp_path / "t.jsonl")
     assert (whole.errors_count, whole.recordings) == (0, 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"], ids=["nothing", "white space"])
+def test_an_empty_file_is_called_so(content: bytes, tmp_path: Path) -> None:
+    """It was said to be JSON that is cut short, as a file that lost its end is."""
+    path = tmp_path / "x.traj"
+    path.write_bytes(content)
+    for format_name in ("auto", "swe-agent"):
+        _, report = imported(path, tmp_path / "out.jsonl", format_name=format_name)
+        said = [error.message.rpartition("; ")[2] for error in report.errors]
+        assert said == ["there is nothing in it"]

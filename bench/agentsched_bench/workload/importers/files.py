@@ -275,6 +275,8 @@ def decode(data: bytes, *, path: Path, number: int = 1) -> Json:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     text = data.decode("utf-8", "replace").rstrip()
+    if not text:
+        raise TraceError("there is nothing in it", path=path, line=number)
     try:
         return json.loads(text)
     except RecursionError as error:
