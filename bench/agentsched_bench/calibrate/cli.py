@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from agentsched.model import ConfigError
 from agentsched_bench.calibrate.fit import Served, fit_costs
 from agentsched_bench.calibrate.model_file import ModelFile, of_config, write_model
 from agentsched_bench.calibrate.probe import config_of, measure, rounds, sizes_of
@@ -53,6 +54,8 @@ def calibrate(
 
     The engine should serve nobody else meanwhile. Sizes come from `/v1/models` and vLLM's metrics.
     """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"not a URL: {url!r} (write http://host:port)")
     refuse_unwritable(out)
     found = asyncio.run(
         fit_engine(

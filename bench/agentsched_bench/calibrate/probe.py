@@ -64,7 +64,8 @@ async def sizes_of(url: str) -> Sizes:
             async with session.get(f"{base}/metrics") as response:
                 metrics = await response.text() if response.status == 200 else ""
     except (TimeoutError, aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
-        raise EngineError(f"{url} does not answer: {type(error).__name__}") from error
+        why = str(error) or type(error).__name__
+        raise EngineError(f"{url} does not answer as an engine does: {why}") from error
     if not models:
         raise EngineError(f"{url} serves no model")
     return Sizes(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from agentsched.model import EngineError
+from agentsched.model import ConfigError, EngineError
+from agentsched_bench.calibrate.cli import calibrate
 from agentsched_bench.calibrate.fit import errors
 from agentsched_bench.calibrate.probe import Sizes, config_of, measure, rounds, sizes_of
 from agentsched_bench.engine.cost import CPU_2CORE, preset
@@ -39,8 +41,14 @@ async def test_an_engine_tells_its_sizes_and_shows_its_times() -> None:
 
 
 async def test_nobody_there_is_said() -> None:
-    with pytest.raises(EngineError, match="does not answer"):
+    with pytest.raises(EngineError, match=r"does not answer .*Cannot connect to host"):
         await sizes_of("http://127.0.0.1:9")
+
+
+def test_what_is_no_url_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="write http://host:port"):
+        calibrate("gpu-1:8000", out=tmp_path / "model.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_engine_of_unknown_size_is_asked_about() -> None:
