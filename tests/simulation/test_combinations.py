@@ -93,10 +93,11 @@ def check(seed: int) -> None:
     no_step_lost(outcome, journal)
     # The host's clock may be a second behind the scheduler's, which never steps back.
     assert max(outcome.waits, default=0) <= scheduler.limits.wait_ns_max + 2 * SECOND
-    # What is let go is a pin, each once, or a warm-up that gave way.
+    # What is let go is a pin, each once, or a warm-up that gave way. A pin whose conversation's
+    # next step waits is told anew, with a later end.
     warmed = {c.pin for entry in journal for c in entry.commands if isinstance(c, Prefetch)}
     assert set(outcome.unpinned) - warmed == set(outcome.pinned)
-    assert set(outcome.pinned.values()) | set(outcome.unpinned.values()) <= {1}
+    assert set(outcome.unpinned.values()) <= {1}
     nothing_left(scheduler)
     if is_watched:
         again = replay(journal_header(config), (decode(encode(entry)) for entry in journal))
