@@ -594,33 +594,3 @@ def test_how_long_a_program_takes_leaves_out_what_it_was_held_for() -> None:
 
 def sent(step: str) -> Dispatch:
     return Dispatch(step=StepId(step), engine=EngineId("e"), priority=0)
-
-
-def test_who_goes_on_after_a_start_is_counted_from_its_first_word() -> None:
-    town = Town()
-    town.arrive("new", "new", at=0)
-    town.arrive("a", "old", head=30, goes_on=True)
-    assert town.live.peak_tokens(now=town.instant) == 99 - 30
-    assert ProgramId("old") in town.live
-    assert ProgramId("new") not in town.live
-    town.arrive("title", "other", goes_on=True, step_class=StepClass.AUXILIARY)
-    assert ProgramId("other") not in town.live, "nobody comes back for a title"
-    town.finish("a", 1_000, at=1)
-    assert town.live.peak_tokens(now=town.instant) == 1_000 - 30
-
-
-def test_nor_is_it_a_single_question_when_it_ends_with_that() -> None:
-    town = Town()
-    for number in range(9):
-        town.arrive(f"s{number}", f"p{number}", at=number, goes_on=True)
-        town.finish(f"s{number}", is_last=True)
-    kind = next(iter(town.live._over.values())).kind
-    assert not town.live.ends.is_question(kind)
-
-
-def test_one_that_goes_away_again_is_counted_for_a_minute() -> None:
-    town = Town()
-    town.arrive("a", "old", at=0, goes_on=True)
-    town.see(StepCancelled(step=StepId("a"), reason="gone"), 1)
-    assert town.live.peak_tokens(now=at(60)) == 99
-    assert not town.live.peak_tokens(now=at(62))
