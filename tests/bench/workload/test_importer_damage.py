@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from trace_files import imported
 
+from agentsched_bench.workload.trace import TraceError, read_trace
+
 PACKERS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}
 
 
@@ -183,3 +185,17 @@ def test_an_empty_file_is_called_so(content: bytes, tmp_path: Path) -> None:
         _, report = imported(path, tmp_path / "out.jsonl", format_name=format_name)
         said = [error.message.rpartition("; ")[2] for error in report.errors]
         assert said == ["there is nothing in it"]
+
+
+def test_who_imports_on_the_way_is_told_how_the_rest_is_kept(tmp_path: Path) -> None:
+    """One broken file among many ended `simulate FOLDER`, and nothing said what to do about it."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "whole.traj").write_text(json.dumps(trajectory()))
+    text = json.dumps(trajectory())
+    (folder / "broken.traj").write_text(text[: len(text) // 2])
+    with pytest.raises(TraceError) as raised:
+        list(read_trace(folder))
+    assert raised.value.path == str(folder / "broken.traj")
+    assert raised.value.line == 1
+    assert "agentsched trace import auto FILES -o OUT keeps the rest" in str(raised.value)

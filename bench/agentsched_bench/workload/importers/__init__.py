@@ -76,6 +76,7 @@ _PACKED: Final = (".gz", ".xz", ".bz2", ".zst")
 _ERRORS_KEPT: Final = 1000
 #: Instants from here on (2001) count from 1970; smaller ones from the source's own beginning.
 _CALENDAR_S: Final = 1e9
+_KEEPS: Final = "agentsched trace import auto FILES -o OUT keeps the rest, which can be read"
 
 
 class TextLeftOut(TraceError):
@@ -374,7 +375,9 @@ def as_trace(path: Path, *, on_error: OnError | None = None) -> Iterator[Path]:
         )
         wrong = [error for error in report.errors if not isinstance(error, TextLeftOut)]
         if wrong and on_error is None:
-            raise wrong[0]
+            first = wrong[0]
+            text = f"{first.message} ({_KEEPS})" if report.recordings else first.message
+            raise TraceError(text, path=first.path, line=first.line) from first
         if not report.recordings:
             raise ConfigError(f"{path}: nothing in it could be read as a trace")
         yield out
