@@ -181,7 +181,7 @@ def _tool_times(axis: Axes, found: _Gathered) -> None:
         medianprops={"color": _ORANGE},
     )
     axis.set_xscale("log")
-    axis.set_xlabel("seconds above 0 (box: middle half, whiskers: 5 to 95 %)")
+    axis.set_xlabel("seconds above 0\n(box: middle half, whiskers: 5 to 95 %)")
     axis.grid(visible=True, axis="x", alpha=0.3)
 
 

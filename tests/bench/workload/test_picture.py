@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentsched_bench.workload import picture
+from agentsched_bench.workload.generate import generate
 from agentsched_bench.workload.picture import _distribution, _Gathered, _tool_times
 
 
@@ -51,3 +53,25 @@ def test_where_no_tool_took_any_time_it_is_said(axis: Any) -> None:
     _tool_times(axis, _Gathered(tool_s={"read": [0.0]}))
 
     assert [text.get_text() for text in axis.texts] == ["tools' times: all 0 s"]
+
+
+def test_no_words_leave_the_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The last axis' words ended beyond the picture's right edge."""
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def kept(figure: Figure, *args: Any, **options: Any) -> None:
+        save(figure, *args, **options)
+        drawn.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    picture.draw(generate(programs=5, seed=1), tmp_path / "p.png", title="a trace")
+
+    (figure,) = drawn
+    for axis in figure.axes:
+        box = axis.xaxis.label.get_window_extent()
+        assert box.x0 >= 0.0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y0 >= 0.0
